@@ -1,0 +1,32 @@
+# Two commands do everything on a machine that has Python, make and a network:
+#   make train      sets up .venv, then trains on the embedded default data set
+#   make test       sets up .venv, then lints, type-checks and tests
+# ARGS passes on: make train ARGS="+experiment=sngan_cifar setting=B"
+# An older CUDA driver: make train TORCH='"torch<2.11" "torchvision<0.26"'
+PYTHON ?= python3
+ARGS ?=
+TORCH ?= "torch==2.15.*" "torchvision==0.29.*"
+CONSTRAINTS ?= constraints.txt
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup train test lint
+setup: $(READY)
+
+train: $(READY)
+	@$(BIN)/ganlab train $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: lint
+	@$(BIN)/pytest $(ARGS)
+
+$(READY): pyproject.toml $(wildcard $(CONSTRAINTS)) Makefile
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode \
+	  $(if $(wildcard $(CONSTRAINTS)),-c $(CONSTRAINTS)) $(TORCH) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,86 @@
+"""What can go wrong for a user, and the exit code that says so.
+
+Exit codes are a contract (README): 0 done, 1 a bug of ganlab's, 2 config or command line, 3 dataset or
+input file, 4 checkpoint unusable, 5 environment, 6 diverged, 7 run folder in use, 8 sweep ended with
+failed jobs, 128+N stopped by signal N with the state saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Mistake(NamedTuple):
+    """One thing to mend: ``where`` (a config key or a file), ``what`` is wrong, and the ``fix``."""
+
+    where: str
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" + (f"; {self.fix}" if self.fix else "")
+        return " ".join(text.split())
+
+
+class GanlabError(Exception):
+    """A failure that the user can mend. Printed as one line per mistake, without a traceback."""
+
+    code = 1
+
+    def __init__(self, where: str | Iterable[Mistake], what: str = "", fix: str = "") -> None:
+        self.mistakes = [Mistake(where, what, fix)] if isinstance(where, str) else list(where)
+        super().__init__("\n".join(str(m) for m in self.mistakes))
+
+
+class ConfigError(GanlabError):
+    """The config or the command line is wrong (exit code 2)."""
+
+    code = 2
+
+
+class DataError(GanlabError):
+    """A dataset or another input file is missing, damaged or unsuitable (exit code 3)."""
+
+    code = 3
+
+
+class CheckpointError(GanlabError):
+    """No usable checkpoint, or one that does not fit the run (exit code 4)."""
+
+    code = 4
+
+
+class EnvError(GanlabError):
+    """Device, dependency, disk, permission, network or weights (exit code 5)."""
+
+    code = 5
+
+
+class Diverged(GanlabError):
+    """Training left the finite numbers (exit code 6)."""
+
+    code = 6
+
+
+class RunInUse(GanlabError):
+    """Another live process owns the run folder (exit code 7)."""
+
+    code = 7
+
+
+class SweepFailed(GanlabError):
+    """A sweep ended, and some of its jobs failed (exit code 8)."""
+
+    code = 8
+
+
+class Stopped(GanlabError):
+    """A signal asked the run to stop (exit code 128 + N)."""
+
+    def __init__(self, signum: int, what: str = "", fix: str = "") -> None:
+        import signal
+
+        self.signum = signum
+        self.code = 128 + signum
+        super().__init__(signal.Signals(signum).name, what or "stopped", fix)

@@ -1,0 +1,135 @@
+"""A constructor's signature is the schema: plain types, ``Literal`` choices and ``Range`` bounds.
+
+``Annotated[float, Range(gt=0)]`` in a signature is checked in two places by the same code: by
+``@checked`` when a class is built from Python, and by ``config.py`` before anything is built from YAML.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from ganlab.errors import Mistake
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number: ``ge`` <= value <= ``le``, ``gt`` < value < ``lt``; NaN is never inside."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def holds(self, value: float) -> bool:
+        return not (
+            math.isnan(value)
+            or (self.ge is not None and value < self.ge)
+            or (self.gt is not None and value <= self.gt)
+            or (self.le is not None and value > self.le)
+            or (self.lt is not None and value >= self.lt)
+        )
+
+    def __str__(self) -> str:
+        signs = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
+        return " and ".join(f"{sign} {bound:g}" for sign, bound in signs if bound is not None)
+
+
+Positive = Annotated[float, Range(gt=0, lt=math.inf)]
+NonNegative = Annotated[float, Range(ge=0, lt=math.inf)]
+Count = Annotated[int, Range(ge=1)]
+Steps = Annotated[int, Range(ge=0)]
+Unit = Annotated[float, Range(ge=0, lt=1)]
+
+
+def describe(wanted: Any) -> str:
+    """A type in words: "a number > 0", "one of 'a', 'b'", "a whole number or null"."""
+    origin = get_origin(wanted)
+    if origin is Annotated:
+        base, *marks = get_args(wanted)
+        return " ".join([describe(base), *[str(m) for m in marks if isinstance(m, Range)]])
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(a) for a in get_args(wanted))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(wanted)))
+    if origin in (list, tuple):
+        items = [a for a in get_args(wanted) if a is not Ellipsis]
+        if origin is tuple and Ellipsis not in get_args(wanted):
+            return f"a list of {len(items)}: " + ", ".join(describe(a) for a in items)
+        return f"a list, each {describe(items[0])}" if items else "a list"
+    if origin is dict or wanted is dict:
+        return "a mapping"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(wanted, getattr(wanted, "__name__", str(wanted)))
+
+
+def fits(value: Any, wanted: Any) -> bool:
+    """Whether a plain value is of the wanted type and within its bounds. Whole numbers count as floats."""
+    origin, args = get_origin(wanted), get_args(wanted)
+    if wanted is Any or isinstance(wanted, TypeVar):
+        return True
+    if origin is Annotated:
+        if not fits(value, args[0]):
+            return False
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return all(mark.holds(value) for mark in args[1:] if isinstance(mark, Range) and number)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, a) for a in args)
+    if origin is Literal:
+        return any(value == a and type(value) is type(a) for a in args)
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if wanted in (str, bool):
+        return isinstance(value, wanted)
+    if wanted is None or wanted is type(None):
+        return value is None
+    if origin in (list, tuple) and isinstance(value, (list, tuple)):
+        if origin is tuple and Ellipsis not in args:
+            return len(value) == len(args) and all(map(fits, value, args))
+        return all(fits(v, args[0]) for v in value) if args else True
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
+    if origin is not None:  # Callable[...] and other generics: not checkable by value
+        return isinstance(value, origin) if inspect.isclass(origin) else True
+    return isinstance(value, wanted) if inspect.isclass(wanted) else True
+
+
+@functools.cache
+def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Name -> (annotation with its marks, default or ``inspect.Parameter.empty``) of a callable."""
+    function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+    signature = inspect.signature(target)
+    return {n: (hints.get(n, Any), p.default) for n, p in signature.parameters.items() if n != "self"}
+
+
+def wrong_values(target: Callable[..., Any], values: dict[str, Any]) -> Iterator[Mistake]:
+    """One mistake for every value that does not fit ``target``'s signature; unknown names are passed over."""
+    wanted = parameters(target)
+    for name, value in values.items():
+        if name in wanted and not fits(value, wanted[name][0]):
+            yield Mistake(name, f"{value!r} is not {describe(wanted[name][0])}")
+
+
+def checked(function: F) -> F:
+    """Decorate a constructor: raise ValueError, all wrong values at once, before it runs."""
+
+    @functools.wraps(function)
+    def inner(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(function).bind(self, *args, **kwargs).arguments
+        values = {k: v for k, v in list(bound.items())[1:]}
+        if wrong := list(wrong_values(type(self), values)):
+            raise ValueError("; ".join(str(m) for m in wrong))
+        function(self, *args, **kwargs)
+
+    return typing.cast(F, inner)

@@ -1,0 +1,72 @@
+"""The nouns that every floor uses, with their shapes.
+
+x: data, images as float32 (B, C, H, W) in [-1, 1]; y: class labels, int64 (B,); z: noise, float32 (B, Z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """What a player sees: ``x`` (B, C, H, W) float32 in [-1, 1] and ``y`` (B,) int64, or None."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+
+class Verdict(NamedTuple):
+    """What D says of a batch.
+
+    score: (B,) raw output, unbounded, before any sigmoid; higher means "looks real".
+    features: (B, F) what the last layer sees, or None. class_logits: (B, K), or None.
+    """
+
+    score: Tensor
+    features: Tensor | None = None
+    class_logits: Tensor | None = None
+
+
+class ImageShape(NamedTuple):
+    """Shape of one image: channels, height, width (pixels)."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class Features(NamedTuple):
+    """What a feature extractor says of N images: ``pool`` (N, D) and class ``logits`` (N, K), float32."""
+
+    pool: Tensor
+    logits: Tensor
+
+
+class Stabiliser:
+    """Something done to D to keep training stable: a normalisation, a penalty, a constraint.
+
+    One entry of the ``normalization`` group. Override the hooks you need; the engine calls every hook of
+    every stabiliser and knows none of them by name.
+    """
+
+    has_penalty = False
+
+    def feature_norm(self) -> Callable[[int], nn.Module] | None:
+        """A factory ``channels -> module`` that D puts after its convolutions, or None."""
+        return None
+
+    def prepare(self, d: nn.Module) -> None:
+        """Once, right after D is built and initialised: re-initialise or reparametrise its weights."""
+
+    def before_update(self, d: nn.Module) -> None:
+        """Before each D update and before each G update, while D's weights stand still."""
+
+    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
+        """A scalar added to D's loss, its weight included. Called only if ``has_penalty``."""
+        raise NotImplementedError
+
+    def after_update(self, d: nn.Module) -> None:
+        """Right after each optimiser step of D."""
