@@ -1,0 +1,77 @@
+"""What every feature extractor is: uint8 images in, float32 pooled features and class logits out."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ganlab.types import Features
+
+
+class Extractor(ABC):
+    """A frozen network behind IS, FID and KID.
+
+    name: as in ``metric.extractor``. suffix: ends the scores' names ("" for the 2015 Inception network alone,
+    whose scores may be compared with published ones). feature_dim: D of ``pool``; num_classes: K of ``logits``.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    feature_dim: ClassVar[int]
+    num_classes: ClassVar[int]
+
+    @abstractmethod
+    def identity(self) -> dict[str, str | int | float]:
+        """What the numbers depend on: name, sha256 of the weights, layer, resize. Plain values.
+
+        Part of every protocol record and of the cache key of reference statistics.
+        Raises EnvError when the weights can't be had.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Called before training: raise EnvError, one line, when the weights can't be had."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Compute on ``device`` from now on; returns itself."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Features:
+        """Features of ``images``, uint8 (B, 3, H, W): ``pool`` (B, D) and ``logits`` (B, K), float32.
+
+        In fp32 with TF32 off, without gradient; a sample's features do not depend on the batch it is in
+        (beyond 1e-5). The result lies on the extractor's device. Raises ValueError for other images.
+        """
+
+
+def check_images(images: Tensor, channels: tuple[int, ...] = (3,)) -> None:
+    """Raise ValueError unless ``images`` is uint8 (B, C, H, W) with C among ``channels``."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in channels:
+        wanted = " or ".join(map(str, channels))
+        raise ValueError(
+            f"an extractor takes uint8 images (B, {wanted}, H, W), got {images.dtype} {tuple(images.shape)}"
+        )
+
+
+@contextlib.contextmanager
+def exact_fp32(device_type: str = "cpu") -> Iterator[None]:
+    """Inside: no gradient, no autocast, no TF32, no cuDNN autotuner. The flags of before come back after.
+
+    The autotuner goes too: it may pick another algorithm for another batch size.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, torch.get_float32_matmul_precision())
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
+        torch.set_float32_matmul_precision("highest")
+        with torch.no_grad(), torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before[3])
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before[:3]
