@@ -1,0 +1,235 @@
+"""What a dataset is (``Dataset``, ``ImageSet``) and how batches are drawn from it (``Batches``).
+
+Images are uint8 (N, C, H, W) here, at the border; ``to_float`` makes the float32 [-1, 1] that players see.
+Importing this page does not import torch: ``ganlab doctor`` and ``ganlab data`` read datasets without it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from abc import ABC, abstractmethod
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ganlab.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ganlab.types import Batch, ImageShape
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+HASH_BLOCK = 1 << 24  # bytes hashed at a time: a memory map never has to be resident as a whole
+
+
+def fingerprint(images: Pixels, labels: Labels | None) -> str:
+    """sha256 (hex) over the pixel bytes, then the shape as text, then the labels (little-endian int64).
+
+    Two sets agree in it if and only if they hold the same images and labels in the same order; names,
+    paths and times play no part. The pixels come first so that a packer can hash while it streams.
+    """
+    digest = hashlib.sha256()
+    flat = np.ascontiguousarray(images).reshape(-1)
+    for start in range(0, flat.size, HASH_BLOCK):
+        digest.update(flat[start : start + HASH_BLOCK].data)
+    return finish_fingerprint(digest, images.shape, labels)
+
+
+def finish_fingerprint(digest: Any, shape: tuple[int, ...], labels: Labels | None) -> str:
+    """Close a running sha256 over pixel bytes into a ``fingerprint``; ``digest`` itself is left as it was."""
+    digest = digest.copy()
+    digest.update(",".join(map(str, shape)).encode())
+    if labels is not None:
+        digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    return str(digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A split of a dataset, ready to train on.
+
+    images: uint8 (N, C, H, W), in memory or memory-mapped. labels: int64 (N,) in [0, len(classes)), or None.
+    classes: their names, by label. fingerprint: see ``fingerprint``; caches are keyed by it, never by name.
+    warnings: things a user should hear of (one class only, empty classes, skipped images); never fatal.
+    manifest: where the images come from and what was done to them (``pack.py``), or empty.
+    """
+
+    images: Pixels
+    labels: Labels | None
+    classes: list[str]
+    fingerprint: str
+    name: str
+    split: str
+    warnings: tuple[str, ...] = ()
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> ImageShape:
+        from ganlab.types import ImageShape
+
+        return ImageShape(*map(int, self.images.shape[1:]))
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+
+class Dataset(ABC):
+    """A source of images. Constructors are cheap: they check their arguments and read nothing.
+
+    Attributes: ``name``; ``split``, the one that training uses; ``resolution`` (pixels, square);
+    ``channels`` (1 grey, 3 RGB).
+    """
+
+    name: str
+    split: str
+    resolution: int
+    channels: int
+
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The splits that ``load`` accepts."""
+
+    @abstractmethod
+    def load(self, *, split: str | None = None) -> ImageSet:
+        """The images of a split (None: ``self.split``), prepared first where they are not yet.
+
+        Raises DataError where the source is missing, damaged or has no such split, EnvError where the cache
+        cannot be written or a download fails.
+        """
+
+    def chosen(self, split: str | None) -> str:
+        """``split``, or ``self.split`` if None. Raises DataError unless it is one of ``splits()``."""
+        wanted, there = split or self.split, self.splits()
+        if wanted in there:
+            return wanted
+        near = difflib.get_close_matches(wanted, there, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise DataError(
+            "dataset.split", f"{self.name} has no split {wanted!r}", f"{hint}it has {', '.join(there)}"
+        )
+
+
+class Batches:
+    """Batches of an ``ImageSet`` by position: a pure function of (seed, position), so resume needs no state.
+
+    Sample number i of a run is image ``permutation(seed, epoch=i // N)[i % N]``. The images lie on the device
+    as one uint8 tensor if they fit ``data_memory_gb`` (10^9 bytes); else each batch is gathered by numpy from
+    the memory map, one batch ahead on a thread, and sent as uint8.
+    """
+
+    def __init__(
+        self, image_set: ImageSet, device: torch.device | str, seed: int, data_memory_gb: float = 4.0
+    ) -> None:
+        import torch
+
+        self.image_set, self.device, self.seed = image_set, torch.device(device), seed
+        self.in_memory = image_set.images.nbytes <= data_memory_gb * 1e9
+        self._orders: dict[int, Tensor] = {}
+        self._labels = None if image_set.labels is None else torch.from_numpy(np.array(image_set.labels))
+        self._on_device: Tensor | None = None
+        self._host: Pixels = image_set.images
+        if self.in_memory:
+            self._host = np.array(image_set.images)  # a copy: the map's pages may be dropped by the kernel
+            if self.device.type != "cpu":  # on a CPU numpy's gather is the faster one
+                self._on_device = torch.from_numpy(self._host).to(self.device)
+                self._host = image_set.images
+                self._labels = None if self._labels is None else self._labels.to(self.device)
+        self._reader = None if self.in_memory else ThreadPoolExecutor(1, thread_name_prefix="ganlab-read")
+        self._ahead: tuple[tuple[int, int], Future[Batch]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_set)
+
+    def batch(self, start: int, size: int) -> Batch:
+        """Samples from ``start`` on, on the device: x uint8 (size, C, H, W) and y int64 (size,) or None.
+
+        A batch may straddle epochs. Raises DataError if ``size`` exceeds the number of images, ValueError if
+        ``start`` or ``size`` is negative.
+        """
+        from ganlab.types import Batch
+
+        if start < 0 or size < 0:
+            raise ValueError(f"a batch needs start >= 0 and size >= 0, got {start} and {size}")
+        if size > len(self):
+            there = f"the {len(self)} images of {self.image_set.name} {self.image_set.split}"
+            raise DataError("batch_size", f"{size} is more than {there}", f"use at most {len(self)}")
+        if self._ahead is not None and self._ahead[0] == (start, size):
+            host = self._ahead[1].result()
+        else:
+            host = self._gather(self.indices(start, size))
+        if self._reader is not None:
+            following = self.indices(start + size, size)
+            self._ahead = ((start + size, size), self._reader.submit(self._gather, following))
+        y = None if host.y is None else host.y.to(self.device, non_blocking=True)
+        return Batch(host.x.to(self.device, non_blocking=True), y)
+
+    def indices(self, start: int, size: int) -> Tensor:
+        """Which images the samples from ``start`` on are: int64 (size,), where the images lie."""
+        import torch
+
+        parts, end = [], start + size
+        while start < end:
+            epoch, first = divmod(start, len(self))
+            take = min(end - start, len(self) - first)
+            parts.append(self._order(epoch)[first : first + take])
+            start += take
+        return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else self._order(0)[:0]
+
+    def close(self) -> None:
+        """Stop reading ahead. The batches already handed out stay valid."""
+        self._ahead = None
+        if self._reader is not None:
+            self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _order(self, epoch: int) -> Tensor:
+        """Permutation of one epoch, drawn on the CPU so that it is the same on every device; two are kept."""
+        import torch
+
+        from ganlab.rng import generator
+
+        if epoch not in self._orders:
+            order = torch.randperm(len(self), generator=generator("cpu", self.seed, "order", epoch))
+            for old in sorted(self._orders, key=lambda e: abs(e - epoch))[1:]:
+                self._orders.pop(old, None)
+            self._orders[epoch] = order if self._on_device is None else order.to(self.device)
+        return self._orders[epoch]
+
+    def _gather(self, chosen: Tensor) -> Batch:
+        import torch
+
+        from ganlab.types import Batch
+
+        y = None if self._labels is None else self._labels[chosen]
+        if self._on_device is not None:
+            return Batch(self._on_device[chosen], y)
+        # pinned memory lets the copy to a GPU run beside the compute
+        shape, pin = (len(chosen), *self._host.shape[1:]), self.device.type == "cuda"
+        x = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+        np.take(self._host, chosen.numpy(), axis=0, out=x.numpy(), mode="clip")  # "clip": no hidden buffer
+        return Batch(x, y)
+
+
+def to_float(
+    x: Tensor, dequantize: bool = False, flip: bool = False, generator: torch.Generator | None = None
+) -> Tensor:
+    """uint8 (B, C, H, W) to float32 in [-1, 1] on the same device.
+
+    x / 127.5 - 1; with ``dequantize`` x / 128 - 1 + U(0, 1/128), as SN-GAN's released code has it. ``flip``
+    mirrors each image left-right with probability 1/2. ``generator`` lies on x's device; None is torch's own.
+    """
+    import torch
+
+    if flip:
+        mirrored = torch.rand(len(x), 1, 1, 1, device=x.device, generator=generator) < 0.5
+        x = torch.where(mirrored, x.flip(-1), x)
+    if not dequantize:
+        return x.float() / 127.5 - 1
+    noise = torch.rand(x.shape, device=x.device, generator=generator)
+    return x.float() / 128 - 1 + noise / 128
