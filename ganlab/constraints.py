@@ -1,0 +1,36 @@
+"""What happens to D's weights right after each of its optimiser steps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ganlab.layers import CONVOLUTIONS, raw_weight, weighted_layers
+from ganlab.schema import Positive, checked
+from ganlab.types import Stabiliser
+
+
+class WeightClip(Stabiliser):
+    """Clip weights to [-bound, bound] after each D step.
+
+    ``scope=convolutions`` clips the convolution weights only, as SNGAN's weight-clipping baseline does
+    (arXiv:1802.05957, section 4); ``all`` clips every parameter, biases included, as WGAN's code does
+    (arXiv:1701.07875, Algorithm 1).
+    """
+
+    @checked
+    def __init__(self, bound: Positive = 0.01, scope: Literal["convolutions", "weights", "all"] = "convolutions") -> None:
+        self.bound, self.scope = bound, scope
+
+    def _parameters(self, d: nn.Module) -> list[Tensor]:
+        if self.scope == "all":
+            return list(d.parameters())
+        layers = [layer for _, layer in weighted_layers(d)]
+        return [raw_weight(m) for m in layers if self.scope == "weights" or isinstance(m, CONVOLUTIONS)]
+
+    @torch.no_grad()
+    def after_update(self, d: nn.Module) -> None:
+        for p in self._parameters(d):
+            p.clamp_(-self.bound, self.bound)

@@ -1,0 +1,169 @@
+"""Every knob of one run, typed and with its unit. The page to read first.
+
+A composed config is a tree of ``_target_`` nodes; its root builds an ``Experiment``. The signatures are the
+schema: ``config.py`` checks a config against them before anything is built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
+
+from torch.optim import Optimizer
+
+from ganlab.data.base import Dataset
+from ganlab.extractors.base import Extractor
+from ganlab.losses import Loss
+from ganlab.metrics.base import Metric
+from ganlab.metrics.protocol import Protocol
+from ganlab.nets.base import Architecture
+from ganlab.priors import Prior
+from ganlab.schema import Count, NonNegative, Range, Steps, Unit, checked
+from ganlab.types import ImageShape, Stabiliser
+
+
+class Scoring:
+    """What is measured, on which features, under which protocol.
+
+    Args:
+        extractor: the feature network (``metric.extractor=inception`` or ``cifar``).
+        protocol: counts, splits and rounding of the scores at the end of a run.
+        scores: the metrics by name, computed from one feature pass.
+        progress: the protocol of the evaluations during training; null: the same.
+        weights: a file of the extractor's weights; null: the packaged, cached or downloaded one.
+    """
+
+    @checked
+    def __init__(
+        self,
+        extractor: Extractor,
+        protocol: Protocol,
+        scores: dict[str, Metric],
+        progress: Protocol | None = None,
+        weights: str | None = None,
+    ) -> None:
+        self.extractor, self.protocol, self.scores = extractor, protocol, scores
+        self.progress, self.weights = progress or protocol, weights
+
+
+class Experiment:
+    """One run. A "step" is one generator update, unless said otherwise.
+
+    Raises ValueError with one line per mistake, each "key: what is wrong; the fix".
+
+    Args:
+        dataset: the images.
+        architecture: G and D.
+        normalization: what stabilises D, by name: norms, penalties and constraints, in this order.
+        loss: the adversarial loss of both players.
+        prior: where z comes from.
+        optimizer: called with parameters; one for each player.
+        setting: name of the optimizer setting, A to F of SNGAN's Table 1, or your own.
+        metric: how the run is scored.
+        steps: generator updates in all.
+        d_steps: discriminator updates before each generator update (n_dis, n_critic).
+        batch_size: real, and generated, images per D update.
+        g_batch_size: generated images per G update; null: ``batch_size``.
+        seed: of everything random.
+        lr_decay: ``linear``: the learning rates fall to 0 at the last step, from ``lr_decay_start`` on.
+        lr_decay_start: step from which they fall.
+        ema: decay per step of the moving average of G that is scored and sampled; 0: G itself.
+        dequantize: real pixels as x / 128 - 1 + U(0, 1/128) (SNGAN's code), not x / 127.5 - 1.
+        flip: mirror real images left-right with probability 1/2.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+        precision: ``fp32``; ``tf32``: fp32 whose matrix products may use TensorFloat-32 on a GPU; ``bf16``:
+            nets under bfloat16 autocast. Norms, penalties, losses and scores stay in fp32.
+        eval_every: steps between evaluations; 0: only at the end.
+        eval_start: evaluate the untrained G too.
+        save_every: steps between checkpoints; 0: only at evaluations that are the best so far, and the end.
+        log_every: steps between log lines; 0: never.
+        sample_every: steps between sample grids; 0: only at the end.
+        keep_checkpoints: how many of the newest checkpoints stay, besides the best one.
+        run_dir: the run folder; null: derived from the config, under ``outputs/``.
+        data_memory_gb: a packed dataset up to this size lies on the device; a larger one is memory-mapped.
+        threads: CPU threads of torch; null: torch's choice (a resumed run takes the recorded number).
+        deterministic: only deterministic GPU kernels (slower); a CPU is deterministic always.
+    """
+
+    @checked
+    def __init__(
+        self,
+        dataset: Dataset,
+        architecture: Architecture,
+        normalization: dict[str, Stabiliser],
+        loss: Loss,
+        prior: Prior,
+        optimizer: Callable[..., Optimizer],
+        metric: Scoring,
+        setting: str = "custom",
+        steps: Steps = 100_000,
+        d_steps: Count = 1,
+        batch_size: Annotated[int, Range(ge=2)] = 64,
+        g_batch_size: Annotated[int, Range(ge=2)] | None = None,
+        seed: Annotated[int, Range(ge=0)] = 0,
+        lr_decay: Literal["none", "linear"] = "none",
+        lr_decay_start: Steps = 0,
+        ema: Unit = 0.0,
+        dequantize: bool = False,
+        flip: bool = False,
+        device: str = "auto",
+        precision: Literal["fp32", "tf32", "bf16"] = "tf32",
+        eval_every: Steps = 0,
+        eval_start: bool = False,
+        save_every: Steps = 0,
+        log_every: Steps = 100,
+        sample_every: Steps = 0,
+        keep_checkpoints: Annotated[int, Range(ge=2)] = 2,
+        run_dir: str | None = None,
+        data_memory_gb: NonNegative = 4.0,
+        threads: Count | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        self.dataset, self.architecture, self.loss, self.prior = dataset, architecture, loss, prior
+        self.normalization, self.optimizer, self.metric = normalization, optimizer, metric
+        self.setting, self.steps, self.d_steps, self.seed = setting, steps, d_steps, seed
+        self.batch_size, self.g_batch_size = batch_size, g_batch_size or batch_size
+        self.lr_decay, self.lr_decay_start, self.ema = lr_decay, lr_decay_start, ema
+        self.dequantize, self.flip = dequantize, flip
+        self.device, self.precision, self.deterministic = device, precision, deterministic
+        self.eval_every, self.eval_start, self.save_every = eval_every, eval_start, save_every
+        self.log_every, self.sample_every, self.keep_checkpoints = log_every, sample_every, keep_checkpoints
+        self.run_dir, self.data_memory_gb, self.threads = run_dir, data_memory_gb, threads
+
+        wrong = []
+        try:
+            architecture.check(self.shape)
+        except ValueError as error:
+            wrong.append(str(error))
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            wrong.append(f"device: {device!r} is unknown; use auto, cpu, cuda or cuda:0, cuda:1, ...")
+        if lr_decay == "linear" and lr_decay_start >= max(steps, 1):
+            wrong.append(f"lr_decay_start: {lr_decay_start} is not below steps={steps}; lower it")
+        norms = [name for name, s in normalization.items() if s.feature_norm() is not None]
+        if len(norms) > 1:
+            wrong.append(f"normalization: {' and '.join(norms)} both normalise D's activations; choose one")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
+    @property
+    def shape(self) -> ImageShape:
+        """Shape of the images: what the dataset gives and the architecture builds."""
+        return ImageShape(self.dataset.channels, self.dataset.resolution, self.dataset.resolution)
+
+    def lr_factor(self, step: int) -> float:
+        """What the learning rates are multiplied by in the update number ``step``, counted from 0."""
+        if self.lr_decay == "none" or step < self.lr_decay_start:
+            return 1.0
+        return 1.0 - (step - self.lr_decay_start) / (self.steps - self.lr_decay_start)
+
+
+def method_name(normalization: Mapping[str, object] | list[str], loss: str) -> str:
+    """The field's name of a method: ``sn``, ``wgan-gp``, ``gan-gp``, ``none``, ``sn+gp``, ...
+
+    ``loss`` is the class's or the group choice's name. A gradient penalty alone is called by its loss.
+    """
+    names = list(normalization)
+    if names == ["gp"]:
+        return "wgan-gp" if loss.lower() == "wasserstein" else "gan-gp"
+    return "+".join(names) or "none"

@@ -1,0 +1,38 @@
+"""Finding the weights of a network that the normalisations, penalties and analyses speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+
+
+def out_dim(layer: nn.Module) -> int:
+    """Which axis of ``layer.weight`` counts output channels: 1 for transposed convolutions, else 0."""
+    return 1 if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)) else 0
+
+
+def as_matrix(weight: Tensor, axis: int = 0) -> Tensor:
+    """A weight as the (d_out, d_in * kernel) matrix of SNGAN's section 2.1; stride and padding play no part."""
+    return weight.movedim(axis, 0).flatten(1)
+
+
+def weighted_layers(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, layer) of every convolution, linear layer and embedding, in the order of registration."""
+    for name, layer in net.named_modules():
+        if isinstance(layer, WEIGHTED):
+            yield name, layer
+
+
+def raw_weight(layer: nn.Module) -> nn.Parameter:
+    """The trained parameter behind ``layer.weight``: the one under any parametrisation, read without side effects.
+
+    (Reading ``layer.weight`` of a spectrally normalised layer in training mode runs a power iteration.)
+    """
+    weight = layer.parametrizations.weight.original if parametrize.is_parametrized(layer, "weight") else layer.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight

@@ -1,0 +1,103 @@
+"""Adversarial losses, one class each, on one page so that they can be compared.
+
+A score is D's raw output: unbounded, before any sigmoid, higher means "looks real".
+Every method returns a scalar to minimise, averaged over the batch, in float32.
+A new loss: a class here (or in a file of its own) and ``configs/loss/NAME.yaml``.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganlab.schema import Positive, checked
+from ganlab.types import Verdict
+
+
+class Loss(nn.Module):
+    """Two players' losses. Has no parameters; buffers (if any) are saved with the run.
+
+    ``generator_needs_real``: whether ``generator`` must be given D's verdict on real images.
+    """
+
+    generator_needs_real = False
+
+    def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
+        """D's loss (scalar) from its verdicts on real and generated images."""
+        raise NotImplementedError
+
+    def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
+        """G's loss (scalar) from D's verdict on generated images."""
+        raise NotImplementedError
+
+
+class Standard(Loss):
+    """D: mean softplus(-D(x)) + mean softplus(D(G(z)));  G: mean softplus(-D(G(z))).
+
+    The non-saturating loss. Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3; SNGAN's code.
+    """
+
+    def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
+        return F.softplus(-real.score).mean() + F.softplus(fake.score).mean()
+
+    def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
+        return F.softplus(-fake.score).mean()
+
+
+class Minimax(Loss):
+    """D as in ``Standard``;  G: -mean softplus(D(G(z))) = mean log(1 - sigmoid(D(G(z)))).
+
+    The saturating game of Goodfellow et al. 2014, arXiv:1406.2661, equation 1. G's loss is negative.
+    """
+
+    def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
+        return F.softplus(-real.score).mean() + F.softplus(fake.score).mean()
+
+    def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
+        return -F.softplus(fake.score).mean()
+
+
+class Hinge(Loss):
+    """D: mean relu(m - D(x)) + mean relu(m + D(G(z)));  G: -mean D(G(z)).
+
+    Source: Lim & Ye 2017, arXiv:1705.02894; with m = 1 SNGAN's equations 16 and 17 (arXiv:1802.05957).
+    Raises ValueError unless margin > 0 (at 0 the constant D = 0 is optimal).
+    """
+
+    @checked
+    def __init__(self, margin: Positive = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
+        return F.relu(self.margin - real.score).mean() + F.relu(self.margin + fake.score).mean()
+
+    def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
+        return -fake.score.mean()
+
+
+class Wasserstein(Loss):
+    """D: mean D(G(z)) - mean D(x);  G: -mean D(G(z)).
+
+    Source: Arjovsky et al. 2017, arXiv:1701.07875, Algorithm 1. -(D's loss) estimates the distance (up
+    to D's Lipschitz constant), so D needs a constraint: ``normalization=gp``, ``wc`` or ``sn``.
+    """
+
+    def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
+        return fake.score.mean() - real.score.mean()
+
+    def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
+        return -fake.score.mean()
+
+
+class LeastSquares(Loss):
+    """D: (mean (D(x) - 1)^2 + mean D(G(z))^2) / 2;  G: mean (D(G(z)) - 1)^2.
+
+    Source: Mao et al. 2017, arXiv:1611.04076, with targets 0 and 1; halves as in WGAN-GP's released code.
+    """
+
+    def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
+        return ((real.score - 1).square().mean() + fake.score.square().mean()) / 2
+
+    def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
+        return (fake.score - 1).square().mean()

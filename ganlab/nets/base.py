@@ -1,0 +1,95 @@
+"""What an architecture is, and the blocks and initialisations that several share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ganlab.types import ImageShape
+
+Norm = Callable[[int], nn.Module] | None
+
+
+class Architecture(ABC):
+    """Builds a generator and a discriminator for images of a given shape.
+
+    ``z_dim``: length of z. G is called as ``g(z, y)`` and returns x (B, C, H, W) in [-1, 1]; D as
+    ``d(x, y)`` and returns a ``Verdict``. ``y`` is None for unconditional networks.
+    """
+
+    z_dim: int
+
+    @abstractmethod
+    def check(self, shape: ImageShape) -> None:
+        """Raise ValueError("dataset.resolution: ...; fix") if images of this shape can't be built."""
+
+    @abstractmethod
+    def generator(self, shape: ImageShape, num_classes: int) -> nn.Module:
+        """A freshly initialised G for images of ``shape``; ``num_classes`` is 0 without labels."""
+
+    @abstractmethod
+    def discriminator(self, shape: ImageShape, num_classes: int, norm: Norm) -> nn.Module:
+        """A freshly initialised D; ``norm(channels)`` makes the feature norm to put in it, or is None."""
+
+
+def scaled(channels: int, width: float) -> int:
+    """``channels`` times ``width``, rounded, at least 1."""
+    return max(1, round(channels * width))
+
+
+def square(shape: ImageShape, multiple: int, least: int, net: str) -> None:
+    """Raise ValueError unless the image is square, of a side divisible by ``multiple`` and >= ``least``."""
+    side = shape.height
+    if shape.height != shape.width or side % multiple or side < least:
+        near = max(least, round(side / multiple) * multiple)
+        raise ValueError(
+            f"dataset.resolution: {shape.width}x{shape.height} can't be built by {net}, whose sides are "
+            f"multiples of {multiple} from {least} up; set dataset.resolution={near}"
+        )
+
+
+def normal_init(net: nn.Module, std: float) -> None:
+    """Weights of convolutions and linear layers ~ N(0, std^2), their biases 0."""
+    for m in net.modules():
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.normal_(m.weight, 0.0, std)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+def glorot_init(layer: nn.Module, gain: float = 1.0) -> None:
+    """Glorot-uniform weight, bias 0. ``gain`` sqrt(2) is the "he" variant of SNGAN's and WGAN-GP's code."""
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    nn.init.xavier_uniform_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def strided_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Uniform with variance 4 / (fan_in + fan_out), the strided side's fan divided by stride^2; bias 0.
+
+    Source: improved_wgan_training, tflib/ops/conv2d.py and deconv2d.py (``he_init``).
+    """
+    area, stride2 = layer.kernel_size[0] * layer.kernel_size[1], layer.stride[0] * layer.stride[1]
+    fan_in, fan_out = layer.in_channels * area, layer.out_channels * area
+    if isinstance(layer, nn.ConvTranspose2d):
+        fan_in /= stride2
+    else:
+        fan_out /= stride2
+    bound = math.sqrt(3 * 4 / (fan_in + fan_out))
+    nn.init.uniform_(layer.weight, -bound, bound)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def maybe(norm: Norm, channels: int) -> nn.Module:
+    """The feature norm for ``channels``, or nothing."""
+    return norm(channels) if norm else nn.Identity()
+
+
+def flat(x: Tensor) -> Tensor:
+    """(B, ...) to (B, F)."""
+    return x.flatten(1)
