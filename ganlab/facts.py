@@ -1,0 +1,113 @@
+"""Facts of a run that are not its config: where it lies, what it runs on, what it used."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganlab.errors import EnvError
+from ganlab.paths import PACKAGE
+
+PARTS = ("dataset", "architecture", "normalization", "loss")  # they name the folder of a run without experiment
+# Keys that may differ when a run is continued: none of them changes what is trained.
+FREE = frozenset(
+    "run_dir device threads log_every save_every eval_every eval_start sample_every keep_checkpoints "
+    "data_memory_gb steps".split()
+)
+# Keys that do not tell two runs apart: the same run on another device is still the same run.
+UNNAMED = frozenset("experiment setting seed run_dir device threads log_every save_every data_memory_gb".split())
+
+
+def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str, seed: int) -> Path:
+    """``outputs/<experiment or parts>/<setting>-s<seed>[-<hash of other overrides>]``: of the config alone."""
+    experiment = choices.get("experiment")
+    parts = [choices.get(part) for part in PARTS]
+    named = UNNAMED if experiment else UNNAMED.union(PARTS)
+    name = experiment or "-".join("+".join(p) if isinstance(p, (list, tuple)) else str(p) for p in parts)
+    others = sorted(o for o in overrides if o.lstrip("+~").split("=")[0] not in named)
+    tail = f"-{hashlib.sha256(chr(10).join(others).encode()).hexdigest()[:8]}" if others else ""
+    return Path("outputs") / str(name).replace("/", "-") / f"{setting}-s{seed}{tail}"
+
+
+def find_device(wanted: str) -> torch.device:
+    """The device asked for. Raises EnvError if it is a CUDA device that is not there."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return torch.device("cuda:0" if count else "cpu")
+    if wanted == "cpu":
+        return torch.device("cpu")
+    index = int(wanted.partition(":")[2] or 0)
+    if index >= count:
+        there = f"this machine has cuda:0 to cuda:{count - 1}" if count else "no CUDA device was found"
+        raise EnvError("device", f"{wanted} is not there: {there}", "use device=cpu or device=auto")
+    return torch.device("cuda", index)
+
+
+def set_precision(precision: str, device: torch.device, deterministic: bool) -> None:
+    """Process-wide switches of torch for a run's precision and determinism."""
+    tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return f"cpu ({line.partition(':')[2].strip()})"
+    return f"cpu ({platform.machine()})"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory used so far, in 10^6 bytes: of the GPU's allocator, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return rss / 1e6 if sys.platform == "darwin" else rss * 1024 / 1e6
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that can move a number."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("ganlab", "torch", "torchvision", "numpy", "torch-fidelity", "hydra-core"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that ganlab runs from, with ``+changed`` for local edits; None from a wheel."""
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(PACKAGE.parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changed" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,166 @@
+"""Penalties and constraints in closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganlab.constraints import WeightClip
+from ganlab.feature_norms import BatchNorm, LayerNorm
+from ganlab.layers import as_matrix, raw_weight, weighted_layers
+from ganlab.nets.cnn import CNN
+from ganlab.penalties import GradientPenalty, Orthonormal, gradient_norms
+from ganlab.types import Batch, ImageShape, Verdict
+from ganlab.weight_norms import SpectralNorm
+
+
+class LinearD(nn.Module):
+    """D(x) = a . x: its gradient is ``a`` everywhere."""
+
+    def __init__(self, a: Tensor) -> None:
+        super().__init__()
+        self.a = nn.Parameter(a)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
+        return Verdict(x.flatten(1) @ self.a)
+
+
+REAL, FAKE = Batch(torch.randn(5, 1, 2, 2)), Batch(torch.randn(5, 1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("norm", "options", "expected"),
+    [
+        (3.0, {}, 10 * 4.0),
+        (0.25, {}, 10 * 0.5625),
+        (0.25, {"sides": "one"}, 0.0),
+        (3.0, {"sides": "one", "weight": 2.0}, 8.0),
+        (3.0, {"target": 5.0, "weight": 1.0}, 4.0),
+    ],
+)
+def test_gradient_penalty_of_a_linear_d(norm: float, options: dict[str, float], expected: float) -> None:
+    a = nn.functional.normalize(torch.tensor([1.0, -2.0, 0.5, 3.0]), dim=0) * norm
+    got = GradientPenalty(**options).penalty(LinearD(a), REAL, FAKE)
+    assert got.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_gradient_penalty_reaches_d_by_the_chain_rule() -> None:
+    """d/da 10 (|a| - 1)^2 = 20 (|a| - 1) a / |a|."""
+    d = LinearD(torch.tensor([3.0, 0.0, 4.0, 0.0]))
+    GradientPenalty().penalty(d, REAL, FAKE).backward()
+    assert torch.allclose(d.a.grad, 20 * 4 * torch.tensor([0.6, 0.0, 0.8, 0.0]), atol=1e-4)
+
+
+def test_second_derivative_against_finite_differences() -> None:
+    torch.manual_seed(0)
+    d = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    x = torch.randn(3, 1, 2, 2).double()
+
+    def wrapped(x: Tensor, y: Tensor | None = None) -> Verdict:
+        return Verdict(d(x).squeeze(1))
+
+    weight = d[1].weight
+    value = (gradient_norms(wrapped, x, None) - 1).square().mean()  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(value, weight)
+    h = 1e-6
+    for i, j in ((0, 0), (3, 2), (5, 1)):
+        ends = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[i, j] += sign * h
+            ends.append((gradient_norms(wrapped, x, None) - 1).square().mean().item())  # type: ignore[arg-type]
+            with torch.no_grad():
+                weight[i, j] -= sign * h
+        assert gradient[i, j].item() == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-8)
+
+
+def test_interpolates_lie_between_real_and_generated() -> None:
+    seen: list[Tensor] = []
+
+    class Spy(LinearD):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
+            seen.append(x.detach())
+            return super().forward(x)
+
+    GradientPenalty().penalty(Spy(torch.ones(4)), REAL, FAKE)
+    share = ((seen[0] - FAKE.x) / (REAL.x - FAKE.x)).flatten(1)
+    assert ((share > -1e-4) & (share < 1 + 1e-4)).all()
+    assert torch.allclose(share, share[:, :1].expand_as(share), atol=1e-3), "one coefficient a sample"
+    assert share[:, 0].std() > 0.01, "and another for each sample"
+
+
+def test_orthonormal_penalty_by_hand() -> None:
+    net = nn.Sequential(nn.Linear(2, 3, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
+    got = Orthonormal(weight=0.5, init=False).penalty(net, REAL, FAKE)
+    assert got.item() == pytest.approx(0.5 * 9.0)  # W^T W - I = diag(0, 3)
+
+
+@pytest.mark.parametrize("width", [0.125, 0.5])
+def test_orthonormal_start_has_no_penalty(width: float) -> None:
+    d = CNN(width=width).discriminator(ImageShape(3, 32, 32), 0, None)
+    rule = Orthonormal(weight=1.0)
+    before = rule.penalty(d, REAL, FAKE).item()
+    rule.prepare(d)
+    assert rule.penalty(d, REAL, FAKE).item() < 1e-6 < before
+    for _, layer in weighted_layers(d):
+        values = torch.linalg.svdvals(as_matrix(raw_weight(layer)))
+        assert torch.allclose(values, torch.ones_like(values), atol=1e-4)
+
+
+def test_orthonormal_scope_leaves_the_dense_layer() -> None:
+    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
+    dense = d.dense.weight.detach().clone()
+    Orthonormal(scope="convolutions").prepare(d)
+    assert torch.equal(d.dense.weight, dense)
+
+
+@pytest.mark.parametrize(("scope", "clipped"), [("convolutions", 7), ("weights", 8), ("all", 16)])
+def test_weight_clip_scopes(scope: str, clipped: int) -> None:
+    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
+    with torch.no_grad():
+        for p in d.parameters():
+            p.fill_(1.0)
+    WeightClip(bound=0.01, scope=scope).after_update(d)  # type: ignore[arg-type]
+    assert sum(bool((p == 0.01).all()) for p in d.parameters()) == clipped
+
+
+def test_clip_under_spectral_norm_acts_on_the_trained_weight() -> None:
+    d = nn.Sequential(nn.Linear(4, 4))
+    SpectralNorm().prepare(d)
+    WeightClip(bound=0.01, scope="weights").after_update(d)
+    assert raw_weight(d[0]).abs().max() <= 0.01
+
+
+def test_bad_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="bound"):
+        WeightClip(bound=0.0)
+    with pytest.raises(ValueError, match="weight"):
+        GradientPenalty(weight=-1.0)
+    with pytest.raises(ValueError, match=r"sides.*two, one"):
+        GradientPenalty(sides="three")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rule", [BatchNorm(), LayerNorm()])
+def test_feature_norms_have_an_offset_and_no_scale(rule: BatchNorm | LayerNorm) -> None:
+    norm = rule.feature_norm()(5)
+    assert [tuple(p.shape) for p in norm.parameters()] == [(5,)]
+    with torch.no_grad():
+        next(norm.parameters()).fill_(2.0)
+    y = norm(torch.randn(8, 5, 6, 6) * 3 + 7)
+    over = (0, 2, 3) if isinstance(rule, BatchNorm) else (1, 2, 3)
+    assert torch.allclose(y.mean(over), torch.full((y.mean(over).shape), 2.0), atol=1e-4)
+    assert torch.allclose(y.var(over, unbiased=False), torch.ones(y.mean(over).shape), atol=1e-2)
+
+
+def test_layer_norm_keeps_samples_apart() -> None:
+    norm = LayerNorm().feature_norm()(3)
+    x = torch.randn(4, 3, 5, 5)
+    assert torch.allclose(norm(x)[:1], norm(x[:1]), atol=1e-6)
+
+
+def test_feature_norms_stand_after_every_convolution_but_the_first() -> None:
+    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, BatchNorm().feature_norm())
+    assert [isinstance(n, nn.BatchNorm2d) for n in d.norms] == [False] + [True] * 6

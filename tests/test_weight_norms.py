@@ -1,0 +1,154 @@
+"""Spectral norm against the exact SVD and equation 12; the singular-value identities of SNGAN's appendix D."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ganlab.layers import as_matrix, out_dim, raw_weight, weighted_layers
+from ganlab.nets.cnn import CNN
+from ganlab.types import ImageShape
+from ganlab.weight_norms import SpectralNorm, SpectralNormalized, WeightNorm
+
+LAYERS = {
+    "linear": lambda: nn.Linear(12, 7),
+    "conv": lambda: nn.Conv2d(3, 8, 4, 2, 1),
+    "deconv": lambda: nn.ConvTranspose2d(5, 6, 3),
+    "embedding": lambda: nn.Embedding(10, 4),
+}
+
+
+def normalised(kind: str, **options: object) -> nn.Module:
+    torch.manual_seed(3)
+    net = nn.Sequential(LAYERS[kind]())
+    SpectralNorm(**options).prepare(net)  # type: ignore[arg-type]
+    return net
+
+
+def state_of(layer: nn.Module) -> SpectralNormalized:
+    (module,) = layer.parametrizations.weight
+    return module
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_sigma_is_the_largest_singular_value(kind: str) -> None:
+    net = normalised(kind, iterations=200)
+    weight = net[0].weight  # a read in training mode iterates
+    exact = torch.linalg.svdvals(as_matrix(raw_weight(net[0]), out_dim(net[0])))[0]
+    sigma = torch.linalg.svdvals(as_matrix(weight, out_dim(net[0])))[0]
+    assert sigma.item() == pytest.approx(1.0, abs=1e-5)
+    assert (raw_weight(net[0]) / weight).mean().item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_gradient_is_equation_12() -> None:
+    """dV/dW = (1/sigma) (delta h^T - lambda u v^T), lambda = delta^T Wbar h, with u and v held constant."""
+    net = normalised("linear").double()
+    layer = net[0].eval()
+    h, delta = torch.randn(12).double(), torch.randn(7).double()
+    (delta @ (layer(h) - layer.bias)).backward()
+    u, v = state_of(layer).u, state_of(layer).v
+    w = raw_weight(layer).detach()
+    sigma = u @ w @ v
+    scale = delta @ (w / sigma) @ h
+    expected = (torch.outer(delta, h) - scale * torch.outer(u, v)) / sigma
+    assert torch.allclose(raw_weight(layer).grad, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_agrees_with_torchs_own() -> None:
+    torch.manual_seed(0)
+    a, b = nn.Linear(6, 5), nn.Linear(6, 5)
+    b.load_state_dict(a.state_dict())
+    net = nn.Sequential(a)
+    SpectralNorm().prepare(net)
+    nn.utils.parametrizations.spectral_norm(b)
+    with torch.no_grad():
+        state_of(a).u.copy_(b.parametrizations.weight[0]._u)
+        state_of(a).v.copy_(b.parametrizations.weight[0]._v)
+    x = torch.randn(3, 6)
+    net.eval()(x).square().sum().backward()
+    b.eval()(x).square().sum().backward()
+    assert torch.allclose(raw_weight(a).grad, raw_weight(b).grad, atol=1e-6)
+
+
+def test_per_forward_iterates_once_each_pass_and_evaluation_leaves_no_trace() -> None:
+    net = normalised("linear")
+    u0 = state_of(net[0]).u.clone()
+    x = torch.randn(2, 12)
+    net(x)
+    w = raw_weight(net[0])
+    v1 = nn.functional.normalize(w.T @ u0, dim=0)
+    u1 = nn.functional.normalize(w @ v1, dim=0)
+    assert torch.allclose(state_of(net[0]).u, u1, atol=1e-6)
+    net(x)
+    assert not torch.allclose(state_of(net[0]).u, u1, atol=1e-6)
+    before = copy.deepcopy(net.state_dict())
+    net.eval()
+    net(x)
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+def test_per_update_iterates_only_between_updates() -> None:
+    net, rule = nn.Sequential(nn.Linear(12, 7)), SpectralNorm(update="per_update")
+    rule.prepare(net)
+    u0 = state_of(net[0]).u.clone()
+    net(torch.randn(2, 12))
+    net(torch.randn(2, 12))
+    assert torch.equal(state_of(net[0]).u, u0)
+    rule.before_update(net)
+    assert not torch.equal(state_of(net[0]).u, u0)
+
+
+def test_two_passes_before_one_backward() -> None:
+    """D(real) and D(fake) each iterate; neither may spoil the other's graph."""
+    net = normalised("conv")
+    (net(torch.randn(2, 3, 8, 8)).sum() - net(torch.randn(2, 3, 8, 8)).sum()).backward()
+    assert torch.isfinite(raw_weight(net[0]).grad).all()
+
+
+def test_every_layer_of_d_is_normalised_and_nothing_else_changes() -> None:
+    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
+    count, names = sum(p.numel() for p in d.parameters()), [n for n, _ in weighted_layers(d)]
+    SpectralNorm().prepare(d)
+    assert sum(p.numel() for p in d.parameters()) == count
+    assert len(names) == 8
+    assert all(parametrize.is_parametrized(layer, "weight") for _, layer in weighted_layers(d))
+
+
+def test_a_layer_of_zeros_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(3, 2))
+    nn.init.zeros_(net[0].weight)
+    with pytest.raises(ValueError, match="weight of zeros"):
+        SpectralNorm().prepare(net)
+
+
+def test_norms_stay_in_fp32_under_autocast() -> None:
+    net = normalised("linear")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net[0].weight.dtype == torch.float32
+        assert net(torch.randn(2, 12)).dtype == torch.bfloat16
+    assert state_of(net[0]).u.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_weight_norm_rows_and_identity(kind: str) -> None:
+    """Appendix D: with weight norm the squared singular values sum to d_out, and sigma_1 <= sqrt(d_out)."""
+    net = nn.Sequential(LAYERS[kind]())
+    WeightNorm().prepare(net)
+    matrix = as_matrix(net[0].weight, out_dim(net[0]))
+    assert torch.allclose(matrix.norm(dim=1), torch.ones(len(matrix)), atol=1e-6)
+    values = torch.linalg.svdvals(matrix).square()
+    assert values.sum().item() == pytest.approx(len(matrix), rel=1e-5)
+    assert values[0].item() <= len(matrix) + 1e-4
+
+
+def test_frobenius_and_spectral_identities() -> None:
+    """Appendix D: squared singular values sum to 1 under Frobenius norm; spectral norm fixes only the first."""
+    w = torch.randn(6, 9, dtype=torch.float64)
+    assert torch.linalg.svdvals(w / w.norm()).square().sum().item() == pytest.approx(1.0, rel=1e-12)
+    spectral = torch.linalg.svdvals(w / torch.linalg.matrix_norm(w, 2))
+    assert spectral[0].item() == pytest.approx(1.0, rel=1e-12)
+    assert spectral.square().sum().item() > 1.5
