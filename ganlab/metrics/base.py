@@ -1,0 +1,120 @@
+"""What a metric is, and the statistics of the reference images that metrics compare with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ganlab.metrics.protocol import Protocol as Protocol  # the one word that every metric needs
+from ganlab.types import Features
+
+ROWS = 5000  # taken to float64 at a time: 80 MB at 2048 features
+
+
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+
+
+class MetricError(ValueError):
+    """There is no value, and this is the reason. Never stops training."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of the real images' pooled features, on the CPU.
+
+    n: images behind the moments. mean (D,), cov (D, D) unbiased, root (D, D) the symmetric square root of
+    cov: float64. pool (M, D): float32 features of M <= n of them, all where memory allows.
+    """
+
+    n: int
+    mean: Tensor
+    cov: Tensor
+    root: Tensor
+    pool: Tensor
+
+
+class Metric(ABC):
+    """A score. ``names``: of its values, the score itself first; ``better``: the good direction."""
+
+    names: ClassVar[tuple[str, ...]]
+    better: ClassVar[Literal["lower", "higher"]]
+    needs_real: ClassVar[bool] = True
+
+    @abstractmethod
+    def n_fake(self, protocol: Protocol) -> int:
+        """How many generated images it wants; it gets at least as many, and uses the first ones."""
+
+    def check(self, protocol: Protocol, n_real: int) -> None:  # noqa: B027 (optional)
+        """Before training: raise MetricError, the smallest N named, if these counts can give no value."""
+
+    def options(self) -> dict[str, Any]:
+        """Settings of its own that move its numbers, as plain values; they join the protocol record."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
+        """A value for each of ``names``. ``real`` is None only if ``needs_real`` is false.
+
+        Computes in float64 on ``fake``'s device. Raises MetricError where there is no value.
+        """
+
+
+class Moments:
+    """Mean and unbiased covariance of rows that come in pieces, in float64.
+
+    Sums are taken about the first piece's mean, so that a large common offset costs no digits.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._shift = self._sum = self._outer = torch.empty(0)
+
+    def add(self, rows: Tensor) -> None:
+        """Take in ``rows`` (B, D) of any float type; all calls on one device, which must know float64."""
+        for piece in rows.split(ROWS):
+            x = piece.double()
+            if self.n == 0:
+                self._shift = x.mean(0)
+                self._sum = torch.zeros_like(self._shift)
+                self._outer = torch.zeros(x.shape[1], x.shape[1], dtype=x.dtype, device=x.device)
+            x = x - self._shift
+            self._sum += x.sum(0)
+            self._outer.addmm_(x.T, x)
+            self.n += len(x)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D) with n - 1 in the denominator. Raises MetricError as needed."""
+        if self.n < 2:
+            raise MetricError(f"a covariance needs at least 2 images, there are {self.n}")
+        off = self._sum / self.n
+        cov = (self._outer - self.n * torch.outer(off, off)) / (self.n - 1)
+        if not bool(torch.isfinite(cov).all()):
+            raise MetricError("features are not finite")
+        return self._shift + off, (cov + cov.T) / 2
+
+
+def moments(pool: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D), float64, of features (N, D). Raises MetricError."""
+    collected = Moments()
+    collected.add(pool)
+    return collected.result()
+
+
+def square_root(cov: Tensor) -> Tensor:
+    """The symmetric square root of a covariance (D, D); what rounding made negative counts as 0."""
+    values, vectors = torch.linalg.eigh(cov)
+    scaled: Tensor = vectors * values.clamp(min=0).sqrt()
+    return scaled.mm(vectors.T)
+
+
+def take(features: Tensor, n: int) -> Tensor:
+    """The first ``n`` rows. Raises MetricError unless there are as many and all are finite."""
+    if len(features) < n:
+        raise MetricError(f"needs at least {n} generated images, there are {len(features)}")
+    if not bool(torch.isfinite(features[:n]).all()):
+        raise MetricError("features are not finite")
+    return features[:n]
