@@ -1,0 +1,264 @@
+"""The folder of one run: one owner at a time, the config it was made with, and its metrics.
+
+``config.yaml`` (resolved), ``run.json`` (the run's id), ``metrics.jsonl``, ``result.json``, ``log.txt``,
+``checkpoints/``, ``samples/`` and TensorBoard events. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml  # type: ignore[import-untyped, unused-ignore]
+
+from ganlab.disk import (
+    NO_FOLLOW,
+    Lock,
+    disk_error,
+    read_json,
+    remove_stale_files,
+    strict,
+    write_atomic,
+    write_json,
+)
+from ganlab.errors import ConfigError, DataError, EnvError, Mistake
+
+ELSEWHERE = "choose another folder with run_dir="
+ABSENT = object()
+
+
+class RunFolder:
+    """Paths, lock, identity and config of the run in ``path``. Building one touches nothing on the disk."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.result = self.path / "result.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples"
+
+    def create(self) -> None:
+        """Make the folder if it is not there, and make sure that it can be written to. Raises EnvError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe.{uuid.uuid4().hex}.tmp"
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
+            probe.unlink()
+        except FileExistsError as error:
+            raise EnvError(str(self.path), "is a file, not a folder", ELSEWHERE) from error
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    def lock(self) -> Lock:
+        """Become the folder's only owner, until `Lock.release` or this process's death, and tidy up.
+
+        Removes what a killed owner left half-written, and gives the run its id. Raises RunInUse naming the
+        owner's pid@host, and EnvError for a link that another user planted.
+        """
+        self.create()
+        if self.path.is_symlink() and os.geteuid() not in {self.path.lstat().st_uid, self.path.stat().st_uid}:
+            raise EnvError(str(self.path), "is a link that belongs to another user", ELSEWHERE)
+        lock = Lock(self.path / ".lock")
+        try:
+            remove_stale_files(self.path)
+            if read_json(self.path / "run.json") is None:
+                write_json(self.path / "run.json", {"format": 1, "run_id": uuid.uuid4().hex})
+        except BaseException:
+            lock.release()
+            raise
+        return lock
+
+    @property
+    def run_id(self) -> str:
+        """32 hex digits, made when the folder was first locked. Raises DataError if there are none."""
+        record = read_json(self.path / "run.json")
+        if not isinstance(record, dict) or not isinstance(record.get("run_id"), str):
+            raise DataError(str(self.path / "run.json"), "holds no run id", "name the folder of a ganlab run")
+        return str(record["run_id"])
+
+    def write_config(self, resolved: Mapping[str, Any]) -> None:
+        """Write ``config.yaml`` atomically, as plain YAML in the config's own order."""
+        write_atomic(self.config, _dump(resolved).encode())
+
+    def read_config(self) -> dict[str, Any] | None:
+        """The stored config, or None if the folder has none. Raises ConfigError if it is damaged."""
+        try:
+            stored = yaml.safe_load(self.config.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise EnvError(str(self.config), f"can't read ({error.strerror})") from error
+        except (yaml.YAMLError, ValueError, RecursionError):
+            stored = None
+        if not isinstance(stored, dict):
+            raise ConfigError(str(self.config), "is damaged", "restore it, or use another run_dir=")
+        return stored
+
+    def check_config(
+        self, resolved: Mapping[str, Any], free: set[str] | frozenset[str] = frozenset()
+    ) -> list[Difference]:
+        """Compare with the stored config; return the differences under ``free`` keys, which may change.
+
+        A free key ("steps", "metric") covers all below it. Raises ConfigError listing every other one.
+        """
+        stored = self.read_config() or {}
+        asked = yaml.safe_load(_dump(resolved))  # as it would come back: tuples are lists
+        found = list(differences(stored, asked))
+        allowed = [d for d in found if any(d.key == k or d.key.startswith(f"{k}.") for k in free)]
+        fix = "use another run_dir= or the old value"
+        if refused := [d for d in found if d not in allowed]:
+            raise ConfigError([Mistake(d.key, f"this run folder was made with {d}", fix) for d in refused])
+        return allowed
+
+
+class Difference(NamedTuple):
+    """One key whose value is not the stored one; ``ABSENT`` where a side has no such key."""
+
+    key: str
+    stored: Any
+    asked: Any
+
+    def __str__(self) -> str:
+        return f"{_brief(self.stored)}, asked {_brief(self.asked)}"
+
+
+def differences(stored: Any, asked: Any, where: str = "") -> Iterator[Difference]:
+    """Differing keys with dots, depth first. A node of another ``_target_`` is one difference, not many."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        if where and stored.get("_target_") != asked.get("_target_"):
+            yield Difference(where, stored, asked)
+            return
+        for key in [*stored, *(k for k in asked if k not in stored)]:
+            below = f"{where}.{key}" if where else str(key)
+            yield from differences(stored.get(key, ABSENT), asked.get(key, ABSENT), below)
+    elif not _same(stored, asked):
+        yield Difference(where, stored, asked)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal as config values: 1 is 1.0 but not true, NaN is NaN."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    return bool(a == b) or (a != a and b != b)
+
+
+def _brief(value: Any) -> str:
+    if value is ABSENT:
+        return "nothing"
+    if isinstance(value, dict) and "_target_" in value:
+        return str(value["_target_"])
+    text = json.dumps(strict(value), ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _dump(resolved: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(_plain(resolved), sort_keys=False, allow_unicode=True, width=110))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+class Metrics:
+    """``metrics.jsonl``: one strict JSON object per line, steps strictly increasing within each ``kind``.
+
+    Opening it drops a line that a kill left torn. Call `truncate_after` before resuming.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._fd = Path(path), -1
+        self._open(keep=lambda record: True)
+
+    def append(self, record: Mapping[str, Any]) -> bool:
+        """Write ``{"step": n, "kind": text, ...}`` as a line; NaN and infinities become null.
+
+        False, with nothing written, if that kind already has this step or a later one: told again after a
+        resume. Raises EnvError when the disk is full; the file is then as it was.
+        """
+        step, kind = int(record["step"]), str(record["kind"])
+        if step <= self._last.get(kind, -1):
+            return False
+        line = json.dumps(strict(record), allow_nan=False).encode() + b"\n"
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        except OSError as error:
+            os.ftruncate(self._fd, self._end)
+            raise disk_error(error, self.path, len(line)) from error
+        self._end += len(line)
+        self._last[kind] = step
+        return True
+
+    def truncate_after(self, step: int) -> int:
+        """Drop all lines beyond ``step`` (-1: every line), atomically; return how many went."""
+        return self._open(keep=lambda record: bool(record["step"] <= step))
+
+    def read(self) -> list[dict[str, Any]]:
+        return read_metrics(self.path)
+
+    def sync(self) -> None:
+        """fsync; before each checkpoint, so that what a checkpoint has seen is on the disk too."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _open(self, keep: Callable[[dict[str, Any]], bool]) -> int:
+        """(Re)open with only the sound lines that ``keep`` wants; return how many others there were."""
+        self.close()
+        lines = _lines(self.path)
+        kept = [(raw, record) for raw, record in lines if record is not None and keep(record)]
+        data = b"".join(raw for raw, _ in kept)
+        if len(kept) < len(lines):
+            write_atomic(self.path, data)
+        self._end = len(data)
+        self._last: dict[str, int] = {}
+        for _, record in kept:
+            self._last[record["kind"]] = max(record["step"], self._last.get(record["kind"], -1))
+        try:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o666)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        return len(lines) - len(kept)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.jsonl`` that may be written meanwhile; torn lines are left out."""
+    return [record for _, record in _lines(path) if record is not None]
+
+
+def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
+    """Each line with its newline, and its record: None if it is torn or is no record."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise EnvError(str(path), f"can't read ({error.strerror})") from error
+    return [(raw, _record(raw)) for raw in lines]
+
+
+def _record(raw: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    sound = (
+        isinstance(record, dict) and type(record.get("step")) is int and isinstance(record.get("kind"), str)
+    )
+    return record if sound and raw.endswith(b"\n") else None

@@ -1,0 +1,121 @@
+"""A run's state as named tensors and plain JSON, without pickle: taken apart and put together exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganlab.errors import CheckpointError
+
+
+def flatten(prefix: str, tree: Any) -> tuple[dict[str, Tensor], Any]:
+    """Split a state_dict (module's, optimizer's, any nest) into named tensors and the rest, for ``save``.
+
+    Tensors are named ``prefix/key/...``; the rest keeps their places and goes into the ``state``.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def walk(name: str, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if name in tensors:
+                raise ValueError(f"two tensors would be named {name}")
+            tensors[name] = value.detach()
+            return {"__tensor__": name}
+        if isinstance(value, Mapping):
+            return {k: walk(f"{name}/{k}", v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            items = [walk(f"{name}/{i}", v) for i, v in enumerate(value)]
+            return tuple(items) if isinstance(value, tuple) else items
+        return value
+
+    return tensors, walk(prefix, tree)
+
+
+def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
+    """Put ``flatten``'s two halves together again, equal to what it was given."""
+    if isinstance(tree, Mapping):
+        if set(tree) == {"__tensor__"}:
+            if tree["__tensor__"] not in tensors:
+                raise CheckpointError("checkpoint", f"tensor {tree['__tensor__']} is missing from it")
+            return tensors[tree["__tensor__"]]
+        return {k: unflatten(tensors, v) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        items = [unflatten(tensors, v) for v in tree]
+        return tuple(items) if isinstance(tree, tuple) else items
+    return tree
+
+
+def require_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
+    """Raises CheckpointError unless names, shapes and dtypes agree: names the first that does not."""
+
+    def told(tensors: Mapping[str, Tensor], name: str) -> str:
+        t = tensors.get(name)
+        return "nothing" if t is None else f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}"
+
+    names = [*wanted, *(n for n in found if n not in wanted)]
+    wrong = [n for n in names if told(found, n) != told(wanted, n)]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        was, built = told(found, wrong[0]), told(wanted, wrong[0])
+        what = f"tensor {wrong[0]} is {was}, this config builds {built}{more}"
+        raise CheckpointError(where, what, "use the config that the run was made with")
+
+
+def digest(tensors: Mapping[str, Tensor], state: Any = None) -> str:
+    """sha256 over sorted (name, dtype, shape, bytes) and the state: equal iff all of it is, bit for bit."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        t = on_cpu(tensors[name])
+        total.update(repr((name, str(t.dtype), tuple(t.shape))).encode())
+        total.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())
+    total.update(json.dumps(pack(state), sort_keys=True).encode())
+    return total.hexdigest()
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU with memory of its own."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a NaN or an infinity in it."""
+    return next((k for k, t in tensors.items() if not t.isfinite().all()), None)
+
+
+def pack(value: Any, where: str = "state") -> Any:
+    """Strict JSON that ``unpack`` turns back into the same types: tuples, NaN, infinities, other keys."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"__float__": repr(float(value))}
+    if isinstance(value, list | tuple):
+        items = [pack(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return items if isinstance(value, list) else {"__tuple__": items}
+    if isinstance(value, Mapping):
+        plain = all(isinstance(k, str) and k not in ("__float__", "__tuple__", "__dict__") for k in value)
+        packed = [[pack(k, where), pack(v, f"{where}.{k}")] for k, v in value.items()]
+        return dict(packed) if plain else {"__dict__": packed}
+    raise TypeError(f"{where}: a checkpoint can't hold {type(value).__name__}; use numbers, text or tensors")
+
+
+def unpack(value: Any) -> Any:
+    """What was given to ``pack``: equal, and of the same types."""
+    if isinstance(value, list):
+        return [unpack(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        (kind, inner), *_ = value.items()
+        if kind == "__float__":
+            return float(inner)
+        if kind == "__tuple__":
+            return tuple(unpack(v) for v in inner)
+        if kind == "__dict__":
+            return {unpack(k): unpack(v) for k, v in inner}
+    return {k: unpack(v) for k, v in value.items()}
