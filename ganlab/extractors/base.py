@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ class Extractor(ABC):
     """A frozen network behind IS, FID and KID.
 
     name: as in ``metric.extractor``. suffix: ends the scores' names ("" for the 2015 Inception network alone,
-    whose scores may be compared with published ones). feature_dim: D of ``pool``; num_classes: K of ``logits``.
+    whose scores may be compared with published ones). feature_dim: D of ``pool``; num_classes: K of
+    ``logits``.
     """
 
     name: ClassVar[str]
@@ -61,17 +62,23 @@ def check_images(images: Tensor, channels: tuple[int, ...] = (3,)) -> None:
 
 @contextlib.contextmanager
 def exact_fp32(device_type: str = "cpu") -> Iterator[None]:
-    """Inside: no gradient, no autocast, no TF32, no cuDNN autotuner. The flags of before come back after.
+    """Inside: no gradient, no autocast, no TF32 or bf16 products, no cuDNN autotuner. Afterwards: as before.
 
     The autotuner goes too: it may pick another algorithm for another batch size.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, torch.get_float32_matmul_precision())
+    b: Any = torch.backends
+    switches: list[tuple[Any, str, bool | str]] = [(b.cudnn, "benchmark", False)]
+    if hasattr(b.cuda.matmul, "fp32_precision"):  # torch 2.9 on; reading the older flags may raise there
+        places = (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv)
+        switches += [(place, "fp32_precision", "ieee") for place in places]
+    else:
+        switches += [(b.cuda.matmul, "allow_tf32", False), (b.cudnn, "allow_tf32", False)]
+    before = [getattr(place, name) for place, name, _ in switches]
     try:
-        matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
-        torch.set_float32_matmul_precision("highest")
+        for place, name, value in switches:
+            setattr(place, name, value)
         with torch.no_grad(), torch.autocast(device_type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before[3])
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before[:3]
+        for (place, name, _), value in zip(switches, before, strict=True):
+            setattr(place, name, value)

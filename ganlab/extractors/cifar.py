@@ -1,0 +1,169 @@
+"""The built-in feature network: small, offline, trained on CIFAR-10 (``scripts/train_feature_net.py``).
+
+Its scores carry the suffix ``_cifar`` and are never compared with published ones: they compare runs with each
+other, fast and without a download.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ganlab.errors import EnvError
+from ganlab.extractors.base import Extractor, check_images, exact_fp32
+from ganlab.paths import ASSETS
+from ganlab.schema import checked
+from ganlab.types import Features
+
+WEIGHTS = ASSETS / "cifar_features.safetensors"
+WIDTHS = (24, 64, 240, 256)
+RESOLUTION = 32
+# Mean and standard deviation of CIFAR-10's training pixels, red, green, blue, of 255.
+MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+
+
+class FeatureNet(nn.Module):
+    """2x2 convolution, then three blocks of [3x3 conv, max-pool by 2, GELU, 3x3 conv, GELU], then the mean.
+
+    After airbench94 (Jordan 2024, arXiv:2404.00498), narrower, and with a mean over the last 3x3 map in the
+    place of its maximum. widths: channels of the stem and of each block; the last is the feature dimension D.
+    norm: ``channels -> module`` after each 3x3 convolution, for training; None for the folded network,
+    whose convolutions have biases instead. A norm's scale must be positive, or max-pool would not commute.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = WIDTHS,
+        norm: Callable[[int], nn.Module] | None = None,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 2)
+        self.convs = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        for before, after in pairwise(widths):
+            for channels in (before, after):
+                self.convs.append(nn.Conv2d(channels, after, 3, padding=1, bias=norm is None))
+                self.norms.append(nn.Identity() if norm is None else norm(after))
+        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+
+    def forward(self, x: Tensor) -> Features:
+        """Normalised images (B, 3, 32, 32) to pool (B, D) and logits (B, K)."""
+        x = F.gelu(self.stem(x))
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = conv(x)
+            if i % 2 == 0:
+                x = F.max_pool2d(x, 2)
+            x = F.gelu(norm(x))
+        pool = x.mean((2, 3))
+        return Features(pool, self.head(pool))
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 (B, 1 or 3, H, W) to the network's input, float32 (B, 3, 32, 32), channels last.
+
+    Other sizes are brought to 32x32 by bilinear interpolation, antialiased when shrinking; the aspect ratio
+    is not kept. Grey images are repeated to three channels.
+    """
+    x = images.float().contiguous(memory_format=torch.channels_last)
+    if x.shape[2:] != (RESOLUTION, RESOLUTION):
+        x = F.interpolate(x, size=(RESOLUTION, RESOLUTION), mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def widths_of(state: dict[str, Tensor]) -> tuple[int, ...]:
+    """The widths that a folded network's state has. Raises KeyError when it is no such state."""
+    blocks = sum(name.endswith(".weight") for name in state if name.startswith("convs.")) // 2
+    return (len(state["stem.weight"]), *(len(state[f"convs.{2 * i}.weight"]) for i in range(blocks)))
+
+
+class CifarExtractor(Extractor):
+    """The packaged network, or another one from ``scripts/train_feature_net.py``.
+
+    weights: a safetensors file; None is the packaged one. The JSON beside it (required for the packaged
+    file) gives its sha256. Read at the first use: EnvError, one line, if it is missing, damaged or of
+    another network. Takes grey images too, uint8 (B, 1, H, W).
+    """
+
+    name = "cifar"
+    suffix = "_cifar"
+    feature_dim = WIDTHS[-1]
+    num_classes = 10
+
+    @checked
+    def __init__(self, weights: str | None = None) -> None:
+        self.path = WEIGHTS if weights is None else Path(weights).expanduser()
+        self.packaged = weights is None
+        self._device = torch.device("cpu")
+        self._net: FeatureNet | None = None
+        self._sha256 = ""
+
+    def identity(self) -> dict[str, str | int | float]:
+        self._load()
+        resize = f"bilinear-antialias-{RESOLUTION}"
+        return {"name": self.name, "weights": self._sha256, "layer": "mean", "resize": resize}
+
+    def check(self) -> None:
+        self._load()
+
+    def to(self, device: torch.device | str) -> Self:
+        self._device = torch.device(device)
+        if self._net is not None:
+            self._net.to(self._device)
+        return self
+
+    def __call__(self, images: Tensor) -> Features:
+        check_images(images, (1, 3))
+        net = self._load()
+        with exact_fp32(self._device.type):
+            x = images.to(self._device, non_blocking=True)
+            return net(normalised(x))  # type: ignore[no-any-return]
+
+    def _load(self) -> FeatureNet:
+        if self._net is not None:
+            return self._net
+        content = self._verified()
+        try:
+            state = {name: value.float() for name, value in load(content).items()}
+            net = FeatureNet(widths_of(state))
+            net.load_state_dict(state)
+        except (SafetensorError, RuntimeError, KeyError, ValueError) as e:
+            raise EnvError(str(self.path), "not weights of the cifar feature network", self._fix()) from e
+        if net.head.in_features != self.feature_dim:
+            what = f"gives {net.head.in_features} features in the place of {self.feature_dim}"
+            raise EnvError(str(self.path), what, self._fix())
+        net.eval().requires_grad_(False)
+        self._net = net.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._net
+
+    def _verified(self) -> bytes:
+        """The file's content, after its sha256 was compared with the JSON's."""
+        about = self.path.with_suffix(".json")
+        try:
+            content = self.path.read_bytes()
+            expected = json.loads(about.read_bytes())["sha256"] if self.packaged or about.is_file() else None
+        except OSError as e:
+            raise EnvError(str(e.filename or self.path), e.strerror or "not readable", self._fix()) from e
+        except (ValueError, KeyError, TypeError) as e:
+            raise EnvError(str(about), "not the JSON that states the weights' sha256", self._fix()) from e
+        self._sha256 = hashlib.sha256(content).hexdigest()
+        if expected not in (None, self._sha256):
+            what = f"damaged: sha256 {self._sha256[:12]}..., {about.name} says {str(expected)[:12]}..."
+            raise EnvError(str(self.path), what, self._fix())
+        return content
+
+    def _fix(self) -> str:
+        if self.packaged:
+            return "reinstall ganlab, or write the file with scripts/train_feature_net.py"
+        return "give metric.weights a file of scripts/train_feature_net.py, or null for the packaged one"
