@@ -21,7 +21,9 @@ class WeightClip(Stabiliser):
     """
 
     @checked
-    def __init__(self, bound: Positive = 0.01, scope: Literal["convolutions", "weights", "all"] = "convolutions") -> None:
+    def __init__(
+        self, bound: Positive = 0.01, scope: Literal["convolutions", "weights", "all"] = "convolutions"
+    ) -> None:
         self.bound, self.scope = bound, scope
 
     def _parameters(self, d: nn.Module) -> list[Tensor]:

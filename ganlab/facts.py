@@ -18,18 +18,35 @@ import torch
 from ganlab.errors import EnvError
 from ganlab.paths import PACKAGE
 
-PARTS = ("dataset", "architecture", "normalization", "loss")  # they name the folder of a run without experiment
+PARTS = (
+    "dataset",
+    "architecture",
+    "normalization",
+    "loss",
+)  # they name the folder of a run without experiment
 # Keys that may differ when a run is continued: none of them changes what is trained.
 FREE = frozenset(
-    "run_dir device threads log_every save_every eval_every eval_start sample_every keep_checkpoints "
-    "data_memory_gb steps".split()
+    ["run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"]
+    + ["keep_checkpoints", "data_memory_gb", "steps"]
 )
 # Keys that do not tell two runs apart: the same run on another device is still the same run.
-UNNAMED = frozenset("experiment setting seed run_dir device threads log_every save_every data_memory_gb".split())
+UNNAMED = frozenset(
+    [
+        "experiment",
+        "setting",
+        "seed",
+        "run_dir",
+        "device",
+        "threads",
+        "log_every",
+        "save_every",
+        "data_memory_gb",
+    ]
+)
 
 
 def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str, seed: int) -> Path:
-    """``outputs/<experiment or parts>/<setting>-s<seed>[-<hash of other overrides>]``: of the config alone."""
+    """``outputs/<experiment or parts>/<setting>-s<seed>[-<hash of other overrides>]``, without the clock."""
     experiment = choices.get("experiment")
     parts = [choices.get(part) for part in PARTS]
     named = UNNAMED if experiment else UNNAMED.union(PARTS)

@@ -1,4 +1,4 @@
-"""Normalised activations of D. Both keep the offset beta and, as SNGAN's baselines do, drop the scale gamma."""
+"""Normalised activations of D. As in SNGAN's baselines, both keep the offset beta, not the scale gamma."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def out_dim(layer: nn.Module) -> int:
 
 
 def as_matrix(weight: Tensor, axis: int = 0) -> Tensor:
-    """A weight as the (d_out, d_in * kernel) matrix of SNGAN's section 2.1; stride and padding play no part."""
+    """A weight as SNGAN's (d_out, d_in * kernel) matrix (section 2.1); stride and padding play no part."""
     return weight.movedim(axis, 0).flatten(1)
 
 
@@ -29,10 +29,14 @@ def weighted_layers(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def raw_weight(layer: nn.Module) -> nn.Parameter:
-    """The trained parameter behind ``layer.weight``: the one under any parametrisation, read without side effects.
+    """The trained parameter behind ``layer.weight``, under any parametrisation, read without side effects.
 
     (Reading ``layer.weight`` of a spectrally normalised layer in training mode runs a power iteration.)
     """
-    weight = layer.parametrizations.weight.original if parametrize.is_parametrized(layer, "weight") else layer.weight
+    weight = (
+        layer.parametrizations.weight.original
+        if parametrize.is_parametrized(layer, "weight")
+        else layer.weight
+    )
     assert isinstance(weight, nn.Parameter)
     return weight

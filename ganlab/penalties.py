@@ -26,7 +26,7 @@ def gradient_norms(d: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
 class GradientPenalty(Stabiliser):
     """weight * mean (||grad D(x~)|| - target)^2, x~ = a x + (1 - a) G(z), a ~ U(0, 1) per sample.
 
-    Source: Gulrajani et al. 2017, arXiv:1704.00028, equation 3 and Algorithm 1. ``sides=one`` penalises only
+    Source: Gulrajani et al. 2017, arXiv:1704.00028, equation 3, Algorithm 1. ``sides=one`` penalises only
     norms above the target (appendix C). The gradient is of the raw score, for every loss.
     """
 
@@ -50,10 +50,10 @@ class GradientPenalty(Stabiliser):
 class Orthonormal(Stabiliser):
     """weight * sum over layers of ||W^T W - I||_F^2, and an orthonormal start.
 
-    Source: Brock et al. 2016, arXiv:1609.07093, as SNGAN's section 4 lists it. W is the (d_out, d_in * kernel)
-    matrix; where it is wide the rows are made orthonormal (W W^T), for its columns cannot be. The paper does
-    not give the coefficient: ``weight`` is ganlab's choice. ``init=false`` keeps the architecture's own start.
-    ``scope``: ``all`` weights or only ``convolutions``.
+    Source: Brock et al. 2016, arXiv:1609.07093, as SNGAN's section 4 lists it. W is the (d_out, d_in *
+    kernel) matrix; where it is wide the rows are made orthonormal (W W^T), for its columns cannot be. No
+    paper gives the coefficient: ``weight`` is ganlab's choice. ``init=false`` keeps the architecture's own
+    start. ``scope``: ``all`` weights or only ``convolutions``.
     """
 
     has_penalty = True

@@ -1,14 +1,11 @@
-"""Images out of G: batches for the metrics, grids and interpolations for people. uint8 from here on.
+"""Images out of G for people: grids and interpolations. uint8 from here on.
 
 Every draw has a generator of its own, so looking at a run never changes its training.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,45 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from ganlab import rng
+from ganlab.fakes import evaluating, to_bytes
 from ganlab.priors import Prior
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 
 
-def to_uint8(x: Tensor, quantize: Literal["round", "truncate"] = "round") -> Tensor:
-    """float32 [-1, 1] to uint8: clip(127.5 x + 127.5, 0, 255), rounded, or truncated as SNGAN's code does."""
-    x = x * 127.5 + 127.5
-    return (x.round() if quantize == "round" else x).clamp(0, 255).to(torch.uint8)
-
-
-class Source:
-    """A frozen G that gives images on demand.
-
-    ``bn``: ``running`` statistics at generation (SNGAN's code), or those of each ``batch`` (WGAN-GP's code),
-    which then depend on the batch. Works on a copy: the network that trains is left as it is.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        prior: Prior,
-        z_dim: int,
-        device: torch.device,
-        quantize: Literal["round", "truncate"] = "round",
-        bn: Literal["running", "batch"] = "running",
-    ) -> None:
-        self.net = copy.deepcopy(net).train(bn == "batch").requires_grad_(False)
-        self.prior, self.z_dim, self.device, self.quantize = prior, z_dim, device, quantize
-
-    @torch.no_grad()
-    def images(self, z: Tensor) -> Tensor:
-        """uint8 (n, C, H, W) of the latents z (n, Z)."""
-        x: Tensor = self.net(z, None)
-        return to_uint8(x.float(), self.quantize)
-
-    def __call__(self, n: int, start: int, generator: torch.Generator) -> Tensor:
-        """``n`` images with z from ``generator``; ``start`` is their place in the whole sample."""
-        return self.images(self.prior(n, self.z_dim, self.device, generator))
+@torch.no_grad()
+def images(net: nn.Module, z: Tensor, batch_size: int = 256) -> Tensor:
+    """uint8 (n, C, H, W) of the latents z (n, Z), G in evaluation mode and left as it was; NaN is grey."""
+    with evaluating(net):
+        parts = [to_bytes(net(part, None).float().nan_to_num(0.0)) for part in z.split(batch_size)]
+    return torch.cat(parts)
 
 
 def latents(prior: Prior, z_dim: int, n: int, device: torch.device, seed: int, *counters: int) -> Tensor:
@@ -94,6 +64,3 @@ def write_png(path: Path, picture: Picture) -> None:
     part = path.with_name(f".{path.name}.part")
     Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(part, "PNG")
     part.replace(path)
-
-
-Generate = Callable[[int, int, torch.Generator], Tensor]

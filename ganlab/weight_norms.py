@@ -29,7 +29,9 @@ class SpectralNormalized(nn.Module):
     u: Tensor
     v: Tensor
 
-    def __init__(self, weight: Tensor, iterations: int, axis: int, per_forward: bool, eps: float, scale: float) -> None:
+    def __init__(
+        self, weight: Tensor, iterations: int, axis: int, per_forward: bool, eps: float, scale: float
+    ) -> None:
         super().__init__()
         self.iterations, self.axis, self.per_forward = iterations, axis, per_forward
         self.eps, self.scale = eps, scale
@@ -109,9 +111,16 @@ class SpectralNorm(Stabiliser):
     def prepare(self, d: nn.Module) -> None:
         for name, layer in list(weighted_layers(d)):
             if not raw_weight(layer).any():
-                raise ValueError(f"normalization.sn: layer {name!r} has a weight of zeros, its spectral norm is 0")
+                raise ValueError(
+                    f"normalization.sn: layer {name!r} has a weight of zeros, its spectral norm is 0"
+                )
             module = SpectralNormalized(
-                raw_weight(layer), self.iterations, out_dim(layer), self.update == "per_forward", self.eps, self.scale
+                raw_weight(layer),
+                self.iterations,
+                out_dim(layer),
+                self.update == "per_forward",
+                self.eps,
+                self.scale,
             )
             parametrize.register_parametrization(layer, "weight", module, unsafe=True)
 

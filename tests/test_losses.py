@@ -59,5 +59,5 @@ def test_large_scores_stay_finite(loss: Loss) -> None:
 
 
 def test_hinge_refuses_an_impossible_margin() -> None:
-    with pytest.raises(ValueError, match="margin: 0.0 is not a number > 0"):
+    with pytest.raises(ValueError, match=r"margin: 0\.0 is not a number > 0"):
         Hinge(margin=0.0)

@@ -1,4 +1,4 @@
-"""Spectral norm against the exact SVD and equation 12; the singular-value identities of SNGAN's appendix D."""
+"""Spectral norm against the exact SVD and equation 12; the singular values of SNGAN's appendix D."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_weight_norm_rows_and_identity(kind: str) -> None:
 
 
 def test_frobenius_and_spectral_identities() -> None:
-    """Appendix D: squared singular values sum to 1 under Frobenius norm; spectral norm fixes only the first."""
+    """Appendix D: squared singular values sum to 1 under Frobenius norm; SN fixes only the first."""
     w = torch.randn(6, 9, dtype=torch.float64)
     assert torch.linalg.svdvals(w / w.norm()).square().sum().item() == pytest.approx(1.0, rel=1e-12)
     spectral = torch.linalg.svdvals(w / torch.linalg.matrix_norm(w, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 import torch.nn.functional as F
@@ -59,7 +60,9 @@ class CNN(Architecture):
 class Generator(nn.Module):
     """z (B, Z) -> dense -> (H/8, W/8) -> three 4x4 stride-2 deconvolutions (BN, ReLU) -> 3x3 conv, tanh."""
 
-    def __init__(self, shape: ImageShape, z_dim: int, channels: list[int], dense_norm: str, std: float) -> None:
+    def __init__(
+        self, shape: ImageShape, z_dim: int, channels: list[int], dense_norm: str, std: float
+    ) -> None:
         super().__init__()
         self.start = (channels[0], shape.height // 8, shape.width // 8)
         features = channels[0] * self.start[1] * self.start[2]
@@ -71,7 +74,7 @@ class Generator(nn.Module):
         if dense_norm == "channel":
             self.start_norm = nn.Sequential(nn.BatchNorm2d(channels[0], eps=2e-5), nn.ReLU())
         layers: list[nn.Module] = []
-        for c_in, c_out in zip(channels, channels[1:], strict=False):
+        for c_in, c_out in itertools.pairwise(channels):
             layers += [nn.ConvTranspose2d(c_in, c_out, 4, 2, 1), nn.BatchNorm2d(c_out, eps=2e-5), nn.ReLU()]
         self.body = nn.Sequential(*layers, nn.Conv2d(channels[-1], shape.channels, 3, 1, 1), nn.Tanh())
         normal_init(self, std)

@@ -41,8 +41,8 @@ class DCGAN(Architecture):
         side, n = shape.height, stages(shape.height)
         if shape.height != shape.width or n < 2 or side % 2**n or n > 8:
             raise ValueError(
-                f"dataset.resolution: {shape.width}x{shape.height} can't be built by the dcgan, whose sides are "
-                "4, 5, 6 or 7 times a power of two from 16 up; set dataset.resolution=32"
+                f"dataset.resolution: {shape.width}x{shape.height} can't be built by the dcgan, whose sides "
+                "are 4 to 7 times a power of two, from 16 up; set dataset.resolution=32"
             )
 
     def _channels(self, shape: ImageShape) -> list[int]:

@@ -6,6 +6,7 @@ convolution, mean pooling after the second; D's first block has no leading ReLU.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -23,7 +24,7 @@ class ResNet(Architecture):
     Args:
         width: multiplies every channel count.
         z_dim: length of z.
-        g_channels, d_channels: at 32 px only, the constant widths of G (paper 256; WGAN-GP 128) and of D (128).
+        g_channels, d_channels: at 32 px only, the widths of G (paper 256; WGAN-GP 128) and of D (128).
         pool: global ``sum`` pooling in D (paper) or ``mean`` (WGAN-GP's code).
         dense_bias: a bias in D's last layer; null: none at 32 px (the released code), one at 48 px (no code).
     Parameters with 3 channels: at 32 px G 4,276,739, D 1,053,824; at 48 px G 4,878,083, D 10,141,441.
@@ -127,7 +128,7 @@ class Generator(nn.Module):
         self.start = (channels[0], shape.height // 8, shape.width // 8)
         self.dense = nn.Linear(z_dim, channels[0] * self.start[1] * self.start[2])
         glorot_init(self.dense)
-        self.blocks = nn.Sequential(*[UpBlock(a, b) for a, b in zip(channels, channels[1:], strict=False)])
+        self.blocks = nn.Sequential(*[UpBlock(a, b) for a, b in itertools.pairwise(channels)])
         self.norm = nn.BatchNorm2d(channels[-1], eps=2e-5)
         self.last = nn.Conv2d(channels[-1], shape.channels, 3, 1, 1)
         glorot_init(self.last)

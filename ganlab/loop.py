@@ -1,0 +1,411 @@
+"""One run from config to result: load, build, resume, play, log, evaluate, save.
+
+Reading order: ``train`` -> ``Run.play`` -> ``step.play_round``. Nothing here knows a dataset, network,
+loss or stabiliser by name. Randomness is a function of (seed, step), so a resumed run needs no random state.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganlab import rng, samples
+from ganlab.checkpoint import Checkpoints
+from ganlab.data.base import Batches, ImageSet, to_float
+from ganlab.disk import read_json, write_json
+from ganlab.errors import ConfigError, Diverged, EnvError, GanlabError, Stopped
+from ganlab.evaluate import Evaluator, Scores
+from ganlab.experiment import Experiment, method_name
+from ganlab.facts import (
+    FREE,
+    device_name,
+    find_device,
+    git_revision,
+    now,
+    peak_memory_mb,
+    run_path,
+    set_precision,
+    versions,
+)
+from ganlab.fakes import fakes
+from ganlab.log import Log
+from ganlab.metrics.protocol import Protocol
+from ganlab.paths import cache_dir
+from ganlab.record import Tally, brief, entry, improves, memory_errors, size, told
+from ganlab.run_folder import RunFolder
+from ganlab.setup import build_game, pack_game, unpack_game
+from ganlab.signals import StopFlag
+from ganlab.step import Game, play_round
+from ganlab.types import Batch
+
+CHECK_EVERY = 100  # steps between checks for non-finite losses when log_every is 0
+SAVE_TRIES = 3  # full-disk failures in a row before a run gives up
+
+
+def train(
+    experiment: Experiment, config: dict[str, Any], choices: Mapping[str, Any], overrides: Sequence[str]
+) -> int:
+    """Train, or continue, the run that the config describes; report a finished one. Returns exit code 0.
+
+    Raises GanlabError for everything that a user can mend (see ``errors``), ``Diverged`` and ``Stopped``
+    included: by then the state is saved.
+    """
+    e = experiment
+    place = Path(e.run_dir) if e.run_dir else run_path(choices, overrides, e.setting, e.seed)
+    folder = RunFolder(place)
+    with StopFlag() as stop:
+        if folder.config.exists():
+            with folder.lock():
+                return _train_in(folder, e, config, choices, stop)
+        # A new run: everything that can fail on its config or data fails before its folder exists.
+        device, images = prepare(e)
+        with folder.lock():
+            folder.write_config(config)
+            return Run(folder, e, choices, stop, device, images).play()
+
+
+def _train_in(
+    folder: RunFolder, e: Experiment, config: dict[str, Any], choices: Mapping[str, Any], stop: StopFlag
+) -> int:
+    """Continue the run in ``folder``, whose lock is held, or tell how it ended."""
+    changed = {d.key: d for d in folder.check_config(config, FREE)}
+    result = read_json(folder.result) or {}
+    reached = int(result.get("step", 0))
+    if "steps" in changed:
+        if e.steps < reached:
+            raise ConfigError("steps", f"{e.steps} is less than the {reached} already done", "raise it")
+        if e.lr_decay != "none":
+            raise ConfigError("steps", f"made with {changed['steps']}, and lr_decay depends on it", "keep it")
+    if result.get("status") == "diverged":
+        raise Diverged(str(folder.path), f"this run diverged: {result.get('error')}", "use another run_dir=")
+    if result.get("status") == "finished" and reached >= e.steps:
+        print(f"{folder.path}: finished at step {reached}: {told(result)}")
+        return 0
+    device, images = prepare(e)
+    if changed:
+        folder.write_config(config)
+    return Run(folder, e, choices, stop, device, images).play()
+
+
+def prepare(e: Experiment) -> tuple[torch.device, ImageSet]:
+    """Device and images. Raises EnvError or DataError before anything is written into a run folder."""
+    device = find_device(e.device)
+    set_precision(e.precision, device, e.deterministic)
+    if e.threads:
+        torch.set_num_threads(e.threads)
+    images = e.dataset.load()
+    for protocol in {e.metric.progress, e.metric.protocol}:
+        Evaluator(e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir()).check()
+    if len(images) < e.batch_size:
+        what = f"{e.batch_size} is more than the {len(images)} images of {images.name} {images.split}"
+        raise ConfigError("batch_size", what, f"use at most {len(images)}")
+    return device, images
+
+
+class Run:
+    """A run while it goes on. ``step``: generator updates done."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        e: Experiment,
+        choices: Mapping[str, Any],
+        stop: StopFlag,
+        device: torch.device,
+        images: ImageSet,
+    ) -> None:
+        self.folder, self.e, self.stop, self.device, self.images = folder, e, stop, device, images
+        self.began = time.perf_counter()
+        self.game = build_game(e, device)
+        self.batches = Batches(images, device, e.seed, e.data_memory_gb)
+        self.step = 0
+        self.progress: dict[str, Any] = {
+            "wall_s": 0.0,
+            "eval_s": 0.0,
+            "evaluated": -1,
+            "last": None,
+            "best": None,
+        }
+        self.saved = -1
+        self.failed_saves = 0
+        self.rate = 0.0
+        self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints)
+        self.checkpoints.clean()
+        self._resume()
+        self.begun_s = float(self.progress["wall_s"])
+        self.log = Log(folder.path, e.steps, start_step=self.step, wall_s=self.begun_s)
+        self.evaluators = {
+            protocol: Evaluator(e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir())
+            for protocol in {e.metric.progress, e.metric.protocol}
+        }
+        self.final: dict[str, Any] = {}
+        self.fixed_z = samples.latents(e.prior, self.game.z_dim, 64, device, e.seed)
+        self.result = self._identity(choices)
+
+    # ---- the loop ------------------------------------------------------------------------------------
+
+    def play(self) -> int:
+        """All remaining steps, then the last scores. Returns 0; see ``train`` for what it raises."""
+        e = self.e
+        try:
+            with memory_errors(e.batch_size):
+                self.stop.training_started()
+                self._opening()
+                self._steps()
+                self._finish()
+            self._write("finished")
+            self.log.say(f"finished {self.folder.path}: {told(self.result)}")
+            return 0
+        except Stopped as stopped:
+            self._rescue()
+            self._write("stopped")
+            fix = "run the same command again to continue"
+            raise Stopped(stopped.signum, f"saved at step {self.saved} of {e.steps}", fix) from None
+        except Diverged as error:
+            self._write("diverged", str(error.mistakes[0]))
+            self.log.warn(str(error.mistakes[0]))
+            raise
+        except GanlabError as error:
+            self._write("failed", str(error.mistakes[0]))
+            raise
+        except Exception as error:
+            self._write("failed", f"{type(error).__name__}: {error}")
+            error.ganlab_run = self.folder.path  # type: ignore[attr-defined]  # where crash.txt belongs
+            raise
+        finally:
+            self.batches.close()
+            self.log.close()
+
+    def _opening(self) -> None:
+        self._write("running")
+        if self.step == 0 and self.saved < 0:
+            self.save()  # a full or read-only disk shows now, not hours later
+            self._samples()
+        if self.e.eval_start and self.step == 0 and self.progress["evaluated"] < 0:
+            self.evaluate()
+        elif self._due(self.e.eval_every) and self.progress["evaluated"] < self.step < self.e.steps:
+            self.evaluate()  # a signal had cut this one short
+
+    def _steps(self) -> None:
+        e = self.e
+        check = e.log_every or CHECK_EVERY
+        tally = Tally(self.step)
+        mark, mark_step = time.perf_counter(), self.step
+        while self.step < e.steps:
+            rng.seed_default(self.device, e.seed, "train", 0, self.step)
+            tally.add(play_round(self.game, self._reader(self.step), e.lr_factor(self.step)))
+            self.step += 1
+            self.log.set_progress(self.step)
+            last = self.step == e.steps
+            if self._due(check) or last:
+                means = tally.means(self.step)
+                self.rate = (self.step - mark_step) / max(time.perf_counter() - mark, 1e-9)
+                if e.log_every:
+                    self.log.train(self.step, {f"loss/{k}": v for k, v in means.items()}, self.rate)
+            if last:
+                break  # ``_finish`` does the rest
+            paused = time.perf_counter()
+            if self._due(e.sample_every):
+                self._samples()
+            if self._due(e.eval_every):
+                self.evaluate()
+            if self._due(e.save_every):
+                self.save()
+            self.stop.poll()
+            if self._due(check):
+                mark, mark_step = time.perf_counter(), self.step
+            else:
+                mark += time.perf_counter() - paused
+
+    def _finish(self) -> None:
+        """The final grid, checkpoint and scores: of the last step, and of the best one on the way."""
+        e = self.e
+        one_protocol = e.metric.progress is e.metric.protocol
+        self._samples()
+        if (e.eval_every or one_protocol) and self.progress["evaluated"] < self.step:
+            self.evaluate()
+        self.save()
+        if one_protocol:
+            self.final = {
+                "last": self.progress["last"],
+                "best": self.progress["best"] or self.progress["last"],
+            }
+            return
+        last = self._score(e.metric.protocol)
+        self._warn(last)
+        told_last = {"scores": last.values, "protocol_id": last.protocol_id}
+        self.log.metrics.append({"step": self.step, "kind": "final", **told_last})
+        self.final = {"last": entry(last), "best": entry(last)}
+        best = self.progress["best"]
+        if best and best["step"] != self.step:
+            self.final["best"] = entry(self._score_checkpoint(best["step"]))
+
+    # ---- pieces --------------------------------------------------------------------------------------
+
+    def _due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
+
+    def _reader(self, step: int) -> Callable[[], Batch]:
+        """``real()`` for one round: batches by their place in the run, converted on the device."""
+        e = self.e
+        per_round = e.d_steps + self.game.loss.generator_needs_real
+        place = iter(range(step * per_round, (step + 1) * per_round))
+
+        def real() -> Batch:
+            x, y = self.batches.batch(next(place) * e.batch_size, e.batch_size)
+            return Batch(to_float(x, e.dequantize, e.flip), y)
+
+        return real
+
+    def evaluate(self) -> None:
+        """Scores during training; a new best is saved at once."""
+        scores = self._score(self.e.metric.progress)
+        self.progress["evaluated"] = self.step
+        self._warn(scores)
+        self.log.scores(self.step, scores.values, scores.protocol_id)
+        self.progress["last"] = entry(scores)
+        best, better = self.progress["best"], self.evaluators[self.e.metric.progress].better
+        if improves(scores.values, best and best["values"], better):
+            self.progress["best"] = entry(scores)
+            self.save()
+        self._write("running")
+
+    def _score(self, protocol: Protocol, game: Game | None = None, step: int | None = None) -> Scores:
+        game, began = game or self.game, time.perf_counter()
+
+        def draw(n: int, random: torch.Generator) -> tuple[Tensor, None]:
+            return game.prior(n, game.z_dim, self.device, random), None
+
+        try:
+            return self.evaluators[protocol].score(
+                fakes(game.live, draw, protocol),
+                step=self.step if step is None else step,
+                generator="raw" if game.average is None else "ema",
+                poll=self.stop.poll,
+            )
+        finally:
+            self.progress["eval_s"] += time.perf_counter() - began
+
+    def _score_checkpoint(self, step: int) -> Scores:
+        _, tensors, state = self.checkpoints.load(step)
+        game = build_game(self.e, self.device)
+        unpack_game(game, tensors, state["game"], str(self.checkpoints.path(step)))
+        scores = self._score(self.e.metric.protocol, game, step)
+        self.log.say(f"best checkpoint, step {step}: {brief(scores.values)}")
+        return scores
+
+    def _warn(self, scores: Scores) -> None:
+        for warning in scores.warnings:
+            self.log.warn(warning)
+
+    def _samples(self) -> None:
+        try:
+            picture = samples.grid(samples.images(self.game.live, self.fixed_z))
+            samples.write_png(self.folder.samples / f"step-{self.step:09d}.png", picture)
+            self.log.image(self.step, picture)
+        except OSError as error:  # a picture is not worth a run
+            self.log.warn(f"samples/step-{self.step:09d}.png: {error.strerror or error}; training goes on")
+
+    def save(self) -> None:
+        """Commit a checkpoint. A full disk is tried again at the next one, ``SAVE_TRIES`` times."""
+        if self.saved == self.step:
+            return
+        self._clock()
+        tensors, state = pack_game(self.game)
+        try:
+            rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
+            self.checkpoints.save(self.step, tensors, rest)
+        except FloatingPointError as error:
+            raise Diverged(
+                str(error), "a weight or a statistic", f"the last good one is step {self.saved}"
+            ) from error
+        except EnvError as error:
+            self.failed_saves += 1
+            if self.saved < 0 or self.failed_saves >= SAVE_TRIES:
+                raise
+            self.log.warn(f"{error.mistakes[0]}; tried again at the next checkpoint")
+            return
+        self.saved, self.failed_saves = self.step, 0
+        self.log.flush()
+        best = self.progress["best"]
+        self.checkpoints.prune({best["step"]} if best else ())
+        self._write("running")
+
+    def _rescue(self) -> None:
+        """Save where a signal found the run; a diverged or unwritable state leaves the last good one."""
+        try:
+            self.save()
+        except GanlabError as error:
+            self.log.warn(f"{error.mistakes[0]}; the last checkpoint is step {self.saved}")
+
+    def _resume(self) -> None:
+        if not self.checkpoints.has_any():
+            return
+        step, tensors, state = self.checkpoints.load()
+        unpack_game(self.game, tensors, state["game"], str(self.checkpoints.path(step)))
+        self.step = self.saved = step
+        self.progress |= state["progress"]
+        threads = int(state["threads"])
+        if self.e.threads is None and threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        elif self.e.threads not in (None, threads):
+            logging.getLogger("ganlab").warning(
+                "threads: made with %d, asked %d; the rest is not bit-identical", threads, self.e.threads
+            )
+
+    # ---- the record ----------------------------------------------------------------------------------
+
+    def _identity(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        e, game = self.e, self.game
+        names = list(e.normalization)
+        return {
+            "format": 1,
+            "status": "running",
+            "name": str(self.folder.path),
+            "experiment": choices.get("experiment"),
+            "setting": e.setting,
+            "method": method_name(names, type(e.loss).__name__),
+            "dataset": choices.get("dataset", e.dataset.name),
+            "architecture": choices.get("architecture", type(e.architecture).__name__.lower()),
+            "loss": choices.get("loss", type(e.loss).__name__.lower()),
+            "normalization": names,
+            "seed": e.seed,
+            "steps": e.steps,
+            "step": self.step,
+            "scores": {},
+            "parameters": {"generator": size(game.generator), "discriminator": size(game.discriminator)},
+            "precision": e.precision,
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "git": git_revision(),
+            "data": {"name": self.images.name, "split": self.images.split, "images": len(self.images)},
+            "error": None,
+            "started": (read_json(self.folder.result) or {}).get("started") or now(),
+        }
+
+    def _clock(self) -> None:
+        self.progress["wall_s"] = self.begun_s + time.perf_counter() - self.began
+
+    def _write(self, status: str, error: str | None = None) -> None:
+        self._clock()
+        p = self.progress
+        scores = self.final or {k: p[k] for k in ("last", "best") if p[k]}
+        self.result |= {
+            "status": status,
+            "error": error,
+            "step": self.step,
+            "scores": scores,
+            "it_per_s": round(self.rate, 3),
+            "wall_s": round(p["wall_s"], 3),
+            "eval_share": round(p["eval_s"] / max(p["wall_s"], 1e-9), 4),
+            "peak_memory_mb": round(peak_memory_mb(self.device), 1),
+            "updated": now(),
+        }
+        write_json(self.folder.result, self.result)
