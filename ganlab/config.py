@@ -1,0 +1,173 @@
+"""YAML files and the command line -> one plain tree -> one ``Experiment``.
+
+``compose`` makes the tree, ``build`` the object; both list all mistakes at once. Hydra composes (groups,
+defaults lists, interpolation); keys, types and classes are checked against the constructors' signatures.
+``${oc.env:NAME}`` is read when a run is built, and kept as it stands in what is saved. Hydra itself is known
+to ``overrides.py`` (its grammar), ``composition.py`` and ``sweep.py`` alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ganlab import tree as trees
+from ganlab.composition import compose_raw, with_environment
+from ganlab.config_files import NAMED, find, groups, read
+from ganlab.errors import ConfigError, Mistake
+from ganlab.overrides import CommandLine, command_line
+from ganlab.tree import suggest
+
+REOPEN = ("metric.", "device", "threads", "data_memory_gb", "dataset.path")  # `evaluate` may change these
+
+
+class Composed(NamedTuple):
+    """A composed config.
+
+    tree: resolved and plain, to be built. saved: the same for a file, environment variables unread.
+    choices: group -> option (None: not chosen; a list for a group of several). overrides: ``key=value``, one
+    spelling for one meaning, sorted. text: YAML as composed, interpolations and named files as they stand.
+    files: the user's own that went in. also: the groups, for "did you mean".
+    """
+
+    tree: dict[str, Any]
+    saved: dict[str, Any]
+    choices: dict[str, Any]
+    overrides: list[str]
+    text: str
+    files: list[Path]
+    also: list[str]
+
+
+def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Composed:
+    """The config of one run; without an experiment and a dataset in ``overrides``, the demo's.
+
+    Raises ConfigError with every mistake of the overrides and the files; if there is one, the mistakes of the
+    values are listed too. Imports torch only then. ``config_dirs`` are joined by ``$GANLAB_CONFIGS``.
+    """
+    line = command_line(overrides, config_dirs)
+    wrong, composed = list(line.wrong), None
+    try:
+        composed = composed_from(line)
+    except ConfigError as error:
+        wrong += error.mistakes
+    if wrong and composed and "experiment" not in line.bad:  # what a dropped choice would bring is unknown
+        wrong += [m for m in mistakes(composed) if m.where.partition(".")[0] not in line.bad]
+    if wrong or composed is None:
+        raise ConfigError(dict.fromkeys(wrong))
+    return composed
+
+
+def mistakes(composed: Composed) -> list[Mistake]:
+    """All that is wrong with a composed tree; a key of a user's file is followed by that file and line."""
+    return [_with_file(m, composed.files) for m in trees.mistakes(composed.tree, also=composed.also)]
+
+
+def build(composed: Composed | dict[str, Any], where: str = "") -> Any:
+    """The object of a composed config, or of a plain tree that is the part ``where`` of one.
+
+    Raises ConfigError with all mistakes at once; a DataError or EnvError of a constructor comes through.
+    """
+    if isinstance(composed, dict):
+        return trees.build(composed, where=where)
+    try:
+        return trees.build(composed.tree, also=composed.also)
+    except ConfigError as error:
+        raise ConfigError(_with_file(m, composed.files) for m in error.mistakes) from None
+
+
+def reopen(
+    saved: Mapping[str, Any], overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The tree of a run's ``config.yaml``, ready to build, with other ways to score it (``REOPEN``).
+
+    ``metric.protocol=NAME`` and ``metric.extractor=NAME`` name files; ``metric=[is,fid]`` chooses scores.
+    Raises ConfigError with every mistake.
+    """
+    line = command_line(overrides, config_dirs, demo=False)
+    tree: dict[str, Any] = copy.deepcopy(dict(saved))
+    wrong = list(line.wrong)
+    for one in line.given:
+        if one.key == "metric" and isinstance(one.value, list):
+            found = [read(path)[0] for n in one.value if (path := find(f"metric/{n}", line.dirs))]
+            tree.setdefault("metric", {})["scores"] = {k: v for content in found for k, v in content.items()}
+        elif one.group or not one.key.startswith(REOPEN):
+            near = trees.nearest(one.key, trees.all_keys(tree)) or one.key
+            may = ", ".join(f"{k}*" if k.endswith(".") else k for k in REOPEN)
+            fix = (
+                f"did you mean {near!r}?" if near != one.key and near.startswith(REOPEN) else f"change {may}"
+            )
+            wrong.append(Mistake(one.key, "is settled, for the run is trained", fix))
+        else:
+            _put(tree, one.key, one.value)
+    wrong += _put_named(tree, line.dirs)
+    tree = with_environment(tree)
+    if wrong:
+        named = {m.where for m in wrong}
+        raise ConfigError([*wrong, *(m for m in trees.mistakes(tree) if m.where not in named)])
+    return tree
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    node: Any = tree
+    for name in parents:
+        if not isinstance(node.get(name), dict):
+            node[name] = {}
+        node = node[name]
+    node[last] = value
+
+
+def composed_from(line: CommandLine) -> Composed:
+    """Compose what is right on a command line. Raises ConfigError with the mistakes of the files."""
+    raw = compose_raw(line)
+    wrong = _put_named(raw.tree, line.dirs)
+    _put_named(raw.saved, line.dirs)
+    if wrong:
+        raise ConfigError(wrong)
+    choices: dict[str, Any] = {"experiment": None}
+    for group, options in raw.options.items():  # Hydra reads a list from its end
+        choices[group] = options[::-1] if line.defaults.get(group) else options[0]
+    choices.update({g: ["none"] for g, several in line.defaults.items() if several and g not in choices})
+    also = [g for g in line.known if "/" not in g and g not in NAMED.values()]
+    return Composed(raw.tree, raw.saved, choices, line.canonical(), raw.text, raw.files, also)
+
+
+def _put_named(tree: dict[str, Any], dirs: Sequence[Path]) -> list[Mistake]:
+    """Put the content of named files (``metric.protocol=NAME``) in the place of their names."""
+    wrong = []
+    metric = tree.get("metric")
+    if not isinstance(metric, dict):
+        return []
+    for key, folder in NAMED.items():
+        name = metric.get(key.partition(".")[2])
+        if name is None or isinstance(name, dict):
+            continue
+        options = groups(dirs).get(folder, [])
+        if str(name) in options and (path := find(f"{folder}/{name}", dirs)):
+            metric[key.partition(".")[2]] = read(path)[0]
+        else:
+            fix = suggest(str(name), options)
+            if re.search(r"[/\\]", str(name)):
+                fix = f"write the name of a file in {folder}/ of a --config-dir"
+            wrong.append(Mistake(key, f"there is no {name!r}", fix))
+    extractor, weights = metric.get("extractor"), metric.get("weights")
+    if isinstance(extractor, dict) and weights is not None and not wrong:
+        if "weights" in extractor:
+            extractor["weights"] = weights
+        else:
+            wrong.append(Mistake("metric.weights", "this extractor takes none", "leave it out"))
+    return wrong
+
+
+def _with_file(mistake: Mistake, files: Sequence[Path]) -> Mistake:
+    """Name the user's file, and its line, that most likely holds a wrong key."""
+    key = re.escape(mistake.where.rpartition(".")[2])
+    for path in reversed(files):
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+            if re.search(rf"(?:^|[\s{{,]){key}\s*:", line):
+                return mistake._replace(what=f"{mistake.what} ({path.name}:{number})")
+    return mistake
