@@ -101,8 +101,8 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that can move a number."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("ganlab", "torch", "torchvision", "numpy", "torch-fidelity", "hydra-core"):
+    found: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("ganlab", "torchvision", "numpy", "torch-fidelity", "hydra-core"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

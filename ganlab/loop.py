@@ -133,6 +133,7 @@ class Run:
             "best": None,
         }
         self.saved = -1
+        self.tally = Tally(0)
         self.failed_saves = 0
         self.rate = 0.0
         self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints)
@@ -186,16 +187,21 @@ class Run:
         self._write("running")
         if self.step == 0 and self.saved < 0:
             self.save()  # a full or read-only disk shows now, not hours later
+        if self.step == 0:
             self._samples()
         if self.e.eval_start and self.step == 0 and self.progress["evaluated"] < 0:
             self.evaluate()
-        elif self._due(self.e.eval_every) and self.progress["evaluated"] < self.step < self.e.steps:
+        elif (
+            self.step
+            and self._due(self.e.eval_every)
+            and self.progress["evaluated"] < self.step < self.e.steps
+        ):
             self.evaluate()  # a signal had cut this one short
 
     def _steps(self) -> None:
         e = self.e
         check = e.log_every or CHECK_EVERY
-        tally = Tally(self.step)
+        tally = self.tally
         mark, mark_step = time.perf_counter(), self.step
         while self.step < e.steps:
             rng.seed_default(self.device, e.seed, "train", 0, self.step)
@@ -317,6 +323,7 @@ class Run:
         if self.saved == self.step:
             return
         self._clock()
+        self.progress["tally"] = self.tally.state_dict(self.step)
         tensors, state = pack_game(self.game)
         try:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
@@ -351,6 +358,7 @@ class Run:
         unpack_game(self.game, tensors, state["game"], str(self.checkpoints.path(step)))
         self.step = self.saved = step
         self.progress |= state["progress"]
+        self.tally.load_state_dict(self.progress["tally"], self.device)
         threads = int(state["threads"])
         if self.e.threads is None and threads != torch.get_num_threads():
             torch.set_num_threads(threads)

@@ -30,20 +30,30 @@ class Tally:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self.count += 1
 
-    def means(self, step: int) -> dict[str, float]:
-        """Means since the last call. Raises Diverged naming the term and the steps."""
-        if not self.count:
+    def read(self, step: int) -> dict[str, float]:
+        """The sums. Raises Diverged naming the first term that is not finite, and the steps."""
+        if not self.sums:
             return {}
-        values = (torch.stack([s.float() for s in self.sums.values()]) / self.count).tolist()
-        means = dict(zip(self.sums, values, strict=True))
-        first, self.start = self.start + 1, step
-        self.sums, self.count = {}, 0
-        for name, value in means.items():
+        sums = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
+        for name, value in sums.items():
             if not math.isfinite(value):
-                raise Diverged(
-                    f"loss {name}", f"not finite between steps {first} and {step}", "see LOSSES in README"
-                )
+                what = f"not finite between steps {self.start + 1} and {step}"
+                raise Diverged(f"loss {name}", what, "its last good checkpoint and its scores are kept")
+        return sums
+
+    def means(self, step: int) -> dict[str, float]:
+        """Means since the last call; starts anew. Raises Diverged."""
+        means = {name: value / self.count for name, value in self.read(step).items()}
+        self.start, self.sums, self.count = step, {}, 0
         return means
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """For the checkpoint, so that a resumed run logs the same means. Raises Diverged."""
+        return {"start": self.start, "count": self.count, "sums": self.read(step)}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.start, self.count = int(state["start"]), int(state["count"])
+        self.sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
 
 
 def size(net: nn.Module) -> int:

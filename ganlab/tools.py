@@ -1,0 +1,152 @@
+"""What is done with a finished or running run: scoring a checkpoint again, and drawing samples from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganlab import config, samples
+from ganlab.checkpoint import Checkpoints
+from ganlab.disk import read_json, write_json
+from ganlab.errors import CheckpointError, ConfigError, DataError
+from ganlab.evaluate import Evaluator
+from ganlab.experiment import Experiment
+from ganlab.facts import device_name, find_device, git_revision, now, set_precision, versions
+from ganlab.fakes import fakes
+from ganlab.paths import cache_dir
+from ganlab.record import brief, entry
+from ganlab.run_folder import RunFolder
+from ganlab.setup import build_game, unpack_game
+from ganlab.signals import StopFlag
+from ganlab.step import Game
+
+
+def open_run(
+    run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()
+) -> tuple[RunFolder, Experiment]:
+    """A run folder and its experiment, with other ways to score it where ``overrides`` say so.
+
+    Raises DataError if the folder is no run's, ConfigError with every mistake.
+    """
+    folder = RunFolder(run)
+    saved = folder.read_config()
+    if saved is None:
+        raise DataError(run, "is not a run folder: it has no config.yaml", "name a folder under outputs/")
+    return folder, config.build(config.reopen(saved, overrides, config_dirs))
+
+
+def restore(folder: RunFolder, e: Experiment, checkpoint: str, device: torch.device) -> tuple[Game, int]:
+    """The players as a checkpoint has them, and its step. ``checkpoint``: ``last``, ``best`` or a step.
+
+    Reads only: the run may still be training. Raises CheckpointError, ConfigError.
+    """
+    checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
+    step: int | None = None
+    if checkpoint == "best":
+        best = ((read_json(folder.result) or {}).get("scores") or {}).get("best")
+        if not best:
+            raise CheckpointError(
+                str(folder.path), "has no scores yet, so no best checkpoint", "use checkpoint=last"
+            )
+        step = int(best["step"])
+    elif checkpoint.isdecimal():
+        step = int(checkpoint)
+    elif checkpoint != "last":
+        raise ConfigError("checkpoint", f"{checkpoint!r} is not last, best or a step", "use checkpoint=last")
+    there = checkpoints.steps()
+    if step is not None and step not in there:
+        kept = ", ".join(map(str, there)) or "none"
+        raise CheckpointError(str(folder.path), f"has no checkpoint of step {step}", f"it has {kept}")
+    step, tensors, state = checkpoints.load(step, quarantine=False)
+    game = build_game(e, device)
+    unpack_game(game, tensors, state["game"], str(checkpoints.path(step)))
+    return game, step
+
+
+def evaluate_run(
+    run: str, overrides: Sequence[str], checkpoint: str = "last", config_dirs: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Score a checkpoint under the protocol and extractor asked for; print it and keep it in the run folder.
+
+    Written to ``evaluations/step-N-PROTOCOL.json``; returns the same. Raises DataError naming the smallest
+    number of images where a metric can't be computed.
+    """
+    folder, e = open_run(run, overrides, config_dirs)
+    device = find_device(e.device)
+    set_precision("fp32", device, False)
+    if e.threads:
+        torch.set_num_threads(e.threads)
+    evaluator = Evaluator(
+        e.metric.extractor, e.metric.scores, e.metric.protocol, e.dataset, device, cache_dir()
+    )
+    evaluator.check()
+    game, step = restore(folder, e, checkpoint, device)
+
+    def draw(n: int, random: torch.Generator) -> tuple[Tensor, None]:
+        return game.prior(n, game.z_dim, device, random), None
+
+    with StopFlag():  # nothing to save: a signal ends it at once
+        scores = evaluator.score(
+            fakes(game.live, draw, e.metric.protocol),
+            step=step,
+            generator="raw" if game.average is None else "ema",
+            strict=True,
+        )
+    for warning in scores.warnings:
+        print(f"ganlab: warning: {warning}")
+    told = {
+        **entry(scores),
+        "checkpoint": checkpoint,
+        "device": device_name(device),
+        "versions": versions(),
+        "git": git_revision(),
+        "when": now(),
+    }
+    name = f"step-{step:09d}-{scores.record['protocol']}-{scores.protocol_id}.json"
+    target = folder.path / "evaluations" / name
+    target.parent.mkdir(exist_ok=True)
+    write_json(target, told)
+    print(f"{run} step {step}: {brief(scores.values)}")
+    print(f"protocol {scores.record['protocol']} {scores.protocol_id}, {scores.seconds:.1f} s -> {target}")
+    return told
+
+
+def sample_run(
+    run: str,
+    out: str | None = None,
+    n: int = 64,
+    seed: int = 0,
+    checkpoint: str = "last",
+    columns: int = 8,
+    interpolations: int = 8,
+    singles: bool = True,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """``grid.png``, single PNGs and ``interpolation.png`` of a checkpoint's G, in ``out``; returns that folder.
+
+    ``out`` None: ``RUN/samples/step-N-seedS``. Rows of the interpolation: ``interpolations`` pairs of latents,
+    ``columns`` images each, along the great circle.
+    """
+    folder, e = open_run(run, overrides)
+    device = find_device(e.device)
+    set_precision("fp32", device, False)
+    game, step = restore(folder, e, checkpoint, device)
+    place = Path(out) if out else folder.samples / f"step-{step:09d}-seed{seed}"
+    z = samples.latents(e.prior, game.z_dim, n, device, seed, 1)
+    images = samples.images(game.live, z)
+    samples.write_png(place / "grid.png", samples.grid(images, columns))
+    if singles:
+        for i, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
+            samples.write_png(place / f"{i:05d}.png", image)
+    if interpolations:
+        ends = samples.latents(e.prior, game.z_dim, 2 * interpolations, device, seed, 2)
+        way = samples.interpolate(ends[:interpolations], ends[interpolations:], columns)
+        samples.write_png(place / "interpolation.png", samples.grid(samples.images(game.live, way), columns))
+    meta: Mapping[str, Any] = {"run": run, "step": step, "n": n, "seed": seed, "when": now()}
+    write_json(place / "samples.json", meta)
+    print(f"{n} samples of {run} at step {step} -> {place}")
+    return place

@@ -1,0 +1,94 @@
+"""Small parts that many tests play with: a tiny experiment, an extractor of eight numbers, the shared data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ganlab.data.digits import Digits
+from ganlab.experiment import Experiment, Scoring
+from ganlab.extractors.base import Extractor, check_images
+from ganlab.losses import Hinge
+from ganlab.metrics.fid import FID
+from ganlab.metrics.inception_score import InceptionScore
+from ganlab.metrics.protocol import Protocol
+from ganlab.nets.cnn import CNN
+from ganlab.priors import Normal
+from ganlab.types import Features
+from ganlab.weight_norms import SpectralNorm
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+class MeanExtractor(Extractor):
+    """Eight numbers of an image: means of its four quarters, and of their squares. Deterministic and instant."""
+
+    name, suffix, feature_dim, num_classes = "mean", "_mean", 8, 4
+
+    def identity(self) -> dict[str, str | int | float]:
+        return {"name": "mean"}
+
+    def check(self) -> None:
+        pass
+
+    def to(self, device: torch.device | str) -> MeanExtractor:
+        return self
+
+    def __call__(self, images: Tensor) -> Features:
+        check_images(images)
+        quarters = torch.nn.functional.adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 255, 2)
+        flat = quarters.flatten(1)
+        return Features(torch.cat([flat, flat.square()], 1), flat * 4)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Bit-identity holds for one thread count; one is the same on every machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Experiment]:
+    """Makes tiny experiments on 16x16 digits: a fraction of a second for a dozen steps."""
+    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
+
+    def make(**changes: Any) -> Experiment:
+        protocol = Protocol(name="tiny", is_n_fake=64, is_splits=1, fid_n_fake=64, batch_size=64)
+        values: dict[str, Any] = {
+            "dataset": Digits(resolution=16),
+            "architecture": CNN(width=0.05, z_dim=8),
+            "normalization": {"sn": SpectralNorm()},
+            "loss": Hinge(),
+            "prior": Normal(),
+            "optimizer": functools.partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999)),
+            "metric": Scoring(MeanExtractor(), protocol, {"is": InceptionScore(), "fid": FID()}),
+            "steps": 12,
+            "batch_size": 8,
+            "device": "cpu",
+            "log_every": 2,
+            "save_every": 4,
+            "eval_every": 6,
+            "run_dir": str(tmp_path / "run"),
+            "threads": 1,
+        }
+        return Experiment(**values | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cifar_archive() -> Path:
+    """The real CIFAR-10 images as JPEG; the test is skipped where they are absent."""
+    path = SHARED / "cifar10-jpeg.tar.xz"
+    if not path.is_file():
+        pytest.skip(f"needs the CIFAR-10 images at {path.parent.name}/{path.name} beside the checkout")
+    return path
