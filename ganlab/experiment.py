@@ -44,7 +44,9 @@ class Scoring:
         weights: str | None = None,
     ) -> None:
         self.extractor, self.protocol, self.scores = extractor, protocol, scores
-        self.progress, self.weights = progress or protocol, weights
+        self.weights = weights
+        same = progress is None or progress.record() == protocol.record()
+        self.progress = protocol if progress is None or same else progress  # one object where they agree
 
 
 class Experiment:

@@ -1,0 +1,137 @@
+"""Every YAML file under configs/ composes, builds, and plays a round; a new file is tested by being there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ganlab import config
+from ganlab.experiment import Experiment
+from ganlab.facts import run_path
+from ganlab.setup import build_game, pack_game, unpack_game
+from ganlab.step import play_round
+from ganlab.types import Batch
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+FILES = sorted(p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml"))
+PLAYED = ("architecture", "normalization", "loss", "prior", "setting", "experiment")
+SMALL = ["architecture.width=0.04", "batch_size=4", "g_batch_size=null", "steps=4", "device=cpu"]
+
+
+def composed(*overrides: str) -> Experiment:
+    built = config.build(config.compose(list(overrides)))
+    assert isinstance(built, Experiment)
+    return built
+
+
+def options(group: str) -> list[str]:
+    return [f.stem for f in FILES if f.parts[0] == group and len(f.parts) == 2]
+
+
+def play(e: Experiment) -> dict[str, float]:
+    torch.manual_seed(0)
+    game = build_game(e, torch.device("cpu"))
+    before = [p.detach().clone() for net in (game.discriminator, game.generator) for p in net.parameters()]
+    x = torch.rand(e.batch_size, *e.shape) * 2 - 1
+    told = play_round(game, lambda: Batch(x), e.lr_factor(0))
+    after = [p for net in (game.discriminator, game.generator) for p in net.parameters()]
+    moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert sum(moved) > 0.8 * len(moved), "both players learn"
+    # the state survives the way to a checkpoint and back
+    again = build_game(e, torch.device("cpu"))
+    unpack_game(again, *pack_game(game), "here")
+    for key, value in pack_game(again)[0].items():
+        assert torch.equal(value, pack_game(game)[0][key]), key
+    return {name: float(value) for name, value in told.items()}
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in PLAYED for o in options(g)])
+def test_every_choice_plays_a_round(group: str, option: str) -> None:
+    plus = "+" if group == "experiment" else ""
+    # any images of the right shape will do: the datasets' own files are tested with their loaders
+    digits = ["dataset=digits", "dataset.channels=3"] if group == "experiment" and option != "digits" else []
+    told = play(composed(f"{plus}{group}={option}", *digits, *SMALL))
+    assert {"d", "g"} <= set(told)
+    assert all(torch.isfinite(torch.tensor(v)) for v in told.values()), told
+
+
+@pytest.mark.parametrize("option", options("dataset"))
+def test_every_dataset_builds(option: str) -> None:
+    path = ["dataset.path=nowhere"] if option == "folder" else []
+    e = composed(f"dataset={option}", *path, *SMALL)
+    assert e.shape.channels in (1, 3)
+    e.architecture.check(e.shape)
+
+
+@pytest.mark.parametrize("option", options("protocol"))
+@pytest.mark.parametrize("extractor", options("extractor"))
+def test_every_protocol_and_extractor_builds(option: str, extractor: str) -> None:
+    metrics = ",".join(options("metric"))
+    e = composed(f"metric.protocol={option}", f"metric.extractor={extractor}", f"metric=[{metrics}]")
+    assert e.metric.protocol.name == option
+    assert e.metric.extractor.name == extractor
+    assert set(e.metric.scores) == set(options("metric"))
+
+
+def test_normalizations_combine() -> None:
+    told = play(composed("normalization=[sn,gp,orthonormal]", *SMALL))
+    assert {"gp", "orthonormal"} <= set(told)
+
+
+def test_settings_are_table_1() -> None:
+    table = {
+        "A": (1e-4, 0.5, 0.9, 5),
+        "B": (1e-4, 0.5, 0.999, 1),
+        "C": (2e-4, 0.5, 0.999, 1),
+        "D": (1e-3, 0.5, 0.9, 5),
+        "E": (1e-3, 0.5, 0.999, 5),
+        "F": (1e-3, 0.9, 0.999, 5),
+    }
+    for name, (lr, beta1, beta2, d_steps) in table.items():
+        e = composed(f"setting={name}")
+        (group,) = e.optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
+        assert (group["lr"], *group["betas"], e.d_steps) == (lr, beta1, beta2, d_steps)
+        assert e.setting == name
+
+
+def test_the_command_line_beats_the_experiment() -> None:
+    e = composed("+experiment=sngan_cifar", "setting=B", "normalization=gp", "loss=wasserstein")
+    assert (e.setting, list(e.normalization), type(e.loss).__name__) == ("B", ["gp"], "Wasserstein")
+    assert (e.steps, e.architecture.width, e.metric.protocol.name) == (100_000, 1.0, "sngan_paper")  # type: ignore[attr-defined]
+
+
+def test_the_resnet_row_is_the_papers() -> None:
+    e = composed("+experiment=sngan_cifar_resnet")
+    (group,) = e.optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    assert (group["lr"], *group["betas"]) == (2e-4, 0.0, 0.9)
+    assert (e.d_steps, e.batch_size, e.g_batch_size, e.dequantize, e.lr_decay) == (5, 64, 128, True, "linear")
+
+
+def test_without_arguments_it_is_the_demo() -> None:
+    made = config.compose([])
+    assert run_path(made.choices, made.overrides, "C", 0) == Path("outputs/digits/C-s0")
+
+
+@pytest.mark.parametrize("option", [o for o in options("experiment") if o != "digits"])
+def test_experiment_headers_name_paper_table_score_and_command(option: str) -> None:
+    text = (CONFIGS / "experiment" / f"{option}.yaml").read_text()
+    header = text[: text.index("defaults:")]
+    assert header.startswith("# @package _global_")
+    assert re.search(r"arXiv:\d{4}\.\d{5}", header)
+    assert re.search(r"(Table|Figure) \d", header)
+    assert "Protocol" in header
+    assert f"ganlab train +experiment={option}" in header
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(f) for f in FILES])
+def test_every_file_says_what_it_is(file: Path) -> None:
+    text = (CONFIGS / file).read_text()
+    first = next(line for line in text.splitlines() if not line.startswith("# @package"))
+    assert first.startswith("#"), "a header first"
+    yaml.safe_load(text)
+    for line in text.splitlines():
+        assert len(line) <= 130
