@@ -251,7 +251,8 @@ def test_digest_is_of_what_moves_the_number() -> None:
     assert digest(small(batch_size=7).record()) == digest(base) == digest(small(name="other").record())
     moved: dict[str, object] = {
         "is_n_fake": 99, "is_splits": 2, "fid_n_fake": 99, "fid_n_real": 5, "real_split": "test",
-        "kid_subsets": 5, "kid_subset_size": 49, "kid_n_real": 99, "quantize": "truncate", "bn": "batch", "seed": 1,
+        "kid_subsets": 5, "kid_subset_size": 49, "kid_n_real": 99, "quantize": "truncate",
+        "bn": "batch", "seed": 1,
     }  # fmt: skip
     assert set(moved) | {"name", "batch_size"} == set(parameters(Protocol))
     for key, value in moved.items():

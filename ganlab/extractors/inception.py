@@ -1,0 +1,179 @@
+"""The 2015 Inception network, in torch-fidelity's port: the features behind published IS, FID and KID.
+
+Network, TF1 bilinear resize to 299x299 and weights file are torch-fidelity's; features are the 2048 pooled
+ones and the 1008 logits without bias, as in the original Inception Score code. The weights are read by
+torch's ``weights_only`` reader alone, and only after their checksum was compared.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ganlab.download import NotFetched, fetch, sha256
+from ganlab.errors import EnvError
+from ganlab.extractors.base import Extractor, check_images, exact_fp32
+from ganlab.paths import cache_dir
+from ganlab.schema import checked
+from ganlab.types import Features
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+SHA256 = "6726825d"  # its beginning, which the file's name states (torch hub's convention)
+SIZE_MB = 95.7
+LAYERS = ("2048", "logits_unbiased")
+ADVICE = "or score offline with metric.extractor=cifar, whose scores have names of their own"
+
+
+def places() -> list[Path]:
+    """Where the weights are looked for, in this order: torch hub's folder, then ganlab's cache."""
+    return [Path(torch.hub.get_dir()) / "checkpoints" / FILE, cache_dir() / "weights" / FILE]
+
+
+class Inception(Extractor):
+    """torch-fidelity's ``inception-v3-compat``: layers ``2048`` and ``logits_unbiased``.
+
+    weights: a file of your own (the official one, or another: then its scores are marked
+    ``weights_official: false``). None: torch hub's folder, ganlab's cache, or a download into the latter.
+    download: whether it may be downloaded; ``GANLAB_OFFLINE=1`` forbids it too.
+    The constructor reads nothing; ``check`` does.
+    """
+
+    name = "inception"
+    suffix = ""
+    feature_dim = 2048
+    num_classes = 1008
+
+    @checked
+    def __init__(self, weights: str | None = None, download: bool = True) -> None:
+        self.weights, self.download = weights, download
+        self._device = torch.device("cpu")
+        self._net: nn.Module | None = None
+        self._sha256 = ""
+
+    def identity(self) -> dict[str, str | int | float]:
+        self._load()
+        official = self._sha256.startswith(SHA256)
+        return {
+            "name": self.name,
+            "weights": self._sha256,
+            "weights_official": official,
+            "layer": "+".join(LAYERS),
+            "resize": "tf1-bilinear-299",
+        }
+
+    def check(self) -> None:
+        self._load()
+
+    def to(self, device: torch.device | str) -> Self:
+        self._device = torch.device(device)
+        if self._net is not None:
+            self._place(self._net)
+        return self
+
+    def __call__(self, images: Tensor) -> Features:
+        check_images(images)
+        net = self._load()
+        with exact_fp32(self._device.type):
+            pool, logits = net(images.to(self._device, non_blocking=True))
+        return Features(pool, logits)
+
+    def _load(self) -> nn.Module:
+        if self._net is None:
+            path, self._sha256 = self._find()
+            self._net = self._place(build(path))
+        return self._net
+
+    def _place(self, net: nn.Module) -> nn.Module:
+        # on a CPU channels last is 1.4 times faster; on a GPU fp32 without TF32 gains nothing from it
+        layout = torch.channels_last if self._device.type == "cpu" else torch.contiguous_format
+        return net.to(self._device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+    def _find(self) -> tuple[Path, str]:
+        """The weights file and its sha256. Raises EnvError, one line."""
+        if self.weights is not None:
+            path = Path(self.weights).expanduser()
+            return path, checksum(path, "metric.weights")
+        for path in places():
+            if path.is_file():
+                return verified(path)
+        target, reason = places()[-1], "it may not be downloaded (metric.extractor.download=false)"
+        if os.environ.get("GANLAB_OFFLINE", "0") not in ("", "0"):
+            reason = "GANLAB_OFFLINE is set"
+        elif self.download:
+            reason = "it could not be downloaded ({})"
+            try:
+                told = logging.getLogger("ganlab")
+                told.warning("downloading %s (%s MB) to %s", FILE, SIZE_MB, target.parent)
+                fetch(url(), target, SHA256)
+                return verified(target)
+            except NotFetched as e:
+                reason = reason.format(e)
+        raise EnvError(
+            "metric.weights",
+            f"{FILE} ({SIZE_MB} MB, sha256 {SHA256}...) is not on this machine and {reason}",
+            f"put the file into {target.parent} or give metric.weights=PATH, {ADVICE}",
+        )
+
+
+def url() -> str:
+    """Where torch-fidelity publishes the file."""
+    return str(port().URL_INCEPTION_V3)
+
+
+def port() -> Any:
+    """torch-fidelity's module, imported late: it takes seconds. Raises EnvError if it can't be."""
+    try:
+        from torch_fidelity import feature_extractor_inceptionv3
+    except (ImportError, RuntimeError) as e:  # RuntimeError: torchvision of another build than torch
+        fix = f"install torch-fidelity and a torchvision that fits torch {torch.__version__}, {ADVICE}"
+        raise EnvError("torch_fidelity", f"can't be imported ({e})", fix) from e
+    return feature_extractor_inceptionv3
+
+
+def checksum(path: Path, where: str) -> str:
+    """sha256 of a file. Raises EnvError at ``where``."""
+    try:
+        return sha256(path)
+    except OSError as e:
+        fix = f"give the path of {FILE} ({SIZE_MB} MB, sha256 {SHA256}...), {ADVICE}"
+        raise EnvError(where, f"{path}: {e.strerror or e}", fix) from e
+
+
+def verified(path: Path) -> tuple[Path, str]:
+    """A file that claims to be the official one, and its sha256. Raises EnvError if it is not."""
+    found = checksum(path, str(path))
+    if not found.startswith(SHA256):
+        what = f"damaged or another file: sha256 {found[:8]}..., not {SHA256}..."
+        raise EnvError(str(path), what, f"delete it and it is fetched again, {ADVICE}")
+    return path, found
+
+
+def build(path: Path) -> nn.Module:
+    """The frozen network with the weights of ``path``; torch's default generators stay as they are.
+
+    Raises EnvError if they are not weights of this network.
+    """
+    module = port()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        # torch-fidelity unpickles the file that it is given: give it tensors that we wrote ourselves
+        clean = io.BytesIO()
+        torch.save({str(k): v for k, v in state.items() if isinstance(v, Tensor)}, clean)
+        clean.seek(0)
+        with torch.random.fork_rng(devices=[]):  # layers initialise themselves before weights are loaded
+            net = module.FeatureExtractorInceptionV3(
+                "inception-v3-compat", list(LAYERS), feature_extractor_weights_path=clean
+            )
+    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as e:
+        why = (str(e) or type(e).__name__).splitlines()[0]
+        what = f"not weights of the 2015 Inception network ({why:.100})"
+        raise EnvError(str(path), what, f"give {FILE} ({SIZE_MB} MB, sha256 {SHA256}...), {ADVICE}") from e
+    assert isinstance(net, nn.Module)
+    return net

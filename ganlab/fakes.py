@@ -1,0 +1,97 @@
+"""Generated images as bytes, for scores and pictures, leaving the generator as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ganlab.metrics.base import MetricError, Protocol
+
+CHUNK = 500  # generated images per random stream: changing it moves every score
+T = TypeVar("T")
+Generate = Callable[[int, int, torch.Generator], Tensor]
+Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]
+
+
+class Pieces:
+    """Runs a function over the first axis in pieces of at most ``size``; halves them when memory runs out."""
+
+    def __init__(self, size: int, warn: Callable[[str], None] | None = None) -> None:
+        self.size, self.warn = size, warn
+
+    def __call__(self, function: Callable[[Tensor], T], x: Tensor) -> Iterator[T]:
+        """``function`` of each piece of ``x``, in order. Raises MetricError if one row is too much."""
+        start = 0
+        while start < len(x):
+            piece, found = x[start : start + self.size], None
+            # not handled in here: the exception would keep the memory it ran out of
+            with contextlib.suppress(torch.OutOfMemoryError):
+                found = function(piece)
+            if found is not None:
+                start += len(piece)
+                yield found
+                continue
+            if len(piece) == 1:
+                raise MetricError("the device has no memory for one image")
+            self.size = len(piece) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self.warn:
+                self.warn(f"out of memory while scoring; batches of {self.size} from here on")
+
+
+def fakes(g: nn.Module, draw: Draw, protocol: Protocol, batch_size: int = CHUNK) -> Generate:
+    """A ``generate`` for ``Evaluator.score`` from G and ``draw(n, random) -> (z, y or None)``.
+
+    G runs in evaluation mode in batches of at most ``batch_size``, halved when memory runs out (with
+    ``bn=batch`` in whole chunks: the statistics are theirs), and is left as it was.
+    """
+    pieces = Pieces(CHUNK if protocol.bn == "batch" else batch_size)
+
+    def generate(n: int, start: int, random: torch.Generator) -> Tensor:
+        z, y = draw(n, random)
+
+        def some(rows: Tensor) -> Tensor:
+            return to_bytes(g(z[rows], None if y is None else y[rows]), protocol.quantize)
+
+        with torch.no_grad(), evaluating(g, protocol.bn):
+            if protocol.bn == "batch":
+                return some(torch.arange(n, device=z.device))
+            return torch.cat(list(pieces(some, torch.arange(n, device=z.device))))
+
+    return generate
+
+
+def to_bytes(x: Tensor, how: Literal["round", "truncate"] = "round") -> Tensor:
+    """[-1, 1] to 0..255, uint8: 127.5 x + 127.5, clipped. Raises MetricError if ``x`` is not finite."""
+    if not bool(torch.isfinite(x).all()):
+        raise MetricError("the generator's images are not finite")
+    x = (x.float() * 127.5 + 127.5).clamp(0, 255)
+    return (x.round() if how == "round" else x).to(torch.uint8)
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module, bn: Literal["running", "batch"] = "running") -> Iterator[None]:
+    """Inside: ``net`` in evaluation mode; ``batch``: batch normalisation by the batch's own statistics.
+
+    Modes and running averages are as before afterwards.
+    """
+    modes = [(m, m.training) for m in net.modules()]
+    norms = (
+        [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if bn == "batch" else []
+    )
+    running = [(m, m.running_mean, m.running_var) for m in norms]
+    try:
+        net.eval()
+        for m in norms:
+            m.running_mean = m.running_var = None  # without averages, evaluation mode uses the batch's
+        yield
+    finally:
+        for m, mean, var in running:
+            m.running_mean, m.running_var = mean, var
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,155 @@
+"""Statistics of the real images, computed once and cached by content.
+
+A cache file's name is the sha256 of what its numbers depend on: the images' fingerprint, how many were
+drawn and by which seed, the extractor's identity. Never a name that a person gave. What is read is checked
+against its own checksum; a cache that can't be read or written costs time, never a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ganlab import rng
+from ganlab.disk import Lock, write_atomic
+from ganlab.errors import EnvError, RunInUse
+from ganlab.metrics.base import Moments, Protocol, Reference, square_root
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ganlab.data.base import ImageSet
+
+FORMAT = 1
+TENSORS = ("cov", "mean", "pool", "root")
+
+
+def cache_key(images: ImageSet, protocol: Protocol, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the statistics depend on, as plain values."""
+    n = protocol.fid_n_real or len(images)
+    kept = min(n, protocol.kid_n_real)
+    drawn = n < len(images) or kept < n
+    return {
+        "format": FORMAT,
+        "fingerprint": images.fingerprint,
+        "n_real": n,
+        "n_kept": kept,
+        "seed": protocol.seed if drawn else None,
+        "extractor": identity,
+    }
+
+
+def rows_of(n: int, total: int, seed: int, counter: int) -> Tensor:
+    """Which ``n`` of ``total``: all, or drawn without replacement; int64 (n,), ascending."""
+    if n >= total:
+        return torch.arange(total)
+    drawn = torch.randperm(total, generator=rng.generator("cpu", seed, "metric", counter))[:n]
+    return drawn.sort().values
+
+
+def compute(
+    images: ImageSet, protocol: Protocol, extract: Callable[[npt.NDArray[np.uint8]], Tensor]
+) -> Reference:
+    """Statistics of ``protocol.fid_n_real`` images; ``extract`` makes pooled features (B, D) of a few.
+
+    Moments are summed piece by piece, so only the kept features take memory. Raises MetricError.
+    """
+    key = cache_key(images, protocol, {})
+    n = key["n_real"]
+    rows = rows_of(n, len(images), protocol.seed, 0)
+    kept = torch.zeros(n, dtype=torch.bool)
+    kept[rows_of(key["n_kept"], n, protocol.seed, 1)] = True
+    collected, pools, step = Moments(), [], max(protocol.batch_size, 500)
+    for start in range(0, n, step):
+        pool = extract(images.images[rows[start : start + step].numpy()])
+        collected.add(pool)
+        pools.append(pool[kept[start : start + step].to(pool.device)].cpu())
+    mean, cov = collected.result()
+    return Reference(n, mean.cpu(), cov.cpu(), square_root(cov).cpu(), torch.cat(pools))
+
+
+class Cache:
+    """Reference statistics in ``folder``; ``warn`` hears of what went wrong with it."""
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+        self.folder, self.warn = folder, warn
+
+    def get(self, key: dict[str, Any]) -> Reference | None:
+        """What was stored under ``key``, or None if it is not there or damaged."""
+        from safetensors import safe_open
+
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                told = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in TENSORS}
+            if told.get("sha256") != checksum(tensors) or json.loads(told["key"]) != key:
+                raise ValueError("its checksum or key is wrong")
+            return Reference(n=key["n_real"], **tensors)
+        except Exception as e:  # whatever a damaged file provokes: it is only a cache
+            self.warn(f"{path}: unusable cached reference statistics ({e}); computing them again")
+            return None
+
+    def put(self, key: dict[str, Any], reference: Reference) -> None:
+        """Store atomically: the safetensors file, and beside it a JSON page that tells people what it is."""
+        from safetensors.torch import save
+
+        tensors = {name: getattr(reference, name).contiguous() for name in TENSORS}
+        told = {"key": json.dumps(key, sort_keys=True), "sha256": checksum(tensors)}
+        path = self._path(key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, save(tensors, metadata=told))
+            page = {"file": path.name, "sha256_of_tensors": told["sha256"], **key}
+            write_atomic(
+                path.with_suffix(".json"), json.dumps(page, indent=1, sort_keys=True).encode() + b"\n"
+            )
+        except (OSError, EnvError) as e:
+            self.warn(f"{self.folder}: reference statistics are not cached ({e.__cause__ or e})")
+
+    @contextlib.contextmanager
+    def turn(self, key: dict[str, Any], poll: Callable[[], None] | None = None) -> Iterator[None]:
+        """Wait for others who compute the same, so that a grid of runs does it once; ``poll`` meanwhile.
+
+        Where no lock can be had, everybody computes: that is only slower.
+        """
+        lock = None
+        while lock is None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = Lock(self._path(key).with_suffix(".lock"))
+            except RunInUse:
+                if poll:
+                    poll()
+                time.sleep(0.2)
+            except (OSError, EnvError):
+                break
+        try:
+            yield
+        finally:
+            if lock:
+                lock.release()
+
+    def _path(self, key: dict[str, Any]) -> Path:
+        text = json.dumps(key, sort_keys=True, separators=(",", ":"))
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,360 @@
+"""The Inception extractor with random weights in a file: against torch-fidelity, and how the file is had."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ganlab import download, evaluate
+from ganlab.data.base import Dataset, ImageSet, fingerprint
+from ganlab.errors import EnvError, GanlabError
+from ganlab.extractors import inception
+from ganlab.extractors.inception import FILE, Inception
+from ganlab.metrics.fid import FID
+from ganlab.metrics.inception_score import InceptionScore
+from ganlab.metrics.kid import KID
+from ganlab.metrics.protocol import Protocol
+
+N = 10
+
+
+def pictures(seed: int, n: int = N, side: int = 32) -> Tensor:
+    """Smooth random colour images, uint8 (n, 3, side, side)."""
+    g = torch.Generator().manual_seed(seed)
+    small = torch.rand(n, 3, 5, 5, generator=g) * (0.5 + 0.5 * torch.rand(n, 1, 1, 1, generator=g))
+    return (
+        (torch.nn.functional.interpolate(small, size=(side, side), mode="bicubic") * 255).clamp(0, 255).byte()
+    )
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random weights whose batch norms suit them, so that features differ from image to image."""
+    module = inception.port()
+    kind = module.FeatureExtractorInceptionV3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", lambda *a, **k: {})
+        patch.setattr(kind, "load_state_dict", lambda self, state: None)
+        net = kind("random", list(inception.LAYERS))
+    g = torch.Generator().manual_seed(0)
+    for m in net.modules():
+        if isinstance(m, torch.nn.Conv2d):
+            m.weight.normal_(0, (2 / m.weight[0].numel()) ** 0.5, generator=g)
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.momentum = 1.0
+    net.fc.weight.normal_(0, 0.1, generator=g)
+    net.train()(pictures(99, 8))
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save(net.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def official(weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The random file plays the official one; both places are empty folders."""
+    found = download.sha256(weights)
+    monkeypatch.setattr(inception, "SHA256", found[:8])
+    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(inception, "build", lambda path: torch.nn.Identity())
+    return found
+
+
+def line(error: pytest.ExceptionInfo[GanlabError]) -> str:
+    (mistake,) = error.value.mistakes
+    return str(mistake)
+
+
+# --- the numbers
+
+
+class Plain(torch.utils.data.Dataset[Tensor]):
+    """Images as torch-fidelity wants them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.images[i]
+
+
+class Fixed(Dataset):
+    """A dataset of given images."""
+
+    name, split, resolution, channels = "fixed", "train", 32, 3
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images.numpy()
+
+    def splits(self) -> tuple[str, ...]:
+        return ("train",)
+
+    def load(self, *, split: str | None = None) -> ImageSet:
+        return ImageSet(self.images, None, [], fingerprint(self.images, None), self.name, "train")
+
+
+def off(mine: Tensor, wanted: Tensor) -> float:
+    """Relative distance."""
+    return float((mine - wanted).norm() / wanted.norm())
+
+
+def test_features_equal_torch_fidelity_in_every_batch_size(weights: Path) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    theirs = FeatureExtractorInceptionV3(
+        "x", list(inception.LAYERS), feature_extractor_weights_path=str(weights)
+    )
+    before = torch.get_rng_state()
+    ours = Inception(weights=str(weights))
+    x = torch.cat([pictures(1, 5), pictures(2, 1, 48)[:, :, :32, :32]])
+    pool, logits = ours(x)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (pool.shape, logits.shape) == ((6, 2048), (6, 1008))
+    assert pool.dtype == logits.dtype == torch.float32
+    with torch.no_grad():
+        want_pool, want_logits = theirs(x)
+    assert float(want_pool.std(0).mean()) > 0.1  # the features do tell the images apart
+    alone = torch.cat([ours(x[i : i + 1]).pool for i in range(2)])
+    for mine, wanted in ((pool, want_pool), (logits, want_logits), (alone, pool[:2])):
+        assert (
+            off(mine, wanted) < 3e-5
+        )  # random weights amplify rounding: channels last sums in another order
+    assert ours.identity() == {
+        "name": "inception",
+        "weights": download.sha256(weights),
+        "weights_official": False,
+        "layer": "2048+logits_unbiased",
+        "resize": "tf1-bilinear-299",
+    }
+    with pytest.raises(ValueError, match=r"takes uint8 images \(B, 3, H, W\)"):
+        ours(x.float())
+
+
+@pytest.mark.slow
+def test_scores_equal_torch_fidelity_end_to_end(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch_fidelity
+
+    real, fake = pictures(3), pictures(4)[:, [2, 0, 1]] // 2
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Plain(fake), input2=Plain(real), isc=True, fid=True, kid=True, cuda=False, cache=False,
+        verbose=False, isc_splits=2, kid_subsets=2, kid_subset_size=N, samples_shuffle=False,
+        save_cpu_ram=True, batch_size=N, feature_extractor_weights_path=str(weights),
+    )  # fmt: skip
+    monkeypatch.setattr(evaluate, "CHUNK", N)
+    metrics = {"is": InceptionScore(), "fid": FID(), "kid": KID()}
+    found = []
+    extractor = Inception(weights=str(weights))
+    for batch_size in (N, 3):  # KID subsets of all images: the order in them does not matter
+        p = Protocol("t", N, N, is_splits=2, kid_subsets=2, kid_subset_size=N, batch_size=batch_size)
+        e = evaluate.Evaluator(extractor, metrics, p, Fixed(real), "cpu", tmp_path)
+        found.append(e.score(lambda n, start, random: fake))
+    for mine, name in {
+        "is": "inception_score_mean",
+        "is_std": "inception_score_std",
+        "fid": "frechet_inception_distance",
+        "kid": "kernel_inception_distance_mean",
+    }.items():
+        assert abs(theirs[name]) > 1e-3, name
+        for scores in found:
+            # a spread of nearly equal splits: 1e-4 of the score itself
+            near = {"abs": 1e-4 * theirs["inception_score_mean"]} if mine == "is_std" else {"rel": 1e-4}
+            assert scores.values[mine] == pytest.approx(theirs[name], **near), name
+    assert found[0].values["fid"] == pytest.approx(found[1].values["fid"], rel=1e-5)
+    assert found[0].protocol_id == found[1].protocol_id
+    assert found[0].record["extractor"]["weights_official"] is False
+    assert found[0].warnings == found[1].warnings == []
+
+
+# --- the file: what is wrong with it
+
+
+def test_a_wrong_file_is_refused_before_training(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(EnvError) as e:
+        Inception(weights=str(tmp_path / "none.pth")).check()
+    assert line(e).startswith("metric.weights: ")
+    assert "No such file" in line(e)
+    assert "metric.extractor=cifar" in line(e)
+    truncated = tmp_path / "half.pth"
+    truncated.write_bytes(weights.read_bytes()[:1_000_000])
+    other = tmp_path / "other.pth"
+    torch.save({"fc.weight": torch.zeros(3)}, other)
+    evil = tmp_path / "evil.pth"
+    torch.save({"fc.weight": functools.partial(print, "unpickled")}, evil)
+    for path in (truncated, other, evil):
+        with pytest.raises(EnvError) as e:
+            Inception(weights=str(path)).check()
+        assert line(e).startswith(f"{path}: not weights of the 2015 Inception network (")
+        assert f"give {FILE} (95.7 MB, sha256 6726825d...)" in line(e)
+        assert "\n" not in line(e)
+
+
+def test_the_hub_folder_comes_first_and_is_verified(weights: Path, official: str, tmp_path: Path) -> None:
+    hub, cached = inception.places()
+    for path in (hub, cached):
+        path.parent.mkdir(parents=True)
+    shutil.copy(weights, cached)
+    quiet = Inception(download=False)
+    quiet.check()
+    assert quiet.identity()["weights"] == official
+    assert quiet.identity()["weights_official"] is True
+    hub.write_bytes(b"an interrupted download")
+    with pytest.raises(EnvError) as e:
+        Inception(download=False).check()
+    assert line(e).startswith(f"{hub}: damaged or another file: sha256 ")
+    assert official[:8] in line(e)
+
+
+def test_offline_says_what_to_fetch_and_where_to_put_it(
+    official: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EnvError) as e:
+        Inception(download=False).check()
+    assert e.value.code == 5
+    for part in (FILE, "95.7 MB", official[:8], str(tmp_path / "cache" / "weights"), "metric.weights=PATH"):
+        assert part in line(e)
+    assert "metric.extractor=cifar" in line(e)
+    monkeypatch.setenv("GANLAB_OFFLINE", "1")
+    with pytest.raises(EnvError, match="is not on this machine and GANLAB_OFFLINE is set; put the file into"):
+        Inception().check()
+    assert not (tmp_path / "cache").exists()
+
+
+# --- the file: the download
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves ``content`` with ranges; ``cuts``: connections to break after so many bytes."""
+
+    content = b""
+    cuts: list[int] = []  # noqa: RUF012
+    asked: list[str | None] = []  # noqa: RUF012
+    ranges = True
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.asked.append(asked)
+        if self.path != "/" + FILE:
+            return self.send_error(404)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.ranges else 0
+        if start >= len(self.content):
+            return self.send_error(416)
+        body = self.content[start:]
+        self.send_response(206 if asked and self.ranges else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.cuts.pop(0)] if self.cuts else body)
+        return None
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+    content = bytes(range(256)) * 12_000  # 3 MB
+    kind = type("OneTest", (Server,), {"content": content, "cuts": [], "asked": []})
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    monkeypatch.setattr(inception, "url", lambda: f"http://127.0.0.1:{running.server_port}/{FILE}")
+    monkeypatch.setattr("ganlab.download.time.sleep", lambda s: None)
+    monkeypatch.delenv("GANLAB_OFFLINE", raising=False)
+    yield kind
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture
+def expected(official: str, server: type[Server], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The server's content is the official file; where it must go."""
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(server.content).hexdigest()[:8])
+    return inception.places()[-1]
+
+
+def test_download_resumes_what_broke(expected: Path, server: type[Server]) -> None:
+    server.cuts += [1_500_000, 1_000_000]
+    Inception().check()
+    assert server.asked == [None, "bytes=1500000-", "bytes=2500000-"]
+    assert expected.read_bytes() == server.content
+    assert sorted(p.name for p in expected.parent.iterdir()) == [FILE, FILE + ".lock"]
+    Inception(download=False).check()
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_download_survives_the_rest_of_another_file(
+    expected: Path, server: type[Server], ranges: bool
+) -> None:
+    server.ranges = ranges
+    expected.parent.mkdir(parents=True)
+    part = expected.with_name(FILE + ".part")
+    part.write_bytes(b"x" * 1000)
+    Inception().check()
+    assert expected.read_bytes() == server.content
+    expected.unlink()
+    part.write_bytes(server.content)  # all of it came, and then the machine went down
+    Inception().check()
+    assert expected.read_bytes() == server.content
+
+
+def test_wrong_content_is_not_kept(official: str, server: type[Server]) -> None:
+    with pytest.raises(EnvError) as e:
+        Inception().check()
+    found = hashlib.sha256(server.content).hexdigest()[:8]
+    assert f"could not be downloaded (what came has sha256 {found}..., not {official[:8]}...)" in line(e)
+    assert [p.name for p in inception.places()[-1].parent.iterdir()] == [FILE + ".lock"]
+
+
+def test_a_server_that_has_it_not_is_one_line(
+    expected: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = inception.url()
+    monkeypatch.setattr(inception, "url", lambda: url + "x")
+    with pytest.raises(EnvError) as e:
+        Inception().check()
+    assert "could not be downloaded (the server answers 404 Not Found)" in line(e)
+    assert len(server.asked) == 1
+    server.cuts += [10] * download.TRIES
+    monkeypatch.setattr(inception, "url", lambda: url)
+    with pytest.raises(EnvError) as e:
+        Inception().check()
+    assert "the connection broke after 30 of 3,072,000 bytes" in line(e)
+    monkeypatch.setattr(inception, "url", lambda: "http://127.0.0.1:9/" + FILE)
+    with pytest.raises(EnvError) as e:
+        Inception().check()
+    assert "refused" in line(e)
+
+
+def test_two_at_once_download_once(expected: Path, server: type[Server]) -> None:
+    threads = [threading.Thread(target=Inception().check) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.asked == [None]
+    assert expected.read_bytes() == server.content
+
+
+def test_an_unwritable_cache_is_one_line(
+    expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(EnvError) as e:
+        Inception().check()
+    assert "can't be written" in line(e)
+    assert "GANLAB_CACHE" in line(e)
