@@ -48,7 +48,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe.{uuid.uuid4().hex}.tmp"
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # its owner, if there is one, may have tidied it up
         except FileExistsError as error:
             raise EnvError(str(self.path), "is a file, not a folder", ELSEWHERE) from error
         except OSError as error:
