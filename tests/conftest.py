@@ -1,4 +1,4 @@
-"""Small parts that many tests play with: a tiny experiment, an extractor of eight numbers, the shared data."""
+"""Small parts that many tests play with: a tiny experiment, an extractor of eight numbers, real data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 class MeanExtractor(Extractor):
-    """Eight numbers of an image: means of its four quarters, and of their squares. Deterministic and instant."""
+    """Eight numbers of an image: means of its four quarters, and of their squares. Instant."""
 
     name, suffix, feature_dim, num_classes = "mean", "_mean", 8, 4
 

@@ -303,7 +303,7 @@ PINNED = {
 
 
 def test_pinned_losses(tiny: Make, tmp_path: Path) -> None:
-    """A change that moves these says so, with before and after. Other processors round a little differently."""
+    """A change that moves these says so, with before and after. Processors round a little differently."""
     go(tiny(loss=Wasserstein(), normalization={"sn": SpectralNorm(), "gp": GradientPenalty()}, d_steps=2))
     found = {line["step"]: line for line in lines(tmp_path / "run") if line["kind"] == "train"}
     for step, losses in PINNED.items():
@@ -337,7 +337,7 @@ def test_bf16_keeps_weights_norms_and_losses_in_fp32(tiny: Make, tmp_path: Path)
     assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float32}
     fp32 = tmp_path / "fp32"
     go(tiny(precision="fp32", normalization=norms, loss=Wasserstein(), steps=4, run_dir=str(fp32)))
-    a, b = ([line for line in lines(r) if line["kind"] == "train"][0] for r in (tmp_path / "run", fp32))
+    a, b = (next(line for line in lines(r) if line["kind"] == "train") for r in (tmp_path / "run", fp32))
     assert a["loss/gp"] == pytest.approx(b["loss/gp"], rel=0.05)
     assert a["loss/d"] != b["loss/d"]
 
