@@ -11,6 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,6 +104,10 @@ class Dataset(ABC):
         Raises DataError where the source is missing, damaged or has no such split, EnvError where the cache
         cannot be written or a download fails.
         """
+
+    def pack_folder(self, split: str) -> Path | None:
+        """Where the packed split lies once it is prepared; None for sets that are made in memory."""
+        return None
 
     def chosen(self, split: str | None) -> str:
         """``split``, or ``self.split`` if None. Raises DataError unless it is one of ``splits()``."""

@@ -37,6 +37,7 @@ class Digits(Dataset):
         return ("train",)
 
     def load(self, *, split: str | None = None) -> ImageSet:
+        import sklearn
         from PIL import Image
         from sklearn.datasets import load_digits
 
@@ -51,4 +52,18 @@ class Digits(Dataset):
         images = np.repeat(grey, self.channels, axis=1)
         labels = source.target.astype(np.int64)
         classes = [str(name) for name in source.target_names]
-        return ImageSet(images, labels, classes, fingerprint(images, labels), self.name, split)
+        identity = fingerprint(images, labels)
+        manifest = {
+            "name": self.name,
+            "split": split,
+            "count": len(images),
+            "shape": list(images.shape),
+            "bytes": images.nbytes,
+            "classes": classes,
+            "class_counts": np.bincount(labels).tolist(),
+            "counts": {},
+            "source": {"kind": "embedded", "in": f"scikit-learn {sklearn.__version__}"},
+            "transform": {"resolution": self.resolution, "channels": self.channels, "resample": "bicubic"},
+            "fingerprint": identity,
+        }
+        return ImageSet(images, labels, classes, identity, self.name, split, manifest=manifest)

@@ -1,0 +1,280 @@
+"""Files out of a folder, a zip or a tar (plain, gz, xz, bz2), streamed: nothing is ever unpacked to disk.
+
+Only regular files come out. Links, FIFOs, devices, hidden files and names that climb ("..") or are absolute
+are passed over and counted in ``Source.ignored``. Damage to an archive ends in a DataError that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from ganlab.data.images import MAX_FILE, BadImageError, shown
+from ganlab.data.tar import headers, is_tar_header, open_tar
+from ganlab.errors import DataError
+
+MAX_ENTRIES = 5_000_000
+MAX_RATIO, FREE_BYTES = 200, 1 << 30  # an archive may grow 200-fold, or to 1 GB
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file: ``name`` relative with "/", ``size`` in bytes. Read it before asking for the next."""
+
+    name: str
+    size: int
+    source: Source
+    opener: Callable[[], IO[bytes]]
+
+    def open(self) -> IO[bytes]:
+        """Its content as a stream. What reading it raises, ``Source.reading`` turns into a DataError."""
+        return self.opener()
+
+    def read(self, limit: int = MAX_FILE) -> bytes:
+        """The whole content. Raises BadImageError if it is larger than ``limit`` or damaged by itself."""
+        if self.size > limit:
+            raise BadImageError(f"{self.size} bytes, more than {limit}")
+        try:
+            with self.opener() as file:
+                data = file.read(self.size + 1)
+        except (*DAMAGE, OSError) as error:
+            if self.source.alone:
+                raise BadImageError(f"cannot be read ({_why(error)})") from None
+            with self.source.reading():
+                raise
+        if len(data) != self.size:
+            raise BadImageError(f"{len(data)} bytes where {self.size} are promised")
+        return data
+
+
+class Source(ABC):
+    """Where files come from. ``ignored`` and ``folders`` (every folder named) fill while ``members`` runs.
+
+    ``alone``: whether a file can be damaged without its neighbours (folder, zip) or not (tar).
+    """
+
+    alone = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ignored: Counter[str] = Counter()
+        self.folders: set[str] = set()
+        self._entries = 0
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What tells this source from another or from a changed one, without reading its contents."""
+
+    @abstractmethod
+    def _walk(self) -> Iterator[Member]: ...
+
+    def members(self) -> Iterator[Member]:
+        """Every regular file once. Raises DataError on damage, or on more than ``MAX_ENTRIES`` entries."""
+        self.ignored.clear()
+        self.folders.clear()
+        self._entries = 0
+        with self.reading():
+            yield from self._walk()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what readers raise on a damaged or unreadable file into one DataError."""
+        try:
+            yield
+        except (*DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                where, fix = shown(str(error.filename)), "check the path and its permissions"
+                raise DataError(where, _why(error), fix) from None
+            fix = "fetch it again, or make it again"
+            raise DataError(shown(str(self.path)), f"damaged archive ({_why(error)})", fix) from None
+
+    def _take(self, name: str) -> str | None:
+        """The cleaned name, or None (and counted) if the entry is not to be touched."""
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise DataError(shown(str(self.path)), f"more than {MAX_ENTRIES} entries", "split it")
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+        if ".." in parts or name.startswith("/") or "\0" in name:
+            self.ignored["unsafe name"] += 1
+        elif any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in parts):
+            self.ignored["hidden"] += 1
+        else:
+            return "/".join(parts)
+        return None
+
+
+class FolderSource(Source):
+    """A folder, walked in sorted order; links inside it are not followed."""
+
+    def identity(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        files = size = 0
+        with self.reading():
+            for name, info in self._files():
+                line = f"{name}\0{info.st_size}\0{info.st_mtime_ns}\n"
+                digest.update(line.encode(errors="surrogateescape"))
+                files, size = files + 1, size + info.st_size
+        found = {"files": files, "bytes": size, "listing_sha256": digest.hexdigest()}
+        return {"kind": "folder", "path": str(self.path), **found}
+
+    def _walk(self) -> Iterator[Member]:
+        for name, info in self._files():
+            yield Member(name, info.st_size, self, partial(open_file, self.path / name))
+
+    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        below = [""]
+        while below:
+            folder = below.pop()
+            with os.scandir(self.path / folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
+            files = []
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if self._take(entry.name) is None:
+                    continue
+                if entry.is_symlink():
+                    self.ignored["link"] += 1
+                elif entry.is_dir(follow_symlinks=False):
+                    self.folders.add(name)
+                    below.append(name)
+                elif entry.is_file(follow_symlinks=False):
+                    files.append((name, entry.stat(follow_symlinks=False)))
+                else:
+                    self.ignored["special file"] += 1
+            yield from reversed(files)
+
+
+class _FileSource(Source):
+    def identity(self) -> dict[str, Any]:
+        with self.reading():
+            info = os.stat(self.path)
+        kind = type(self).__name__.removesuffix("Source").lower()
+        return {"kind": kind, "path": str(self.path), "bytes": info.st_size, "mtime_ns": info.st_mtime_ns}
+
+    def _limit(self) -> int:
+        return max(FREE_BYTES, MAX_RATIO * os.stat(self.path).st_size)
+
+
+class ZipSource(_FileSource):
+    """A zip archive, in the order of its directory."""
+
+    def _walk(self) -> Iterator[Member]:
+        limit, total = self._limit(), 0
+        with zipfile.ZipFile(self.path) as archive:
+            for info in archive.infolist():
+                name, mode = self._take(info.filename), info.external_attr >> 16
+                if name is None:
+                    continue
+                if info.is_dir():
+                    self.folders.add(name)
+                elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+                    self.ignored["link" if stat.S_ISLNK(mode) else "special file"] += 1
+                else:
+                    total += info.file_size
+                    if total > limit:
+                        raise zipfile.BadZipFile(f"grows beyond {limit} bytes")
+                    yield Member(name, info.file_size, self, partial(_open_zipped, archive, info))
+
+
+class TarSource(_FileSource):
+    """A tar archive, plain or compressed, read once from front to back."""
+
+    alone = False
+
+    def _walk(self) -> Iterator[Member]:
+        with open_tar(self.path, self._limit()) as archive:
+            for info in headers(archive):
+                name = self._take(info.name)
+                if name is None:
+                    continue
+                if info.isdir():
+                    self.folders.add(name)
+                elif info.issym() or info.islnk():
+                    self.ignored["link"] += 1
+                elif not info.isreg():
+                    self.ignored["special file"] += 1
+                else:
+                    yield Member(name, info.size, self, partial(_open_tarred, archive, info))
+
+
+def open_source(path: str | Path, where: str = "dataset.path") -> Source:
+    """The folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, if it is none."""
+    path = Path(os.path.abspath(Path(path).expanduser()))
+    try:
+        if path.is_dir():
+            os.scandir(path).close()
+            return FolderSource(path)
+        if path.exists() and not path.is_file():
+            raise DataError(
+                where, f"{shown(str(path))} is neither a file nor a folder", "give a folder, zip or tar"
+            )
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise DataError(where, f"{shown(str(path))} does not exist", "check the path") from None
+    except OSError as error:
+        raise DataError(
+            where, f"{shown(str(path))}: {_why(error)}", "check the path and its permissions"
+        ) from None
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return ZipSource(path)
+    if head.startswith((b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh")) or is_tar_header(head):
+        return TarSource(path)
+    what = f"{shown(str(path))} is not a folder, zip or tar (it is {_kind(head)})"
+    raise DataError(where, what, "give a folder of images, a .zip, .tar, .tar.gz, .tar.xz or .tar.bz2")
+
+
+def open_file(path: Path) -> IO[bytes]:
+    return open(path, "rb")
+
+
+def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    if info.flag_bits & 1:
+        raise BadImageError("encrypted")
+    return archive.open(info)
+
+
+def _open_tarred(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(info)
+    assert file is not None, "a regular file has content"
+    return file
+
+
+def _kind(head: bytes) -> str:
+    """A guess at a file's kind from its first bytes, for a message."""
+    known = {
+        b"\x89PNG": "a PNG image",
+        b"\xff\xd8\xff": "a JPEG image",
+        b"\x89HDF": "an HDF5 file",
+        b"\x93NUMPY": "a .npy array",
+        b"Rar!": "a RAR archive",
+        b"7z\xbc\xaf": "a 7z archive",
+        b"(\xb5/\xfd": "zstd-compressed",
+        b"<": "an HTML or XML page",
+    }
+    if not head:
+        return "empty"
+    for magic, kind in known.items():
+        if head.lstrip().startswith(magic):
+            return kind
+    return "text" if all(byte >= 32 or byte in b"\t\r\n" for byte in head) else "unknown binary data"
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,110 @@
+"""Files from the authors' sites: pinned by size and checksum, resumable, one downloader at a time.
+
+``KNOWN`` lists what can be downloaded; ``ganlab doctor`` shows it. ``GANLAB_OFFLINE=1`` forbids trying.
+A file goes to ``<cache>/downloads/``; one put there by hand is as good.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganlab import download
+from ganlab.data.files import check_room, megabytes, progress
+from ganlab.errors import EnvError
+from ganlab.paths import cache_dir
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on its authors' site: exactly ``size`` bytes with these sums."""
+
+    dataset: str
+    file: str
+    url: str
+    size: int
+    md5: str
+    sha256: str
+
+    @property
+    def place(self) -> Path:
+        """Where it is looked for, and where a download puts it."""
+        return cache_dir() / "downloads" / self.file
+
+    @property
+    def by_hand(self) -> str:
+        """How to do without a download."""
+        sums = f"{self.size:,} bytes, sha256 {self.sha256}, md5 {self.md5}"
+        return f"get {self.url} elsewhere ({sums}) and put it at {self.place}, or set dataset.path to it"
+
+
+KNOWN = (
+    Remote(
+        "cifar10",
+        "cifar-10-python.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        170_498_071,
+        "c58f30108f718f92721af3b95e74349a",
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    ),
+    Remote(
+        "cifar10",
+        "cifar-10-binary.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        170_052_171,
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    ),
+    Remote(
+        "stl10",
+        "stl10_binary.tar.gz",
+        "https://cs.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+        2_640_397_119,
+        "91f7769df0f17e558f3565bffb0c7dfb",
+        "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
+    ),
+)
+
+
+def remotes(dataset: str) -> tuple[Remote, ...]:
+    """The archives that a dataset can come in; any one of them is enough, the first is downloaded."""
+    return tuple(remote for remote in KNOWN if remote.dataset == dataset)
+
+
+def fetch(remote: Remote) -> Path:
+    """The file in the cache, downloaded first if it is not there; an interrupted download is continued.
+
+    Raises EnvError, saying what to do by hand, if the network fails, the content is wrong, the disk is full
+    or ``GANLAB_OFFLINE`` forbids it.
+    """
+    place, size = remote.place, remote.size
+    if place.is_file() and place.stat().st_size == size:  # its content is checked by who reads it
+        return place
+    if os.environ.get("GANLAB_OFFLINE", "0") not in ("", "0"):
+        raise EnvError(remote.file, "not in the cache, and GANLAB_OFFLINE is set", remote.by_hand)
+    if place.is_file():
+        what = f"{place.stat().st_size:,} bytes, not the {size:,} of the original"
+        raise EnvError(str(place), what, "remove it, and it is downloaded again")
+    check_room(place.parent, size)
+    try:
+        with progress(f"downloading {remote.file}", size, "bytes") as advance:
+            download.fetch(remote.url, place, remote.sha256, _Watch(size, advance))
+    except download.NotFetched as error:
+        what = f"cannot be downloaded ({megabytes(size)}) from {remote.url}: {error}"
+        raise EnvError(remote.file, what, remote.by_hand) from None
+    return place
+
+
+class _Watch:
+    """Hears of a download's blocks: moves the bar, and ends what is not the wanted file."""
+
+    def __init__(self, size: int, advance: Callable[[int], None]) -> None:
+        self.size, self.advance, self.shown = size, advance, 0
+
+    def __call__(self, have: int, of: int) -> None:
+        if of not in (0, self.size) or have > self.size:
+            raise download.NotFetched(f"{max(of, have):,} bytes are offered, {self.size:,} expected")
+        self.advance(have - self.shown)
+        self.shown = have

@@ -1,0 +1,223 @@
+"""Any folder, zip or tar of images. Sub-folders are classes; top-level folders that hold classes are splits.
+
+The layout is found by reading names once; a second pass decodes. Neither unpacks anything to disk.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from ganlab.data.archive import Source, open_source
+from ganlab.data.base import Dataset, ImageSet
+from ganlab.data.files import progress
+from ganlab.data.images import BadImageError, Encoded, Fit, Resample, Rule, decode_all, is_image_name, shown
+from ganlab.data.pack import pack
+from ganlab.data.writer import Recipe, Writer
+from ganlab.errors import DataError
+from ganlab.schema import Range, checked
+
+Path_ = tuple[str, ...]
+USUAL_SPLITS = frozenset(
+    ["train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "unlabeled"]
+)
+
+
+@dataclass
+class Layout:
+    """The images of a source by folder: ``images[("train", "cat")]`` is a count.
+
+    empty: folders without a file. ignored: what was passed over, and how often. depth: the number of leading
+    folders that everything shares, such as the one an archive was made from.
+    """
+
+    images: Counter[Path_] = field(default_factory=Counter)
+    empty: set[Path_] = field(default_factory=set)
+    ignored: Counter[str] = field(default_factory=Counter)
+    depth: int = 0
+
+    def tops(self) -> list[str]:
+        """The folders at the top, under the shared ones."""
+        return sorted({path[self.depth] for path in self.images if len(path) > self.depth})
+
+    def splits(self) -> list[str]:
+        """The top folders that hold class folders themselves."""
+        return sorted({path[self.depth] for path in self.images if len(path) > self.depth + 1})
+
+    def classes_at(self, split: str | None) -> int:
+        """Which element of a path names the class."""
+        if split is not None:
+            return self.depth + 1
+        tops = self.tops()
+        if not tops or tops != self.splits() or any(len(path) <= self.depth + 1 for path in self.images):
+            return self.depth
+        inside = [{p[self.depth + 1] for p in self.images if p[self.depth] == top} for top in tops]
+        usual = all(top.lower() in USUAL_SPLITS for top in tops)
+        return self.depth + 1 if usual or (len(tops) > 1 and set.intersection(*inside)) else self.depth
+
+
+class Folder(Dataset):
+    """Images in a folder, zip or tar (plain, gz, xz, bz2) at ``path``.
+
+    split: a top-level folder such as ``train``; None takes everything (and merges splits). resolution,
+    channels, fit, resample, max_pixels: see ``images.Rule``; an image that has the size already keeps its
+    pixels. labels: false ignores the sub-folders. on_bad: ``skip`` leaves broken images and empty classes out
+    and counts them. Formats: JPEG, PNG, WEBP, BMP, GIF (first frame), PPM; other files and links are ignored.
+    """
+
+    name = "folder"
+
+    @checked
+    def __init__(
+        self,
+        path: str | None = None,
+        split: str | None = None,
+        resolution: Annotated[int, Range(ge=4, le=1024)] = 32,
+        channels: Literal[1, 3] = 3,
+        fit: Fit = "crop",
+        resample: Resample = "bilinear",
+        labels: bool = True,
+        on_bad: Literal["fail", "skip"] = "fail",
+        max_pixels: Annotated[int, Range(ge=1, le=1 << 30)] = 1 << 26,
+    ) -> None:
+        self.path, self.split, self.resolution, self.channels = path, split or "all", resolution, channels
+        self.rule = Rule(resolution, channels, fit, resample, max_pixels)
+        self.labels, self.on_bad = labels, on_bad
+        self._layouts: tuple[dict[str, Any], Layout] | None = None
+
+    def splits(self) -> tuple[str, ...]:
+        """The top-level folders that hold class folders; ``all`` if there is none. Reads all names."""
+        return tuple(self._layout(self._source()).splits()) or ("all",)
+
+    def pack_folder(self, split: str) -> Path | None:
+        return self._recipe(split, self._source()).folder
+
+    def load(self, *, split: str | None = None) -> ImageSet:
+        source, split = self._source(), split or self.split
+        return pack(self._recipe(split, source), lambda writer: self._fill(writer, split, source))
+
+    def _source(self) -> Source:
+        if self.path is None:
+            raise DataError("dataset.path", "is not set", "give a folder, zip or tar of images")
+        return open_source(self.path)
+
+    def _recipe(self, split: str, source: Source) -> Recipe:
+        transform = {**vars(self.rule), "labels": self.labels, "on_bad": self.on_bad}
+        shape = (self.channels, self.resolution, self.resolution)
+        name = f"{self.name}-{source.path.name.partition('.')[0]}"
+        return Recipe(name, split, shape, source.identity(), transform)
+
+    def _layout(self, source: Source) -> Layout:
+        identity = source.identity()
+        if self._layouts is None or self._layouts[0] != identity:
+            self._layouts = (identity, read_layout(source, self.split))
+        return self._layouts[1]
+
+    def _fill(self, writer: Writer, split: str, source: Source) -> None:
+        layout = self._layout(source)
+        prefix = self._prefix(layout, split, source)
+        chosen = {path: n for path, n in layout.images.items() if path[: len(prefix)] == prefix}
+        label_of = self._labels(writer, layout, split, chosen)
+        total = sum(chosen.values())
+        writer.expect(total)
+        writer.source["ignored"] = dict(layout.ignored)
+        with (
+            progress(f"packing {self.name} {split}", total) as advance,
+            closing(decode_all(self._encoded(source, label_of), self.rule)) as blocks,
+        ):
+            for block in blocks:
+                for name, reason in block.bad:
+                    if self.on_bad == "fail":
+                        fix = "repair or remove it, or dataset.on_bad=skip leaves such images out"
+                        raise DataError(name, reason, fix)
+                    writer.count("skipped", example=f"{name}: {reason}")
+                writer.counts.update(block.notes)
+                writer.add(block.images)
+                if writer.classes:
+                    writer.add_labels(block.labels)
+                advance(len(block.images) + len(block.bad))
+
+    def _encoded(self, source: Source, label_of: dict[Path_, int]) -> Iterator[Encoded]:
+        for member in source.members():
+            path = tuple(member.name.split("/")[:-1])
+            if not is_image_name(member.name) or path not in label_of:
+                continue
+            try:
+                data: bytes | BadImageError = member.read()
+            except BadImageError as error:
+                data = error
+            yield Encoded(f"{source.path}/{member.name}", label_of[path], data)
+
+    def _prefix(self, layout: Layout, split: str, source: Source) -> Path_:
+        """The folders above the chosen split. Raises DataError if there is no image or no such split."""
+        if not layout.images:
+            seen = ", ".join(f"{n} {what}" for what, n in layout.ignored.most_common(4)) or "nothing"
+            what = f"{shown(str(source.path))} holds no image (but {seen})"
+            raise DataError(
+                "dataset.path", what, "give a folder or an archive of JPEG, PNG, WEBP, BMP or GIF"
+            )
+        shared = next(iter(layout.images))[: layout.depth]
+        if split in layout.tops():
+            return (*shared, split)
+        if split == "all":
+            return shared
+        splits = layout.splits() or layout.tops()
+        near = difflib.get_close_matches(split, splits, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        what = f"{shown(str(source.path))} has no folder {split!r}"
+        has = f"it has {shown(', '.join(splits[:20]))}" if splits else "it has no folders"
+        raise DataError("dataset.split", what, f"{hint}{has}; null takes everything")
+
+    def _labels(
+        self, writer: Writer, layout: Layout, split: str, chosen: dict[Path_, int]
+    ) -> dict[Path_, int]:
+        """Label of each folder (-1: none), with ``writer.classes`` set. Raises DataError on a muddle."""
+        index = layout.classes_at(None if split not in layout.tops() else split)
+        named = {path: path[index] for path in chosen if len(path) > index}
+        if not self.labels or not named:
+            return dict.fromkeys(chosen, -1)
+        if loose := sum(n for path, n in chosen.items() if path not in named):
+            fix = "move them into class folders, or dataset.labels=false to use none"
+            raise DataError("dataset.path", f"{loose} images lie beside the class folders", fix)
+        prefix = next(iter(chosen))[:index] if split in layout.tops() else ()
+        names = sorted(set(named.values()))
+        hollow = {p[index] for p in layout.empty if len(p) == index + 1 and p[: len(prefix)] == prefix}
+        if hollow := hollow.difference(names):
+            if self.on_bad == "fail":
+                what = f"class folder {shown(sorted(hollow)[0])!r} of {split!r} holds no image"
+                raise DataError("dataset.path", what, "remove it or fill it, or dataset.on_bad=skip")
+            writer.count("empty_classes", len(hollow))
+        writer.classes = [shown(name) for name in names]
+        return {path: names.index(name) for path, name in named.items()}
+
+
+def read_layout(source: Source, split: str | None = None) -> Layout:
+    """Count the images of a source by folder; other files go to ``ignored``.
+
+    A folder called ``split`` or by a usual name of splits is not taken for a shared wrapper.
+    """
+    layout = Layout()
+    busy: set[Path_] = set()
+    for member in source.members():
+        path = tuple(member.name.split("/")[:-1])
+        busy.add(path)
+        if is_image_name(member.name):
+            layout.images[path] += 1
+        else:
+            source.ignored["other file"] += 1
+    full = {path[:n] for path in busy for n in range(len(path) + 1)}
+    layout.empty = {tuple(name.split("/")) for name in source.folders} - full
+    layout.ignored = source.ignored.copy()
+    while layout.images:
+        here = {path[layout.depth : layout.depth + 1] for path in layout.images}
+        top = next(iter(here))
+        deeper = any(len(path) > layout.depth + 1 for path in layout.images)
+        if len(here) > 1 or not top or not deeper or top[0] == split or top[0].lower() in USUAL_SPLITS:
+            break
+        layout.depth += 1
+    return layout

@@ -1,0 +1,170 @@
+"""Datasets as their authors ship them: a known archive, or the folder that comes out of it.
+
+``find`` looks for one; ``Original.files`` reads named files out of it, in the archive's own order. A dataset
+that comes this way is an ``OriginalDataset``: it says which files hold a split and how they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ganlab.data.archive import FolderSource, Member, Source, open_file, open_source
+from ganlab.data.base import Dataset, ImageSet, Pixels
+from ganlab.data.download import Remote, fetch, remotes
+from ganlab.data.files import progress
+from ganlab.data.images import BadImageError, Resample, resize_block, shown
+from ganlab.data.pack import pack
+from ganlab.data.writer import Recipe, Writer
+from ganlab.errors import DataError
+
+
+class Original:
+    """An archive or unpacked folder at ``source``, of which the files in ``names`` matter."""
+
+    def __init__(self, source: Source, names: Collection[str]) -> None:
+        self.source, self.names = source, names
+
+    def identity(self) -> dict[str, Any]:
+        """As ``Source.identity``; of a folder only the files that matter count."""
+        if not isinstance(self.source, FolderSource):
+            return self.source.identity()
+        found = {name: [m.size, os.stat(self.source.path / name).st_mtime_ns] for name, m in self.files()}
+        return {"kind": "folder", "path": str(self.source.path), "files": found}
+
+    def files(self, names: Collection[str] | None = None) -> Iterator[tuple[str, Member]]:
+        """(base name, file) of every file that is wanted and there."""
+        names = self.names if names is None else names
+        if isinstance(self.source, FolderSource):
+            for name in sorted(names):
+                if os.path.isfile(path := self.source.path / name):
+                    yield name, Member(name, path.stat().st_size, self.source, partial(open_file, path))
+            return
+        for member in self.source.members():
+            if (name := member.name.rpartition("/")[2]) in names:
+                yield name, member
+
+    def read(self, member: Member, limit: int) -> bytes:
+        """The whole file. Raises DataError if it is damaged, unreadable or longer than ``limit`` bytes."""
+        try:
+            return member.read(limit)
+        except BadImageError as error:
+            raise self.wrong(member.name, str(error)) from None
+
+    def check(self, name: str, found: str, sums: Mapping[str, str]) -> None:
+        """Raise DataError unless the hex sum ``found`` is the known one of the file ``name``."""
+        if (expected := sums.get(name)) is not None and found != expected:
+            raise self.wrong(
+                name,
+                f"its checksum is {found}, the original's is {expected}",
+                "fetch it again, or set dataset.verify=false if it is a set of your own in this format",
+            )
+
+    def wrong(self, name: str, what: str, fix: str = "fetch it again") -> DataError:
+        """A DataError about one file inside."""
+        return DataError(shown(f"{self.source.path}/{name}"), what, fix)
+
+
+class OriginalDataset(Dataset):
+    """Base of the datasets that come in an archive of their authors.
+
+    Class attributes: ``wanted``, every file that may matter; ``unpacked``, names of the folders that
+    unpacking gives; ``side``, the images' own size in pixels.
+    """
+
+    channels = 3
+    wanted: Collection[str]
+    unpacked: Collection[str]
+    side: int
+
+    def __init__(
+        self, path: str | None, split: str, resolution: int, resample: Resample, verify: bool
+    ) -> None:
+        self.path, self.split, self.resolution = path, split, resolution
+        self.resample: Resample = resample
+        self.verify = verify
+
+    @abstractmethod
+    def fill(self, writer: Writer, split: str, found: Original) -> None:
+        """Read the files of ``split`` out of ``found`` and ``add`` their images."""
+
+    def pack_folder(self, split: str) -> Path | None:
+        return self._recipe(split, self._find()).folder
+
+    def load(self, *, split: str | None = None) -> ImageSet:
+        split, found = self.chosen(split), self._find()
+
+        def fill(writer: Writer) -> None:
+            source = found or self._fetched()
+            writer.source["read_from"] = str(source.source.path)
+            self.fill(writer, split, source)
+
+        return pack(self._recipe(split, found), fill)
+
+    def add(self, writer: Writer, blocks: Iterable[Pixels], count: int, title: str) -> None:
+        """Bring ``count`` images, uint8 blocks (n, 3, side, side), to the resolution and write them."""
+        writer.expect(count)
+        if self.resolution > self.side:
+            writer.count("enlarged", count)
+        with progress(f"packing {self.name} {title}", count) as advance:
+            for block in blocks:
+                writer.add(resize_block(block, self.resolution, self.resample))
+                advance(len(block))
+
+    def _find(self) -> Original | None:
+        return find(self.name, self.path, self.wanted, self.unpacked)
+
+    def _fetched(self) -> Original:
+        fetch(remotes(self.name)[0])
+        found = self._find()
+        assert found is not None, "it was just fetched"
+        return found
+
+    def _recipe(self, split: str, found: Original | None) -> Recipe:
+        known = self.path is None and self.verify
+        source = official(self.name) if known or found is None else found.identity()
+        transform: dict[str, Any] = {"resolution": self.resolution, "verify": self.verify}
+        if self.resolution != self.side:
+            transform["resample"] = self.resample
+        return Recipe(self.name, split, (3, self.resolution, self.resolution), source, transform)
+
+
+def find(dataset: str, path: str | None, names: Collection[str], folders: Collection[str]) -> Original | None:
+    """The original of ``dataset`` at ``path``: its archive, its unpacked folder, or a folder that has either.
+
+    ``folders`` are the names that unpacking gives. None if ``path`` is None and nothing is in the cache.
+    Raises DataError, saying what was looked for, if there is none at ``path``.
+    """
+    archives = remotes(dataset)
+    if path is None:
+        here = [remote for remote in archives if _whole(remote)]
+        return Original(open_source(here[0].place), names) if here else None
+    source = open_source(path)
+    if not isinstance(source, FolderSource):
+        return Original(source, names)
+    for folder in (source.path, *(source.path / name for name in folders)):
+        if any(os.path.isfile(folder / name) for name in names):
+            return Original(open_source(folder), names)
+    for remote in archives:
+        if os.path.isfile(source.path / remote.file):
+            return Original(open_source(source.path / remote.file), names)
+    wanted = ", ".join([*(remote.file for remote in archives), *folders])
+    raise DataError("dataset.path", f"{shown(str(source.path))} holds no {dataset}", f"looked for {wanted}")
+
+
+def official(dataset: str) -> dict[str, Any]:
+    """Identity of the original, whichever archive it comes in and wherever that is: it gets verified."""
+    return {"kind": "original", "sha256": [remote.sha256 for remote in remotes(dataset)]}
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _whole(remote: Remote) -> bool:
+    return os.path.isfile(remote.place) and remote.place.stat().st_size == remote.size

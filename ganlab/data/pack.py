@@ -1,0 +1,199 @@
+"""Packed datasets: one raw uint8 file that is memory-mapped, its labels, and a manifest.
+
+    <cache>/datasets/<name>-<split>-<resolution>-<key>/
+        images.u8       N * C * H * W bytes, row-major (N, C, H, W)
+        labels.i64      N little-endian int64, where there are labels
+        manifest.json   format, counts, shape, classes, source, transform, sha256 sums, fingerprint
+
+The key is a hash of the source's identity and the transform: a changed source or option is another pack. A
+pack is written beside its final name and renamed once it is whole and on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganlab.data.base import HASH_BLOCK, Dataset, ImageSet, finish_fingerprint
+from ganlab.data.download import KNOWN as KNOWN
+from ganlab.data.files import locked, log, writing
+from ganlab.data.writer import FORMAT, Recipe, Writer
+from ganlab.disk import sync_folder
+from ganlab.errors import DataError, GanlabError
+from ganlab.paths import cache_dir
+
+
+def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> ImageSet:
+    """The packed set of ``recipe``; made by ``fill`` if it is not there yet, made anew if it is damaged.
+
+    Of several processes that want the same pack one makes it and the others wait. Raises what ``fill`` does,
+    and EnvError if the cache cannot be written; whatever happens, nothing half-made gets the final name.
+    """
+    folder = recipe.folder
+    if (found := _usable(folder)) is not None:
+        return found
+    parent = folder.parent
+    with ExitStack() as stack:
+        stack.enter_context(writing(parent))
+        stack.enter_context(locked(parent / ".locks" / folder.name, f"packing {recipe.name} {recipe.split}"))
+        for stale in parent.glob(f".tmp-{folder.name}-*"):  # the lock is ours: whoever left it is dead
+            shutil.rmtree(stale, ignore_errors=True)
+        if (found := _usable(folder)) is not None:
+            return found
+        if folder.exists() or folder.is_symlink():
+            log.warning("%s: the packed set is damaged; packing it again", folder)
+        with _beside(folder) as temporary:
+            writer = Writer(temporary, recipe.shape)
+            try:
+                fill(writer)
+                writer.finish(recipe)
+            finally:
+                writer.close()
+            if folder.exists() or folder.is_symlink():
+                folder.rename(temporary.with_name(temporary.name + "-old"))
+            try:
+                temporary.rename(folder)
+            except OSError:  # without locks another process may have been first
+                if _usable(folder) is None:
+                    raise
+            sync_folder(parent)
+        for old in parent.glob(f".tmp-{folder.name}-*"):
+            shutil.rmtree(old, ignore_errors=True)
+    return open_pack(folder)
+
+
+def open_pack(folder: Path) -> ImageSet:
+    """A packed set, memory-mapped. Raises DataError if a size or the labels' sum is wrong."""
+    manifest = read_manifest(folder)
+    try:
+        shape = tuple(int(n) for n in manifest["shape"])
+        classes, fingerprint = [str(c) for c in manifest["classes"]], str(manifest["fingerprint"])
+        name, split = str(manifest["name"]), str(manifest["split"])
+        size, wanted = (folder / "images.u8").stat().st_size, int(np.prod(shape, dtype=object))
+        if len(shape) != 4 or min(shape) < 1 or size != wanted:
+            raise _damaged(folder / "images.u8", f"{size} bytes where {wanted} are promised")
+        images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
+        labels = None
+        if (promised := manifest["labels_sha256"]) is not None:
+            raw = (folder / "labels.i64").read_bytes()
+            if len(raw) != 8 * shape[0] or hashlib.sha256(raw).hexdigest() != promised:
+                raise _damaged(folder / "labels.i64", "not the promised labels")
+            labels = np.frombuffer(raw, "<i8").astype(np.int64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder / "manifest.json", f"not a manifest ({error!r})") from None
+    except OSError as error:
+        raise _damaged(Path(error.filename or folder), error.strerror or "unreadable") from None
+    return ImageSet(images, labels, classes, fingerprint, name, split, warnings_of(manifest), manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a pack. Raises DataError if it is missing, not one, or of a newer format."""
+    file = folder / "manifest.json"
+    try:
+        manifest = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(file, f"unreadable ({error})") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise _damaged(file, f"pack format {found!r}, this ganlab reads {FORMAT}")
+    return manifest
+
+
+def verify_pack(folder: Path) -> None:
+    """Read all of a pack and compare its sums with the manifest. Raises DataError at the first difference."""
+    packed = open_pack(folder)
+    digest = hashlib.sha256()
+    with open(folder / "images.u8", "rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    whole = finish_fingerprint(digest, packed.images.shape, packed.labels)
+    if digest.hexdigest() != packed.manifest["images_sha256"] or whole != packed.fingerprint:
+        raise _damaged(folder / "images.u8", "its sha256 is not the manifest's")
+
+
+def warnings_of(manifest: dict[str, Any]) -> tuple[str, ...]:
+    """What a user should hear of a set, in sentences; none of it is fatal."""
+    said = []
+    counts: dict[str, int] = manifest.get("counts", {})
+    if len(manifest["classes"]) == 1:
+        said.append(f"all images are of one class, {manifest['classes'][0]!r}")
+    if empty := [
+        c for c, n in zip(manifest["classes"], manifest["class_counts"] or [], strict=False) if not n
+    ]:
+        said.append(f"no image of class {', '.join(map(repr, empty[:5]))}")
+    if counts.get("skipped"):
+        said.append(f"{counts['skipped']} broken images were left out, such as {manifest['examples'][0]}")
+    if counts.get("enlarged"):
+        said.append(f"{counts['enlarged']} images are smaller than the resolution and were enlarged")
+    return tuple(said)
+
+
+def prepare(dataset: Dataset, splits: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Make the packs of ``splits`` (None: the one that training uses). Returns manifests plus ``folder``."""
+    manifests = []
+    for split in splits or (dataset.split,):
+        manifest = dataset.load(split=split).manifest
+        folder = dataset.pack_folder(split)
+        manifests.append({**manifest, "folder": None if folder is None else str(folder)})
+    return manifests
+
+
+def info(dataset: Dataset, verify: bool = False) -> dict[str, Any]:
+    """What a dataset is and which of its splits are prepared; packs nothing, downloads nothing.
+
+    ``packs`` maps each split to its manifest plus ``folder``, or to None if it is not prepared. With
+    ``verify`` every pack is read and its sha256 compared: ``error`` in its entry says what is wrong.
+    """
+    packs: dict[str, dict[str, Any] | None] = {}
+    splits = dataset.splits()
+    for split in dict.fromkeys([dataset.split, *splits]):
+        folder = dataset.pack_folder(split)
+        packs[split] = None
+        if folder is not None and folder.exists():
+            try:
+                packs[split] = {**read_manifest(folder), "folder": str(folder)}
+                open_pack(folder)
+                if verify:
+                    verify_pack(folder)
+            except GanlabError as error:
+                packs[split] = {**(packs[split] or {}), "folder": str(folder), "error": str(error)}
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "splits": list(splits),
+        "resolution": dataset.resolution,
+        "channels": dataset.channels,
+        "cache": str(cache_dir() / "datasets"),
+        "packs": packs,
+    }
+
+
+def _usable(folder: Path) -> ImageSet | None:
+    try:
+        return open_pack(folder)
+    except DataError:
+        return None
+
+
+def _damaged(file: Path, what: str) -> DataError:
+    return DataError(str(file), what, "remove its folder, and the set is packed again")
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder``, removed at the end unless it was renamed."""
+    temporary = folder.parent / f".tmp-{folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,139 @@
+"""How a pack comes to be: its recipe, and the writer that streams images, labels and manifest to disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganlab.data.base import Labels, Pixels, finish_fingerprint
+from ganlab.data.files import check_room
+from ganlab.disk import sync_folder, write_new
+from ganlab.errors import DataError
+from ganlab.paths import cache_dir
+
+FORMAT = 1
+EXAMPLES = 20  # names of left-out images that a manifest keeps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a pack is made from and how. ``shape`` is (C, H, W) of one image.
+
+    source: identity of the source (path, size, time, or checksums). transform: every option that moves a
+    pixel, a label or the choice of images. Both go into the key, so both must be JSON.
+    """
+
+    name: str
+    split: str
+    shape: tuple[int, int, int]
+    source: dict[str, Any]
+    transform: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        facts = [FORMAT, self.name, self.split, self.shape, self.source, self.transform]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def folder(self) -> Path:
+        """Where the pack lies, whether or not it is there."""
+        words = [re.sub(r"[^A-Za-z0-9_+.]+", "-", part)[:40] for part in (self.name, self.split)]
+        return cache_dir() / "datasets" / "-".join([*words, str(self.shape[-1]), self.key])
+
+
+@dataclass
+class Writer:
+    """Takes images in order and streams them to disk: memory use does not grow with their number.
+
+    classes: set before the end, if there are labels. counts, examples: what happened to images (``count``).
+    source: facts for the manifest that do not belong in the key.
+    """
+
+    folder: Path
+    shape: tuple[int, int, int]
+    classes: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)
+    images: int = 0
+
+    def __post_init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._labels: list[Labels] = []
+        self._file = open(self.folder / "images.u8", "xb")  # noqa: SIM115  # closed by ``finish`` or ``close``
+
+    def expect(self, images: int) -> None:
+        """Say how many images will come. Raises EnvError if the disk has no room for them."""
+        check_room(self.folder, images * int(np.prod(self.shape)))
+
+    def add(self, images: Pixels) -> None:
+        """Append uint8 (n, C, H, W)."""
+        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
+            raise ValueError(f"expected uint8 (n, {self.shape}), got {images.dtype} {images.shape}")
+        block = np.ascontiguousarray(images).reshape(-1).data
+        self._digest.update(block)
+        self._file.write(block)
+        self.images += len(images)
+
+    def add_labels(self, labels: Labels) -> None:
+        """Append int64 (n,) labels: in the images' order, as many in the end, before or after them."""
+        self._labels.append(np.asarray(labels, np.int64))
+
+    def count(self, what: str, number: int = 1, example: str | None = None) -> None:
+        """Note that something happened to images; the first few examples are kept."""
+        self.counts[what] += number
+        if example is not None and len(self.examples) < EXAMPLES:
+            self.examples.append(example)
+
+    def finish(self, recipe: Recipe) -> dict[str, Any]:
+        """Write labels and manifest, and make everything durable. Raises DataError if there is no image."""
+        from ganlab import __version__
+
+        if not self.images:
+            raise DataError("dataset.path", "no image was left to pack", "see dataset.on_bad")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        labels = np.concatenate(self._labels) if self._labels else None
+        per_class: list[int] | None = None
+        if labels is not None:
+            assert len(labels) == self.images, f"{len(labels)} labels for {self.images} images"
+            assert 0 <= labels.min() <= labels.max() < len(self.classes), "labels are indices of classes"
+            write_new(self.folder / "labels.i64", labels.astype("<i8").tobytes())
+            per_class = np.bincount(labels, minlength=len(self.classes)).tolist()
+        shape = (self.images, *self.shape)
+        manifest = {
+            "format": FORMAT,
+            "ganlab": __version__,
+            "name": recipe.name,
+            "split": recipe.split,
+            "key": recipe.key,
+            "count": self.images,
+            "shape": list(shape),
+            "bytes": int(np.prod(shape)),
+            "classes": self.classes,
+            "class_counts": per_class,
+            "counts": dict(sorted(self.counts.items())),
+            "examples": self.examples,
+            "source": {**recipe.source, **self.source},
+            "transform": recipe.transform,
+            "images_sha256": self._digest.hexdigest(),
+            "labels_sha256": None
+            if labels is None
+            else hashlib.sha256(labels.astype("<i8").data).hexdigest(),
+            "fingerprint": finish_fingerprint(self._digest, shape, labels),
+        }
+        write_new(self.folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+        sync_folder(self.folder)
+        return manifest
+
+    def close(self) -> None:
+        self._file.close()
