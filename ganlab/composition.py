@@ -168,10 +168,10 @@ def translated(error: Exception, line: CommandLine) -> Mistake:
 
 
 @functools.cache
-def _own_hydra() -> dict[str, Any]:
-    """Hydra's own settings when no user's file has a say."""
+def _own_hydra(words: tuple[str, ...]) -> dict[str, Any]:
+    """Hydra's own settings when no user's file has a say, after ``words`` of ours."""
     with hydra_over([]) as hydra:
-        config = hydra.compose_config("train", [], RunMode.RUN, from_shell=False)
+        config = hydra.compose_config("train", list(words), RunMode.RUN, from_shell=False)
     return _flat(config.hydra)
 
 
@@ -196,14 +196,14 @@ def _flat(config: DictConfig) -> dict[str, Any]:
     return flat
 
 
-def foreign_hydra(config: DictConfig, *, env_set: bool) -> list[Mistake]:
+def foreign_hydra(config: DictConfig, *, env_set: bool, own: tuple[str, ...] = ()) -> list[Mistake]:
     """Settings of Hydra's own that a config file changed: they can name code, and are the command line's.
 
-    ``env_set``: whether the command line set environment variables. A launcher or sweeper may be chosen, but
-    only a plugin's own class, without objects in its settings.
+    ``env_set``: whether the command line set environment variables; ``own``: overrides of ours. A launcher
+    may be chosen, but only a plugin's own class, without objects in its settings.
     """
-    now, own = _flat(config.hydra), _own_hydra()
-    changed = [k for k in {*now, *own} if now.get(k) != own.get(k)]
+    now, before = _flat(config.hydra), _own_hydra(own)
+    changed = [k for k in {*now, *before} if now.get(k) != before.get(k)]
     allowed = ["hydra.launcher", "hydra.sweeper", "hydra.verbose"] + ["hydra.job.env_set"] * env_set
     wrong = [
         Mistake(key, "is set by a config file", "only the command line may set it")

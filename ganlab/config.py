@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml  # type: ignore[import-untyped, unused-ignore]
+
 from ganlab import tree as trees
 from ganlab.composition import compose_raw, with_environment
 from ganlab.config_files import NAMED, find, groups, read
@@ -109,6 +111,24 @@ def reopen(
         named = {m.where for m in wrong}
         raise ConfigError([*wrong, *(m for m in trees.mistakes(tree) if m.where not in named)])
     return tree
+
+
+def show(composed: Composed, *, resolve: bool = False, package: str | None = None) -> str:
+    """The config as YAML: as composed, or with ``resolve`` as a run's ``config.yaml`` would have it.
+
+    ``package``: only the part under that key. Raises ConfigError if there is none.
+    """
+    text = composed.text
+    if resolve:
+        text = yaml.safe_dump(composed.saved, sort_keys=False, allow_unicode=True)
+    if package:
+        node = yaml.safe_load(text)
+        for name in package.split("."):
+            if not isinstance(node, dict) or name not in node:
+                raise ConfigError(package, "is no key", suggest(package, trees.all_keys(composed.tree)))
+            node = node[name]
+        text = yaml.safe_dump(node, sort_keys=False, allow_unicode=True).removesuffix("...\n")
+    return text
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -23,7 +23,7 @@ from ganlab.tree import suggest
 
 DEMO = "+experiment=digits"  # what `ganlab train` runs when no experiment and no dataset is asked for
 PATHS = frozenset({"run_dir", "path", "weights", "out", "root"})  # last part of a key whose value is a path
-HYDRA = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper|job\.env_set|verbose)(\..+)?")
+HYDRA = re.compile(r"hydra/launcher|hydra\.(launcher|job\.env_set)\..+|hydra\.verbose")
 _WORD = re.compile(r"(\+\+|\+|~)?([^=]*)(=?)(.*)", re.DOTALL)
 _KEY = re.compile(r"[A-Za-z_$][\w$-]*(?:[./][\w$-]+)*")
 
@@ -165,7 +165,7 @@ def _hydra(text: str, key: str, multirun: bool) -> Given:
     if not multirun:
         raise ConfigError(key, "is Hydra's, which has a say in sweeps alone", "add -m, or leave it out")
     if not HYDRA.fullmatch(key):
-        raise ConfigError(key, "can't be set", "of Hydra's own, only launcher and sweeper can")
+        raise ConfigError(key, "can't be set", "of Hydra's own, only the launcher can")
     parse(text)
     return Given(key, text, group="/" in key)
 

@@ -1,0 +1,301 @@
+"""What ``--help`` prints. Reads YAML and docstrings as text: no torch, no Hydra, no waiting."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ganlab import __version__
+from ganlab.config_files import NAMED, find, groups, read
+from ganlab.paths import PACKAGE, config_dir
+
+COMMANDS = {
+    "train": "train one GAN, or a grid of them (-m); again: continue, or report",
+    "evaluate": "score a run's checkpoint again, under any protocol",
+    "sample": "draw images from a run: a grid, single PNGs, interpolations",
+    "report": "put runs side by side: HTML, Markdown, CSV and figures",
+    "data": "prepare a dataset, or tell what is prepared",
+    "doctor": "what is installed, prepared and missing on this machine",
+}
+EXIT_CODES = """\
+  0  done                                    5  environment: device, package, disk, permission,
+  1  a bug of ganlab's (see crash.txt)          network, weights
+  2  config or command line                  6  diverged
+  3  dataset or another input file           7  run folder in use
+  4  checkpoint unusable                     8  a sweep ended with failed jobs
+  128+N  stopped by signal N, the state saved (130: Ctrl-C)"""
+OPTIONS = {
+    "-m, --multirun": "one run for each combination: setting=A,B seed=0,1 or 'seed=range(0,3)'",
+    "--config-dir DIR": "a folder of your own groups and experiments, beside ganlab's; may be repeated",
+    "--cfg job [--resolve]": "print the composed config, check it, and run nothing",
+    "-p, --package KEY": "with --cfg: only that part",
+    "--cfg hydra|all, --info [WHAT], --hydra-help": "Hydra's own, passed on",
+    "-h, --help": "this text",
+}
+CHECKPOINT = ("checkpoint=last", "last, best, or a step")
+SAMPLE = {
+    "n": (64, "images"),
+    "out": (None, "folder; default RUN/samples/step-N-seedS"),
+    "seed": (0, "of the latents"),
+    "checkpoint": ("last", "last, best, or a step"),
+    "columns": (8, "images in a row of the grid, and in one interpolation"),
+    "interpolations": (8, "pairs of latents to go between; 0: none"),
+    "singles": (True, "each image as a PNG of its own too"),
+}
+
+
+def program() -> str:
+    """``ganlab --help``."""
+    return "\n".join(
+        [
+            f"ganlab {__version__}: train, score and compare GANs, by the papers' recipes",
+            "",
+            "usage: ganlab COMMAND [arguments]      ganlab COMMAND --help",
+            "",
+            "commands",
+            *_table(COMMANDS.items()),
+            "",
+            "examples",
+            "  ganlab train                                        the demo: digits, minutes on a CPU",
+            "  ganlab train +experiment=sngan_cifar setting=B      a published row",
+            "  ganlab train -m +experiment=sngan_cifar setting=A,B,C seed=0,1",
+            "  ganlab report outputs",
+            "",
+            "exit codes",
+            EXIT_CODES,
+            "",
+            "environment",
+            *_table(
+                [
+                    ("GANLAB_CACHE", "prepared datasets, weights, statistics (default ~/.cache/ganlab)"),
+                    ("GANLAB_CONFIGS", f"more --config-dir folders, joined by '{os.pathsep}'"),
+                    ("GANLAB_OFFLINE=1", "never try to download"),
+                    ("GANLAB_DEBUG=1", "print tracebacks"),
+                ]
+            ),
+        ]
+    )
+
+
+def train(dirs: Sequence[Path] = ()) -> str:
+    """``ganlab train --help``: all groups with their options, all top-level keys with default and meaning."""
+    root, _ = read(config_dir() / "train.yaml")
+    defaults = {k.split()[-1]: v for d in root["defaults"] if isinstance(d, dict) for k, v in d.items()}
+    known, keys, scoring = groups(dirs), arguments("Experiment"), arguments("Scoring")
+    names = [*defaults, *(g for g in known if g not in {*defaults, *NAMED.values(), "experiment"})]
+    metric = {k: v for k, v in (root.get("metric") or {}).items() if k in scoring}
+    launchers = "|".join(["basic", "joblib", *known.get("hydra/launcher", [])])
+    return "\n".join(
+        [
+            _head("train", "[+experiment=NAME] [group=option ...] [key=value ...] [options]"),
+            *_wrap(
+                "With neither an experiment nor a dataset, the demo: +experiment=digits. The run folder "
+                "follows from the config: the same command continues an unfinished run, and reports a "
+                "finished one."
+            ),
+            "",
+            "experiments: +experiment=NAME",
+            *_table((name, _title(f"experiment/{name}", dirs)) for name in known.get("experiment", [])),
+            "",
+            "groups: group=option (* is the default; several as normalization=[sn,gp])",
+            *_table((g, _marked(known[g], defaults.get(g))) for g in names if g in known and "/" not in g),
+            "",
+            "keys: key=default",
+            *_table((f"{k}={_shown(root, k)}", keys[k]) for k in keys if k not in {*known, "optimizer"}),
+            *_table((f"metric.{k}={_plain(v)}", scoring[k]) for k, v in metric.items()),
+            *_wrap(
+                "The parts have keys of their own, as optimizer.lr, dataset.path, dataset.resolution and "
+                "architecture.width; 'ganlab train --cfg job [choices]' shows those of your choice."
+            ),
+            "",
+            "options",
+            *_table(OPTIONS.items()),
+            *_table(
+                [(f"hydra/launcher={launchers}", "with -m: one cell after the other, or several at once")]
+            ),
+            "",
+            "examples",
+            "  ganlab train steps=200 run_dir=outputs/try",
+            "  ganlab train +experiment=sngan_cifar setting=B normalization=gp loss=wasserstein",
+            "  ganlab train dataset=folder dataset.path=photos.zip architecture=resnet",
+            "  ganlab train -m +experiment=sngan_cifar normalization=sn,wn,gp setting=A,D",
+        ]
+    )
+
+
+def _title(name: str, dirs: Sequence[Path]) -> str:
+    """The first comment of a config file."""
+    path = find(name, dirs)
+    lines = path.read_text("utf-8", "replace").splitlines() if path else []
+    comments = (line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line)
+    return next(comments, "")
+
+
+def evaluate() -> str:
+    scoring = arguments("Scoring")
+    known = groups([])
+    return "\n".join(
+        [
+            _head("evaluate", "RUN [checkpoint=last|best|STEP] [metric overrides] [device=...]"),
+            *_wrap(
+                "Scores a checkpoint of the run folder RUN again, without training; prints the scores and "
+                "keeps them in RUN/evaluations/."
+            ),
+            "",
+            "overrides",
+            *_table(
+                [
+                    CHECKPOINT,
+                    (f"metric.protocol={'|'.join(known.get('protocol', []))}", scoring.get("protocol", "")),
+                    (
+                        f"metric.extractor={'|'.join(known.get('extractor', []))}",
+                        scoring.get("extractor", ""),
+                    ),
+                    ("metric.weights=PATH", scoring.get("weights", "")),
+                    (f"metric=[{','.join(known.get('metric', []))}]", "which scores"),
+                    ("device, threads, data_memory_gb", "as in 'ganlab train --help'"),
+                    ("dataset.path=PATH", "where the images lie now"),
+                ]
+            ),
+            "",
+            "options",
+            *_table([("--config-dir DIR", OPTIONS["--config-dir DIR"]), ("-h, --help", "this text")]),
+            "",
+            "examples",
+            "  ganlab evaluate outputs/sngan_cifar/C-s0 metric.protocol=ttur50k",
+            "  ganlab evaluate outputs/digits/C-s0 checkpoint=best metric.extractor=cifar device=cpu",
+        ]
+    )
+
+
+def sample() -> str:
+    return "\n".join(
+        [
+            _head("sample", "RUN [n=64] [out=DIR] [key=value ...]"),
+            *_wrap("Draws images from a checkpoint's generator: grid.png, single PNGs, interpolation.png."),
+            "",
+            "keys",
+            *_table((f"{k}={_plain(default)}", text) for k, (default, text) in SAMPLE.items()),
+            "  device=auto|cpu|cuda[:i]",
+            "",
+            "example",
+            "  ganlab sample outputs/digits/C-s0 n=64 out=samples",
+        ]
+    )
+
+
+def report() -> str:
+    return "\n".join(
+        [
+            _head("report", "RUN... [out=outputs/report]"),
+            *_wrap(
+                "Reads run folders, and folders that hold some; writes report.html (one file, nothing from "
+                "the network), report.md, results.csv and figures: bars by method and setting beside the "
+                "published values, learning curves, samples, the table."
+            ),
+            "",
+            "example",
+            "  ganlab report outputs/sngan_cifar outputs/wgan_gp_cifar out=benchmarks/cifar",
+        ]
+    )
+
+
+def data() -> str:
+    return "\n".join(
+        [
+            _head("data", "prepare|info DATASET [key=value ...]"),
+            *_wrap(
+                "prepare: download (checked, resumable) or read a local source, and pack it into one file of "
+                "pixels with a manifest. info: what is prepared, counts, shape, classes, checksums."
+            ),
+            "",
+            "datasets",
+            *_wrap(", ".join(groups([]).get("dataset", []))),
+            "",
+            "keys",
+            *_table(
+                [
+                    (
+                        "path=, split=, ...",
+                        "the dataset's own, also as dataset.path=, ...; split=all: every split",
+                    ),
+                    ("verify=true", "with info: read every prepared file and compare its checksum"),
+                ]
+            ),
+            "",
+            "examples",
+            "  ganlab data prepare cifar10",
+            "  ganlab data prepare folder path=photos.zip resolution=64",
+            "  ganlab data info cifar10 verify=true",
+        ]
+    )
+
+
+def doctor() -> str:
+    return "\n".join(
+        [
+            _head("doctor", "[--json]"),
+            *_wrap(
+                "Tells what is installed, which devices, datasets and weights are there, what is missing, its "
+                "size and checksum, and where to put it. Exit code 5 if something required is broken."
+            ),
+        ]
+    )
+
+
+def arguments(name: str) -> dict[str, str]:
+    """Argument -> description, from the "Args:" of a class in experiment.py, which is not imported."""
+    tree = ast.parse((PACKAGE / "experiment.py").read_text("utf-8"))
+    found = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
+    text = ast.get_docstring(found[0]) or "" if found else ""
+    described: dict[str, str] = {}
+    current = ""
+    for line in text.partition("Args:")[2].splitlines():
+        if line.startswith("    ") and not line.startswith("     ") and ":" in line:
+            current, _, words = line.strip().partition(":")
+            described[current] = words.strip()
+        elif current and line.strip():
+            described[current] += f" {line.strip()}"
+    return {k: v.replace("``", "") for k, v in described.items()}
+
+
+def _head(command: str, usage: str) -> str:
+    return f"ganlab {command}: {COMMANDS[command]}\n\nusage: ganlab {command} {usage}\n"
+
+
+def _shown(root: dict[str, Any], key: str) -> str:
+    return _plain(root[key]) if key in root else "(setting's)" if key in ("d_steps", "setting") else "..."
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _marked(options: list[str], default: Any) -> str:
+    chosen = default if isinstance(default, list) else [default]
+    return " ".join(f"*{o}" if o in chosen else o for o in options)
+
+
+def _width() -> int:
+    return max(60, min(110, shutil.get_terminal_size((100, 24)).columns))
+
+
+def _wrap(text: str, indent: str = "  ") -> list[str]:
+    return textwrap.wrap(text, _width(), initial_indent=indent, subsequent_indent=indent)
+
+
+def _table(rows: Iterable[tuple[str, str]], column: int = 26) -> list[str]:
+    lines: list[str] = []
+    for name, text in rows:
+        body = textwrap.wrap(text, _width() - column - 2) or [""]
+        if len(name) > column - 2:
+            lines.append(f"  {name}")
+        else:
+            lines.append(f"  {name:<{column}}{body.pop(0)}".rstrip())
+        lines += [" " * (column + 2) + line for line in body]
+    return lines
