@@ -1,0 +1,153 @@
+"""Batches are a function of (seed, position); pixels become floats as the papers have it; the digits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ganlab.data.base import Batches, ImageSet, fingerprint, to_float
+from ganlab.data.digits import Digits
+from ganlab.errors import DataError
+from ganlab.rng import generator
+
+
+def numbered(count: int = 10, labels: bool = True) -> ImageSet:
+    """Image i is filled with i and has the label i % 3."""
+    images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 3, 4, 4)).copy()
+    y = np.arange(count) % 3 if labels else None
+    return ImageSet(images, y, ["a", "b", "c"], fingerprint(images, y), "numbers", "train")
+
+
+def drawn(batches: Batches, start: int, size: int) -> list[int]:
+    return batches.batch(start, size).x[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0], ids=["in memory", "memory-mapped"])
+def test_sample_i_is_a_function_of_seed_and_position(memory_gb: float) -> None:
+    data = numbered()
+    batches = Batches(data, "cpu", seed=3, data_memory_gb=memory_gb)
+    orders = [
+        torch.randperm(10, generator=generator("cpu", 3, "order", epoch)).tolist() for epoch in range(3)
+    ]
+    expected = orders[0] + orders[1] + orders[2]
+    assert drawn(batches, 0, 10) == expected[:10]
+    assert drawn(batches, 7, 8) == expected[7:15]  # straddles two epochs
+    assert drawn(batches, 25, 5) == expected[25:30]  # a jump ahead
+    assert drawn(batches, 0, 3) == expected[:3]  # and back
+    assert [n for i in range(0, 30, 3) for n in drawn(batches, i, 3)] == expected
+    assert orders[0] != orders[1]
+    batches.close()
+
+
+def test_labels_follow_their_images() -> None:
+    for memory_gb in (1.0, 0.0):
+        x, y = Batches(numbered(), "cpu", 0, memory_gb).batch(4, 9)
+        assert y is not None
+        assert y.dtype == torch.int64
+        assert x.dtype == torch.uint8
+        assert (x[:, 0, 0, 0] % 3).tolist() == y.tolist()
+    assert Batches(numbered(labels=False), "cpu", 0).batch(0, 4).y is None
+
+
+def test_batch_is_a_copy() -> None:
+    data = numbered()
+    batches = Batches(data, "cpu", 0)
+    batches.batch(0, 10).x.zero_()
+    assert sorted(drawn(batches, 0, 10)) == list(range(10))
+
+
+def test_batch_larger_than_the_data() -> None:
+    with pytest.raises(
+        DataError, match=r"^batch_size: 11 is more than the 10 images of numbers train; use at"
+    ):
+        Batches(numbered(), "cpu", 0).batch(0, 11)
+    with pytest.raises(ValueError, match="start >= 0"):
+        Batches(numbered(), "cpu", 0).batch(-1, 2)
+
+
+def test_a_memory_map_is_read_ahead(tmp_path: object) -> None:
+    data = numbered()
+    batches = Batches(data, "cpu", 0, data_memory_gb=0)
+    assert not batches.in_memory
+    whole = Batches(data, "cpu", 0)
+    for start in range(0, 60, 4):
+        assert torch.equal(batches.batch(start, 4).x, whole.batch(start, 4).x)
+    assert batches._ahead is not None
+    batches.close()
+
+
+def test_fingerprint_is_of_the_content() -> None:
+    data = numbered()
+    images, labels = data.images, data.labels
+    assert labels is not None
+    assert fingerprint(images.copy(), labels.copy()) == data.fingerprint
+    assert fingerprint(images, None) != data.fingerprint
+    assert fingerprint(images.reshape(10, 4, 3, 4), labels) != data.fingerprint
+    other = images.copy()
+    other[9, 2, 3, 3] ^= 1
+    assert fingerprint(other, labels) != data.fingerprint
+    # sha256 of the pixels, then "10,3,4,4", then the labels as little-endian int64
+    import hashlib
+
+    by_hand = hashlib.sha256(images.tobytes() + b"10,3,4,4" + labels.astype("<i8").tobytes())
+    assert data.fingerprint == by_hand.hexdigest()
+
+
+def test_to_float() -> None:
+    x = torch.tensor([0, 127, 255], dtype=torch.uint8).view(1, 1, 1, 3)
+    plain = to_float(x)
+    assert plain.dtype == torch.float32
+    assert plain.flatten().tolist() == pytest.approx([-1, 127 / 127.5 - 1, 1])
+    noisy = to_float(x.expand(5000, 1, 1, 3), dequantize=True, generator=generator("cpu", 0, "train"))
+    lowest = x.float() / 128 - 1
+    above = (noisy - lowest) * 128
+    assert above.min() >= 0
+    assert above.max() < 1.0001
+    assert above.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert noisy.max() <= 1
+    assert noisy.std(0).min() > 0
+
+
+def test_flips_are_per_sample_and_half_of_them() -> None:
+    x = torch.tensor([10, 20], dtype=torch.uint8).view(1, 1, 1, 2).expand(4000, 1, 1, 2)
+    out = to_float(x, flip=True, generator=generator("cpu", 1, "train"))
+    left = out[:, 0, 0, 0]
+    flipped = left == to_float(torch.tensor([20], dtype=torch.uint8)).item()
+    assert flipped.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert torch.equal(out[:, 0, 0, 1] != left, torch.ones(4000, dtype=torch.bool))
+    again = to_float(x, flip=True, generator=generator("cpu", 1, "train"))
+    assert torch.equal(out, again)
+
+
+def test_digits() -> None:
+    data = Digits().load()
+    assert data.images.shape == (1797, 1, 32, 32)
+    assert data.images.dtype == np.uint8
+    assert data.shape == (1, 32, 32)
+    assert len(data) == 1797
+    assert data.labels is not None
+    assert np.bincount(data.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert data.classes == list("0123456789")
+    assert (data.images.min(), data.images.max()) == (0, 255)
+    assert data.images[:, :, 0].max() < 40  # the margin
+    assert data.fingerprint == fingerprint(data.images, data.labels) == Digits().load().fingerprint
+    rgb = Digits(channels=3, resolution=16).load(split="train")
+    assert rgb.shape == (3, 16, 16)
+    assert np.array_equal(rgb.images[:, 0], rgb.images[:, 2])
+
+
+def test_digits_resemble_their_source() -> None:
+    from sklearn.datasets import load_digits
+
+    small = Digits(resolution=10).load().images[:, 0, 1:-1, 1:-1]  # 8x8 and the margin: no resampling
+    assert np.array_equal(small, np.rint(load_digits().images * 255 / 16).astype(np.uint8))
+
+
+def test_misspelt_split_is_answered() -> None:
+    with pytest.raises(
+        DataError, match=r"^dataset.split: digits has no split 'trian'; did you mean 'train'\?"
+    ):
+        Digits().load(split="trian")
+    with pytest.raises(ValueError, match="split: 'test' is not one of train"):
+        Digits(split="test")  # type: ignore[arg-type]
