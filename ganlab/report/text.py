@@ -1,0 +1,178 @@
+"""Words and numbers of a report: labels, and text from run folders made safe for every output format.
+
+Run folders are shared between people, so every string in them is taken for hostile: control characters,
+escape sequences and direction marks go, length is bounded, and each output format gets its own escape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+
+# ganlab's method names, in the order of SNGAN's Figure 1; the unnormalised D comes first, others last.
+METHODS = {
+    "none": "None",
+    "wc": "Weight clip",
+    "gan-gp": "GAN-GP",
+    "wgan-gp": "WGAN-GP",
+    "bn": "BN",
+    "ln": "LN",
+    "wn": "WN",
+    "orthonormal": "Orthonormal",
+    "sn": "SN",
+    "gp": "GP",
+    "fn": "FN",
+    "dcgan": "DCGAN",
+    "real-data": "Real data",
+}
+DATASETS = {
+    "cifar10": "CIFAR-10",
+    "stl10": "STL-10",
+    "digits": "Digits",
+    "imagenet": "ImageNet",
+    "lsun": "LSUN",
+}
+ARCHITECTURES = {"cnn": "CNN", "resnet": "ResNet", "dcgan": "DCGAN"}
+SCORES = {"is": "IS", "fid": "FID", "kid": "KID"}
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
+_MARKDOWN = re.compile(r"[\\`*\[\]{}|#~$:@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.")
+
+
+def clean(value: object, limit: int = 80) -> str:
+    """One line of visible text, at most ``limit`` characters; a cut shows as an ellipsis."""
+    raw = value if isinstance(value, str) else repr(value) if isinstance(value, float) else str(value)
+    raw = _ESCAPES.sub("", raw[: 40 * limit + 4000])
+    kept = []
+    for sign in raw:
+        kind = unicodedata.category(sign)
+        if sign.isspace() or kind in ("Zl", "Zp"):
+            kept.append(" ")
+        elif kind[0] != "C":  # controls, direction marks, surrogates, private use
+            kept.append(sign)
+    line = " ".join("".join(kept).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def plain(value: object, limit: int = 40) -> str:
+    """Text for figures: only signs that the figures' font surely has (Latin-1 and a few more)."""
+    line = clean(value, limit)
+    return "".join(c if ord(c) < 256 or c in "…–±≥" else "?" for c in line)
+
+
+def md(value: object, limit: int = 80) -> str:
+    """Text for Markdown, also inside a table: nothing in it is markup, a link or a mention."""
+    line = _MARKDOWN.sub(r"\\\g<0>", clean(value, limit))
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def csv_cell(value: object) -> object:
+    """A CSV value that a spreadsheet takes for text or a number, never for a formula; None is empty."""
+    if value is None or isinstance(value, (bool, int)):
+        return "" if value is None else value
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else ""
+    line = clean(value, 500)
+    first = unicodedata.normalize("NFKC", line[:1])
+    return f"'{line}" if first in tuple("=+-@|%") else line
+
+
+def slug(*parts: object) -> str:
+    """A file name out of any text: letters, digits, ``_`` and ``-``; distinct texts stay distinct."""
+    raw = "-".join(str(p) for p in parts)
+    name = re.sub(r"[^a-z0-9_]+", "-", raw.lower()).strip("-")
+    if name == raw and len(name) <= 60:
+        return name
+    return f"{name[:50].rstrip('-')}-{hashlib.sha256(raw.encode('utf-8', 'replace')).hexdigest()[:6]}"
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """A sort key under which "d_steps 2" comes before "d_steps 10"."""
+    parts = re.split(r"(\d{1,15}(?:\.\d{1,15})?)", text)
+    return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
+
+
+def number(value: float | None, like: float | None = None) -> str:
+    """A score or a rate for reading; with as many decimals as ``like`` would get."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = abs(value if like is None else like)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{1 if size >= 100 else 2 if size >= 1 else 4}f}"
+
+
+def spread(value: float | None, std: float | None) -> str:
+    """``29.30 ± 0.21``, or the value alone."""
+    return number(value) if std is None else f"{number(value)} ± {number(std, like=value)}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated, or a dash."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Wall time: ``41 s``, ``12 min``, ``3.2 h``."""
+    if seconds is None:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def protocol_name(record: Mapping[str, object], ident: str) -> str:
+    """``sngan_paper [0123456789ab]``."""
+    return f"{clean(record.get('protocol') or record.get('name') or 'unnamed', 40)} [{ident}]"
+
+
+def span(low: str, high: str) -> str:
+    """``A–B``, or ``A`` where both are the same."""
+    return low if low == high else f"{low}–{high}"
+
+
+def method_label(method: str) -> str:
+    """``sn+gp`` -> ``SN + GP``; a name that is not known stays as it is."""
+    if method in METHODS:
+        return METHODS[method]
+    return " + ".join(METHODS.get(part, part) for part in method.split("+"))
+
+
+def method_rank(method: str) -> tuple[int, str]:
+    """Sort key: the paper's order, then what the paper does not have, by name."""
+    order = list(METHODS)
+    return (order.index(method) if method in METHODS else len(order), method)
+
+
+def setting_rank(setting: str) -> tuple[int, str]:
+    """Sort key: A to F of Table 1, then others by name."""
+    return (0 if len(setting) == 1 and setting in "ABCDEF" else 1, setting)
+
+
+def split_score(name: str) -> tuple[str, str]:
+    """A score's kind and the suffix of its extractor: ``fid_cifar`` -> (``fid``, ``_cifar``)."""
+    for kind in SCORES:
+        if name == kind or name.startswith(kind + "_"):
+            return kind, name[len(kind) :]
+    return name, ""
+
+
+def score_rank(name: str) -> tuple[int, str]:
+    """Sort key: IS, FID, KID as in the papers, then others by name."""
+    kinds = list(SCORES)
+    kind = split_score(name)[0]
+    return (kinds.index(kind) if kind in kinds else len(kinds), name)
+
+
+def score_label(name: str) -> str:
+    """``fid`` -> ``FID``; a score of another extractor keeps its own name, so that nobody mixes them up."""
+    return SCORES.get(name, name)
+
+
+def better(name: str) -> str:
+    """``lower`` for FID and KID, ``higher`` for IS, empty for scores that are not known."""
+    kind = split_score(name)[0]
+    return {"fid": "lower", "kid": "lower", "is": "higher"}.get(kind, "")
