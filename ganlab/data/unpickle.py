@@ -38,7 +38,7 @@ def _empty_array(_subtype: object, shape: tuple[int, ...], _dtype: object) -> np
 def _dtype(name: str, *_: object) -> np.dtype[Any]:
     if str(name) not in ("u1", "i4", "i8", "b1", "f4", "f8"):
         raise RefusedError(f"an array of type {name!r}")
-    return np.dtype(str(name))
+    return np.dtype(str(name), align=False, copy=True)  # a copy: the pickle sets its state
 
 
 def _encode(text: str, codec: str) -> bytes:
