@@ -514,6 +514,15 @@ def test_all_damaged_lists_every_step_and_keeps_saying_so(tmp_path: Path) -> Non
     assert kept.has_any()  # never from scratch silently
 
 
+def test_a_truncated_file_is_told_as_such(tmp_path: Path) -> None:
+    kept = made(tmp_path, 1)
+    path = kept.path(1) / "state.safetensors"
+    size = path.stat().st_size
+    os.truncate(path, 100)
+    with pytest.raises(CheckpointError, match=rf"state\.safetensors: truncated: 100 of {size} bytes"):
+        kept.load(1)
+
+
 def test_a_named_step_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint; there are: 1, 2"):
         made(tmp_path, 1, 2).load(7)
@@ -580,13 +589,16 @@ def crafted(folder: Path) -> dict[str, Callable[[], object]]:
         state.rename(folder / "elsewhere")
         state.symlink_to("elsewhere")
 
+    def vast() -> None:
+        os.truncate(state, 1 << 40)  # a hole of a terabyte: refused by its size, not read
+
     def long_manifest() -> None:
         manifest.write_bytes(b" " * (2 << 20))
 
     def deep_manifest() -> None:
         manifest.write_bytes(b'{"a":' * 100_000)
 
-    return {f.__name__: f for f in (huge_header, overlap, deep_state, pickled, outside, pipe, link)} | {
+    return {f.__name__: f for f in (huge_header, overlap, deep_state, pickled, outside, pipe, link, vast)} | {
         "long_manifest": long_manifest,
         "deep_manifest": deep_manifest,
         "list_manifest": lambda: manifest.write_bytes(b"[]"),

@@ -281,6 +281,19 @@ def test_a_disk_that_fills_up_kills_tensorboards_thread_but_not_the_run(tmp_path
     assert [r["step"] for r in records(run)] == [1, 2, 3, 4, 5]
 
 
+def test_other_threads_failures_are_still_heard(
+    tmp_path: Path, no_board: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: heard.append(args.exc_type))
+    with Log(tmp_path, 10, quiet=True):
+        thread = threading.Thread(target=lambda: 1 // 0)
+        thread.start()
+        thread.join()
+    assert heard == [ZeroDivisionError]
+    monkeypatch.undo()
+
+
 def test_log_txt_that_fails_warns_once_and_metrics_that_fail_are_an_error(
     tmp_path: Path, no_board: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -299,9 +299,41 @@ def test_without_flock_there_is_never_more_than_one_owner(tmp_path: Path, no_flo
 def test_without_flock_another_hosts_lock_holds_and_the_line_says_what_to_delete(
     tmp_path: Path, no_flock: None
 ) -> None:
-    (tmp_path / ".lock.0").write_text("1@some-other-host\n")
-    with pytest.raises(RunInUse, match=r"1@some-other-host; if that process is gone, delete .*\.lock\.0"):
+    (tmp_path / ".lock.0").write_text("999999999@some-other-host\n")
+    with pytest.raises(
+        RunInUse, match=r"999999999@some-other-host; if that process is gone, delete .*\.lock\.0"
+    ):
         RunFolder(tmp_path).lock()
+
+
+def test_without_flock_who_finds_another_newcomer_withdraws(
+    tmp_path: Path, no_flock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = disk.write_new
+
+    def late(path: Path, data: bytes) -> None:
+        real(tmp_path / ".lock.7", f"1@{socket.gethostname()}\n".encode())  # has looked when we had not come
+        real(path, data)
+
+    monkeypatch.setattr(disk, "write_new", late)
+    with pytest.raises(RunInUse, match=r"in use by 1@.*\.lock\.7"):
+        RunFolder(tmp_path).lock()
+    assert sorted(os.listdir(tmp_path)) == [".lock", ".lock.7"]
+
+
+def test_a_probe_that_the_owner_tidies_up_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def tidied(path: Any, *args: Any) -> int:
+        fd = real(path, *args)
+        if ".probe." in str(path):
+            os.unlink(path)
+        return fd
+
+    monkeypatch.setattr(os, "open", tidied)
+    RunFolder(tmp_path).create()
 
 
 # ---- config ------------------------------------------------------------------------------------------
