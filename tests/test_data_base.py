@@ -77,6 +77,20 @@ def test_a_memory_map_is_read_ahead(tmp_path: object) -> None:
     batches.close()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0], ids=["on the device", "memory-mapped"])
+def test_batches_on_a_gpu_are_those_of_the_cpu(memory_gb: float) -> None:
+    here, there = Batches(numbered(), "cpu", 5), Batches(numbered(), "cuda", 5, memory_gb)
+    for start in range(0, 60, 4):
+        cpu, gpu = here.batch(start, 4), there.batch(start, 4)
+        assert gpu.x.device.type == "cuda"
+        assert torch.equal(cpu.x, gpu.x.cpu())
+        assert cpu.y is not None
+        assert gpu.y is not None
+        assert torch.equal(cpu.y, gpu.y.cpu())
+
+
 def test_fingerprint_is_of_the_content() -> None:
     data = numbered()
     images, labels = data.images, data.labels

