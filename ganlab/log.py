@@ -27,27 +27,20 @@ REFRESH_S = 0.2  # seconds between two drawings of the progress line
 class Log:
     """The voice of a run in ``folder``, going from ``start_step`` to ``total_steps``.
 
-    resumed: whether from a checkpoint (None: if ``start_step`` > 0). What earlier attempts wrote beyond it
-    is dropped: all of it if there is no checkpoint. quiet: warnings only on the console. wall_s: seconds that
-    the run took before this process. Use it in a ``with``, or call `close`.
-    Raises EnvError if metrics.jsonl can't be written.
+    What earlier attempts wrote beyond ``start_step`` is dropped; at 0 all of it, step 0 being done again.
+    quiet: warnings only on the console. wall_s: seconds that the run took before this process. Use it in a
+    ``with``, or call `close`. Raises EnvError if metrics.jsonl can't be written.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        total_steps: int,
-        start_step: int = 0,
-        quiet: bool = False,
-        resumed: bool | None = None,
-        wall_s: float = 0.0,
+        self, folder: Path, total_steps: int, start_step: int = 0, quiet: bool = False, wall_s: float = 0.0
     ) -> None:
         self.folder, self.total_steps, self.quiet = Path(folder), total_steps, quiet
         self._start_step = self._step = start_step
         self._began = time.monotonic() - wall_s
         self._opened = time.monotonic()
         self.metrics = Metrics(self.folder / "metrics.jsonl")
-        self._kept = start_step if (start_step > 0 if resumed is None else resumed) else -1
+        self._kept = start_step if start_step > 0 else -1
         self.metrics.truncate_after(self._kept)
         self._broken: set[str] = set()
         self._writer: Any = None
@@ -89,19 +82,14 @@ class Log:
             self._print(line)
         self._draw()
 
-    def scores(
-        self, step: int, values: Mapping[str, float | None], protocol_id: str, kind: str = "eval"
-    ) -> None:
-        """The scores of one evaluation by name (``fid_cifar``; None: not to be had), their protocol's id.
-
-        kind: "eval" on the way, another word for scores under a protocol that is not to be mixed with it.
-        """
+    def scores(self, step: int, values: Mapping[str, float | None], protocol_id: str) -> None:
+        """The scores of one evaluation by name (``fid_cifar``; None: not to be had), their protocol's id."""
         self._scores = _told(values)
-        record = {"step": step, "kind": kind, "scores": dict(values), "protocol_id": protocol_id}
+        record = {"step": step, "kind": "eval", "scores": dict(values), "protocol_id": protocol_id}
         self.metrics.append({**record, "wall_s": round(self.wall_s, 3)})
         for name, value in values.items():
-            self._scalar(f"metric/{name}" if kind == "eval" else f"{kind}/{name}", value, step)
-        self.say(f"step {step}/{self.total_steps}  {kind}  {self._scores}")
+            self._scalar(f"metric/{name}", value, step)
+        self.say(f"step {step}/{self.total_steps}  {self._scores}")
 
     def image(self, step: int, grid: Any) -> None:
         """A grid of samples for TensorBoard: uint8 array (H, W, C)."""

@@ -65,23 +65,20 @@ def test_the_record_and_the_plain_lines(
     with Log(tmp_path, 1000, wall_s=100.0) as log:
         log.train(100, {"loss/d": 1.25, "loss/g": math.nan}, 12.5)
         log.scores(100, {"fid_cifar": 33.333333, "is_cifar": None}, "abc123")
-        log.scores(100, {"fid": 9.5}, "def456", kind="final")
         log.say("saved step 100")
         log.warn("something\nodd")
         log.flush()
         assert 100 <= log.wall_s < 160
-    train, scores, final = records(tmp_path)
+    train, scores = records(tmp_path)
     assert 100 <= train.pop("wall_s") < 160
     assert train == {"step": 100, "kind": "train", "loss/d": 1.25, "loss/g": None, "it_per_s": 12.5}
-    del scores["wall_s"], final["wall_s"]
+    del scores["wall_s"]
     told = {"fid_cifar": 33.333333, "is_cifar": None}
     assert scores == {"step": 100, "kind": "eval", "scores": told, "protocol_id": "abc123"}
-    assert final == {"step": 100, "kind": "final", "scores": {"fid": 9.5}, "protocol_id": "def456"}
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "step 100/1000  loss/d 1.25  loss/g nan  12.5 it/s  ETA 0:01:12",
-        "step 100/1000  eval  fid_cifar 33.33  is_cifar -",
-        "step 100/1000  final  fid 9.5",
+        "step 100/1000  fid_cifar 33.33  is_cifar -",
         "saved step 100",
     ]
     assert err == "ganlab: warning: something odd\n"
@@ -130,7 +127,7 @@ def test_on_a_terminal_there_is_one_progress_line(
     else:
         assert piped.getvalue().splitlines() == [
             "step 100/200  loss/d 1.5  50 it/s  ETA 0:00:02",
-            "step 100/200  eval  fid_cifar 12.3",
+            "step 100/200  fid_cifar 12.3",
             "[bold]a [31mb",
         ]
 
@@ -165,16 +162,14 @@ def test_odd_streams_stop_nothing(tmp_path: Path, no_board: None, monkeypatch: p
     assert "goes on" in (tmp_path / "log.txt").read_text()
 
 
-@pytest.mark.parametrize(
-    ("start", "resumed", "kept"), [(0, None, []), (2, None, [0, 1, 2]), (0, True, [0]), (0, False, [])]
-)
+@pytest.mark.parametrize(("start", "kept"), [(0, []), (2, [0, 1, 2]), (9, [0, 1, 2, 3, 4])])
 def test_a_resume_drops_what_lies_beyond_it(
-    tmp_path: Path, no_board: None, start: int, resumed: bool | None, kept: list[int]
+    tmp_path: Path, no_board: None, start: int, kept: list[int]
 ) -> None:
     with Log(tmp_path, 10) as log:
         for step in range(5):
             log.train(step, {"loss/d": 1.0}, 1.0)
-    with Log(tmp_path, 10, start, resumed=resumed) as log:
+    with Log(tmp_path, 10, start) as log:
         assert [r["step"] for r in records(tmp_path)] == kept
         log.train(start, {"loss/d": 2.0}, 1.0)  # told again: kept once
     steps = [r["step"] for r in records(tmp_path)]
