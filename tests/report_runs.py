@@ -30,6 +30,7 @@ SNGAN = {
     "real_split": "test",
     "quantize": "truncate",
     "bn": "running",
+    "generator": "raw",
     "extractor": "inception",
 }
 SMALL = SNGAN | {"protocol": "smoke", "is_n_fake": 2_000, "fid_n_fake": 2_000, "extractor": "cifar"}

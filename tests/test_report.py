@@ -20,8 +20,9 @@ from report_runs import SMALL, SNGAN, digest, make_run
 
 from ganlab.errors import DataError, EnvError
 from ganlab.report import cells, compare, mosaic, page, published, report, tables, text
-from ganlab.report.collect import Curve, Run, collect
+from ganlab.report.collect import Run, collect
 from ganlab.report.curves import BINS, _binned
+from ganlab.report.history import Curve
 
 NASTY = "<script>alert(1)</script>=cmd|' /C calc'!A0\x1b[31mred\x1b[0m\u202e$x^2$ ](javascript:x) http://evil.example/"
 
@@ -145,8 +146,8 @@ def test_protocols_are_never_mixed(tmp_path: Path) -> None:
     fids = [k for k in section.measured("last") if k.score == "fid"]
     (cell,) = section.cells.values()
     assert sorted(cell.summary(k).mean for k in fids) == [20.0, 40.0]  # type: ignore[type-var]
-    (said, *_) = [w for w in tables.warnings(section) if w.startswith("FID (last")]
-    assert "2 protocols" in said
+    said = tables.warnings(section)[0]
+    assert "FID (last), FID (best) come under 2 protocols" in said
     assert "sngan_paper" in said
     assert "ttur50k" in said
 
@@ -210,6 +211,8 @@ def test_published_file_is_whole() -> None:
         ("fid", {"quantize": "round"}, "rounding to 8 bits: round here, truncate published"),
         ("fid_cifar", {"extractor": "cifar"}, "fid_cifar is computed on the cifar network"),
         ("fid_cifar", {"extractor": "inception"}, "fid_cifar is computed on"),
+        ("fid", {"generator": "ema"}, "weights of G: ema here, raw published"),
+        ("fid", {"extractor": {"name": "inception", "weights_official": False}}, "not the official ones"),
         ("is", {"is_splits": 1}, "splits: 1 here, 10 published"),
         ("is", {"is_n_fake": None}, "not recorded here, 50,000 published"),
     ],
@@ -254,7 +257,11 @@ def test_paper_beside_ours(tmp_path: Path) -> None:
     assert table is not None
     trained = "1,000 updates, width 0.25; A, C, D"
     assert table.rows == [("SN", [("29.30", "42.00 ± 2.83 (C, 2 seeds)")], trained)]
-    assert "SNGAN Table 2 (best of settings A-F, 100,000 updates)" in table.notes[0]
+    assert "sngan_paper" in table.notes[0]
+    note = compare.beside(section, key).note
+    assert note.startswith(
+        "Published: SNGAN Table 2 (best of settings A-F, 100,000 updates). The paper does not"
+    )
 
 
 def test_html_is_self_contained_and_strict(written: Path) -> None:
@@ -477,6 +484,23 @@ def test_numbers_for_reading() -> None:
     assert text.method_label("sn+gp") == "SN + GP"
     assert text.better("fid_cifar") == text.better("kid") == "lower"
     assert text.better("is") == "higher"
+
+
+def test_scores_of_ganlab_evaluate_are_read_too(tmp_path: Path) -> None:
+    run = make_run(tmp_path, samples=False, fid=40.0)
+    other = SNGAN | {"protocol": "ttur50k", "fid_n_fake": 50_000, "fid_n_real": 50_000}
+    told = {"checkpoint": "last", "step": 1000, "values": {"fid": 33.0}, "protocol": other}
+    told["protocol_id"] = digest(other)
+    (run / "evaluations").mkdir()
+    (run / "evaluations" / "a.json").write_text(json.dumps(told))
+    (run / "evaluations" / "b.json").write_text(json.dumps(told | {"step": 500}))  # before the run went on
+    (run / "evaluations" / "c.json").write_text(json.dumps(told | {"protocol_id": digest(SNGAN)}))  # known
+    (run / "evaluations" / "d.json").write_text("{")
+    (read,) = collect([tmp_path])
+    fids = [(s.checkpoint, s.step, s.value) for s in read.scores if s.name == "fid"]
+    assert fids == [("last", 1000, 40.0), ("best", 900, 38.8), ("last", 1000, 33.0), ("step 500", 500, 33.0)]
+    assert "evaluations/d.json can't be read" in read.notes[0]
+    assert "2 protocols" in tables.warnings(one_section(tmp_path))[0]
 
 
 def test_scores_that_are_not_numbers_are_noted(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """``ganlab report``: many runs side by side, beside the published values. Reads run folders, never torch.
 
-``collect`` reads runs, ``cells`` sorts them into the grid, ``published`` knows the papers' values, ``bars``,
-``curves`` and ``mosaic`` draw, ``tables`` counts, ``page`` writes HTML, Markdown and CSV.
+``collect`` and ``history`` read runs, ``cells`` sorts them into the grid, ``published`` knows the papers'
+values and ``compare`` puts them beside ours; ``bars``, ``curves`` and ``mosaic`` draw (``figures`` is what
+they share), ``tables`` counts, ``text`` makes words safe, ``page`` writes HTML, Markdown and CSV.
 """
 
 from __future__ import annotations

@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ganlab.report import cells as cells_of
 from ganlab.report import figures, text
 from ganlab.report.cells import Group, Key, Section, Summary
 
 
 class Line(NamedTuple):
-    """A published value to draw across the bars of a method, with its spread and its source."""
+    """A published value to draw across the bars of a method, with its spread."""
 
     value: float
     std: float | None
-    where: str
 
 
 class Words(NamedTuple):
@@ -35,23 +35,26 @@ def draw(
     section: Section, key: Key, words: Words, published: Mapping[Group, Line], name: str
 ) -> figures.Picture:
     """The figure of one score under one protocol; FID on a log axis. Needs one cell with that score."""
-    groups, settings = section.groups, section.settings
-    cells = {place: cell.summary(key) for place, cell in section.cells.items()}
+    shown = section.shown(key)
+    groups, settings = cells_of.groups(shown), cells_of.settings(shown)
+    cells = {place: cell.summary(key) for place, cell in shown.items()}
+    published = {g: line for g, line in published.items() if g in groups}
     colors = figures.setting_colors(settings)
     width = min(12.0, max(6.4, 0.16 * len(groups) * (len(settings) + 1.2) + 1.3))
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(width, 4.2), layout="constrained")
         ax = figure.add_subplot()
         floor = _value_axis(ax, key.score, list(cells.values()), list(published.values()))
-        step = min(0.26, 0.86 / len(settings))
-        flat = step * (width - 1) / (len(groups) + 0.2) > 0.42  # inches: room for words beside each other
+        inch = (len(groups) + 0.2) / (width - 1.1)  # in units of the axis
+        step = min(0.26, 0.86 / len(settings), 0.6 * inch)
+        flat = step > 0.42 * inch  # room for words beside each other
         for g, group in enumerate(groups):
             for i, setting in enumerate(settings):
                 if (cell := cells.get((group, setting))) is not None:
                     x = g + (i - (len(settings) - 1) / 2) * step
                     _bar(ax, x, step, floor, cell, colors[setting], flat)
             if group in published:
-                _line(ax, g, published[group])
+                _line(ax, g, min(0.46, step * (len(settings) / 2 + 0.3)), published[group])
         ax.set_xticks(range(len(groups)), [figures.wrap(g.label, 14, 4) for g in groups])
         ax.set_xlim(-0.6, len(groups) - 0.4)
         ax.tick_params(axis="x", length=0)
@@ -62,7 +65,7 @@ def draw(
         small: dict[str, Any] = {"fontsize": 7.2, "color": figures.GREY}
         ax.set_title(figures.wrap(words.subtitle, int(width * 17)), loc="left", **small)
         figure.legend(
-            **_legend(settings, colors, list(cells.values()), list(published.values()), width),
+            **_legend(settings, colors, list(cells.values()), bool(published), width),
             loc="outside lower center",
         )
         if words.note:
@@ -107,8 +110,8 @@ def _bar(
         ax.annotate(words, (x, top), (0, 3), textcoords="offset points", color=figures.ALARM, **style)
 
 
-def _line(ax: Axes, group: int, line: Line) -> None:
-    ends = (group - 0.46, group + 0.46)
+def _line(ax: Axes, group: int, half: float, line: Line) -> None:
+    ends = (group - half, group + half)
     if line.std:
         band = (line.value - line.std, line.value + line.std)
         ax.fill_between(ends, *band, color=figures.PUBLISHED, alpha=0.25, lw=0, zorder=4)
@@ -119,7 +122,7 @@ def _legend(
     settings: Sequence[str],
     colors: Mapping[str, Any],
     cells: Sequence[Summary],
-    published: Sequence[Line],
+    published: bool,
     width: float,
 ) -> dict[str, Any]:
     handles: list[Any] = [
@@ -130,7 +133,6 @@ def _legend(
         edge: dict[str, Any] = {"facecolor": "#eeeeee", "edgecolor": figures.INK, "lw": 0.5}
         handles.append(Patch(hatch="////", label="not (all) finished", **edge))
     if published:
-        where = text.plain("; ".join(sorted({p.where for p in published})), 90)
-        handles.append(Line2D([], [], color=figures.PUBLISHED, lw=1.4, label=f"published: {where}"))
-    columns = min(len(handles), int(width / 1.1))
-    return {"handles": handles, "ncols": columns, "columnspacing": 1.2, "handlelength": 1.4}
+        handles.append(Line2D([], [], color=figures.PUBLISHED, lw=1.4, label="published value"))
+    fit = figures.columns([str(h.get_label()) for h in handles], width)
+    return {"handles": handles, "ncols": fit, "columnspacing": 1.2, "handlelength": 1.4}

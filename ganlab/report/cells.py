@@ -87,6 +87,19 @@ class Group(NamedTuple):
         return f"{name}, {self.variant}" if self.variant else name
 
 
+Places = dict[tuple[Group, str], Cell]
+
+
+def groups(cells: Places) -> list[Group]:
+    """The methods in the paper's order, the variants of each in natural order."""
+    return sorted({g for g, _ in cells}, key=lambda g: (*text.method_rank(g.method), text.natural(g.variant)))
+
+
+def settings(cells: Places) -> list[str]:
+    """A to F, then others."""
+    return sorted({s for _, s in cells}, key=text.setting_rank)
+
+
 @dataclass
 class Section:
     """The runs on one dataset with one architecture; ``cells`` by group and setting."""
@@ -96,7 +109,7 @@ class Section:
     resolution: str
     architecture: str
     runs: list[Run] = field(default_factory=list)
-    cells: dict[tuple[Group, str], Cell] = field(default_factory=dict)
+    cells: Places = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -108,13 +121,19 @@ class Section:
 
     @property
     def groups(self) -> list[Group]:
-        return sorted(
-            {g for g, _ in self.cells}, key=lambda g: (*text.method_rank(g.method), text.natural(g.variant))
-        )
+        return groups(self.cells)
 
     @property
     def settings(self) -> list[str]:
-        return sorted({s for _, s in self.cells}, key=text.setting_rank)
+        return settings(self.cells)
+
+    def shown(self, key: Key) -> Places:
+        """The cells of a figure: those with the score, and those that ended without any such score."""
+
+        def empty(cell: Cell) -> bool:
+            return bool(cell.mark) and all(s.name != key.score for r in cell.runs for s in r.scores)
+
+        return {place: cell for place, cell in self.cells.items() if cell.scores(key) or empty(cell)}
 
     def measured(self, checkpoint: str | None = None) -> list[Key]:
         """The figures to draw, the commonest protocol of each score first."""
@@ -209,5 +228,6 @@ def _word(key: str, value: object) -> str:
         return f"{text.count(value)} updates"
     if key == "loss._target_":
         return _loss({key: value})
+    shown = "unset" if value is None else f"{value:g}" if isinstance(value, float) else value
     short = {"architecture.width": "width", "batch_size": "batch"}.get(key, key.rsplit(".", 1)[-1])
-    return f"{text.clean(short, 24)} {text.clean('unset' if value is None else value, 20)}"
+    return f"{text.clean(short, 24)} {text.clean(shown, 20)}"

@@ -12,21 +12,23 @@ import json
 import math
 import os
 import re
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from ganlab.errors import DataError
+from ganlab.report import history, text
 from ganlab.report.text import clean
 
 MAX_FILE = 8 << 20  # bytes of a result.json or config.yaml
-MAX_METRICS = 512 << 20
 MAX_KEYS = 5000  # of a config
 MAX_SCORES = 40
+MAX_EVALUATIONS = 100
+_TEXTS = {"name": 60, "experiment": 60, "setting": 16, "method": 40, "dataset": 40, "architecture": 40}
+_TEXTS |= {"loss": 40, "device": 60, "git": 60, "error": 200, "started": 30, "updated": 30}
 STATUSES = ("finished", "running", "stopped", "diverged", "failed")
 
 
@@ -43,19 +45,6 @@ class Score:
     protocol_id: str
 
 
-@dataclass
-class Curve:
-    """A value over the training steps, strictly increasing in step; not finite where training blew up."""
-
-    steps: array[int] = field(default_factory=lambda: array("q"))
-    values: array[float] = field(default_factory=lambda: array("d"))
-
-    def add(self, step: int, value: float) -> None:
-        if not self.steps or step > self.steps[-1]:
-            self.steps.append(step)
-            self.values.append(value)
-
-
 @dataclass(eq=False)
 class Run:
     """What a report knows of a run. Texts are cleaned; numbers are finite or None; times are in seconds."""
@@ -69,7 +58,7 @@ class Run:
     numbers: dict[str, float | None] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)  # flat: "architecture.width" -> 0.25
     scores: list[Score] = field(default_factory=list)
-    curves: dict[tuple[str, str], Curve] = field(default_factory=dict)  # (name, protocol id or "")
+    curves: dict[tuple[str, str], history.Curve] = field(default_factory=dict)  # (name, protocol id or "")
 
     def text(self, key: str) -> str:
         return self.texts.get(key, "")
@@ -148,10 +137,9 @@ def read(folder: Path, shown: str) -> Run:
     except (OSError, ValueError, RecursionError) as e:
         run.problem = f"result.json can't be read: {clean(e, 120)}"
         return run
-    for key in ("name", "experiment", "setting", "method", "dataset", "architecture", "loss", "device", "git",
-                "error", "started", "updated"):  # fmt: skip
+    for key, limit in _TEXTS.items():
         value = result.get(key)
-        run.texts[key] = "" if value is None else clean(value, 200 if key == "error" else 60)
+        run.texts[key] = "" if value is None else clean(value, limit)
     normalization = result.get("normalization")
     names = normalization if isinstance(normalization, list) else []
     run.texts["normalization"] = "+".join(clean(n, 30) for n in names[:20])
@@ -173,7 +161,8 @@ def read(folder: Path, shown: str) -> Run:
     _read_config(run)
     run.texts["dataset_path"] = clean(Path(str(run.config.get("dataset.path") or "")).name, 60)
     run.scores = list(_scores(result.get("scores"), run.notes))
-    _read_metrics(run)
+    _read_evaluations(run)
+    run.curves = history.read(run.folder / "metrics.jsonl", run.notes)
     return run
 
 
@@ -203,19 +192,31 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
             protocol = protocol if isinstance(protocol, dict) else {}
             ident = clean(node.get("protocol_id") or _digest(protocol), 24)
             for name, value in list(values.items())[:MAX_SCORES]:
-                if _std_of(name):
+                if text.spread_of(name):
                     continue
                 if (v := _number(value)) is None:
                     notes.append(f"{clean(name, 40)} of {clean(checkpoint, 20)} is not a finite number")
                     continue
-                std = next((_number(values[k]) for k in values if _std_of(k) == name), None)
+                std = next((_number(values[k]) for k in values if text.spread_of(k) == name), None)
                 at = None if step is None else int(step)
                 yield Score(clean(checkpoint, 20), at, clean(name, 40), v, std, protocol, ident)
 
 
-def _std_of(name: str) -> str:
-    """``is_std`` and ``is_std_cifar`` are spreads (of ``is``, ``is_cifar``); empty for a score."""
-    return re.sub(r"_std(?=_|$)", "", name) if re.search(r"_std(?=_|$)", name) else ""
+def _read_evaluations(run: Run) -> None:
+    """Scores by ``ganlab evaluate``: the same checkpoints under other protocols."""
+    ends = {s.checkpoint: s.step for s in run.scores}
+    there = {(s.checkpoint, s.name, s.protocol_id) for s in run.scores}
+    for path in sorted(run.folder.glob("evaluations/*.json"))[:MAX_EVALUATIONS]:
+        try:
+            told = json.loads(_bytes(path))
+            checkpoint, step = clean(told["checkpoint"], 20), _number(told.get("step"))
+            if checkpoint not in ends or ends[checkpoint] != step:  # of another step than it is today
+                checkpoint = f"step {step:.0f}"
+            found = list(_scores({checkpoint: told}, run.notes))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            run.notes.append(f"evaluations/{clean(path.name, 60)} can't be read: {clean(e, 80)}")
+            continue
+        run.scores += [s for s in found if (s.checkpoint, s.name, s.protocol_id) not in there]
 
 
 def _digest(record: dict[str, Any]) -> str:
@@ -254,40 +255,3 @@ def _leaf(node: object) -> object:
     if node is None or isinstance(node, (bool, float)) or _number(node) is not None:
         return node
     return node[:200] if isinstance(node, str) else "…"
-
-
-def _read_metrics(run: Run) -> None:
-    """The losses and scores over the steps; lines that are broken or out of order are skipped and counted."""
-    broken = 0
-    try:
-        with (run.folder / "metrics.jsonl").open("rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_METRICS:
-                run.notes.append(f"metrics.jsonl is larger than {MAX_METRICS >> 20} MB: no curves")
-                return
-            for line in file:
-                try:
-                    row = json.loads(line)
-                    step = row["step"]
-                    if not isinstance(step, int) or not 0 <= step < 1 << 62:
-                        raise ValueError("step is not a count")
-                    _add_row(run.curves, step, row)
-                except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-                    broken += 1
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        run.notes.append(f"metrics.jsonl can't be read: {clean(e, 120)}")
-    if broken:
-        run.notes.append(f"{broken} broken line(s) in metrics.jsonl skipped")
-
-
-def _add_row(curves: dict[tuple[str, str], Curve], step: int, row: dict[str, Any]) -> None:
-    if row.get("kind") == "eval":
-        ident = clean(row.get("protocol_id") or "", 24)
-        named = {(k, ident): v for k, v in row["scores"].items() if not _std_of(k)}
-    else:
-        named = {(k, ""): v for k, v in row.items() if k.startswith("loss/")}
-    for (name, ident), value in named.items():
-        key = (clean(name, 40), ident)
-        if isinstance(value, (int, float)) and (key in curves or len(curves) < 4 * MAX_SCORES):
-            curves.setdefault(key, Curve()).add(step, float(value))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ganlab.report import published, text
-from ganlab.report.cells import Cell, Group, Key, Section
+from ganlab.report.cells import Cell, Group, Key, Section, groups
 from ganlab.report.collect import Run
 
 
@@ -33,7 +33,7 @@ def beside(section: Section, key: Key) -> Beside:
     dataset, unlike = published.known_dataset(section.dataset, section.dataset_path)
     kind, record = text.split_score(key.score)[0], section.protocol(key)
     rows, reasons = {}, {}
-    for group in section.groups:
+    for group in groups(section.shown(key)):
         run = _first(section, group)
         loss = published.loss_name(run.text("loss"))
         found = published.lookup(dataset, section.architecture, group.method, loss, kind, run.scale[0])
@@ -60,6 +60,8 @@ def _note(
         return f"No published {label} for these methods on {where} is in ganlab's table."
     why = "; ".join(dict.fromkeys(r for group, rs in reasons.items() if group not in rows for r in rs))
     parts = []
+    if rows:
+        parts.append(f"Published: {'; '.join(dict.fromkeys(_source(p) for p in rows.values()))}.")
     if not rows:
         parts.append(f"No published value stands beside {label}, for none is comparable: {why}.")
     elif why:
@@ -78,22 +80,24 @@ def _note(
 def comparison(section: Section, found: Mapping[Key, Beside]) -> Comparison | None:
     """Paper beside ours (the best of our settings) for all methods that have a like-for-like row."""
     keys = [key for key, there in found.items() if there.rows]
-    groups = [g for g in section.groups if any(g in found[key].rows for key in keys)]
-    if not groups:
+    listed = [g for g in section.groups if any(g in found[k].rows and _scored(section, g, k) for k in keys)]
+    if not listed:
         return None
     several = len({key.score for key in keys}) < len(keys)
     labels = [text.score_label(k.score) + (f" [{k.protocol_id[:8]}]" if several else "") for k in keys]
     rows = [
         (group.label, [_pair(section, group, key, found[key]) for key in keys], _trained(section, group))
-        for group in groups
+        for group in listed
     ]
     notes = []
     for label, key in zip(labels, keys, strict=True):
         name = text.protocol_name(section.protocol(key), key.protocol_id)
-        papers = dict.fromkeys(_source(p) for p in found[key].rows.values())
-        ours = f"best setting, {key.checkpoint} checkpoint, protocol {name}"
-        notes.append(f"{label}: paper = {'; '.join(papers)}; ours = {ours}.")
+        notes.append(f"{label}: ours = our best setting, {key.checkpoint} checkpoint, protocol {name}.")
     return Comparison(labels, rows, notes)
+
+
+def _scored(section: Section, group: Group, key: Key) -> bool:
+    return any(g == group and cell.scores(key) for (g, _), cell in section.cells.items())
 
 
 def _pair(section: Section, group: Group, key: Key, there: Beside) -> tuple[str, str]:

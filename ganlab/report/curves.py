@@ -15,7 +15,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ganlab.report import figures, text
 from ganlab.report.cells import Group, Section
-from ganlab.report.collect import Curve, Run
+from ganlab.report.collect import Run
+from ganlab.report.history import Curve
 
 DASHES: tuple[Any, ...] = (
     *("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5))),
@@ -27,7 +28,7 @@ BINS = 50  # points of a line at most
 
 def draw(section: Section, title: str, name: str) -> figures.Picture | None:
     """One panel per score and loss (times settings, where one panel would be a tangle); None without data."""
-    rows = sorted({k for r in section.runs for k in r.curves}, key=_order)
+    rows = sorted({k for r in section.runs for k, c in r.curves.items() if len(c.steps) > 1}, key=_order)
     if not rows:
         return None
     styles = figures.method_style(section.groups)
@@ -55,7 +56,7 @@ def draw(section: Section, title: str, name: str) -> figures.Picture | None:
         for ax in panels[-across:] if apart else panels[: len(rows)]:
             ax.set_xlabel("generator updates")
         handles = _handles(section, styles, {} if apart or len(dashes) < 2 else dashes)
-        fit = min(len(handles), int(size[0] / 1.3))
+        fit = figures.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
         figure.legend(handles=handles, loc="outside lower center", ncols=fit, handlelength=2.8)
         figures.title(figure, title)
         how = "" if apart else " Colour and marker: method; dashes: setting."

@@ -101,11 +101,17 @@ def method_style(groups: Sequence[Group]) -> dict[Group, tuple[str, str]]:
 def wrap(long: str, width: int, most: int = 5) -> str:
     """Lines of about ``width`` signs, broken between words; text for figures."""
     lines = [""]
-    for word in text.plain(long, width * most).split():
+    words = text.plain(long, width * most).split()
+    for word in (w[i : i + width] for w in words for i in range(0, len(w), width)):
         if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return "\n".join(lines[:most])
+
+
+def columns(labels: Sequence[str], width: float) -> int:
+    """How many entries of a legend fit beside each other in ``width`` inches."""
+    return max(1, min(len(labels), int(width / (0.55 + 0.066 * max(map(len, labels))))))
 
 
 def is_log(score: str, values: Sequence[float]) -> bool:
@@ -116,7 +122,8 @@ def is_log(score: str, values: Sequence[float]) -> bool:
 def log_axis(ax: Axes, values: Sequence[float]) -> None:
     """A log axis with plain numbers (20, 50, 100), denser where the values span little."""
     ax.set_yscale("log")
-    narrow = max(values) / min(values) < 8
-    ax.yaxis.set_major_locator(LogLocator(10, subs=range(1, 10) if narrow else (1.0, 2.0, 5.0)))
+    ratio = max(values) / min(values)
+    ticks = range(1, 10) if ratio < 3.5 else (1, 2, 3, 4, 5, 7) if ratio < 12 else (1, 2, 5)
+    ax.yaxis.set_major_locator(LogLocator(10, subs=ticks))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())

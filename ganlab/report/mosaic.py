@@ -61,10 +61,11 @@ def draw(section: Section, title: str, name: str, key: Key | None) -> figures.Pi
                 sheet.paste(image.resize(larger, Image.Resampling.NEAREST), (x, y))
                 words = _caption(section.cells[group, setting], run, step, key)
                 color = figures.ALARM if run.status != "finished" else figures.GREY
-            else:
+            elif (group, setting) in section.cells:
                 pen.rectangle((x, y, x + side - 1, y + side - 1), outline="#cccccc", fill="#f4f4f4")
-                color = figures.GREY
-                words = "no samples" if (group, setting) in section.cells else "no run"
+                words, color = "no samples", figures.GREY
+            else:
+                continue
             while small.getlength(words) > side + GAP - 4 and len(words) > 4:
                 words = words[:-2].rstrip(" ·,") + "…"
             pen.text((x, y + side + 2), words, color, small)

@@ -77,7 +77,7 @@ def view(section: Section, number: int, stem: str) -> View:
         found = beside[key] = compare.beside(section, key)
         name = text.slug("bars", stem, key.score, *([key.protocol_id] if key.score in several else []))
         title = f"{text.score_label(key.score)}: {section.title}{scale}"
-        across = {g: bars.Line(p.value, p.std, f"{p.where} ({p.conditions})") for g, p in found.rows.items()}
+        across = {g: bars.Line(p.value, p.std) for g, p in found.rows.items()}
         words = bars.Words(title, _measured(section, key), found.note)
         pictures.append(bars.draw(section, key, words, across, name))
     fid = next((k for k in keys if text.split_score(k.score)[0] == "fid"), keys[0] if keys else None)
@@ -185,7 +185,7 @@ def _kinds(picture: Picture) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
 
 def _sources(views: Iterable[View]) -> list[str]:
     """The papers whose values are shown."""
-    said = " ".join(note for v in views if v.comparison for note in v.comparison.notes)
+    said = " ".join(note for v in views if v.comparison for note in v.notes)
     papers = published.table()["papers"].values()
     return [f"{p['name']}: arXiv {p['arxiv']}" for p in papers if f"{p['name']} " in said]
 

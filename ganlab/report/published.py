@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from ganlab.paths import ASSETS
 from ganlab.report import text
@@ -31,6 +31,7 @@ _KEYS = {
     "fid_n_real": "real images",
     "quantize": "rounding to 8 bits",
     "bn": "batch norm statistics of G",
+    "generator": "weights of G",
 }
 
 
@@ -142,6 +143,9 @@ def differences(row: Published, score: str, record: Mapping[str, Any]) -> list[s
     if suffix or not network.startswith(wanted.get("extractor", "no network")):
         theirs = f"published {text.score_label(kind)} on the 2015 Inception network"
         return [f"{score} is computed on the {network} network, {theirs}"]
+    told = record.get("extractor")
+    if isinstance(told, Mapping) and told.get("weights_official") is False:
+        return ["the Inception weights are not the official ones"]
     if kind not in wanted:
         return [f"no published protocol for {score}"]
     reasons = []

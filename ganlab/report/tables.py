@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ganlab.report import published, text
+from ganlab.report import cells, published, text
 from ganlab.report.cells import Key, Section
 from ganlab.report.collect import Run, Score
 
@@ -49,20 +49,22 @@ class RunRow:
 
 def matrix(section: Section, key: Key) -> Matrix:
     """Mean ± std of every cell; the best finished cell of all leads."""
-    summaries = {place: cell.summary(key) for place, cell in section.cells.items()}
+    shown = section.shown(key)
+    columns = cells.settings(shown)
+    summaries = {place: cell.summary(key) for place, cell in shown.items()}
     means = [s.mean for s in summaries.values() if s.mean is not None and not s.mark]
     direction = text.better(key.score)
     best = (min(means) if direction == "lower" else max(means)) if means and direction else None
     rows = []
-    for group in section.groups:
+    for group in cells.groups(shown):
         row: list[Entry | None] = []
-        for setting in section.settings:
+        for setting in columns:
             s = summaries.get((group, setting))
             leads = s is not None and s.mean is not None and s.mean == best and not s.mark
             row.append(s and Entry(text.spread(s.mean, s.std), s.mark, s.n, leads))
         rows.append((group.label, row))
     name = text.protocol_name(section.protocol(key), key.protocol_id)
-    return Matrix(text.score_label(key.score), name, key.checkpoint, section.settings, rows)
+    return Matrix(text.score_label(key.score), name, key.checkpoint, columns, rows)
 
 
 def score_names(section: Section) -> list[str]:
@@ -129,15 +131,16 @@ def warnings(section: Section) -> list[str]:
     lines = []
     by_score: dict[tuple[str, str], list[Key]] = {}
     for key in section.measured():
-        by_score.setdefault((key.score, key.checkpoint), []).append(key)
-    for (score, checkpoint), keys in by_score.items():
+        by_score.setdefault((key.checkpoint, key.score), []).append(key)
+    mixed: dict[tuple[str, ...], list[str]] = {}
+    for (checkpoint, score), keys in by_score.items():
         if len(keys) > 1:
-            names = ", ".join(text.protocol_name(section.protocol(k), k.protocol_id) for k in keys[:4])
-            what = f"{len(keys)} protocols ({names}{', …' if len(keys) > 4 else ''})"
-            lines.append(
-                f"{text.score_label(score)} ({checkpoint} checkpoint) comes under {what}: "
-                "each has its own figure and table; never compare across them."
-            )
+            names = tuple(sorted(text.protocol_name(section.protocol(k), k.protocol_id) for k in keys))
+            mixed.setdefault(names, []).append(f"{text.score_label(score)} ({checkpoint})")
+    for names, scores in mixed.items():
+        under = f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
+        what = f"{', '.join(scores)} come under {len(names)} protocols: {under}."
+        lines.append(f"{what} Each has its own figure and table; never compare across them.")
     for (group, setting), cell in section.cells.items():
         seeds = Counter(r.number("seed") for r in cell.runs)
         if again := [text.count(s) for s, n in seeds.items() if n > 1]:

@@ -167,6 +167,11 @@ def score_rank(name: str) -> tuple[int, str]:
     return (kinds.index(kind) if kind in kinds else len(kinds), name)
 
 
+def spread_of(name: str) -> str:
+    """The score whose spread this is: ``is_std_cifar`` -> ``is_cifar``; empty for a score itself."""
+    return re.sub(r"_std(?=_|$)", "", name) if re.search(r"_std(?=_|$)", name) else ""
+
+
 def score_label(name: str) -> str:
     """``fid`` -> ``FID``; a score of another extractor keeps its own name, so that nobody mixes them up."""
     return SCORES.get(name, name)
