@@ -101,9 +101,9 @@ def test_faults_end_in_one_line(remote: Remote, faults: list[str], says: str) ->
     with pytest.raises(EnvError) as caught:
         fetch(remote)
     line = str(caught.value)
-    assert line.startswith(f"toy.tar.gz: cannot be downloaded (0.5 MB) from {remote.url}: ")
+    assert line.startswith("toy.tar.gz: no download (")
     assert says in line
-    assert f"and put it at {remote.place}, or set dataset.path" in line
+    assert f") from {remote.url}; put it in {remote.place.parent} (512,000 bytes, md5 " in line
     assert not remote.place.exists()
     Handler.faults = []
     assert fetch(remote).read_bytes() == CONTENT  # nothing wrong is left behind
@@ -111,14 +111,14 @@ def test_faults_end_in_one_line(remote: Remote, faults: list[str], says: str) ->
 
 def test_no_server(remote: Remote) -> None:
     nowhere = Remote("toy", "toy.tar.gz", "http://127.0.0.1:9/toy", remote.size, remote.md5, remote.sha256)
-    with pytest.raises(EnvError, match=r"cannot be downloaded .* Connection refused"):
+    with pytest.raises(EnvError, match=r"no download \(.*Connection refused\)"):
         fetch(nowhere)
 
 
 def test_offline(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANLAB_OFFLINE", "1")
     with pytest.raises(
-        EnvError, match=r"toy\.tar\.gz: not in the cache, and GANLAB_OFFLINE is set; get http"
+        EnvError, match=r"toy\.tar\.gz: absent, and GANLAB_OFFLINE forbids http.*; put it in /"
     ):
         fetch(remote)
     assert Handler.asked == []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganlab import download
-from ganlab.data.files import check_room, megabytes, progress
+from ganlab.data.files import check_room, progress
 from ganlab.errors import EnvError
 from ganlab.paths import cache_dir
 
@@ -36,8 +36,7 @@ class Remote:
     @property
     def by_hand(self) -> str:
         """How to do without a download."""
-        sums = f"{self.size:,} bytes, sha256 {self.sha256}, md5 {self.md5}"
-        return f"get {self.url} elsewhere ({sums}) and put it at {self.place}, or set dataset.path to it"
+        return f"put it in {self.place.parent} ({self.size:,} bytes, md5 {self.md5}) or set dataset.path"
 
 
 KNOWN = (
@@ -83,7 +82,7 @@ def fetch(remote: Remote) -> Path:
     if place.is_file() and place.stat().st_size == size:  # its content is checked by who reads it
         return place
     if os.environ.get("GANLAB_OFFLINE", "0") not in ("", "0"):
-        raise EnvError(remote.file, "not in the cache, and GANLAB_OFFLINE is set", remote.by_hand)
+        raise EnvError(remote.file, f"absent, and GANLAB_OFFLINE forbids {remote.url}", remote.by_hand)
     if place.is_file():
         what = f"{place.stat().st_size:,} bytes, not the {size:,} of the original"
         raise EnvError(str(place), what, "remove it, and it is downloaded again")
@@ -92,7 +91,7 @@ def fetch(remote: Remote) -> Path:
         with progress(f"downloading {remote.file}", size, "bytes") as advance:
             download.fetch(remote.url, place, remote.sha256, _Watch(size, advance))
     except download.NotFetched as error:
-        what = f"cannot be downloaded ({megabytes(size)}) from {remote.url}: {error}"
+        what = f"no download ({error}) from {remote.url}"
         raise EnvError(remote.file, what, remote.by_hand) from None
     return place
 
