@@ -219,7 +219,7 @@ def contend(path: Path, count: int = 8) -> list[str]:
 
 
 def test_of_8_contenders_one_owns_the_folder_and_the_others_name_it(tmp_path: Path) -> None:
-    for number in range(10):
+    for number in range(4):
         told = contend(tmp_path / f"run{number}")
         owners = [t.split()[1] for t in told if t.startswith("owner")]
         assert len(owners) == 1, told
@@ -284,7 +284,7 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_flock_there_is_never_more_than_one_owner(tmp_path: Path, no_flock: None) -> None:
-    for number in range(10):
+    for number in range(4):
         told = contend(tmp_path / f"run{number}")
         assert sum(t.startswith("owner") for t in told) <= 1, told
         assert not [t for t in told if t.startswith("bad")]
