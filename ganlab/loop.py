@@ -66,6 +66,8 @@ def train(
         # A new run: everything that can fail on its config or data fails before its folder exists.
         device, images = prepare(e)
         with folder.lock():
+            if folder.config.exists():  # another process was here in the meantime
+                return _train_in(folder, e, config, choices, stop)
             folder.write_config(config)
             return Run(folder, e, choices, stop, device, images).play()
 
@@ -127,6 +129,7 @@ class Run:
         self.step = 0
         self.progress: dict[str, Any] = {
             "wall_s": 0.0,
+            "train_s": 0.0,
             "eval_s": 0.0,
             "evaluated": -1,
             "last": None,
@@ -135,7 +138,6 @@ class Run:
         self.saved = -1
         self.tally = Tally(0)
         self.failed_saves = 0
-        self.rate = 0.0
         self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints)
         self.checkpoints.clean()
         self._resume()
@@ -184,39 +186,35 @@ class Run:
             self.log.close()
 
     def _opening(self) -> None:
+        p = self.progress
         self._write("running")
         if self.step == 0 and self.saved < 0:
             self.save()  # a full or read-only disk shows now, not hours later
         if self.step == 0:
             self._samples()
-        if self.e.eval_start and self.step == 0 and self.progress["evaluated"] < 0:
+        if self.e.eval_start and self.step == 0 and p["evaluated"] < 0:
             self.evaluate()
-        elif (
-            self.step
-            and self._due(self.e.eval_every)
-            and self.progress["evaluated"] < self.step < self.e.steps
-        ):
+        elif self.step and self._due(self.e.eval_every) and p["evaluated"] < self.step < self.e.steps:
             self.evaluate()  # a signal had cut this one short
 
     def _steps(self) -> None:
-        e = self.e
+        e, p = self.e, self.progress
         check = e.log_every or CHECK_EVERY
-        tally = self.tally
-        mark, mark_step = time.perf_counter(), self.step
+        mark, tick = (self.step, p["train_s"]), time.perf_counter()
         while self.step < e.steps:
             rng.seed_default(self.device, e.seed, "train", 0, self.step)
-            tally.add(play_round(self.game, self._reader(self.step), e.lr_factor(self.step)))
+            self.tally.add(play_round(self.game, self._reader(self.step), e.lr_factor(self.step)))
             self.step += 1
             self.log.set_progress(self.step)
             last = self.step == e.steps
-            if self._due(check) or last:
-                means = tally.means(self.step)
-                self.rate = (self.step - mark_step) / max(time.perf_counter() - mark, 1e-9)
-                if e.log_every:
-                    self.log.train(self.step, {f"loss/{k}": v for k, v in means.items()}, self.rate)
+            means = self.tally.means(self.step) if self._due(check) or last else None  # the only host sync
+            p["train_s"] += time.perf_counter() - tick
+            if means and e.log_every:
+                rate = (self.step - mark[0]) / max(p["train_s"] - mark[1], 1e-9)
+                self.log.train(self.step, {f"loss/{k}": v for k, v in means.items()}, rate)
+                mark = (self.step, p["train_s"])
             if last:
-                break  # ``_finish`` does the rest
-            paused = time.perf_counter()
+                return  # ``_finish`` does the rest
             if self._due(e.sample_every):
                 self._samples()
             if self._due(e.eval_every):
@@ -224,10 +222,7 @@ class Run:
             if self._due(e.save_every):
                 self.save()
             self.stop.poll()
-            if self._due(check):
-                mark, mark_step = time.perf_counter(), self.step
-            else:
-                mark += time.perf_counter() - paused
+            tick = time.perf_counter()
 
     def _finish(self) -> None:
         """The final grid, checkpoint and scores: of the last step, and of the best one on the way."""
@@ -410,7 +405,7 @@ class Run:
             "error": error,
             "step": self.step,
             "scores": scores,
-            "it_per_s": round(self.rate, 3),
+            "it_per_s": round(self.step / p["train_s"], 3) if p["train_s"] else 0.0,
             "wall_s": round(p["wall_s"], 3),
             "eval_share": round(p["eval_s"] / max(p["wall_s"], 1e-9), 4),
             "peak_memory_mb": round(peak_memory_mb(self.device), 1),

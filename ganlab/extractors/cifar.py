@@ -82,6 +82,12 @@ def normalised(images: Tensor) -> Tensor:
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
+def both_views(net: FeatureNet, x: Tensor) -> Features:
+    """The mean of the outputs for normalised images and for their mirror images."""
+    plain, mirrored = net(x), net(x.flip(3))
+    return Features((plain.pool + mirrored.pool) / 2, (plain.logits + mirrored.logits) / 2)
+
+
 def widths_of(state: dict[str, Tensor]) -> tuple[int, ...]:
     """The widths that a folded network's state has. Raises KeyError when it is no such state."""
     blocks = sum(name.endswith(".weight") for name in state if name.startswith("convs.")) // 2
@@ -112,7 +118,13 @@ class CifarExtractor(Extractor):
     def identity(self) -> dict[str, str | int | float]:
         self._load()
         resize = f"bilinear-antialias-{RESOLUTION}"
-        return {"name": self.name, "weights": self._sha256, "layer": "mean", "resize": resize}
+        return {
+            "name": self.name,
+            "weights": self._sha256,
+            "layer": "mean",
+            "views": "mirrored",
+            "resize": resize,
+        }
 
     def check(self) -> None:
         self._load()
@@ -127,8 +139,7 @@ class CifarExtractor(Extractor):
         check_images(images, (1, 3))
         net = self._load()
         with exact_fp32(self._device.type):
-            x = images.to(self._device, non_blocking=True)
-            return net(normalised(x))  # type: ignore[no-any-return]
+            return both_views(net, normalised(images.to(self._device, non_blocking=True)))
 
     def _load(self) -> FeatureNet:
         if self._net is not None:

@@ -1,0 +1,109 @@
+"""Write the README's results table from the records of runs: every ``benchmarks/*/results.csv``.
+
+    python scripts/results_table.py            rewrite the part of README.md between the two marks
+    python scripts/results_table.py --check    exit 1 if README.md is out of date
+
+A row is a method at a setting: mean and spread over seeds of the scores at the last step, beside the
+published value where ``ganlab report`` found one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+BEGIN = "<!-- results: made by scripts/results_table.py from the runs' own records; do not edit -->"
+END = "<!-- end of results -->"
+SHOWN = ("is", "fid", "is_cifar", "fid_cifar")  # scores with a column, where a benchmark has them
+SAME = ("method", "dataset", "architecture", "width", "loss", "setting", "steps", "protocol")
+Row = dict[str, str]
+
+
+def told(values: list[float]) -> str:
+    """Mean, with the sample standard deviation over seeds where there are several."""
+    mean = statistics.fmean(values)
+    digits = 2 if abs(mean) < 100 else 1
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{spread}"
+
+
+def table(name: str, rows: list[Row]) -> list[str]:
+    """A benchmark as Markdown lines: one line per method and setting."""
+    last = [row for row in rows if row["checkpoint"] == "last" and row["value"]]
+    scores = [s for s in SHOWN if any(row["score"] == s for row in last)]
+    cells: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in last:
+        cells[tuple(row[key] for key in SAME)].append(row)
+    head = ["method", "setting", "updates", "width", *scores, "paper", "protocol", "seeds"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for key in sorted(cells):
+        found = dict(zip(SAME, key, strict=True))
+        by_score = {s: [float(r["value"]) for r in cells[key] if r["score"] == s] for s in scores}
+        seeds = len({row["seed"] for row in cells[key]})
+        paper = {
+            f"{r['score'].split('_')[0].upper()} {r['published']}"
+            for r in cells[key]
+            if r["published"] and r["score"].split("_")[0] in ("is", "fid")
+        }
+        values = [told(v) if v else "" for v in by_score.values()]
+        told_key = [found["method"], found["setting"], found["steps"], found["width"]]
+        line = [
+            *told_key,
+            *values,
+            ", ".join(sorted(paper, reverse=True)) or "-",
+            found["protocol"],
+            str(seeds),
+        ]
+        lines.append("| " + " | ".join(line) + " |")
+    about = {(row["dataset_path"] or row["dataset"], row["architecture"], row["loss"]) for row in last}
+    what = "; ".join(sorted(" ".join((Path(d).name, a, f"{loss} loss")) for d, a, loss in about))
+    return [f"**[{name}](benchmarks/{name}/)** ({what})", "", *lines, ""]
+
+
+def results() -> str:
+    """All benchmarks, or a line that says there are none."""
+    parts: list[str] = []
+    for file in sorted(ROOT.glob("benchmarks/*/results.csv")):
+        with file.open(newline="") as source:
+            parts += table(file.parent.name, list(csv.DictReader(source)))
+    note = (
+        "`paper` is the published value of the same method (best of its settings, full scale, Inception). Scores\n"
+        "that end in `_cifar` are the built-in network's and not comparable with it: they compare these rows alone."
+    )
+    return "\n".join([note, "", *parts]).rstrip() if parts else "No runs yet."
+
+
+def main() -> int:
+    """Rewrite or check; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if README.md is out of date"
+    )
+    args = parser.parse_args()
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        print(f"{README.name}: the marks {BEGIN!r} and {END!r} are missing", file=sys.stderr)
+        return 1
+    fresh = f"{before}{BEGIN}\n{results()}\n{END}{after}"
+    if args.check:
+        if fresh != text:
+            print(
+                "README.md: the results table is out of date; run scripts/results_table.py", file=sys.stderr
+            )
+        return int(fresh != text)
+    README.write_text(fresh)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
