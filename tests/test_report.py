@@ -477,7 +477,7 @@ def test_text_is_made_safe() -> None:
 def test_numbers_for_reading() -> None:
     assert text.spread(29.3, 0.21) == "29.30 ± 0.21"
     assert text.spread(123.45, 1.0) == "123.5 ± 1.0"
-    assert text.number(0.01234) == "0.0123"
+    assert [text.number(v) for v in (0.01234, 1.2e-7, 0.0)] == ["0.0123", "1.2e-07", "0.0000"]
     assert text.number(None) == text.number(float("nan")) == "–"
     assert [text.duration(s) for s in (41, 720, 11520)] == ["41 s", "12 min", "3.2 h"]
     assert sorted(["d_steps 10", "d_steps 2"], key=text.natural) == ["d_steps 2", "d_steps 10"]

@@ -105,7 +105,8 @@ def _bar(
             ax.errorbar(x, cell.mean, spread, color=figures.INK, lw=0.8, capsize=1.5, capthick=0.8)
             top += cell.std
     if words := cell.mark or ("" if cell.mean is not None else "no score"):
-        style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5}
+        style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5, "zorder": 6}
+        style["bbox"] = {"facecolor": "white", "alpha": 0.8, "pad": 0.4, "lw": 0}
         style["rotation"] = 0 if flat else 90
         ax.annotate(words, (x, top), (0, 3), textcoords="offset points", color=figures.ALARM, **style)
 

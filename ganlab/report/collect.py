@@ -143,7 +143,7 @@ def read(folder: Path, shown: str) -> Run:
     normalization = result.get("normalization")
     names = normalization if isinstance(normalization, list) else []
     run.texts["normalization"] = "+".join(clean(n, 30) for n in names[:20])
-    run.texts["name"] = run.texts["name"] or clean(folder.name, 60)
+    run.texts["name"] = Path(run.texts["name"]).name or clean(folder.name, 60)  # no path of this machine
     run.texts["method"] = run.texts["method"] or run.texts["normalization"] or "unknown"
     run.texts["setting"] = run.texts["setting"] or "–"
     for key in ("seed", "steps", "step", "it_per_s", "wall_s", "eval_share", "peak_memory_mb"):

@@ -56,8 +56,7 @@ def _note(
 ) -> str:
     label = text.score_label(key.score)
     if not reasons:
-        where = text.DATASETS.get(section.dataset, section.dataset) or "this dataset"
-        return f"No published {label} for these methods on {where} is in ganlab's table."
+        return ""
     why = "; ".join(dict.fromkeys(r for group, rs in reasons.items() if group not in rows for r in rs))
     parts = []
     if rows:

@@ -8,6 +8,7 @@ white paper) for methods, doubled by markers.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,8 +111,9 @@ def wrap(long: str, width: int, most: int = 5) -> str:
 
 
 def columns(labels: Sequence[str], width: float) -> int:
-    """How many entries of a legend fit beside each other in ``width`` inches."""
-    return max(1, min(len(labels), int(width / (0.55 + 0.066 * max(map(len, labels))))))
+    """How many entries of a legend to put beside each other, so that its lines fit ``width`` inches."""
+    inches = sum(0.5 + 0.06 * len(label) for label in labels)
+    return math.ceil(len(labels) / math.ceil(inches / width))
 
 
 def is_log(score: str, values: Sequence[float]) -> bool:

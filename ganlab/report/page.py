@@ -80,6 +80,10 @@ def view(section: Section, number: int, stem: str) -> View:
         across = {g: bars.Line(p.value, p.std) for g, p in found.rows.items()}
         words = bars.Words(title, _measured(section, key), found.note)
         pictures.append(bars.draw(section, key, words, across, name))
+    notes = list(dict.fromkeys(b.note for b in beside.values() if b.note))
+    if not notes:
+        where = text.DATASETS.get(section.dataset, section.dataset) or "this dataset"
+        notes = [f"ganlab's table has no published score for these methods on {where}."]
     fid = next((k for k in keys if text.split_score(k.score)[0] == "fid"), keys[0] if keys else None)
     drawn = (
         curves.draw(section, f"Learning curves: {section.title}{scale}", text.slug("curves", stem)),
@@ -93,7 +97,7 @@ def view(section: Section, number: int, stem: str) -> View:
         tables.facts(section),
         tables.warnings(section),
         pictures,
-        list(dict.fromkeys(b.note for b in beside.values() if b.note)),
+        notes,
         [tables.matrix(section, key) for key in section.measured()[:48]],
         compare.comparison(section, beside),
         [text.score_label(n) for n in names],

@@ -102,7 +102,8 @@ def facts(section: Section) -> list[str]:
     steps, widths = section.scales()
     counts = Counter(r.status for r in runs)
     seeds = {r.number("seed") for r in runs} - {None}
-    lines = [f"{len(runs)} runs: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))]
+    statuses = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+    lines = [f"{len(runs)} run{'s' * (len(runs) > 1)}: {statuses}"]
     dataset = published.known_dataset(section.dataset, section.dataset_path)[0]
     if smaller := published.reduced(dataset, section.architecture, steps, widths):
         lines.append(f"reduced: {smaller}")
@@ -159,9 +160,18 @@ def all_protocols(runs: Iterable[Run]) -> tuple[list[tuple[str, str, list[tuple[
             clashes.append(f"Protocol id {score.protocol_id} has two different records: trust neither.")
     shown = []
     for ident, record in sorted(found.items()):
-        pairs = [(text.clean(k, 40), text.clean(v, 160)) for k, v in list(record.items())[:60]]
+        pairs = [(text.clean(k, 40), text.clean(v, 160)) for k, v in _flat(record)[:60]]
         shown.append((ident, text.protocol_name(record, ident).split(" [")[0], pairs))
     return shown, list(dict.fromkeys(clashes))
+
+
+def _flat(record: dict[str, Any]) -> list[tuple[str, object]]:
+    """``extractor: {name: cifar}`` as ``extractor.name``; one level is what records have."""
+    pairs: list[tuple[str, object]] = []
+    for key, value in record.items():
+        inner = value.items() if isinstance(value, dict) and value else None
+        pairs += [(key, value)] if inner is None else [(f"{key}.{k}", v) for k, v in inner]
+    return pairs
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ ARCHITECTURES = {"cnn": "CNN", "resnet": "ResNet", "dcgan": "DCGAN"}
 SCORES = {"is": "IS", "fid": "FID", "kid": "KID"}
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
-_MARKDOWN = re.compile(r"[\\`*\[\]{}|#~$:@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.")
+_MARKDOWN = re.compile(r"[\\`*\[\]{}|#~$@]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.")
 
 
 def clean(value: object, limit: int = 80) -> str:
@@ -100,6 +100,8 @@ def number(value: float | None, like: float | None = None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     size = abs(value if like is None else like)
+    if 0 < size < 1e-3:
+        return f"{value:.1e}"
     if size >= 1000:
         return f"{value:,.0f}"
     return f"{value:.{1 if size >= 100 else 2 if size >= 1 else 4}f}"
