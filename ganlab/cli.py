@@ -21,6 +21,7 @@ from ganlab.errors import ConfigError, GanlabError, Mistake
 from ganlab.tree import nearest, suggest
 
 LINE = 240  # characters of an error's line, at most
+MOST = 50  # lines for one failure
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + 13
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    except BaseException as error:
+    except Exception as error:
         return _unforeseen(error, words)
 
 
@@ -177,6 +178,8 @@ def report(rest: list[str]) -> int:
     if others:
         key = others[0].partition("=")[0]
         raise ConfigError(key, "is no option of report", suggest(key, ["out"]))
+    if not words.names:
+        raise ConfigError("report", "wants run folders", "name some, or a folder that holds some")
     from ganlab.report import report as write
 
     print(write(words.names, own["out"]))
@@ -320,8 +323,10 @@ def _usage(text: str) -> int:
 
 def tell(error: GanlabError) -> int:
     """Print one line for each mistake, and return the exit code."""
-    for mistake in error.mistakes or [Mistake("ganlab", type(error).__name__)]:
+    for mistake in error.mistakes[:MOST] or [Mistake("ganlab", type(error).__name__)]:
         tell_line(mistake, error.code)
+    if (more := len(error.mistakes) - MOST) > 0:
+        tell_line(Mistake("ganlab", f"{more} more mistakes", "mend these first"), error.code)
     return error.code
 
 
@@ -333,7 +338,7 @@ def tell_line(mistake: Mistake, code: int) -> int:
         text = getattr(clean, part)
         if over > 0 and len(text) > least:
             keep = max(least, len(text) - over) - 3
-            head = keep if part != "where" else keep // 3  # the end of a path says more
+            head = keep // 3 if part == "where" else keep * 2 // 3  # the end of a path says more
             clean = clean._replace(**{part: f"{text[:head]}...{text[len(text) - (keep - head) :]}"})
     with _quiet():
         print(f"ganlab: error: {clean}"[:LINE], file=sys.stderr, flush=True)

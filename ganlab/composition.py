@@ -98,7 +98,8 @@ class Raw(NamedTuple):
     """What Hydra composed.
 
     tree: resolved; saved: the same with environment variables unread; text: YAML, unresolved; options: group
-    -> what went in, in order; files: the user's files among them.
+    -> what went in, in order; files: the user's files among them; wrong: overrides that Hydra refused, and
+    broken interpolations (None in ``tree``).
     """
 
     tree: dict[str, Any]
@@ -106,32 +107,48 @@ class Raw(NamedTuple):
     text: str
     options: dict[str, list[str]]
     files: list[Path]
+    wrong: list[Mistake]
 
 
 def compose_raw(line: CommandLine) -> Raw:
     """Compose what is right on a command line. Raises ConfigError with the mistakes of the files."""
-    with hydra_over(line.dirs) as hydra:
-        try:
-            config = hydra.compose_config("train", line.texts(), RunMode.RUN, from_shell=False)
-        except Exception as error:  # whatever Hydra raises here is about the user's words and files
-            raise ConfigError(_reading.wrong or [translated(error, line)]) from error
-        options, files, wrong = _reading.options, _reading.files, _reading.wrong
+    given, refused, wrong = list(line.given), list[Mistake](), list[Mistake]()
+    while True:
+        with hydra_over(line.dirs) as hydra:
+            try:
+                texts = [g.text for g in given]
+                config = hydra.compose_config("train", texts, RunMode.RUN, from_shell=False)
+            except Exception as error:  # whatever Hydra raises here is about the user's words and files
+                if _reading.wrong:
+                    raise ConfigError(_reading.wrong) from error
+                refused.append(translated(error, line))
+                rest = [g for g in given if g.key != refused[-1].where]
+                if len(rest) == len(given):
+                    raise ConfigError(refused) from error
+                given = rest
+                continue
+            options, files, wrong = _reading.options, _reading.files, _reading.wrong
+        break
     if wrong or (files and (wrong := foreign_hydra(config, env_set=False))):
         raise ConfigError(wrong)
     with open_dict(config):
         del config["hydra"]
-    text, tree = OmegaConf.to_yaml(config), _resolve(config)
-    if ENV not in text:
-        return Raw(tree, copy.deepcopy(tree), text, options, files)
-    with _unread():
-        return Raw(tree, _resolve(config), text, options, files)
+    text, (tree, broken) = OmegaConf.to_yaml(config), _resolve(config)
+    saved = copy.deepcopy(tree)
+    if ENV in text:
+        with _unread():
+            saved, _ = _resolve(config)
+    return Raw(tree, saved, text, options, files, refused + broken)
 
 
 def with_environment(saved: dict[str, Any]) -> dict[str, Any]:
     """A saved tree with its environment variables read. Raises ConfigError where one is not set."""
     if ENV not in json.dumps(saved, default=str):
         return saved
-    return _resolve(OmegaConf.create(saved))
+    tree, wrong = _resolve(OmegaConf.create(saved))
+    if wrong:
+        raise ConfigError(wrong)
+    return tree
 
 
 def translated(error: Exception, line: CommandLine) -> Mistake:
@@ -160,10 +177,13 @@ def translated(error: Exception, line: CommandLine) -> Mistake:
         return Mistake(where, f"overrides {match[1]!r}, which is no group", suggest(match[1], known))
     if match := re.match(r"Multiple values for (\S+?)\.", text):
         return Mistake(where, f"{match[1]} has more than one value", f"write 'override /{match[1]}: ...'")
+    if match := re.match(r"Could not delete (?:from config\. )?'([^'=]+)", text):
+        return Mistake(match[1], "can't be taken out: it is not there", "leave it out")
     if match := re.match(r"(\S+) appears more than once", text):
         return Mistake(where, f"{match[1]} is in the defaults list twice", "keep one")
     lines = [part.strip() for part in (text or str(cause)).splitlines() if part.strip()]
-    what = lines[0] if lines else type(error).__name__
+    told = [part for part in lines if not part.endswith("raised while composing config:")]
+    what = told[0] if told else type(error).__name__
     return Mistake(where, f"can't be composed: {what}", "mend the config")
 
 
@@ -227,14 +247,16 @@ def _unread() -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def _resolve(config: DictConfig) -> dict[str, Any]:
-    """Plain values, interpolations resolved; "???" stays. Raises ConfigError naming every broken one."""
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-        assert isinstance(plain, dict)
-        return plain  # type: ignore[return-value]
-    except (OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(list(_broken(config)) or [Mistake("config", str(error).splitlines()[0])]) from error
+def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[Mistake]]:
+    """Plain values, interpolations resolved, "???" as it is; and the interpolations that fail, None then."""
+    wrong = list(_broken(config))
+    if wrong:
+        config = copy.deepcopy(config)
+        for mistake in wrong:
+            OmegaConf.update(config, mistake.where, None, force_add=True)
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return plain, wrong  # type: ignore[return-value]
 
 
 def _broken(config: Any, where: str = "") -> Iterator[Mistake]:
@@ -247,8 +269,10 @@ def _broken(config: Any, where: str = "") -> Iterator[Mistake]:
         except MissingMandatoryValue:
             continue
         except (OmegaConfBaseException, RecursionError) as error:
-            lines = str(error).splitlines()
-            what = "refers to itself" if isinstance(error, RecursionError) else lines[0]
+            what = str(error).splitlines()[0]
+            if isinstance(error, RecursionError) or "Recursive" in what:
+                what = "refers to itself"
+            what = re.sub(r"^\w+ raised while resolving interpolation: ", "", what).strip('"')
             yield Mistake(here, what, "mend what stands in ${...}")
             continue
         if OmegaConf.is_config(value) and not points:

@@ -53,11 +53,14 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Compos
     line = command_line(overrides, config_dirs)
     wrong, composed = list(line.wrong), None
     try:
-        composed = composed_from(line)
+        composed, named = composed_from(line)
+        wrong += named
     except ConfigError as error:
         wrong += error.mistakes
     if wrong and composed and "experiment" not in line.bad:  # what a dropped choice would bring is unknown
-        wrong += [m for m in mistakes(composed) if m.where.partition(".")[0] not in line.bad]
+        told = {m.where for m in wrong}
+        others = (m for m in mistakes(composed) if m.where.partition(".")[0] not in line.bad)
+        wrong += [m for m in others if m.where not in told]
     if wrong or composed is None:
         raise ConfigError(dict.fromkeys(wrong))
     return composed
@@ -141,19 +144,20 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     node[last] = value
 
 
-def composed_from(line: CommandLine) -> Composed:
-    """Compose what is right on a command line. Raises ConfigError with the mistakes of the files."""
+def composed_from(line: CommandLine) -> tuple[Composed, list[Mistake]]:
+    """What is right on a command line, composed, and what is wrong with the rest.
+
+    Raises ConfigError with the mistakes of the files.
+    """
     raw = compose_raw(line)
-    wrong = _put_named(raw.tree, line.dirs)
+    wrong = [*raw.wrong, *_put_named(raw.tree, line.dirs)]
     _put_named(raw.saved, line.dirs)
-    if wrong:
-        raise ConfigError(wrong)
     choices: dict[str, Any] = {"experiment": None}
     for group, options in raw.options.items():  # Hydra reads a list from its end
         choices[group] = options[::-1] if line.defaults.get(group) else options[0]
     choices.update({g: ["none"] for g, several in line.defaults.items() if several and g not in choices})
     also = [g for g in line.known if "/" not in g and g not in NAMED.values()]
-    return Composed(raw.tree, raw.saved, choices, line.canonical(), raw.text, raw.files, also)
+    return Composed(raw.tree, raw.saved, choices, line.canonical(), raw.text, raw.files, also), wrong
 
 
 def _put_named(tree: dict[str, Any], dirs: Sequence[Path]) -> list[Mistake]:

@@ -222,7 +222,7 @@ def data() -> str:
                 [
                     (
                         "path=, split=, ...",
-                        "the dataset's own, also as dataset.path=, ...; split=all: every split",
+                        "the dataset's own; split=all: every split",
                     ),
                     ("verify=true", "with info: read every prepared file and compare its checksum"),
                 ]
@@ -241,8 +241,9 @@ def doctor() -> str:
         [
             _head("doctor", "[--json]"),
             *_wrap(
-                "Tells what is installed, which devices, datasets and weights are there, what is missing, its "
-                "size and checksum, and where to put it. Exit code 5 if something required is broken."
+                "Tells what is installed, which devices, datasets and weights are there, and what is "
+                "missing: its size and checksum, and where to put it. Exit code 5 if something required "
+                "is broken."
             ),
         ]
     )

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 
 from ganlab.config_files import groups, read, user_dirs
@@ -109,6 +111,11 @@ def parse(text: str) -> Override:
     return parsed
 
 
+def quoted(value: str) -> str:
+    """A text as Hydra's grammar takes it literally."""
+    return str(QuotedString(value, Quote.single).with_quotes())
+
+
 def _searchpath(text: str) -> list[str]:
     value = parse(text).value()
     paths = value if isinstance(value, list) else [value]
@@ -125,18 +132,18 @@ def _understand(text: str, line: CommandLine, multirun: bool) -> Given:
         raise ConfigError(ascii(key)[1:-1], "holds bytes that are not UTF-8", "rename the file or folder")
     if not equals and sign != "~":
         is_experiment = text in line.known.get("experiment", [])
-        fix = f"write +experiment={text}" if is_experiment else "write key=value"
+        fix = f"write +experiment={text}" if is_experiment else f"write {text or 'key'}=VALUE"
         raise ConfigError(text or "''", "is not key=value", fix)
     if not _KEY.fullmatch(key):
-        fix = "leave out @..." if "@" in key else suggest(key, line.known, all_of="write key=value")
+        fix = "leave out @..." if "@" in key else "write key=VALUE"
         raise ConfigError(key or text, "is not a key", fix)
     if key in ("protocol", "extractor"):
         raise ConfigError(key, "is no key of its own", f"write metric.{key}={value}")
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
-        return _hydra(text, key, multirun)
+        return _hydra(text, key, value, line, multirun)
     if key.rpartition(".")[2] in PATHS and not _ready(value) and not (multirun and _is_sweep(text)):
         value = str(Path(value).expanduser()) if value.startswith("~") else value
-        return Given(key, f"++{key}={QuotedString(value, Quote.single).with_quotes()}", value)
+        return Given(key, f"++{key}={quoted(value)}", value)
     parsed = parse(text)
     sweep = bool(parsed.is_sweep_override())
     if sweep and not multirun:
@@ -161,12 +168,20 @@ def _is_sweep(text: str) -> bool:
         return False
 
 
-def _hydra(text: str, key: str, multirun: bool) -> Given:
+def _hydra(text: str, key: str, value: str, line: CommandLine, multirun: bool) -> Given:
+    """A setting of Hydra's own. Raises ConfigError for all but the launcher's, and environment variables."""
     if not multirun:
         raise ConfigError(key, "is Hydra's, which has a say in sweeps alone", "add -m, or leave it out")
     if not HYDRA.fullmatch(key):
         raise ConfigError(key, "can't be set", "of Hydra's own, only the launcher can")
     parse(text)
+    if "/" in key:
+        Plugins.instance()  # they register their options
+        shipped = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(key)]
+        if value not in (options := [*shipped, *line.known.get(key, [])]):
+            fix = suggest(value, options)
+            fix = f"pip install hydra-submitit-launcher; {fix}" if value.startswith("submitit") else fix
+            raise ConfigError(key, f"there is no {value!r}", fix)
     return Given(key, text, group="/" in key)
 
 
@@ -191,7 +206,9 @@ def _choice(sign: str, value: str, parsed: Override, line: CommandLine) -> Given
     for one in chosen:
         names = one if isinstance(one, list) else [one.text if isinstance(one, QuotedString) else one]
         wrong += [
-            Mistake(group, f"there is no {n!r}", suggest(str(n), options)) for n in names if n not in options
+            Mistake(group, f"there is no {_name(n)}", suggest(str(n), options))
+            for n in names
+            if n not in options
         ]
         if isinstance(one, list) and not several:
             wrong.append(Mistake(group, f"{value} is a list", f"a run has one {group}"))
@@ -201,3 +218,7 @@ def _choice(sign: str, value: str, parsed: Override, line: CommandLine) -> Given
         raise ConfigError(wrong)
     single = None if sweep else [chosen[0]] if several and isinstance(chosen[0], str) else chosen[0]
     return Given(group, f"{'' if group in line.defaults else '+'}{group}={value}", single, True, sweep)
+
+
+def _name(option: Any) -> str:
+    return "null" if option is None else repr(option)

@@ -26,12 +26,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ganlab import config
 from ganlab.composition import foreign_hydra, hydra_over
-from ganlab.errors import ConfigError, Diverged, Mistake, SweepFailed
-from ganlab.overrides import CommandLine, command_line
+from ganlab.errors import ConfigError, DataError, Diverged, EnvError, Mistake, SweepFailed
+from ganlab.overrides import CommandLine, command_line, quoted
 
 PLACE = Path("outputs/.sweeps")
 COMMAND = [sys.executable, "-m", "ganlab", "train"]
@@ -41,10 +41,9 @@ STATES = {0: "finished", Diverged.code: "diverged", None: "pending"}
 
 
 class Cell(NamedTuple):
-    """One combination: its number, Hydra's overrides, what tells it from the others, and its run folder."""
+    """One combination: its number, what tells it from the others, and its run folder."""
 
     number: int
-    overrides: list[str]
     label: str
     folder: Path
 
@@ -61,6 +60,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
     cells = _checked(line, config_dirs)
     place = _new_folder()
     told = {"command": COMMAND, "dirs": [str(d) for d in line.dirs], "pid": os.getpid(), "gpus": _gpus()}
+    told["cwd"] = str(Path.cwd())  # a launcher's workers may stand elsewhere
     (place / "sweep.json").write_text(json.dumps(told))
     _say(f"{len(cells)} runs; what each says is in {place}")
     failure: Exception | None = None
@@ -100,16 +100,16 @@ def _checked(line: CommandLine, config_dirs: Sequence[str]) -> list[Cell]:
         label = " ".join(t.lstrip("+") for t in texts if t.lstrip("+").partition("=")[0] in swept) or "alone"
         try:
             composed = config.compose(texts, config_dirs)
-            found = config.mistakes(composed)
+            with contextlib.suppress(DataError, EnvError):  # that run's own affair
+                config.build(composed)
         except ConfigError as error:
-            found = error.mistakes
-        for mistake in found:
-            wrong.setdefault(mistake, []).append(label)
-        if not found:
-            tree = composed.tree
-            own = tree.get("run_dir")
-            path = run_path(composed.choices, composed.overrides, tree["setting"], tree["seed"])
-            cells.append(Cell(number, texts, label, Path(own) if own else path))
+            for mistake in error.mistakes:
+                wrong.setdefault(mistake, []).append(label)
+            continue
+        tree = composed.tree
+        own = tree.get("run_dir")
+        path = run_path(composed.choices, composed.overrides, tree["setting"], tree["seed"])
+        cells.append(Cell(number, label, Path(own) if own else path))
     if wrong:
         raise ConfigError(
             m if len(where) == len(combinations) else m._replace(what=f"{m.what} (with {where[0]})")
@@ -163,7 +163,7 @@ def _launch(line: CommandLine, place: Path) -> None:
         "hydra/job_logging=disabled",
         "hydra/hydra_logging=disabled",
         "hydra.output_subdir=null",
-        f"hydra.sweep.dir='{place}'",
+        f"hydra.sweep.dir={quoted(str(place.absolute()))}",
         "hydra.sweep.subdir=.",
         "hydra.mode=MULTIRUN",
     ]
@@ -182,7 +182,8 @@ def cell(_: DictConfig) -> int:
     """Run one combination in a process of its own and note how it ended. Called by Hydra's launchers."""
     job, place = HydraConfig.get(), Path(HydraConfig.get().sweep.dir)
     told = json.loads((place / "sweep.json").read_text())
-    number, words = int(job.job.num), [str(w) for w in job.overrides.task]
+    number, words = int(job.job.num), OmegaConf.to_container(job.overrides.task, resolve=False)
+    assert isinstance(words, list)  # unresolved: a ${...} in an override is the run's to resolve
     if os.getpid() != told["pid"] and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C here too; the file tells us
     if _signals(place):
@@ -191,12 +192,13 @@ def cell(_: DictConfig) -> int:
     if (at_once := job.launcher.get("n_jobs") or 1) != 1:
         cores = os.cpu_count() or 1
         env.setdefault("OMP_NUM_THREADS", str(max(1, cores // (cores if at_once < 0 else at_once))))
-        if told["gpus"] > 1 and not any(w.lstrip("+").startswith("device=") for w in words):
+        if told["gpus"] > 1 and not any(str(w).lstrip("+").startswith("device=") for w in words):
             env.setdefault("CUDA_VISIBLE_DEVICES", str(number % told["gpus"]))
     log, began = place / f"{number:03d}.log", time.monotonic()
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            [*told["command"], *words],
+            [*told["command"], *map(str, words)],
+            cwd=told["cwd"],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -336,7 +338,7 @@ def hydra_itself(rest: Sequence[str], overrides: Sequence[str], config_dirs: Seq
     parser = get_args_parser()
     args = parser.parse_args(list(rest))
     with hydra_over(line.dirs) as hydra:
-        args.overrides = line.texts()
+        args.overrides = [t for t in line.texts() if t.startswith("hydra") or not args.hydra_help]
         if args.hydra_help:
             hydra.hydra_help(config_name="train", args_parser=parser, args=args)
         elif args.cfg:

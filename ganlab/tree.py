@@ -6,7 +6,6 @@ Nothing that a config names runs before its class is known to be trusted. Knows 
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import importlib
@@ -87,7 +86,8 @@ def resolve(target: Any) -> type:
     there = getattr(module, name, None)
     if not inspect.isclass(there):
         classes = [n for n, c in vars(module).items() if inspect.isclass(c) and _trusted(c)]
-        raise ValueError(f"{_short(target)} is not a class; {suggest(name, classes, all_of=allowed)}")
+        near = nearest(name, classes)
+        raise ValueError(f"{_short(target)} is not a class; {f'did you mean {near!r}?' if near else allowed}")
     if not _trusted(there):
         raise ValueError(f"{_short(target)} is {there.__module__}.{there.__qualname__}, refused; {allowed}")
     return there
@@ -178,7 +178,10 @@ class _Check:
                     wrong += _out_of_range(value, _OPTIMIZER[key], _join(where, key))
             else:
                 wrong.append(self.unknown(found, key, wanted, where))
-        if not partial:
+        if not partial and found.__module__.startswith("torch."):
+            what = "is not true, and an optimiser gets its parameters later"
+            wrong.append(Mistake(_join(where, "_partial_"), what, f"set {_join(where, '_partial_')}=true"))
+        elif not partial:
             wrong += [
                 Mistake(_join(where, n), f"missing: {found.__name__} needs it", f"set {_join(where, n)}=...")
                 for n, (_, default) in wanted.items()
@@ -210,8 +213,13 @@ class _Check:
 
     def misfit(self, value: Any, seen: Any, wanted: Any, default: Any) -> tuple[str, str]:
         """What is wrong with a value that does not fit its annotation, and the fix."""
-        what = f"{_short(seen)} is not {describe(wanted)}".replace(" or Tensor", "")
-        if isinstance(value, dict) and not is_node(value) and not _allows(wanted, dict):
+        what = f"{_short(seen)} is not {_words(wanted)}"
+        if (
+            isinstance(value, dict)
+            and not is_node(value)
+            and not _plain(wanted)
+            and not _allows(wanted, dict)
+        ):
             return f"{_short(value)} has no _target_", "choose one of the group's options"
         if is_node(value) and _allows(wanted, Callable) and not value.get("_partial_"):
             return what, "add _partial_: true"
@@ -242,6 +250,12 @@ class _Check:
             else:
                 seen.append(stand)
         return wrong, seen
+
+
+def _words(wanted: Any) -> str:
+    if inspect.isclass(wanted) and not _plain(wanted) and get_origin(wanted) is None:
+        return f"a {wanted.__name__}"
+    return describe(wanted).replace(" or Tensor", "").replace(" and < inf", "")
 
 
 def _items(wanted: Any, kind: type) -> Any:
@@ -287,27 +301,31 @@ def _returns(seen: Any, wanted: Any) -> bool:
 def _out_of_range(value: Any, bounds: Range, where: str) -> Iterator[Mistake]:
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, (int, float)) and not bounds.holds(number):
-            yield Mistake(where, f"{number} is not {describe(Annotated[float, bounds])}")
+            yield Mistake(where, f"{number} is not {_words(Annotated[float, bounds])}")
 
 
 def all_keys(tree: Any, where: str = "") -> Iterator[str]:
-    """Every dotted key that a tree has or could have, by its classes' signatures."""
+    """Every dotted key that a tree may have: arguments of its nodes' classes, and keys of plain mappings."""
     if not isinstance(tree, dict):
         return
-    names = [k for k in tree if k not in ("_target_", "_partial_")]
+    names: Iterable[str] = map(str, tree)
     if "_target_" in tree:
-        with contextlib.suppress(ValueError, EnvError):
-            names += _arguments(resolve(tree["_target_"]), bool(tree.get("_partial_")))
-    for name in dict.fromkeys(map(str, names)):
+        try:
+            names = _arguments(resolve(tree["_target_"]), bool(tree.get("_partial_")))
+        except (ValueError, EnvError):
+            names = [n for n in names if n not in ("_target_", "_partial_")]
+    for name in names:
         yield _join(where, name)
         yield from all_keys(tree.get(name), _join(where, name))
 
 
 def _elsewhere(key: str, keys: Iterable[str], only_exact: bool = False) -> str | None:
-    """``width`` -> ``architecture.width``: a right key in the wrong place; else the nearest of all."""
-    keys = list(keys)
-    right = [k for k in keys if k.rpartition(".")[2] == key]
-    return min(right, key=len) if right else None if only_exact else nearest(key, keys)
+    """``width`` or ``widht`` -> ``architecture.width``: a key in the wrong place."""
+    by_leaf: dict[str, str] = {}
+    for dotted in sorted(keys, key=len, reverse=True):
+        by_leaf[dotted.rpartition(".")[2]] = dotted
+    leaf = key if key in by_leaf or only_exact else nearest(key, by_leaf)
+    return by_leaf.get(leaf or "")
 
 
 def _join(*parts: str) -> str:
