@@ -287,7 +287,7 @@ def _row(cell: Cell, place: Path, stopped: bool) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         result = json.loads((cell.folder / "result.json").read_text("utf-8"))
         values = (result["scores"].get("last") or {}).get("values") or {}
-        row["scores"] = " ".join(f"{k} {v:.4g}" for k, v in values.items() if not k.endswith("_std"))
+        row["scores"] = " ".join(f"{k} {v:.4g}" for k, v in values.items() if "_std" not in k)
     if row["state"] in ("failed", "diverged"):
         with contextlib.suppress(OSError):
             said = (place / f"{cell.number:03d}.log").read_text("utf-8", "replace").splitlines()
@@ -316,7 +316,9 @@ def _write_table(rows: list[dict[str, Any]], place: Path) -> None:
         table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*(Text("" if v is None else str(v)) for v in row.values()))
-    Console().print(table)
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(table)
 
 
 def _say(text: str) -> None:

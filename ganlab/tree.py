@@ -125,7 +125,11 @@ def _arguments(found: type, partial: bool) -> dict[str, tuple[Any, Any]]:
     """Name -> (annotation, default) of what a node of this class may set."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     kinds = {n: p.kind for n, p in inspect.signature(found).parameters.items()}
-    wanted = {n: w for n, w in parameters(found).items() if kinds[n] in named}
+    try:
+        known = parameters(found)
+    except NameError:  # torch may name types that it imports for type checkers alone
+        known = {n: (Any, p.default) for n, p in inspect.signature(found).parameters.items()}
+    wanted = {n: w for n, w in known.items() if kinds[n] in named}
     if partial and found.__module__.startswith("torch.optim"):
         wanted.pop("params", None)  # given by the engine
     return wanted

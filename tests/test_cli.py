@@ -489,19 +489,18 @@ def test_a_sweep_that_can_not_be(say: Any, words: list[str], says: str) -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_globs_see_the_users_own_options(say: Any, tmp_path: Path) -> None:
+def test_a_users_folder_goes_along_behind_a_launcher(say: Any, tmp_path: Path) -> None:
     own = tmp_path / "own" / "setting"
     own.mkdir(parents=True)
     (own / "Z1.yaml").write_text((ROOT / "configs" / "setting" / "A.yaml").read_text())
-    code, _, err = say(
-        "train",
-        "-m",
+    words = [
         "--config-dir",
         str(tmp_path / "own"),
         "setting=glob(Z*)",
         "seed=0,1",
         "run_dir=outputs/y/${seed}",
-    )
+    ]
+    code, _, err = say("train", "-m", *words, "hydra/launcher=local2")
     assert code == 0, err
     assert [r["overrides"] for r in rows(tmp_path)] == ["setting=Z1 seed=0", "setting=Z1 seed=1"]
     (env,) = {p.read_text() for p in tmp_path.glob("outputs/x/Z1-*/env")}
