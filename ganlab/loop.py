@@ -260,7 +260,7 @@ class Run:
 
         def real() -> Batch:
             x, y = self.batches.batch(next(place) * e.batch_size, e.batch_size)
-            return Batch(to_float(x, e.dequantize, e.flip), y)
+            return Batch(to_float(x, e.dequantize, e.flip).contiguous(memory_format=torch.channels_last), y)
 
         return real
 

