@@ -165,7 +165,7 @@ def sample(rest: list[str]) -> int:
     _no_near_miss(others, list(help.SAMPLE))
     from ganlab import tools
 
-    tools.sample_run(run, overrides=others, **own)
+    tools.sample_run(run, overrides=others, config_dirs=words.all("--config-dir"), **own)
     return 0
 
 

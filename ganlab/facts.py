@@ -26,8 +26,8 @@ PARTS = (
 )  # they name the folder of a run without experiment
 # Keys that may differ when a run is continued: none of them changes what is trained.
 FREE = frozenset(
-    ["run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"]
-    + ["keep_checkpoints", "data_memory_gb", "steps"]
+    {"run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"}
+    | {"keep_checkpoints", "data_memory_gb", "steps"}
 )
 # Keys that do not tell two runs apart: the same run on another device is still the same run.
 UNNAMED = frozenset(

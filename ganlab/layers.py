@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -33,10 +32,7 @@ def raw_weight(layer: nn.Module) -> nn.Parameter:
 
     (Reading ``layer.weight`` of a spectrally normalised layer in training mode runs a power iteration.)
     """
-    weight = (
-        layer.parametrizations.weight.original
-        if parametrize.is_parametrized(layer, "weight")
-        else layer.weight
-    )
-    assert isinstance(weight, nn.Parameter)
+    own = dict(layer.named_parameters())
+    weight = own.get("parametrizations.weight.original", own.get("weight"))
+    assert weight is not None, f"{type(layer).__name__} has no weight"
     return weight

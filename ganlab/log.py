@@ -82,13 +82,18 @@ class Log:
             self._print(line)
         self._draw()
 
-    def scores(self, step: int, values: Mapping[str, float | None], protocol_id: str) -> None:
-        """The scores of one evaluation by name (``fid_cifar``; None: not to be had), their protocol's id."""
+    def scores(
+        self, step: int, values: Mapping[str, float | None], protocol_id: str, kind: str = "eval"
+    ) -> None:
+        """The scores of one evaluation by name (``fid_cifar``; None: not to be had), their protocol's id.
+
+        kind: ``eval`` on the way (TensorBoard's ``metric/``), ``final`` under a protocol of its own.
+        """
         self._scores = _told(values)
-        record = {"step": step, "kind": "eval", "scores": dict(values), "protocol_id": protocol_id}
+        record = {"step": step, "kind": kind, "scores": dict(values), "protocol_id": protocol_id}
         self.metrics.append({**record, "wall_s": round(self.wall_s, 3)})
         for name, value in values.items():
-            self._scalar(f"metric/{name}", value, step)
+            self._scalar(f"{'metric' if kind == 'eval' else kind}/{name}", value, step)
         self.say(f"step {step}/{self.total_steps}  {self._scores}")
 
     def image(self, step: int, grid: Any) -> None:

@@ -142,7 +142,6 @@ class Run:
         self.checkpoints.clean()
         self._resume()
         self.begun_s = float(self.progress["wall_s"])
-        self.log = Log(folder.path, e.steps, start_step=self.step, wall_s=self.begun_s)
         self.evaluators = {
             protocol: Evaluator(e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir())
             for protocol in {e.metric.progress, e.metric.protocol}
@@ -150,6 +149,7 @@ class Run:
         self.final: dict[str, Any] = {}
         self.fixed_z = samples.latents(e.prior, self.game.z_dim, 64, device, e.seed)
         self.result = self._identity(choices)
+        self.log = Log(folder.path, e.steps, start_step=self.step, wall_s=self.begun_s)
 
     # ---- the loop ------------------------------------------------------------------------------------
 
@@ -240,8 +240,7 @@ class Run:
             return
         last = self._score(e.metric.protocol)
         self._warn(last)
-        told_last = {"scores": last.values, "protocol_id": last.protocol_id}
-        self.log.metrics.append({"step": self.step, "kind": "final", **told_last})
+        self.log.scores(self.step, last.values, last.protocol_id, kind="final")
         self.final = {"last": entry(last), "best": entry(last)}
         best = self.progress["best"]
         if best and best["step"] != self.step:
@@ -275,6 +274,8 @@ class Run:
         if improves(scores.values, best and best["values"], better):
             self.progress["best"] = entry(scores)
             self.save()
+            if self.saved != self.step:  # a full disk: no best without its checkpoint
+                self.progress["best"] = best
         self._write("running")
 
     def _score(self, protocol: Protocol, game: Game | None = None, step: int | None = None) -> Scores:
@@ -318,6 +319,7 @@ class Run:
         if self.saved == self.step:
             return
         self._clock()
+        self.log.flush()  # no checkpoint is older than the metrics that lead to it
         self.progress["tally"] = self.tally.state_dict(self.step)
         tensors, state = pack_game(self.game)
         try:
@@ -334,7 +336,6 @@ class Run:
             self.log.warn(f"{error.mistakes[0]}; tried again at the next checkpoint")
             return
         self.saved, self.failed_saves = self.step, 0
-        self.log.flush()
         best = self.progress["best"]
         self.checkpoints.prune({best["step"]} if best else ())
         self._write("running")

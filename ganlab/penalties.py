@@ -20,7 +20,8 @@ def gradient_norms(d: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
     x = x.detach().requires_grad_(True)
     score = d(x, y).score
     (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)
-    return gradient.flatten(1).norm(dim=1)
+    norms: Tensor = gradient.flatten(1).norm(dim=1)
+    return norms
 
 
 class GradientPenalty(Stabiliser):

@@ -98,7 +98,9 @@ def fits(value: Any, wanted: Any) -> bool:
             return len(value) == len(args) and all(map(fits, value, args))
         return all(fits(v, args[0]) for v in value) if args else True
     if origin is dict:
-        return isinstance(value, dict) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
+        return isinstance(value, dict) and all(
+            fits(k, args[0]) and fits(v, args[1]) for k, v in value.items()
+        )
     if origin is not None:  # Callable[...] and other generics: not checkable by value
         return isinstance(value, origin) if inspect.isclass(origin) else True
     return isinstance(value, wanted) if inspect.isclass(wanted) else True
@@ -107,7 +109,7 @@ def fits(value: Any, wanted: Any) -> bool:
 @functools.cache
 def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Name -> (annotation with its marks, default or ``inspect.Parameter.empty``) of a callable."""
-    function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+    function = target.__init__ if inspect.isclass(target) else target
     hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
     signature = inspect.signature(target)
     return {n: (hints.get(n, Any), p.default) for n, p in signature.parameters.items() if n != "self"}

@@ -125,13 +125,14 @@ def sample_run(
     interpolations: int = 8,
     singles: bool = True,
     overrides: Sequence[str] = (),
+    config_dirs: Sequence[str] = (),
 ) -> Path:
-    """``grid.png``, single PNGs and ``interpolation.png`` of a checkpoint's G, in ``out``; returns that folder.
+    """``grid.png``, single PNGs and ``interpolation.png`` of a checkpoint's G, in the folder returned.
 
-    ``out`` None: ``RUN/samples/step-N-seedS``. Rows of the interpolation: ``interpolations`` pairs of latents,
-    ``columns`` images each, along the great circle.
+    ``out`` None: ``RUN/samples/step-N-seedS``. The interpolation has ``interpolations`` rows, each of
+    ``columns`` images on the way from one latent to another, along the great circle.
     """
-    folder, e = open_run(run, overrides)
+    folder, e = open_run(run, overrides, config_dirs)
     device = find_device(e.device)
     set_precision("fp32", device, False)
     game, step = restore(folder, e, checkpoint, device)

@@ -77,7 +77,8 @@ class WeightNormalized(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             rows = weight.movedim(self.axis, 0)
             norm = rows.flatten(1).norm(dim=1).clamp_min(self.eps)
-            return (rows / norm.view(-1, *[1] * (rows.dim() - 1))).movedim(0, self.axis)
+            unit: Tensor = rows / norm.view(-1, *[1] * (rows.dim() - 1))
+            return unit.movedim(0, self.axis)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight

@@ -73,8 +73,9 @@ def results() -> str:
         with file.open(newline="") as source:
             parts += table(file.parent.name, list(csv.DictReader(source)))
     note = (
-        "`paper` is the published value of the same method (best of its settings, full scale, Inception). Scores\n"
-        "that end in `_cifar` are the built-in network's and not comparable with it: they compare these rows alone."
+        "`paper` is the published value of the same method (best of its settings, full scale, Inception).\n"
+        "Scores that end in `_cifar` are the built-in network's and not comparable with it: they compare\n"
+        "these rows with each other."
     )
     return "\n".join([note, "", *parts]).rstrip() if parts else "No runs yet."
 

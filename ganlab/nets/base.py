@@ -74,7 +74,7 @@ def strided_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
     Source: improved_wgan_training, tflib/ops/conv2d.py and deconv2d.py (``he_init``).
     """
     area, stride2 = layer.kernel_size[0] * layer.kernel_size[1], layer.stride[0] * layer.stride[1]
-    fan_in, fan_out = layer.in_channels * area, layer.out_channels * area
+    fan_in, fan_out = float(layer.in_channels * area), float(layer.out_channels * area)
     if isinstance(layer, nn.ConvTranspose2d):
         fan_in /= stride2
     else:

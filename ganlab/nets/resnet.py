@@ -87,7 +87,8 @@ class UpBlock(nn.Module):
         h = F.interpolate(F.relu(self.norm1(x)), scale_factor=2.0, mode="nearest")
         h = self.conv2(F.relu(self.norm2(self.conv1(h))))
         # a 1x1 convolution commutes with nearest upsampling and is cheaper before it
-        return F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest") + h
+        up: Tensor = F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
+        return up.add(h)
 
 
 class DownBlock(nn.Module):
