@@ -1,6 +1,8 @@
 """The built-in feature network: small, offline, trained on CIFAR-10 (``scripts/train_feature_net.py``).
 
-Its scores carry the suffix ``_cifar`` and are never compared with published ones: they compare runs with each
+Its features are the mean over an image and its mirror image; it names 90.2 % of CIFAR-10's test images
+rightly (JPEG-recompressed, as its training data; ``assets/cifar_features.json`` has the particulars). Its
+scores carry the suffix ``_cifar`` and are never compared with published ones: they compare runs with each
 other, fast and without a download.
 """
 
@@ -28,6 +30,7 @@ from ganlab.types import Features
 WEIGHTS = ASSETS / "cifar_features.safetensors"
 WIDTHS = (24, 64, 240, 256)
 RESOLUTION = 32
+CPU_BATCH = 100  # a CPU's caches hold the maps of so many images: 1.4 times as fast as 1,000 at once
 # Mean and standard deviation of CIFAR-10's training pixels, red, green, blue, of 255.
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
@@ -139,7 +142,10 @@ class CifarExtractor(Extractor):
         check_images(images, (1, 3))
         net = self._load()
         with exact_fp32(self._device.type):
-            return both_views(net, normalised(images.to(self._device, non_blocking=True)))
+            images = images.to(self._device, non_blocking=True)
+            parts = images.split(CPU_BATCH) if self._device.type == "cpu" else (images,)
+            pools, logits = zip(*(both_views(net, normalised(part)) for part in parts), strict=True)
+            return Features(torch.cat(pools), torch.cat(logits))
 
     def _load(self) -> FeatureNet:
         if self._net is not None:
