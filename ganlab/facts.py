@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -72,9 +72,12 @@ def find_device(wanted: str) -> torch.device:
 
 def set_precision(precision: str, device: torch.device, deterministic: bool) -> None:
     """Process-wide switches of torch for a run's precision and determinism."""
-    tf32 = precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
+    tf32, b = precision == "tf32", cast(Any, torch.backends)
+    if hasattr(b.cuda.matmul, "fp32_precision"):  # torch 2.9 on; the two ways must not be mixed
+        for place in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn):
+            place.fp32_precision = "tf32" if tf32 else "ieee"
+    else:
+        b.cuda.matmul.allow_tf32 = b.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
     torch.use_deterministic_algorithms(deterministic)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ class MeanExtractor(Extractor):
         quarters = torch.nn.functional.adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 255, 2)
         flat = quarters.flatten(1)
         return Features(torch.cat([flat, flat.square()], 1), flat * 4)
+
+
+@pytest.fixture(autouse=True)
+def heard_loggers() -> Iterator[None]:
+    """Hydra's logging set-up, met by the sweep tests in this process, raises the root logger's level."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
 
 
 @pytest.fixture
