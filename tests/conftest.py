@@ -50,10 +50,11 @@ class MeanExtractor(Extractor):
 
 @pytest.fixture(autouse=True)
 def heard_loggers() -> Iterator[None]:
-    """Hydra's logging set-up, met by the sweep tests in this process, raises the root logger's level."""
-    level = logging.root.level
+    """Hydra's logging set-up, met by the sweep tests in this process, silences the loggers there are."""
+    logging.root.setLevel(logging.WARNING)
+    for name in ("ganlab", "ganlab.data"):
+        logging.getLogger(name).disabled = False
     yield
-    logging.root.setLevel(level)
 
 
 @pytest.fixture
