@@ -49,12 +49,11 @@ class MeanExtractor(Extractor):
 
 
 @pytest.fixture(autouse=True)
-def heard_loggers() -> Iterator[None]:
+def heard_loggers() -> None:
     """Hydra's logging set-up, met by the sweep tests in this process, silences the loggers there are."""
     logging.root.setLevel(logging.WARNING)
     for name in ("ganlab", "ganlab.data"):
         logging.getLogger(name).disabled = False
-    yield
 
 
 @pytest.fixture

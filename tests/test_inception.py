@@ -229,7 +229,7 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(
         assert part in line(e)
     assert "metric.extractor=cifar" in line(e)
     monkeypatch.setenv("GANLAB_OFFLINE", "1")
-    with pytest.raises(EnvError, match="is not on this machine and GANLAB_OFFLINE is set; put the file into"):
+    with pytest.raises(EnvError, match="is not here, GANLAB_OFFLINE is set; put it into"):
         Inception().check()
     assert not (tmp_path / "cache").exists()
 
@@ -311,32 +311,35 @@ def test_download_survives_the_rest_of_another_file(
     assert expected.read_bytes() == server.content
 
 
-def test_wrong_content_is_not_kept(official: str, server: type[Server]) -> None:
+def test_wrong_content_is_not_kept(
+    official: str, server: type[Server], caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(EnvError) as e:
         Inception().check()
     found = hashlib.sha256(server.content).hexdigest()[:8]
-    assert f"could not be downloaded (what came has sha256 {found}..., not {official[:8]}...)" in line(e)
+    assert f"the download failed: what came has sha256 {found}..., not {official[:8]}..." in caplog.text
+    assert all(told in line(e) for told in (FILE, "95.7 MB", official[:8], "metric.extractor=cifar"))
     assert [p.name for p in inception.places()[-1].parent.iterdir()] == [FILE + ".lock"]
 
 
 def test_a_server_that_has_it_not_is_one_line(
-    expected: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch
+    expected: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = inception.url()
     monkeypatch.setattr(inception, "url", lambda: url + "x")
-    with pytest.raises(EnvError) as e:
+    with pytest.raises(EnvError, match="its download failed"):
         Inception().check()
-    assert "could not be downloaded (the server answers 404 Not Found)" in line(e)
+    assert "the download failed: the server answers 404 Not Found" in caplog.text
     assert len(server.asked) == 1
     server.cuts += [10] * download.TRIES
     monkeypatch.setattr(inception, "url", lambda: url)
-    with pytest.raises(EnvError) as e:
+    with pytest.raises(EnvError, match="its download failed"):
         Inception().check()
-    assert "the connection broke after 30 of 3,072,000 bytes" in line(e)
+    assert "the connection broke after 30 of 3,072,000 bytes" in caplog.text
     monkeypatch.setattr(inception, "url", lambda: "http://127.0.0.1:9/" + FILE)
-    with pytest.raises(EnvError) as e:
+    with pytest.raises(EnvError, match="its download failed"):
         Inception().check()
-    assert "refused" in line(e)
+    assert "refused" in caplog.text
 
 
 def test_two_at_once_download_once(expected: Path, server: type[Server]) -> None:

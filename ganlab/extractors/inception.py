@@ -28,7 +28,7 @@ FILE = "weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d"  # its beginning, which the file's name states (torch hub's convention)
 SIZE_MB = 95.7
 LAYERS = ("2048", "logits_unbiased")
-ADVICE = "or score offline with metric.extractor=cifar, whose scores have names of their own"
+ADVICE = "or use metric.extractor=cifar"
 
 
 def places() -> list[Path]:
@@ -107,18 +107,18 @@ class Inception(Extractor):
         if os.environ.get("GANLAB_OFFLINE", "0") not in ("", "0"):
             reason = "GANLAB_OFFLINE is set"
         elif self.download:
-            reason = "it could not be downloaded ({})"
             try:
                 told = logging.getLogger("ganlab")
                 told.warning("downloading %s (%s MB) to %s", FILE, SIZE_MB, target.parent)
                 fetch(url(), target, SHA256)
                 return verified(target)
             except NotFetched as e:
-                reason = reason.format(e)
+                told.warning("the download failed: %s", e)  # apart: the error has to fit one line
+                reason = "its download failed"
         raise EnvError(
             "metric.weights",
-            f"{FILE} ({SIZE_MB} MB, sha256 {SHA256}...) is not on this machine and {reason}",
-            f"put the file into {target.parent} or give metric.weights=PATH, {ADVICE}",
+            f"{FILE} ({SIZE_MB} MB, sha256 {SHA256}...) is not here, {reason}",
+            f"put it into {target.parent} or give metric.weights=PATH, {ADVICE}",
         )
 
 
