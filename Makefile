@@ -22,7 +22,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)  # tests fork; a forked child has no thread pool
 
 $(READY): pyproject.toml $(wildcard $(CONSTRAINTS)) Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

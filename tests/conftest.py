@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Before torch starts a pool of threads: a test that forks would wait for threads its child does not have.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 from torch import Tensor
 
