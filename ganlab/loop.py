@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ganlab import rng, samples
 from ganlab.checkpoint import Checkpoints
@@ -281,12 +280,9 @@ class Run:
     def _score(self, protocol: Protocol, game: Game | None = None, step: int | None = None) -> Scores:
         game, began = game or self.game, time.perf_counter()
 
-        def draw(n: int, random: torch.Generator) -> tuple[Tensor, None]:
-            return game.prior(n, game.z_dim, self.device, random), None
-
         try:
             return self.evaluators[protocol].score(
-                fakes(game.live, draw, protocol),
+                fakes(game.live, game.draw, protocol),
                 step=self.step if step is None else step,
                 generator="raw" if game.average is None else "ema",
                 poll=self.stop.poll,

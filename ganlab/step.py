@@ -55,6 +55,10 @@ class Game:
             told: Verdict = self.discriminator(x, y)
         return told._replace(score=told.score.float())
 
+    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, None]:
+        """(z, labels) for ``n`` images to look at, from a generator of their own on the device."""
+        return self.prior(n, self.z_dim, self.device, random), None
+
     @property
     def live(self) -> nn.Module:
         """The G that is scored and sampled: the average if there is one."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ganlab import config, samples
 from ganlab.checkpoint import Checkpoints
@@ -86,12 +85,9 @@ def evaluate_run(
     evaluator.check()
     game, step = restore(folder, e, checkpoint, device)
 
-    def draw(n: int, random: torch.Generator) -> tuple[Tensor, None]:
-        return game.prior(n, game.z_dim, device, random), None
-
     with StopFlag():  # nothing to save: a signal ends it at once
         scores = evaluator.score(
-            fakes(game.live, draw, e.metric.protocol),
+            fakes(game.live, game.draw, e.metric.protocol),
             step=step,
             generator="raw" if game.average is None else "ema",
             strict=True,
