@@ -81,6 +81,7 @@ class Experiment:
         save_every: steps between checkpoints; 0: only at evaluations that are the best so far, and the end.
         log_every: steps between log lines; 0: never.
         sample_every: steps between sample grids; 0: only at the end.
+        spectral_every: steps between records of the spectral norms of D's weights (exact SVD); 0: none.
         keep_checkpoints: how many of the newest checkpoints stay, besides the best one.
         run_dir: the run folder; null: derived from the config, under ``outputs/``.
         data_memory_gb: a packed dataset up to this size lies on the device; a larger one is memory-mapped.
@@ -116,6 +117,7 @@ class Experiment:
         save_every: Steps = 0,
         log_every: Steps = 100,
         sample_every: Steps = 0,
+        spectral_every: Steps = 0,
         keep_checkpoints: Annotated[int, Range(ge=2)] = 2,
         run_dir: str | None = None,
         data_memory_gb: NonNegative = 4.0,
@@ -131,6 +133,7 @@ class Experiment:
         self.device, self.precision, self.deterministic = device, precision, deterministic
         self.eval_every, self.eval_start, self.save_every = eval_every, eval_start, save_every
         self.log_every, self.sample_every, self.keep_checkpoints = log_every, sample_every, keep_checkpoints
+        self.spectral_every = spectral_every
         self.run_dir, self.data_memory_gb, self.threads = run_dir, data_memory_gb, threads
 
         wrong = []

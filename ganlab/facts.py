@@ -27,7 +27,7 @@ PARTS = (
 # Keys that may differ when a run is continued: none of them changes what is trained.
 FREE = frozenset(
     {"run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"}
-    | {"keep_checkpoints", "data_memory_gb", "steps"}
+    | {"keep_checkpoints", "data_memory_gb", "steps", "spectral_every"}
 )
 # Keys that do not tell two runs apart: the same run on another device is still the same run.
 UNNAMED = frozenset(
@@ -40,6 +40,7 @@ UNNAMED = frozenset(
         "threads",
         "log_every",
         "save_every",
+        "spectral_every",
         "data_memory_gb",
     ]
 )

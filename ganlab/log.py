@@ -96,6 +96,12 @@ class Log:
             self._scalar(f"{'metric' if kind == 'eval' else kind}/{name}", value, step)
         self.say(f"step {step}/{self.total_steps}  {self._scores}")
 
+    def numbers(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """A record of its own kind, named values: for metrics.jsonl and TensorBoard alone."""
+        if self.metrics.append({"step": step, "kind": kind, **values}):
+            for name, value in values.items():
+                self._scalar(name, value, step)
+
     def image(self, step: int, grid: Any) -> None:
         """A grid of samples for TensorBoard: uint8 array (H, W, C)."""
         self._board(lambda writer: writer.add_image("samples", grid, step, dataformats="HWC"))

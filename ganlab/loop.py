@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ganlab import rng, samples
+from ganlab import rng, samples, spectra
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.base import Batches, ImageSet, to_float
 from ganlab.disk import read_json, write_json
@@ -191,6 +191,8 @@ class Run:
             self.save()  # a full or read-only disk shows now, not hours later
         if self.step == 0:
             self._samples()
+        if self.step == 0 and self.e.spectral_every:
+            self._spectra()
         if self.e.eval_start and self.step == 0 and p["evaluated"] < 0:
             self.evaluate()
         elif self.step and self._due(self.e.eval_every) and p["evaluated"] < self.step < self.e.steps:
@@ -212,6 +214,8 @@ class Run:
                 rate = (self.step - mark[0]) / max(p["train_s"] - mark[1], 1e-9)
                 self.log.train(self.step, {f"loss/{k}": v for k, v in means.items()}, rate)
                 mark = (self.step, p["train_s"])
+            if self._due(e.spectral_every):
+                self._spectra()
             if last:
                 return  # ``_finish`` does the rest
             if self._due(e.sample_every):
@@ -309,6 +313,13 @@ class Run:
             self.log.image(self.step, picture)
         except OSError as error:  # a picture is not worth a run
             self.log.warn(f"samples/step-{self.step:09d}.png: {error.strerror or error}; training goes on")
+
+    def _spectra(self) -> None:
+        """The spectral norms of D's weights as they act, and of the trained weights under them."""
+        d = self.game.discriminator
+        norms = {f"spectral/{name}": value for name, value in spectra.spectral_norms(d).items()}
+        norms |= {f"spectral_raw/{name}": value for name, value in spectra.raw_spectral_norms(d).items()}
+        self.log.numbers(self.step, "spectral", norms)
 
     def save(self) -> None:
         """Commit a checkpoint. A full disk is tried again at the next one, ``SAVE_TRIES`` times."""

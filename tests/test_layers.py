@@ -13,12 +13,13 @@ FLOORS = [
     for floor in (
         # words, rules, players, plan, engine (in this order), doors (in this order)
         "__init__ errors paths types rng schema disk download",
-        "layers losses penalties constraints weight_norms feature_norms priors metrics",
+        "layers spectra losses penalties constraints weight_norms feature_norms priors metrics",
         "nets data extractors",
         "experiment",
         "step state_tree checkpoint run_folder signals log reference fakes evaluate samples facts record "
         "setup loop",
-        "tree config_files overrides composition config tools datasets report doctor sweep help cli __main__",
+        "tree config_files overrides composition config tools datasets report analysis doctor sweep help "
+        "cli __main__",
     )
 ]
 ORDERED = (0, 4, 5)  # floors whose files may use the ones before them in the list

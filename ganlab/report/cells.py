@@ -19,7 +19,8 @@ from ganlab.report.collect import Run, Score
 # Config keys that can't move a score, or that the section, the seed or the protocol already stand for.
 _SILENT = (
     *("seed", "run_dir", "device", "threads", "deterministic", "keep_checkpoints", "data_memory_gb"),
-    *("save_every", "log_every", "sample_every", "eval_every", "eval_start", "dataset.path", "name"),
+    *("save_every", "log_every", "sample_every", "spectral_every", "eval_every", "eval_start"),
+    *("dataset.path", "name"),
 )
 _SILENT_GROUPS = ("metric.", "hydra.")
 _SETTING = ("setting", "d_steps", "optimizer.")  # what a setting chooses: may differ between settings
