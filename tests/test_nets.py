@@ -77,6 +77,19 @@ def test_released_widths_and_slope() -> None:
     ]  # fmt: skip
 
 
+def test_last_factor_scales_both_sides_of_the_seventh_convolution() -> None:
+    """SNGAN's Figure 4; a factor of 1 is the plain net, to the bit."""
+    for factor, sides in ((0.5, (128, 256)), (2, (512, 1024)), (8, (2048, 4096))):
+        d = CNN(last_factor=factor).discriminator(shape(48), 0, None)
+        assert (d.convs[6].in_channels, d.convs[6].out_channels) == sides
+        assert [c.out_channels for c in d.convs[:5]] == [64, 64, 128, 128, 256]
+    nets = []
+    for options in ({}, {"last_factor": 1.0}):
+        torch.manual_seed(3)
+        nets.append(CNN(0.1, **options).discriminator(shape(16), 0, None).state_dict())
+    assert all(torch.equal(v, nets[1][k]) for k, v in nets[0].items())
+
+
 def test_block_without_downsampling_passes_its_input_on() -> None:
     block = DownBlock(4, 4, False, None)
     assert isinstance(block.shortcut, nn.Identity)

@@ -29,6 +29,7 @@ class CNN(Architecture):
         dense_norm: batch norm and ReLU after G's dense layer: ``none`` (paper), per ``channel``, or per
             ``feature`` (code).
         init_std: every weight starts as N(0, init_std^2) (code; the paper is silent).
+        last_factor: scales the input and the output dimension of D's last convolution, the 7th (Figure 4).
     Parameters with 3 channels: G 3,812,355 at 32 px and 5,133,315 at 48; D 2,935,873 and 2,946,113.
     """
 
@@ -41,9 +42,10 @@ class CNN(Architecture):
         slope: Annotated[float, Range(ge=0, lt=1)] = 0.1,
         dense_norm: Literal["none", "channel", "feature"] = "none",
         init_std: Positive = 0.02,
+        last_factor: Positive = 1.0,
     ) -> None:
         self.width, self.z_dim, self.slope, self.init_std = width, z_dim, slope, init_std
-        self.dense_norm, self.d_widths = dense_norm, d_widths
+        self.dense_norm, self.d_widths, self.last_factor = dense_norm, d_widths, last_factor
 
     def check(self, shape: ImageShape) -> None:
         square(shape, 8, 16, "the cnn")
@@ -53,7 +55,8 @@ class CNN(Architecture):
         return Generator(shape, self.z_dim, channels, self.dense_norm, self.init_std)
 
     def discriminator(self, shape: ImageShape, num_classes: int, norm: Norm) -> nn.Module:
-        channels = [scaled(c, self.width) for c in WIDTHS[self.d_widths]]
+        factors = [1.0] * 5 + [self.last_factor] * 2
+        channels = [scaled(c, self.width * f) for c, f in zip(WIDTHS[self.d_widths], factors, strict=True)]
         return Discriminator(shape, channels, self.slope, norm, self.init_std)
 
 
