@@ -1,14 +1,23 @@
-"""Normalised activations of D. As in SNGAN's baselines, both keep the offset beta, not the scale gamma."""
+"""Normalised activations of D: batch, layer and instance norm, where they stand and what they learn.
+
+As in SNGAN's baselines the default keeps the offset beta, not the multiplier gamma (``affine=offset``), and
+spares D's first convolution.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganlab.schema import Positive, Unit, checked
-from ganlab.types import Stabiliser
+from ganlab.types import FeatureNorm, Stabiliser
+
+Affine = Literal["offset", "full", "none"]
+Place = Literal["all_but_first", "all"]
+Order = Literal["before_activation", "after_activation"]
 
 
 class OffsetBatchNorm(nn.BatchNorm2d):
@@ -24,43 +33,114 @@ class OffsetBatchNorm(nn.BatchNorm2d):
         nn.init.zeros_(self.bias)
 
 
-class OffsetLayerNorm(nn.Module):
-    """Layer norm over (C, H, W) of each sample, with one offset beta per channel and no scale."""
+class SampleNorm(nn.Module):
+    """Each sample (C, H, W) normalised by itself, then gamma and beta per channel as ``affine`` says.
 
-    def __init__(self, channels: int, eps: float) -> None:
+    over: ``layer``: one mean and variance a sample (Ba et al. 2016); ``instance``: one for each of its
+    channels (Ulyanov et al. 2016). Biased variance; the same in training and in evaluation.
+    """
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, channels: int, eps: float, affine: Affine, over: Literal["layer", "instance"] = "layer"
+    ) -> None:
         super().__init__()
-        self.eps = eps
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps, self.over = eps, over
+        self.register_parameter("weight", nn.Parameter(torch.ones(channels)) if affine == "full" else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if affine != "none" else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = nn.functional.layer_norm(x, x.shape[1:], eps=self.eps)
-        return y + self.bias.view(-1, *[1] * (x.dim() - 2))
+        shape = x.shape[1:] if self.over == "layer" else x.shape[2:]
+        y = F.layer_norm(x, shape, eps=self.eps)
+        per_channel = (-1, *[1] * (x.dim() - 2))
+        if self.weight is not None:
+            y = y * self.weight.view(per_channel)
+        return y if self.bias is None else y + self.bias.view(per_channel)
 
 
-class BatchNorm(Stabiliser):
-    """Batch norm in D after every convolution but the first (Ioffe & Szegedy 2015, arXiv:1502.03167).
+class _Placed(Stabiliser):
+    """A feature norm with its place: ``place``, ``order`` and ``affine`` of the classes below."""
+
+    place: Place
+    order: Order
+
+    def make(self, channels: int) -> nn.Module:
+        raise NotImplementedError
+
+    def feature_norm(self) -> FeatureNorm:
+        return FeatureNorm(self.make, self.place == "all", self.order == "after_activation")
+
+
+class BatchNorm(_Placed):
+    """Batch norm in D (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
     Real and generated images pass apart, each with its own statistics, as in SNGAN's and DCGAN's code.
+
+    Args:
+        eps: added to the variance.
+        momentum: share of the newest batch in the running statistics.
+        affine: what is learned for each channel: the ``offset`` (SNGAN: "without the multiplier"), offset and
+            multiplier (``full``: DCGAN, WGAN), or ``none``.
+        place: after every convolution (``all``), or ``all_but_first`` (SNGAN, DCGAN, WGAN-GP).
+        order: ``before_activation`` (all three), or ``after_activation``.
     """
 
     @checked
-    def __init__(self, eps: Positive = 2e-5, momentum: Unit = 0.1) -> None:
-        self.eps, self.momentum = eps, momentum
+    def __init__(
+        self,
+        eps: Positive = 2e-5,
+        momentum: Unit = 0.1,
+        affine: Affine = "offset",
+        place: Place = "all_but_first",
+        order: Order = "before_activation",
+    ) -> None:
+        self.eps, self.momentum, self.affine, self.place, self.order = eps, momentum, affine, place, order
 
-    def feature_norm(self) -> Callable[[int], nn.Module]:
-        return lambda channels: OffsetBatchNorm(channels, self.eps, self.momentum)
+    def make(self, channels: int) -> nn.Module:
+        if self.affine == "offset":
+            return OffsetBatchNorm(channels, self.eps, self.momentum)
+        return nn.BatchNorm2d(channels, self.eps, self.momentum, affine=self.affine == "full")
 
 
-class LayerNorm(Stabiliser):
-    """Layer norm in D after every convolution but the first (Ba et al. 2016, arXiv:1607.06450).
+class LayerNorm(_Placed):
+    """Layer norm in D (Ba et al. 2016, arXiv:1607.06450), over (C, H, W) of each sample.
 
-    Each sample is normalised by itself, so it may stand beside a gradient penalty. SNGAN does not say where
-    its layer norms stand; the same places as batch norm's are taken.
+    Each sample is normalised by itself, so it may stand beside a gradient penalty, as in WGAN-GP's code
+    (multiplier and offset per channel: ``affine=full``). SNGAN does not say where its layer norms stand;
+    batch norm's places are taken. Options as of ``BatchNorm``.
     """
 
     @checked
-    def __init__(self, eps: Positive = 1e-5) -> None:
-        self.eps = eps
+    def __init__(
+        self,
+        eps: Positive = 1e-5,
+        affine: Affine = "offset",
+        place: Place = "all_but_first",
+        order: Order = "before_activation",
+    ) -> None:
+        self.eps, self.affine, self.place, self.order = eps, affine, place, order
 
-    def feature_norm(self) -> Callable[[int], nn.Module]:
-        return lambda channels: OffsetLayerNorm(channels, self.eps)
+    def make(self, channels: int) -> nn.Module:
+        return SampleNorm(channels, self.eps, self.affine)
+
+
+class InstanceNorm(_Placed):
+    """Instance norm in D (Ulyanov et al. 2016, arXiv:1607.08022), over (H, W) of each channel of each sample.
+
+    In no table of SNGAN. Like layer norm it may stand beside a gradient penalty. Options as of ``BatchNorm``.
+    """
+
+    @checked
+    def __init__(
+        self,
+        eps: Positive = 1e-5,
+        affine: Affine = "offset",
+        place: Place = "all_but_first",
+        order: Order = "before_activation",
+    ) -> None:
+        self.eps, self.affine, self.place, self.order = eps, affine, place, order
+
+    def make(self, channels: int) -> nn.Module:
+        return SampleNorm(channels, self.eps, self.affine, "instance")

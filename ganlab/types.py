@@ -6,6 +6,7 @@ x: data, images as float32 (B, C, H, W) in [-1, 1]; y: class labels, int64 (B,);
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -45,6 +46,24 @@ class Features(NamedTuple):
     logits: Tensor
 
 
+@dataclass(frozen=True)
+class FeatureNorm:
+    """What D puts beside its activations, and where: called as ``norm(channels)`` for one layer's module.
+
+    make: channels -> module for (B, C, H, W). first: after D's first convolution too. after_activation: the
+    module stands behind the activation that follows its convolution, not between the two.
+    """
+
+    make: Callable[[int], nn.Module]
+    first: bool = False
+    after_activation: bool = False
+
+    def __call__(self, channels: int) -> nn.Module:
+        module = self.make(channels)
+        module.after_activation = self.after_activation  # type: ignore[assignment]
+        return module
+
+
 class Stabiliser:
     """Something done to D to keep training stable: a normalisation, a penalty, a constraint.
 
@@ -54,8 +73,8 @@ class Stabiliser:
 
     has_penalty = False
 
-    def feature_norm(self) -> Callable[[int], nn.Module] | None:
-        """A factory ``channels -> module`` that D puts after its convolutions, or None."""
+    def feature_norm(self) -> FeatureNorm | None:
+        """What D puts after its convolutions, or None."""
         return None
 
     def prepare(self, d: nn.Module) -> None:

@@ -18,7 +18,7 @@ from ganlab.constraints import WeightClip
 from ganlab.errors import ConfigError, Diverged, EnvError, Stopped
 from ganlab.experiment import Experiment, method_name
 from ganlab.facts import run_path
-from ganlab.feature_norms import BatchNorm, LayerNorm
+from ganlab.feature_norms import BatchNorm, InstanceNorm, LayerNorm
 from ganlab.losses import Hinge, Wasserstein
 from ganlab.nets.dcgan import DCGAN
 from ganlab.nets.resnet import ResNet
@@ -43,7 +43,9 @@ NORMALIZATIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "sn-per-update": lambda: {"sn": SpectralNorm(update="per_update")},
     "wn": lambda: {"wn": WeightNorm()},
     "bn": lambda: {"bn": BatchNorm()},
+    "bn-full": lambda: {"bn": BatchNorm(affine="full", place="all", order="after_activation")},
     "ln": lambda: {"ln": LayerNorm()},
+    "in": lambda: {"in": InstanceNorm(affine="full")},
     "wc": lambda: {"wc": WeightClip()},
     "gp": lambda: {"gp": GradientPenalty()},
     "orthonormal": lambda: {"orthonormal": Orthonormal()},

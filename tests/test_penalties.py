@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ganlab.constraints import WeightClip
-from ganlab.feature_norms import BatchNorm, LayerNorm
 from ganlab.layers import as_matrix, raw_weight, weighted_layers
 from ganlab.nets.cnn import CNN
 from ganlab.penalties import GradientPenalty, Orthonormal, gradient_norms
@@ -141,26 +140,3 @@ def test_bad_numbers_are_refused() -> None:
         GradientPenalty(weight=-1.0)
     with pytest.raises(ValueError, match=r"sides.*two, one"):
         GradientPenalty(sides="three")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("rule", [BatchNorm(), LayerNorm()])
-def test_feature_norms_have_an_offset_and_no_scale(rule: BatchNorm | LayerNorm) -> None:
-    norm = rule.feature_norm()(5)
-    assert [tuple(p.shape) for p in norm.parameters()] == [(5,)]
-    with torch.no_grad():
-        next(norm.parameters()).fill_(2.0)
-    y = norm(torch.randn(8, 5, 6, 6) * 3 + 7)
-    over = (0, 2, 3) if isinstance(rule, BatchNorm) else (1, 2, 3)
-    assert torch.allclose(y.mean(over), torch.full((y.mean(over).shape), 2.0), atol=1e-4)
-    assert torch.allclose(y.var(over, unbiased=False), torch.ones(y.mean(over).shape), atol=1e-2)
-
-
-def test_layer_norm_keeps_samples_apart() -> None:
-    norm = LayerNorm().feature_norm()(3)
-    x = torch.randn(4, 3, 5, 5)
-    assert torch.allclose(norm(x)[:1], norm(x[:1]), atol=1e-6)
-
-
-def test_feature_norms_stand_after_every_convolution_but_the_first() -> None:
-    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, BatchNorm().feature_norm())
-    assert [isinstance(n, nn.BatchNorm2d) for n in d.norms] == [False] + [True] * 6

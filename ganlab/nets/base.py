@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ganlab.types import ImageShape
+from ganlab.types import FeatureNorm, ImageShape
 
-Norm = Callable[[int], nn.Module] | None
+Norm = FeatureNorm | None
 
 
 class Architecture(ABC):
@@ -85,9 +85,16 @@ def strided_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def maybe(norm: Norm, channels: int) -> nn.Module:
-    """The feature norm for ``channels``, or nothing."""
-    return norm(channels) if norm else nn.Identity()
+def maybe(norm: Norm, channels: int, first: bool = False) -> nn.Module:
+    """The feature norm for ``channels``, or nothing: as after D's ``first`` convolution, unless asked for."""
+    return norm(channels) if norm and (norm.first or not first) else nn.Identity()
+
+
+def activated(x: Tensor, norm: nn.Module, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """Feature norm, then activation; the other way round for a norm that stands behind it."""
+    if getattr(norm, "after_activation", False):
+        return norm(activation(x))  # type: ignore[no-any-return]
+    return activation(norm(x))
 
 
 def flat(x: Tensor) -> Tensor:

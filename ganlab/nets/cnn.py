@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganlab.nets.base import Architecture, Norm, flat, maybe, normal_init, scaled, square
+from ganlab.nets.base import Architecture, Norm, activated, flat, maybe, normal_init, scaled, square
 from ganlab.schema import Count, Positive, Range, checked
 from ganlab.types import ImageShape, Verdict
 
@@ -98,13 +99,14 @@ class Discriminator(nn.Module):
         for i, c_out in enumerate(channels):
             kernel, stride = (4, 2) if i % 2 else (3, 1)
             self.convs.append(nn.Conv2d(c_in, c_out, kernel, stride, 1))
-            self.norms.append(maybe(norm if i else None, c_out))  # every convolution but the first
+            self.norms.append(maybe(norm, c_out, first=i == 0))
             c_in = c_out
         self.dense = nn.Linear(c_in * (shape.height // 8) * (shape.width // 8), 1)
         normal_init(self, std)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
+        leaky_relu = partial(F.leaky_relu, negative_slope=self.slope)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.leaky_relu(norm(conv(x)), self.slope)
+            x = activated(conv(x), norm, leaky_relu)
         features = flat(x)
         return Verdict(self.dense(features).squeeze(1), features)

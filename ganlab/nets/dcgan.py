@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganlab.nets.base import Architecture, Norm, flat, glorot_init, maybe, scaled, strided_init
+from ganlab.nets.base import Architecture, Norm, activated, flat, glorot_init, maybe, scaled, strided_init
 from ganlab.schema import Count, Positive, Range, checked
 from ganlab.types import ImageShape, Verdict
 
@@ -89,14 +90,15 @@ class Discriminator(nn.Module):
             conv = nn.Conv2d(c_in, c_out, 5, 2, 2)
             strided_init(conv)
             self.convs.append(conv)
-            self.norms.append(maybe(norm if i else None, c_out))
+            self.norms.append(maybe(norm, c_out, first=i == 0))
             c_in = c_out
         side = shape.height // 2 ** len(channels)
         self.dense = nn.Linear(c_in * side * side, 1)
         glorot_init(self.dense)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
+        leaky_relu = partial(F.leaky_relu, negative_slope=self.slope)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.leaky_relu(norm(conv(x)), self.slope)
+            x = activated(conv(x), norm, leaky_relu)
         features = flat(x)
         return Verdict(self.dense(features).squeeze(1), features)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganlab.nets.base import Architecture, Norm, glorot_init, maybe, scaled
+from ganlab.nets.base import Architecture, Norm, activated, glorot_init, maybe, scaled
 from ganlab.schema import Count, Positive, checked
 from ganlab.types import ImageShape, Verdict
 
@@ -102,22 +102,26 @@ class DownBlock(nn.Module):
         self.shortcut = conv1(c_in, c_out) if down or c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.relu(self.norm1(x)))
-        h = self.conv2(F.relu(self.norm2(h)))
+        h = self.conv1(activated(x, self.norm1, F.relu))
+        h = self.conv2(activated(h, self.norm2, F.relu))
         out = h + self.shortcut(x)
         return F.avg_pool2d(out, 2) if self.down else out
 
 
 class FirstBlock(nn.Module):
-    """conv-ReLU-conv-mean pool plus mean pool-1x1 conv; no activation before the image, no feature norm."""
+    """conv-ReLU-conv-mean pool plus mean pool-1x1 conv; no activation before the image.
 
-    def __init__(self, c_in: int, c_out: int) -> None:
+    A feature norm stands between the two convolutions only if it is to follow D's first one too.
+    """
+
+    def __init__(self, c_in: int, c_out: int, norm: Norm) -> None:
         super().__init__()
+        self.norm = maybe(norm, c_out, first=True)
         self.conv1, self.conv2 = conv3(c_in, c_out), conv3(c_out, c_out)
         self.shortcut = conv1(c_in, c_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2)
+        h = F.avg_pool2d(self.conv2(activated(self.conv1(x), self.norm, F.relu)), 2)
         return h + self.shortcut(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]
 
 
@@ -147,7 +151,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.pool = pool
-        blocks: list[nn.Module] = [FirstBlock(shape.channels, channels[0])]
+        blocks: list[nn.Module] = [FirstBlock(shape.channels, channels[0], norm)]
         for c_in, c_out, halve in zip(channels, channels[1:], down[1:], strict=False):
             blocks.append(DownBlock(c_in, c_out, halve, norm))
         self.blocks = nn.Sequential(*blocks)
