@@ -74,6 +74,7 @@ def _command(words: list[str]) -> int:
 def _run(name: str, rest: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": train,
+        "sweep": sweep,
         "evaluate": evaluate,
         "sample": sample,
         "report": report,
@@ -132,6 +133,29 @@ def train(rest: list[str]) -> int:
     from ganlab import loop
 
     return int(loop.train(experiment, composed.saved, composed.choices, composed.overrides) or 0)
+
+
+def sweep(rest: list[str]) -> int:
+    """``ganlab sweep``."""
+    words = parse(rest, values={"-cd": "--config-dir"})
+    if words.on("--help"):
+        return _say(help.sweep(words.all("--config-dir")))
+    own, others = _own_keys([*words.overrides, *words.names], help.SWEEP)
+    if own["grid"] is None:
+        return _usage(help.sweep(words.all("--config-dir")))
+    if own["jobs"] < 1:
+        raise ConfigError("jobs", f"{own['jobs']} is less than 1", "the default is 1")
+    from ganlab import grid, runner
+
+    dirs = words.all("--config-dir")
+    scale = grid.parse_scale(own["scale"]) if own["scale"] else grid.Scale()
+    planned = runner.plan(own["grid"], others, scale, own["out"], dirs)
+    if own["dry_run"]:
+        from ganlab import cost
+
+        cost.show(planned, own["jobs"])
+        return 0
+    return runner.sweep(planned, own["jobs"], dirs)
 
 
 def evaluate(rest: list[str]) -> int:

@@ -18,6 +18,7 @@ from ganlab.errors import ConfigError, Mistake
 from ganlab.paths import config_dir
 
 NAMED = {"metric.extractor": "extractor", "metric.protocol": "protocol", "metric.progress": "protocol"}
+GRIDS = "grid"  # the folder of grid files: no group of a run
 MAX_BYTES, MAX_ALIASES, MAX_DEPTH = 1_000_000, 20, 30  # far past any honest config
 _FLOAT = re.compile(  # 1e-4 is a number, as people expect; YAML 1.1 wants 1.0e-4
     r"^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
@@ -52,9 +53,15 @@ def groups(dirs: Sequence[Path]) -> dict[str, list[str]]:
             if folder.name == "hydra":
                 for sub in _folders(folder):
                     found.setdefault(f"hydra/{sub.name}", set()).update(_options(sub))
-            elif options := set(_options(folder)):
+            elif folder.name != GRIDS and (options := set(_options(folder))):
                 found.setdefault(folder.name, set()).update(options)
     return {name: sorted(options) for name, options in sorted(found.items())}
+
+
+def options_of(folder: str, dirs: Sequence[Path] = ()) -> list[str]:
+    """The names of the files in ``folder`` of the shipped configs and of ``dirs``."""
+    roots = [root / folder for root in (config_dir(), *dirs)]
+    return sorted({name for root in roots if root.is_dir() for name in _options(root)})
 
 
 def display(path: Path) -> str:

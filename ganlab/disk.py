@@ -221,6 +221,15 @@ class Lock:
         return dead
 
 
+def owner_of(path: Path) -> str | None:
+    """The live owner of the lock at ``path`` as "pid@host", or None; asks without touching the lock."""
+    try:
+        text = path.read_text(errors="replace")[:200].strip()
+    except OSError:
+        return None
+    return text if text and _alive(text) else None
+
+
 def _alive(owner: str) -> bool:
     """Whether "pid@host" may live: unknown hosts and unreadable text count as alive."""
     pid, at, host = owner.strip().partition("@")

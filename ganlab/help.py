@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ganlab import __version__
-from ganlab.config_files import NAMED, find, groups, read
+from ganlab.config_files import GRIDS, NAMED, find, groups, options_of, read, user_dirs
 from ganlab.paths import PACKAGE, config_dir
 
 COMMANDS = {
     "train": "train one GAN, or a grid of them (-m); again: continue, or report",
+    "sweep": "run a paper's whole grid: skips what is done, continues, tries again",
     "evaluate": "score a run's checkpoint again, under any protocol",
     "sample": "draw images from a run: a grid, single PNGs, interpolations",
     "report": "put runs side by side: HTML, Markdown, CSV and figures",
@@ -47,6 +48,13 @@ SAMPLE = {
     "interpolations": (8, "pairs of latents to go between; 0: none"),
     "singles": (True, "each image as a PNG of its own too"),
 }
+SWEEP = {
+    "grid": (None, "which; a file of configs/grid"),
+    "scale": (None, "UPDATES or UPDATES,WIDTH: fractions, as scale=0.01,0.125"),
+    "jobs": (1, "cells at a time; CPU threads, or the GPUs, are divided among them"),
+    "dry_run": (False, "print the cells and what they would cost by a measured rate; run nothing"),
+    "out": (None, "folder; default outputs/GRID[-SCALE][-HASH of other overrides]"),
+}
 
 
 def program() -> str:
@@ -64,6 +72,7 @@ def program() -> str:
             "  ganlab train                                        the demo: digits, minutes on a CPU",
             "  ganlab train +experiment=sngan_cifar setting=B      a published row",
             "  ganlab train -m +experiment=sngan_cifar setting=A,B,C seed=0,1",
+            "  ganlab sweep grid=sngan_fig1_cifar dry_run=true      a paper's grid, and what it costs",
             "  ganlab report outputs",
             "",
             "exit codes",
@@ -134,6 +143,38 @@ def _title(name: str, dirs: Sequence[Path]) -> str:
     lines = path.read_text("utf-8", "replace").splitlines() if path else []
     comments = (line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line)
     return next(comments, "")
+
+
+def sweep(config_dirs: Sequence[str] = ()) -> str:
+    """``ganlab sweep --help``."""
+    dirs = user_dirs(config_dirs)
+    return "\n".join(
+        [
+            _head("sweep", "grid=NAME [AXIS=a,b] [key=value ...] [scale=...] [jobs=N] [dry_run=true]"),
+            *_wrap(
+                "Each cell is a run in a process and a folder of its own. The same command again skips what "
+                "is finished, continues what is not, and runs what failed; within one sweep a failed cell is "
+                "tried twice. Several sweeps of one folder share the work. cells.csv in the folder holds the "
+                "table; 'ganlab status' shows it live, 'ganlab report' draws it."
+            ),
+            "",
+            "grids",
+            *_table((name, _title(f"{GRIDS}/{name}", dirs)) for name in options_of(GRIDS, dirs)),
+            "",
+            "keys",
+            *_table((f"{k}={_plain(default)}", text) for k, (default, text) in SWEEP.items()),
+            *_table([("AXIS=a,b", "only these of an axis, as method=sn,wn; or other values, as seed=0,1,2")]),
+            *_table([("key=value", "for every cell, as in 'ganlab train --help'; unscaled")]),
+            "",
+            "options",
+            *_table([("--config-dir DIR", OPTIONS["--config-dir DIR"]), ("-h, --help", "this text")]),
+            "",
+            "examples",
+            "  ganlab sweep grid=sngan_fig1_cifar dry_run=true",
+            "  ganlab sweep grid=sngan_fig1_cifar method=sn,wn seed=0,1,2",
+            "  ganlab sweep grid=sngan_fig1_cifar scale=0.01,0.0625 jobs=2 metric.extractor=cifar",
+        ]
+    )
 
 
 def evaluate() -> str:

@@ -8,16 +8,13 @@ are passed on through a file, so that they reach runs behind any launcher.
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,16 +25,14 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ganlab import config
+from ganlab import config, jobs
 from ganlab.composition import foreign_hydra, hydra_over
-from ganlab.errors import ConfigError, DataError, Diverged, EnvError, Mistake, SweepFailed
+from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
+from ganlab.jobs import say
 from ganlab.overrides import CommandLine, command_line, quoted
 
 PLACE = Path("outputs/.sweeps")
-COMMAND = [sys.executable, "-m", "ganlab", "train"]
 MOST = 1000  # combinations
-POLL = 0.2  # seconds between looks at a running combination
-STATES = {0: "finished", Diverged.code: "diverged", None: "pending"}
 
 
 class Cell(NamedTuple):
@@ -59,12 +54,12 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
         raise ConfigError(line.wrong)
     cells = _checked(line, config_dirs)
     place = _new_folder()
-    told = {"command": COMMAND, "dirs": [str(d) for d in line.dirs], "pid": os.getpid(), "gpus": _gpus()}
+    told = {"command": jobs.COMMAND, "dirs": [str(d) for d in line.dirs], "pid": os.getpid(), "gpus": _gpus()}
     told["cwd"] = str(Path.cwd())  # a launcher's workers may stand elsewhere
     (place / "sweep.json").write_text(json.dumps(told))
-    _say(f"{len(cells)} runs; what each says is in {place}")
+    say(f"{len(cells)} runs; what each says is in {place}")
     failure: Exception | None = None
-    with _signals_to(place / "stop"):
+    with jobs.signals_to(lambda signum: _pass_on(signum, place)):
         try:
             _launch(line, place)
         except Exception as error:  # a launcher that broke: the cells' own failures are in their files
@@ -72,7 +67,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
     rows = [_row(cell, place, bool(_signals(place))) for cell in cells]
     _write_table(rows, place)
     if stopped := _signals(place):
-        _say(f"stopped by {signal.Signals(stopped[0]).name}; the same command continues")
+        say(f"stopped by {signal.Signals(stopped[0]).name}; the same command continues")
         return 128 + stopped[0]
     if failed := [r for r in rows if r["state"] not in ("finished", "diverged")]:
         numbers = ", ".join(f"{r['number']}" for r in failed)
@@ -81,7 +76,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
             what = f"{what} ({type(failure).__name__}: {failure})".replace("\n", " ")
         raise SweepFailed("sweep", what, "the same command runs those again")
     if diverged := sum(r["state"] == "diverged" for r in rows):
-        _say(f"{diverged} of {len(rows)} runs diverged: a result, not a failure")
+        say(f"{diverged} of {len(rows)} runs diverged: a result, not a failure")
     return 0
 
 
@@ -195,72 +190,25 @@ def cell(_: DictConfig) -> int:
         if told["gpus"] > 1 and not any(str(w).lstrip("+").startswith("device=") for w in words):
             env.setdefault("CUDA_VISIBLE_DEVICES", str(number % told["gpus"]))
     log, began = place / f"{number:03d}.log", time.monotonic()
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [*told["command"], *map(str, words)],
-            cwd=told["cwd"],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,  # a terminal's Ctrl-C must not reach it twice
-        )
-    code = _watch(process, log, place, number)
+    code = jobs.run(
+        [*told["command"], *map(str, words)],
+        log,
+        cwd=told["cwd"],
+        env=env,
+        asked=lambda: _signals(place),
+        heard=lambda line: say(f"[{number}] {line}"),
+    )
     ended = {"code": code, "seconds": round(time.monotonic() - began, 1)}
     note = place / f"{number:03d}.json"
     note.with_suffix(".tmp").write_text(json.dumps(ended))
     note.with_suffix(".tmp").replace(note)
-    _say(f"[{number}] {_state(code)} after {ended['seconds']:.0f} s")
+    say(f"[{number}] {jobs.state(code)} after {ended['seconds']:.0f} s")
     return code
 
 
-def _watch(process: subprocess.Popen[bytes], log: Path, place: Path, number: int) -> int:
-    """Echo what a run says, pass signals on, and return its exit code (128 + N if a signal N killed it)."""
-    passed = 0
-    with open(log, "rb") as said:
-        while True:
-            ended = process.poll() is not None
-            for raw in said.readlines() if ended else _whole_lines(said):
-                _say(f"[{number}] {raw.decode('utf-8', 'replace').rstrip()}")
-            if ended:
-                break
-            asked = _signals(place)
-            for count, signum in enumerate(asked[passed:], passed + 1):
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGKILL if count > 2 else signum)
-            passed = len(asked)
-            time.sleep(POLL)
-    code = process.returncode
-    return 128 - code if code < 0 else code
-
-
-def _whole_lines(file: Any) -> Iterator[bytes]:
-    while True:
-        here = file.tell()
-        line = file.readline()
-        if not line.endswith(b"\n"):
-            file.seek(here)
-            return
-        yield line
-
-
-@contextlib.contextmanager
-def _signals_to(path: Path) -> Iterator[None]:
-    """Inside, SIGINT, SIGTERM and SIGUSR1 are written to ``path``, where every cell sees them."""
-
-    def note(signum: int, _: object) -> None:
-        with open(path, "a") as file:
-            file.write(f"{signum}\n")
-
-    old: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            old[number] = signal.signal(number, note)
-    try:
-        yield
-    finally:
-        for signum, before in old.items():
-            signal.signal(signum, before)
+def _pass_on(signum: int, place: Path) -> None:
+    with open(place / "stop", "a") as file:
+        file.write(f"{signum}\n")
 
 
 def _signals(place: Path) -> list[int]:
@@ -273,26 +221,16 @@ def _signals(place: Path) -> list[int]:
 # ---- after
 
 
-def _state(code: int | None) -> str:
-    return STATES.get(code) or ("stopped" if code in (130, 138, 143) else "failed")
-
-
 def _row(cell: Cell, place: Path, stopped: bool) -> dict[str, Any]:
     """What became of a cell: its end as noted, its scores from the run folder, its last error line."""
     row: dict[str, Any] = {"number": cell.number, "overrides": cell.label, "state": "pending", "code": None}
     row |= {"scores": "", "run": str(cell.folder), "error": ""}
     with contextlib.suppress(OSError, ValueError):
         row["code"] = int(json.loads((place / f"{cell.number:03d}.json").read_text())["code"])
-    row["state"] = _state(row["code"])
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        result = json.loads((cell.folder / "result.json").read_text("utf-8"))
-        values = (result["scores"].get("last") or {}).get("values") or {}
-        row["scores"] = " ".join(f"{k} {v:.4g}" for k, v in values.items() if "_std" not in k)
+    row["state"] = jobs.state(row["code"])
+    row["scores"] = jobs.scores(cell.folder)
     if row["state"] in ("failed", "diverged"):
-        with contextlib.suppress(OSError):
-            said = (place / f"{cell.number:03d}.log").read_text("utf-8", "replace").splitlines()
-            errors = [s.partition("ganlab: error: ")[2] for s in said if "ganlab: error: " in s]
-            row["error"] = (errors or [s for s in said if s.strip()] or [""])[-1].strip()
+        row["error"] = jobs.last_error(place / f"{cell.number:03d}.log")
     if row["code"] is None and not stopped:
         row["error"] = "its process was lost"
     return row
@@ -300,30 +238,9 @@ def _row(cell: Cell, place: Path, stopped: bool) -> dict[str, Any]:
 
 def _write_table(rows: list[dict[str, Any]], place: Path) -> None:
     """``summary.csv`` beside the logs, and the same on the screen."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    with open(place / "summary.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(rows[0])
-        for row in rows:
-            cells = ["" if v is None else str(v) for v in row.values()]
-            writer.writerow(["'" + c if c.startswith(("=", "+", "-", "@")) else c for c in cells])
-    table = Table(title=f"sweep {place}", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    jobs.write_csv(place / "summary.csv", rows)
     heads = ("#", "overrides", "state", "exit", "last scores", "run folder", "error")
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if v is None else str(v)) for v in row.values()))
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(table)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+    jobs.print_table(f"sweep {place}", heads, rows)
 
 
 def hydra_itself(rest: Sequence[str], overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ganlab import cli, doctor, help, sweep
+from ganlab import cli, doctor, help, jobs
 from ganlab.config_files import groups
 from ganlab.errors import (
     ConfigError,
@@ -400,7 +400,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """``python -m ganlab train`` is a small script, for this test."""
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
-    monkeypatch.setattr(sweep, "COMMAND", [sys.executable, "-S", str(script)])
+    monkeypatch.setattr(jobs, "COMMAND", [sys.executable, "-S", str(script)])
     return tmp_path
 
 
@@ -568,4 +568,4 @@ def test_hostile_hydra_settings_do_not_reach_a_sweep(say: Any, stand_in: Path) -
 
 
 def test_what_the_stand_in_stands_for() -> None:
-    assert [sys.executable, "-m", "ganlab", "train"] == sweep.COMMAND
+    assert [sys.executable, "-m", "ganlab", "train"] == jobs.COMMAND

@@ -1,0 +1,149 @@
+"""Runs in processes of their own: started, watched, signalled, and what is left of them.
+
+A crash, a leak or a divergence stays in its process. Knows nothing of grids, of Hydra or of torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ganlab.disk import write_atomic
+from ganlab.errors import Diverged, RunInUse
+
+COMMAND = [sys.executable, "-m", "ganlab", "train"]
+POLL = 0.2  # seconds between looks at a running process
+STATES = {0: "finished", Diverged.code: "diverged", RunInUse.code: "elsewhere", None: "pending"}
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+def run(
+    command: Sequence[str],
+    log: Path,
+    *,
+    cwd: str | Path,
+    env: Mapping[str, str],
+    asked: Callable[[], list[int]],
+    heard: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Run ``command``, its output to ``log``, and return its exit code (128 + N if signal N killed it).
+
+    ``asked()`` gives the signals to pass on, all so far; from the third on the process is killed. ``heard``
+    gets each line that it says.
+    """
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [*command],
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=dict(env),
+            start_new_session=True,  # a terminal's Ctrl-C must not reach it twice
+        )
+    passed = 0
+    with open(log, "rb") as said:
+        while True:
+            ended = process.poll() is not None
+            for raw in said.readlines() if ended else _whole_lines(said):
+                heard(raw.decode("utf-8", "replace").rstrip())
+            if ended:
+                break
+            signals = asked()
+            for count, signum in enumerate(signals[passed:], passed + 1):
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGKILL if count > 2 else signum)
+            passed = len(signals)
+            time.sleep(POLL)
+    code = process.returncode
+    return 128 - code if code < 0 else code
+
+
+def _whole_lines(file: Any) -> Iterator[bytes]:
+    while True:
+        here = file.tell()
+        line = file.readline()
+        if not line.endswith(b"\n"):
+            file.seek(here)
+            return
+        yield line
+
+
+@contextlib.contextmanager
+def signals_to(note: Callable[[int], None]) -> Iterator[None]:
+    """Inside, SIGINT, SIGTERM and SIGUSR1 call ``note`` with their number instead (in the main thread)."""
+    old: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in PASSED_ON:
+            old[number] = signal.signal(number, lambda signum, _: note(signum))
+    try:
+        yield
+    finally:
+        for signum, before in old.items():
+            signal.signal(signum, before)
+
+
+def state(code: int | None) -> str:
+    """``finished``, ``diverged``, ``stopped``, ``failed``, ``pending``; ``elsewhere``: in use."""
+    return STATES.get(code) or ("stopped" if code in (130, 138, 143) else "failed")
+
+
+def scores(folder: Path) -> str:
+    """``fid 21.3 is 7.9`` of the last evaluation in a run folder, or nothing."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        result = json.loads((folder / "result.json").read_text("utf-8"))
+        values = (result["scores"].get("last") or {}).get("values") or {}
+        return " ".join(f"{k} {v:.4g}" for k, v in values.items() if "_std" not in k and v is not None)
+    return ""
+
+
+def last_error(log: Path) -> str:
+    """The last one-line error that a process told, or its last words."""
+    with contextlib.suppress(OSError):
+        said = log.read_text("utf-8", "replace").splitlines()
+        errors = [s.partition("ganlab: error: ")[2] for s in said if "ganlab: error: " in s]
+        return (errors or [s for s in said if s.strip()] or [""])[-1].strip()
+    return ""
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as CSV, atomically; what a spreadsheet would run as a formula is quoted."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(rows[0])
+    for row in rows:
+        cells = ["" if v is None else str(v) for v in row.values()]
+        writer.writerow(["'" + c if c.startswith(("=", "+", "-", "@")) else c for c in cells])
+    write_atomic(path, text.getvalue().encode())
+
+
+def print_table(title: str, heads: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows on the screen, cells folded where it is too narrow."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if v is None else str(v)) for v in row.values()))
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(table)
+
+
+def say(text: str) -> None:
+    """A line on stderr, whatever became of it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
