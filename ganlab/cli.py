@@ -75,6 +75,7 @@ def _run(name: str, rest: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "train": train,
         "sweep": sweep,
+        "status": status,
         "evaluate": evaluate,
         "sample": sample,
         "report": report,
@@ -156,6 +157,20 @@ def sweep(rest: list[str]) -> int:
         cost.show(planned, own["jobs"])
         return 0
     return runner.sweep(planned, own["jobs"], dirs)
+
+
+def status(rest: list[str]) -> int:
+    """``ganlab status``."""
+    words = parse(rest)
+    if words.on("--help"):
+        return _say(help.status())
+    own, others = _own_keys(words.overrides, help.STATUS)
+    if others:
+        key = others[0].partition("=")[0]
+        raise ConfigError(key, "is no option of status", suggest(key, list(help.STATUS)))
+    from ganlab.status import status as tell_status
+
+    return tell_status(words.names, own["watch"])
 
 
 def evaluate(rest: list[str]) -> int:

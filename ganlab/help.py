@@ -17,6 +17,7 @@ from ganlab.paths import PACKAGE, config_dir
 COMMANDS = {
     "train": "train one GAN, or a grid of them (-m); again: continue, or report",
     "sweep": "run a paper's whole grid: skips what is done, continues, tries again",
+    "status": "how far the runs and grids below a folder are",
     "evaluate": "score a run's checkpoint again, under any protocol",
     "sample": "draw images from a run: a grid, single PNGs, interpolations",
     "report": "put runs side by side: HTML, Markdown, CSV and figures",
@@ -48,6 +49,7 @@ SAMPLE = {
     "interpolations": (8, "pairs of latents to go between; 0: none"),
     "singles": (True, "each image as a PNG of its own too"),
 }
+STATUS = {"watch": (False, "again every 5 seconds, until all are over")}
 SWEEP = {
     "grid": (None, "which; a file of configs/grid"),
     "scale": (None, "UPDATES or UPDATES,WIDTH: fractions, as scale=0.01,0.125"),
@@ -173,6 +175,26 @@ def sweep(config_dirs: Sequence[str] = ()) -> str:
             "  ganlab sweep grid=sngan_fig1_cifar dry_run=true",
             "  ganlab sweep grid=sngan_fig1_cifar method=sn,wn seed=0,1,2",
             "  ganlab sweep grid=sngan_fig1_cifar scale=0.01,0.0625 jobs=2 metric.extractor=cifar",
+        ]
+    )
+
+
+def status() -> str:
+    """``ganlab status --help``."""
+    return "\n".join(
+        [
+            _head("status", "[FOLDER...] [watch=true]"),
+            *_wrap(
+                "A line for each run at or below the folders (default: outputs): state, step, speed, time "
+                "left, last scores. It reads files only: safe beside running sweeps, on any machine that "
+                "sees them. killed: its process is gone; the same command continues it."
+            ),
+            "",
+            "keys",
+            *_table((f"{k}={_plain(default)}", text) for k, (default, text) in STATUS.items()),
+            "",
+            "example",
+            "  ganlab status outputs/sngan_fig1_cifar watch=true",
         ]
     )
 

@@ -98,11 +98,18 @@ def state(code: int | None) -> str:
     return STATES.get(code) or ("stopped" if code in (130, 138, 143) else "failed")
 
 
+def peek(path: Path) -> dict[str, Any]:
+    """A JSON object that may be written meanwhile, or be damaged: empty then."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(path.read_text("utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
 def scores(folder: Path) -> str:
     """``fid 21.3 is 7.9`` of the last evaluation in a run folder, or nothing."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        result = json.loads((folder / "result.json").read_text("utf-8"))
-        values = (result["scores"].get("last") or {}).get("values") or {}
+    with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+        values = (peek(folder / "result.json")["scores"].get("last") or {}).get("values") or {}
         return " ".join(f"{k} {v:.4g}" for k, v in values.items() if "_std" not in k and v is not None)
     return ""
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ganlab import config, jobs
 from ganlab import grid as grids
-from ganlab.disk import owner_of, read_json, write_json
+from ganlab.disk import owner_of, write_json
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
 from ganlab.jobs import say
 from ganlab.overrides import quoted
@@ -138,8 +138,8 @@ def sweep(planned: Plan, at_once: int = 1, config_dirs: Sequence[str] = ()) -> i
 def _write_record(planned: Plan) -> None:
     """``grid.json``; the cells of earlier sweeps of the folder (other seeds) stay in it."""
     record, path = planned.record(), planned.out / "grid.json"
-    before = read_json(path)
-    if isinstance(before, dict) and isinstance(before.get("cells"), list):
+    before = jobs.peek(path)
+    if isinstance(before.get("cells"), list):
         mine = {cell["name"] for cell in record["cells"]}
         others = [c for c in before["cells"] if isinstance(c, dict) and c.get("name") not in mine]
         record["cells"] = [*others, *record["cells"]]
@@ -148,8 +148,7 @@ def _write_record(planned: Plan) -> None:
 
 def ended(folder: Path, steps: int) -> str | None:
     """``finished`` or ``diverged`` if the run in ``folder`` is over, by its ``result.json``."""
-    result = read_json(folder / "result.json")
-    result = result if isinstance(result, dict) else {}
+    result = jobs.peek(folder / "result.json")
     if result.get("status") == "diverged":
         return "diverged"
     reached = result.get("step")
@@ -257,8 +256,7 @@ class _Work:
         return rows
 
     def _row(self, job: Job) -> dict[str, Any]:
-        result = read_json(job.folder / "result.json")
-        result = result if isinstance(result, dict) else {}
+        result = jobs.peek(job.folder / "result.json")
         state, error = self.states[job.name], ""
         if state in ("failed", "diverged"):
             told = jobs.last_error(self.plan.out / ".sweep" / f"{job.name}.log")
