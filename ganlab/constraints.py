@@ -15,9 +15,10 @@ from ganlab.types import Stabiliser
 class WeightClip(Stabiliser):
     """Clip weights to [-bound, bound] after each D step.
 
-    ``scope=convolutions`` clips the convolution weights only, as SNGAN's weight-clipping baseline does
-    (arXiv:1802.05957, section 4); ``all`` clips every parameter, biases included, as WGAN's code does
-    (arXiv:1701.07875, Algorithm 1).
+    ``scope``: ``convolutions``: their weights only, as in SNGAN's weight-clipping baseline (arXiv:1802.05957,
+    section 4); ``weights``: those of linear layers and embeddings too; ``all``: every parameter of D, with
+    biases and the offsets and multipliers of feature norms, as in WGAN's code (arXiv:1701.07875, Algorithm
+    1). Under a weight norm the trained weight is clipped, which moves the normalised one within its norm.
     """
 
     @checked

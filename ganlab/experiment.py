@@ -166,9 +166,12 @@ class Experiment:
 def method_name(normalization: Mapping[str, object] | list[str], loss: str) -> str:
     """The field's name of a method: ``sn``, ``wgan-gp``, ``gan-gp``, ``none``, ``sn+gp``, ...
 
-    ``loss`` is the class's or the group choice's name. A gradient penalty alone is called by its loss.
+    ``loss`` is the class's or the group choice's name. A gradient penalty alone is called by its loss; among
+    others it is ``wgan-gp`` under the Wasserstein loss, else ``gp``: ``sn+wgan-gp``, ``sn+gp``.
     """
     names = list(normalization)
-    if names == ["gp"]:
-        return "wgan-gp" if loss.lower() == "wasserstein" else "gan-gp"
+    if loss.lower() == "wasserstein":
+        names = ["wgan-gp" if n == "gp" else n for n in names]
+    elif names == ["gp"]:
+        return "gan-gp"
     return "+".join(names) or "none"

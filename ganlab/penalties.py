@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganlab.layers import CONVOLUTIONS, as_matrix, out_dim, raw_weight, weighted_layers
-from ganlab.schema import NonNegative, Positive, checked
+from ganlab.layers import CONVOLUTIONS, as_matrix, out_dim, power_iteration, raw_weight, weighted_layers
+from ganlab.schema import Count, NonNegative, Positive, checked
 from ganlab.types import Batch, Stabiliser
 
 
@@ -48,26 +49,70 @@ class GradientPenalty(Stabiliser):
         return self.weight * excess.square().mean()
 
 
-class Orthonormal(Stabiliser):
-    """weight * sum over layers of ||W^T W - I||_F^2, and an orthonormal start.
+Scope = Literal["all", "convolutions"]
 
-    Source: Brock et al. 2016, arXiv:1609.07093, as SNGAN's section 4 lists it. W is the (d_out, d_in *
-    kernel) matrix; where it is wide the rows are made orthonormal (W W^T), for its columns cannot be. No
-    paper gives the coefficient: ``weight`` is ganlab's choice. ``init=false`` keeps the architecture's own
-    start. ``scope``: ``all`` weights or only ``convolutions``.
+
+def _layers(d: nn.Module, scope: Scope) -> list[nn.Module]:
+    kinds: tuple[type, ...] = (nn.Module,) if scope == "all" else CONVOLUTIONS
+    return [m for _, m in weighted_layers(d) if isinstance(m, kinds)]
+
+
+def _matrix(layer: nn.Module) -> Tensor:
+    return as_matrix(raw_weight(layer), out_dim(layer))
+
+
+class SpectralNormRegularization(Stabiliser):
+    """(weight / 2) * sum over layers of sigma(W)^2, sigma the largest singular value of the trained weight.
+
+    Source: Yoshida & Miyato 2017, arXiv:1705.10941, equation 3 and Algorithm 1, weight 0.01 as there: a pull
+    on the largest singular value alone, where spectral normalisation fixes it (SNGAN, section 2.1). One power
+    iteration an update of D; u and v are constants for the gradient, weight * sigma u v^T. u (d_out,) is kept
+    as the buffer ``snr_u`` of each layer, and saved with D. ``scope``: ``all`` weights or ``convolutions``.
     """
 
     has_penalty = True
 
     @checked
     def __init__(
-        self, weight: Positive = 1e-2, init: bool = True, scope: Literal["all", "convolutions"] = "all"
+        self, weight: Positive = 1e-2, iterations: Count = 1, scope: Scope = "all", eps: Positive = 1e-12
     ) -> None:
+        self.weight, self.iterations, self.scope, self.eps = weight, iterations, scope, eps
+
+    def prepare(self, d: nn.Module) -> None:
+        for layer in _layers(d, self.scope):
+            matrix = _matrix(layer).detach()
+            u = matrix.new_empty(matrix.shape[0]).normal_()
+            layer.register_buffer("snr_u", F.normalize(u, dim=0, eps=self.eps))
+
+    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
+        total = real.x.new_zeros(())
+        for layer in _layers(d, self.scope):
+            matrix, kept = _matrix(layer), layer.get_buffer("snr_u")
+            u, v = power_iteration(matrix.detach(), kept, self.iterations, self.eps)
+            kept.copy_(u)
+            total = total + torch.dot(u, matrix.mv(v)).square()
+        return self.weight / 2 * total
+
+
+class Orthonormal(Stabiliser):
+    """weight * sum over layers of ||W^T W - I||_F^2, and an orthonormal start.
+
+    Source: Brock et al. 2016, arXiv:1609.07093, as SNGAN's section 4 lists it. W is the (d_out, d_in *
+    kernel) matrix; where it is wide the rows are made orthonormal (W W^T), for its columns cannot be. No
+    paper gives the coefficient: ``weight`` is ganlab's choice; 0: the start alone. ``init=false`` keeps the
+    architecture's own start, or what a normalization before this one made of it. ``scope``: ``all`` weights
+    or only ``convolutions``. Raises ValueError if both are off.
+    """
+
+    @checked
+    def __init__(self, weight: NonNegative = 1e-2, init: bool = True, scope: Scope = "all") -> None:
+        if not weight and not init:
+            raise ValueError("weight: 0 with init=false does nothing; set one of them")
         self.weight, self.init, self.scope = weight, init, scope
+        self.has_penalty = weight > 0
 
     def _matrices(self, d: nn.Module) -> list[Tensor]:
-        kinds: tuple[type, ...] = (nn.Module,) if self.scope == "all" else CONVOLUTIONS
-        return [as_matrix(raw_weight(m), out_dim(m)) for _, m in weighted_layers(d) if isinstance(m, kinds)]
+        return [_matrix(layer) for layer in _layers(d, self.scope)]
 
     def prepare(self, d: nn.Module) -> None:
         if self.init:

@@ -1,61 +1,76 @@
 """Normalised weights: parametrisations put on a built D from outside; no architecture knows of them.
 
 A normaliser divides the trained weight by something at each forward pass; the optimiser moves the weight
-underneath. The maths stays in float32 under autocast.
+underneath. The maths stays in float32 under autocast. With ``gamma`` a learned factor follows the normaliser:
+SNGAN's appendix E, equation 38.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ganlab.layers import as_matrix, out_dim, raw_weight, weighted_layers
-from ganlab.schema import Positive, Range, checked
+from ganlab.layers import as_matrix, out_dim, power_iteration, raw_weight, weighted_layers
+from ganlab.schema import Count, Positive, Steps, checked
 from ganlab.types import Stabiliser
+
+Gamma = Literal["fixed", "learned"]
 
 
 class SpectralNormalized(nn.Module):
-    """W / (sigma(W) / scale), sigma the largest singular value, tracked by power iteration.
+    """W / (sigma(W) / scale), sigma the largest singular value, tracked by power iteration or exact.
 
     W is the weight as a (d_out, d_in * kernel) matrix. Buffers: u (d_out,) and v (d_in * kernel,), unit L2
     norm, constants for the gradient: sigma = u^T W v, so dW follows SNGAN's equation 12. In training mode
-    with ``per_forward`` every read of the weight iterates; in evaluation mode nothing changes.
+    with ``per_forward`` every read of the weight renews them; in evaluation mode nothing changes.
     """
 
     u: Tensor
     v: Tensor
 
     def __init__(
-        self, weight: Tensor, iterations: int, axis: int, per_forward: bool, eps: float, scale: float
+        self,
+        weight: Tensor,
+        iterations: int,
+        axis: int,
+        per_forward: bool,
+        eps: float,
+        scale: float,
+        exact: bool = False,
+        warmup: int = 0,
     ) -> None:
         super().__init__()
         self.iterations, self.axis, self.per_forward = iterations, axis, per_forward
-        self.eps, self.scale = eps, scale
+        self.eps, self.scale, self.exact = eps, scale, exact
         matrix = as_matrix(weight.detach(), axis)
-        u = matrix.new_empty(matrix.shape[0]).normal_()
-        self.register_buffer("u", F.normalize(u, dim=0, eps=eps))
-        self.register_buffer("v", F.normalize(matrix.T.mv(self.u), dim=0, eps=eps))
+        u = F.normalize(matrix.new_empty(matrix.shape[0]).normal_(), dim=0, eps=eps)
+        if warmup:
+            u, _ = power_iteration(matrix, u, warmup, eps)
+        self.register_buffer("u", u)
+        self.register_buffer("v", F.normalize(matrix.T.mv(u), dim=0, eps=eps))
+        if exact:
+            self.renew(weight.detach())
 
     @torch.no_grad()
-    def iterate(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """One set of power iterations on ``weight``; stores and returns the new (u, v)."""
+    def renew(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """One set of power iterations on ``weight``, or its SVD; stores and returns the new (u, v)."""
         matrix = as_matrix(weight, self.axis)
-        u, v = self.u, self.v
-        with torch.autocast(weight.device.type, enabled=False):
-            for _ in range(self.iterations):
-                v = F.normalize(matrix.T.mv(u), dim=0, eps=self.eps)
-                u = F.normalize(matrix.mv(v), dim=0, eps=self.eps)
+        if self.exact:
+            left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+            u, v = left[:, 0], right[0]
+        else:
+            u, v = power_iteration(matrix, self.u, self.iterations, self.eps)
         self.u.copy_(u)
         self.v.copy_(v)
         return u, v
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.training and self.per_forward:
-            u, v = self.iterate(weight)  # fresh tensors: the next pass may overwrite the buffers
+            u, v = self.renew(weight)  # fresh tensors: the next pass may overwrite the buffers
         else:
             u, v = self.u, self.v
         with torch.autocast(weight.device.type, enabled=False):
@@ -67,7 +82,7 @@ class SpectralNormalized(nn.Module):
 
 
 class WeightNormalized(nn.Module):
-    """Each row of the (d_out, d_in * kernel) matrix divided by its own L2 norm; gamma fixed to 1."""
+    """Each row of the (d_out, d_in * kernel) matrix divided by its own L2 norm."""
 
     def __init__(self, axis: int, eps: float) -> None:
         super().__init__()
@@ -84,7 +99,72 @@ class WeightNormalized(nn.Module):
         return weight
 
 
-class SpectralNorm(Stabiliser):
+class FrobeniusNormalized(nn.Module):
+    """The weight divided by the L2 norm of all its entries."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            norm: Tensor = torch.linalg.vector_norm(weight).clamp_min(self.eps)
+            return weight / norm
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+class LearnedScale(nn.Module):
+    """gamma * weight, behind a normaliser. gamma: a parameter of D, () or (d_out,) for one a channel."""
+
+    def __init__(self, start: Tensor, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.gamma = nn.Parameter(start.detach().clone())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            if not self.gamma.dim():
+                return weight * self.gamma
+            shape = [1] * weight.dim()
+            shape[self.axis] = -1
+            return weight * self.gamma.view(shape)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+class _WeightNormalization(Stabiliser):
+    """Puts a normaliser, and the learned scale if there is one, on every weighted layer of D."""
+
+    name: str
+    gamma: str
+
+    def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
+        raise NotImplementedError
+
+    def prepare(self, d: nn.Module) -> None:
+        for name, layer in list(weighted_layers(d)):
+            weight, axis = raw_weight(layer), out_dim(layer)
+            if parametrize.is_parametrized(layer, "weight"):
+                raise ValueError(
+                    f"normalization.{self.name}: layer {name!r} has a normalised weight already; choose one"
+                )
+            if self.name != "wn" and not weight.any():
+                raise ValueError(
+                    f"normalization.{self.name}: layer {name!r} has a weight of zeros, its norm is 0"
+                )
+            module = self.normalizer(weight, axis)
+            parametrize.register_parametrization(layer, "weight", module, unsafe=True)
+            if self.gamma != "fixed":
+                matrix = as_matrix(weight.detach(), axis)
+                rows = self.gamma == "per_channel"
+                start = matrix.norm(dim=1) if rows else torch.linalg.matrix_norm(matrix, 2)
+                parametrize.register_parametrization(layer, "weight", LearnedScale(start, axis), unsafe=True)
+
+
+class SpectralNorm(_WeightNormalization):
     """Spectral normalisation of every convolution, linear layer and embedding of D.
 
     Source: Miyato et al. 2018, arXiv:1802.05957, Algorithm 1; as in the authors' code u starts as random
@@ -96,56 +176,81 @@ class SpectralNorm(Stabiliser):
             (once for each new set of D weights, as Algorithm 1 is usually read).
         scale: the spectral norm that the weights are brought to.
         eps: added safety of the vectors' norms.
-    Raises ValueError (in ``prepare``) for a layer whose weight is all zeros: its norm is 0.
+        method: ``power``, or ``svd``: the exact first singular vectors at the same moments, to check the
+            approximation by (``iterations`` and ``warmup`` then play no part); many times slower.
+        warmup: power iterations before the first step (torch's own spectral norm: 15).
+        gamma: ``learned``: the weight is gamma * W / sigma(W), gamma a scalar of D for each layer that starts
+            as the first singular value of the initial W, by exact SVD (appendix E). The layer is then no
+            longer bound: meant for use with a gradient penalty.
+    Raises ValueError for a ``scale`` beside a learned gamma; in ``prepare`` for a layer whose weight is all
+    zeros (its norm is 0) or normalised already.
     """
+
+    name = "sn"
 
     @checked
     def __init__(
         self,
-        iterations: Annotated[int, Range(ge=1)] = 1,
+        iterations: Count = 1,
         update: Literal["per_forward", "per_update"] = "per_forward",
         scale: Positive = 1.0,
         eps: Positive = 1e-12,
+        method: Literal["power", "svd"] = "power",
+        warmup: Steps = 0,
+        gamma: Gamma = "fixed",
     ) -> None:
+        if gamma == "learned" and scale != 1:
+            raise ValueError(f"scale: {scale:g} says what a learned gamma decides; leave it at 1")
         self.iterations, self.update, self.scale, self.eps = iterations, update, scale, eps
+        self.method, self.warmup, self.gamma = method, warmup, gamma
 
-    def prepare(self, d: nn.Module) -> None:
-        for name, layer in list(weighted_layers(d)):
-            if not raw_weight(layer).any():
-                raise ValueError(
-                    f"normalization.sn: layer {name!r} has a weight of zeros, its spectral norm is 0"
-                )
-            module = SpectralNormalized(
-                raw_weight(layer),
-                self.iterations,
-                out_dim(layer),
-                self.update == "per_forward",
-                self.eps,
-                self.scale,
-            )
-            parametrize.register_parametrization(layer, "weight", module, unsafe=True)
+    def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
+        per_forward, exact = self.update == "per_forward", self.method == "svd"
+        return SpectralNormalized(
+            weight, self.iterations, axis, per_forward, self.eps, self.scale, exact, self.warmup
+        )
 
     def before_update(self, d: nn.Module) -> None:
         if self.update == "per_update":
             for _, layer in weighted_layers(d):
                 for module in layer.parametrizations.weight:  # type: ignore[union-attr]
                     if isinstance(module, SpectralNormalized):
-                        module.iterate(raw_weight(layer))
+                        module.renew(raw_weight(layer))
 
 
-class WeightNorm(Stabiliser):
-    """Weight normalisation of every layer of D, gamma fixed to 1.
+class WeightNorm(_WeightNormalization):
+    """Weight normalisation of every layer of D.
 
-    Source: Salimans & Kingma 2016, arXiv:1602.07868, as SNGAN's section 4 and appendix D use it: the squared
-    singular values of each normalised matrix sum to d_out.
+    Source: Salimans & Kingma 2016, arXiv:1602.07868. SNGAN's comparison (section 4, appendix D) has gamma
+    ``fixed`` to 1: the squared singular values of each normalised matrix sum to d_out. ``learned``: one
+    scalar a layer, from the first singular value of the initial W (appendix E). ``per_channel``: Salimans &
+    Kingma's own, one for each output channel, so that D starts as it would without.
     """
 
-    @checked
-    def __init__(self, eps: Positive = 1e-12) -> None:
-        self.eps = eps
+    name = "wn"
 
-    def prepare(self, d: nn.Module) -> None:
-        for _, layer in list(weighted_layers(d)):
-            parametrize.register_parametrization(
-                layer, "weight", WeightNormalized(out_dim(layer), self.eps), unsafe=True
-            )
+    @checked
+    def __init__(
+        self, eps: Positive = 1e-12, gamma: Literal["fixed", "learned", "per_channel"] = "fixed"
+    ) -> None:
+        self.eps, self.gamma = eps, gamma
+
+    def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
+        return WeightNormalized(axis, self.eps)
+
+
+class FrobeniusNorm(_WeightNormalization):
+    """W / ||W||_F on every layer of D: the squared singular values of each matrix sum to 1.
+
+    Source: SNGAN's appendices D and E, where WGAN-GP with it (gamma ``learned``, as in ``SpectralNorm``)
+    collapsed early. Raises ValueError (in ``prepare``) for a layer of zeros or one normalised already.
+    """
+
+    name = "fn"
+
+    @checked
+    def __init__(self, eps: Positive = 1e-12, gamma: Gamma = "fixed") -> None:
+        self.eps, self.gamma = eps, gamma
+
+    def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
+        return FrobeniusNormalized(self.eps)

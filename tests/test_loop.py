@@ -22,12 +22,12 @@ from ganlab.feature_norms import BatchNorm, InstanceNorm, LayerNorm
 from ganlab.losses import Hinge, Wasserstein
 from ganlab.nets.dcgan import DCGAN
 from ganlab.nets.resnet import ResNet
-from ganlab.penalties import GradientPenalty, Orthonormal
+from ganlab.penalties import GradientPenalty, Orthonormal, SpectralNormRegularization
 from ganlab.record import improves, leading
 from ganlab.run_folder import RunFolder
 from ganlab.signals import StopFlag
 from ganlab.types import Verdict
-from ganlab.weight_norms import SpectralNorm, WeightNorm
+from ganlab.weight_norms import FrobeniusNorm, SpectralNorm, WeightNorm
 
 Make = Callable[..., Experiment]
 CHOICES = {
@@ -41,7 +41,13 @@ NORMALIZATIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "none": dict,
     "sn": lambda: {"sn": SpectralNorm()},
     "sn-per-update": lambda: {"sn": SpectralNorm(update="per_update")},
+    "sn-svd": lambda: {"sn": SpectralNorm(method="svd")},
+    "sn-gamma": lambda: {"sn": SpectralNorm(gamma="learned", warmup=3), "gp": GradientPenalty()},
     "wn": lambda: {"wn": WeightNorm()},
+    "wn-gamma": lambda: {"wn": WeightNorm(gamma="learned")},
+    "wn-channel": lambda: {"wn": WeightNorm(gamma="per_channel")},
+    "fn": lambda: {"fn": FrobeniusNorm()},
+    "fn-gamma": lambda: {"fn": FrobeniusNorm(gamma="learned")},
     "bn": lambda: {"bn": BatchNorm()},
     "bn-full": lambda: {"bn": BatchNorm(affine="full", place="all", order="after_activation")},
     "ln": lambda: {"ln": LayerNorm()},
@@ -49,6 +55,8 @@ NORMALIZATIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "wc": lambda: {"wc": WeightClip()},
     "gp": lambda: {"gp": GradientPenalty()},
     "orthonormal": lambda: {"orthonormal": Orthonormal()},
+    "orthonormal-start": lambda: {"orthonormal_init": Orthonormal(weight=0.0), "sn": SpectralNorm()},
+    "snr": lambda: {"snr": SpectralNormRegularization()},
     "sn+gp": lambda: {"sn": SpectralNorm(), "gp": GradientPenalty()},
 }
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -388,6 +396,9 @@ def test_run_path_is_a_function_of_the_config() -> None:
         (["gp"], "Wasserstein", "wgan-gp"),
         (["gp"], "standard", "gan-gp"),
         (["sn", "gp"], "", "sn+gp"),
+        (["sn", "gp"], "Standard", "sn+gp"),
+        (["sn", "gp"], "Wasserstein", "sn+wgan-gp"),
+        (["fn"], "wasserstein", "fn"),
     ],
 )
 def test_method_names(names: list[str], loss: str, method: str) -> None:

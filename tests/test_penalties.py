@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ganlab.constraints import WeightClip
+from ganlab.feature_norms import BatchNorm
 from ganlab.layers import as_matrix, raw_weight, weighted_layers
 from ganlab.nets.cnn import CNN
-from ganlab.penalties import GradientPenalty, Orthonormal, gradient_norms
+from ganlab.penalties import GradientPenalty, Orthonormal, SpectralNormRegularization, gradient_norms
 from ganlab.types import Batch, ImageShape, Verdict
 from ganlab.weight_norms import SpectralNorm
 
@@ -74,6 +77,46 @@ def test_second_derivative_against_finite_differences() -> None:
         assert gradient[i, j].item() == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-8)
 
 
+class SmallD(nn.Module):
+    """Two layers about a tanh: its score has second derivatives in x and in the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.dense = nn.Conv2d(1, 3, 2, padding=1), nn.Linear(27, 1)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
+        return Verdict(self.dense(torch.tanh(self.conv(x)).flatten(1)).squeeze(1))
+
+
+@pytest.mark.parametrize("options", [{"method": "svd"}, {"method": "svd", "gamma": "learned"}])
+def test_gradient_penalty_through_spectral_norm_against_finite_differences(options: dict[str, str]) -> None:
+    """Holding u and v constant is exact where they are the singular vectors, in the second derivative too."""
+    torch.manual_seed(1)
+    d = SmallD().double()
+    SpectralNorm(**options).prepare(d)  # type: ignore[arg-type]
+    x = torch.randn(3, 1, 2, 2).double()
+
+    def penalty() -> Tensor:  # training mode: each read renews u and v, at the moved weight too
+        return (gradient_norms(d, x, None) - 1).square().mean()
+
+    names = [n for n, _ in d.named_parameters() if "bias" not in n]
+    assert len(names) == (4 if "gamma" in options else 2)
+    for name in names:
+        p, h = d.get_parameter(name), 1e-6
+        (gradient,) = torch.autograd.grad(penalty(), p)
+        assert gradient.abs().max() > 1e-3
+        for i in range(0, p.numel(), 5):
+            ends = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    p.view(-1)[i] += sign * h
+                ends.append(penalty().item())
+                with torch.no_grad():
+                    p.view(-1)[i] -= sign * h
+            expected = (ends[0] - ends[1]) / (2 * h)
+            assert gradient.reshape(-1)[i].item() == pytest.approx(expected, rel=1e-5, abs=1e-8), (name, i)
+
+
 def test_interpolates_lie_between_real_and_generated() -> None:
     seen: list[Tensor] = []
 
@@ -109,6 +152,70 @@ def test_orthonormal_start_has_no_penalty(width: float) -> None:
         assert torch.allclose(values, torch.ones_like(values), atol=1e-4)
 
 
+def test_orthonormal_start_alone() -> None:
+    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
+    rule = Orthonormal(weight=0.0)
+    assert not rule.has_penalty
+    assert Orthonormal().has_penalty
+    rule.prepare(d)
+    assert Orthonormal(weight=1.0).penalty(d, REAL, FAKE).item() < 1e-6
+    with pytest.raises(ValueError, match=r"weight.*nothing"):
+        Orthonormal(weight=0.0, init=False)
+
+
+def test_orthonormal_start_under_spectral_norm_is_what_sn_normalises() -> None:
+    net = nn.Sequential(nn.Linear(9, 4))
+    for rule in (Orthonormal(weight=0.0), SpectralNorm(method="svd")):
+        rule.prepare(net)
+    assert torch.allclose(torch.linalg.svdvals(net[0].weight), torch.ones(4), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "deconv"])
+def test_spectral_norm_regularisation_is_half_sigma_squared(kind: str) -> None:
+    torch.manual_seed(0)
+    layers = {"linear": nn.Linear(7, 5), "conv": nn.Conv2d(3, 4, 3), "deconv": nn.ConvTranspose2d(3, 4, 3)}
+    net = nn.Sequential(layers[kind])
+    rule = SpectralNormRegularization(weight=0.3, iterations=500)
+    rule.prepare(net)
+    rule.penalty(net, REAL, FAKE).backward()
+    matrix = as_matrix(raw_weight(net[0]).detach(), 1 if kind == "deconv" else 0)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    assert rule.penalty(net, REAL, FAKE).item() == pytest.approx(0.15 * values[0].item() ** 2, rel=1e-5)
+    gradient = as_matrix(raw_weight(net[0]).grad, 1 if kind == "deconv" else 0)
+    expected = 0.3 * values[0] * torch.outer(left[:, 0], right[0])
+    assert torch.allclose(gradient, expected, atol=1e-4), "weight * sigma u v^T (arXiv:1705.10941)"
+
+
+def test_spectral_norm_regularisation_keeps_its_vectors_with_d() -> None:
+    """One iteration a call, from where the last one ended; the next D starts apart."""
+    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
+    rule = SpectralNormRegularization(scope="convolutions")
+    rule.prepare(d)
+    kept = {k: v.clone() for k, v in d.state_dict().items() if k.endswith("snr_u")}
+    assert len(kept) == 7, "not the dense layer's"
+    values = [rule.penalty(d, REAL, FAKE).item() for _ in range(30)]
+    assert all(b > a * (1 - 1e-5) for a, b in itertools.pairwise(values)), "from below"
+    exact = sum(torch.linalg.matrix_norm(as_matrix(c.weight), 2).square().item() for c in d.convs)
+    assert values[0] < 0.8 * values[-1] < 1.0001 * 0.005 * exact
+    assert not any(torch.equal(v, d.state_dict()[k]) for k, v in kept.items())
+
+
+def test_spectral_norm_regularisation_pulls_the_norm_down() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 6))
+    rule = SpectralNormRegularization(weight=1.0, iterations=200)
+    rule.prepare(net)
+    before = torch.linalg.svdvals(net[0].weight.detach())
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        rule.penalty(net, REAL, FAKE).backward()
+        optimizer.step()
+    after = torch.linalg.svdvals(net[0].weight.detach())
+    assert after[0] < 0.9 * before[0]
+    assert torch.allclose(after[3:], before[3:], atol=1e-5), "the small ones stay"
+
+
 def test_orthonormal_scope_leaves_the_dense_layer() -> None:
     d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
     dense = d.dense.weight.detach().clone()
@@ -124,6 +231,16 @@ def test_weight_clip_scopes(scope: str, clipped: int) -> None:
             p.fill_(1.0)
     WeightClip(bound=0.01, scope=scope).after_update(d)  # type: ignore[arg-type]
     assert sum(bool((p == 0.01).all()) for p in d.parameters()) == clipped
+
+
+def test_weight_clip_all_takes_norms_and_biases_too() -> None:
+    norm = BatchNorm(affine="full").feature_norm()
+    for scope, clipped in (("convolutions", 7), ("weights", 8), ("all", 16 + 12)):
+        d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, norm)
+        with torch.no_grad():
+            [p.fill_(-1.0) for p in d.parameters()]
+        WeightClip(bound=0.01, scope=scope).after_update(d)  # type: ignore[arg-type]
+        assert sum(bool((p == -0.01).all()) for p in d.parameters()) == clipped
 
 
 def test_clip_under_spectral_norm_acts_on_the_trained_weight() -> None:

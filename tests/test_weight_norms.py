@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from ganlab.layers import as_matrix, out_dim, raw_weight, weighted_layers
 from ganlab.nets.cnn import CNN
 from ganlab.types import ImageShape
-from ganlab.weight_norms import SpectralNorm, SpectralNormalized, WeightNorm
+from ganlab.weight_norms import FrobeniusNorm, LearnedScale, SpectralNorm, SpectralNormalized, WeightNorm
 
 LAYERS = {
     "linear": lambda: nn.Linear(12, 7),
@@ -30,7 +30,8 @@ def normalised(kind: str, **options: object) -> nn.Module:
 
 
 def state_of(layer: nn.Module) -> SpectralNormalized:
-    (module,) = layer.parametrizations.weight
+    module = layer.parametrizations.weight[0]
+    assert isinstance(module, SpectralNormalized)
     return module
 
 
@@ -145,10 +146,125 @@ def test_weight_norm_rows_and_identity(kind: str) -> None:
     assert values[0].item() <= len(matrix) + 1e-4
 
 
-def test_frobenius_and_spectral_identities() -> None:
-    """Appendix D: squared singular values sum to 1 under Frobenius norm; SN fixes only the first."""
-    w = torch.randn(6, 9, dtype=torch.float64)
-    assert torch.linalg.svdvals(w / w.norm()).square().sum().item() == pytest.approx(1.0, rel=1e-12)
-    spectral = torch.linalg.svdvals(w / torch.linalg.matrix_norm(w, 2))
-    assert spectral[0].item() == pytest.approx(1.0, rel=1e-12)
-    assert spectral.square().sum().item() > 1.5
+def values_of(layer: nn.Module) -> torch.Tensor:
+    return torch.linalg.svdvals(as_matrix(layer.weight.detach(), out_dim(layer)))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_frobenius_norm_squares_sum_to_one(kind: str) -> None:
+    """Appendix D."""
+    net = nn.Sequential(LAYERS[kind]())
+    FrobeniusNorm().prepare(net)
+    assert values_of(net[0]).square().sum().item() == pytest.approx(1.0, rel=1e-5)
+    w = raw_weight(net[0])
+    assert torch.allclose(net[0].weight, w / w.norm(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_spectral_norm_fixes_the_first_alone(kind: str) -> None:
+    """Appendix D: sigma_1 = 1, and the others are where the weight has them."""
+    net = normalised(kind, method="svd")
+    values = values_of(net[0])
+    raw = torch.linalg.svdvals(as_matrix(raw_weight(net[0]).detach(), out_dim(net[0])))
+    assert values[0].item() == pytest.approx(1.0, abs=1e-6)
+    assert torch.allclose(values, raw / raw[0], atol=1e-6)
+    assert values.square().sum() > 1.5
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_svd_and_many_iterations_agree(kind: str) -> None:
+    """The same u, v up to their common sign, the same weight, the same gradient."""
+    exact, power = normalised(kind, method="svd"), normalised(kind, iterations=500)
+    raw_weight(power[0]).data.copy_(raw_weight(exact[0]).data)
+    weights, gradients = [], []
+    for net in (exact, power):
+        weights.append(net[0].weight)
+        (weights[-1] * torch.arange(float(weights[-1].numel())).view_as(weights[-1])).sum().backward()
+        gradients.append(raw_weight(net[0]).grad)
+    assert torch.allclose(*weights, atol=1e-5)
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-3 * gradients[0].abs().max().item())
+    alike = torch.dot(state_of(exact[0]).u, state_of(power[0]).u).abs()
+    assert alike.item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_svd_is_renewed_at_the_same_moments_as_power() -> None:
+    for update, renewed in (("per_forward", True), ("per_update", False)):
+        net = nn.Sequential(nn.Linear(6, 5))
+        rule = SpectralNorm(method="svd", update=update)  # type: ignore[arg-type]
+        rule.prepare(net)
+        with torch.no_grad():
+            raw_weight(net[0]).copy_(torch.randn(5, 6))
+        net(torch.randn(2, 6))
+        assert (abs(values_of(net.eval()[0])[0].item() - 1) < 1e-5) is renewed
+        rule.before_update(net)
+        assert (abs(values_of(net[0])[0].item() - 1) < 1e-5) is (renewed or update == "per_update")
+
+
+def test_warmup_brings_the_start_closer() -> None:
+    cold, warm = normalised("conv"), normalised("conv", warmup=30)
+    assert torch.equal(raw_weight(cold[0]), raw_weight(warm[0]))
+    assert abs(values_of(warm.eval()[0])[0].item() - 1) < 1e-3 < abs(values_of(cold.eval()[0])[0].item() - 1)
+
+
+NORMS = {"sn": SpectralNorm, "wn": WeightNorm, "fn": FrobeniusNorm}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("name", NORMS)
+def test_gamma_starts_as_the_first_singular_value_and_is_learned(name: str, kind: str) -> None:
+    """Appendix E: gamma * W / N(W), a scalar a layer."""
+    torch.manual_seed(5)
+    net = nn.Sequential(LAYERS[kind]())
+    exact = torch.linalg.svdvals(as_matrix(net[0].weight.detach(), out_dim(net[0])))[0].item()
+    before = {n for n, _ in net.named_parameters()}
+    options = {"method": "svd"} if name == "sn" else {}
+    NORMS[name](gamma="learned", **options).prepare(net)  # type: ignore[arg-type]
+    names = {n for n, _ in net.named_parameters()}
+    assert names - before == {"0.parametrizations.weight.original", "0.parametrizations.weight.1.gamma"}
+    scale = net[0].parametrizations.weight[1]
+    assert isinstance(scale, LearnedScale)
+    assert scale.gamma.shape == ()
+    assert scale.gamma.item() == pytest.approx(exact, rel=1e-5)
+    unit = net[0].parametrizations.weight[0](raw_weight(net[0]))
+    assert torch.allclose(net[0].weight, exact * unit, rtol=1e-5, atol=1e-7)
+    (net[0].weight * torch.ones_like(unit)).sum().backward()
+    assert scale.gamma.grad is not None
+    assert scale.gamma.grad.item() == pytest.approx(unit.sum().item(), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gamma_per_channel_starts_d_where_it_was(kind: str) -> None:
+    """Salimans & Kingma 2016, equation 2."""
+    net = nn.Sequential(LAYERS[kind]())
+    plain = net[0].weight.detach().clone()
+    WeightNorm(gamma="per_channel").prepare(net)
+    scale = net[0].parametrizations.weight[1]
+    assert scale.gamma.shape == (plain.shape[out_dim(net[0])],)
+    assert torch.allclose(net[0].weight, plain, rtol=1e-5, atol=1e-7)
+
+
+def test_one_weight_norm_at_a_time() -> None:
+    net = nn.Sequential(nn.Linear(3, 2))
+    SpectralNorm().prepare(net)
+    with pytest.raises(ValueError, match=r"normalization.wn: layer '0' has a normalised weight already"):
+        WeightNorm().prepare(net)
+    with pytest.raises(ValueError, match="scale"):
+        SpectralNorm(gamma="learned", scale=2.0)
+    with pytest.raises(ValueError, match=r"normalization.fn: .*zeros"):
+        FrobeniusNorm().prepare(nn.Sequential(nn.Linear(3, 2).requires_grad_(False).apply(emptied)))
+
+
+def emptied(layer: nn.Module) -> None:
+    nn.init.zeros_(layer.get_parameter("weight"))
+
+
+def test_names_of_d_without_options_are_the_old_ones() -> None:
+    """Checkpoints of existing runs stay loadable."""
+    d = CNN(width=0.05).discriminator(ImageShape(1, 16, 16), 0, None)
+    SpectralNorm().prepare(d)
+    assert {k for k in d.state_dict() if k.startswith("convs.3.")} == {
+        "convs.3.bias",
+        "convs.3.parametrizations.weight.original",
+        "convs.3.parametrizations.weight.0.u",
+        "convs.3.parametrizations.weight.0.v",
+    }
