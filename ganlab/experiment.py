@@ -22,6 +22,8 @@ from ganlab.priors import Prior
 from ganlab.schema import Count, NonNegative, Range, Steps, Unit, checked
 from ganlab.types import ImageShape, Stabiliser
 
+NO_LABELS = "{} has no class labels, and this architecture is conditional; use a split with labels"
+
 
 class Scoring:
     """What is measured, on which features, under which protocol.
@@ -67,6 +69,9 @@ class Experiment:
         d_steps: discriminator updates before each generator update (n_dis, n_critic).
         batch_size: real, and generated, images per D update.
         g_batch_size: generated images per G update; null: ``batch_size``.
+        fake_labels: the classes that a conditional G is trained on: ``uniform``, as in SNGAN's code, or as in
+            the ``data``: the labels of D's real batch, and of random training images in G's updates.
+            Scores and pictures draw them uniformly.
         seed: of everything random.
         lr_decay: ``linear``: the learning rates fall to 0 at the last step, from ``lr_decay_start`` on.
         lr_decay_start: step from which they fall.
@@ -104,6 +109,7 @@ class Experiment:
         d_steps: Count = 1,
         batch_size: Annotated[int, Range(ge=2)] = 64,
         g_batch_size: Annotated[int, Range(ge=2)] | None = None,
+        fake_labels: Literal["uniform", "data"] = "uniform",
         seed: Annotated[int, Range(ge=0)] = 0,
         lr_decay: Literal["none", "linear"] = "none",
         lr_decay_start: Steps = 0,
@@ -128,6 +134,7 @@ class Experiment:
         self.normalization, self.optimizer, self.metric = normalization, optimizer, metric
         self.setting, self.steps, self.d_steps, self.seed = setting, steps, d_steps, seed
         self.batch_size, self.g_batch_size = batch_size, g_batch_size or batch_size
+        self.fake_labels = fake_labels
         self.lr_decay, self.lr_decay_start, self.ema = lr_decay, lr_decay_start, ema
         self.dequantize, self.flip = dequantize, flip
         self.device, self.precision, self.deterministic = device, precision, deterministic
@@ -141,6 +148,8 @@ class Experiment:
             architecture.check(self.shape)
         except ValueError as error:
             wrong.append(str(error))
+        if architecture.conditional and not dataset.labelled:
+            wrong.append(f"dataset: {NO_LABELS.format(f'{dataset.name} {dataset.split}')}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             wrong.append(f"device: {device!r} is unknown; use auto, cpu, cuda or cuda:0, cuda:1, ...")
         if lr_decay == "linear" and lr_decay_start >= max(steps, 1):

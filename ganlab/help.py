@@ -46,6 +46,7 @@ SAMPLE = {
     "seed": (0, "of the latents"),
     "checkpoint": ("last", "last, best, or a step"),
     "columns": (8, "images in a row of the grid, and in one interpolation"),
+    "classes": (None, "of a conditional run, as 0,3,7: rows of the grid; default: spread over all"),
     "interpolations": (8, "pairs of latents to go between; 0: none"),
     "singles": (True, "each image as a PNG of its own too"),
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ganlab import rng, samples, spectra
 from ganlab.checkpoint import Checkpoints
@@ -20,7 +21,7 @@ from ganlab.data.base import Batches, ImageSet, to_float
 from ganlab.disk import read_json, write_json
 from ganlab.errors import ConfigError, Diverged, EnvError, GanlabError, Stopped
 from ganlab.evaluate import Evaluator, Scores
-from ganlab.experiment import Experiment, method_name
+from ganlab.experiment import NO_LABELS, Experiment, method_name
 from ganlab.facts import (
     FREE,
     device_name,
@@ -101,6 +102,8 @@ def prepare(e: Experiment) -> tuple[torch.device, ImageSet]:
     if e.threads:
         torch.set_num_threads(e.threads)
     images = e.dataset.load()
+    if e.architecture.conditional and images.labels is None:
+        raise ConfigError("dataset", *NO_LABELS.format(f"{images.name} {images.split}").split("; "))
     for protocol in {e.metric.progress, e.metric.protocol}:
         Evaluator(e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir()).check()
     if len(images) < e.batch_size:
@@ -123,7 +126,9 @@ class Run:
     ) -> None:
         self.folder, self.e, self.stop, self.device, self.images = folder, e, stop, device, images
         self.began = time.perf_counter()
-        self.game = build_game(e, device)
+        self.game = build_game(e, device, len(images.classes))
+        if self.game.num_classes and images.labels is not None:
+            self.game.labels = torch.from_numpy(images.labels).to(device)
         self.batches = Batches(images, device, e.seed, e.data_memory_gb)
         self.step = 0
         self.progress: dict[str, Any] = {
@@ -146,7 +151,7 @@ class Run:
             for protocol in {e.metric.progress, e.metric.protocol}
         }
         self.final: dict[str, Any] = {}
-        self.fixed_z = samples.latents(e.prior, self.game.z_dim, 64, device, e.seed)
+        self.fixed = self._fixed()
         self.result = self._identity(choices)
         self.log = Log(folder.path, e.steps, start_step=self.step, wall_s=self.begun_s)
 
@@ -296,7 +301,7 @@ class Run:
 
     def _score_checkpoint(self, step: int) -> Scores:
         _, tensors, state = self.checkpoints.load(step)
-        game = build_game(self.e, self.device)
+        game = build_game(self.e, self.device, self.game.num_classes)
         unpack_game(game, tensors, state["game"], str(self.checkpoints.path(step)))
         scores = self._score(self.e.metric.protocol, game, step)
         self.log.say(f"best checkpoint, step {step}: {brief(scores.values)}")
@@ -306,9 +311,16 @@ class Run:
         for warning in scores.warnings:
             self.log.warn(warning)
 
+    def _fixed(self) -> tuple[Tensor, Tensor | None]:
+        """z and y of the sample grids: 8x8 without labels, else a row per class, its columns sharing a z."""
+        z = samples.latents(self.e.prior, self.game.z_dim, 64, self.device, self.e.seed)
+        if not self.game.num_classes:
+            return z, None
+        return samples.by_class(z[:8], samples.some_classes(self.game.num_classes))
+
     def _samples(self) -> None:
         try:
-            picture = samples.grid(samples.images(self.game.live, self.fixed_z))
+            picture = samples.grid(samples.images(self.game.live, *self.fixed))
             samples.write_png(self.folder.samples / f"step-{self.step:09d}.png", picture)
             self.log.image(self.step, picture)
         except OSError as error:  # a picture is not worth a run
@@ -331,6 +343,7 @@ class Run:
         tensors, state = pack_game(self.game)
         try:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
+            rest["num_classes"] = self.game.num_classes
             self.checkpoints.save(self.step, tensors, rest)
         except FloatingPointError as error:
             raise Diverged(
@@ -386,6 +399,7 @@ class Run:
             "architecture": choices.get("architecture", type(e.architecture).__name__.lower()),
             "loss": choices.get("loss", type(e.loss).__name__.lower()),
             "normalization": names,
+            "num_classes": game.num_classes,
             "seed": e.seed,
             "steps": e.steps,
             "step": self.step,

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +28,7 @@ from ganlab.disk import (
     write_json,
 )
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake
+from ganlab.schema import parameters
 
 ELSEWHERE = "choose another folder with run_dir="
 ABSENT = object()
@@ -128,16 +131,29 @@ class Difference(NamedTuple):
 
 
 def differences(stored: Any, asked: Any, where: str = "") -> Iterator[Difference]:
-    """Differing keys with dots, depth first. A node of another ``_target_`` is one difference, not many."""
+    """Differing keys with dots, depth first. A node of another ``_target_`` is one difference, not many.
+
+    A key that one side lacks has its class's default there: an option that is newer than a run is none.
+    """
     if isinstance(stored, dict) and isinstance(asked, dict):
         if where and stored.get("_target_") != asked.get("_target_"):
             yield Difference(where, stored, asked)
             return
         for key in [*stored, *(k for k in asked if k not in stored)]:
-            below = f"{where}.{key}" if where else str(key)
-            yield from differences(stored.get(key, ABSENT), asked.get(key, ABSENT), below)
+            below, default = f"{where}.{key}" if where else str(key), _default(asked, key)
+            yield from differences(stored.get(key, default), asked.get(key, default), below)
     elif not _same(stored, asked):
         yield Difference(where, stored, asked)
+
+
+def _default(node: Mapping[str, Any], key: str) -> Any:
+    """What the class of a built node takes for a key that is not given, or ``ABSENT``."""
+    module, _, name = str(node.get("_target_")).rpartition(".")
+    found: Callable[..., Any] | None = getattr(sys.modules.get(module), name, None)
+    if found is None or not module.startswith("ganlab."):
+        return ABSENT
+    default = parameters(found).get(key, (None, ABSENT))[1]
+    return ABSENT if default is inspect.Parameter.empty else default
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -5,6 +5,7 @@ Every draw has a generator of its own, so looking at a run never changes its tra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,41 @@ Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 
 
 @torch.no_grad()
-def images(net: nn.Module, z: Tensor, batch_size: int = 256) -> Tensor:
-    """uint8 (n, C, H, W) of the latents z (n, Z), G in evaluation mode and left as it was; NaN is grey."""
+def images(net: nn.Module, z: Tensor, y: Tensor | None = None, batch_size: int = 256) -> Tensor:
+    """uint8 (n, C, H, W) of the latents z (n, Z) and labels y (n,) or None; NaN is grey.
+
+    G runs in evaluation mode and is left as it was.
+    """
+    labels = [None] * len(z) if y is None else y.split(batch_size)
     with evaluating(net):
-        parts = [to_bytes(net(part, None).float().nan_to_num(0.0)) for part in z.split(batch_size)]
-    return torch.cat(parts)
+        pairs = zip(z.split(batch_size), labels, strict=False)
+        return torch.cat([to_bytes(net(part, label).float().nan_to_num(0.0)) for part, label in pairs])
 
 
 def latents(prior: Prior, z_dim: int, n: int, device: torch.device, seed: int, *counters: int) -> Tensor:
     """The run's fixed latents (n, Z) for grids: the same at every step; drawn on the CPU for every device."""
     g = rng.generator("cpu", seed, "samples", *counters)
     return prior(n, z_dim, torch.device("cpu"), g).to(device)
+
+
+def some_classes(num_classes: int, rows: int = 10) -> list[int]:
+    """Labels for the rows of a grid: all classes, or ``rows`` of them spread evenly from first to last."""
+    if num_classes <= rows:
+        return list(range(num_classes))
+    return [round(i * (num_classes - 1) / max(rows - 1, 1)) for i in range(rows)]
+
+
+def by_class(z: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(z, y) of a grid with a row for each of ``classes`` and a column for each latent of z (columns, Z)."""
+    y = torch.tensor(classes, device=z.device).repeat_interleave(len(z))
+    return z.repeat(len(classes), 1), y
+
+
+def row_labels(rows: Sequence[int], n: int, columns: int, device: torch.device) -> Tensor | None:
+    """Labels (n,) of a grid whose row r is of class ``rows[r % len(rows)]``; None where there are none."""
+    if not rows:
+        return None
+    return torch.tensor([rows[i // columns % len(rows)] for i in range(n)], device=device)
 
 
 def grid(images: Tensor, columns: int = 8, padding: int = 2) -> Picture:

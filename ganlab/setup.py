@@ -16,15 +16,17 @@ from ganlab.step import Game
 from ganlab.types import Stabiliser
 
 
-def build_game(e: Experiment, device: torch.device) -> Game:
+def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Game:
     """G, D, their optimisers and the rules, freshly initialised from the seed: the same on every device.
 
+    ``num_classes``: of the data, for a conditional architecture; any other ignores it.
     Raises ConfigError for what a stabiliser or optimiser refuses.
     """
+    num_classes = num_classes if e.architecture.conditional else 0
     rng.seed_default(device, e.seed, "init")
-    generator = e.architecture.generator(e.shape, 0)
+    generator = e.architecture.generator(e.shape, num_classes)
     norm = next((f for s in e.normalization.values() if (f := s.feature_norm())), None)
-    discriminator = e.architecture.discriminator(e.shape, 0, norm)
+    discriminator = e.architecture.discriminator(e.shape, num_classes, norm)
     try:
         for stabiliser in e.normalization.values():
             stabiliser.prepare(discriminator)
@@ -56,6 +58,8 @@ def build_game(e: Experiment, device: torch.device) -> Game:
         g_batch_size=e.g_batch_size,
         device=device,
         bf16=e.precision == "bf16",
+        num_classes=num_classes,
+        fake_labels=e.fake_labels,
     )
 
 

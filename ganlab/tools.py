@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def restore(folder: RunFolder, e: Experiment, checkpoint: str, device: torch.dev
         kept = ", ".join(map(str, there)) or "none"
         raise CheckpointError(str(folder.path), f"has no checkpoint of step {step}", f"it has {kept}")
     step, tensors, state = checkpoints.load(step, quarantine=False)
-    game = build_game(e, device)
+    game = build_game(e, device, int(state.get("num_classes", 0)))
     unpack_game(game, tensors, state["game"], str(checkpoints.path(step)))
     return game, step
 
@@ -118,6 +118,7 @@ def sample_run(
     seed: int = 0,
     checkpoint: str = "last",
     columns: int = 8,
+    classes: str | None = None,
     interpolations: int = 8,
     singles: bool = True,
     overrides: Sequence[str] = (),
@@ -126,15 +127,19 @@ def sample_run(
     """``grid.png``, single PNGs and ``interpolation.png`` of a checkpoint's G, in the folder returned.
 
     ``out`` None: ``RUN/samples/step-N-seedS``. The interpolation has ``interpolations`` rows, each of
-    ``columns`` images on the way from one latent to another, along the great circle.
+    ``columns`` images on the way from one latent to another, along the great circle. In a conditional run
+    every row is of one class: of ``classes`` ("0,3,7") in turn, or spread evenly over all of them. Raises
+    ConfigError for classes that the run does not have.
     """
     folder, e = open_run(run, overrides, config_dirs)
     device = find_device(e.device)
     set_precision("fp32", device, False)
     game, step = restore(folder, e, checkpoint, device)
+    rows = class_rows(classes, game.num_classes, -(-n // columns))
     place = Path(out) if out else folder.samples / f"step-{step:09d}-seed{seed}"
     z = samples.latents(e.prior, game.z_dim, n, device, seed, 1)
-    images = samples.images(game.live, z)
+    y = samples.row_labels(rows, n, columns, device)
+    images = samples.images(game.live, z, y)
     samples.write_png(place / "grid.png", samples.grid(images, columns))
     if singles:
         for i, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
@@ -142,8 +147,26 @@ def sample_run(
     if interpolations:
         ends = samples.latents(e.prior, game.z_dim, 2 * interpolations, device, seed, 2)
         way = samples.interpolate(ends[:interpolations], ends[interpolations:], columns)
-        samples.write_png(place / "interpolation.png", samples.grid(samples.images(game.live, way), columns))
-    meta: Mapping[str, Any] = {"run": run, "step": step, "n": n, "seed": seed, "when": now()}
+        there = samples.images(game.live, way, samples.row_labels(rows, len(way), columns, device))
+        samples.write_png(place / "interpolation.png", samples.grid(there, columns))
+    labels = None if y is None else y.tolist()
+    meta = {"run": run, "step": step, "n": n, "seed": seed, "labels": labels, "when": now()}
     write_json(place / "samples.json", meta)
     print(f"{n} samples of {run} at step {step} -> {place}")
     return place
+
+
+def class_rows(classes: str | None, num_classes: int, rows: int) -> list[int]:
+    """Labels for the rows of a grid, of "0,3,7" or, by None, spread evenly; empty for an unconditional run.
+
+    Raises ConfigError unless they are classes of the run.
+    """
+    if classes is None:
+        return samples.some_classes(num_classes, rows)
+    if not num_classes:
+        raise ConfigError("classes", "this run is unconditional: its G knows no classes", "leave it out")
+    words = [word.strip() for word in classes.strip("[]").split(",")]
+    if wrong := [w for w in words if not w.isdecimal() or int(w) >= num_classes]:
+        fix = f"write classes=0,{num_classes - 1} or others of 0 to {num_classes - 1}"
+        raise ConfigError("classes", f"this run has no class {', '.join(map(repr, wrong))}", fix)
+    return [int(w) for w in words]

@@ -34,6 +34,8 @@ def count(net: nn.Module) -> int:
         (ResNet(), 32, 4_276_739, 1_053_824),
         (ResNet(g_channels=128, dense_bias=True), 32, 1_204_483, 1_053_825),
         (ResNet(), 48, 4_878_083, 10_141_441),
+        (ResNet(), 64, 12_220_675, 10_141_441),
+        (ResNet(), 128, 32_150_787, 29_017_857),
         (DCGAN(), 32, 5_179_907, 4_114_689),
     ],
 )
@@ -45,7 +47,16 @@ def test_parameter_counts_are_the_papers(architecture: Architecture, side: int, 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     ("architecture", "side"),
-    [(CNN(0.1), 32), (CNN(0.1), 48), (CNN(0.1), 64), (ResNet(0.1), 32), (ResNet(0.1), 48), (DCGAN(0.1), 64)],
+    [
+        (CNN(0.1), 32),
+        (CNN(0.1), 48),
+        (CNN(0.1), 64),
+        (ResNet(0.1), 32),
+        (ResNet(0.1), 48),
+        (ResNet(0.05), 64),
+        (ResNet(0.03), 128),
+        (DCGAN(0.1), 64),
+    ],
 )
 def test_images_in_range_and_one_score_each(architecture: Architecture, side: int, channels: int) -> None:
     g = architecture.generator(shape(side, channels), 0)
@@ -61,7 +72,7 @@ def test_images_in_range_and_one_score_each(architecture: Architecture, side: in
 
 
 @pytest.mark.parametrize(
-    ("architecture", "side"), [(CNN(), 30), (CNN(), 8), (ResNet(), 64), (DCGAN(), 36), (DCGAN(), 8)]
+    ("architecture", "side"), [(CNN(), 30), (CNN(), 8), (ResNet(), 96), (DCGAN(), 36), (DCGAN(), 8)]
 )
 def test_sides_that_cannot_be_built(architecture: Architecture, side: int) -> None:
     with pytest.raises(ValueError, match=r"dataset.resolution: \d+x\d+ can't be built by .*; set dataset"):

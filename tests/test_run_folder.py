@@ -18,7 +18,8 @@ import pytest
 from ganlab import disk
 from ganlab.disk import Lock, read_json, write_atomic, write_json
 from ganlab.errors import ConfigError, DataError, EnvError, RunInUse
-from ganlab.run_folder import Metrics, RunFolder, read_metrics
+from ganlab.penalties import GradientPenalty
+from ganlab.run_folder import Metrics, RunFolder, differences, read_metrics
 
 CONFIG: dict[str, Any] = {
     "_target_": "ganlab.experiment.Experiment",
@@ -525,3 +526,15 @@ def test_disk_error_names_a_quota(tmp_path: Path) -> None:
     error = disk.disk_error(OSError(errno.EDQUOT, "x"), tmp_path / "f", 5_000_000)
     assert "needs 5.0 MB" in str(error)
     assert "quota" in str(error).lower()
+
+
+def test_an_option_newer_than_the_run_is_no_difference_at_its_default() -> None:
+    old = {"_target_": f"{GradientPenalty.__module__}.{GradientPenalty.__name__}", "weight": 10.0}
+    for same in ({**old, "sides": "two"}, {"_target_": old["_target_"]}):
+        assert list(differences({"gp": old}, {"gp": same})) == []
+        assert list(differences({"gp": same}, {"gp": old})) == []
+    (found,) = differences({"gp": old}, {"gp": {**old, "sides": "one"}})
+    assert found == ("gp.sides", "two", "one")
+    (found,) = differences({"gp": old}, {"gp": {**old, "no_such_option": 1}})
+    assert found.key == "gp.no_such_option"
+    assert len(list(differences({"a": 1}, {"a": 1, "b": None}))) == 1, "a plain mapping has no defaults"

@@ -85,13 +85,14 @@ class Dataset(ABC):
     """A source of images. Constructors are cheap: they check their arguments and read nothing.
 
     Attributes: ``name``; ``split``, the one that training uses; ``resolution`` (pixels, square);
-    ``channels`` (1 grey, 3 RGB).
+    ``channels`` (1 grey, 3 RGB); ``labelled``, False where it is certain that ``split`` has no class labels.
     """
 
     name: str
     split: str
     resolution: int
     channels: int
+    labelled: bool = True
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:

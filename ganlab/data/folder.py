@@ -88,6 +88,7 @@ class Folder(Dataset):
         self.path, self.split, self.resolution, self.channels = path, split or "all", resolution, channels
         self.rule = Rule(resolution, channels, fit, resample, max_pixels)
         self.labels, self.on_bad = labels, on_bad
+        self.labelled = labels
         self._layouts: tuple[dict[str, Any], Layout] | None = None
 
     def splits(self) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ class Stl10(OriginalDataset):
         verify: bool = True,
     ) -> None:
         super().__init__(path, split, resolution, resample, verify)
+        self.labelled = split in ("train", "test")
 
     def splits(self) -> tuple[str, ...]:
         return tuple(PARTS)

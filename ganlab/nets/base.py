@@ -17,10 +17,12 @@ class Architecture(ABC):
     """Builds a generator and a discriminator for images of a given shape.
 
     ``z_dim``: length of z. G is called as ``g(z, y)`` and returns x (B, C, H, W) in [-1, 1]; D as
-    ``d(x, y)`` and returns a ``Verdict``. ``y`` is None for unconditional networks.
+    ``d(x, y)`` and returns a ``Verdict``. ``conditional``: whether both want labels y (B,), int64; y is None
+    for unconditional networks.
     """
 
     z_dim: int
+    conditional: bool = False
 
     @abstractmethod
     def check(self, shape: ImageShape) -> None:
@@ -62,9 +64,9 @@ def normal_init(net: nn.Module, std: float) -> None:
 
 def glorot_init(layer: nn.Module, gain: float = 1.0) -> None:
     """Glorot-uniform weight, bias 0. ``gain`` sqrt(2) is the "he" variant of SNGAN's and WGAN-GP's code."""
-    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    assert isinstance(layer, (nn.Conv2d, nn.Linear, nn.Embedding))
     nn.init.xavier_uniform_(layer.weight, gain)
-    if layer.bias is not None:
+    if not isinstance(layer, nn.Embedding) and layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 

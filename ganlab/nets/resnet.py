@@ -1,33 +1,62 @@
-"""SNGAN's ResNets for 32 and 48 px (arXiv:1802.05957, Tables 4 and 5, Figure 8) and WGAN-GP's for 32 px.
+"""SNGAN's ResNets for 32, 48, 64 and 128 px, unconditional and conditional, and WGAN-GP's for 32 px.
 
-Pre-activation blocks of two 3x3 convolutions, as in sngan_projection: nearest upsampling before the first
-convolution, mean pooling after the second; D's first block has no leading ReLU.
+Source: Miyato et al. 2018, arXiv:1802.05957, Tables 4, 5 and 6; sngan_projection (the released code), whose
+resnet_64.py and snresnet_64.py are the networks for 64 px (mimicry has the same). A conditional G has a batch
+norm per class in its blocks and a plain one at the end; D sees the label through its ``head``.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganlab.nets.base import Architecture, Norm, activated, glorot_init, maybe, scaled
+from ganlab.nets.base import Architecture, Norm, glorot_init, scaled
+from ganlab.nets.blocks import EPS, DownBlock, FirstBlock, PlainNorm, UpBlock
 from ganlab.schema import Count, Positive, checked
 from ganlab.types import ImageShape, Verdict
 
+Head = Literal["none", "concat", "projection", "ac"]
+CONCAT_AFTER = 3  # blocks of D before the label's map joins (Table 6; the released code)
+
+
+class Plan(NamedTuple):
+    """Channels of G (its start first) and of D's blocks, which of these halve, and D's last bias."""
+
+    g: tuple[int, ...]
+    d: tuple[int, ...]
+    halvings: int
+    bias: bool
+
+
+PLANS = {
+    32: Plan((256, 256, 256, 256), (128, 128, 128, 128), 2, False),  # Table 4; no bias in the released code
+    48: Plan((512, 256, 128, 64), (64, 128, 256, 512, 1024), 4, True),  # Table 5; not in the released code
+    64: Plan((1024, 512, 256, 128, 64), (64, 128, 256, 512, 1024), 5, True),  # sngan_projection
+    128: Plan((1024, 1024, 512, 256, 128, 64), (64, 128, 256, 512, 1024, 1024), 5, True),  # Table 6
+}
+
 
 class ResNet(Architecture):
-    """Table 4 at 32 px, Table 5 at 48 px.
+    """Table 4 at 32 px, Table 5 at 48 px, the released code's network at 64 px, Table 6 at 128 px.
 
     Args:
         width: multiplies every channel count.
         z_dim: length of z.
+        head: how D sees the label. ``none``: not at all, and G is unconditional too. ``concat``: embedded to
+            128 numbers, repeated over the map after D's third block and joined to its channels (SNGAN, Table
+            6). ``projection``: the score is linear(phi) + <embed(y), phi>, phi the pooled features
+            (arXiv:1802.05637, equation 3). ``ac``: an auxiliary classifier, a linear layer from phi to class
+            logits (arXiv:1610.09585); the score does not see the label. ``class_loss`` is its loss.
         g_channels, d_channels: at 32 px only, the widths of G (paper 256; WGAN-GP 128) and of D (128).
         pool: global ``sum`` pooling in D (paper) or ``mean`` (WGAN-GP's code).
-        dense_bias: a bias in D's last layer; null: none at 32 px (the released code), one at 48 px (no code).
-    Parameters with 3 channels: at 32 px G 4,276,739, D 1,053,824; at 48 px G 4,878,083, D 10,141,441.
+        dense_bias: a bias in D's score; null: none at 32 px (the released code), one at the other sizes.
+    Parameters with 3 channels: at 32 px G 4,276,739, D 1,053,824; at 48 px G 4,878,083, D 10,141,441; at
+    128 px G 32,150,787 (41,996,931 with 1,000 classes), D 29,017,857 (concat 30,538,625, projection
+    30,041,857).
     """
 
     @checked
@@ -35,6 +64,7 @@ class ResNet(Architecture):
         self,
         width: Positive = 1.0,
         z_dim: Count = 128,
+        head: Head = "none",
         g_channels: Count = 256,
         d_channels: Count = 128,
         pool: Literal["sum", "mean"] = "sum",
@@ -42,104 +72,47 @@ class ResNet(Architecture):
     ) -> None:
         self.width, self.z_dim, self.pool, self.dense_bias = width, z_dim, pool, dense_bias
         self.g_channels, self.d_channels = g_channels, d_channels
+        self.head, self.conditional, self.classifies = head, head != "none", head == "ac"
 
     def check(self, shape: ImageShape) -> None:
-        if (shape.height, shape.width) not in ((32, 32), (48, 48)):
+        if shape.height != shape.width or shape.height not in PLANS:
+            near = min(PLANS, key=lambda side: abs(side - shape.height))
             raise ValueError(
                 f"dataset.resolution: {shape.width}x{shape.height} can't be built by the resnet, which has "
-                "networks for 32 and 48 pixels; set dataset.resolution=32 or 48"
+                f"networks for {', '.join(map(str, PLANS))} pixels; set dataset.resolution={near}"
             )
 
     def generator(self, shape: ImageShape, num_classes: int) -> nn.Module:
-        channels = [self.g_channels] * 4 if shape.height == 32 else [512, 256, 128, 64]
-        return Generator(shape, self.z_dim, [scaled(c, self.width) for c in channels])
+        channels = [self.g_channels] * 4 if shape.height == 32 else PLANS[shape.height].g
+        return Generator(shape, self.z_dim, [scaled(c, self.width) for c in channels], num_classes)
 
     def discriminator(self, shape: ImageShape, num_classes: int, norm: Norm) -> nn.Module:
-        small = shape.height == 32
-        channels = [self.d_channels] * 4 if small else [64, 128, 256, 512, 1024]
-        down = [True, True, False, False] if small else [True] * 4 + [False]
-        bias = not small if self.dense_bias is None else self.dense_bias
-        return Discriminator(shape, [scaled(c, self.width) for c in channels], down, norm, self.pool, bias)
-
-
-def conv3(c_in: int, c_out: int) -> nn.Conv2d:
-    conv = nn.Conv2d(c_in, c_out, 3, 1, 1)
-    glorot_init(conv, math.sqrt(2))
-    return conv
-
-
-def conv1(c_in: int, c_out: int) -> nn.Conv2d:
-    conv = nn.Conv2d(c_in, c_out, 1)
-    glorot_init(conv)
-    return conv
-
-
-class UpBlock(nn.Module):
-    """BN-ReLU-up-conv-BN-ReLU-conv plus up-1x1 conv; (B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.BatchNorm2d(c_in, eps=2e-5), nn.BatchNorm2d(c_out, eps=2e-5)
-        self.conv1, self.conv2 = conv3(c_in, c_out), conv3(c_out, c_out)
-        self.shortcut = conv1(c_in, c_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.interpolate(F.relu(self.norm1(x)), scale_factor=2.0, mode="nearest")
-        h = self.conv2(F.relu(self.norm2(self.conv1(h))))
-        # a 1x1 convolution commutes with nearest upsampling and is cheaper before it
-        up: Tensor = F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
-        return up.add(h)
-
-
-class DownBlock(nn.Module):
-    """ReLU-conv-ReLU-conv(-mean pool) plus 1x1 conv(-mean pool); hidden width is the input's."""
-
-    def __init__(self, c_in: int, c_out: int, down: bool, norm: Norm) -> None:
-        super().__init__()
-        self.down = down
-        self.norm1, self.norm2 = maybe(norm, c_in), maybe(norm, c_in)
-        self.conv1, self.conv2 = conv3(c_in, c_in), conv3(c_in, c_out)
-        self.shortcut = conv1(c_in, c_out) if down or c_in != c_out else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(activated(x, self.norm1, F.relu))
-        h = self.conv2(activated(h, self.norm2, F.relu))
-        out = h + self.shortcut(x)
-        return F.avg_pool2d(out, 2) if self.down else out
-
-
-class FirstBlock(nn.Module):
-    """conv-ReLU-conv-mean pool plus mean pool-1x1 conv; no activation before the image.
-
-    A feature norm stands between the two convolutions only if it is to follow D's first one too.
-    """
-
-    def __init__(self, c_in: int, c_out: int, norm: Norm) -> None:
-        super().__init__()
-        self.norm = maybe(norm, c_out, first=True)
-        self.conv1, self.conv2 = conv3(c_in, c_out), conv3(c_out, c_out)
-        self.shortcut = conv1(c_in, c_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.avg_pool2d(self.conv2(activated(self.conv1(x), self.norm, F.relu)), 2)
-        return h + self.shortcut(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]
+        plan = PLANS[shape.height]
+        channels = [self.d_channels] * 4 if shape.height == 32 else plan.d
+        bias = plan.bias if self.dense_bias is None else self.dense_bias
+        widths, embedded = [scaled(c, self.width) for c in channels], scaled(128, self.width)
+        head: Head = self.head if num_classes else "none"
+        return Discriminator(shape, widths, plan.halvings, norm, self.pool, bias, head, num_classes, embedded)
 
 
 class Generator(nn.Module):
-    """z (B, Z) -> dense -> (H/8, W/8) -> three up blocks -> BN, ReLU, 3x3 conv, tanh."""
+    """z (B, Z) -> dense -> up blocks -> BN, ReLU, 3x3 conv, tanh; with classes, the blocks' norms are y's."""
 
-    def __init__(self, shape: ImageShape, z_dim: int, channels: list[int]) -> None:
+    def __init__(self, shape: ImageShape, z_dim: int, channels: list[int], num_classes: int) -> None:
         super().__init__()
-        self.start = (channels[0], shape.height // 8, shape.width // 8)
+        ups = len(channels) - 1
+        self.start = (channels[0], shape.height >> ups, shape.width >> ups)
         self.dense = nn.Linear(z_dim, channels[0] * self.start[1] * self.start[2])
         glorot_init(self.dense)
-        self.blocks = nn.Sequential(*[UpBlock(a, b) for a, b in itertools.pairwise(channels)])
-        self.norm = nn.BatchNorm2d(channels[-1], eps=2e-5)
+        self.blocks = nn.ModuleList(UpBlock(a, b, num_classes) for a, b in itertools.pairwise(channels))
+        self.norm = PlainNorm(channels[-1], eps=EPS)
         self.last = nn.Conv2d(channels[-1], shape.channels, 3, 1, 1)
         glorot_init(self.last)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        h = self.blocks(self.dense(z).view(-1, *self.start))
+        h = self.dense(z).view(-1, *self.start)
+        for block in self.blocks:
+            h = block(h, y)
         return self.last(F.relu(self.norm(h))).tanh()  # type: ignore[no-any-return]
 
 
@@ -147,18 +120,41 @@ class Discriminator(nn.Module):
     """Residual blocks down, ReLU, global pooling, dense to one score; features are the pooled (B, C)."""
 
     def __init__(
-        self, shape: ImageShape, channels: list[int], down: list[bool], norm: Norm, pool: str, bias: bool
+        self,
+        shape: ImageShape,
+        channels: list[int],
+        halvings: int,
+        norm: Norm,
+        pool: str,
+        bias: bool,
+        head: Head,
+        num_classes: int,
+        embedded: int,
     ) -> None:
         super().__init__()
-        self.pool = pool
-        blocks: list[nn.Module] = [FirstBlock(shape.channels, channels[0], norm)]
-        for c_in, c_out, halve in zip(channels, channels[1:], down[1:], strict=False):
-            blocks.append(DownBlock(c_in, c_out, halve, norm))
-        self.blocks = nn.Sequential(*blocks)
+        self.pool, self.head = pool, head
+        self.blocks = nn.ModuleList([FirstBlock(shape.channels, channels[0], norm)])
+        for i, (c_in, c_out) in enumerate(itertools.pairwise(channels), 1):
+            c_in += embedded if head == "concat" and i == CONCAT_AFTER else 0
+            self.blocks.append(DownBlock(c_in, c_out, i < halvings, norm))
         self.dense = nn.Linear(channels[-1], 1, bias=bias)
         glorot_init(self.dense)
+        if head in ("concat", "projection"):
+            self.embed = nn.Embedding(num_classes, embedded if head == "concat" else channels[-1])
+            glorot_init(self.embed)
+        if head == "ac":
+            self.classify = nn.Linear(channels[-1], num_classes)
+            glorot_init(self.classify)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
-        h = F.relu(self.blocks(x)).flatten(2)
+        for i, block in enumerate(self.blocks):
+            if self.head == "concat" and i == CONCAT_AFTER:
+                label = self.embed(y).to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+                x = torch.cat([x, label.contiguous(memory_format=torch.channels_last)], 1)  # x is so laid
+            x = block(x)
+        h = F.relu(x).flatten(2)
         features = h.sum(2) if self.pool == "sum" else h.mean(2)
-        return Verdict(self.dense(features).squeeze(1), features)
+        score = self.dense(features).squeeze(1)
+        if self.head == "projection":
+            score = score + (self.embed(y) * features).sum(1)
+        return Verdict(score, features, self.classify(features) if self.head == "ac" else None)
