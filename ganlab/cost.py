@@ -84,12 +84,14 @@ def measure(e: Experiment, device: torch.device) -> Cost:
     set_precision(e.precision, device, e.deterministic)
     if e.threads:
         torch.set_num_threads(e.threads)
-    game = build_game(e, device)
+    game = build_game(e, device, CLASSES)
+    y = torch.randint(CLASSES, (e.batch_size,), device=device) if game.num_classes else None
+    game.labels = y
     real = torch.randint(0, 256, (e.batch_size, *e.shape), dtype=torch.uint8, device=device)
 
     def batch() -> Batch:
         x = to_float(real, e.dequantize, e.flip).contiguous(memory_format=torch.channels_last)
-        return Batch(x)
+        return Batch(x, y)
 
     d = _median(lambda: update_discriminator(game, batch()), device)
     g = _median(lambda: update_generator(game, batch), device)
@@ -107,7 +109,7 @@ def _scoring(e: Experiment, game: Game, device: torch.device) -> float | None:
 
     @torch.no_grad()
     def one() -> None:
-        x = game.fakes(n).mul(127.5).add(127.5).clamp(0, 255).to(torch.uint8)
+        x = game.fakes(n).x.mul(127.5).add(127.5).clamp(0, 255).to(torch.uint8)
         extractor(x.expand(-1, 3, -1, -1).contiguous())
 
     return _median(one, device) / n
