@@ -13,7 +13,7 @@ FLOORS = [
     for floor in (
         # words, rules, players, plan, engine (in this order), doors (in this order)
         "__init__ errors paths types rng schema disk download",
-        "layers spectra losses penalties constraints weight_norms feature_norms priors metrics",
+        "layers spectra operator_norm losses penalties constraints weight_norms feature_norms priors metrics",
         "nets data extractors",
         "experiment",
         "step state_tree checkpoint run_folder signals log reference fakes evaluate samples facts record "
