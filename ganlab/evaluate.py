@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from ganlab import rng
+from ganlab.by_class import ClassPass, class_counts, details, mean_over, score_groups
 from ganlab.errors import DataError, Mistake
 from ganlab.extractors.base import Extractor, exact_fp32
-from ganlab.fakes import CHUNK, Generate, Pieces
-from ganlab.metrics.base import LinAlgError, Metric, MetricError, Protocol, Reference
+from ganlab.fakes import CHUNK, Generate, OfClass, Pieces, chunk
+from ganlab.metrics.base import GroupMetric, LinAlgError, Measure, Metric, MetricError, Protocol, Reference
 from ganlab.metrics.protocol import OWN_SPLIT, digest
 from ganlab.reference import Cache, cache_key, compute
 from ganlab.types import Features
@@ -42,7 +43,8 @@ class Scores:
     """What one evaluation found. A value is None where there was none; ``warnings`` says why.
 
     step: generator updates. values: by name, the extractor's suffix included. record: everything beside G
-    that can move them; protocol_id: its digest. seconds: wall time, reference statistics included.
+    that can move them; protocol_id: its digest. seconds: wall time, reference statistics included. details:
+    of scores averaged over classes, by name: extremes, median, the worst classes, ``per_class`` all of them.
     """
 
     step: int
@@ -51,6 +53,7 @@ class Scores:
     protocol_id: str
     seconds: float
     warnings: list[str] = field(default_factory=list)
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -63,7 +66,7 @@ class Evaluator:
     def __init__(
         self,
         extractor: Extractor,
-        metrics: Mapping[str, Metric],
+        metrics: Mapping[str, Measure],
         protocol: Protocol,
         dataset: Dataset,
         device: torch.device | str,
@@ -71,7 +74,10 @@ class Evaluator:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.extractor, self.metrics, self.protocol = extractor.to(self.device), dict(metrics), protocol
+        self.extractor, self.protocol = extractor.to(self.device), protocol
+        self.measures = dict(metrics)
+        self.metrics = {name: m for name, m in metrics.items() if isinstance(m, Metric)}
+        self.group_metrics = {name: m for name, m in metrics.items() if isinstance(m, GroupMetric)}
         self.dataset, self.progress = dataset, progress
         self._home = torch.device("cpu") if self.device.type == "mps" else self.device  # knows float64
         self._warnings: list[str] = []
@@ -103,36 +109,47 @@ class Evaluator:
             there = f"{self.images.name} has {available}"
             mistakes.append(Mistake("metric.protocol.fid_n_real", f"{what}, {there}", fix))
             n_real = available
-        for name, metric in self.metrics.items():
+        for name, measure in self.measures.items():
             try:
-                metric.check(protocol, n_real)
+                if isinstance(measure, Metric):
+                    measure.check(protocol, n_real)
+                elif isinstance(measure, GroupMetric):
+                    n_of_class = (
+                        class_counts(self.images, self.dataset, protocol) if measure.needs_labels else {}
+                    )
+                    measure.check(protocol, self.images.shape, n_of_class)
             except MetricError as e:
                 fix = "choose another metric.protocol, or leave this metric out"
                 mistakes.append(Mistake(f"metric.scores.{name}", str(e), fix))
         if mistakes:
             raise DataError(mistakes)
-        self.extractor.check()
+        if self._uses_features:
+            self.extractor.check()
 
     @property
     def better(self) -> dict[str, Literal["lower", "higher"]]:
         """The good direction of every value that is a score (not a spread), by its full name."""
         return {
-            name + self.extractor.suffix: metric.better
-            for metric in self.metrics.values()
-            for name in metric.names
+            self._full(measure, name): measure.better
+            for measure in self.measures.values()
+            for name in measure.names
             if not name.endswith("_std")
         }
 
+    def _full(self, measure: Measure, name: str) -> str:
+        return name + self.extractor.suffix if measure.uses_features else name
+
     def record(self, generator: Literal["raw", "ema"] = "raw") -> dict[str, Any]:
         """Everything beside G that can move the numbers, as plain values; ``digest`` makes the id of it."""
-        options = {name: told for name, metric in self.metrics.items() if (told := metric.options())}
+        options = {name: told for name, measure in self.measures.items() if (told := measure.options())}
+        heeded = {field for measure in self.measures.values() for field in measure.protocol_fields}
         return {
-            **self.protocol.record(),
+            **self.protocol.record(heeded),
             "dataset": self.images.name,
             "dataset_fingerprint": self.images.fingerprint,
             "real_split": self.images.split,
             "fid_n_real": self.protocol.fid_n_real or len(self.images),
-            "extractor": self.extractor.identity(),
+            "extractor": self.extractor.identity() if self._uses_features else None,
             "generator": generator,
             "chunk": CHUNK,
             **({"options": options} if options else {}),
@@ -146,7 +163,7 @@ class Evaluator:
 
             def extract(pixels: npt.NDArray[np.uint8]) -> Tensor:
                 nonlocal done
-                pool = torch.cat([f.pool for f in self._features(torch.from_numpy(pixels), poll)])
+                pool = self._real_pool(pixels, poll)
                 done += len(pool)
                 self._tell("real", done, key["n_real"])
                 return pool
@@ -161,6 +178,7 @@ class Evaluator:
     def score(
         self,
         generate: Generate,
+        of_class: OfClass | None = None,
         *,
         step: int = 0,
         generator: Literal["raw", "ema"] = "raw",
@@ -170,34 +188,43 @@ class Evaluator:
         """All metrics of the images that ``generate(n, start, random)`` makes: uint8 (n, C, H, W).
 
         ``n`` is always ``CHUNK``, ``start`` a multiple of it, ``random`` a generator on the device seeded by
-        (protocol.seed, start). ``generator`` tells which of G's weights they come from. ``poll`` is called
-        before every batch and may raise to abort. A metric without a value gives None and a warning;
-        with ``strict`` it raises DataError instead.
+        (protocol.seed, start). ``of_class(c)`` is the like for images of class c, with ``random`` seeded by
+        (protocol.seed, start, c); without it scores of classes have no value. ``generator`` tells which of
+        G's weights they come from. ``poll`` is called before every batch and may raise to abort. A metric
+        without a value gives None and a warning; with ``strict`` it raises DataError instead.
         """
         began = time.perf_counter()
         values: dict[str, float | None] = {}
+        more: dict[str, dict[str, Any]] = {}
         with exact_fp32(self.device.type):
             real = _try(lambda: self.reference(poll)) if self._needs_real else None
-            fake = _try(lambda: self._fakes(generate, poll))
-            for name, metric in self.metrics.items():
-                found = _try(functools.partial(self._value, metric, real, fake))
+            fake = _try(lambda: self._fakes(generate, poll)) if self.metrics else None
+            groups = self._groups(generate, of_class, poll)
+            for name, measure in self.measures.items():
+                if isinstance(measure, Metric):
+                    found = _try(functools.partial(self._value, measure, real, fake))
+                else:
+                    found = _try(functools.partial(self._mean, measure, groups[name], more))
                 if isinstance(found, Exception):
                     if strict:
                         raise DataError(f"metric.scores.{name}", str(found)) from found
                     self._warn(f"{name}: no value, {found}")
-                    found = dict.fromkeys(metric.names, math.nan)
-                suffix = self.extractor.suffix
-                values |= {k + suffix: None if math.isnan(v) else v for k, v in found.items()}
+                    found = dict.fromkeys(measure.names, math.nan)
+                values |= {self._full(measure, k): None if math.isnan(v) else v for k, v in found.items()}
         record, warnings = self.record(generator), self._warnings.copy()
         self._warnings.clear()
-        return Scores(step, values, record, digest(record), time.perf_counter() - began, warnings)
+        return Scores(step, values, record, digest(record), time.perf_counter() - began, warnings, more)
 
     @property
     def _needs_real(self) -> bool:
         return any(metric.needs_real for metric in self.metrics.values())
 
+    @property
+    def _uses_features(self) -> bool:
+        return any(measure.uses_features for measure in self.measures.values())
+
     def _value(
-        self, metric: Metric, real: Reference | Exception | None, fake: Features | Exception
+        self, metric: Metric, real: Reference | Exception | None, fake: Features | Exception | None
     ) -> dict[str, float]:
         for needed in (real, fake) if metric.needs_real else (fake,):
             if isinstance(needed, Exception):
@@ -208,6 +235,28 @@ class Evaluator:
             raise MetricError(f"it came out as {found}")
         return found
 
+    def _groups(
+        self, generate: Generate, of_class: OfClass | None, poll: Callable[[], None] | None
+    ) -> dict[str, Any]:
+        """Of every group metric the values by label, or why there are none."""
+        if not self.group_metrics:
+            return {}
+        extract = functools.partial(self._real_pool, poll=poll)
+        features = functools.partial(self._features, poll=poll)
+        told, protocol = self.extractor.identity, self.protocol
+        classes = ClassPass(self.images, protocol, self._cache, told, extract, features, self.device, poll)
+        return score_groups(classes, self.group_metrics, generate, of_class, _try, self._tell)
+
+    def _mean(self, measure: Measure, found: Any, more: dict[str, dict[str, Any]]) -> dict[str, float]:
+        """The mean over the groups; what it hides goes into ``more``."""
+        mean, name = mean_over(found), measure.names[0]
+        if measure.needs_labels:
+            more[self._full(measure, name)] = details(found, self.images.classes, measure.better)
+        return {name: mean}
+
+    def _real_pool(self, pixels: npt.NDArray[np.uint8], poll: Callable[[], None] | None) -> Tensor:
+        return torch.cat([f.pool for f in self._features(torch.from_numpy(pixels), poll)])
+
     def _fakes(self, generate: Generate, poll: Callable[[], None] | None) -> Features:
         """Features of as many generated images as the neediest metric wants."""
         n = max(metric.n_fake(self.protocol) for metric in self.metrics.values())
@@ -216,9 +265,7 @@ class Evaluator:
         done = 0
         for start in range(0, n, CHUNK):
             random = rng.generator(self.device, self.protocol.seed, "evaluate", start)
-            images = generate(CHUNK, start, random)
-            if images.dtype != torch.uint8 or len(images) != CHUNK:
-                raise TypeError(f"wanted {CHUNK} uint8 images, got {images.dtype} {tuple(images.shape)}")
+            images = chunk(generate, start, random)
             for found in self._features(images[: n - start], poll):
                 pool[done : done + len(found.pool)] = found.pool
                 logits[done : done + len(found.pool)] = found.logits

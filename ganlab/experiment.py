@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from ganlab.data.base import Dataset
 from ganlab.extractors.base import Extractor
 from ganlab.losses import Loss
-from ganlab.metrics.base import Metric
-from ganlab.metrics.protocol import Protocol
+from ganlab.metrics.base import Measure
+from ganlab.metrics.protocol import OPTIONAL, Protocol
 from ganlab.nets.base import Architecture
 from ganlab.priors import Prior
 from ganlab.schema import Count, NonNegative, Range, Steps, Unit, checked
@@ -41,13 +41,13 @@ class Scoring:
         self,
         extractor: Extractor,
         protocol: Protocol,
-        scores: dict[str, Metric],
+        scores: dict[str, Measure],
         progress: Protocol | None = None,
         weights: str | None = None,
     ) -> None:
         self.extractor, self.protocol, self.scores = extractor, protocol, scores
         self.weights = weights
-        same = progress is None or progress.record() == protocol.record()
+        same = progress is None or progress.record(OPTIONAL) == protocol.record(OPTIONAL)
         self.progress = protocol if progress is None or same else progress  # one object where they agree
 
 
@@ -157,6 +157,13 @@ class Experiment:
         norms = [name for name, s in normalization.items() if s.feature_norm() is not None]
         if len(norms) > 1:
             wrong.append(f"normalization: {' and '.join(norms)} both normalise D's activations; choose one")
+        if not architecture.conditional:
+            wrong += [
+                f"metric.scores.{name}: needs class labels, and this architecture has none; leave it out or "
+                "use a conditional architecture"
+                for name, measure in metric.scores.items()
+                if measure.needs_labels
+            ]
         if wrong:
             raise ValueError("\n".join(wrong))
 

@@ -14,6 +14,7 @@ from ganlab.metrics.base import MetricError, Protocol
 CHUNK = 500  # generated images per random stream: changing it moves every score
 T = TypeVar("T")
 Generate = Callable[[int, int, torch.Generator], Tensor]
+OfClass = Callable[[int], Generate]  # the ``Generate`` of images of one class
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]
 
 
@@ -44,16 +45,23 @@ class Pieces:
                 self.warn(f"out of memory while scoring; batches of {self.size} from here on")
 
 
-def fakes(g: nn.Module, draw: Draw, protocol: Protocol, batch_size: int = CHUNK) -> Generate:
+def fakes(
+    g: nn.Module, draw: Draw, protocol: Protocol, batch_size: int = CHUNK, label: int | None = None
+) -> Generate:
     """A ``generate`` for ``Evaluator.score`` from G and ``draw(n, random) -> (z, y or None)``.
 
     G runs in evaluation mode in batches of at most ``batch_size``, halved when memory runs out (with
-    ``bn=batch`` in whole chunks: the statistics are theirs), and is left as it was.
+    ``bn=batch`` in whole chunks: the statistics are theirs), and is left as it was. ``label``: all images of
+    this class, whatever labels were drawn. Raises MetricError then if ``draw`` gives none.
     """
     pieces = Pieces(CHUNK if protocol.bn == "batch" else batch_size)
 
     def generate(n: int, start: int, random: torch.Generator) -> Tensor:
         z, y = draw(n, random)
+        if label is not None:
+            if y is None:
+                raise MetricError("needs class labels, and this generator is unconditional")
+            y = torch.full_like(y, label)
 
         def some(rows: Tensor) -> Tensor:
             return to_bytes(g(z[rows], None if y is None else y[rows]), protocol.quantize)
@@ -64,6 +72,19 @@ def fakes(g: nn.Module, draw: Draw, protocol: Protocol, batch_size: int = CHUNK)
             return torch.cat(list(pieces(some, torch.arange(n, device=z.device))))
 
     return generate
+
+
+def chunk(generate: Generate, start: int, random: torch.Generator) -> Tensor:
+    """``CHUNK`` images, uint8: always as many, or the last ones would differ by rounding."""
+    images = generate(CHUNK, start, random)
+    if images.dtype != torch.uint8 or len(images) != CHUNK:
+        raise TypeError(f"wanted {CHUNK} uint8 images, got {images.dtype} {tuple(images.shape)}")
+    return images
+
+
+def of_class(g: nn.Module, draw: Draw, protocol: Protocol, batch_size: int = CHUNK) -> OfClass:
+    """``of_class(c)`` is the ``generate`` of images of class c; see ``fakes``."""
+    return lambda label: fakes(g, draw, protocol, batch_size, label)
 
 
 def to_bytes(x: Tensor, how: Literal["round", "truncate"] = "round") -> Tensor:

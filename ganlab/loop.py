@@ -33,7 +33,7 @@ from ganlab.facts import (
     set_precision,
     versions,
 )
-from ganlab.fakes import fakes
+from ganlab.fakes import fakes, of_class
 from ganlab.log import Log
 from ganlab.metrics.protocol import Protocol
 from ganlab.paths import cache_dir
@@ -292,6 +292,7 @@ class Run:
         try:
             return self.evaluators[protocol].score(
                 fakes(game.live, game.draw, protocol),
+                of_class(game.live, game.draw, protocol),
                 step=self.step if step is None else step,
                 generator="raw" if game.average is None else "ema",
                 poll=self.stop.poll,

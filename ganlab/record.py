@@ -61,14 +61,22 @@ def size(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def entry(scores: Scores) -> dict[str, Any]:
-    """How ``result.json`` holds scores: step, values, the full protocol and its id."""
+def entry(scores: Scores, every_class: bool = False) -> dict[str, Any]:
+    """How ``result.json`` holds scores: step, values, the full protocol and its id.
+
+    Scores averaged over classes have ``details`` too; with ``every_class`` each class's value is among them.
+    """
+    details = {
+        name: {k: v for k, v in told.items() if every_class or k != "per_class"}
+        for name, told in scores.details.items()
+    }
     return {
         "step": scores.step,
         "values": scores.values,
         "protocol": scores.record,
         "protocol_id": scores.protocol_id,
         "seconds": round(scores.seconds, 3),
+        **({"details": details} if details else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Statistics of the real images, computed once and cached by content.
+"""Statistics of the real images, of all and of each class, computed once and cached by content.
 
 A cache file's name is the sha256 of what its numbers depend on: the images' fingerprint, how many were
 drawn and by which seed, the extractor's identity. Never a name that a person gave. What is read is checked
@@ -21,7 +21,8 @@ from torch import Tensor
 from ganlab import rng
 from ganlab.disk import Lock, write_atomic
 from ganlab.errors import EnvError, RunInUse
-from ganlab.metrics.base import Moments, Protocol, Reference, square_root
+from ganlab.metrics.base import ClassReference, Moments, Protocol, Reference, square_root
+from ganlab.metrics.intra_fid import factored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 TENSORS = ("cov", "mean", "pool", "root")
+Extract = Callable[["npt.NDArray[np.uint8]"], Tensor]  # uint8 (B, C, H, W) to pooled features (B, D)
 
 
 def cache_key(images: ImageSet, protocol: Protocol, identity: dict[str, Any]) -> dict[str, Any]:
@@ -56,9 +58,7 @@ def rows_of(n: int, total: int, seed: int, counter: int) -> Tensor:
     return drawn.sort().values
 
 
-def compute(
-    images: ImageSet, protocol: Protocol, extract: Callable[[npt.NDArray[np.uint8]], Tensor]
-) -> Reference:
+def compute(images: ImageSet, protocol: Protocol, extract: Extract) -> Reference:
     """Statistics of ``protocol.fid_n_real`` images; ``extract`` makes pooled features (B, D) of a few.
 
     Moments are summed piece by piece, so only the kept features take memory. Raises MetricError.
@@ -77,6 +77,38 @@ def compute(
     return Reference(n, mean.cpu(), cov.cpu(), square_root(cov).cpu(), torch.cat(pools))
 
 
+def class_key(images: ImageSet, label: int, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the statistics of one class depend on, as plain values; the fingerprint covers the labels."""
+    return {"format": FORMAT, "fingerprint": images.fingerprint, "label": label, "extractor": identity}
+
+
+def compute_class(images: ImageSet, rows: Tensor, step: int, extract: Extract) -> dict[str, Tensor]:
+    """What ``class_reference`` needs of the images ``rows`` (int64), all of one class. Raises MetricError.
+
+    Read and extracted ``step`` at a time. Of N images with D features each: ``pool`` (N, D), the features
+    themselves, while N <= D; of more images ``n``, ``mean`` (D,) and ``root`` (D, D), from summed moments. So
+    a class takes at most D x D numbers, whatever its size.
+    """
+    collected, pools = Moments(), []
+    for part in rows.split(step):
+        pool = extract(images.images[part.numpy()])
+        if len(rows) > pool.shape[1]:
+            collected.add(pool)
+        else:
+            pools.append(pool.cpu())
+    if pools:
+        return {"pool": torch.cat(pools)}
+    mean, cov = collected.result()
+    return {"n": torch.tensor(len(rows)), "mean": mean.cpu(), "root": square_root(cov).cpu()}
+
+
+def class_reference(tensors: dict[str, Tensor]) -> ClassReference:
+    """The Gaussian of one class from what ``compute_class`` made. Raises MetricError."""
+    if "pool" in tensors:
+        return factored(tensors["pool"])
+    return ClassReference(int(tensors["n"]), tensors["mean"], tensors["root"])
+
+
 class Cache:
     """Reference statistics in ``folder``; ``warn`` hears of what went wrong with it."""
 
@@ -85,6 +117,15 @@ class Cache:
 
     def get(self, key: dict[str, Any]) -> Reference | None:
         """What was stored under ``key``, or None if it is not there or damaged."""
+        tensors = self.read(key)
+        return None if tensors is None else Reference(n=key["n_real"], **tensors)
+
+    def put(self, key: dict[str, Any], reference: Reference) -> None:
+        """Store the statistics of all images."""
+        self.write(key, {name: getattr(reference, name) for name in TENSORS})
+
+    def read(self, key: dict[str, Any]) -> dict[str, Tensor] | None:
+        """The tensors stored under ``key``, or None if they are not there or damaged."""
         from safetensors import safe_open
 
         path = self._path(key)
@@ -93,19 +134,19 @@ class Cache:
         try:
             with safe_open(path, framework="pt") as file:
                 told = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in TENSORS}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if told.get("sha256") != checksum(tensors) or json.loads(told["key"]) != key:
                 raise ValueError("its checksum or key is wrong")
-            return Reference(n=key["n_real"], **tensors)
+            return tensors
         except Exception as e:  # whatever a damaged file provokes: it is only a cache
             self.warn(f"{path}: unusable cached reference statistics ({e}); computing them again")
             return None
 
-    def put(self, key: dict[str, Any], reference: Reference) -> None:
+    def write(self, key: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Store atomically: the safetensors file, and beside it a JSON page that tells people what it is."""
         from safetensors.torch import save
 
-        tensors = {name: getattr(reference, name).contiguous() for name in TENSORS}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         told = {"key": json.dumps(key, sort_keys=True), "sha256": checksum(tensors)}
         path = self._path(key)
         try:

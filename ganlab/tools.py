@@ -15,7 +15,7 @@ from ganlab.errors import CheckpointError, ConfigError, DataError
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
 from ganlab.facts import device_name, find_device, git_revision, now, set_precision, versions
-from ganlab.fakes import fakes
+from ganlab.fakes import fakes, of_class
 from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
 from ganlab.run_folder import RunFolder
@@ -88,6 +88,7 @@ def evaluate_run(
     with StopFlag():  # nothing to save: a signal ends it at once
         scores = evaluator.score(
             fakes(game.live, game.draw, e.metric.protocol),
+            of_class(game.live, game.draw, e.metric.protocol),
             step=step,
             generator="raw" if game.average is None else "ema",
             strict=True,
@@ -95,7 +96,7 @@ def evaluate_run(
     for warning in scores.warnings:
         print(f"ganlab: warning: {warning}")
     told = {
-        **entry(scores),
+        **entry(scores, every_class=True),
         "checkpoint": checkpoint,
         "device": device_name(device),
         "versions": versions(),

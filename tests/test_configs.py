@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from ganlab import config
+from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.facts import run_path
 from ganlab.setup import build_game, pack_game, unpack_game
@@ -19,6 +20,7 @@ from ganlab.types import Batch
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml"))
 PLAYED = ("architecture", "normalization", "loss", "prior", "setting", "experiment")
+LABELLED = ("intra_fid", "intra_ms_ssim")  # scores of classes
 SMALL = ["architecture.width=0.04", "batch_size=4", "g_batch_size=null", "steps=4", "device=cpu"]
 
 
@@ -70,11 +72,21 @@ def test_every_dataset_builds(option: str) -> None:
 @pytest.mark.parametrize("option", options("protocol"))
 @pytest.mark.parametrize("extractor", options("extractor"))
 def test_every_protocol_and_extractor_builds(option: str, extractor: str) -> None:
-    metrics = ",".join(options("metric"))
-    e = composed(f"metric.protocol={option}", f"metric.extractor={extractor}", f"metric=[{metrics}]")
+    free = [name for name in options("metric") if name not in LABELLED]
+    e = composed(f"metric.protocol={option}", f"metric.extractor={extractor}", f"metric=[{','.join(free)}]")
     assert e.metric.protocol.name == option
     assert e.metric.extractor.name == extractor
-    assert set(e.metric.scores) == set(options("metric"))
+    assert set(e.metric.scores) == set(free)
+
+
+def test_scores_of_classes_want_a_conditional_architecture() -> None:
+    with pytest.raises(ConfigError) as error:
+        composed(f"metric=[{','.join(options('metric'))}]")
+    assert [str(m) for m in error.value.mistakes] == [
+        f"metric.scores.{name}: needs class labels, and this architecture has none; leave it out or use a "
+        "conditional architecture"
+        for name in LABELLED
+    ]
 
 
 def test_normalizations_combine() -> None:

@@ -10,15 +10,25 @@ import pytest
 import torch
 import yaml
 
-from ganlab.metrics.base import MetricError, Moments, Reference, moments, square_root
+from ganlab.metrics.base import Measure, MetricError, Moments, Reference, moments, square_root
 from ganlab.metrics.fid import FID, frechet_distance
 from ganlab.metrics.inception_score import InceptionScore, inception_score
+from ganlab.metrics.intra_fid import IntraFID
 from ganlab.metrics.kid import KID, cubic_mmd2, kernel_distance
+from ganlab.metrics.ms_ssim import MSSSIM, IntraMSSSIM
 from ganlab.metrics.precision_recall import PrecisionRecall, precision_recall, share_inside
-from ganlab.metrics.protocol import Protocol, digest
+from ganlab.metrics.protocol import OPTIONAL, Protocol, digest
 from ganlab.schema import parameters
 from ganlab.types import Features
 
+PINNED = {
+    "demo": "07308eabd0aa",
+    "progress5k": "b8124d85f264",
+    "small2k": "2966fbe34fc8",
+    "smoke": "518baf12d659",
+    "sngan_paper": "8c1e6e3c2cdf",
+    "ttur50k": "4ad7f79a2eef",
+}
 PROTOCOLS = Path(__file__).parents[1] / "configs" / "protocol"
 
 
@@ -252,11 +262,30 @@ def test_digest_is_of_what_moves_the_number() -> None:
     moved: dict[str, object] = {
         "is_n_fake": 99, "is_splits": 2, "fid_n_fake": 99, "fid_n_real": 5, "real_split": "test",
         "kid_subsets": 5, "kid_subset_size": 49, "kid_n_real": 99, "quantize": "truncate",
-        "bn": "batch", "seed": 1,
+        "bn": "batch", "seed": 1, "intra_n_fake": 99, "intra_classes": 3,
     }  # fmt: skip
     assert set(moved) | {"name", "batch_size"} == set(parameters(Protocol))
     for key, value in moved.items():
-        assert digest(small(**{key: value}).record()) != digest(base), key
+        assert digest(small(**{key: value}).record(OPTIONAL)) != digest(small().record(OPTIONAL)), key
+        assert (digest(small(**{key: value}).record()) == digest(base)) == (key in OPTIONAL), key
+
+
+def test_a_record_tells_optional_fields_only_where_they_are_heeded() -> None:
+    assert not set(OPTIONAL) & set(small().record())
+    assert small(intra_n_fake=7).record(["intra_n_fake"])["intra_n_fake"] == 7
+    measures: list[type[Measure]] = [FID, KID, InceptionScore, PrecisionRecall, IntraFID, IntraMSSSIM, MSSSIM]
+    assert {f for m in measures for f in m.protocol_fields} == set(OPTIONAL)
+
+
+def test_digests_of_the_shipped_protocols_stay() -> None:
+    """Scores of earlier versions stay comparable: these are what they stored."""
+    told = {
+        path.stem: digest(
+            Protocol(**{k: v for k, v in yaml.safe_load(path.read_text()).items() if k[0] != "_"}).record()
+        )
+        for path in PROTOCOLS.glob("*.yaml")
+    }
+    assert told | PINNED == told
 
 
 @pytest.mark.parametrize("path", sorted(PROTOCOLS.glob("*.yaml")), ids=lambda p: p.stem)

@@ -1,16 +1,20 @@
-"""What a metric is, and the statistics of the reference images that metrics compare with."""
+"""What a metric is, and the statistics of the reference images that metrics compare with.
+
+``Metric`` scores the features of all generated images at once, ``GroupMetric`` one group of images after
+another (each class, or all as one) and then the mean over the groups.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ganlab.metrics.protocol import Protocol as Protocol  # the one word that every metric needs
-from ganlab.types import Features
+from ganlab.types import Features, ImageShape
 
 ROWS = 5000  # taken to float64 at a time: 80 MB at 2048 features
 
@@ -37,23 +41,61 @@ class Reference:
     pool: Tensor
 
 
-class Metric(ABC):
-    """A score. ``names``: of its values, the score itself first; ``better``: the good direction."""
+class ClassReference(NamedTuple):
+    """Gaussian of the pooled features of one class's ``n`` real images, float64, on the CPU.
+
+    mean (D,); factor (r, D) with factor^T factor = the unbiased covariance, r = min(n, D).
+    """
+
+    n: int
+    mean: Tensor
+    factor: Tensor
+
+
+class Group(NamedTuple):
+    """One class as a ``GroupMetric`` sees it; what it did not ask for is None.
+
+    label: the class, or None where all images are one group. images: generated, uint8 (n, C, H, W), with
+    ``needs_images``. pool: features of generated images (n, D) float32, with ``uses_features``. real: with
+    ``needs_real``.
+    """
+
+    label: int | None
+    images: Tensor | None
+    pool: Tensor | None
+    real: ClassReference | None
+
+
+class Measure(ABC):
+    """What ``Metric`` and ``GroupMetric`` have in common.
+
+    names: of its values, the score itself first. better: the good direction. needs_real: the real images'
+    statistics. needs_labels: a conditional generator, asked for one class at a time. uses_features: its
+    numbers depend on the feature network, whose suffix ends its names then. protocol_fields: the fields of
+    ``Protocol`` that move this metric's numbers alone; a record tells them only where it is used.
+    """
 
     names: ClassVar[tuple[str, ...]]
     better: ClassVar[Literal["lower", "higher"]]
     needs_real: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    uses_features: ClassVar[bool] = True
+    protocol_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def n_fake(self, protocol: Protocol) -> int:
-        """How many generated images it wants; it gets at least as many, and uses the first ones."""
-
-    def check(self, protocol: Protocol, n_real: int) -> None:  # noqa: B027 (optional)
-        """Before training: raise MetricError, the smallest N named, if these counts can give no value."""
+        """How many generated images it wants (of each group); it gets as many or more, uses the first."""
 
     def options(self) -> dict[str, Any]:
         """Settings of its own that move its numbers, as plain values; they join the protocol record."""
         return {}
+
+
+class Metric(Measure):
+    """A score of the features of generated images, all at once."""
+
+    def check(self, protocol: Protocol, n_real: int) -> None:
+        """Before training: raise MetricError, the smallest N named, if these counts can give no value."""
 
     @abstractmethod
     def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
@@ -61,6 +103,25 @@ class Metric(ABC):
 
         Computes in float64 on ``fake``'s device. Raises MetricError where there is no value.
         """
+
+
+class GroupMetric(Measure):
+    """A score of one group of images; the value is the mean over the groups.
+
+    With ``needs_labels`` the groups are the classes, else all images are one.
+    """
+
+    needs_images: ClassVar[bool] = False
+
+    def check(self, protocol: Protocol, shape: ImageShape, n_real: dict[str, int]) -> None:
+        """Before training: raise MetricError if images of ``shape`` can give no value, or the real ones.
+
+        ``n_real``: how many there are by class, of the classes that are scored; empty without classes.
+        """
+
+    @abstractmethod
+    def __call__(self, group: Group, protocol: Protocol) -> float:
+        """The value of one group. Raises MetricError where there is none."""
 
 
 class Moments:

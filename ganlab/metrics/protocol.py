@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from ganlab.schema import Count, Range, Steps, checked
 
 OWN_SPLIT = "own"
+OPTIONAL = ("intra_n_fake", "intra_classes")  # told only where a metric that heeds them is used
 LABELS = ("protocol", "dataset", "batch_size")  # in the record for people; the numbers don't depend on them
 
 
@@ -23,6 +24,8 @@ class Protocol:
         fid_n_real: reference images for the same; 0 = all. Fewer than there are: drawn once, by ``seed``.
         real_split: the dataset's split to compare with; ``own`` = the one the run trains on.
         kid_subsets, kid_subset_size: KID is the mean over so many subsets of so many images.
+        intra_n_fake: generated images of each class for intra-FID.
+        intra_classes: how many classes intra-class scores are averaged over, drawn by ``seed``; 0 = all.
         kid_n_real: the features of at most so many reference images are kept for KID and precision/recall.
         quantize: how [-1, 1] becomes 8 bits: ``round``, or ``truncate`` as SN-GAN's code does.
         bn: batch normalisation in G: ``running`` averages, or the statistics of each ``batch`` of fakes.
@@ -48,6 +51,8 @@ class Protocol:
         bn: Literal["running", "batch"] = "running",
         seed: Steps = 0,
         batch_size: Count = 100,
+        intra_n_fake: Annotated[int, Range(ge=2)] = 5000,
+        intra_classes: Steps = 0,
     ) -> None:
         if is_splits > is_n_fake:
             raise ValueError(
@@ -60,11 +65,16 @@ class Protocol:
         self.fid_n_fake, self.fid_n_real = fid_n_fake, fid_n_real
         self.kid_subsets, self.kid_subset_size, self.kid_n_real = kid_subsets, kid_subset_size, kid_n_real
         self.quantize, self.bn = quantize, bn
+        self.intra_n_fake, self.intra_classes = intra_n_fake, intra_classes
         self.seed, self.batch_size = seed, batch_size
 
-    def record(self) -> dict[str, Any]:
-        """The fields as plain values, ``batch_size`` left out; ``name`` is called ``protocol``."""
-        fields = {k: v for k, v in vars(self).items() if k not in ("name", "batch_size")}
+    def record(self, told: Collection[str] = ()) -> dict[str, Any]:
+        """The fields as plain values, ``batch_size`` left out; ``name`` is called ``protocol``.
+
+        Of the fields in ``OPTIONAL`` only those in ``told``: a score's record names what moves it.
+        """
+        left_out = {"name", "batch_size", *OPTIONAL} - set(told)
+        fields = {k: v for k, v in vars(self).items() if k not in left_out}
         return {"protocol": self.name, **fields}
 
 

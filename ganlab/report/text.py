@@ -36,7 +36,14 @@ DATASETS = {
     "lsun": "LSUN",
 }
 ARCHITECTURES = {"cnn": "CNN", "resnet": "ResNet", "dcgan": "DCGAN"}
-SCORES = {"is": "IS", "fid": "FID", "kid": "KID"}
+SCORES = {
+    "is": "IS",
+    "fid": "FID",
+    "kid": "KID",
+    "intra_fid": "Intra-FID",
+    "intra_ms_ssim": "Intra-class MS-SSIM",
+    "ms_ssim": "MS-SSIM",
+}
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 _MARKDOWN = re.compile(r"[\\`*\[\]{}|#~$@]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.")
@@ -180,6 +187,6 @@ def score_label(name: str) -> str:
 
 
 def better(name: str) -> str:
-    """``lower`` for FID and KID, ``higher`` for IS, empty for scores that are not known."""
+    """``higher`` for IS, ``lower`` for the others that are known, empty for the rest."""
     kind = split_score(name)[0]
-    return {"fid": "lower", "kid": "lower", "is": "higher"}.get(kind, "")
+    return "" if kind not in SCORES else "higher" if kind == "is" else "lower"
