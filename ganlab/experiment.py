@@ -159,8 +159,8 @@ class Experiment:
             wrong.append(f"normalization: {' and '.join(norms)} both normalise D's activations; choose one")
         if not architecture.conditional:
             wrong += [
-                f"metric.scores.{name}: needs class labels, and this architecture has none; leave it out or "
-                "use a conditional architecture"
+                f"metric.scores.{name}: needs class labels, and this architecture is unconditional; leave it "
+                "out, or use architecture=resnet architecture.head=projection"
                 for name, measure in metric.scores.items()
                 if measure.needs_labels
             ]

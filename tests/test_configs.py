@@ -83,10 +83,13 @@ def test_scores_of_classes_want_a_conditional_architecture() -> None:
     with pytest.raises(ConfigError) as error:
         composed(f"metric=[{','.join(options('metric'))}]")
     assert [str(m) for m in error.value.mistakes] == [
-        f"metric.scores.{name}: needs class labels, and this architecture has none; leave it out or use a "
-        "conditional architecture"
+        f"metric.scores.{name}: needs class labels, and this architecture is unconditional; leave it out, or "
+        "use architecture=resnet architecture.head=projection"
         for name in LABELLED
     ]
+    names = ",".join(options("metric"))
+    e = composed(f"metric=[{names}]", "architecture=resnet", "architecture.head=projection", *SMALL)
+    assert set(e.metric.scores) == set(options("metric"))
 
 
 def test_normalizations_combine() -> None:
