@@ -230,22 +230,22 @@ def _cells(grid: Grid, words: Sequence[str]) -> Iterator[Cell]:
             yield Cell(name, chosen, [*overrides, *own, *words])
 
 
-def scaled(tree: Mapping[str, Any], scale: Scale, words: Sequence[str]) -> list[str]:
-    """The overrides that bring a composed cell to ``scale``; keys that ``words`` set are left alone.
+def scaled(tree: Mapping[str, Any], scale: Scale, words: Sequence[str]) -> dict[str, Any]:
+    """Key -> value of what brings a composed cell to ``scale``; keys that ``words`` set are left alone.
 
     Raises ConfigError if the width is to change and the architecture has none.
     """
     mine = {w.lstrip("+~").partition("=")[0] for w in words}
-    found = []
+    found: dict[str, Any] = {}
     for key in SCALED if scale.updates != 1 else ():
         value = tree.get(key)
         if isinstance(value, int) and value > 0 and key not in mine:
-            found.append(f"{key}={max(1, round(value * scale.updates))}")
+            found[key] = max(1, round(value * scale.updates))
     if scale.width != 1 and WIDTH not in mine:
         width = (tree.get("architecture") or {}).get("width")
         if not isinstance(width, int | float):
             raise ConfigError("scale", "this architecture has no width", "scale=UPDATES alone")
-        found.append(f"{WIDTH}={width * scale.width:g}")
+        found[WIDTH] = float(f"{width * scale.width:g}")
     return found
 
 

@@ -88,11 +88,14 @@ def _job(
 ) -> Job:
     folder = place / cell.name
     composed = config.compose(cell.overrides, config_dirs)
-    if smaller := grids.scaled(composed.tree, scale, words):
-        composed = config.compose([*cell.overrides, *smaller], config_dirs)
+    smaller = grids.scaled(composed.tree, scale, words)
+    for key, value in smaller.items():  # as the override will, without composing anew
+        at, _, last = key.rpartition(".")
+        (composed.tree[at] if at else composed.tree)[last] = value
     with contextlib.suppress(DataError, EnvError):  # that run's own affair
         config.build(composed)
-    overrides = [*cell.overrides, *smaller, f"run_dir={quoted(str(folder))}"]
+    less = [f"{key}={value}" for key, value in smaller.items()]
+    overrides = [*cell.overrides, *less, f"run_dir={quoted(str(folder))}"]
     return Job(cell.name, cell.axes, overrides, folder, int(composed.tree["steps"]), composed.tree)
 
 
