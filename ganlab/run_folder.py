@@ -103,13 +103,18 @@ class RunFolder:
         return stored
 
     def check_config(
-        self, resolved: Mapping[str, Any], free: set[str] | frozenset[str] = frozenset()
+        self,
+        resolved: Mapping[str, Any],
+        free: set[str] | frozenset[str] = frozenset(),
+        defaults: Mapping[str, Any] | None = None,
     ) -> list[Difference]:
         """Compare with the stored config; return the differences under ``free`` keys, which may change.
 
-        A free key ("steps", "metric") covers all below it. Raises ConfigError listing every other one.
+        A free key ("steps", "metric") covers all below it. ``defaults``: what a key that the stored config
+        lacks stood for, as it was written before there was that key. Raises ConfigError listing all others.
         """
         stored = self.read_config() or {}
+        stored |= {k: v for k, v in (defaults or {}).items() if k in resolved and k not in stored}
         asked = yaml.safe_load(_dump(resolved))  # as it would come back: tuples are lists
         found = list(differences(stored, asked))
         allowed = [d for d in found if any(d.key == k or d.key.startswith(f"{k}.") for k in free)]

@@ -415,6 +415,17 @@ def test_what_counts_as_the_same_value(tmp_path: Path, old: Any, new: Any, same:
     assert (folder.check_config({"k": new}, {"k"}) == []) == same
 
 
+def test_a_key_younger_than_the_run_stood_for_its_default(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config(CONFIG)
+    assert folder.check_config({**CONFIG, "accumulate": 1}, defaults={"accumulate": 1, "steps": 5}) == []
+    with pytest.raises(ConfigError, match="accumulate: this run folder was made with 1, asked 2"):
+        folder.check_config({**CONFIG, "accumulate": 2}, defaults={"accumulate": 1})
+    folder.write_config({**CONFIG, "accumulate": 2})
+    with pytest.raises(ConfigError, match="made with 2, asked nothing"):
+        folder.check_config(CONFIG, defaults={"accumulate": 1})
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"a: [", b"- 1", b"\xff\xfe", b"x: !!python/object/apply:os.getcwd []"]
 )
