@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from ganlab.data.base import Dataset
 from ganlab.extractors.base import Extractor
-from ganlab.losses import Loss
+from ganlab.losses import ClassLoss, Loss
 from ganlab.metrics.base import Measure
 from ganlab.metrics.protocol import OPTIONAL, Protocol
 from ganlab.nets.base import Architecture
@@ -65,10 +65,14 @@ class Experiment:
         optimizer: called with parameters; one for each player.
         setting: name of the optimizer setting, A to F of SNGAN's Table 1, or your own.
         metric: how the run is scored.
+        class_loss: the loss of D's auxiliary classifier, for architecture.head=ac; null: none.
         steps: generator updates in all.
         d_steps: discriminator updates before each generator update (n_dis, n_critic).
         batch_size: real, and generated, images per D update.
         g_batch_size: generated images per G update; null: ``batch_size``.
+        accumulate: micro batches that each update is made of, so that a large batch fits a small GPU; batch
+            norm sees micro batches, and ``step.py`` says what else is not the same.
+        order: ``d_first``, or ``g_first`` as in SNGAN's code: G's update stands before D's in every step.
         fake_labels: the classes that a conditional G is trained on: ``uniform``, as in SNGAN's code, or as in
             the ``data``: the labels of D's real batch, and of random training images in G's updates.
             Scores and pictures draw them uniformly.
@@ -104,11 +108,14 @@ class Experiment:
         prior: Prior,
         optimizer: Callable[..., Optimizer],
         metric: Scoring,
+        class_loss: ClassLoss | None = None,
         setting: str = "custom",
         steps: Steps = 100_000,
         d_steps: Count = 1,
         batch_size: Annotated[int, Range(ge=2)] = 64,
         g_batch_size: Annotated[int, Range(ge=2)] | None = None,
+        accumulate: Count = 1,
+        order: Literal["d_first", "g_first"] = "d_first",
         fake_labels: Literal["uniform", "data"] = "uniform",
         seed: Annotated[int, Range(ge=0)] = 0,
         lr_decay: Literal["none", "linear"] = "none",
@@ -134,7 +141,8 @@ class Experiment:
         self.normalization, self.optimizer, self.metric = normalization, optimizer, metric
         self.setting, self.steps, self.d_steps, self.seed = setting, steps, d_steps, seed
         self.batch_size, self.g_batch_size = batch_size, g_batch_size or batch_size
-        self.fake_labels = fake_labels
+        self.class_loss, self.fake_labels = class_loss, fake_labels
+        self.accumulate, self.order = accumulate, order
         self.lr_decay, self.lr_decay_start, self.ema = lr_decay, lr_decay_start, ema
         self.dequantize, self.flip = dequantize, flip
         self.device, self.precision, self.deterministic = device, precision, deterministic
@@ -148,6 +156,14 @@ class Experiment:
             architecture.check(self.shape)
         except ValueError as error:
             wrong.append(str(error))
+        if architecture.classifies and class_loss is None:
+            wrong.append("class_loss: D has a classifier and no loss for it; set class_loss=acgan or wgan_gp")
+        if class_loss is not None and not architecture.classifies:
+            wrong.append("class_loss: D has no classifier; set architecture.head=ac, or leave it out")
+        for key, size in (("batch_size", self.batch_size), ("g_batch_size", self.g_batch_size)):
+            if size % accumulate or size // accumulate < 2:
+                what = f"{accumulate} micro batches of at least 2 do not make {key}={size}"
+                wrong.append(f"accumulate: {what}; choose a divisor of it")
         if architecture.conditional and not dataset.labelled:
             wrong.append(f"dataset: {NO_LABELS.format(f'{dataset.name} {dataset.split}')}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):

@@ -60,6 +60,9 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         bf16=e.precision == "bf16",
         num_classes=num_classes,
         fake_labels=e.fake_labels,
+        class_loss=e.class_loss,
+        accumulate=e.accumulate,
+        order=e.order,
     )
 
 

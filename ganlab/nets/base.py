@@ -18,11 +18,12 @@ class Architecture(ABC):
 
     ``z_dim``: length of z. G is called as ``g(z, y)`` and returns x (B, C, H, W) in [-1, 1]; D as
     ``d(x, y)`` and returns a ``Verdict``. ``conditional``: whether both want labels y (B,), int64; y is None
-    for unconditional networks.
+    for unconditional networks. ``classifies``: whether D's verdict has class logits.
     """
 
     z_dim: int
     conditional: bool = False
+    classifies: bool = False
 
     @abstractmethod
     def check(self, shape: ImageShape) -> None:
