@@ -6,7 +6,6 @@ loss or stabiliser by name. Randomness is a function of (seed, step), so a resum
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,9 +76,7 @@ def _train_in(
     folder: RunFolder, e: Experiment, config: dict[str, Any], choices: Mapping[str, Any], stop: StopFlag
 ) -> int:
     """Continue the run in ``folder``, whose lock is held, or tell how it ended."""
-    known = inspect.signature(Experiment).parameters.values()
-    defaults = {p.name: p.default for p in known if p.default is not p.empty}
-    changed = {d.key: d for d in folder.check_config(config, FREE, defaults)}
+    changed = {d.key: d for d in folder.check_config(config, FREE)}
     result = read_json(folder.result) or {}
     reached = int(result.get("step", 0))
     if "steps" in changed:

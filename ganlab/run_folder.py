@@ -103,18 +103,13 @@ class RunFolder:
         return stored
 
     def check_config(
-        self,
-        resolved: Mapping[str, Any],
-        free: set[str] | frozenset[str] = frozenset(),
-        defaults: Mapping[str, Any] | None = None,
+        self, resolved: Mapping[str, Any], free: set[str] | frozenset[str] = frozenset()
     ) -> list[Difference]:
         """Compare with the stored config; return the differences under ``free`` keys, which may change.
 
-        A free key ("steps", "metric") covers all below it. ``defaults``: what a key that the stored config
-        lacks stood for, as it was written before there was that key. Raises ConfigError listing all others.
+        A free key ("steps", "metric") covers all below it. Raises ConfigError listing every other one.
         """
         stored = self.read_config() or {}
-        stored |= {k: v for k, v in (defaults or {}).items() if k in resolved and k not in stored}
         asked = yaml.safe_load(_dump(resolved))  # as it would come back: tuples are lists
         found = list(differences(stored, asked))
         allowed = [d for d in found if any(d.key == k or d.key.startswith(f"{k}.") for k in free)]
@@ -138,7 +133,7 @@ class Difference(NamedTuple):
 def differences(stored: Any, asked: Any, where: str = "") -> Iterator[Difference]:
     """Differing keys with dots, depth first. A node of another ``_target_`` is one difference, not many.
 
-    A key that one side lacks has its class's default there: an option that is newer than a run is none.
+    A key that one side lacks has its class's default there: an option younger than a run is no difference.
     """
     if isinstance(stored, dict) and isinstance(asked, dict):
         if where and stored.get("_target_") != asked.get("_target_"):
