@@ -21,7 +21,15 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml"))
 PLAYED = ("architecture", "normalization", "loss", "prior", "setting", "experiment")
 LABELLED = ("intra_fid", "intra_ms_ssim")  # scores of classes
-SMALL = ["architecture.width=0.04", "batch_size=4", "g_batch_size=null", "steps=4", "device=cpu"]
+SMALL = [
+    "architecture.width=0.04",
+    "batch_size=4",
+    "g_batch_size=null",
+    "accumulate=1",
+    "steps=4",
+    "device=cpu",
+]
+CLASSES = 7
 
 
 def composed(*overrides: str) -> Experiment:
@@ -36,15 +44,17 @@ def options(group: str) -> list[str]:
 
 def play(e: Experiment) -> dict[str, float]:
     torch.manual_seed(0)
-    game = build_game(e, torch.device("cpu"))
+    game = build_game(e, torch.device("cpu"), CLASSES)
+    y = torch.randint(CLASSES, (e.batch_size,))
+    game.labels = y
     before = [p.detach().clone() for net in (game.discriminator, game.generator) for p in net.parameters()]
     x = torch.rand(e.batch_size, *e.shape) * 2 - 1
-    told = play_round(game, lambda: Batch(x), e.lr_factor(0))
+    told = play_round(game, lambda: Batch(x, y), e.lr_factor(0))
     after = [p for net in (game.discriminator, game.generator) for p in net.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert sum(moved) > 0.8 * len(moved), "both players learn"
     # the state survives the way to a checkpoint and back
-    again = build_game(e, torch.device("cpu"))
+    again = build_game(e, torch.device("cpu"), CLASSES)
     unpack_game(again, *pack_game(game), "here")
     for key, value in pack_game(again)[0].items():
         assert torch.equal(value, pack_game(game)[0][key]), key
@@ -55,7 +65,10 @@ def play(e: Experiment) -> dict[str, float]:
 def test_every_choice_plays_a_round(group: str, option: str) -> None:
     plus = "+" if group == "experiment" else ""
     # any images of the right shape will do: the datasets' own files are tested with their loaders
-    digits = ["dataset=digits", "dataset.channels=3"] if group == "experiment" and option != "digits" else []
+    digits = []
+    if group == "experiment" and option != "digits":
+        side = composed(f"+experiment={option}").shape.height
+        digits = ["dataset=digits", "dataset.channels=3", f"dataset.resolution={side}"]
     told = play(composed(f"{plus}{group}={option}", *digits, *SMALL))
     assert {"d", "g"} <= set(told)
     assert all(torch.isfinite(torch.tensor(v)) for v in told.values()), told
@@ -90,6 +103,23 @@ def test_scores_of_classes_want_a_conditional_architecture() -> None:
     names = ",".join(options("metric"))
     e = composed(f"metric=[{names}]", "architecture=resnet", "architecture.head=projection", *SMALL)
     assert set(e.metric.scores) == set(options("metric"))
+
+
+@pytest.mark.parametrize("option", options("class_loss"))
+def test_every_class_loss_plays_a_round(option: str) -> None:
+    head = ["architecture=resnet", "architecture.head=ac", f"class_loss={option}"]
+    told = play(composed(*head, *SMALL))
+    assert {"d_class", "g_class"} <= set(told)
+
+
+@pytest.mark.parametrize("head", ["concat", "projection", "ac"])
+def test_every_head_plays_a_round(head: str) -> None:
+    words = [
+        "architecture=resnet",
+        f"architecture.head={head}",
+        *(["class_loss=acgan"] if head == "ac" else []),
+    ]
+    assert {"d", "g"} <= set(play(composed(*words, *SMALL)))
 
 
 def test_normalizations_combine() -> None:
