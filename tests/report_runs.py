@@ -33,6 +33,7 @@ SNGAN = {
     "generator": "raw",
     "extractor": "inception",
 }
+TTUR = SNGAN | {"protocol": "ttur50k", "fid_n_fake": 50_000, "fid_n_real": 50_000, "real_split": "train"}
 SMALL = SNGAN | {"protocol": "smoke", "is_n_fake": 2_000, "fid_n_fake": 2_000, "extractor": "cifar"}
 
 

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from report_runs import SMALL, SNGAN, digest, make_run
+from report_runs import SMALL, SNGAN, TTUR, digest, make_run
 
 from ganlab.errors import DataError, EnvError
-from ganlab.report import cells, compare, mosaic, page, published, report, tables, text
+from ganlab.metrics.protocol import Protocol
+from ganlab.report import cells, compare, mosaic, published, report, sheet, tables, text
 from ganlab.report.collect import Run, collect
 from ganlab.report.curves import BINS, _binned
 from ganlab.report.history import Curve
@@ -190,14 +191,80 @@ def test_published_lookup_prefers_own_rows_and_equal_updates() -> None:
 
 
 def test_published_file_is_whole() -> None:
-    known = published.table()
-    ids = [row["id"] for row in known["results"]]
-    assert len(ids) == len(set(ids)) > 90
-    for row in known["results"]:
-        assert row["protocol"] in known["protocols"]
-        assert row["source"] in known["sources"]
-        assert row["recalled"] == (row["provenance"] == "recalled")
-    assert len(published.values()) == len(ids) - 1  # one row says "collapsed"
+    known, rows = published.table(), published.rows()
+    ids = [row["id"] for row in rows]
+    assert len(ids) == len(set(ids)) == 619
+    numbers = ("value", "std", "resolution", "updates")
+    for row in rows:
+        assert row["protocol"] in known["protocols"], row
+        assert row["source"] in known["sources"], row
+        assert row["paper"] in known["papers"], row
+        assert row["provenance"] in ("read", "recalled", "read, ± recalled"), row
+        assert (row["source"] == "memory") == (row["provenance"] == "recalled"), row
+        assert row["conditional"] in ("yes", "no", ""), row
+        assert None not in row.values(), row
+        assert None not in row, row
+        for key in numbers if row["score"] != "status" else numbers[1:]:
+            assert not row[key] or math.isfinite(float(row[key])), row
+    used = {key: {row[key] for row in rows} for key in ("protocol", "source", "paper")}
+    assert set(known["protocols"]) == used["protocol"]
+    assert set(known["sources"]) == used["source"]
+    assert set(known["papers"]) == used["paper"]
+    assert sum(row["provenance"] == "recalled" for row in rows) == 29
+    words = [row for row in rows if row["score"] == "status"]
+    assert sorted(row["value"] for row in words) == ["collapsed"] * 3 + ["diverged"] * 2
+    assert len(published.values()) == len(ids) - len(words)
+
+
+def test_protocols_of_published_values_speak_of_keys_that_ganlab_records() -> None:
+    recorded = {*Protocol(name="x", is_n_fake=10, fid_n_fake=10).record(), "generator", "real_split"}
+    for name, protocol in published.table()["protocols"].items():
+        assert {"label", "text"} <= set(protocol), name
+        assert "unlike" in protocol or "extractor" in protocol, name
+        for kind in ("is", "fid", "kid"):
+            assert set(protocol.get(kind, {})) <= recorded, name
+
+
+def test_other_implementations_are_no_papers_and_recalled_values_say_so() -> None:
+    rows = published.of_method("cifar10", "resnet", "sn", 32)
+    by = {p.paper: p.by_its_authors for p in rows}
+    assert by["mimicry"] is by["studiogan"] is by["mmgeneration"] is False
+    assert by["sngan"] is by["projection"] is True
+    assert {p.paper for p in published.lookup("cifar10", "resnet", "sn", "hinge", "fid")} == {"sngan"}
+    (projection,) = published.lookup("cifar10", "resnet", "sn", "hinge", "fid", head="projection")
+    assert (projection.paper, projection.value) == ("projection", 17.5)
+    recalled = published.lookup("cifar10", "resnet", "sn", "hinge", "fid", head="ac")[0]
+    assert recalled.where == "Projection Table 3, recalled from memory: not verified"
+    half = next(p for p in published.values() if p.provenance == "read, ± recalled")
+    assert half.where.endswith("its ± recalled from memory")
+    assert {p.resolution for p in published.of_method("imagenet", "resnet", "sn", 32)} == {32}
+
+
+@pytest.mark.parametrize(
+    ("paper", "score", "record", "reason"),
+    [
+        ("chainer_gan_lib", "fid", SNGAN, "Chainer port of Inception"),
+        ("mimicry", "fid", SNGAN | {"fid_n_fake": 50_000}, "stretched to their own minimum"),
+        ("pytorch_gan_collections", "fid", SNGAN, "generated images: 5,000 here, 50,000 published"),
+        ("pytorch_gan_collections", "fid", TTUR, None),
+        ("pytorch_gan_collections", "fid", TTUR | {"real_split": "test"}, "test here, train published"),
+        ("studiogan", "fid", TTUR, "batch norm statistics of G: running here, batch published"),
+    ],
+)
+def test_other_implementations_are_refused_with_a_reason(
+    paper: str, score: str, record: dict[str, Any], reason: str | None
+) -> None:
+    row = next(p for p in published.values() if p.paper == paper and p.score == score and p.method == "sn")
+    said = published.differences(row, score, record)
+    assert (said == []) if reason is None else (reason in "; ".join(said))
+    assert published.differences(row, "fid_cifar", record | {"extractor": "cifar"})
+
+
+def test_a_best_checkpoint_is_not_a_last_one() -> None:
+    row = next(p for p in published.values() if p.protocol == "studiogan_10k_test" and p.score == "fid")
+    ours = SNGAN | {"fid_n_fake": 10_000, "bn": "batch"}
+    assert published.differences(row, "fid", ours, "best") == []
+    assert published.differences(row, "fid", ours, "last") == ["checkpoint: last here, best published"]
 
 
 @pytest.mark.parametrize(
@@ -209,8 +276,8 @@ def test_published_file_is_whole() -> None:
         ("fid", {"fid_n_fake": 50_000}, "generated images: 50,000 here, 5,000 published"),
         ("fid", {"fid_n_real": 0, "real_split": "train"}, "real images: 50,000 here, 10,000 published"),
         ("fid", {"quantize": "round"}, "rounding to 8 bits: round here, truncate published"),
-        ("fid_cifar", {"extractor": "cifar"}, "fid_cifar is computed on the cifar network"),
-        ("fid_cifar", {"extractor": "inception"}, "fid_cifar is computed on"),
+        ("fid_cifar", {"extractor": "cifar"}, "scored on the cifar network here"),
+        ("fid_cifar", {"extractor": "inception"}, "scored on the inception network here"),
         ("fid", {"generator": "ema"}, "weights of G: ema here, raw published"),
         ("fid", {"extractor": {"name": "inception", "weights_official": False}}, "not the official ones"),
         ("is", {"is_splits": 1}, "splits: 1 here, 10 published"),
@@ -260,7 +327,7 @@ def test_paper_beside_ours(tmp_path: Path) -> None:
     assert "sngan_paper" in table.notes[0]
     note = compare.beside(section, key).note
     assert note.startswith(
-        "Published: SNGAN Table 2 (best of settings A-F, 100,000 updates). The paper does not"
+        "Published: SNGAN Table 2 (best of settings A-F, 100,000 updates). Its source does not state"
     )
 
 
@@ -365,7 +432,7 @@ def test_no_value_of_result_json_can_break_it(tmp_path: Path) -> None:
     runs = collect([tmp_path])
     sections = cells.sections(runs)
     assert len(runs) == n + 1
-    rows = page.to_csv(sections, runs)
+    rows = sheet.to_csv(sections, runs)
     assert rows.count("\n") > n
     for section in sections:
         assert tables.facts(section)
@@ -526,7 +593,7 @@ def test_nothing_of_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from ganlab.report import report; early = set(sys.modules);"
         f"report([{str(tmp_path / 'runs')!r}], {str(tmp_path / 'out')!r});"
-        "assert not {'matplotlib', 'jinja2'} & early, early; assert 'torch' not in sys.modules"
+        "assert not {'matplotlib', 'jinja2', 'scipy'} & early, early; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], timeout=120)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from ganlab.schema import Count, Range, Steps, checked
@@ -86,3 +86,22 @@ def digest(record: Mapping[str, Any]) -> str:
     told = {k: v for k, v in record.items() if k not in LABELS}
     text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def apart(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Key -> its value in each record, for the keys that can move a number and are not the same in all.
+
+    Nodes are compared by their parts (``extractor.name``); a record without the key has None there.
+    """
+    flat = [
+        {
+            f"{key}.{part}" if part else key: value
+            for key, node in record.items()
+            if key not in LABELS
+            for part, value in (node.items() if isinstance(node, Mapping) else [("", node)])
+        }
+        for record in records
+    ]
+    keys = dict.fromkeys(key for record in flat for key in record)
+    found = {key: [record.get(key) for record in flat] for key in keys}
+    return {key: values for key, values in found.items() if any(v != values[0] for v in values)}

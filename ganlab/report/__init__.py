@@ -1,8 +1,10 @@
 """``ganlab report``: many runs side by side, beside the published values. Reads run folders, never torch.
 
-``collect`` and ``history`` read runs, ``cells`` sorts them into the grid, ``published`` knows the papers'
-values and ``compare`` puts them beside ours; ``bars``, ``curves`` and ``mosaic`` draw (``figures`` is what
-they share), ``tables`` counts, ``text`` makes words safe, ``page`` writes HTML, Markdown and CSV.
+``collect``, ``history`` and ``grids`` read, ``cells`` sorts runs into the grid, ``published`` knows the
+papers' values; ``compare`` and ``sidebyside`` put them beside ours, ``ranking`` orders the methods, ``noise``
+says what the seeds allow to say, ``rescored`` compares protocols; ``bars``, ``curves`` and ``mosaic`` draw
+(``figures`` is what they share), ``tables`` and ``table`` are the page's tables, ``text`` makes words safe,
+``page`` writes HTML and Markdown, ``sheet`` the CSV of all scores.
 """
 
 from __future__ import annotations
@@ -18,13 +20,21 @@ OUT = Path("outputs/report")
 def report(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
     """Report on all runs at or under ``paths`` in the folder ``out`` (default ``outputs/report``).
 
-    Writes ``report.html`` (self-contained), ``report.md``, ``results.csv`` and ``figures/``; the same runs
-    give the same bytes. Returns the path of ``report.html``. Unreadable and unfinished runs are listed there.
+    Writes ``report.html`` (self-contained), ``report.md``, ``figures/`` and the numbers as ``results.csv``,
+    ``published.csv``, ``ranking.csv`` and ``differences.csv``; the same runs give the same bytes. Returns the
+    path of ``report.html``. Unreadable and unfinished runs are listed there.
     Raises DataError for a path without any run, EnvError if ``out`` can't be written.
     """
-    from ganlab.report import cells, collect, page  # imported late: matplotlib and jinja2 take a second
+    from ganlab.report import (
+        cells,
+        collect,
+        grids,
+        page,
+    )  # imported late: matplotlib and jinja2 take a second
 
     if not paths:
         raise DataError("RUN", "no run folder given", "name run folders, or a folder that holds some")
-    runs = collect.collect([Path(p) for p in paths])
-    return page.write(runs, cells.sections(runs), Path(OUT if out is None else out))
+    folders = [Path(p) for p in paths]
+    runs = collect.collect(folders)
+    grid = grids.find(runs, folders)
+    return page.write(runs, cells.sections(runs), Path(OUT if out is None else out), grid)

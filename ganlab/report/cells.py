@@ -121,12 +121,25 @@ class Section:
         return f"{name} {self.resolution}×{self.resolution}, {net}" if self.resolution else f"{name}, {net}"
 
     @property
+    def net(self) -> str:
+        """The kind of net as published.csv calls it: ``resnet`` for every size of it."""
+        return self.architecture.rstrip("0123456789_-")
+
+    @property
+    def pixels(self) -> int | None:
+        return int(self.resolution) if self.resolution.isascii() and self.resolution.isdigit() else None
+
+    @property
     def groups(self) -> list[Group]:
         return groups(self.cells)
 
     @property
     def settings(self) -> list[str]:
         return settings(self.cells)
+
+    def of(self, group: Group) -> list[Run]:
+        """The group's runs; there is at least one."""
+        return [run for (g, _), cell in self.cells.items() if g == group for run in cell.runs]
 
     def shown(self, key: Key) -> Places:
         """The cells of a figure: those with the score, and those that ended without any such score."""

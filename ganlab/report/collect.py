@@ -74,6 +74,13 @@ class Run:
         return self.number("steps") if steps is None else steps, width
 
     @property
+    def head(self) -> str:
+        """How a conditional D is told the class (``projection``, ``concat``, ``ac``); "" if it is not."""
+        if self.config.get("architecture.conditional") is not True:
+            return ""
+        return clean(self.config.get("architecture.head") or "unknown", 20)
+
+    @property
     def samples(self) -> list[Path]:
         """The sample grids, newest step last."""
         named = (

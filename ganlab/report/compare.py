@@ -36,7 +36,11 @@ def beside(section: Section, key: Key) -> Beside:
     for group in groups(section.shown(key)):
         run = _first(section, group)
         loss = published.loss_name(run.text("loss"))
-        found = published.lookup(dataset, section.architecture, group.method, loss, kind, run.scale[0])
+        found = published.lookup(
+            *(dataset, section.net, group.method, loss, kind, run.scale[0]),
+            resolution=section.pixels,
+            head=run.head,
+        )
         if found:
             reasons[group] = published.differences(found[0], key.score, record) + ([unlike] if unlike else [])
             if not reasons[group]:
@@ -66,11 +70,11 @@ def _note(
     elif why:
         names = ", ".join(g.label for g in reasons if g not in rows)
         parts.append(f"No published value beside {names}: {why}.")
-    unstated = {published.table()["protocols"][p.protocol].get("unstated", "") for p in rows.values()} - {""}
-    if unstated and text.split_score(key.score)[0] == "fid":
+    if unstated := {published.unstated(p) for p in rows.values()} - {""}:
         split = text.clean(section.protocol(key).get("real_split", "not recorded"), 20)
         said = "; ".join(sorted(unstated))
-        parts.append(f"{said[0].upper()}{said[1:]}; ours: {split}.")
+        ours = f" (ours: {split})" if "split of" in said else ""
+        parts.append(f"Its source does not state {said}{ours}.")
     if any(p.recalled for p in rows.values()):
         parts.append("Recalled values are from memory and not verified.")
     return " ".join(parts)

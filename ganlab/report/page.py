@@ -1,11 +1,9 @@
-"""Writes a report: one self-contained HTML page, Markdown with linked figures, and one CSV of all scores."""
+"""Writes a report: one self-contained HTML page, Markdown with linked figures, and CSV of all numbers."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
-import io
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -18,33 +16,28 @@ import jinja2
 import ganlab
 from ganlab.disk import write_atomic
 from ganlab.errors import EnvError
-from ganlab.report import bars, compare, curves, mosaic, published, tables, text
-from ganlab.report.cells import Group, Key, Section
-from ganlab.report.collect import Run, Score
+from ganlab.report import (
+    bars,
+    compare,
+    curves,
+    mosaic,
+    noise,
+    published,
+    ranking,
+    rescored,
+    sheet,
+    sidebyside,
+    tables,
+    text,
+)
+from ganlab.report.cells import Key, Section
+from ganlab.report.collect import Run
 from ganlab.report.figures import Picture
+from ganlab.report.grids import Grid
+from ganlab.report.table import Table
 
 MAX_INLINE_SVG = 1_500_000  # bytes; a larger drawing goes into the page as PNG
 _OURS = re.compile(r"(bars|curves|samples)-[a-z0-9_-]+\.(png|svg)")
-COLUMNS = (
-    *("run", "name", "experiment", "method", "variant", "dataset", "dataset_path", "resolution"),
-    *(
-        "architecture",
-        "width",
-        "loss",
-        "normalization",
-        "setting",
-        "seed",
-        "steps",
-        "step",
-        "status",
-        "error",
-    ),
-    *("status", "error", "checkpoint", "score_step", "score", "value", "std", "better"),
-    *("protocol", "protocol_id", "extractor"),
-    *("published", "published_std", "published_where", "published_note"),
-    *("it_per_s", "wall_s", "eval_share", "peak_memory_mb"),
-    *("parameters_generator", "parameters_discriminator", "device", "torch", "git", "started", "updated"),
-)
 
 
 @dataclass(frozen=True)
@@ -59,6 +52,8 @@ class View:
     notes: list[str]
     matrices: list[tables.Matrix]
     comparison: compare.Comparison | None
+    side: Table | None
+    parts: list[tuple[str, list[Table]]]
     score_names: list[str]
     runs: list[tables.RunRow]
 
@@ -100,16 +95,38 @@ def view(section: Section, number: int, stem: str) -> View:
         notes,
         [tables.matrix(section, key) for key in section.measured()[:48]],
         compare.comparison(section, beside),
+        sidebyside.table(section),
+        _parts(section),
         [text.score_label(n) for n in names],
         tables.run_rows(section, names),
     )
 
 
+def _parts(section: Section) -> list[tuple[str, list[Table]]]:
+    """The further comparisons, each under its heading: order and robustness, seed noise, protocols."""
+    keys = [next((k for k in section.measured("last") if _kind(k) == d), None) for d in ("fid", "is")]
+    lead = [k for k in keys if k is not None]
+    orders = [t for k in lead for t in ranking.tables(section, k, _reduced(section))]
+    chance = [t for k in lead if (t := noise.table(section, k)) is not None]
+    protocols = [t for t in [rescored.table(section)] if t is not None]
+    named = [("Order and robustness", orders), ("Seed noise", chance), ("Protocols apart", protocols)]
+    return [(heading, found) for heading, found in named if found]
+
+
+def _kind(key: Key) -> str:
+    return text.split_score(key.score)[0]
+
+
+def _reduced(section: Section) -> str:
+    steps, widths = section.scales()
+    dataset = published.known_dataset(section.dataset, section.dataset_path)[0]
+    return published.reduced(dataset, section.net, steps, widths)
+
+
 def _scale(section: Section) -> str:
     """What a title says of the size of the runs: " (1,000 of the paper's 100,000 updates)"."""
     steps, widths = section.scales()
-    dataset = published.known_dataset(section.dataset, section.dataset_path)[0]
-    words = published.reduced(dataset, section.architecture, steps, widths)
+    words = _reduced(section)
     if not words and steps:
         words = text.span(text.count(steps[0]), text.count(steps[-1])) + " updates"
         if any(w != 1 for w in widths):
@@ -127,7 +144,7 @@ def _measured(section: Section, key: Key) -> str:
     return f"{key.checkpoint} checkpoint, protocol {name}, {seeds}"
 
 
-def write(runs: Sequence[Run], sections: Sequence[Section], out: Path) -> Path:
+def write(runs: Sequence[Run], sections: Sequence[Section], out: Path, grids: Sequence[Grid] = ()) -> Path:
     """Write everything into ``out``; returns the HTML page. Raises EnvError if that can't be written."""
     _prepare(out)
     stems: dict[str, int] = {}
@@ -140,6 +157,8 @@ def write(runs: Sequence[Run], sections: Sequence[Section], out: Path) -> Path:
     shown, clashes = tables.all_protocols(runs)
     context: dict[str, Any] = {
         "views": views,
+        "title": "; ".join(g.heading for g in grids) or "ganlab report",
+        "grids": grids,
         "version": ganlab.__version__,
         "num_runs": len(runs),
         "warnings": clashes,
@@ -152,7 +171,10 @@ def write(runs: Sequence[Run], sections: Sequence[Section], out: Path) -> Path:
     pictures = {p.name: p for v in views for p in v.pictures}
     files = {f"figures/{p.name}.{kind}": data for p in pictures.values() for kind, data in _kinds(p) if data}
     files |= {
-        "results.csv": to_csv(sections, runs).encode("utf-8", "replace"),
+        "results.csv": sheet.to_csv(sections, runs).encode("utf-8", "replace"),
+        "published.csv": sidebyside.csv_of(sections).encode("utf-8", "replace"),
+        "ranking.csv": ranking.csv_of(sections).encode("utf-8", "replace"),
+        "differences.csv": noise.csv_of(sections).encode("utf-8", "replace"),
         "report.md": _environment(html=False).get_template("page.md.j2").render(context).encode(),
         "report.html": to_html(context).encode(),
     }
@@ -190,8 +212,9 @@ def _kinds(picture: Picture) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
 def _sources(views: Iterable[View]) -> list[str]:
     """The papers whose values are shown."""
     said = " ".join(note for v in views if v.comparison for note in v.notes)
+    said += " ".join(field.words for v in views if v.side for row in v.side.rows for field in row)
     papers = published.table()["papers"].values()
-    return [f"{p['name']}: arXiv {p['arxiv']}" for p in papers if f"{p['name']} " in said]
+    return [f"{p['name']}: arXiv {p['arxiv']}" for p in papers if "arxiv" in p and f"{p['name']} " in said]
 
 
 def _environment(html: bool) -> jinja2.Environment:
@@ -221,60 +244,3 @@ def data_uri(picture: Picture) -> str:
     if picture.svg and len(picture.svg) <= MAX_INLINE_SVG:
         return "data:image/svg+xml;base64," + base64.b64encode(picture.svg).decode()
     return "data:image/png;base64," + base64.b64encode(picture.png).decode()
-
-
-def to_csv(sections: Sequence[Section], runs: Iterable[Run]) -> str:
-    """One row per run, checkpoint and score; a run without scores has one row. No text is a formula."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    rows: list[dict[str, object]] = []
-    for section in sections:
-        beside: dict[Key, compare.Beside] = {}
-        for (group, _), cell in section.cells.items():
-            for run in cell.runs:
-                rows += [
-                    _about(run) | {"variant": group.variant} | _scored(section, group, run, s, beside)
-                    for s in run.scores
-                ] or [_about(run) | {"variant": group.variant}]
-    rows += [_about(run) for run in runs if run.problem]
-    for row in sorted(rows, key=lambda r: (str(r["run"]), r.get("checkpoint") != "last")):
-        writer.writerow({k: text.csv_cell(v) for k, v in row.items()})
-    return out.getvalue()
-
-
-def _about(run: Run) -> dict[str, object]:
-    whole = ("seed", "steps", "step", "parameters_generator", "parameters_discriminator")
-    row: dict[str, object] = {k: run.text(k) for k in COLUMNS if k in run.texts}
-    row |= {k: v if v is None or k not in whole else int(v) for k, v in run.numbers.items()}
-    return row | {
-        "run": run.shown,
-        "status": run.status,
-        "error": run.problem or run.text("error"),
-        "resolution": run.config.get("dataset.resolution"),
-        "width": run.scale[1],
-    }
-
-
-def _scored(
-    section: Section, group: Group, run: Run, score: Score, cache: dict[Key, compare.Beside]
-) -> dict[str, object]:
-    key = Key(score.name, score.checkpoint, score.protocol_id)
-    if key not in cache:
-        cache[key] = compare.beside(section, key)
-    row = cache[key].rows.get(group)
-    return {
-        "checkpoint": score.checkpoint,
-        "score_step": score.step,
-        "score": score.name,
-        "value": score.value,
-        "std": score.std,
-        "better": text.better(score.name),
-        "protocol": text.protocol_name(score.protocol, "").removesuffix(" []"),
-        "protocol_id": score.protocol_id,
-        "extractor": published.extractor(score.protocol, score.name),
-        "published": row and row.value,
-        "published_std": row and row.std,
-        "published_where": row and row.where,
-        "published_note": "; ".join(cache[key].reasons.get(group, [])),
-    }

@@ -1,13 +1,15 @@
 """Published scores, with where they come from, and whether one of ours may stand beside them.
 
-The values live in ``ganlab/assets/published.yaml``. A score of ours is like for like only if it comes from
-the same kind of network, images, counts and splits; otherwise the reasons are listed instead.
+The values live in ``ganlab/assets/published.csv``; ``published.yaml`` beside it says what its words mean.
+A score of ours is like for like only if it comes from the same kind of network, images, counts and splits;
+otherwise the reasons are listed instead.
 """
 
 from __future__ import annotations
 
+import csv
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,7 @@ _KEYS = {
     "is_splits": "splits",
     "fid_n_fake": "generated images",
     "fid_n_real": "real images",
+    "real_split": "split of the real images",
     "quantize": "rounding to 8 bits",
     "bn": "batch norm statistics of G",
     "generator": "weights of G",
@@ -37,7 +40,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Published:
-    """One published score. ``std_over``: what the spread is over, splits or seeds; "" if not known."""
+    """One published score; the fields are the columns that published.yaml explains."""
 
     id: str
     paper: str
@@ -50,60 +53,138 @@ class Published:
     protocol: str
     provenance: str
     source: str
-    recalled: bool = False
-    quoted: bool = False
+    subset: str = ""
+    resolution: int | None = None
     conditional: bool = False
+    head: str = ""
     loss: str = ""
     std: float | None = None
     std_over: str = ""
+    checkpoint: str = ""
     updates: int | None = None
     hparams: str = ""
+    details: str = ""
+    quoted_from: str = ""
+    confidence: str = ""
+    approximate: bool = False
+    flag: str = ""
     note: str = ""
 
     @property
+    def quoted(self) -> bool:
+        return bool(self.quoted_from)
+
+    @property
+    def recalled(self) -> bool:
+        """From memory, in part or whole: every report says so."""
+        return "recalled" in self.provenance
+
+    @property
+    def by_its_authors(self) -> bool:
+        return str(_paper(self.paper).get("kind")) == "paper"
+
+    @property
     def where(self) -> str:
-        """``SNGAN Table 2``; a value from memory says so."""
-        paper = table()["papers"].get(self.paper, {}).get("name", self.paper)
-        return f"{paper} {self.table}" + (", recalled from memory: not verified" if self.recalled else "")
+        """``SNGAN Table 2``; a quoted value and one from memory say so."""
+        name = f"{_paper(self.paper).get('name', self.paper)} {self.table}"
+        if self.quoted:
+            name += f", quoting {self.quoted_from}"
+        if self.provenance == "recalled":
+            return f"{name}, recalled from memory: not verified"
+        return f"{name}, its ± recalled from memory" if self.recalled else name
 
     @property
     def conditions(self) -> str:
         """``best of settings A-F, 100,000 updates``."""
-        best = "best of settings A-F" if self.hparams == "best_of_A-F" else self.hparams
+        best = "best of settings A-F" if self.hparams == "best of A-F" else self.hparams
         updates = f"{self.updates:,} updates" if self.updates else ""
         return ", ".join(part for part in (best, updates) if part)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Counts of images that the row itself tells, in the words of ganlab's protocol records."""
+        told = dict(part.split(" ", 1) for part in self.details.split("; ") if " " in part)
+        keys = {"n_real": "fid_n_real", "n_fake": "fid_n_fake"}
+        return {ours: int(told[theirs]) for theirs, ours in keys.items() if theirs in told}
+
+
+def _paper(key: str) -> dict[str, str]:
+    found: dict[str, str] = table()["papers"].get(key, {})
+    return found
 
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """The whole of ``published.yaml``: protocols, sources, papers, scales, results."""
+    """The whole of ``published.yaml``: protocols, sources, papers, scales."""
     loaded: dict[str, Any] = yaml.safe_load((ASSETS / "published.yaml").read_text(encoding="utf-8"))
     return loaded
 
 
 @functools.cache
+def rows() -> tuple[dict[str, str], ...]:
+    """``published.csv`` as it stands, one row per score; a ``status`` has a word for a value."""
+    with (ASSETS / "published.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+@functools.cache
 def values() -> tuple[Published, ...]:
     """The published scores that are numbers, in the file's order."""
+    read: dict[str, Callable[[str], Any]] = {"value": float, "std": float, "resolution": int, "updates": int}
+    read |= {"conditional": lambda word: word == "yes", "approximate": lambda word: word == "yes"}
     known = Published.__dataclass_fields__
-    rows = [r for r in table()["results"] if isinstance(r["value"], (int, float))]
-    return tuple(Published(**{k: v for k, v in row.items() if k in known}) for row in rows)
+    return tuple(
+        Published(**{k: read.get(k, str)(v) for k, v in row.items() if v and k in known})
+        for row in rows()
+        if row["score"] != "status"
+    )
+
+
+def of_method(dataset: str, architecture: str, method: str, resolution: int | None = None) -> list[Published]:
+    """All rows on a method, dataset and kind of net, whoever printed them, in the file's order.
+
+    A resolution counts only where both sides tell one.
+    """
+    return [
+        p
+        for p in values()
+        if (p.dataset, p.architecture, p.method) == (dataset, architecture, method)
+        and (resolution is None or p.resolution in (None, resolution))
+    ]
 
 
 def lookup(
-    dataset: str, architecture: str, method: str, loss: str, score: str, updates: float | None = None
+    dataset: str,
+    architecture: str,
+    method: str,
+    loss: str,
+    score: str,
+    updates: float | None = None,
+    *,
+    resolution: int | None = None,
+    head: str = "",
 ) -> list[Published]:
-    """The published values for a method's score (``is``, ``fid``), the most fitting first.
+    """The papers' values for a method's score (``is``, ``fid``), the most fitting first.
 
-    First the papers' own rows, then those with as many updates, then the file's order.
+    First the papers' own rows, then what was read, then those with as many updates, then the file's order.
+    ``head``: how a conditional D is told the class; "" for an unconditional one.
     """
     same = [
         p
-        for p in values()
-        if (p.dataset, p.architecture, p.method, p.score) == (dataset, architecture, method, score)
-        and not p.conditional
+        for p in of_method(dataset, architecture, method, resolution)
+        if p.score == score
+        and p.by_its_authors
+        and (p.head == head if head else not p.conditional)
         and (not p.loss or not loss or p.loss == loss)
     ]
-    return sorted(same, key=lambda p: (p.quoted, p.updates != updates))
+    odd = ("d_width", "stat")  # a variant of the method's row, not the row
+    return sorted(
+        same,
+        key=lambda p: (
+            *(p.quoted, p.provenance == "recalled", bool(p.flag), p.checkpoint != ""),
+            *(p.updates != updates, any(word in p.details for word in odd)),
+        ),
+    )
 
 
 def known_dataset(dataset: str, path: str = "") -> tuple[str, str]:
@@ -112,7 +193,7 @@ def known_dataset(dataset: str, path: str = "") -> tuple[str, str]:
     A ``folder`` of CIFAR-10 pictures is looked up as CIFAR-10, but never counts as the same images.
     """
     word = "".join(c for c in (path if dataset == "folder" else dataset).lower() if c.isalnum())
-    for name in ("cifar100", "cifar10", "stl10"):
+    for name in ("cifar100", "cifar10", "stl10", "celeba"):
         if word == name and dataset != "folder":
             return name, ""
         if word.startswith(name):
@@ -135,27 +216,36 @@ def extractor(record: Mapping[str, Any], score: str) -> str:
     return text.clean(found or text.split_score(score)[1].strip("_") or "inception", 40)
 
 
-def differences(row: Published, score: str, record: Mapping[str, Any]) -> list[str]:
+def differences(row: Published, score: str, record: Mapping[str, Any], checkpoint: str = "last") -> list[str]:
     """Why our ``score``, measured as ``record`` says, may not stand beside ``row``; empty if it may."""
     wanted = table()["protocols"].get(row.protocol, {})
     kind, suffix = text.split_score(score)
     network = extractor(record, score)
+    if unlike := wanted.get("unlike"):
+        return [f"published: {unlike}"]
     if suffix or not network.startswith(wanted.get("extractor", "no network")):
-        theirs = f"published {text.score_label(kind)} on the 2015 Inception network"
-        return [f"{score} is computed on the {network} network, {theirs}"]
+        return [f"scored on the {network} network here, on the 2015 Inception network there"]
     told = record.get("extractor")
     if isinstance(told, Mapping) and told.get("weights_official") is False:
         return ["the Inception weights are not the official ones"]
     if kind not in wanted:
         return [f"no published protocol for {score}"]
     reasons = []
-    for key, want in wanted[kind].items():
+    for key, want in {**wanted[kind], **(row.counts if kind == "fid" else {})}.items():
         have = record.get(key)
         if key == "fid_n_real" and have == 0:
             have = SPLITS.get((row.dataset, str(record.get("real_split"))), "all")
         if have != want:
             reasons.append(f"{_KEYS.get(key, key)}: {_told(have)} here, {_told(want)} published")
+    there = row.checkpoint or wanted.get("checkpoint")
+    if there and there != checkpoint:
+        reasons.append(f"checkpoint: {text.clean(checkpoint, 20)} here, {there} published")
     return reasons
+
+
+def unstated(row: Published) -> str:
+    """What the source leaves open about this score, though it can move it."""
+    return str(table()["protocols"].get(row.protocol, {}).get("unstated", {}).get(row.score, ""))
 
 
 def _told(value: object) -> str:

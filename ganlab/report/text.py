@@ -114,6 +114,12 @@ def number(value: float | None, like: float | None = None) -> str:
     return f"{value:.{1 if size >= 100 else 2 if size >= 1 else 4}f}"
 
 
+def signed(value: float | None, like: float | None = None) -> str:
+    """A difference, its sign always told: ``+1.20``."""
+    told = number(value, like)
+    return told if value is None or value < 0 or told == "–" else f"+{told}"
+
+
 def spread(value: float | None, std: float | None) -> str:
     """``29.30 ± 0.21``, or the value alone."""
     return number(value) if std is None else f"{number(value)} ± {number(std, like=value)}"
