@@ -134,7 +134,7 @@ def table(section: Section, key: Key) -> Table | None:
         )
     if silent < len(pairs):
         notes.append(
-            "A method's mean less that of the best one at the setting, ± half of Welch's t interval over seeds "
+            "A mean less that of the best one at the setting, ± half of Welch's t interval over seeds "
             "(one value per seed, finished runs). Bold: more than seed noise, the interval leaves 0 out. "
             f"Each interval is at {LEVEL:.0%} for itself, not corrected for the {len(pairs) - silent} "
             "comparisons; with 2 or 3 seeds it is wide, and within it does not mean equal. All pairs, with p "

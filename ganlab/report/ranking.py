@@ -250,8 +250,8 @@ def _robustness(
     notes = [
         "Sorted by settings not finished, then by the worst one: a robust method is high here and has a "
         "small spread (worst and best as a ratio). first at: settings at which it leads others. place / "
-        "paper's: by the best setting, among the methods that both have. Settings a method was not run at are "
-        "not counted."
+        "paper's: by the best setting, among the methods that both have. Settings a method was not run at "
+        "are not counted."
     ]
     return Table(f"Robustness over settings: {label}", columns, rows, notes)
 
