@@ -13,7 +13,18 @@ import pytest
 import scipy.stats
 from report_runs import PAPER, SMALL, SNGAN, TTUR, digest, make_run
 
-from ganlab.report import cells, collect, grids, noise, published, ranking, report, rescored, sidebyside
+from ganlab.report import (
+    cells,
+    collect,
+    compare,
+    grids,
+    noise,
+    published,
+    ranking,
+    report,
+    rescored,
+    sidebyside,
+)
 from ganlab.report.table import Table
 
 NASTY = "<script>alert(1)</script>|`x`](javascript:x)=1+1\x1b[31m"
@@ -88,7 +99,7 @@ def test_scores_of_another_network_and_other_images_are_never_like_for_like(tmp_
 
 
 def test_conditional_runs_meet_conditional_rows_alone(tmp_path: Path) -> None:
-    net = {"architecture": {"width": 1.0, "conditional": True, "head": "projection"}}
+    net = {"architecture": {"width": 1.0, "head": "projection"}}
     change: dict[str, Any] = {"architecture": "resnet", "loss": "hinge", "overrides": net, "samples": False}
     make_run(tmp_path, "sn", "resnet", **change)
     section = one_section(tmp_path)
@@ -99,8 +110,29 @@ def test_conditional_runs_meet_conditional_rows_alone(tmp_path: Path) -> None:
     assert any(line[1] == "Projection Table 3" and line[3] == "17.50" for line in lines)
 
 
+def test_appendix_e_meets_its_own_rows(tmp_path: Path) -> None:
+    wasserstein = {"_target_": "ganlab.losses.Wasserstein"}
+    learned = {"sn": {"gamma": "learned"}, "gp": {"weight": 10.0}}
+    change: dict[str, Any] = {"architecture": "resnet", "loss": "wasserstein", "samples": False}
+    for channels, name in ((128, "plain"), (192, "wide")):
+        net = {"width": 1.0, "d_channels": channels}
+        config = {"loss": wasserstein, "normalization": learned, "architecture": net}
+        make_run(tmp_path, "sn+gp", "resnet", folder=name, overrides=config, **change)
+    section = one_section(tmp_path)
+    found = compare.beside(section, FID).rows
+    assert {g.variant: (row.table, row.value) for g, row in found.items()} == {
+        "d_channels 128": ("Table 7", 23.6),
+        "d_channels 192": ("Table 7", 22.5),
+    }
+    fixed = published.known_method("sn+gp", "wasserstein", {"normalization.sn.gamma": "fixed"})
+    assert fixed == "sn+gp"
+    narrow = next(g for g in section.groups if g.variant == "d_channels 128")
+    (row,) = [p for p in sidebyside.rows_of(section, narrow) if p.wide and p.score == "fid"]
+    assert "D is 1.5 times as wide there" in sidebyside.verdict(section, narrow, row, FID).reasons
+
+
 def test_recalled_values_are_marked_everywhere(tmp_path: Path) -> None:
-    net = {"architecture": {"width": 1.0, "conditional": True, "head": "ac"}}
+    net = {"architecture": {"width": 1.0, "head": "ac"}}
     change: dict[str, Any] = {"architecture": "resnet", "loss": "hinge", "overrides": net, "samples": False}
     make_run(tmp_path / "runs", "sn", "resnet", fid=20.0, **change)
     report([tmp_path / "runs"], tmp_path / "out")

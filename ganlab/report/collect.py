@@ -75,10 +75,14 @@ class Run:
 
     @property
     def head(self) -> str:
-        """How a conditional D is told the class (``projection``, ``concat``, ``ac``); "" if it is not."""
-        if self.config.get("architecture.conditional") is not True:
-            return ""
-        return clean(self.config.get("architecture.head") or "unknown", 20)
+        """How D is told the class (``projection``, ``concat``, ``ac``); "" for an unconditional run."""
+        head = self.config.get("architecture.head")
+        return "" if head in (None, "none") else clean(head, 20)
+
+    @property
+    def wide(self) -> bool:
+        """Whether D has 1.5 times the channels of SNGAN's ResNet at 32 px, as in its Tables 7 and 8."""
+        return self.config.get("architecture.d_channels") == 192
 
     @property
     def samples(self) -> list[Path]:

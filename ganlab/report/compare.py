@@ -36,10 +36,12 @@ def beside(section: Section, key: Key) -> Beside:
     for group in groups(section.shown(key)):
         run = _first(section, group)
         loss = published.loss_name(run.text("loss"))
+        method = published.known_method(group.method, loss, run.config)
         found = published.lookup(
-            *(dataset, section.net, group.method, loss, kind, run.scale[0]),
+            *(dataset, section.net, method, loss, kind, run.scale[0]),
             resolution=section.pixels,
             head=run.head,
+            wide=run.wide,
         )
         if found:
             reasons[group] = published.differences(found[0], key.score, record) + ([unlike] if unlike else [])

@@ -84,6 +84,11 @@ class Published:
         return str(_paper(self.paper).get("kind")) == "paper"
 
     @property
+    def wide(self) -> bool:
+        """A row on a D 1.5 times as wide."""
+        return "d_width 1.5" in self.details
+
+    @property
     def where(self) -> str:
         """``SNGAN Table 2``; a quoted value and one from memory say so."""
         name = f"{_paper(self.paper).get('name', self.paper)} {self.table}"
@@ -153,6 +158,16 @@ def of_method(dataset: str, architecture: str, method: str, resolution: int | No
     ]
 
 
+def known_method(method: str, loss: str, config: Mapping[str, Any]) -> str:
+    """The method as published.csv has it: WGAN-GP with a learned gamma is SNGAN's ``wgan-gp+sn-reparam``."""
+    norms = set(method.split("+")) - {"gp"}
+    norm = next(iter(norms), "")
+    if "gp" not in method.split("+") or len(norms) != 1 or loss_name(loss) != "wasserstein":
+        return method
+    learned = config.get(f"normalization.{norm}.gamma") == "learned"
+    return f"wgan-gp+{norm}-reparam" if learned else method
+
+
 def lookup(
     dataset: str,
     architecture: str,
@@ -163,11 +178,13 @@ def lookup(
     *,
     resolution: int | None = None,
     head: str = "",
+    wide: bool = False,
 ) -> list[Published]:
     """The papers' values for a method's score (``is``, ``fid``), the most fitting first.
 
     First the papers' own rows, then what was read, then those with as many updates, then the file's order.
-    ``head``: how a conditional D is told the class; "" for an unconditional one.
+    ``head``: how a conditional D is told the class; "" for an unconditional one. ``wide``: D is 1.5 times as
+    wide as the paper's (SNGAN's Tables 7 and 8).
     """
     same = [
         p
@@ -176,13 +193,13 @@ def lookup(
         and p.by_its_authors
         and (p.head == head if head else not p.conditional)
         and (not p.loss or not loss or p.loss == loss)
+        and p.wide == wide
     ]
-    odd = ("d_width", "stat")  # a variant of the method's row, not the row
     return sorted(
         same,
         key=lambda p: (
             *(p.quoted, p.provenance == "recalled", bool(p.flag), p.checkpoint != ""),
-            *(p.updates != updates, any(word in p.details for word in odd)),
+            *(p.updates != updates, "stat" in p.details),
         ),
     )
 

@@ -44,6 +44,8 @@ def verdict(section: Section, group: Group, row: Published, key: Key) -> Verdict
     loss = published.loss_name(run.text("loss"))
     if row.loss and loss and row.loss != loss:
         reasons.append(f"loss: {text.clean(loss, 20)} here, {row.loss} published")
+    if row.wide != run.wide:
+        reasons.append(f"D is {'1.5 times as wide' if row.wide else 'of the usual width'} there")
     adding = []
     if left := published.unstated(row):
         adding.append(f"not stated: {left}")
@@ -68,8 +70,10 @@ def best_verdict(section: Section, group: Group, row: Published) -> Verdict | No
 def rows_of(section: Section, group: Group) -> list[Published]:
     """All rows on this method, dataset and net: papers first, then other implementations; best-known last."""
     dataset = published.known_dataset(section.dataset, section.dataset_path)[0]
-    head = section.of(group)[0].head
-    found = published.of_method(dataset, section.net, group.method, section.pixels)
+    run = section.of(group)[0]
+    head = run.head
+    method = published.known_method(group.method, run.text("loss"), run.config)
+    found = published.of_method(dataset, section.net, method, section.pixels)
     found = [p for p in found if p.score in text.SCORES and (p.head == head if head else not p.conditional)]
     return sorted(found, key=lambda p: (not p.by_its_authors, p.quoted, p.provenance == "recalled"))
 
