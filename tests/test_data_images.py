@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganlab.data.images import BadImageError, Encoded, Rule, decode, decode_all, resize_block, shown
+from ganlab.data.decoding import Encoded, decode_all
+from ganlab.data.images import BadImageError, Rule, decode, resize_block, shown
 
 RNG = np.random.default_rng(0)
 

@@ -33,12 +33,16 @@ DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFE
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file: ``name`` relative with "/", ``size`` in bytes. Read it before asking for the next."""
+    """A regular file: ``name`` relative with "/", ``size`` in bytes. Read it before asking for the next.
+
+    path: where it lies by itself, of files in folders: it can be read at any time, by any process.
+    """
 
     name: str
     size: int
     source: Source
     opener: Callable[[], IO[bytes]]
+    path: Path | None = None
 
     def open(self) -> IO[bytes]:
         """Its content as a stream. What reading it raises, ``Source.reading`` turns into a DataError."""
@@ -120,7 +124,14 @@ class Source(ABC):
 class FolderSource(Source):
     """A folder, walked in sorted order; links inside it are not followed."""
 
+    _identity: dict[str, Any] | None = None
+
     def identity(self) -> dict[str, Any]:
+        if self._identity is None:  # one walk over a million files is enough
+            self._identity = self._found()
+        return self._identity
+
+    def _found(self) -> dict[str, Any]:
         digest = hashlib.sha256()
         files = size = 0
         with self.reading():
@@ -133,7 +144,8 @@ class FolderSource(Source):
 
     def _walk(self) -> Iterator[Member]:
         for name, info in self._files():
-            yield Member(name, info.st_size, self, partial(open_file, self.path / name))
+            path = self.path / name
+            yield Member(name, info.st_size, self, partial(open_file, path), path)
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
         below = [""]

@@ -16,6 +16,7 @@ from ganlab.errors import EnvError, RunInUse
 
 log = logging.getLogger("ganlab.data")
 WRITABLE = "set GANLAB_CACHE to a folder you can write"
+EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 
 
 @contextmanager
@@ -74,10 +75,15 @@ def megabytes(size: int) -> str:
 
 
 @contextmanager
-def progress(title: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """A bar on stderr if that is a terminal; yields ``advance(n)``. ``unit`` "bytes" shows sizes."""
+def progress(
+    title: str, total: int | None, unit: str = "images", done: int = 0
+) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, or a line every minute where that is no terminal; yields ``advance(n)``.
+
+    total: None if it is not known. unit: "bytes" shows sizes. done: how many an earlier try left.
+    """
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield _Lines(title, total, unit, done).advance
         return
     from rich.console import Console
     from rich.progress import (
@@ -85,12 +91,40 @@ def progress(title: str, total: int | None, unit: str = "images") -> Iterator[Ca
         DownloadColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
+    from rich.text import Text
 
-    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else "")
+
+    amount, speed = (
+        (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), Speed())
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), amount, speed, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(title, total=total, completed=done)
         yield lambda n: bar.advance(task, n)
+
+
+class _Lines:
+    """Progress for a file or a pipe."""
+
+    def __init__(self, title: str, total: int | None, unit: str, done: int) -> None:
+        self.title, self.total, self.unit, self.done, self.first = title, total, unit, done, done
+        self.start = self.said = time.monotonic()
+
+    def advance(self, number: int) -> None:
+        self.done += number
+        now = time.monotonic()
+        if now < self.said + EVERY:
+            return
+        self.said = now
+        amount, rate = f"{self.done:,}", (self.done - self.first) / (now - self.start)
+        of = f" of {self.total:,}" if self.total else ""
+        print(f"{self.title}: {amount}{of} {self.unit}, {rate:,.0f} a second", file=sys.stderr, flush=True)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ganlab.data.archive import Source, open_source
 from ganlab.data.base import Dataset, ImageSet
-from ganlab.data.files import progress
-from ganlab.data.images import BadImageError, Encoded, Fit, Resample, Rule, decode_all, is_image_name, shown
+from ganlab.data.decoding import Encoded, Piece
+from ganlab.data.images import BadImageError, Fit, Resample, Rule, is_image_name, shown
 from ganlab.data.pack import pack
+from ganlab.data.stream import OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
 from ganlab.schema import Range, checked
@@ -82,7 +82,7 @@ class Folder(Dataset):
         fit: Fit = "crop",
         resample: Resample = "bilinear",
         labels: bool = True,
-        on_bad: Literal["fail", "skip"] = "fail",
+        on_bad: OnBad = "fail",
         max_pixels: Annotated[int, Range(ge=1, le=1 << 30)] = 1 << 26,
     ) -> None:
         self.path, self.split, self.resolution, self.channels = path, split or "all", resolution, channels
@@ -124,35 +124,27 @@ class Folder(Dataset):
         prefix = self._prefix(layout, split, source)
         chosen = {path: n for path, n in layout.images.items() if path[: len(prefix)] == prefix}
         label_of = self._labels(writer, layout, split, chosen)
-        total = sum(chosen.values())
-        writer.expect(total)
         writer.source["ignored"] = dict(layout.ignored)
-        with (
-            progress(f"packing {self.name} {split}", total) as advance,
-            closing(decode_all(self._encoded(source, label_of), self.rule)) as blocks,
-        ):
-            for block in blocks:
-                for name, reason in block.bad:
-                    if self.on_bad == "fail":
-                        fix = "repair or remove it, or dataset.on_bad=skip leaves such images out"
-                        raise DataError(name, reason, fix)
-                    writer.count("skipped", example=f"{name}: {reason}")
-                writer.counts.update(block.notes)
-                writer.add(block.images)
-                if writer.classes:
-                    writer.add_labels(block.labels)
-                advance(len(block.images) + len(block.bad))
+        files = self._encoded(source, label_of, skip=writer.position or 0)
+        title, total = f"packing {self.name} {split}", sum(chosen.values())
+        pack_stream(writer, files, self.rule, title=title, total=total, on_bad=self.on_bad)
 
-    def _encoded(self, source: Source, label_of: dict[Path_, int]) -> Iterator[Encoded]:
+    def _encoded(self, source: Source, label_of: dict[Path_, int], skip: int) -> Iterator[Encoded]:
+        """The images of the chosen folders, but for the first ``skip``."""
+        number = 0
         for member in source.members():
             path = tuple(member.name.split("/")[:-1])
             if not is_image_name(member.name) or path not in label_of:
                 continue
+            number += 1
+            if number <= skip:
+                continue
+            data: bytes | Piece | BadImageError
             try:
-                data: bytes | BadImageError = member.read()
+                data = Piece(member.path) if member.path else member.read()
             except BadImageError as error:
                 data = error
-            yield Encoded(f"{source.path}/{member.name}", label_of[path], data)
+            yield Encoded(f"{source.path}/{member.name}", label_of[path], data, number)
 
     def _prefix(self, layout: Layout, split: str, source: Source) -> Path_:
         """The folders above the chosen split. Raises DataError if there is no image or no such split."""
@@ -192,7 +184,8 @@ class Folder(Dataset):
             if self.on_bad == "fail":
                 what = f"class folder {shown(sorted(hollow)[0])!r} of {split!r} holds no image"
                 raise DataError("dataset.path", what, "remove it or fill it, or dataset.on_bad=skip")
-            writer.count("empty_classes", len(hollow))
+            if writer.position is None:
+                writer.count("empty_classes", len(hollow))
         writer.classes = [shown(name) for name in names]
         return {path: names.index(name) for path, name in named.items()}
 

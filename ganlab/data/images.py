@@ -1,4 +1,4 @@
-"""Encoded images to uint8 arrays: safely, by documented rules, many at a time and in bounded memory.
+"""One encoded image to a uint8 array: safely, by documented rules. Streams of them: ``decoding.py``.
 
 A file is judged before it is decoded: known format, header size within ``max_pixels``. Conversions are
 counted under the names in ``NOTES``. Pixels are only resampled where the size differs.
@@ -7,26 +7,19 @@ counted under the names in ``NOTES``. Pixels are only resampled where the size d
 from __future__ import annotations
 
 import io
-import itertools
-import os
-import warnings
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from ganlab.data.base import Labels, Pixels
+from ganlab.data.base import Pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Fit = Literal["crop", "resize"]
 Resample = Literal["box", "bilinear", "bicubic", "lanczos"]
-T = TypeVar("T")
-U = TypeVar("U")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
 READABLE = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -42,34 +35,17 @@ NOTES = {
     "animated": "animated, first frame taken",
     "enlarged": "smaller than the resolution, enlarged",
     "skipped": "broken, left out",
+    "too_small": "smaller than asked for, left out",
 }
 MAX_FILE = 1 << 28  # bytes of one encoded image
-CHUNK_IMAGES, CHUNK_BYTES = 128, 1 << 24
-SMALL_FILE = 1 << 14  # bytes; decoding a smaller one is mostly Python, holding the interpreter lock
 
 
 class BadImageError(Exception):
     """One image that cannot be used; the text says why, without its name."""
 
 
-class Encoded(NamedTuple):
-    """An image file: ``name`` for messages, ``label`` (-1: none) and its bytes, or why there are none."""
-
-    name: str
-    label: int
-    data: bytes | BadImageError
-
-
-class Decoded(NamedTuple):
-    """A block of images, uint8 (n, C, H, W), with int64 (n,) labels, counts by ``NOTES``, and the bad ones.
-
-    bad: (name, reason) of each image that is left out of ``images`` and ``labels``.
-    """
-
-    images: Pixels
-    labels: Labels
-    notes: Counter[str]
-    bad: list[tuple[str, str]]
+class TooSmallError(BadImageError):
+    """Smaller than the user wants: left out by choice, not for damage."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +61,16 @@ class Rule:
     fit: Fit = "crop"
     resample: Resample = "bilinear"
     max_pixels: int = 1 << 26
+    upright: ClassVar[bool] = True  # whether EXIF orientation is applied
+
+    def check(self, width: int, height: int) -> None:
+        """Judge an image by its header. Raises BadImageError."""
+        if width * height > self.max_pixels:
+            raise BadImageError(f"{width}x{height} pixels, over max_pixels={self.max_pixels}")
 
     def apply(self, image: Image, note: Callable[[str], None]) -> Pixels:
         """A decoded image to (C, H, W) uint8; ``note`` hears each conversion."""
-        flat = _to_8_bit(image, self.channels, note)
+        flat = to_8_bit(image, self.channels, note)
         square = resize(flat, self.resolution, self.fit, self.resample)
         if min(image.size) < self.resolution:
             note("enlarged")
@@ -112,13 +94,11 @@ def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None
 
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header only
-        width, height = image.size
-        if width * height > rule.max_pixels:
-            raise BadImageError(f"{width}x{height} pixels, over max_pixels={rule.max_pixels}")
+        rule.check(*image.size)
         if image.format in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False):
             note("animated")
         image.load()
-        return rule.apply(_upright(image, note), note)
+        return rule.apply(_upright(image, note) if rule.upright else image, note)
     except BadImageError:
         raise
     except UnidentifiedImageError:
@@ -155,82 +135,6 @@ def resize_block(images: Pixels, resolution: int, resample: Resample) -> Pixels:
     return out
 
 
-def decode_all(
-    files: Iterable[Encoded], rule: Rule, workers: int | None = None
-) -> Generator[Decoded, None, None]:
-    """Decode a stream of files in order, in bounded memory: ``2 * workers`` chunks of 128 files or 16 MB.
-
-    Large images are decoded on threads, as Pillow lets go of the interpreter lock; small ones in the caller's
-    thread, as threads would fight over that lock (CIFAR's JPEGs: 22 s on two threads, 14 s without).
-    """
-    chunks: Iterator[list[Encoded]] = _chunks(files, rule)
-    if workers is None and (first := next(chunks, None)) is not None:
-        sizes = [len(file.data) for file in first if isinstance(file.data, bytes)]
-        workers = 0 if sum(sizes) < SMALL_FILE * len(sizes) else num_cores()
-        chunks = itertools.chain([first], chunks)
-    with warnings.catch_warnings():
-        # Pillow warns of large or odd files; each is judged here and counted instead.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield from in_order(lambda chunk: _decode_chunk(chunk, rule), chunks, workers or 0)
-
-
-def in_order(work: Callable[[T], U], items: Iterable[T], workers: int) -> Generator[U, None, None]:
-    """``map`` on threads, in order, with at most ``2 * workers`` results waiting; 0 workers: no threads."""
-    if not workers:
-        yield from map(work, items)
-        return
-    waiting: list[Future[U]] = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="ganlab-decode") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:  # on a mistake or an interrupt, don't decode what nobody will read
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def num_cores() -> int:
-    """Cores that this process may use, at most 32."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, 32)
-
-
-def _chunks(files: Iterable[Encoded], rule: Rule) -> Iterator[list[Encoded]]:
-    most = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (rule.channels * rule.resolution**2)))
-    chunk: list[Encoded] = []
-    held = 0
-    for file in files:
-        chunk.append(file)
-        held += len(file.data) if isinstance(file.data, bytes) else 0
-        if len(chunk) >= most or held >= CHUNK_BYTES:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk
-
-
-def _decode_chunk(chunk: list[Encoded], rule: Rule) -> Decoded:
-    images = np.empty((len(chunk), rule.channels, rule.resolution, rule.resolution), np.uint8)
-    labels: list[int] = []
-    notes: Counter[str] = Counter()
-    bad: list[tuple[str, str]] = []
-    for file in chunk:
-        heard: list[str] = []
-        try:
-            if isinstance(file.data, BadImageError):
-                raise file.data
-            images[len(labels)] = decode(file.data, rule, heard.append)
-        except BadImageError as reason:
-            bad.append((shown(file.name), shown(str(reason))))
-            continue
-        notes.update(heard)
-        labels.append(file.label)
-    return Decoded(images[: len(labels)], np.array(labels, np.int64), notes, bad)
-
-
 def _upright(image: Image, note: Callable[[str], None]) -> Image:
     from PIL import ImageOps
 
@@ -246,7 +150,7 @@ def _upright(image: Image, note: Callable[[str], None]) -> Image:
     return upright
 
 
-def _to_8_bit(image: Image, channels: int, note: Callable[[str], None]) -> Image:
+def to_8_bit(image: Image, channels: int, note: Callable[[str], None]) -> Image:
     """Any mode of Pillow's to "L" (one channel) or "RGB" (three), as ``NOTES`` says."""
     from PIL import Image as Pillow
 

@@ -6,15 +6,14 @@
         manifest.json   format, counts, shape, classes, source, transform, sha256 sums, fingerprint
 
 The key is a hash of the source's identity and the transform: a changed source or option is another pack. A
-pack is written beside its final name and renamed once it is whole and on the disk.
+pack is written beside its final name and renamed once it is whole and on the disk; what a killed preparation
+left there is continued.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ import numpy as np
 from ganlab.data.base import HASH_BLOCK, Dataset, ImageSet, finish_fingerprint
 from ganlab.data.download import KNOWN as KNOWN
 from ganlab.data.files import locked, log, writing
+from ganlab.data.journal import NAME as JOURNAL
 from ganlab.data.writer import FORMAT, Recipe, Writer
 from ganlab.disk import sync_folder
 from ganlab.errors import DataError, GanlabError
@@ -36,7 +36,8 @@ def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> ImageSet:
     """The packed set of ``recipe``; made by ``fill`` if it is not there yet, made anew if it is damaged.
 
     Of several processes that want the same pack one makes it and the others wait. Raises what ``fill`` does,
-    and EnvError if the cache cannot be written; whatever happens, nothing half-made gets the final name.
+    and EnvError if the cache cannot be written; whatever happens, nothing half-made gets the final name. What
+    ``fill`` committed (``Writer.commit``) stays for the next try.
     """
     folder = recipe.folder
     if (found := _usable(folder)) is not None:
@@ -45,29 +46,30 @@ def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> ImageSet:
     with ExitStack() as stack:
         stack.enter_context(writing(parent))
         stack.enter_context(locked(parent / ".locks" / folder.name, f"packing {recipe.name} {recipe.split}"))
-        for stale in parent.glob(f".tmp-{folder.name}-*"):  # the lock is ours: whoever left it is dead
-            shutil.rmtree(stale, ignore_errors=True)
+        _sweep(folder)  # the lock is ours: whoever left something is dead
         if (found := _usable(folder)) is not None:
             return found
         if folder.exists() or folder.is_symlink():
             log.warning("%s: the packed set is damaged; packing it again", folder)
         with _beside(folder) as temporary:
-            writer = Writer(temporary, recipe.shape)
-            try:
-                fill(writer)
-                writer.finish(recipe)
-            finally:
-                writer.close()
+            if not _finished(temporary):
+                writer = Writer(temporary, recipe.shape)
+                try:
+                    if writer.position is not None:
+                        log.warning("%s: continuing after the first %s images", folder, f"{writer.images:,}")
+                    fill(writer)
+                    writer.finish(recipe)
+                finally:
+                    writer.close()
             if folder.exists() or folder.is_symlink():
-                folder.rename(temporary.with_name(temporary.name + "-old"))
+                folder.rename(temporary.with_name(f".tmp-{folder.name}-old"))
             try:
                 temporary.rename(folder)
             except OSError:  # without locks another process may have been first
                 if _usable(folder) is None:
                     raise
             sync_folder(parent)
-        for old in parent.glob(f".tmp-{folder.name}-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        _sweep(folder)
     return open_pack(folder)
 
 
@@ -188,12 +190,30 @@ def _damaged(file: Path, what: str) -> DataError:
     return DataError(str(file), what, "remove its folder, and the set is packed again")
 
 
+def partial_folder(folder: Path) -> Path:
+    """Where the pack ``folder`` lies while it is made."""
+    return folder.with_name(f".tmp-{folder.name}-part")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what earlier tries left beside ``folder``, but for what can be continued."""
+    for stale in folder.parent.glob(f".tmp-{folder.name}-*"):
+        if stale != partial_folder(folder):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _finished(temporary: Path) -> bool:
+    """Whether an earlier try got as far as the rename."""
+    return not (temporary / JOURNAL).exists() and _usable(temporary) is not None
+
+
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder``, removed at the end unless it was renamed."""
-    temporary = folder.parent / f".tmp-{folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary.mkdir()
+    """The folder beside ``folder`` that becomes it; kept at the end only if it can be continued."""
+    temporary = partial_folder(folder)
+    temporary.mkdir(exist_ok=True)
     try:
         yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not (temporary / JOURNAL).exists():
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""How a pack comes to be: its recipe, and the writer that streams images, labels and manifest to disk."""
+"""How a pack comes to be: its recipe, and the writer that streams images, labels and manifest to disk.
+
+A set that takes long calls ``commit`` as it goes: killed, it is continued from there (``journal.py``).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ import numpy as np
 
 from ganlab.data.base import Labels, Pixels, finish_fingerprint
 from ganlab.data.files import check_room
+from ganlab.data.journal import Entry, Journal
+from ganlab.data.journal import NAME as JOURNAL
 from ganlab.disk import sync_folder, write_new
 from ganlab.errors import DataError
 from ganlab.paths import cache_dir
@@ -54,7 +60,8 @@ class Writer:
     """Takes images in order and streams them to disk: memory use does not grow with their number.
 
     classes: set before the end, if there are labels. counts, examples: what happened to images (``count``).
-    source: facts for the manifest that do not belong in the key.
+    source: facts for the manifest that do not belong in the key. position: None at the start, else what the
+    last ``commit`` of an earlier try was given: go on after it; classes and source are to be set again.
     """
 
     folder: Path
@@ -64,15 +71,41 @@ class Writer:
     examples: list[str] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)
     images: int = 0
+    position: Any = None
 
     def __post_init__(self) -> None:
+        from ganlab import __version__
+        from ganlab.data.decoding import decoder_versions
+
         self._digest = hashlib.sha256()
         self._labels: list[Labels] = []
-        self._file = open(self.folder / "images.u8", "xb")  # noqa: SIM115  # closed by ``finish`` or ``close``
+        self._committed = (0, 0)  # how many of ``_labels`` and of ``examples``
+        self._journal = Journal(self.folder, {"ganlab": __version__, **decoder_versions()})
+        pixels = self.folder / "images.u8"
+        entries, digest = self._journal.recover(pixels, int(np.prod(self.shape)))
+        for name in ("manifest.json", "labels.i64", *(() if entries else ("images.u8", JOURNAL))):
+            (self.folder / name).unlink(missing_ok=True)
+        for entry in entries:
+            self._labels += [np.array(entry.labels, np.int64)] if entry.labels else []
+            self.examples += entry.examples
+        if entries:
+            self._digest, self.images, self.position = digest, entries[-1].images, entries[-1].position
+            self.counts.update(entries[-1].counts)
+            self._committed = (len(self._labels), len(self.examples))
+        self._file = open(pixels, "ab")  # noqa: SIM115  # closed by ``finish`` or ``close``
 
     def expect(self, images: int) -> None:
-        """Say how many images will come. Raises EnvError if the disk has no room for them."""
-        check_room(self.folder, images * int(np.prod(self.shape)))
+        """Say how many images there will be. Raises EnvError if the disk has no room for those to come."""
+        check_room(self.folder, (images - self.images) * int(np.prod(self.shape)))
+
+    def commit(self, position: Any) -> None:
+        """Make what was added so far survive a kill; ``position`` (JSON) is where to go on after it."""
+        self._file.flush()
+        labels = [int(label) for part in self._labels[self._committed[0] :] for label in part]
+        examples = self.examples[self._committed[1] :]
+        sha256, counts = self._digest.hexdigest(), dict(sorted(self.counts.items()))
+        self._journal.append(Entry(self.images, sha256, labels, counts, examples, position))
+        self._committed = (len(self._labels), len(self.examples))
 
     def add(self, images: Pixels) -> None:
         """Append uint8 (n, C, H, W)."""
@@ -133,7 +166,10 @@ class Writer:
         }
         write_new(self.folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
         sync_folder(self.folder)
+        self._journal.close()
+        (self.folder / JOURNAL).unlink(missing_ok=True)  # last: with a manifest and no journal it is whole
         return manifest
 
     def close(self) -> None:
         self._file.close()
+        self._journal.close()

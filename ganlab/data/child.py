@@ -1,0 +1,102 @@
+"""Python processes of our own at the other end of a pipe, for work that may crash or wants a core to itself.
+
+Not ``multiprocessing``: its children read the user's script again, and outlive a parent that is killed. These
+import ``ganlab`` alone, and end when their pipe does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, ParamSpec, TypeVar
+
+from ganlab.errors import EnvError
+from ganlab.paths import PACKAGE
+
+P = ParamSpec("P")
+T = TypeVar("T")
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
+AGAIN = "the same command continues; if it happens again, look at the machine's memory and limits"
+
+
+class ChildCrashed(Exception):
+    """The child ran into a signal such as SIGSEGV: what it worked on broke the library that reads it."""
+
+
+class Child:
+    """One process. ``call`` runs a function of a module there; not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._pipe, theirs = Pipe()
+        path = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        command = [sys.executable, "-c", "from ganlab.data.child import serve; serve()", str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
+            )
+        except OSError as error:
+            self._pipe.close()
+            raise EnvError("processes", f"none can be started ({error.strerror})", AGAIN) from None
+        finally:
+            theirs.close()
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result, or what it raises; ChildCrashed, or EnvError if the child ended otherwise."""
+        self.start(function, *args, **kwargs)
+        return self.result()
+
+    def start(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Begin a call whose ``result`` is fetched later."""
+        with contextlib.suppress(OSError):  # a dead child is told of by ``result``
+            self._pipe.send((function, args, kwargs))
+
+    def result(self) -> Any:
+        """Wait for what ``start`` began."""
+        fine, value = self._answer()
+        if not fine:
+            raise value
+        return value
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _answer(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            code = self._process.wait()
+            name = signal.Signals(-code).name if code < 0 else f"exit {code}"
+            if -code in CRASHES:
+                raise ChildCrashed(name) from None
+            raise EnvError("a reading process", f"ended ({name})", AGAIN) from None
+
+
+def serve() -> None:
+    """The child's main: answer calls until the pipe ends, as it does when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
+    pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    with contextlib.suppress(EOFError, OSError):
+        pipe.send((True, None))
+        while True:
+            function, args, kwargs = pipe.recv()
+            try:
+                answer = (True, function(*args, **kwargs))
+            except Exception as error:
+                answer = (False, error)
+            pipe.send(answer)
