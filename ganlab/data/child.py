@@ -54,9 +54,10 @@ class Child:
             raise
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The function's result, or what it raises; ChildCrashed, or EnvError if the child ended otherwise."""
+        """The function's result. Raises what it raises, ChildCrashed, or EnvError if the child just ended."""
         self.start(function, *args, **kwargs)
-        return self.result()
+        answer: T = self.result()
+        return answer
 
     def start(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Begin a call whose ``result`` is fetched later."""

@@ -1,7 +1,8 @@
 """A stream of image files to blocks of pixels, in order, on every core and in bounded memory.
 
-Decoding runs in processes: on threads, two cores already wait for each other's interpreter lock (see
-``benchmarks/data_preparation``), and an image that crashes a decoder takes the whole program with it.
+Decoding runs in processes. Two threads are as fast as two processes, but the interpreter lock bounds threads
+at about ten cores (small images: at one), and an image that crashes a decoder would take the whole program
+with it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Piece(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """An image file: ``name`` for messages, ``label`` (-1: none), its bytes, where they are, or why there are none.
+    """An image file: ``name`` for messages, ``label`` (-1: none), its bytes, or where they are, or why not.
 
     mark: JSON that tells its source to go on after it (``writer.Writer.position``).
     """
@@ -70,8 +71,8 @@ class Encoded(NamedTuple):
 class Decoded(NamedTuple):
     """A block of images, uint8 (n, C, H, W), with int64 (n,) labels, counts by ``NOTES``, and the bad ones.
 
-    bad: (name, reason) of each image that is left out of ``images`` and ``labels`` for damage. files: how many
-    went in. mark: that of the last one.
+    bad: (name, reason) of each image that is left out of ``images`` and ``labels`` for damage. files: how
+    many went in. mark: that of the last one.
     """
 
     images: Pixels

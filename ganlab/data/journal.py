@@ -1,9 +1,10 @@
 """What a pack in the making has so far, so that a killed preparation goes on where it stopped.
 
-    journal.jsonl   a header, then one line per block: images so far, sha256 of their bytes, labels, counts, position
+    journal.jsonl   a header, then a line per block: images so far, sha256 of their bytes, labels, counts,
+    position
 
-A line is written after its pixels. On return the pixels are read and compared with the lines' sums: what a power
-cut tore is cut off and made again, so the finished pack is the same byte for byte.
+A line is written after its pixels. On return the pixels are read and compared with the lines' sums: what a
+power cut tore is cut off and made again, so the finished pack is the same byte for byte.
 """
 
 from __future__ import annotations
@@ -43,16 +44,17 @@ class Journal:
         self._file: int | None = None
 
     def recover(self, images: Path, image_bytes: int) -> tuple[list[Entry], Any]:
-        """The entries whose pixels are there, and the running sha256 of these; the rest is cut off both files.
+        """The entries whose pixels are there, and the running sha256 of these; the rest is cut off.
 
         No entries if there is no journal, or one of another version of ganlab or its decoders.
         """
-        digest, entries, end = hashlib.sha256(), [], len(self._head)
+        entries: list[Entry] = []
+        digest, end = hashlib.sha256(), len(self._head)
         try:
             lines = self.path.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             lines = []
-        if lines and lines[0] == self._head:
+        if lines and lines[0] == self._head and images.is_file():
             with open(images, "rb") as file:
                 for entry, size in _parsed(lines[1:]):
                     before = entries[-1].images if entries else 0

@@ -134,6 +134,10 @@ def warnings_of(manifest: dict[str, Any]) -> tuple[str, ...]:
         said.append(f"no image of class {', '.join(map(repr, empty[:5]))}")
     if counts.get("skipped"):
         said.append(f"{counts['skipped']} broken images were left out, such as {manifest['examples'][0]}")
+    if counts.get("too_small"):
+        said.append(f"{counts['too_small']} images were left out as too small")
+    if (official := manifest.get("source", {}).get("official_images")) not in (None, manifest["count"]):
+        said.append(f"{manifest['count']:,} images; the official split has {official:,}")
     if counts.get("enlarged"):
         said.append(f"{counts['enlarged']} images are smaller than the resolution and were enlarged")
     return tuple(said)

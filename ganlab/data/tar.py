@@ -40,6 +40,24 @@ def headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             break
 
 
+def index(path: Path, start: int = 0, size: int | None = None) -> Iterator[tuple[str, int, int]]:
+    """(name, start, size) of every regular file of a plain tar: ``size`` bytes of ``path`` from ``start`` on.
+
+    size: None is to the end of the file. The starts are places in ``path``. Reads headers only. Raises
+    tarfile.TarError on damage, OSError.
+    """
+    with open(path, "rb") as file:
+        length = os.fstat(file.fileno()).st_size - start if size is None else size
+        part = cast(IO[bytes], _Part(file, start, length))
+        with tarfile.open(fileobj=part, mode="r:", tarinfo=_StrictTarInfo) as archive:
+            while (info := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]
+                if info.isreg():
+                    if info.offset_data + info.size > length:
+                        raise _Damaged(f"{info.name!r} is cut short")
+                    yield info.name, start + info.offset_data, info.size
+
+
 def is_tar_header(head: bytes) -> bool:
     """Whether 512 bytes are a tar header, or the end mark of an empty tar."""
     if len(head) < 512:
@@ -87,6 +105,29 @@ class _Metered:
         if position > self.limit:
             raise _Damaged(f"a header points beyond {self.limit} bytes")
         return self.raw.seek(position, whence)
+
+
+class _Part:
+    """Some bytes of a file as a file."""
+
+    def __init__(self, raw: IO[bytes], start: int, size: int) -> None:
+        self.raw, self.start, self.size, self.at = raw, start, size, 0
+        self.close = lambda: None
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > MAX_PIECE:
+            raise _Damaged(f"a header asks for {size} bytes at once")
+        self.raw.seek(self.start + self.at)
+        data = self.raw.read(max(0, min(size, self.size - self.at)))
+        self.at += len(data)
+        return data
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        self.at = position
+        return position
+
+    def tell(self) -> int:
+        return self.at
 
 
 def _decompressed(path: Path) -> IO[bytes]:

@@ -11,7 +11,6 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ import numpy as np
 
 from ganlab.data.base import Labels, Pixels, finish_fingerprint
 from ganlab.data.files import check_room
-from ganlab.data.journal import Entry, Journal
 from ganlab.data.journal import NAME as JOURNAL
+from ganlab.data.journal import Entry, Journal
 from ganlab.disk import sync_folder, write_new
 from ganlab.errors import DataError
 from ganlab.paths import cache_dir

@@ -1,0 +1,201 @@
+"""ImageNet's classification set of 2012: 1,281,167 training and 50,000 validation images of 1,000 classes.
+
+Russakovsky et al. 2015, arXiv:1409.0575. Preprocessed as SN-GAN's authors did (arXiv:1802.05957; their
+``preprocess.sh`` and ``datasets/imagenet.py``), or plainly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+
+from ganlab.data.base import Dataset, ImageSet, Pixels
+from ganlab.data.decoding import Encoded
+from ganlab.data.imagenet_labels import WNID
+from ganlab.data.imagenet_layouts import Layout, find
+from ganlab.data.images import Resample, Rule, TooSmallError, resize, shown, to_8_bit
+from ganlab.data.pack import pack
+from ganlab.data.stream import OnBad, pack_stream
+from ganlab.data.writer import Recipe, Writer
+from ganlab.errors import DataError
+from ganlab.paths import cache_dir
+from ganlab.schema import Range, checked
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Preprocess = Literal["paper", "plain"]
+PAPER_SIDE, PAPER_QUALITY = 256, 95
+OFFICIAL = {"train": 1_281_167, "val": 50_000}
+
+
+@dataclass(frozen=True)
+class ImageNetRule(Rule):
+    """``Rule`` with the paper's detour over 256x256 JPEGs.
+
+    EXIF orientation is ignored, as in the field's pipelines. paper: shorter side to 256 (ImageMagick's
+    Lanczos; bicubic where it enlarges), centre crop 256x256, JPEG of quality 95 without chroma subsampling,
+    then bilinear to ``resolution``. min_side: smaller images are left out.
+    """
+
+    preprocess: Preprocess = "paper"
+    min_side: int = 0
+    upright: ClassVar[bool] = False
+
+    def check(self, width: int, height: int) -> None:
+        super().check(width, height)
+        if min(width, height) < self.min_side:
+            raise TooSmallError(f"{width}x{height} pixels, under min_side={self.min_side}")
+
+    def apply(self, image: Image, note: Callable[[str], None]) -> Pixels:
+        if self.preprocess == "plain":
+            return super().apply(image, note)
+        if min(image.size) < PAPER_SIDE:
+            note("enlarged")
+        square = _through_jpeg(_shorter_side(to_8_bit(image, 3, note)))
+        return np.asarray(resize(square, self.resolution, "crop", "bilinear")).transpose(2, 0, 1)
+
+
+class ImageNet(Dataset):
+    """ImageNet from ``path``: the folder that holds ``train/`` and ``val/``, Kaggle's, or the official tars.
+
+    path: None looks in ``<cache>/downloads/imagenet``. split: ``train`` or ``val``; a flat ``val/`` needs
+    ``LOC_val_solution.csv`` or the development kit beside it. resolution: pixels, square; at most 256 with
+    preprocess ``paper`` (``ImageNetRule``); ``plain`` is centre crop and ``resample``. min_side: leave out
+    images with a shorter side below it; 256 for the count that the authors' script keeps, None takes all.
+    classes: a text file with the WordNet ids to take, one a line; None takes all. on_bad: ``skip`` counts
+    broken images. Labels follow the sorted WordNet ids.
+    """
+
+    name = "imagenet"
+    channels = 3
+
+    @checked
+    def __init__(
+        self,
+        path: str | None = None,
+        split: Literal["train", "val"] = "train",
+        resolution: Annotated[int, Range(ge=4, le=1024)] = 128,
+        preprocess: Preprocess = "paper",
+        resample: Resample = "bilinear",
+        min_side: Annotated[int, Range(ge=1)] | None = None,
+        classes: str | None = None,
+        on_bad: OnBad = "skip",
+    ) -> None:
+        if preprocess == "paper" and resolution > PAPER_SIDE:
+            raise ValueError(f"resolution: {resolution} is more than the {PAPER_SIDE} of preprocess=paper")
+        self.path, self.split, self.resolution, self.on_bad = path, split, resolution, on_bad
+        self.wanted = classes
+        self.rule = ImageNetRule(
+            resolution, 3, "crop", resample, preprocess=preprocess, min_side=min_side or 0
+        )
+
+    def splits(self) -> tuple[str, ...]:
+        return tuple(OFFICIAL)
+
+    def pack_folder(self, split: str) -> Path | None:
+        layout, _ = self._find(split)
+        return self._recipe(split, layout).folder
+
+    def load(self, *, split: str | None = None) -> ImageSet:
+        split = self.chosen(split)
+        layout, names = self._find(split)
+        return pack(self._recipe(split, layout), lambda writer: self._fill(writer, split, layout, names))
+
+    def _fill(self, writer: Writer, split: str, layout: Layout, names: dict[str, str]) -> None:
+        wnids = self._classes(layout)
+        writer.classes = [f"{wnid} {names[wnid]}" if wnid in names else wnid for wnid in wnids]
+        if (
+            self.wanted is None
+        ):  # the paper's scripts drop small images, its README counts all: say what is here
+            writer.source["official_images"] = OFFICIAL[split]
+        total = layout.count(wnids)
+        title = f"packing {self.name} {split}"
+        files = _files(layout, wnids, after=writer.position)
+        pack_stream(writer, files, self.rule, title=title, total=total, on_bad=self.on_bad)
+
+    def _classes(self, layout: Layout) -> list[str]:
+        """The classes to take, sorted. Raises DataError if one that is asked for is not there."""
+        there = layout.classes()
+        if (wanted := self._wanted()) is None:
+            return there
+        if missing := sorted(wanted.difference(there)):
+            what = f"{missing[0]} of {shown(str(self.wanted))} is not in {shown(str(layout.path))}"
+            raise DataError("dataset.classes", what, f"{len(missing)} are missing in all")
+        return sorted(wanted)
+
+    def _wanted(self) -> set[str] | None:
+        if self.wanted is None:
+            return None
+        try:
+            words = Path(self.wanted).expanduser().read_text(errors="replace").split("\n")
+        except OSError as error:
+            what = f"{shown(self.wanted)} cannot be read ({error.strerror})"
+            raise DataError("dataset.classes", what, "give a text file, one WordNet id a line") from None
+        wnids = {line.split()[0] for line in words if line.strip()}
+        if odd := sorted(word for word in wnids if not WNID.fullmatch(word)):
+            what = f"{shown(odd[0])!r} is not a WordNet id such as n01440764"
+            raise DataError("dataset.classes", what, "give a text file, one WordNet id a line")
+        return wnids
+
+    def _find(self, split: str) -> tuple[Layout, dict[str, str]]:
+        if self.path is not None:
+            return find(Path(self.path).expanduser().absolute(), split)
+        place = cache_dir() / "downloads" / "imagenet"
+        if not place.is_dir():
+            what = "is not set, and ImageNet cannot be downloaded without registration (image-net.org)"
+            fix = f"put ILSVRC2012_img_{split}.tar or {split}/ in {place}, or set dataset.path"
+            raise DataError("dataset.path", what, fix)
+        return find(place, split)
+
+    def _recipe(self, split: str, layout: Layout) -> Recipe:
+        rule = self.rule
+        transform: dict[str, Any] = {
+            "resolution": rule.resolution, "preprocess": rule.preprocess, "min_side": rule.min_side,
+            "max_pixels": rule.max_pixels, "on_bad": self.on_bad,
+        }  # fmt: skip
+        if rule.preprocess == "plain":
+            transform["resample"] = rule.resample
+        if (wanted := self._wanted()) is not None:
+            transform["classes_sha256"] = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()
+        shape = (3, self.resolution, self.resolution)
+        return Recipe(self.name, split, shape, dict(layout.identity()), transform)
+
+
+def _files(layout: Layout, wnids: list[str], after: list[str] | None) -> Iterator[Encoded]:
+    """Class by class, by file name; those after the class and name ``after``."""
+    for label, wnid in enumerate(wnids):
+        if after is not None and wnid < after[0]:
+            continue
+        for name, piece in layout.images(wnid):
+            if after is None or (wnid, name) > (after[0], after[1]):
+                yield Encoded(f"{layout.path}/{wnid}/{name}", label, piece, [wnid, name])
+
+
+def _shorter_side(image: Image) -> Image:
+    """``convert -resize 256x256^ -gravity center -extent 256x256``."""
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    scale = PAPER_SIDE / min(width, height)
+    size = (round(width * scale), round(height * scale))
+    if size != image.size:
+        image = image.resize(size, Resampling.LANCZOS if scale < 1 else Resampling.BICUBIC)
+    left, top = (size[0] - PAPER_SIDE) // 2, (size[1] - PAPER_SIDE) // 2
+    return image.crop((left, top, left + PAPER_SIDE, top + PAPER_SIDE))
+
+
+def _through_jpeg(image: Image) -> Image:
+    from PIL import Image as Pillow
+
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=PAPER_QUALITY, subsampling=0)
+    again = Pillow.open(file, formats=["JPEG"])
+    again.load()
+    return again

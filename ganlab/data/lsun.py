@@ -1,0 +1,201 @@
+"""LSUN: ten scene and twenty object categories, from the original LMDB databases or from folders of images.
+
+Yu et al. 2015, arXiv:1506.03365. A database holds the encoded images (WebP, shorter side 256) by key; they
+are read once, from front to back, and training needs no LMDB. Bedrooms are 3,033,042 images.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from ganlab.data.archive import FolderSource
+from ganlab.data.base import Dataset, ImageSet
+from ganlab.data.decoding import Encoded, Piece
+from ganlab.data.images import BadImageError, Resample, Rule, is_image_name, shown
+from ganlab.data.lmdb_reader import data_file, read_entries, read_head
+from ganlab.data.pack import pack
+from ganlab.data.stream import OnBad, pack_stream
+from ganlab.data.writer import Recipe, Writer
+from ganlab.errors import DataError
+from ganlab.paths import cache_dir
+from ganlab.schema import Range, checked
+
+URL = "http://dl.yf.io/lsun/scenes/{category}_{split}_lmdb.zip"  # the authors' server
+
+
+class Lsun(Dataset):
+    """LSUN from ``path``: a folder that holds ``bedroom_train_lmdb/`` and the like, or one such database.
+
+    path: None looks in ``<cache>/downloads/lsun``. category: ``bedroom``, any other, or several joined by
+    "+", which become the classes. split: ``train`` or ``val``; object databases have no split in their name.
+    Folders of images are taken too: ``bedroom_train/``, ``train/bedroom/`` or ``bedroom/``. resolution,
+    resample: the largest centred square is resampled. limit: the first so many images of each category, in
+    the order of keys; None takes all. on_bad: ``skip`` counts broken images and leaves them out.
+    """
+
+    name = "lsun"
+    channels = 3
+
+    @checked
+    def __init__(
+        self,
+        path: str | None = None,
+        category: str = "bedroom",
+        split: Literal["train", "val"] = "train",
+        resolution: Annotated[int, Range(ge=4, le=1024)] = 64,
+        resample: Resample = "bilinear",
+        limit: Annotated[int, Range(ge=1)] | None = None,
+        on_bad: OnBad = "skip",
+    ) -> None:
+        self.categories = category.split("+")
+        if not all(self.categories) or len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"category: {category!r} is not a name, or several different ones joined by '+'")
+        self.path, self.split, self.resolution, self.limit, self.on_bad = (
+            path,
+            split,
+            resolution,
+            limit,
+            on_bad,
+        )
+        self.rule = Rule(resolution, 3, "crop", resample)
+
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "val")
+
+    def pack_folder(self, split: str) -> Path | None:
+        return self._recipe(split, self._sources(split)).folder
+
+    def load(self, *, split: str | None = None) -> ImageSet:
+        split = self.chosen(split)
+        sources = self._sources(split)
+        return pack(self._recipe(split, sources), lambda writer: self._fill(writer, split, sources))
+
+    def _fill(self, writer: Writer, split: str, sources: list[_Source]) -> None:
+        counts = [min(source.count(), self.limit or source.count()) for source in sources]
+        if len(sources) > 1:
+            writer.classes = list(self.categories)
+        title = f"packing {'+'.join(self.categories)} {split}"
+        files = self._files(sources, counts, writer.position or [0, 0, None])
+        pack_stream(writer, files, self.rule, title=title, total=sum(counts), on_bad=self.on_bad)
+
+    def _files(self, sources: list[_Source], counts: list[int], after: list[Any]) -> Iterator[Encoded]:
+        """Category by category. ``after``: which one, how many of it are done, and the last of them."""
+        for number, (source, count) in enumerate(zip(sources, counts, strict=True)):
+            if number < after[0]:
+                continue
+            done, last = (after[1], after[2]) if number == after[0] else (0, None)
+            label, taken = (number if len(sources) > 1 else -1), done
+            for name, data in itertools.islice(source.images(done, last), count - done):
+                taken += 1
+                yield Encoded(f"{source.path}/{name}", label, data, [number, taken, name])
+            if taken < count:
+                what = f"ends after {taken:,} of the {count:,} images that it promises"
+                raise DataError(shown(str(source.path)), what, "fetch it again")
+
+    def _sources(self, split: str) -> list[_Source]:
+        place = cache_dir() / "downloads" / "lsun"
+        root = place if self.path is None else Path(self.path).expanduser().absolute()
+        if self.path is not None and not root.exists():
+            raise DataError("dataset.path", f"{shown(str(root))} does not exist", "check the path")
+        if data_file(root).is_file():
+            if len(self.categories) > 1:
+                what = f"{shown(str(root))} is one database, for {len(self.categories)} categories"
+                raise DataError("dataset.path", what, "give the folder that holds them all")
+            return [_Database(_matching(root, self.categories[0], split))]
+        return [_find(root, category, split) for category in self.categories]
+
+    def _recipe(self, split: str, sources: list[_Source]) -> Recipe:
+        rule = self.rule
+        transform = {
+            "resolution": rule.resolution, "fit": rule.fit, "resample": rule.resample,
+            "max_pixels": rule.max_pixels, "limit": self.limit, "on_bad": self.on_bad,
+        }  # fmt: skip
+        found = dict(zip(self.categories, (source.identity() for source in sources), strict=True))
+        shape = (3, self.resolution, self.resolution)
+        name = f"{self.name}-{'+'.join(self.categories)}"
+        return Recipe(name, split, shape, {"kind": "lsun", "categories": found}, transform)
+
+
+class _Source(ABC):
+    """The images of one category."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def count(self) -> int: ...
+
+    @abstractmethod
+    def images(self, done: int, last: str | None) -> Iterator[tuple[str, bytes | Piece | BadImageError]]:
+        """(name, content) in order, but for the first ``done``, of which ``last`` is the last one's name."""
+
+
+class _Database(_Source):
+    def identity(self) -> dict[str, Any]:
+        head, info = read_head(self.path), os.stat(data_file(self.path))
+        return {"kind": "lmdb", "path": str(self.path), "entries": head.entries, "bytes": info.st_size,
+                "mtime_ns": info.st_mtime_ns}  # fmt: skip
+
+    def count(self) -> int:
+        return read_head(self.path).entries
+
+    def images(self, done: int, last: str | None) -> Iterator[tuple[str, bytes | Piece | BadImageError]]:
+        for key, value in read_entries(self.path, None if last is None else last.encode("latin1")):
+            yield key.decode("latin1"), value  # the keys are hashes in ASCII; any bytes come back whole
+
+
+class _Folder(_Source):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._source = FolderSource(path)
+
+    def identity(self) -> dict[str, Any]:
+        return self._source.identity()
+
+    def count(self) -> int:
+        return sum(is_image_name(member.name) for member in self._source.members())
+
+    def images(self, done: int, last: str | None) -> Iterator[tuple[str, bytes | Piece | BadImageError]]:
+        found = (m for m in self._source.members() if is_image_name(m.name))
+        for member in itertools.islice(found, done, None):
+            assert member.path is not None, "it lies in a folder"
+            yield member.name, Piece(member.path)
+
+
+def _matching(path: Path, category: str, split: str) -> Path:
+    """``path``. Raises DataError if the database's name says that it is another one."""
+    folder = path if path.is_dir() else path.parent
+    if named := re.fullmatch(r"(.+)_(train|val)_lmdb", folder.name):
+        for key, wanted, its in (("category", category, named[1]), ("split", split, named[2])):
+            if its != wanted:
+                what = f"{wanted!r}, but {shown(str(path))} is {its!r}"
+                raise DataError(f"dataset.{key}", what, f"set dataset.{key}={its}, or another path")
+    return path
+
+
+def _find(root: Path, category: str, split: str) -> _Source:
+    """The database or folder of a category. Raises DataError: what was looked for, where it is to be had."""
+    names = (f"{category}_{split}_lmdb", f"{category}_lmdb", category)
+    for name in names:
+        if (root / name / "data.mdb").is_file():
+            return _Database(root / name)
+        if name.endswith("_lmdb") and (root / name).is_dir():
+            raise DataError(shown(str(root / name)), "holds no data.mdb", "unpack the whole archive")
+    for name in (f"{category}_{split}", f"{split}/{category}", category):
+        if (root / name).is_dir():
+            return _Folder(root / name)
+    packed = f"{category}_{split}_lmdb.zip"
+    if (root / packed).is_file():
+        raise DataError(shown(str(root / packed)), "is still packed", f"unzip it in {shown(str(root))}")
+    what = f"no {category} {split} in {shown(str(root))}"
+    url = URL.format(category=category, split=split)
+    raise DataError("dataset.path", what, f"get {url} and unzip it there, or set dataset.path")
