@@ -11,7 +11,6 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -26,6 +25,7 @@ from ganlab.fakes import CHUNK, Generate, OfClass, Pieces, chunk
 from ganlab.metrics.base import GroupMetric, LinAlgError, Measure, Metric, MetricError, Protocol, Reference
 from ganlab.metrics.protocol import OWN_SPLIT, digest
 from ganlab.reference import Cache, cache_key, compute
+from ganlab.scores import Scores as Scores
 from ganlab.types import Features
 
 if TYPE_CHECKING:
@@ -38,29 +38,11 @@ NO_VALUE = (MetricError, torch.OutOfMemoryError, LinAlgError)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What one evaluation found. A value is None where there was none; ``warnings`` says why.
-
-    step: generator updates. values: by name, the extractor's suffix included. record: everything beside G
-    that can move them; protocol_id: its digest. seconds: wall time, reference statistics included. details:
-    of scores averaged over classes, by name: extremes, median, the worst classes, ``per_class`` all of them.
-    """
-
-    step: int
-    values: dict[str, float | None]
-    record: dict[str, Any]
-    protocol_id: str
-    seconds: float
-    warnings: list[str] = field(default_factory=list)
-    details: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
 class Evaluator:
     """Scores generators on ``device`` with ``metrics``, by name, against the real images of ``dataset``.
 
     The constructor reads nothing; ``check`` does, before training. ``cache_dir`` holds ``reference/``.
-    ``progress(what, done, of)`` hears how far the "real" or "fake" images are.
+    ``progress(what, done, of)`` hears how far the "real" or "fake" images are, and each "class".
     """
 
     def __init__(
@@ -126,6 +108,12 @@ class Evaluator:
         if self._uses_features:
             self.extractor.check()
 
+    def check_classes(self, num_classes: int) -> None:
+        """Raise DataError unless the reference images have as many classes as the generator."""
+        if (there := len(self.images.classes)) != num_classes:
+            what = f"{self.images.name} has {there} classes, the run was made with {num_classes}"
+            raise DataError("dataset", what, "use the run's own dataset, or leave scores of classes out")
+
     @property
     def better(self) -> dict[str, Literal["lower", "higher"]]:
         """The good direction of every value that is a score (not a spread), by its full name."""
@@ -139,17 +127,23 @@ class Evaluator:
     def _full(self, measure: Measure, name: str) -> str:
         return name + self.extractor.suffix if measure.uses_features else name
 
-    def record(self, generator: Literal["raw", "ema"] = "raw") -> dict[str, Any]:
-        """Everything beside G that can move the numbers, as plain values; ``digest`` makes the id of it."""
-        options = {name: told for name, measure in self.measures.items() if (told := measure.options())}
-        heeded = {field for measure in self.measures.values() for field in measure.protocol_fields}
+    def record(self, generator: Literal["raw", "ema"] = "raw", group: str | None = None) -> dict[str, Any]:
+        """Everything beside G that can move the numbers, as plain values; ``digest`` makes the id of it.
+
+        ``group``: those of this group metric; else those of all others. So no number's record depends on
+        which scores are computed beside it, but for the options of other metrics.
+        """
+        measures: Mapping[str, Measure] = {group: self.measures[group]} if group else self.metrics
+        options = {name: told for name, measure in measures.items() if (told := measure.options())}
+        heeded = {field for measure in measures.values() for field in measure.protocol_fields}
+        uses_features = any(measure.uses_features for measure in measures.values())
         return {
             **self.protocol.record(heeded),
             "dataset": self.images.name,
             "dataset_fingerprint": self.images.fingerprint,
             "real_split": self.images.split,
             "fid_n_real": self.protocol.fid_n_real or len(self.images),
-            "extractor": self.extractor.identity() if self._uses_features else None,
+            "extractor": self.extractor.identity() if uses_features else None,
             "generator": generator,
             "chunk": CHUNK,
             **({"options": options} if options else {}),
@@ -195,7 +189,11 @@ class Evaluator:
         """
         began = time.perf_counter()
         values: dict[str, float | None] = {}
-        more: dict[str, dict[str, Any]] = {}
+        more = {
+            self._full(measure, measure.names[0]): {"protocol": told, "protocol_id": digest(told)}
+            for name, measure in self.group_metrics.items()
+            if (told := self.record(generator, name))
+        }
         with exact_fp32(self.device.type):
             real = _try(lambda: self.reference(poll)) if self._needs_real else None
             fake = _try(lambda: self._fakes(generate, poll)) if self.metrics else None
@@ -251,7 +249,7 @@ class Evaluator:
         """The mean over the groups; what it hides goes into ``more``."""
         mean, name = mean_over(found), measure.names[0]
         if measure.needs_labels:
-            more[self._full(measure, name)] = details(found, self.images.classes, measure.better)
+            more[self._full(measure, name)] |= details(found, self.images.classes, measure.better)
         return {name: mean}
 
     def _real_pool(self, pixels: npt.NDArray[np.uint8], poll: Callable[[], None] | None) -> Tensor:

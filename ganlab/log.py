@@ -83,15 +83,22 @@ class Log:
         self._draw()
 
     def scores(
-        self, step: int, values: Mapping[str, float | None], protocol_id: str, kind: str = "eval"
+        self,
+        step: int,
+        values: Mapping[str, float | None],
+        protocol_id: str,
+        kind: str = "eval",
+        own_ids: Mapping[str, str] | None = None,
     ) -> None:
         """The scores of one evaluation by name (``fid_cifar``; None: not to be had), their protocol's id.
 
         kind: ``eval`` on the way (TensorBoard's ``metric/``), ``final`` under a protocol of its own.
+        own_ids: by name, of the scores whose protocol is another.
         """
         self._scores = _told(values)
         record = {"step": step, "kind": kind, "scores": dict(values), "protocol_id": protocol_id}
-        self.metrics.append({**record, "wall_s": round(self.wall_s, 3)})
+        own = {"own_ids": dict(own_ids)} if own_ids else {}
+        self.metrics.append({**record, **own, "wall_s": round(self.wall_s, 3)})
         for name, value in values.items():
             self._scalar(f"{'metric' if kind == 'eval' else kind}/{name}", value, step)
         self.say(f"step {step}/{self.total_steps}  {self._scores}")

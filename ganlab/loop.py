@@ -248,7 +248,7 @@ class Run:
             return
         last = self._score(e.metric.protocol)
         self._warn(last)
-        self.log.scores(self.step, last.values, last.protocol_id, kind="final")
+        self.log.scores(self.step, last.values, last.protocol_id, "final", last.own_ids)
         self.final = {"last": entry(last), "best": entry(last)}
         best = self.progress["best"]
         if best and best["step"] != self.step:
@@ -276,7 +276,7 @@ class Run:
         scores = self._score(self.e.metric.progress)
         self.progress["evaluated"] = self.step
         self._warn(scores)
-        self.log.scores(self.step, scores.values, scores.protocol_id)
+        self.log.scores(self.step, scores.values, scores.protocol_id, own_ids=scores.own_ids)
         self.progress["last"] = entry(scores)
         best, better = self.progress["best"], self.evaluators[self.e.metric.progress].better
         if improves(scores.values, best and best["values"], better):

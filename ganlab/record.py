@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ganlab.errors import Diverged, EnvError
-from ganlab.evaluate import Scores
+from ganlab.scores import Scores
 
 PRIORITY = ("fid", "kid", "is")  # which score picks the best checkpoint, where a run has several
 
@@ -64,7 +64,8 @@ def size(net: nn.Module) -> int:
 def entry(scores: Scores, every_class: bool = False) -> dict[str, Any]:
     """How ``result.json`` holds scores: step, values, the full protocol and its id.
 
-    Scores averaged over classes have ``details`` too; with ``every_class`` each class's value is among them.
+    Scores of groups have ``details`` too, their own protocol and id among them; those averaged over classes
+    tell extremes, median and the worst, and with ``every_class`` each class's value.
     """
     details = {
         name: {k: v for k, v in told.items() if every_class or k != "per_class"}

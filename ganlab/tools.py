@@ -16,6 +16,7 @@ from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
 from ganlab.facts import device_name, find_device, git_revision, now, set_precision, versions
 from ganlab.fakes import fakes, of_class
+from ganlab.metrics.protocol import digest
 from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
 from ganlab.run_folder import RunFolder
@@ -84,6 +85,8 @@ def evaluate_run(
     )
     evaluator.check()
     game, step = restore(folder, e, checkpoint, device)
+    if game.num_classes and any(m.needs_labels for m in e.metric.scores.values()):
+        evaluator.check_classes(game.num_classes)
 
     with StopFlag():  # nothing to save: a signal ends it at once
         scores = evaluator.score(
@@ -103,7 +106,9 @@ def evaluate_run(
         "git": git_revision(),
         "when": now(),
     }
-    name = f"step-{step:09d}-{scores.record['protocol']}-{scores.protocol_id}.json"
+    ids = sorted({scores.protocol_id, *scores.own_ids.values()})
+    ident = ids[0] if len(ids) == 1 else digest({"ids": ids})
+    name = f"step-{step:09d}-{scores.record['protocol']}-{ident}.json"
     target = folder.path / "evaluations" / name
     target.parent.mkdir(exist_ok=True)
     write_json(target, told)

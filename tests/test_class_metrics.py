@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import MeanExtractor
 from PIL import Image
 from scipy import ndimage, signal
 from test_evaluate import Ignoring, Tiny, protocol
 from torch import Tensor, nn
 
-from ganlab import rng
+from ganlab import loop, rng, tools
 from ganlab.by_class import labels_of
 from ganlab.data.base import Dataset, ImageSet, fingerprint
+from ganlab.data.digits import Digits
 from ganlab.errors import DataError, Stopped
 from ganlab.evaluate import Evaluator, Scores
+from ganlab.experiment import Experiment, Scoring
 from ganlab.extractors.cifar import CifarExtractor
 from ganlab.fakes import CHUNK, Generate, fakes, of_class
 from ganlab.metrics.base import Group, Measure, MetricError, Moments, moments, square_root
 from ganlab.metrics.fid import FID, frechet_distance
 from ganlab.metrics.intra_fid import IntraFID, factored, factored_distance
 from ganlab.metrics.ms_ssim import MSSSIM, IntraMSSSIM, halved, ms_ssim
+from ganlab.metrics.protocol import Protocol, digest
+from ganlab.nets.resnet import ResNet
 from ganlab.record import entry
+from ganlab.report import collect
+from ganlab.run_folder import RunFolder
 
 NAMES = ["apple", "bear", "cat"]
 FEW = 200
@@ -258,7 +268,7 @@ def test_intra_fid_is_the_mean_of_the_plain_fid_of_each_class(tmp_path: Path) ->
     assert [told["min"], told["median"], told["max"]] == ordered
     assert [name for name, _ in told["worst"]] == sorted(plain, key=lambda n: -plain[n])
     kept = entry(scores)["details"]["intra_fid_tiny"]
-    assert set(kept) == {"classes", "min", "median", "max", "worst"}
+    assert set(kept) == {"protocol", "protocol_id", "classes", "min", "median", "max", "worst"}
     assert entry(scores, every_class=True)["details"]["intra_fid_tiny"]["per_class"] == told["per_class"]
 
 
@@ -305,7 +315,8 @@ def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_pat
         alone = scored(tmp_path, Tall(), {name: metric}, dataset, Shrunk())
         assert alone.values.items() <= together.values.items()
         assert alone.details.items() <= together.details.items()
-    assert set(together.details) == {"intra_fid_tiny", "intra_ms_ssim"}
+    assert set(together.details) == {"intra_fid_tiny", "intra_ms_ssim", "ms_ssim"}
+    assert set(together.details["ms_ssim"]) == {"protocol", "protocol_id"}
     # the pairs of the class are those of its stream
     z, y = draw_labelled(CHUNK, rng.generator("cpu", 0, "evaluate", 0, 1))
     made = fakes(Tall(), lambda n, r: (z, y), protocol(), label=1)(CHUNK, 0, torch.Generator())[:40]
@@ -313,13 +324,23 @@ def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_pat
     assert found == pytest.approx(float(ms_ssim(made[0::2], made[1::2]).mean()), rel=1e-12)
 
 
-def test_the_record_tells_of_classes_only_where_they_count(tmp_path: Path) -> None:
-    record = scored(tmp_path, intra_classes=2).record
-    assert (record["intra_n_fake"], record["intra_classes"]) == (300, 2)
-    metrics: dict[str, Measure] = {"intra_ms_ssim": IntraMSSSIM(), "fid": FID()}
-    e = Evaluator(Tiny(), metrics, protocol(intra_n_fake=7), Animals(), "cpu", tmp_path)
-    assert "intra_n_fake" not in e.record()
-    assert e.record()["options"]["intra_ms_ssim"]["pairs"] == 100
+def test_scores_of_classes_have_a_protocol_of_their_own(tmp_path: Path) -> None:
+    """So that FID stays comparable whatever is computed beside it."""
+    metrics: dict[str, Measure] = {"fid": FID(), "intra_fid": IntraFID()}
+    plain = scored(tmp_path, metrics={"fid": FID()})
+    for changes in ({}, {"intra_classes": 2}, {"intra_n_fake": 40}):
+        both = scored(tmp_path, metrics=metrics, **changes)
+        assert both.record == plain.record
+        assert both.protocol_id == plain.protocol_id
+        own = both.details["intra_fid_tiny"]
+        wanted = {"intra_n_fake": 300, "intra_classes": 0} | changes
+        assert own["protocol"] == plain.record | wanted
+        assert both.own_ids == {"intra_fid_tiny": digest(own["protocol"])}
+    e = Evaluator(Tiny(), {"p": IntraMSSSIM(), "fid": FID()}, protocol(), Animals(), "cpu", tmp_path)
+    record = e.record(group="p")
+    assert "intra_n_fake" not in record
+    assert record["extractor"] is None, "pixels alone"
+    assert record["options"]["p"]["pairs"] == 100
     assert e.better == {"intra_ms_ssim": "lower", "fid_tiny": "lower"}
 
 
@@ -328,7 +349,7 @@ def test_pictures_need_no_feature_network(tmp_path: Path) -> None:
     e.check()
     made: Generate = lambda n, s, r: torch.randint(0, 255, (n, 3, 16, 16), generator=r, dtype=torch.uint8)  # noqa: E731
     scores = e.score(made, strict=True)
-    assert scores.record["extractor"] is None
+    assert scores.details["ms_ssim"]["protocol"]["extractor"] is None
     assert isinstance(e.extractor, Tiny)
     assert e.extractor.seen == 0
     assert list(scores.values) == ["ms_ssim"]
@@ -428,7 +449,7 @@ def test_an_unconditional_generator_has_no_value(tmp_path: Path) -> None:
     scores = e.score(fakes(net, unlabelled, p), of_class(net, unlabelled, p))
     assert scores.values["intra_fid_tiny"] is None
     assert scores.values["fid_tiny"] is not None
-    assert scores.details == {}
+    assert "max" not in scores.details["intra_fid_tiny"]
     assert scores.warnings == [
         "intra_fid: no value, class 'apple': needs class labels, and this generator is unconditional"
     ]
@@ -447,6 +468,52 @@ def test_one_class_without_a_value_leaves_no_mean(tmp_path: Path) -> None:
     assert scores.warnings == ["intra_fid: no value, class 'bear': the generator's images are not finite"]
     with pytest.raises(DataError, match=r"^metric.scores.intra_fid: class 'bear': the generator's"):
         scored(tmp_path, Broken())
+
+
+# --- in a run
+
+
+def test_a_conditional_run_is_scored_by_class_evaluated_again_and_reported(
+    tiny: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = Protocol(
+        "p", is_n_fake=64, is_splits=1, fid_n_fake=64, batch_size=64, intra_n_fake=20, intra_classes=2
+    )
+    scores: dict[str, Measure] = {"fid": FID(), "intra_fid": IntraFID(), "intra_ms_ssim": IntraMSSSIM(10)}
+
+    def make(**changes: Any) -> Experiment:
+        net = ResNet(width=0.03, z_dim=4, head="projection")
+        parts = {"architecture": net, "dataset": Digits(), "steps": 2, "batch_size": 4, "eval_every": 1}
+        return tiny(**parts | {"metric": Scoring(MeanExtractor(), p, scores)} | changes)
+
+    e = make()
+    loop.train(e, {"steps": 2, "seed": 0}, {"dataset": "digits", "architecture": "resnet"}, [])
+    last = json.loads((tmp_path / "run" / "result.json").read_text())["scores"]["last"]
+    assert set(last["values"]) == {"fid_mean", "intra_fid_mean", "intra_ms_ssim"}
+    assert None not in last["values"].values()
+    assert last["details"]["intra_fid_mean"]["classes"] == 2
+    own = {name: d["protocol_id"] for name, d in last["details"].items()}
+    told = {"fid_mean": last["protocol_id"], **own}
+    assert len({*told.values()}) == 3
+
+    monkeypatch.setattr(tools, "open_run", lambda run, *_: (RunFolder(run), make()))
+    again = tools.evaluate_run(str(tmp_path / "run"), [])
+    assert again["values"] == pytest.approx(last["values"])
+    assert len(again["details"]["intra_ms_ssim"]["per_class"]) == 2
+    read = collect.read(tmp_path / "run", "run")
+    found = {s.name: s for s in read.scores if s.checkpoint == "last"}
+    assert {name: s.protocol_id for name, s in found.items()} == told
+    assert {key for key in read.curves if "loss/" not in key[0]} == set(told.items())
+    assert found["intra_fid_mean"].protocol["intra_classes"] == 2
+
+    class Fewer(Digits):
+        def load(self, *, split: str | None = None) -> ImageSet:
+            images = super().load(split=split)
+            return dataclasses.replace(images, classes=images.classes[:9], labels=images.labels % 9)
+
+    monkeypatch.setattr(tools, "open_run", lambda run, *_: (RunFolder(run), make(dataset=Fewer())))
+    with pytest.raises(DataError, match=r"^dataset: digits has 9 classes, the run was made with 10; use"):
+        tools.evaluate_run(str(tmp_path / "run"), [])
 
 
 # --- real images

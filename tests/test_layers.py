@@ -16,8 +16,8 @@ FLOORS = [
         "layers spectra operator_norm losses penalties constraints weight_norms feature_norms priors metrics",
         "nets data extractors",
         "experiment",
-        "step state_tree checkpoint run_folder signals log reference fakes by_class evaluate samples facts "
-        "record setup loop",
+        "step state_tree checkpoint run_folder signals log reference fakes by_class scores evaluate samples "
+        "facts record setup loop",
         "tree config_files overrides composition config tools datasets report analysis doctor "
         "jobs sweep grid runner cost status help cli __main__",
     )

@@ -202,6 +202,7 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
             step, protocol = _number(node.get("step")), node.get("protocol")
             protocol = protocol if isinstance(protocol, dict) else {}
             ident = clean(node.get("protocol_id") or _digest(protocol), 24)
+            own = _own_protocols(node.get("details"))
             for name, value in list(values.items())[:MAX_SCORES]:
                 if text.spread_of(name):
                     continue
@@ -210,7 +211,18 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
                     continue
                 std = next((_number(values[k]) for k in values if text.spread_of(k) == name), None)
                 at = None if step is None else int(step)
-                yield Score(clean(checkpoint, 20), at, clean(name, 40), v, std, protocol, ident)
+                told = own.get(name, (protocol, ident))
+                yield Score(clean(checkpoint, 20), at, clean(name, 40), v, std, *told)
+
+
+def _own_protocols(details: object) -> dict[str, tuple[dict[str, Any], str]]:
+    """Record and id of the scores that have a protocol of their own (those of classes), by name."""
+    found = {}
+    for name, told in details.items() if isinstance(details, dict) else ():
+        record = told.get("protocol") if isinstance(told, dict) else None
+        if isinstance(record, dict):
+            found[name] = (record, clean(told.get("protocol_id") or _digest(record), 24))
+    return found
 
 
 def _read_evaluations(run: Run) -> None:

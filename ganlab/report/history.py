@@ -62,7 +62,13 @@ def read(path: Path, notes: list[str]) -> Curves:
 def _add(curves: Curves, step: int, row: dict[str, Any]) -> None:
     if "scores" in row:
         ident = text.clean(row.get("protocol_id") or "", 24)
-        named = {(k, ident): v for k, v in row["scores"].items() if not text.spread_of(k)}
+        own = row.get("own_ids")
+        own = own if isinstance(own, dict) else {}
+        named = {
+            (k, text.clean(own.get(k) or ident, 24)): v
+            for k, v in row["scores"].items()
+            if not text.spread_of(k)
+        }
     else:
         named = {(k, ""): v for k, v in row.items() if k.startswith("loss/")}
     for (name, ident), value in named.items():
