@@ -10,6 +10,7 @@ from ganlab.data.base import Dataset
 from ganlab.errors import ConfigError, DataError
 from ganlab.tree import suggest
 
+TOLD = ("skipped", "too_small", "enlarged", "empty_classes")  # by ``pack.warnings_of``
 OWN = {"verify": ("true", "false")}
 
 
@@ -18,7 +19,10 @@ def names(config_dirs: Sequence[str] = ()) -> list[str]:
 
 
 def prepare(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> None:
-    """Download where needed, pack, and print where the packs lie. ``split=all`` for every split."""
+    """Download where needed, pack, and print where the packs lie and what happened to images on the way.
+
+    ``split=all`` for every split. A preparation that was killed goes on where it stopped.
+    """
     dataset, splits, _ = _opened(name, overrides, config_dirs, every=False)
     from ganlab.data import pack
 
@@ -27,6 +31,8 @@ def prepare(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
             print(f"{dataset.name}: comes with its package; nothing to prepare")
         else:
             print(f"{dataset.name}: {_sentence(manifest)} -> {manifest['folder']}")
+            for line in (*_counts(manifest, but=TOLD), *pack.warnings_of(manifest)):
+                print(f"  {line}")
 
 
 def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> None:
@@ -44,12 +50,18 @@ def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = 
     for split, manifest in told["packs"].items():
         if manifest is None:
             print(f"  {split}: {_absent(dataset, split)}")
+        elif "absent" in manifest:
+            print(f"  {split}: no source here ({manifest['absent']})")
+        elif "begun" in manifest:
+            done = f"{manifest['begun'] / 1e6:,.0f} MB"
+            print(f"  {split}: begun, {done} done; 'ganlab data prepare {dataset.name}' goes on")
         elif "error" in manifest:
             damaged.append(manifest)
             print(f"  {split}: damaged, {manifest['folder']}")
         else:
             print(f"  {split}: {_sentence(manifest)}{', verified' if verify else ''}")
-            print(f"    {manifest['folder']}")
+            for line in (manifest["folder"], *_counts(manifest)):
+                print(f"    {line}")
             if classes := manifest.get("classes"):
                 counts = manifest.get("class_counts") or [""] * len(classes)
                 shown = [f"{c} {n}".strip() for c, n in zip(classes, counts, strict=False)]
@@ -63,6 +75,15 @@ def _absent(dataset: Dataset, split: str) -> str:
     if dataset.pack_folder(split) is None:
         return "comes with its package"
     return f"not prepared; 'ganlab data prepare {dataset.name} split={split}'"
+
+
+def _counts(manifest: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
+    """What happened to images on the way, in a line, if anything did, without the counts ``but``."""
+    from ganlab.data.images import NOTES
+
+    found = {what: number for what, number in (manifest.get("counts") or {}).items() if what not in but}
+    told = [f"{number:,} {NOTES.get(what, what.replace('_', ' '))}" for what, number in found.items()]
+    return ["; ".join(told)] if told else []
 
 
 def _sentence(manifest: Mapping[str, Any]) -> str:

@@ -170,12 +170,20 @@ def _devices() -> Iterator[Finding]:
 
 def _datasets() -> Iterator[Finding]:
     from ganlab.config_files import groups
-    from ganlab.data.download import KNOWN
+    from ganlab.data.download import BY_HAND, KNOWN, by_hand_place
 
     options, known = groups([]).get("dataset", []), {r.dataset for r in KNOWN}
     for option in options:
         if option == "digits":
             yield Finding("datasets", option, "ok", "built in")
+        elif option in BY_HAND:
+            place, (why, what) = by_hand_place(option), BY_HAND[option]
+            if place.is_dir():
+                yield Finding("datasets", option, "ok", str(place))
+            else:
+                yield Finding(
+                    "datasets", option, "absent", why, f"put {what} in {place}, or set dataset.path"
+                )
         elif option not in known:
             yield Finding("datasets", option, "ok", "your own images: dataset.path=FOLDER|ZIP|TAR")
     for dataset in dict.fromkeys(r.dataset for r in KNOWN):
@@ -216,6 +224,12 @@ def _prepared() -> Iterator[Finding]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             fix = f"remove {manifest.parent}; it is packed again"
             yield Finding("prepared", where, "absent", f"damaged: {error}", fix)
+    for partial in sorted(folder.glob(".tmp-*-part")) if folder.is_dir() else []:
+        size = sum(file.stat().st_size for file in partial.glob("images.u8"))
+        name = partial.name.removeprefix(".tmp-").removesuffix("-part")
+        fix = f"'ganlab data prepare' goes on with it; if it is not wanted, remove {partial}"
+        yield Finding("prepared", name, "absent", f"begun, {size / 1e6:,.0f} MB", fix)
+        number += 1
     if not number:
         yield Finding(
             "prepared", "none", "absent", f"nothing yet in {folder}", "training prepares what it needs"

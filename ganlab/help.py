@@ -274,8 +274,9 @@ def data() -> str:
         [
             _head("data", "prepare|info DATASET [key=value ...]"),
             *_wrap(
-                "prepare: download (checked, resumable) or read a local source, and pack it into one file of "
-                "pixels with a manifest. info: what is prepared, counts, shape, classes, checksums."
+                "prepare: download (checked, resumable) or read a local source on every core, and pack it "
+                "into one file of pixels with a manifest. Stopped or killed, the same command goes on and "
+                "ends in the same bytes. info: what is prepared, counts, shape, classes, checksums."
             ),
             "",
             "datasets",
@@ -295,6 +296,8 @@ def data() -> str:
             "examples",
             "  ganlab data prepare cifar10",
             "  ganlab data prepare folder path=photos.zip resolution=64",
+            "  ganlab data prepare imagenet path=/data/ILSVRC2012 split=all",
+            "  ganlab data prepare lsun path=/data/lsun category=bedroom resolution=128",
             "  ganlab data info cifar10 verify=true",
         ]
     )

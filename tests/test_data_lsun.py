@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ganlab.data import pack
 from ganlab.data.images import Rule, decode
 from ganlab.data.lmdb_reader import read_entries, read_head
 from ganlab.data.lsun import Lsun
@@ -119,6 +120,15 @@ def test_broken_images_are_counted(tmp_path: Path) -> None:
     assert f"bedroom_train_lmdb/{names[3].decode()}: " in data.manifest["examples"][0]
     with pytest.raises(DataError, match=names[3].decode()):
         Lsun(str(tmp_path), on_bad="fail").load()
+
+
+def test_info_tells_of_a_split_without_a_source(tmp_path: Path) -> None:
+    database(tmp_path / "bedroom_train_lmdb", bedroom(3))
+    told = pack.info(Lsun(str(tmp_path)))
+    assert told["packs"]["train"] is None
+    assert "bedroom_val_lmdb.zip" in told["packs"]["val"]["absent"]
+    with pytest.raises(DataError, match="no bedroom val"):
+        pack.info(Lsun(str(tmp_path), split="val"))
 
 
 def test_missing_and_misnamed(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganlab.data import decoding, stream
+from ganlab import cli, doctor
+from ganlab.data import decoding, pack, stream
 from ganlab.data.base import Dataset
 from ganlab.data.child import Child, ChildCrashed
 from ganlab.data.decoding import Encoded, Piece, decode_all
@@ -260,6 +261,18 @@ def test_what_a_power_cut_tears_is_made_again(
     if kept:
         number = int(said[0].split("first ")[1].split()[0].replace(",", ""))
         assert kept * 128 - 7 <= number <= kept * 128  # some of them are broken
+
+
+def test_what_was_begun_is_shown(
+    sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pack.info(make(sources))["packs"] == {"all": None, "train": None}
+    partial = interrupted(sources, monkeypatch)
+    assert pack.info(make(sources))["packs"]["all"] == {"begun": (partial / "images.u8").stat().st_size}
+    assert cli.main(["data", "info", "folder", f"path={sources}/tree", "resolution=24", "on_bad=skip"]) == 0
+    assert "all: begun, 1 MB done; 'ganlab data prepare folder' goes on" in capsys.readouterr().out
+    (found,) = [f for f in doctor._prepared() if f.text.startswith("begun")]
+    assert str(partial) in found.fix
 
 
 def test_another_option_does_not_take_it_up(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,21 @@ KNOWN = (
         "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
     ),
 )
+BY_HAND = {  # what comes no other way: why, and what to put into ``by_hand_place``
+    "imagenet": (
+        "no download: wants registration at image-net.org",
+        "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or train/ and val/",
+    ),
+    "lsun": (
+        "no download: http://dl.yf.io/lsun/scenes/bedroom_train_lmdb.zip and the like",
+        "bedroom_train_lmdb/ and the like, unzipped",
+    ),
+}
+
+
+def by_hand_place(dataset: str) -> Path:
+    """Where a dataset of ``BY_HAND`` is looked for if ``dataset.path`` is null."""
+    return cache_dir() / "downloads" / dataset
 
 
 def remotes(dataset: str) -> tuple[Remote, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ganlab.data.base import Dataset, ImageSet, Pixels
 from ganlab.data.decoding import Encoded
+from ganlab.data.download import by_hand_place
 from ganlab.data.imagenet_labels import WNID
 from ganlab.data.imagenet_layouts import Layout, find
 from ganlab.data.images import Resample, Rule, TooSmallError, resize, shown, to_8_bit
@@ -24,7 +25,6 @@ from ganlab.data.pack import pack
 from ganlab.data.stream import OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
-from ganlab.paths import cache_dir
 from ganlab.schema import Range, checked
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class ImageNet(Dataset):
     def _find(self, split: str) -> tuple[Layout, dict[str, str]]:
         if self.path is not None:
             return find(Path(self.path).expanduser().absolute(), split)
-        place = cache_dir() / "downloads" / "imagenet"
+        place = by_hand_place(self.name)
         if not place.is_dir():
             what = "is not set, and ImageNet cannot be downloaded without registration (image-net.org)"
             fix = f"put ILSVRC2012_img_{split}.tar or {split}/ in {place}, or set dataset.path"

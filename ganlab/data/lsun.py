@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal
 from ganlab.data.archive import FolderSource
 from ganlab.data.base import Dataset, ImageSet
 from ganlab.data.decoding import Encoded, Piece
+from ganlab.data.download import by_hand_place
 from ganlab.data.images import BadImageError, Resample, Rule, is_image_name, shown
 from ganlab.data.lmdb_reader import data_file, read_entries, read_head
 from ganlab.data.pack import pack
 from ganlab.data.stream import OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
-from ganlab.paths import cache_dir
 from ganlab.schema import Range, checked
 
 URL = "http://dl.yf.io/lsun/scenes/{category}_{split}_lmdb.zip"  # the authors' server
@@ -99,8 +99,7 @@ class Lsun(Dataset):
                 raise DataError(shown(str(source.path)), what, "fetch it again")
 
     def _sources(self, split: str) -> list[_Source]:
-        place = cache_dir() / "downloads" / "lsun"
-        root = place if self.path is None else Path(self.path).expanduser().absolute()
+        root = by_hand_place(self.name) if self.path is None else Path(self.path).expanduser().absolute()
         if self.path is not None and not root.exists():
             raise DataError("dataset.path", f"{shown(str(root))} does not exist", "check the path")
         if data_file(root).is_file():

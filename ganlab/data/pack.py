@@ -158,11 +158,19 @@ def info(dataset: Dataset, verify: bool = False) -> dict[str, Any]:
 
     ``packs`` maps each split to its manifest plus ``folder``, or to None if it is not prepared. With
     ``verify`` every pack is read and its sha256 compared: ``error`` in its entry says what is wrong.
+    ``begun`` is the size in bytes of one that was not finished, ``absent`` says why a split has no source
+    here. Raises DataError if the training split has none.
     """
     packs: dict[str, dict[str, Any] | None] = {}
     splits = dataset.splits()
     for split in dict.fromkeys([dataset.split, *splits]):
-        folder = dataset.pack_folder(split)
+        try:
+            folder = dataset.pack_folder(split)
+        except DataError as error:
+            if split == dataset.split:
+                raise
+            packs[split] = {"absent": str(error)}
+            continue
         packs[split] = None
         if folder is not None and folder.exists():
             try:
@@ -172,6 +180,8 @@ def info(dataset: Dataset, verify: bool = False) -> dict[str, Any]:
                     verify_pack(folder)
             except GanlabError as error:
                 packs[split] = {**(packs[split] or {}), "folder": str(folder), "error": str(error)}
+        elif folder is not None and (partial_folder(folder) / JOURNAL).exists():
+            packs[split] = {"begun": (partial_folder(folder) / "images.u8").stat().st_size}
     return {
         "name": dataset.name,
         "split": dataset.split,
