@@ -20,7 +20,7 @@ from ganlab import tree as trees
 from ganlab.composition import compose_raw, with_environment
 from ganlab.config_files import NAMED, find, groups, read
 from ganlab.errors import ConfigError, Mistake
-from ganlab.overrides import CommandLine, command_line
+from ganlab.overrides import CommandLine, Given, command_line
 from ganlab.tree import suggest
 
 REOPEN = ("metric.", "device", "threads", "data_memory_gb", "dataset.path")  # `evaluate` may change these
@@ -92,7 +92,7 @@ def reopen(
     ``metric.protocol=NAME`` and ``metric.extractor=NAME`` name files; ``metric=[is,fid]`` chooses scores.
     Raises ConfigError with every mistake.
     """
-    line = command_line(overrides, config_dirs, demo=False)
+    line, inside = _parted(command_line(overrides, config_dirs, demo=False))
     tree: dict[str, Any] = copy.deepcopy(dict(saved))
     wrong = list(line.wrong)
     for one in line.given:
@@ -109,6 +109,7 @@ def reopen(
         else:
             _put(tree, one.key, one.value)
     wrong += _put_named(tree, line.dirs)
+    wrong += _put_inside(tree, inside)
     tree = with_environment(tree)
     if wrong:
         named = {m.where for m in wrong}
@@ -149,15 +150,39 @@ def composed_from(line: CommandLine) -> tuple[Composed, list[Mistake]]:
 
     Raises ConfigError with the mistakes of the files.
     """
-    raw = compose_raw(line)
+    rest, inside = _parted(line)
+    raw = compose_raw(rest)
     wrong = [*raw.wrong, *_put_named(raw.tree, line.dirs)]
+    wrong += _put_inside(raw.tree, inside)
     _put_named(raw.saved, line.dirs)
+    _put_inside(raw.saved, inside)
+    text = raw.text + "".join(f"# and {one.canonical()}\n" for one in inside)
     choices: dict[str, Any] = {"experiment": None}
     for group, options in raw.options.items():  # Hydra reads a list from its end
         choices[group] = options[::-1] if line.defaults.get(group) else options[0]
     choices.update({g: ["none"] for g, several in line.defaults.items() if several and g not in choices})
     also = [g for g in line.known if "/" not in g and g not in NAMED.values()]
-    return Composed(raw.tree, raw.saved, choices, line.canonical(), raw.text, raw.files, also), wrong
+    return Composed(raw.tree, raw.saved, choices, line.canonical(), text, raw.files, also), wrong
+
+
+def _parted(line: CommandLine) -> tuple[CommandLine, list[Given]]:
+    """A command line without what changes keys of named files (``metric.protocol.seed=1``), and that."""
+    inside = [g for g in line.given if g.key.startswith(tuple(f"{key}." for key in NAMED))]
+    inside = [g for g in inside if not g.text.startswith("~")]
+    return line._replace(given=[g for g in line.given if g not in inside]), inside
+
+
+def _put_inside(tree: dict[str, Any], inside: Sequence[Given]) -> list[Mistake]:
+    """Change keys of files that ``_put_named`` has put in. Where none was, its own mistake is enough."""
+    wrong = []
+    for one in inside:
+        named = next(key for key in NAMED if one.key.startswith(f"{key}."))
+        there = (tree.get("metric") or {}).get(named.partition(".")[2])
+        if isinstance(there, dict):
+            _put(tree, one.key, one.value)
+        elif there is None:
+            wrong.append(Mistake(one.key, f"{named} is null", f"choose one, as {named}=NAME"))
+    return wrong
 
 
 def _put_named(tree: dict[str, Any], dirs: Sequence[Path]) -> list[Mistake]:

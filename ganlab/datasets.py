@@ -23,7 +23,7 @@ def prepare(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
 
     ``split=all`` for every split. A preparation that was killed goes on where it stopped.
     """
-    dataset, splits, _ = _opened(name, overrides, config_dirs, every=False)
+    dataset, splits, _ = _opened(name, overrides, config_dirs, packs=False)
     from ganlab.data import pack
 
     for manifest in pack.prepare(dataset, splits):
@@ -40,7 +40,7 @@ def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = 
 
     Raises DataError if a pack is damaged (``verify=true`` reads all of it).
     """
-    dataset, _, verify = _opened(name, overrides, config_dirs, every=True)
+    dataset, _, verify = _opened(name, overrides, config_dirs, packs=True)
     from ganlab.data import pack
 
     told = pack.info(dataset, verify=verify)
@@ -98,17 +98,20 @@ def _sentence(manifest: Mapping[str, Any]) -> str:
 
 
 def _opened(
-    name: str, overrides: Sequence[str], config_dirs: Sequence[str], *, every: bool
+    name: str, overrides: Sequence[str], config_dirs: Sequence[str], *, packs: bool
 ) -> tuple[Dataset, Sequence[str] | None, bool]:
-    """The dataset, the splits asked for (None: the training one), and whether to verify."""
+    """The dataset, the splits asked for (None: the training one), and whether to verify.
+
+    ``packs``: ``verify`` asks for that; else it is the dataset's own key, as ``dataset.verify`` always is.
+    """
     options = names(config_dirs)
     if name not in options:
         raise ConfigError("dataset", f"there is no {name!r}", suggest(name, options))
     words, splits, verify = [f"dataset={name}"], None, False
     for word in overrides:
-        key, equals, value = word.lstrip("+").partition("=")
-        key = key.removeprefix("dataset.")
-        if key == "verify":
+        full, equals, value = word.lstrip("+").partition("=")
+        key = full.removeprefix("dataset.")
+        if full == "verify" and packs:
             if value not in ("true", "false"):
                 raise ConfigError("verify", f"{value!r} is not true or false", "write verify=true")
             verify = value == "true"

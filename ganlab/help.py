@@ -290,6 +290,7 @@ def data() -> str:
                         "the dataset's own; split=all: every split",
                     ),
                     ("verify=true", "with info: read every prepared file and compare its checksum"),
+                    ("dataset.verify=false", "cifar10, stl10: admit a set of your own in their format"),
                 ]
             ),
             "",

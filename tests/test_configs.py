@@ -26,9 +26,7 @@ SMALL = [
     "batch_size=4",
     "g_batch_size=null",
     "accumulate=1",
-    "lr_decay_start=0",
     "steps=4",
-    "d_steps=1",
     "device=cpu",
 ]
 CLASSES = 7
@@ -92,6 +90,24 @@ def test_every_protocol_and_extractor_builds(option: str, extractor: str) -> Non
     assert e.metric.protocol.name == option
     assert e.metric.extractor.name == extractor
     assert set(e.metric.scores) == set(free)
+
+
+def test_a_key_of_a_named_file_can_be_changed() -> None:
+    words = ["+experiment=sngan_cifar", "metric.protocol=smoke", "metric.protocol.fid_n_real=0"]
+    e = composed(*words, "metric.progress.seed=7")
+    assert (e.metric.protocol.name, e.metric.protocol.fid_n_real, e.metric.protocol.is_n_fake) == (
+        "smoke",
+        0,
+        500,
+    )
+    assert (e.metric.progress.name, e.metric.progress.seed) == ("progress5k", 7)
+    saved = config.compose(["metric.protocol=smoke", "metric.protocol.fid_n_real=0"]).saved
+    again = config.reopen(saved, ["metric.protocol.seed=3", "metric.protocol=small2k"])["metric"]["protocol"]
+    assert (again["name"], again["seed"], again["fid_n_real"]) == ("small2k", 3, 5000)
+    with pytest.raises(ConfigError, match=r"metric\.progress\.seed: metric.progress is null; choose one"):
+        composed("metric.progress=null", "metric.progress.seed=7")
+    with pytest.raises(ConfigError, match=r"metric\.protocol\.fid_real: .*fid_n_real"):
+        composed("metric.protocol=smoke", "metric.protocol.fid_real=0")
 
 
 def test_scores_of_classes_want_a_conditional_architecture() -> None:
