@@ -173,6 +173,9 @@ class Experiment:
         norms = [name for name, s in normalization.items() if s.feature_norm() is not None]
         if len(norms) > 1:
             wrong.append(f"normalization: {' and '.join(norms)} both normalise D's activations; choose one")
+        norms = [name for name, s in normalization.items() if s.normalizes_weights]
+        if len(norms) > 1:
+            wrong.append(f"normalization: {' and '.join(norms)} both normalise D's weights; choose one")
         if not architecture.conditional:
             wrong += [
                 f"metric.scores.{name}: needs class labels, and this architecture is unconditional; leave it "

@@ -72,6 +72,7 @@ class Stabiliser:
     """
 
     has_penalty = False
+    normalizes_weights = False  # one such stabiliser a run
 
     def feature_norm(self) -> FeatureNorm | None:
         """What D puts after its convolutions, or None."""

@@ -140,6 +140,7 @@ class _WeightNormalization(Stabiliser):
 
     name: str
     gamma: str
+    normalizes_weights = True
 
     def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
         raise NotImplementedError

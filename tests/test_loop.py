@@ -339,6 +339,11 @@ def test_mistakes_across_fields_come_together(tiny: Make) -> None:
     ]
 
 
+def test_two_weight_norms_are_refused(tiny: Make) -> None:
+    with pytest.raises(ValueError, match="normalization: sn and wn both normalise D's weights; choose one"):
+        tiny(normalization={"sn": SpectralNorm(), "gp": GradientPenalty(), "wn": WeightNorm()})
+
+
 def test_bf16_keeps_weights_norms_and_losses_in_fp32(tiny: Make, tmp_path: Path) -> None:
     norms = {"sn": SpectralNorm(), "gp": GradientPenalty()}
     go(tiny(precision="bf16", normalization=norms, loss=Wasserstein(), steps=4))

@@ -25,6 +25,9 @@ METHODS = {
     "sn": "SN",
     "gp": "GP",
     "fn": "FN",
+    "in": "IN",
+    "snr": "SN regularisation",
+    "orthonormal_init": "Orthonormal start",
     "dcgan": "DCGAN",
     "real-data": "Real data",
 }
