@@ -185,10 +185,11 @@ class Evaluator:
         (protocol.seed, start). ``of_class(c)`` is the like for images of class c, with ``random`` seeded by
         (protocol.seed, start, c); without it scores of classes have no value. ``generator`` tells which of
         G's weights they come from. ``poll`` is called before every batch and may raise to abort. A metric
-        without a value gives None and a warning; with ``strict`` it raises DataError instead.
+        without a value gives None and a warning; with ``strict`` DataError is raised, of all such.
         """
         began = time.perf_counter()
         values: dict[str, float | None] = {}
+        missing: list[Mistake] = []
         more = {
             self._full(measure, measure.names[0]): {"protocol": told, "protocol_id": digest(told)}
             for name, measure in self.group_metrics.items()
@@ -204,13 +205,14 @@ class Evaluator:
                 else:
                     found = _try(functools.partial(self._mean, measure, groups[name], more))
                 if isinstance(found, Exception):
-                    if strict:
-                        raise DataError(f"metric.scores.{name}", str(found)) from found
+                    missing.append(Mistake(f"metric.scores.{name}", str(found)))
                     self._warn(f"{name}: no value, {found}")
                     found = dict.fromkeys(measure.names, math.nan)
                 values |= {self._full(measure, k): None if math.isnan(v) else v for k, v in found.items()}
         record, warnings = self.record(generator), self._warnings.copy()
         self._warnings.clear()
+        if strict and missing:
+            raise DataError(missing)
         return Scores(step, values, record, digest(record), time.perf_counter() - began, warnings, more)
 
     @property

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ganlab.metrics.base import MetricError, Protocol
+from ganlab.types import ImageShape
 
 CHUNK = 500  # generated images per random stream: changing it moves every score
 T = TypeVar("T")
@@ -82,9 +83,13 @@ def chunk(generate: Generate, start: int, random: torch.Generator) -> Tensor:
     return images
 
 
-def of_class(g: nn.Module, draw: Draw, protocol: Protocol, batch_size: int = CHUNK) -> OfClass:
-    """``of_class(c)`` is the ``generate`` of images of class c; see ``fakes``."""
-    return lambda label: fakes(g, draw, protocol, batch_size, label)
+def generators(g: nn.Module, draw: Draw, protocol: Protocol, shape: ImageShape) -> tuple[Generate, OfClass]:
+    """What ``Evaluator.score`` takes, of images of ``shape``: of all, and of one class c: ``of_class(c)``.
+
+    Above 64x64 G makes fewer images at a time than a chunk: 500 of 128x128 are 2 GB in every layer.
+    """
+    rows = max(1, min(CHUNK, CHUNK * 64 * 64 // (shape.height * shape.width)))
+    return fakes(g, draw, protocol, rows), lambda label: fakes(g, draw, protocol, rows, label)
 
 
 def to_bytes(x: Tensor, how: Literal["round", "truncate"] = "round") -> Tensor:

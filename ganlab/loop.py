@@ -19,7 +19,7 @@ from ganlab import rng, samples, spectra
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.base import Batches, ImageSet, to_float
 from ganlab.disk import read_json, write_json
-from ganlab.errors import ConfigError, Diverged, EnvError, GanlabError, Stopped
+from ganlab.errors import ConfigError, DataError, Diverged, EnvError, GanlabError, Mistake, Stopped
 from ganlab.evaluate import Evaluator, Scores
 from ganlab.experiment import NO_LABELS, Experiment, method_name
 from ganlab.facts import (
@@ -33,7 +33,7 @@ from ganlab.facts import (
     set_precision,
     versions,
 )
-from ganlab.fakes import fakes, of_class
+from ganlab.fakes import generators
 from ganlab.log import Log
 from ganlab.metrics.protocol import Protocol
 from ganlab.paths import cache_dir
@@ -104,8 +104,14 @@ def prepare(e: Experiment) -> tuple[torch.device, ImageSet]:
     images = e.dataset.load()
     if e.architecture.conditional and images.labels is None:
         raise ConfigError("dataset", *NO_LABELS.format(f"{images.name} {images.split}").split("; "))
-    for protocol in {e.metric.progress, e.metric.protocol}:
-        Evaluator(e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir()).check()
+    wrong: dict[Mistake, None] = {}  # of both protocols, each told once
+    for protocol in dict.fromkeys([e.metric.progress, e.metric.protocol]):
+        try:
+            Evaluator(e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir()).check()
+        except DataError as error:
+            wrong |= dict.fromkeys(error.mistakes)
+    if wrong:
+        raise DataError(wrong)
     if len(images) < e.batch_size:
         what = f"{e.batch_size} is more than the {len(images)} images of {images.name} {images.split}"
         raise ConfigError("batch_size", what, f"use at most {len(images)}")
@@ -291,8 +297,7 @@ class Run:
 
         try:
             return self.evaluators[protocol].score(
-                fakes(game.live, game.draw, protocol),
-                of_class(game.live, game.draw, protocol),
+                *generators(game.live, game.draw, protocol, self.e.shape),
                 step=self.step if step is None else step,
                 generator="raw" if game.average is None else "ema",
                 poll=self.stop.poll,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import torch
 
 from ganlab import config, samples
 from ganlab.checkpoint import Checkpoints
+from ganlab.data.files import progress
 from ganlab.disk import read_json, write_json
 from ganlab.errors import CheckpointError, ConfigError, DataError
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
 from ganlab.facts import device_name, find_device, git_revision, now, set_precision, versions
-from ganlab.fakes import fakes, of_class
+from ganlab.fakes import generators
 from ganlab.metrics.protocol import digest
 from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
@@ -88,10 +90,9 @@ def evaluate_run(
     if game.num_classes and any(m.needs_labels for m in e.metric.scores.values()):
         evaluator.check_classes(game.num_classes)
 
-    with StopFlag():  # nothing to save: a signal ends it at once
+    with StopFlag(), _Bars() as evaluator.progress:  # nothing to save: a signal ends it at once
         scores = evaluator.score(
-            fakes(game.live, game.draw, e.metric.protocol),
-            of_class(game.live, game.draw, e.metric.protocol),
+            *generators(game.live, game.draw, e.metric.protocol, e.shape),
             step=step,
             generator="raw" if game.average is None else "ema",
             strict=True,
@@ -115,6 +116,29 @@ def evaluate_run(
     print(f"{run} step {step}: {brief(scores.values)}")
     print(f"protocol {scores.record['protocol']} {scores.protocol_id}, {scores.seconds:.1f} s -> {target}")
     return told
+
+
+class _Bars:
+    """A bar for each phase of an evaluation: the real images, the generated ones, the classes."""
+
+    def __init__(self) -> None:
+        self._what, self._done, self._open = "", 0, contextlib.ExitStack()
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        if what != self._what:
+            self._open.close()
+            unit = "classes" if what == "class" else "images"
+            title = "scores" if what == "class" else f"{what} images"
+            self._what, self._done = what, 0
+            self._advance = self._open.enter_context(progress(title, of, unit))
+        self._advance(done - self._done)
+        self._done = done
 
 
 def sample_run(

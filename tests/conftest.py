@@ -61,6 +61,23 @@ def heard_loggers() -> None:
         logging.getLogger(name).disabled = False
 
 
+@pytest.fixture(autouse=True)
+def own_switches() -> Iterator[None]:
+    """A run in this process sets torch's precision switches; the next test finds them as they were."""
+    b: Any = torch.backends
+    if not hasattr(b.cuda.matmul, "fp32_precision"):  # before torch 2.9 nothing clashes
+        yield
+        return
+    places = (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn)
+    before = [place.fp32_precision for place in places]
+    benchmark, deterministic = b.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    yield
+    for place, value in zip(places, before, strict=True):
+        place.fp32_precision = value
+    b.cudnn.benchmark = benchmark
+    torch.use_deterministic_algorithms(deterministic)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Bit-identity holds for one thread count; one is the same on every machine."""

@@ -28,7 +28,7 @@ from ganlab.errors import DataError, Stopped
 from ganlab.evaluate import Evaluator, Scores
 from ganlab.experiment import Experiment, Scoring
 from ganlab.extractors.cifar import CifarExtractor
-from ganlab.fakes import CHUNK, Generate, fakes, of_class
+from ganlab.fakes import CHUNK, Generate, fakes, generators
 from ganlab.metrics.base import Group, Measure, MetricError, Moments, moments, square_root
 from ganlab.metrics.fid import FID, frechet_distance
 from ganlab.metrics.intra_fid import IntraFID, factored, factored_distance
@@ -38,9 +38,11 @@ from ganlab.nets.resnet import ResNet
 from ganlab.record import entry
 from ganlab.report import collect
 from ganlab.run_folder import RunFolder
+from ganlab.types import ImageShape
 
 NAMES = ["apple", "bear", "cat"]
 FEW = 200
+SMALL = ImageShape(3, 4, 4)
 COUNTS = [90, 5, 40]  # more and fewer than the 8 features of ``Tiny``
 
 
@@ -236,7 +238,7 @@ def scored(
     )
     e.check()
     g = g or Painter()
-    return e.score(fakes(g, draw_labelled, p), of_class(g, draw_labelled, p), strict=strict, poll=poll)
+    return e.score(*generators(g, draw_labelled, p, SMALL), strict=strict, poll=poll)
 
 
 def test_intra_fid_is_the_mean_of_the_plain_fid_of_each_class(tmp_path: Path) -> None:
@@ -446,7 +448,7 @@ def test_an_unconditional_generator_has_no_value(tmp_path: Path) -> None:
 
     metrics: dict[str, Measure] = {"intra_fid": IntraFID(), "fid": FID()}
     e = Evaluator(Tiny(), metrics, p, Animals(), "cpu", tmp_path)
-    scores = e.score(fakes(net, unlabelled, p), of_class(net, unlabelled, p))
+    scores = e.score(*generators(net, unlabelled, p, SMALL))
     assert scores.values["intra_fid_tiny"] is None
     assert scores.values["fid_tiny"] is not None
     assert "max" not in scores.details["intra_fid_tiny"]
@@ -468,6 +470,37 @@ def test_one_class_without_a_value_leaves_no_mean(tmp_path: Path) -> None:
     assert scores.warnings == ["intra_fid: no value, class 'bear': the generator's images are not finite"]
     with pytest.raises(DataError, match=r"^metric.scores.intra_fid: class 'bear': the generator's"):
         scored(tmp_path, Broken())
+
+
+def test_large_images_are_made_a_few_at_a_time(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def g(z: Tensor, y: Tensor | None) -> Tensor:
+        sizes.append(len(z))
+        return Painter()(z, y)
+
+    p = protocol()
+    for side, most in ((32, CHUNK), (64, CHUNK), (128, 125), (2048, 1)):
+        every, of_class = generators(Called(g), draw_labelled, p, ImageShape(3, side, side))
+        for generate in (every, of_class(2)):
+            sizes.clear()
+            assert len(generate(CHUNK, 0, torch.Generator())) == CHUNK
+            assert max(sizes) == most
+    every, _ = generators(Called(g), draw_labelled, protocol(bn="batch"), ImageShape(3, 128, 128))
+    sizes.clear()
+    every(CHUNK, 0, torch.Generator())
+    assert sizes == [CHUNK], "the statistics are the chunk's"
+
+
+class Called(nn.Module):
+    """A function in the place of G."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor | None], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return self.function(z, y)
 
 
 # --- in a run

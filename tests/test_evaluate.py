@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganlab import rng
+from ganlab import loop, rng
 from ganlab.data.base import Dataset, ImageSet, fingerprint
 from ganlab.errors import DataError, EnvError, Stopped
 from ganlab.evaluate import Evaluator
+from ganlab.experiment import Experiment, Scoring
 from ganlab.extractors.base import Extractor, check_images
 from ganlab.fakes import CHUNK, Generate, evaluating, fakes, to_bytes
 from ganlab.metrics.base import Metric, MetricError, Reference, moments
@@ -323,6 +324,19 @@ def test_all_impossible_counts_are_told_at_once_before_training(tmp_path: Path) 
     evaluator(tmp_path, dataset=Noise(n=30), fid_n_real=10_000, metrics={"is": InceptionScore()}).check()
 
 
+def test_what_both_protocols_of_a_run_ask_is_told_at_once(tiny: Callable[..., Experiment]) -> None:
+    few = [protocol(name=n, fid_n_real=r, kid_subset_size=5000) for n, r in (("end", 10_000), ("way", 9000))]
+    scoring = Scoring(Tiny(), few[0], {"fid": FID(), "kid": KID()}, progress=few[1])
+    with pytest.raises(DataError) as error:
+        loop.prepare(tiny(metric=scoring))
+    kid = "kid_subset_size=5000 needs at least 5000 generated images, not 600"
+    told = [str(m) for m in error.value.mistakes]
+    assert len(told) == 3
+    assert [("way compares with 9000" in told[0]), (kid in told[1]), ("end compares" in told[2])] == [
+        True
+    ] * 3
+
+
 def test_a_split_that_is_not_there_and_odd_channels(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"^metric.protocol.real_split: t compares with split 'val', noise has no"
@@ -349,8 +363,10 @@ def test_no_value_is_null_with_a_reason_and_an_error_if_asked(tmp_path: Path) ->
     assert scores.values["odd_tiny"] is scores.values["odd_std_tiny"] is None
     assert scores.values["fid_tiny"] is not None
     assert scores.warnings == ["odd: no value, it came out as {'odd': inf, 'odd_std': 0.0}"]
-    with pytest.raises(DataError, match=r"^metric.scores.odd: it came out as"):
+    e.metrics["odder"] = e.measures["odder"] = Odd()
+    with pytest.raises(DataError, match=r"^metric.scores.odd: it came out as.*\n.*odder: it came out as.*$"):
         e.score(generate, strict=True)
+    del e.metrics["odder"], e.measures["odder"]
     assert e.score(generate).warnings == scores.warnings  # not heaped up
 
 

@@ -9,6 +9,8 @@ To add one, write one Python file and one YAML file; nothing else is edited:
 2. ``configs/metric/mine.yaml``: first line ``# @package metric.scores``, then
    ``mine: {_target_: ganlab.metrics.mine.Mine}``.
 
+A score of each class by itself, or one that needs the images, is a ``GroupMetric``: see ``base.py``.
+
 ``ganlab train metric=[is,fid,mine]`` then scores it, from the same feature pass as the others, under every
 protocol. The extractor's suffix is added to the names by ``evaluate.py``.
 """
