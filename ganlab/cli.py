@@ -79,6 +79,7 @@ def _run(name: str, rest: list[str]) -> int:
         "evaluate": evaluate,
         "sample": sample,
         "report": report,
+        "explain": explain,
         "data": data,
         "doctor": doctor,
     }
@@ -222,6 +223,21 @@ def report(rest: list[str]) -> int:
     from ganlab.report import report as write
 
     print(write(words.names, own["out"]))
+    return 0
+
+
+def explain(rest: list[str]) -> int:
+    """``ganlab explain``."""
+    words = parse(rest, values={"-cd": "--config-dir"}, more=("--json",))
+    if words.on("--help"):
+        return _say(help.explain())
+    if len(words.names) > 1 or (words.names and words.overrides):
+        fix = "name one run folder, or write overrides as for ganlab train"
+        raise ConfigError("explain", "wants one run folder, or overrides alone", fix)
+    from ganlab.explain import explain as tell_apart
+
+    run, dirs = "".join(words.names), words.all("--config-dir")
+    tell_apart(run, words.overrides, dirs, as_json=words.on("--json"))
     return 0
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "score a run's checkpoint again, under any protocol",
     "sample": "draw images from a run: a grid, single PNGs, interpolations",
     "report": "put runs side by side: HTML, Markdown, CSV and figures",
+    "explain": "how a run differs from the paper's recipe, and where each value comes from",
     "data": "prepare a dataset, or tell what is prepared",
     "doctor": "what is installed, prepared and missing on this machine",
 }
@@ -259,12 +260,41 @@ def report() -> str:
             _head("report", "RUN... [out=outputs/report]"),
             *_wrap(
                 "Reads run folders, and folders that hold some; writes report.html (one file, nothing from "
-                "the network), report.md, results.csv and figures: bars by method and setting beside the "
-                "published values, learning curves, samples, the table."
+                "the network), report.md, CSV files and figures: bars by method and setting, learning curves, "
+                "samples; published values, other implementations' and ours side by side, each with its protocol "
+                "and whether it is like for like; the order of methods and their robustness beside the paper's; "
+                "whether differences are more than seed noise; one checkpoint under several protocols."
             ),
             "",
             "example",
             "  ganlab report outputs/sngan_cifar outputs/wgan_gp_cifar out=benchmarks/cifar",
+        ]
+    )
+
+
+def explain() -> str:
+    return "\n".join(
+        [
+            _head("explain", "RUN | [+experiment=NAME] [group=option ...] [key=value ...] [--json]"),
+            *_wrap(
+                "Lists every key in which a run folder, or what the overrides would run, differs from the paper's "
+                "recipe; where the recipe's values come from (paper, authors' code, ganlab's choice); and where paper "
+                "and code disagree or the paper is silent. The recipe is that of the run's experiment, else of the "
+                "nearest shipped one."
+            ),
+            "",
+            "options",
+            *_table(
+                [
+                    ("--json", "the same as JSON"),
+                    ("--config-dir DIR", OPTIONS["--config-dir DIR"]),
+                    ("-h, --help", "this text"),
+                ]
+            ),
+            "",
+            "examples",
+            "  ganlab explain outputs/sngan_cifar/C-s0",
+            "  ganlab explain +experiment=sngan_cifar setting=D steps=1000",
         ]
     )
 

@@ -18,7 +18,7 @@ FLOORS = [
         "experiment",
         "step state_tree checkpoint run_folder signals log reference fakes by_class scores evaluate samples "
         "facts record setup loop",
-        "tree config_files overrides composition config tools datasets report analysis doctor "
+        "tree config_files overrides composition config tools datasets report analysis recipes explain doctor "
         "jobs sweep grid runner cost status help cli __main__",
     )
 ]
