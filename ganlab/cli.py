@@ -180,11 +180,20 @@ def evaluate(rest: list[str]) -> int:
     if words.on("--help"):
         return _say(help.evaluate())
     run = _one_run(words, "evaluate")
-    own, others = _own_keys(words.overrides, {"checkpoint": ("last", "")})
-    _no_near_miss(others, ["checkpoint"])
+    own, others = _own_keys(words.overrides, {"checkpoint": ("last", ""), "protocols": (None, "")})
+    _no_near_miss(others, ["checkpoint", "protocols"])
+    several = own["protocols"] and [name.strip() for name in own["protocols"].strip("[]").split(",")]
+    if several and any(word.lstrip("+").startswith("metric.protocol=") for word in others):
+        raise ConfigError("metric.protocol", "is given beside protocols=", "keep one of the two")
+    if several and len(set(several)) < len(several):
+        raise ConfigError("protocols", "names one twice", "name each once")
     from ganlab import tools
 
-    tools.evaluate_run(run, others, checkpoint=own["checkpoint"], config_dirs=words.all("--config-dir"))
+    dirs, checkpoint = words.all("--config-dir"), own["checkpoint"]
+    if several:
+        tools.evaluate_protocols(run, several, others, checkpoint=checkpoint, config_dirs=dirs)
+    else:
+        tools.evaluate_run(run, others, checkpoint=checkpoint, config_dirs=dirs)
     return 0
 
 

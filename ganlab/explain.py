@@ -21,7 +21,7 @@ from ganlab.run_folder import ABSENT, RunFolder, differences
 
 
 class Line(NamedTuple):
-    """One key. here, recipe: values in words. source: of the recipe's value. paper, code: where they differ."""
+    """One key. here, recipe: values in words. source: of the recipe's value. paper, code: if they differ."""
 
     key: str
     here: str
@@ -34,8 +34,11 @@ class Line(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """A run against its recipe. differing: other values than the recipe's. open: as the recipe, which rests on
-    a choice there. own: as the recipe, a choice of ganlab's. same: how many other keys are as in the recipe."""
+    """A run against its recipe.
+
+    differing: other values than the recipe's. open: as the recipe, whose sources differ or are silent. own:
+    as the recipe, ganlab's own choice. same: how many other keys are as in the recipe.
+    """
 
     name: str
     match: Match
@@ -56,7 +59,8 @@ def explain(
     Raises DataError if the folder is no run's, ConfigError with every mistake of the overrides.
     """
     if run:
-        name, tree, experiment = run, *of_run(run)
+        tree, experiment = of_run(run)
+        name = run
     else:
         made = config.compose(overrides, config_dirs)
         name, tree = " ".join(overrides) or "ganlab train", made.tree
@@ -78,7 +82,7 @@ def of_run(run: str) -> tuple[dict[str, Any], str]:
 
 
 def against(name: str, tree: Mapping[str, Any], match: Match) -> Explanation:
-    """Every key of the run and the recipe, sorted into what differs, what is open and what is ganlab's own."""
+    """Every key of the run and the recipe, sorted into what differs, what is open and what is our own."""
     mine, theirs = _comparable(tree), _comparable(match.tree)
     _by_name(mine, theirs, "metric", "protocol")
     changed = [d for d in differences(theirs, mine) if not recipes.silent(d.key)]
@@ -150,9 +154,15 @@ def _line(key: str, here: Any, recipe: Any, origin: Origin | None) -> Line:
     if recipe is ABSENT:
         origin = Origin("not in this row")
     origin = origin or Origin("the experiment file")
-    words = [value(recipe, key), origin.source, origin.where]
     return Line(
-        clean(key, 80), value(here, key), *words, _or_empty(origin.paper), _or_empty(origin.code), origin.note
+        key=clean(key, 80),
+        here=value(here, key),
+        recipe=value(recipe, key),
+        source=origin.source,
+        where=origin.where,
+        paper=_or_empty(origin.paper),
+        code=_or_empty(origin.code),
+        note=origin.note,
     )
 
 
@@ -183,8 +193,10 @@ def value(told: Any, key: str = "") -> str:
     return clean(told, 60)
 
 
-_ORDER = ("dataset", "architecture", "normalization", "loss", "class_loss", "prior", "setting", "optimizer")
-_ORDER += ("d_steps", "steps", "batch_size", "g_batch_size")
+_ORDER = (
+    *("dataset", "architecture", "normalization", "loss", "class_loss", "prior", "setting", "optimizer"),
+    *("d_steps", "steps", "batch_size", "g_batch_size"),
+)
 
 
 def _rank(line: Line) -> tuple[int, str]:
@@ -226,7 +238,8 @@ def told(found: Explanation) -> str:
         lines += ["", "nothing differs from the recipe"]
     if found.open:
         lines += ["", "as the recipe, but its sources differ, or the paper is silent"]
-        rows = [(x.key, x.here, x.paper or _if(x, "paper"), x.code or _if(x, "code"), x.note) for x in found.open]
+        sources = [(x.paper or _if(x, "paper"), x.code or _if(x, "code")) for x in found.open]
+        rows = [(x.key, x.here, *has, x.note) for x, has in zip(found.open, sources, strict=True)]
         lines += _columns(("key", "here", "paper", "code", "note"), rows)
     if found.own:
         listed = ", ".join(f"{x.key} {x.here}" for x in found.own)

@@ -216,6 +216,10 @@ def evaluate() -> str:
             *_table(
                 [
                     CHECKPOINT,
+                    (
+                        "protocols=NAME,NAME",
+                        "several protocols, one after the other: the same checkpoint's scores side by side",
+                    ),
                     (f"metric.protocol={'|'.join(known.get('protocol', []))}", scoring.get("protocol", "")),
                     (
                         f"metric.extractor={'|'.join(known.get('extractor', []))}",
@@ -233,6 +237,7 @@ def evaluate() -> str:
             "",
             "examples",
             "  ganlab evaluate outputs/sngan_cifar/C-s0 metric.protocol=ttur50k",
+            "  ganlab evaluate outputs/sngan_cifar/C-s0 protocols=sngan_paper,ttur50k",
             "  ganlab evaluate outputs/digits/C-s0 checkpoint=best metric.extractor=cifar device=cpu",
         ]
     )
@@ -260,10 +265,11 @@ def report() -> str:
             _head("report", "RUN... [out=outputs/report]"),
             *_wrap(
                 "Reads run folders, and folders that hold some; writes report.html (one file, nothing from "
-                "the network), report.md, CSV files and figures: bars by method and setting, learning curves, "
-                "samples; published values, other implementations' and ours side by side, each with its protocol "
-                "and whether it is like for like; the order of methods and their robustness beside the paper's; "
-                "whether differences are more than seed noise; one checkpoint under several protocols."
+                "the network), report.md, CSV files and figures: bars by method and setting, curves, "
+                "samples; published values, other implementations' and ours side by side, each with its "
+                "protocol and whether it is like for like; the order of methods and their robustness beside "
+                "the paper's; whether differences are more than seed noise; one checkpoint under several "
+                "protocols."
             ),
             "",
             "example",
@@ -277,10 +283,10 @@ def explain() -> str:
         [
             _head("explain", "RUN | [+experiment=NAME] [group=option ...] [key=value ...] [--json]"),
             *_wrap(
-                "Lists every key in which a run folder, or what the overrides would run, differs from the paper's "
-                "recipe; where the recipe's values come from (paper, authors' code, ganlab's choice); and where paper "
-                "and code disagree or the paper is silent. The recipe is that of the run's experiment, else of the "
-                "nearest shipped one."
+                "Lists every key in which a run folder, or what the overrides would run, differs from the "
+                "paper's recipe; where the recipe's values come from (paper, authors' code, our choice); "
+                "and where paper and code disagree or the paper is silent. The recipe is that of the run's "
+                "experiment, else of the nearest shipped one."
             ),
             "",
             "options",

@@ -1,4 +1,4 @@
-"""The papers' recipes behind the shipped experiments: where each value comes from, and which one a run follows.
+"""The papers' recipes behind the shipped experiments: where values come from, and which one a run follows.
 
 ``ganlab/assets/recipes.yaml`` holds the provenance; the values are those of the experiment files, composed.
 No torch here.
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ganlab import config
-from ganlab.config_files import groups, read, user_dirs
+from ganlab.config_files import groups, read
 from ganlab.errors import ConfigError
-from ganlab.paths import ASSETS, config_dir
+from ganlab.paths import ASSETS
 
 SOURCES = ("paper", "code", "ganlab")
 
@@ -108,7 +108,8 @@ def match(tree: Mapping[str, Any], experiment: str) -> Match:
     why = ""
     if recipe is None:
         recipe = nearest(tree)
-        said = f"no recipe is known for experiment {experiment!r}" if experiment else "no experiment is recorded"
+        unknown = f"no recipe is known for experiment {experiment!r}"
+        said = unknown if experiment else "no experiment is recorded"
         why = f"{said}; the nearest by net, data and loss is {recipe.experiment}"
     words = [f"+experiment={recipe.experiment}"]
     if tree.get("setting") in recipe.settings:
@@ -122,7 +123,7 @@ def nearest(tree: Mapping[str, Any]) -> Recipe:
     best: tuple[int, Recipe] | None = None
     for name in table()["recipes"]:
         recipe = load(name)
-        if recipe is None or name not in groups(user_dirs()).get("experiment", []):
+        if recipe is None or name not in groups([]).get("experiment", []):
             continue
         points = _shared(tree, composed((f"+experiment={name}",)))
         if best is None or points > best[0]:
@@ -151,7 +152,7 @@ def _shared(tree: Mapping[str, Any], other: Mapping[str, Any]) -> int:
 
 
 def _row(tree: Mapping[str, Any], recipe: Recipe) -> str:
-    """The row that the run is: of its normalization, loss and head; the best fitting one, the first of equals."""
+    """The row that the run is, by normalization, loss and head: the best fitting one, the first of equals."""
 
     def fits(name: str) -> int:
         other = composed((f"+experiment={recipe.experiment}", *recipe.rows[name]))
@@ -168,13 +169,3 @@ def at(tree: Mapping[str, Any], key: str) -> Any:
     for name in key.split("."):
         node = node.get(name) if isinstance(node, Mapping) else None
     return node
-
-
-def options(group: str) -> dict[str, str]:
-    """Class -> name of the shipped option of a group: ``ganlab.losses.Hinge`` -> ``hinge``."""
-    found = {}
-    for name in groups([]).get(group, []):
-        content = read(config_dir() / group / f"{name}.yaml")[0]
-        if isinstance(target := content.get("_target_"), str):
-            found.setdefault(target, name)
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,19 @@ from ganlab import config, samples
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.files import progress
 from ganlab.disk import read_json, write_json
-from ganlab.errors import CheckpointError, ConfigError, DataError
+from ganlab.errors import CheckpointError, ConfigError, DataError, Mistake
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
 from ganlab.facts import device_name, find_device, git_revision, now, set_precision, versions
 from ganlab.fakes import generators
-from ganlab.metrics.protocol import digest
+from ganlab.metrics.protocol import apart, digest
 from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
 from ganlab.run_folder import RunFolder
 from ganlab.setup import build_game, unpack_game
 from ganlab.signals import StopFlag
 from ganlab.step import Game
+from ganlab.types import ImageShape
 
 
 def open_run(
@@ -77,22 +78,71 @@ def evaluate_run(
     Written to ``evaluations/step-N-PROTOCOL.json``; returns the same. Raises DataError naming the smallest
     number of images where a metric can't be computed.
     """
-    folder, e = open_run(run, overrides, config_dirs)
-    device = find_device(e.device)
-    set_precision("fp32", device, False)
-    if e.threads:
-        torch.set_num_threads(e.threads)
-    evaluator = Evaluator(
-        e.metric.extractor, e.metric.scores, e.metric.protocol, e.dataset, device, cache_dir()
-    )
-    evaluator.check()
-    game, step = restore(folder, e, checkpoint, device)
-    if game.num_classes and any(m.needs_labels for m in e.metric.scores.values()):
-        evaluator.check_classes(game.num_classes)
+    return _evaluate(run, [open_run(run, overrides, config_dirs)], checkpoint)[0]
 
+
+def evaluate_protocols(
+    run: str,
+    protocols: Sequence[str],
+    overrides: Sequence[str] = (),
+    checkpoint: str = "last",
+    config_dirs: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Score one checkpoint under several protocols, and print the scores side by side with what differs.
+
+    Each is kept as by ``evaluate_run``. All protocols are checked before the first one is scored. Raises
+    ConfigError with every mistake, DataError where the images do not suffice.
+    """
+    opened, wrong = [], list[Mistake]()
+    for name in protocols:
+        try:
+            opened.append(open_run(run, [*overrides, f"metric.protocol={name}"], config_dirs))
+        except ConfigError as error:
+            wrong += error.mistakes
+    if wrong:
+        raise ConfigError(dict.fromkeys(wrong))
+    told = _evaluate(run, opened, checkpoint)
+    if len(told) > 1:
+        print("\n".join(side_by_side(told)))
+    return told
+
+
+def _evaluate(
+    run: str, opened: Sequence[tuple[RunFolder, Experiment]], checkpoint: str
+) -> list[dict[str, Any]]:
+    """Score a checkpoint as each of the experiments, which differ in their protocols alone, says."""
+    folder, first = opened[0]
+    device = find_device(first.device)
+    set_precision("fp32", device, False)
+    if first.threads:
+        torch.set_num_threads(first.threads)
+    evaluators = []
+    for _, e in opened:
+        metric, extractor = e.metric, first.metric.extractor  # one network for all
+        evaluators.append(
+            Evaluator(extractor, metric.scores, metric.protocol, e.dataset, device, cache_dir())
+        )
+        evaluators[-1].check()
+    game, step = restore(folder, first, checkpoint, device)
+    for evaluator in evaluators:
+        if game.num_classes and any(m.needs_labels for m in evaluator.measures.values()):
+            evaluator.check_classes(game.num_classes)
+    return [_score(run, folder, game, evaluator, first.shape, step, checkpoint) for evaluator in evaluators]
+
+
+def _score(
+    run: str,
+    folder: RunFolder,
+    game: Game,
+    evaluator: Evaluator,
+    shape: ImageShape,
+    step: int,
+    checkpoint: str,
+) -> dict[str, Any]:
+    """Score, print and keep."""
     with StopFlag(), _Bars() as evaluator.progress:  # nothing to save: a signal ends it at once
         scores = evaluator.score(
-            *generators(game.live, game.draw, e.metric.protocol, e.shape),
+            *generators(game.live, game.draw, evaluator.protocol, shape),
             step=step,
             generator="raw" if game.average is None else "ema",
             strict=True,
@@ -102,7 +152,7 @@ def evaluate_run(
     told = {
         **entry(scores, every_class=True),
         "checkpoint": checkpoint,
-        "device": device_name(device),
+        "device": device_name(evaluator.device),
         "versions": versions(),
         "git": git_revision(),
         "when": now(),
@@ -118,27 +168,29 @@ def evaluate_run(
     return told
 
 
-class _Bars:
-    """A bar for each phase of an evaluation: the real images, the generated ones, the classes."""
+def _whole(one: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of an evaluation with those that single scores have of their own."""
+    own = [about["protocol"] for about in one.get("details", {}).values() if "protocol" in about]
+    return {k: v for record in [*own, one["protocol"]] for k, v in record.items()}
 
-    def __init__(self) -> None:
-        self._what, self._done, self._open = "", 0, contextlib.ExitStack()
 
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def __call__(self, what: str, done: int, of: int) -> None:
-        if what != self._what:
-            self._open.close()
-            unit = "classes" if what == "class" else "images"
-            title = "scores" if what == "class" else f"{what} images"
-            self._what, self._done = what, 0
-            self._advance = self._open.enter_context(progress(title, of, unit))
-        self._advance(done - self._done)
-        self._done = done
+def side_by_side(told: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A score per row, a protocol per column, the last less the first; then what differs between them."""
+    names = [str(one["protocol"]["protocol"]) for one in told]
+    rows = [["same checkpoint", *names, f"{names[-1]} - {names[0]}"]]
+    for score in dict.fromkeys(key for one in told for key in one["values"] if "_std" not in key):
+        values = [one["values"].get(score) for one in told]
+        ends = [values[-1], values[0]]
+        by = "-" if None in ends else f"{ends[0] - ends[1]:+.4g}"
+        rows.append([score, *("-" if v is None else f"{v:.4g}" for v in values), by])
+    different = apart([_whole(one) for one in told])
+    rows += [[f"  {key}", *map(str, values), ""] for key, values in different.items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(f"{w:<{n}}" for w, n in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if not different:
+        return [*lines, "the protocols agree in all that can move a score"]
+    lines.insert(len(lines) - len(different), "differing in")
+    return lines
 
 
 def sample_run(
