@@ -193,6 +193,29 @@ def side_by_side(told: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+class _Bars:
+    """A bar for each phase of an evaluation: the real images, the generated ones, the classes."""
+
+    def __init__(self) -> None:
+        self._what, self._done, self._open = "", 0, contextlib.ExitStack()
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        if what != self._what:
+            self._open.close()
+            unit = "classes" if what == "class" else "images"
+            title = "scores" if what == "class" else f"{what} images"
+            self._what, self._done = what, 0
+            self._advance = self._open.enter_context(progress(title, of, unit))
+        self._advance(done - self._done)
+        self._done = done
+
+
 def sample_run(
     run: str,
     out: str | None = None,
