@@ -26,7 +26,9 @@ SMALL = [
     "batch_size=4",
     "g_batch_size=null",
     "accumulate=1",
+    "lr_decay_start=0",
     "steps=4",
+    "d_steps=1",
     "device=cpu",
 ]
 CLASSES = 7
