@@ -189,7 +189,7 @@ def _variants(runs: Sequence[Run]) -> list[tuple[Run, str]]:
     """Each run with the words that tell it from runs of its method that are no mere other seed."""
     recipes = {id(r): _recipe(r) for r in runs}
     shared = {key for key in _SCALE if len({repr(recipes[id(r)].get(key)) for r in runs}) > 1}
-    named_by_loss = ("gan-gp", "wgan-gp")
+    named_by_loss = {m for r in runs if {"gan-gp", "wgan-gp"} & set((m := r.text("method")).split("+"))}
     losses = {_loss(recipes[id(r)]) for r in runs if r.text("method") not in named_by_loss}
     by_method: dict[str, list[Run]] = {}
     for run in runs:

@@ -160,9 +160,10 @@ def of_method(dataset: str, architecture: str, method: str, resolution: int | No
 
 def known_method(method: str, loss: str, config: Mapping[str, Any]) -> str:
     """The method as published.csv has it: WGAN-GP with a learned gamma is SNGAN's ``wgan-gp+sn-reparam``."""
-    norms = set(method.split("+")) - {"gp"}
+    parts, penalty = set(method.split("+")), {"gp", "wgan-gp"}  # earlier runs are called sn+gp
+    norms = parts - penalty
     norm = next(iter(norms), "")
-    if "gp" not in method.split("+") or len(norms) != 1 or loss_name(loss) != "wasserstein":
+    if not parts & penalty or len(norms) != 1 or loss_name(loss) != "wasserstein":
         return method
     learned = config.get(f"normalization.{norm}.gamma") == "learned"
     return f"wgan-gp+{norm}-reparam" if learned else method
