@@ -6,7 +6,7 @@ Writes an ImageNet-like tree (500x375 JPEGs of about 80 KB), an LSUN-like databa
 and an STL-10 binary out of scikit-learn's two photos; prepares each in a fresh cache, in turns with a pool
 of processes that only decodes the same images (A B A B ...); prints medians as a Markdown table. The share is
 that of the rates, and in brackets that of the processor time per image, which other load on the machine moves
-less. Both include the start of our processes, half a second each. Peak memory: main process + largest other.
+less. Preparing includes the start of its processes, the pool not. Peak memory: main process + largest other.
 """
 
 from __future__ import annotations

@@ -148,26 +148,29 @@ class FolderSource(Source):
             yield Member(name, info.st_size, self, partial(open_file, path), path)
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Names are all that is kept of a folder while its files pass: it may hold millions."""
         below = [""]
         while below:
             folder = below.pop()
+            files, folders = [], []
             with os.scandir(self.path / folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
-            files = []
-            for entry in entries:
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                if self._take(entry.name) is None:
-                    continue
-                if entry.is_symlink():
-                    self.ignored["link"] += 1
-                elif entry.is_dir(follow_symlinks=False):
-                    self.folders.add(name)
-                    below.append(name)
-                elif entry.is_file(follow_symlinks=False):
-                    files.append((name, entry.stat(follow_symlinks=False)))
-                else:
-                    self.ignored["special file"] += 1
-            yield from reversed(files)
+                for entry in found:
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if self._take(entry.name) is None:
+                        continue
+                    if entry.is_symlink():
+                        self.ignored["link"] += 1
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(name)
+                    elif entry.is_file(follow_symlinks=False):
+                        files.append(name)
+                    else:
+                        self.ignored["special file"] += 1
+            self.folders.update(folders)
+            below += sorted(folders, reverse=True)
+            files.sort()
+            for name in files:
+                yield name, os.stat(self.path / name, follow_symlinks=False)
 
 
 class _FileSource(Source):
