@@ -18,6 +18,7 @@ import pytest
 
 from ganlab.data import pack as packs
 from ganlab.data.base import fingerprint
+from ganlab.data.files import progress
 from ganlab.data.pack import open_pack, pack, verify_pack
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError, EnvError
@@ -298,3 +299,15 @@ def test_permissions_follow_the_umask() -> None:
     folder = recipe().folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o750
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o640}
+
+
+def test_progress_in_a_pipe_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("ganlab.data.files.time.monotonic", lambda: now[0])
+    with progress("packing toy", 5000, done=1000) as advance:
+        for _ in range(5):
+            now[0] += 25
+            advance(500)
+    assert capsys.readouterr().err == "packing toy: 2,500 of 5,000 images, 20 a second\n"
