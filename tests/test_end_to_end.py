@@ -16,6 +16,7 @@ from ganlab import cli
 
 RNG = np.random.default_rng(3)
 SMALL = ["steps=2", "d_steps=1", "batch_size=4", "g_batch_size=4", "eval_every=0", "device=cpu", "threads=1"]
+SMALL += ["lr_decay=none", "lr_decay_start=0"]
 SCORES = ["metric=[is,fid]", "metric.extractor=cifar", "metric.protocol=smoke", "metric.progress=null"]
 SCORES += ["metric.protocol.fid_n_real=0", "metric.protocol.is_n_fake=100", "metric.protocol.fid_n_fake=100"]
 
@@ -62,7 +63,16 @@ def stl10(root: Path) -> list[str]:
     ("make", "chosen", "size"),
     [
         (imagenet, ["+experiment=projection_imagenet", "architecture.width=0.02", "accumulate=2"], 128),
-        (imagenet, ["+experiment=sngan_imagenet", "architecture.width=0.02", "dataset.resolution=64"], 64),
+        (
+            imagenet,
+            [
+                "+experiment=sngan_imagenet",
+                "architecture.width=0.02",
+                "dataset.resolution=64",
+                "accumulate=1",
+            ],
+            64,
+        ),
         (lsun, ["dataset=lsun", "architecture=resnet", "architecture.width=0.02"], 64),
         (
             lsun,
