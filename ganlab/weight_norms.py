@@ -178,7 +178,8 @@ class SpectralNorm(_WeightNormalization):
         scale: the spectral norm that the weights are brought to.
         eps: added safety of the vectors' norms.
         method: ``power``, or ``svd``: the exact first singular vectors at the same moments, to check the
-            approximation by (``iterations`` and ``warmup`` then play no part); many times slower.
+            approximation by (``iterations`` and ``warmup`` then play no part). On a CPU a read of the CNN's
+            weights takes 10 times as long at a quarter of its width, 70 times at full width.
         warmup: power iterations before the first step (torch's own spectral norm: 15).
         gamma: ``learned``: the weight is gamma * W / sigma(W), gamma a scalar of D for each layer that starts
             as the first singular value of the initial W, by exact SVD (appendix E). The layer is then no
