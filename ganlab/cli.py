@@ -80,6 +80,7 @@ def _run(name: str, rest: list[str]) -> int:
         "sample": sample,
         "report": report,
         "explain": explain,
+        "analyze": analyze,
         "data": data,
         "doctor": doctor,
     }
@@ -232,6 +233,23 @@ def report(rest: list[str]) -> int:
     from ganlab.report import report as write
 
     print(write(words.names, own["out"]))
+    return 0
+
+
+def analyze(rest: list[str]) -> int:
+    """``ganlab analyze``."""
+    words = parse(rest, values={"-cd": "--config-dir"})
+    own, others = _own_keys(words.overrides, {"analysis": (None, ""), "out": (None, "")})
+    if words.on("--help"):
+        return _say(help.analyze(own["analysis"]))
+    if own["analysis"] is None:
+        _no_near_miss(others, ["analysis", "out"])
+        raise ConfigError(
+            "analysis", "is not chosen", "write analysis=NAME; 'ganlab analyze --help' lists them"
+        )
+    from ganlab.analysis import analyze as make
+
+    make(words.names, own["analysis"], own["out"], others, words.all("--config-dir"))
     return 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganlab import __version__
+from ganlab import __version__, analysis
 from ganlab.config_files import GRIDS, NAMED, find, groups, options_of, read, user_dirs
 from ganlab.paths import PACKAGE, config_dir
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "score a run's checkpoint again, under any protocol",
     "sample": "draw images from a run: a grid, single PNGs, interpolations",
     "report": "put runs side by side: HTML, Markdown, CSV and figures",
+    "analyze": "one figure of runs and its numbers: spectra, gradients, speed, samples, ...",
     "explain": "how a run differs from the paper's recipe, and where each value comes from",
     "data": "prepare a dataset, or tell what is prepared",
     "doctor": "what is installed, prepared and missing on this machine",
@@ -278,6 +279,61 @@ def report() -> str:
     )
 
 
+def analyze(chosen: str | None = None) -> str:
+    """``ganlab analyze --help``; with ``analysis=NAME`` also what that one is and its keys."""
+    known = analysis.catalogue()
+    lines = [
+        _head("analyze", "RUN... analysis=NAME [out=DIR] [key=value ...]"),
+        *_wrap(
+            "Reads run folders, and folders that hold some; draws NAME.png and writes its numbers to "
+            "NAME.csv, in RUN/analysis, for several paths in outputs/analysis. The runs stay as they are."
+        ),
+        "",
+    ]
+    for name in analysis.chosen(chosen) if chosen and chosen != analysis.ALL else ():
+        lines += [f"analysis={name}: {known[name].title}", *_wrap(_body(known[name].doc)), "", "its keys"]
+        told = described(known[name].doc)
+        lines += _table((f"{k}={_default(v)}", told.get(k, "")) for k, v in known[name].keys.items())
+        lines.append("")
+    if chosen and chosen != analysis.ALL:
+        return "\n".join(lines[:-1])
+    return "\n".join(
+        [
+            *lines,
+            "analyses (their keys: ganlab analyze analysis=NAME --help)",
+            *_table((name, entry.title) for name, entry in known.items()),
+            *_table([("all", "every one that fits the runs; says why the others do not")]),
+            "",
+            "keys",
+            *_table(
+                [
+                    ("out=DIR", "where to write"),
+                    ("checkpoint=last", "last, best, or a step; for those that look at networks"),
+                    ("dataset.path=PATH", "where the images lie now"),
+                    ("device, threads", "as in 'ganlab train --help'"),
+                ]
+            ),
+            "",
+            "examples",
+            "  ganlab analyze outputs/sngan_cifar analysis=singular_values",
+            "  ganlab analyze outputs/sngan_cifar/C-s0 analysis=nearest,scores,gradient_norm",
+            "  ganlab analyze outputs/sngan_fig4 analysis=feature_dim out=figures",
+            "  ganlab analyze analysis=speed +experiment=sngan_cifar architecture.width=0.25",
+        ]
+    )
+
+
+def _default(source: str) -> str:
+    """A default as a user would write it: ``a,b`` for a tuple."""
+    value = ast.literal_eval(source)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else _plain(value)
+
+
+def _body(doc: str) -> str:
+    """The paragraphs of a docstring between its first line and its arguments, as one."""
+    return " ".join(doc.partition("\n")[2].partition("Args:")[0].split()).replace("``", "")
+
+
 def explain() -> str:
     return "\n".join(
         [
@@ -357,16 +413,20 @@ def arguments(name: str) -> dict[str, str]:
     """Argument -> description, from the "Args:" of a class in experiment.py, which is not imported."""
     tree = ast.parse((PACKAGE / "experiment.py").read_text("utf-8"))
     found = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
-    text = ast.get_docstring(found[0]) or "" if found else ""
-    described: dict[str, str] = {}
+    return described(ast.get_docstring(found[0]) or "" if found else "")
+
+
+def described(text: str) -> dict[str, str]:
+    """Argument -> description, from the "Args:" of a docstring."""
+    told: dict[str, str] = {}
     current = ""
     for line in text.partition("Args:")[2].splitlines():
         if line.startswith("    ") and not line.startswith("     ") and ":" in line:
             current, _, words = line.strip().partition(":")
-            described[current] = words.strip()
+            told[current] = words.strip()
         elif current and line.strip():
-            described[current] += f" {line.strip()}"
-    return {k: v.replace("``", "") for k, v in described.items()}
+            told[current] += f" {line.strip()}"
+    return {k: v.replace("``", "") for k, v in told.items()}
 
 
 def _head(command: str, usage: str) -> str:

@@ -11,7 +11,7 @@ import hashlib
 
 import torch
 
-STREAMS = ("train", "init", "order", "evaluate", "samples", "metric", "labels")
+STREAMS = ("train", "init", "order", "evaluate", "samples", "metric", "labels", "analysis")
 
 
 def fold(seed: int, stream: str, *counters: int) -> int:

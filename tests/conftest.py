@@ -123,3 +123,19 @@ def cifar_archive() -> Path:
     if not path.is_file():
         pytest.skip(f"needs the CIFAR-10 images at {path.parent.name}/{path.name} beside the checkout")
     return path
+
+
+@pytest.fixture(scope="session")
+def analysis_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Trained run folders by name (``analysis_runs.RUNS``): only to be read."""
+    import analysis_runs as maker
+
+    root = tmp_path_factory.mktemp("analysis")
+    before = os.environ.get("GANLAB_CACHE")
+    os.environ["GANLAB_CACHE"] = str(root / "cache")
+    try:
+        return {name: maker.train(root, name, words) for name, words in maker.RUNS.items()}
+    finally:
+        os.environ.pop("GANLAB_CACHE")
+        if before is not None:
+            os.environ["GANLAB_CACHE"] = before

@@ -1,0 +1,91 @@
+"""Figure 14 of the SNGAN paper (arXiv:1802.05957): which singular values each normalisation admits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis.subjects import Subject
+from ganlab.report import figures
+from ganlab.schema import Range, checked
+
+DECAYS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # s_i^2 proportional to i^-decay
+NAMES = {"wn": "weight norm / sqrt(d_out)", "sn": "spectral norm"}
+
+
+class Admissible(Analysis):
+    """singular values that weight and spectral normalisation admit (SNGAN, Figure 14); needs no run
+
+    A (d_out, d_in) weight with rows of length 1 has squared singular values that sum to d_out, and every
+    such set is some weight's (Schur and Horn); divided by sqrt(d_out) they sum to 1, so a large one leaves
+    little to the others. Spectral normalisation fixes the largest alone. Left: d = 2; right: families
+    s_i^2 ~ i^-a brought to both conditions.
+
+    Args:
+        d: singular values on the right.
+    """
+
+    runs = (0, 1000)
+
+    @checked
+    def __init__(self, d: Annotated[int, Range(ge=2, le=1000)] = 16) -> None:
+        self.d = d
+
+    def make(self, runs: Sequence[Subject]) -> Finding:
+        rows: list[Row] = [
+            {"norm": norm, "decay": decay, "index": i, "squared": float(v)}
+            for norm in NAMES
+            for decay in DECAYS
+            for i, v in enumerate(spectrum(norm, self.d, decay), 1)
+        ]
+        says = [
+            f"largest squared singular value of {self.d}, over the families: "
+            f"{NAMES['wn']} {1 / self.d:.4g} to 1, spectral norm always 1",
+            f"sum of squares: {NAMES['wn']} always 1, spectral norm 1 to {self.d}",
+        ]
+        return Finding(self._draw(), rows, says)
+
+    def _draw(self) -> bytes:
+        colors = {"wn": figures.METHOD_COLORS["wn"], "sn": figures.METHOD_COLORS["sn"]}
+        with drawing.style():
+            figure = Figure(figsize=(7.6, 3.5), layout="constrained")
+            left, right = drawing.panels(figure, 2, 2)
+            _plane(left, colors)
+            for norm, color in colors.items():
+                for decay in DECAYS:
+                    right.plot(
+                        range(1, self.d + 1), spectrum(norm, self.d, decay), "o-", color=color, lw=1, ms=2.2
+                    )
+            right.set_xlabel("rank")
+            right.set_ylabel("squared singular value")
+            right.set_title(
+                f"d = {self.d}: sets that fall as rank^-a, a = {', '.join(f'{a:g}' for a in DECAYS)}"
+            )
+            handles = [Line2D([], [], color=colors[k], lw=1.6, label=NAMES[k]) for k in NAMES]
+            figure.legend(handles=handles, loc="outside lower center", ncols=2)
+            drawing.titled(figure, "Singular values that each normalisation admits")
+            return drawing.png(figure)
+
+
+def spectrum(norm: str, d: int, decay: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Squared singular values (d,), falling as rank^-decay: ``wn`` sums to 1, ``sn`` begins with 1."""
+    values = np.arange(1, d + 1, dtype=np.float64) ** -decay
+    return values / values.sum() if norm == "wn" else values
+
+
+def _plane(ax: Axes, colors: dict[str, str]) -> None:
+    """The sets for d = 2 in the plane of (s_1, s_2), s_1 >= s_2."""
+    angle = np.linspace(0, np.pi / 4, 100)
+    ax.fill_between([0, 1.15], [0, 1.15], 1.15, color="#f2f2f2", lw=0)
+    ax.plot(np.cos(angle), np.sin(angle), color=colors["wn"], lw=2)
+    ax.plot([1, 1], [0, 1], color=colors["sn"], lw=2)
+    ax.text(0.32, 0.72, "s1 < s2", color=figures.GREY, fontsize=7)
+    ax.set(xlim=(0, 1.15), ylim=(0, 1.15), xlabel="largest singular value s1", ylabel="s2", aspect="equal")
+    ax.set_title("d = 2")

@@ -1,0 +1,86 @@
+"""What the analyses' figures share: the report's fonts and colours, panels, and PNGs without a date."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ganlab.analysis.subjects import Subject
+from ganlab.report import figures, text
+from ganlab.report.curves import DASHES
+
+Style = dict[str, Any]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Inside: the report's fonts, axes and lines."""
+    with matplotlib.rc_context(figures.STYLE):
+        yield
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; the same figure gives the same bytes."""
+    FigureCanvasAgg(figure)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=200, metadata={"Software": None})
+    return out.getvalue()
+
+
+def titled(figure: Figure, title: str, subtitle: str = "") -> None:
+    """A bold title at the left edge, and a small grey line under it."""
+    width = figure.get_figwidth()
+    lines = figures.wrap(title, int(width * 11), 2)
+    figure.suptitle(lines, x=0.008, ha="left", fontsize=10.5, fontweight="bold")
+    if subtitle:
+        # its own row of the layout: an empty figure-level label at the bottom keeps clear of the axes
+        figure.supxlabel(
+            figures.wrap(subtitle, int(width * 17), 3), x=0.008, ha="left", fontsize=7.2, color=figures.GREY
+        )
+
+
+def panels(figure: Figure, n: int, across: int, **shared: Any) -> list[Axes]:
+    """``n`` axes in rows of ``across``; the rest of the last row stays empty."""
+    grid = figure.subplots(math.ceil(n / across), across, squeeze=False, **shared)
+    found = list(grid.flat)
+    for unused in found[n:]:
+        unused.set_axis_off()
+    for ax in found[:n]:
+        ax.grid(color="#e3e3e3", lw=0.5)
+    return found[:n]
+
+
+def run_styles(subjects: Sequence[Subject]) -> dict[Subject, Style]:
+    """A line style per run: colour = method, as in the report; dashes = whatever else tells runs apart."""
+    spare = (c for _ in range(1000) for c in figures.OTHER_COLORS)
+    colors: dict[str, str] = {}
+    others = list(dict.fromkeys(s.label.partition(",")[2] for s in subjects))
+    styles: dict[Subject, Style] = {}
+    for subject in subjects:
+        method = subject.method
+        if method not in colors:
+            colors[method] = figures.METHOD_COLORS.get(method) or next(spare)
+        other = others.index(subject.label.partition(",")[2])
+        styles[subject] = {"color": colors[method], "ls": DASHES[other % len(DASHES)]}
+    return styles
+
+
+def legend(figure: Figure, subjects: Sequence[Subject], styles: dict[Subject, Style]) -> None:
+    """The runs by label, under the panels."""
+    handles = [Line2D([], [], lw=1.6, label=text.plain(s.label, 60), **styles[s]) for s in subjects]
+    fit = figures.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
+    figure.legend(handles=handles, loc="outside lower center", ncols=fit, handlelength=2.8)
+
+
+def thousands(value: float, _: object = None) -> str:
+    """Tick labels of updates: 250, 2k."""
+    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"

@@ -1,0 +1,63 @@
+"""Images on the way from one latent to another: does G change smoothly, or jump between memories?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from PIL import Image
+
+from ganlab.analysis import sheet, subjects
+from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis.subjects import Subject, as_bytes, generate
+from ganlab.samples import interpolate
+from ganlab.schema import Count, Range, Steps, checked
+
+
+class Interpolations(Analysis):
+    """images on the way between pairs of latents, each row one pair; the pixel change of every step
+
+    Along the great circle, which keeps a normal z's length; in conditional runs a row keeps its class.
+
+    Args:
+        checkpoint: last, best, or a step.
+        pairs: rows for each run; null: 6 of one run, 2 of each of several.
+        columns: images in a row, both ends included.
+        seed: of the latents; the same for all runs of one z length.
+    """
+
+    runs = (1, 12)
+
+    @checked
+    def __init__(
+        self,
+        checkpoint: str | int = "last",
+        pairs: Count | None = None,
+        columns: Annotated[int, Range(ge=2, le=64)] = 10,
+        seed: Steps = 0,
+    ) -> None:
+        self.checkpoint, self.pairs, self.columns, self.seed = str(checkpoint), pairs, columns, seed
+
+    def make(self, runs: Sequence[Subject]) -> Finding:
+        cells: dict[tuple[int, int], tuple[Image.Image, str]] = {}
+        rows: list[Row] = []
+        says = ["root mean square change of a pixel (range 2) per step on the way: mean, largest"]
+        pairs = self.pairs or (6 if len(runs) == 1 else 2)
+        for i, subject in enumerate(runs):
+            game, step = subject.restore(self.checkpoint)
+            z, y = subject.draw(game, 2 * pairs, self.seed)
+            way = interpolate(z[:pairs], z[pairs:], self.columns)
+            labels = None if y is None else y[:pairs].repeat_interleave(self.columns)
+            x = generate(game, way, labels)
+            cells[i, 0] = (sheet.block(as_bytes(x), self.columns), f"step {step:,}")
+            path = x.reshape(pairs, self.columns, -1)
+            changes = path.diff(dim=1).square().mean(2).sqrt()
+            says.append(f"  {subject.label}: {changes.mean():.4f}, {changes.max():.4f}")
+            rows += [
+                {**subject.columns, "step": step, "pair": p, "from": c, "to": c + 1, "rms_change": float(v)}
+                for p, steps in enumerate(changes)
+                for c, v in enumerate(steps)
+            ]
+        names = [s.label for s in runs] if len(runs) > 1 else [""]
+        title = f"Interpolations: {runs[0].label + ', ' if len(runs) == 1 else ''}{subjects.common(runs)}"
+        return Finding(sheet.png(title, names, [""], cells), rows, says)

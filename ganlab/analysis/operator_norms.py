@@ -1,0 +1,111 @@
+"""How far the norm that spectral normalisation divides by is from the layer's norm as a map of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from ganlab.analysis import drawing, subjects
+from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis.subjects import Subject
+from ganlab.errors import DataError
+from ganlab.operator_norm import LayerNorms, layer_norms
+from ganlab.report import figures, text
+from ganlab.schema import checked
+
+BARS = {
+    "reshaped": ("(d_out, d_in k k) matrix", "#bdbdbd"),
+    "exact": ("layer, with its stride and padding", "#0072b2"),
+    "circular": ("layer, wrap-around padding", "#56b4e9"),
+}
+
+
+class OperatorNorms(Analysis):
+    """operator norm of each layer of D, stride and padding included, beside the reshaped matrix's norm
+
+    Spectral normalisation brings the norm of the (d_out, d_in * kernel) matrix to 1 and ignores stride and
+    padding (arXiv:1802.05957, footnote 3). The norm of the layer from image to image is another: a tick marks
+    the most it can be. Weights as they act. The product over the layers bounds the slope of a net without
+    branches and norms.
+
+    Args:
+        checkpoint: last, best, or a step.
+    """
+
+    runs = (1, 8)
+
+    @checked
+    def __init__(self, checkpoint: str | int = "last") -> None:
+        self.checkpoint = str(checkpoint)
+
+    def make(self, runs: Sequence[Subject]) -> Finding:
+        found: dict[Subject, list[LayerNorms]] = {}
+        rows: list[Row] = []
+        says = [
+            "exact / reshaped norm, least to largest over the layers; product of the norms: exact, reshaped"
+        ]
+        for subject in runs:
+            game, step = subject.restore(self.checkpoint)
+            y = torch.zeros(1, dtype=torch.long, device=subject.device) if game.num_classes else None
+            norms = layer_norms(game.discriminator, tuple(subject.experiment.shape), y)
+            found[subject] = norms
+            rows += [{**subject.columns, "step": step, **_flat(n)} for n in norms]
+            ratios = [n["ratio"] for n in norms if n["kernel"]]
+            products = [math.prod(n[k] for n in norms) for k in ("exact", "reshaped")]
+            says.append(
+                f"  {subject.label}: {min(ratios, default=1):.3f} to {max(ratios, default=1):.3f}; "
+                f"{products[0]:.4g}, {products[1]:.4g}"
+            )
+        if not rows:
+            raise DataError("operator_norms", "D has no weighted layer", "name other runs")
+        return Finding(_draw(found), rows, says)
+
+
+def _flat(norms: LayerNorms) -> dict[str, object]:
+    """A row of the table; sizes as 3x3."""
+    sizes = {"kernel": norms["kernel"], "stride": norms["stride"], "input": norms["input"]}
+    return {**norms, **{key: "x".join(map(str, size)) for key, size in sizes.items()}}
+
+
+def _draw(found: dict[Subject, list[LayerNorms]]) -> bytes:
+    across = min(len(found), 2)
+    down = -(-len(found) // across)
+    most = max(len(norms) for norms in found.values())
+    width = max(5.5, min(13.0, across * (0.42 * most + 1.2)))
+    with drawing.style():
+        figure = Figure(figsize=(width, 2.3 * down + 1.1), layout="constrained")
+        panels = drawing.panels(figure, len(found), across)
+        for ax, (subject, norms) in zip(panels, found.items(), strict=True):
+            at = np.arange(len(norms))
+            for i, (key, (label, color)) in enumerate(BARS.items()):
+                heights = [math.nan if (v := n[key]) is None else v for n in norms]  # type: ignore[literal-required]
+                ax.bar(at + (i - 1) * 0.27, heights, 0.27, color=color, label=label, lw=0)
+            bounds = [math.nan if n["bound"] is None else n["bound"] for n in norms]
+            ax.plot(
+                at, bounds, ls="", marker="_", ms=9, mew=1.2, color=figures.ALARM, label="bound on the layer"
+            )
+            ax.set_xticks(at, [text.plain(_short(n), 16) for n in norms], rotation=45 if most > 6 else 0)
+            ax.tick_params(axis="x", length=0)
+            ax.grid(axis="x", visible=False)
+            values = [h for n in norms for h in (n["reshaped"], n["exact"]) if h > 0 and math.isfinite(h)]
+            if values and max(values) > 20 * min(values):
+                figures.log_axis(ax, values)
+            ax.set_title(text.plain(subject.label, 60))
+            ax.set_ylabel("norm" if ax in panels[::across] else "")
+        handles, labels = panels[0].get_legend_handles_labels()
+        fit = figures.columns(labels, width)
+        figure.legend(handles, labels, loc="outside lower center", ncols=fit)
+        drawing.titled(figure, f"Norms of D's layers as maps of images: {subjects.common(list(found))}")
+        return drawing.png(figure)
+
+
+def _short(norms: LayerNorms) -> str:
+    """``convs.1 4x4/2``."""
+    if not norms["kernel"]:
+        return norms["layer"]
+    stride = max(norms["stride"])
+    return f"{norms['layer']} {'x'.join(map(str, norms['kernel']))}{f'/{stride}' if stride > 1 else ''}"

@@ -1,0 +1,117 @@
+"""Sheets of images for people: tiles of real pixels, enlarged by whole factors, with labels around them."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ganlab.errors import DataError
+from ganlab.report import figures, text
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
+GAP, PADDING = 10, 2  # pixels between the cells of a sheet, and between the tiles of a block
+MAX_PIXELS = 100_000_000
+
+
+@functools.cache
+def font(size: int, weight: str = "") -> FreeTypeFont:
+    """DejaVu Sans, which matplotlib carries; nothing has to be installed."""
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(folder / f"DejaVuSans{weight}.ttf", size)
+
+
+def zoom(side: int) -> int:
+    """The whole factor that brings small images to about 64 pixels."""
+    return max(1, 64 // side)
+
+
+def block(images: Tensor, columns: int) -> Image.Image:
+    """uint8 images (n, 1 or 3, h, w), row by row, on white."""
+    factor = zoom(images.shape[-1])
+    h, w = images.shape[-2] * factor, images.shape[-1] * factor
+    rows = -(-len(images) // columns)
+    size = (columns * (w + PADDING) - PADDING, rows * (h + PADDING) - PADDING)
+    picture = Image.new("RGB", size, "white")
+    for i, image in enumerate(images.cpu()):
+        tile = tile_of(image).resize((w, h), Image.Resampling.NEAREST)
+        picture.paste(tile, (i % columns * (w + PADDING), i // columns * (h + PADDING)))
+    return picture
+
+
+def tile_of(image: Tensor) -> Image.Image:
+    """One uint8 image (1 or 3, h, w)."""
+    return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+
+
+def png(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[int, int], tuple[Image.Image, str]],
+    note: str = "",
+) -> bytes:
+    """A sheet of blocks with a caption each, ``rows`` labelled at the left and ``columns`` at the top.
+
+    Raises DataError if it would be enormous.
+    """
+    label, small, bold = font(15), font(12), font(16, "-Bold")
+    names = [figures.wrap(row, 18, 4) for row in rows]
+    widths = [
+        max((cells[i, j][0].width for i in range(len(rows)) if (i, j) in cells), default=64)
+        for j in range(len(columns))
+    ]
+    heights = [
+        max((cells[i, j][0].height for j in range(len(columns)) if (i, j) in cells), default=64)
+        for i in range(len(rows))
+    ]
+    lines = [line for name in names for line in name.split("\n")]
+    left = GAP + (GAP + max(map(int, map(label.getlength, lines))) if any(lines) else 0)
+    wide = max(left + sum(w + GAP for w in widths), 420)
+    headline = figures.wrap(title, wide // 11, 4)
+    head = 28 if any(columns) else 4
+    foot = 20 if any(caption for _, caption in cells.values()) else 2
+    top = 2 * GAP + 20 * (headline.count("\n") + 1) + head
+    under = figures.wrap(note, wide // 7, 4) if note else ""
+    tail = 18 * (under.count("\n") + 1) + GAP if under else 0
+    size = (wide, top + sum(h + foot + GAP for h in heights) + tail)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DataError("runs", f"a sheet of {size[0]} x {size[1]} pixels is too large", "name fewer runs")
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.multiline_text((GAP, GAP), headline, figures.INK, bold)
+    y = top
+    for i, height in enumerate(heights):
+        x = left
+        pen.multiline_text((GAP, y + height / 2), names[i], figures.INK, label, "lm")
+        for j, width in enumerate(widths):
+            if i == 0 and columns[j]:
+                place: Any = (x + width / 2, top - head / 2)
+                pen.text(place, text.plain(columns[j], 24), figures.INK, label, "mm")
+            if (i, j) in cells:
+                image, caption = cells[i, j]
+                sheet.paste(image, (x, y))
+                pen.text((x, y + height + 2), fitting(caption, width, small), figures.GREY, small)
+            x += width + GAP
+        y += height + foot + GAP
+    if under:
+        pen.multiline_text((GAP, y), under, figures.GREY, small)
+    out = io.BytesIO()
+    sheet.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def fitting(words: str, width: int, in_font: FreeTypeFont) -> str:
+    """Words cut to ``width`` pixels."""
+    while in_font.getlength(words) > width and len(words) > 4:
+        words = words[:-2].rstrip(" ·,") + "…"
+    return words

@@ -1,0 +1,114 @@
+"""Figure 3 of the SNGAN paper (arXiv:1802.05957): squared singular values of D's convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from ganlab import spectra
+from ganlab.analysis import drawing, subjects
+from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis.subjects import Subject
+from ganlab.errors import DataError
+from ganlab.report import text
+from ganlab.schema import checked
+
+MOST_LAYERS = 40
+
+
+class SingularValues(Analysis):
+    """squared singular values of D's layers, largest = 1: concentrated or spread (SNGAN, Figure 3)
+
+    Weights as they act: under spectral and weight normalisation the normalised ones. The tables have the
+    values, and per layer the share of the largest in the sum of squares, the area under the curve and the
+    effective rank.
+
+    Args:
+        checkpoint: last, best, or a step.
+        layers: convolutions, or all weights of D.
+    """
+
+    @checked
+    def __init__(
+        self, checkpoint: str | int = "last", layers: Literal["convolutions", "all"] = "convolutions"
+    ) -> None:
+        self.checkpoint, self.layers = str(checkpoint), layers
+
+    def make(self, runs: Sequence[Subject]) -> Finding:
+        values: dict[Subject, dict[str, Tensor]] = {}
+        rows: list[Row] = []
+        summary: list[Row] = []
+        for subject in runs:
+            game, step = subject.restore(self.checkpoint)
+            found = spectra.matrices(game.discriminator, self.layers == "convolutions")
+            values[subject] = {name: spectra.singular_values(m) for name, m in found.items()}
+            for layer, s in values[subject].items():
+                told = {**subject.columns, "step": step, "layer": layer}
+                summary.append({**told, **concentration(s)})
+                rows += [
+                    {**told, "index": i, "squared": float(v), "scaled": float(v / s[0].square())}
+                    for i, v in enumerate(s.square(), 1)
+                ]
+        layers = list(dict.fromkeys(layer for found in values.values() for layer in found))
+        if not 0 < len(layers) <= MOST_LAYERS:
+            what = f"D has {len(layers)} layers to show, at most {MOST_LAYERS} fit a figure"
+            raise DataError("singular_values", what, "name runs of one architecture")
+        return Finding(self._draw(runs, values, layers), rows, list(_says(runs, values)), {"layers": summary})
+
+    def _draw(
+        self, runs: Sequence[Subject], values: dict[Subject, dict[str, Tensor]], layers: Sequence[str]
+    ) -> bytes:
+        styles = drawing.run_styles(runs)
+        across = min(4, len(layers))
+        down = -(-len(layers) // across)
+        with drawing.style():
+            figure = Figure(figsize=(2.3 * across + 0.6, 1.75 * down + 1.5), layout="constrained")
+            for i, (ax, layer) in enumerate(
+                zip(drawing.panels(figure, len(layers), across, sharey=True), layers, strict=True)
+            ):
+                for subject in runs:
+                    if (s := values[subject].get(layer)) is not None:
+                        scaled = (s / s[0]).square()
+                        ax.plot(range(1, len(s) + 1), scaled, lw=1.2, **styles[subject])
+                ax.set_ylim(0, 1.03)
+                ax.set_xlim(left=1)
+                ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+                ax.set_title(text.plain(f"{i + 1}: {layer}", 30))
+            figure.supylabel("squared singular value / the largest, by rank", fontsize=8)
+            drawing.legend(figure, runs, styles)
+            title = f"Squared singular values of D: {subjects.common(runs)}"
+            drawing.titled(figure, title)
+            return drawing.png(figure)
+
+
+def concentration(s: Tensor) -> dict[str, float]:
+    """How concentrated singular values (n,), largest first, are.
+
+    area: under the figure's curve, the mean of s_i^2 / s_1^2, which is the stable rank over n.
+    effective_rank_share: of n.
+    """
+    rank, share = spectra.effective_rank(s), spectra.share_of_largest(s)
+    return {
+        "values": len(s),
+        "largest": float(s[0]),
+        "smallest": float(s[-1]),
+        "share_of_largest": share,
+        "area": 1 / share / len(s),
+        "effective_rank": rank,
+        "effective_rank_share": rank / len(s),
+    }
+
+
+def _says(runs: Sequence[Subject], values: dict[Subject, dict[str, Tensor]]) -> list[str]:
+    """A line per run: the means over its layers."""
+    lines = ["means over layers of: area under the curve; share of the largest; effective rank / values"]
+    for subject in runs:
+        found = [concentration(s) for s in values[subject].values() if len(s) > 1]
+        told = (fmean(f[k] for f in found) for k in ("area", "share_of_largest", "effective_rank_share"))
+        lines.append(f"  {subject.label}: {'; '.join(f'{v:.3f}' for v in told)}")
+    return lines

@@ -1,0 +1,215 @@
+"""Figure 10 of the SNGAN paper (arXiv:1802.05957): what each method costs in time, measured now."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from ganlab import config, rng
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding
+from ganlab.analysis.subjects import Subject
+from ganlab.config_files import find, groups, read, user_dirs
+from ganlab.errors import ConfigError, DataError
+from ganlab.experiment import Experiment
+from ganlab.facts import device_name, find_device, set_precision
+from ganlab.report import figures, text
+from ganlab.run_folder import RunFolder
+from ganlab.schema import Count, checked
+from ganlab.setup import build_game
+from ganlab.step import play_round
+from ganlab.tree import suggest
+from ganlab.types import Batch
+
+CLASSES = 10  # of random labels, for conditional nets
+LOSSES = {"wgan-gp": ("gp", "wasserstein"), "gan-gp": ("gp", "")}  # method -> normalization, loss
+
+
+class Speed(Analysis):
+    """seconds per 100 generator updates by method, and the ratio to vanilla (SNGAN, Figure 10)
+
+    Measured now, on this machine: short blocks of updates of each method in turn (A B A B ...), medians over
+    the rounds, after one round that does not count. Nets, batch and loss are those of the run given, or of
+    config overrides (``+experiment=sngan_cifar architecture.width=0.25``); images are random numbers of the
+    dataset's shape that lie on the device, so no data is needed, and reading it is not part of the time.
+
+    Args:
+        methods: normalizations, several as sn+gp; none is vanilla, gan-gp and wgan-gp are gp with its loss.
+        d_steps: discriminator updates per generator update.
+        updates: generator updates in a block.
+        rounds: blocks of each method that count.
+    """
+
+    runs = (0, 1)
+    composes = True
+
+    @checked
+    def __init__(
+        self,
+        methods: tuple[str, ...] = ("none", "sn", "wn", "wgan-gp"),
+        d_steps: Count = 5,
+        updates: Count = 4,
+        rounds: Count = 5,
+    ) -> None:
+        self.methods, self.d_steps, self.updates, self.rounds = methods, d_steps, updates, rounds
+
+    def make(self, runs: Sequence[Subject]) -> Finding:
+        if not self.methods:
+            raise ConfigError("methods", "is empty", "name some, as methods=none,sn")
+        dirs = user_dirs(self.config_dirs)
+        tree = self._tree(runs)
+        experiments = {m: config.build(with_method(tree, m, dirs)) for m in dict.fromkeys(self.methods)}
+        e = experiments[self.methods[0]]
+        device = find_device(e.device)
+        set_precision(e.precision, device, e.deterministic)
+        threads = torch.get_num_threads()
+        try:
+            if e.threads:
+                torch.set_num_threads(e.threads)
+            blocks = {m: self._block(one, device) for m, one in experiments.items()}
+            times = interleaved(blocks, self.rounds)
+            facts = {
+                "d_steps": self.d_steps,
+                "batch_size": e.batch_size,
+                "g_batch_size": e.g_batch_size,
+                "images": "x".join(map(str, e.shape)),
+                "architecture": type(e.architecture).__name__.lower(),
+                "width": getattr(e.architecture, "width", 1.0),
+                "precision": e.precision,
+                "device": device_name(device),
+                "threads": torch.get_num_threads(),
+            }
+        finally:
+            torch.set_num_threads(threads)
+        base = "none" if "none" in times else self.methods[0]
+        rows, says = (
+            [],
+            [f"seconds per 100 generator updates of {self.d_steps} D updates each; {_told(facts)}"],
+        )
+        for method, seconds in times.items():
+            per_100 = [100 / self.updates * s for s in seconds]
+            ratios = [s / b for s, b in zip(seconds, times[base], strict=True)]
+            rows.append(
+                {
+                    "method": method,
+                    "seconds_per_100": statistics.median(per_100),
+                    "least": min(per_100),
+                    "most": max(per_100),
+                    "ratio": statistics.median(ratios),
+                    "ratio_least": min(ratios),
+                    "ratio_most": max(ratios),
+                    "ratio_to": base,
+                    "updates": self.updates,
+                    "rounds": self.rounds,
+                    **facts,
+                }
+            )
+            says.append(
+                f"  {label(method)}: {rows[-1]['seconds_per_100']:.4g} s, "
+                f"{rows[-1]['ratio']:.2f} x {label(base)}"
+            )
+        return Finding(_draw(rows, _told(facts)), rows, says)
+
+    def _tree(self, runs: Sequence[Subject]) -> dict[str, Any]:
+        """The config behind the blocks, with D updates as asked."""
+        if runs:
+            saved = RunFolder(runs[0].run.folder).read_config()
+            if saved is None:
+                raise DataError(str(runs[0].run.folder), "has no config.yaml", "name another run")
+            tree = config.reopen(saved, self.words, self.config_dirs)
+        else:
+            tree = copy.deepcopy(config.compose(self.words, self.config_dirs).tree)
+        return {**tree, "d_steps": self.d_steps, "run_dir": None}
+
+    def _block(self, e: Experiment, device: torch.device) -> Callable[[], None]:
+        """A function that trains for ``updates`` updates, on images that are made once."""
+        game = build_game(e, device, CLASSES)
+        random = rng.generator(device, e.seed, "analysis", 4)
+        x = torch.rand(e.batch_size, *e.shape, device=device, generator=random) * 2 - 1
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = torch.randint(CLASSES, (e.batch_size,), device=device, generator=random)
+        game.labels = y
+        rng.seed_default(device, e.seed, "analysis")
+
+        def block() -> None:
+            for _ in range(self.updates):
+                play_round(game, lambda: Batch(x, y))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return block
+
+
+def interleaved(blocks: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each block, ``rounds`` times in turn, after a round that warms caches and allocators up."""
+    times: dict[str, list[float]] = {name: [] for name in blocks}
+    for i in range(rounds + 1):
+        for name, block in blocks.items():
+            began = time.perf_counter()
+            block()
+            if i:
+                times[name].append(time.perf_counter() - began)
+    return times
+
+
+def with_method(tree: dict[str, Any], method: str, dirs: Sequence[Path]) -> dict[str, Any]:
+    """The config tree with another normalization, and for ``wgan-gp`` its loss. Raises ConfigError."""
+    there = groups(dirs).get("normalization", [])
+    name, loss = LOSSES.get(method, (method, ""))
+    normalization: dict[str, Any] = {}
+    for part in name.split("+"):
+        if part not in there or (path := find(f"normalization/{part}", dirs)) is None:
+            raise ConfigError("methods", f"there is no {part!r}", suggest(part, [*there, *LOSSES]))
+        normalization |= read(path)[0]
+    changed = {**copy.deepcopy(tree), "normalization": normalization}
+    if loss and (path := find(f"loss/{loss}", dirs)) is not None:
+        changed["loss"] = read(path)[0]
+    return changed
+
+
+def label(method: str) -> str:
+    return "vanilla" if method == "none" else text.method_label(method)
+
+
+def _told(facts: dict[str, Any]) -> str:
+    return (
+        f"{facts['architecture']} of width {facts['width']:g}, {facts['images']} images, "
+        f"batch {facts['batch_size']}, {facts['precision']}, {facts['device']}, "
+        f"{facts['threads']} thread{'s' if facts['threads'] > 1 else ''}"
+    )
+
+
+def _draw(rows: Sequence[dict[str, Any]], told: str) -> bytes:
+    with drawing.style():
+        figure = Figure(figsize=(5.6, 0.42 * len(rows) + 1.5), layout="constrained")
+        (ax,) = drawing.panels(figure, 1, 1)
+        ax.grid(axis="y", visible=False)
+        for i, row in enumerate(rows):
+            color = figures.METHOD_COLORS.get(row["method"], "#332288")
+            value = row["seconds_per_100"]
+            spread = [[value - row["least"]], [row["most"] - value]]
+            ax.barh(i, value, 0.68, color=color, alpha=0.85)
+            ax.errorbar(value, i, xerr=spread, color=figures.GREY, lw=0.9, capsize=2)
+            words = f"{value:.3g} s  ({row['ratio']:.2f} x)"
+            ax.annotate(
+                words, (row["most"], i), (5, 0), textcoords="offset points", va="center", fontsize=7.5
+            )
+        ax.set_yticks(range(len(rows)), [label(row["method"]) for row in rows])
+        ax.invert_yaxis()
+        ax.set_xlim(0, max(row["most"] for row in rows) * 1.3)
+        base = label(rows[0]["ratio_to"])
+        ax.set_xlabel(
+            f"seconds per 100 generator updates, {rows[0]['d_steps']} D updates each (ratio to {base})\n"
+            f"medians and range of {rows[0]['rounds']} interleaved rounds",
+            fontsize=7.5,
+        )
+        ax.set_title(figures.wrap(told, 95, 2), loc="left", fontsize=7.2, color=figures.GREY)
+        drawing.titled(figure, "Time per update by method")
+        return drawing.png(figure)

@@ -1,0 +1,199 @@
+"""Runs under analysis: what they say of themselves (read as the report does), their players, their images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ganlab import rng, tools
+from ganlab.data.base import ImageSet, to_float
+from ganlab.errors import DataError
+from ganlab.experiment import Experiment
+from ganlab.facts import find_device, set_precision
+from ganlab.fakes import evaluating, to_bytes
+from ganlab.report import cells, collect, text
+from ganlab.run_folder import RunFolder
+from ganlab.step import Game
+from ganlab.types import Batch
+
+PIECE = 256  # images that pass through a network at a time
+DIFFERING = (
+    ("setting", "setting {}"),
+    ("dataset", "{}"),
+    ("architecture", "{}"),
+    ("loss", "{}"),
+    ("steps", "{} updates"),
+    ("d_steps", "{} D steps"),
+    ("architecture.width", "width {}"),
+    ("architecture.last_factor", "factor {}"),
+    ("batch_size", "batch {}"),
+    ("seed", "seed {}"),
+)
+
+
+@dataclass(eq=False)
+class Subject:
+    """A run: ``run`` as the report knows it, ``label`` that tells it from the others; nets on demand."""
+
+    run: collect.Run
+    overrides: Sequence[str] = ()
+    config_dirs: Sequence[str] = ()
+    label: str = ""
+
+    @property
+    def method(self) -> str:
+        return self.run.text("method") or "unknown"
+
+    @property
+    def setting(self) -> str:
+        return self.run.text("setting")
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """What every table says of a run."""
+        return {
+            "run": self.run.shown,
+            "method": self.method,
+            "setting": self.setting,
+            "seed": int(self.run.number("seed") or 0),
+        }
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """Built from ``config.yaml``. Raises DataError, ConfigError."""
+        return tools.open_run(str(self.run.folder), self.overrides, self.config_dirs)[1]
+
+    @cached_property
+    def device(self) -> torch.device:
+        device = find_device(self.experiment.device)
+        set_precision("fp32", device, False)
+        return device
+
+    def restore(self, checkpoint: str = "last") -> tuple[Game, int]:
+        """The players as a checkpoint has them, fresh each time, and its step. Raises CheckpointError."""
+        return tools.restore(RunFolder(self.run.folder), self.experiment, checkpoint, self.device)
+
+    def images(self, split: str | None = None) -> ImageSet:
+        """The real images of a split; None: the training ones. Raises DataError."""
+        return self.experiment.dataset.load(split=split)
+
+    def real(self, game: Game, n: int, seed: int, split: str | None = None) -> Batch:
+        """``n`` real images (all if there are fewer) as D sees them in training, drawn without replacement.
+
+        x: float32 in [-1, 1]; y only in conditional games.
+        """
+        images = self.images(split)
+        order = torch.randperm(len(images), generator=rng.generator("cpu", seed, "analysis", 0))
+        rows = order[:n].sort().values.numpy()
+        noise = rng.generator(self.device, seed, "analysis", 1)
+        pixels = torch.from_numpy(images.images[rows]).to(self.device)
+        x = to_float(pixels, self.experiment.dequantize, generator=noise)
+        labelled = bool(getattr(game, "num_classes", 0)) and images.labels is not None
+        y = torch.from_numpy(images.labels[rows]).to(self.device) if labelled else None  # type: ignore[index]
+        return Batch(x, y)
+
+    def draw(self, game: Game, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """(z, y) for ``n`` images: the same for every run with this z, seed and device."""
+        return game.draw(n, rng.generator(self.device, seed, "analysis", 2))
+
+    def held_out(self, wanted: str | None) -> str | None:
+        """The split that training did not use: ``wanted``, else test or validation, else None."""
+        there = [s for s in self.experiment.dataset.splits() if s != self.experiment.dataset.split]
+        if wanted is not None:
+            return self.experiment.dataset.chosen(wanted)
+        return next((s for s in ("test", "val", "validation", "valid") if s in there), None)
+
+
+@torch.no_grad()
+def generate(game: Game, z: Tensor, y: Tensor | None) -> Tensor:
+    """float32 (n, C, H, W) in [-1, 1] of the G that is scored, in evaluation mode and left as it was."""
+    with evaluating(game.live):
+        parts = [
+            game.live(z[i : i + PIECE], None if y is None else y[i : i + PIECE]).float()
+            for i in range(0, len(z), PIECE)
+        ]
+    return torch.cat(parts)
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """uint8 (n, C, H, W) on the CPU of images in [-1, 1]; what is not finite is grey."""
+    return to_bytes(x.nan_to_num(0.0)).cpu()
+
+
+def open_runs(
+    paths: Sequence[Path], overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()
+) -> list[Subject]:
+    """The readable runs at or under ``paths``, in the paper's order of methods, then setting, then seed.
+
+    Raises DataError for a path without a run, and if no run is readable.
+    """
+    runs = [run for run in collect.collect(paths) if not run.problem]
+    if not runs:
+        raise DataError(", ".join(map(str, paths)), "no run there can be read", "name run folders")
+    runs.sort(
+        key=lambda r: (
+            *text.method_rank(r.text("method")),
+            *text.setting_rank(r.text("setting")),
+            r.number("seed") or 0,
+            r.shown,
+        )
+    )
+    found = [Subject(run, overrides, config_dirs) for run in runs]
+    for subject, label in zip(found, labels(runs), strict=True):
+        subject.label = label
+    return found
+
+
+def labels(runs: Sequence[collect.Run]) -> list[str]:
+    """``SN, setting D``: method and whatever tells the runs apart; the folder where nothing else does."""
+    facts = [_facts(run) for run in runs]
+    keys: list[tuple[str, str]] = []
+    apart = [run.text("method") for run in runs]
+    for key, words in DIFFERING:  # d_steps that the setting implies are not worth a word
+        finer = [f"{a}, {f[key]}" for a, f in zip(apart, facts, strict=True)]
+        several = len({f[key] for f in facts}) > 1
+        if len(set(finer)) > len(set(apart)) or (several and key == "setting"):
+            keys, apart = [*keys, (key, words)], finer
+    told = [
+        ", ".join(
+            [text.method_label(run.text("method") or "unknown"), *(w.format(f[k]) for k, w in keys if f[k])]
+        )
+        for run, f in zip(runs, facts, strict=True)
+    ]
+    return [
+        f"{label} ({run.shown})" if told.count(label) > 1 else label
+        for label, run in zip(told, runs, strict=True)
+    ]
+
+
+def common(subjects: Sequence[Subject]) -> str:
+    """``CIFAR-10 32×32, CNN, setting D, 1,000 updates, width 0.125``: what all the runs share."""
+    runs = [s.run for s in subjects]
+    titles = {section.title for section in cells.sections(runs)}
+    parts = [titles.pop()] if len(titles) == 1 else []
+    facts = [_facts(run) for run in runs]
+    for key in ("setting", "steps", "architecture.width"):
+        values = {f[key] for f in facts}
+        if len(values) == 1 and (value := values.pop()):
+            parts.append(dict(DIFFERING)[key].format(value))
+    return ", ".join(parts)
+
+
+def _facts(run: collect.Run) -> dict[str, str]:
+    """The values behind a label, as text; empty where a run does not say."""
+    facts = {}
+    for key, _ in DIFFERING:
+        value = run.text(key) or run.config.get(key)
+        value = run.number("steps") if key == "steps" and value is None else value
+        if isinstance(value, float) and not value.is_integer():
+            facts[key] = f"{value:g}"
+        elif isinstance(value, (int, float)):
+            facts[key] = f"{value:,.0f}"
+        else:
+            facts[key] = text.clean(value, 24) if value is not None else ""
+    return facts
