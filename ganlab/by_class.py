@@ -9,10 +9,10 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,16 +20,28 @@ from torch import Tensor
 
 from ganlab import rng
 from ganlab.fakes import CHUNK, Generate, OfClass, chunk
-from ganlab.metrics.base import ClassReference, Group, GroupMetric, MetricError, Protocol
+from ganlab.metrics.base import ClassReference, Group, GroupMetric, LinAlgError, MetricError, Protocol
 from ganlab.metrics.protocol import OWN_SPLIT
-from ganlab.reference import Cache, Extract, class_key, class_reference, compute_class, rows_of
+from ganlab.reference import Cache, class_key, class_reference, compute_class, rows_of
 from ganlab.types import Features
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from ganlab.data.base import Dataset, ImageSet
 
 WORST = 10  # classes named in a summary
-Try = Callable[[Callable[[], Any]], Any]
+Poll = Callable[[], None] | None
+NO_VALUE = (MetricError, torch.OutOfMemoryError, LinAlgError)
+T = TypeVar("T")
+
+
+def attempt(function: Callable[[], T]) -> T | Exception:
+    """What ``function`` returns, or why there is no value."""
+    try:
+        return function()
+    except NO_VALUE as e:
+        return e.with_traceback(None)
 
 
 def labels_of(protocol: Protocol, num_classes: int) -> list[int]:
@@ -55,17 +67,21 @@ def class_counts(images: ImageSet, dataset: Dataset, protocol: Protocol) -> dict
 class ClassPass:
     """What the real side and the feature network give, one class at a time.
 
-    features: images, uint8 (B, C, H, W), to their features, piece by piece. identity: the extractor's.
+    extract: real images, uint8 (B, C, H, W), to pooled features; features: generated ones, piece by piece.
+    identity: the extractor's. home: where metrics compute; it knows float64. of_real: by metric, its value of
+    real images, once known.
     """
 
     images: ImageSet
     protocol: Protocol
     cache: Cache
     identity: Callable[[], dict[str, Any]]
-    extract: Extract
-    features: Callable[[Tensor], Iterator[Features]]
+    extract: Callable[[npt.NDArray[np.uint8], Poll], Tensor]
+    features: Callable[[Tensor, Poll], Iterator[Features]]
     device: torch.device
-    poll: Callable[[], None] | None = None
+    home: torch.device
+    poll: Poll = None
+    of_real: dict[str, float | None] = field(default_factory=dict)
 
     def real(self, label: int) -> ClassReference:
         """Statistics of the real images of a class: cached, or from a feature pass. Raises MetricError."""
@@ -78,7 +94,8 @@ class ClassPass:
             tensors = cache.read(key)
             if tensors is None:
                 rows = torch.from_numpy(np.flatnonzero(self.images.labels == label))
-                tensors = compute_class(self.images, rows, max(self.protocol.batch_size, 500), self.extract)
+                step = max(self.protocol.batch_size, 500)
+                tensors = compute_class(self.images, rows, step, lambda x: self.extract(x, self.poll))
                 cache.write(key, tensors)
         return class_reference(tensors)
 
@@ -90,13 +107,15 @@ class ClassPass:
         kept: list[Tensor] = []
         pools: list[Tensor] = []
         for start in range(0, max(n_images, n_pool), CHUNK):
+            if self.poll:
+                self.poll()
             counters = (start,) if label is None else (start, label)
             random = rng.generator(self.device, protocol.seed, "evaluate", *counters)
             images = chunk(generate, start, random)
             if start < n_images:
-                kept.append(images[: n_images - start])
+                kept.append(images[: n_images - start].to(self.home))
             if start < n_pool:
-                pools.extend(found.pool for found in self.features(images[: n_pool - start]))
+                pools.extend(found.pool for found in self.features(images[: n_pool - start], self.poll))
         needs_real = label is not None and any(m.needs_real for m in metrics)
         return Group(
             label,
@@ -105,43 +124,59 @@ class ClassPass:
             self.real(label) if needs_real and label is not None else None,
         )
 
+    def real_images(self, label: int, n: int) -> Tensor:
+        """At most ``n`` real images of a class, in an order drawn by the seed: uint8 (n, C, H, W), n even."""
+        rows = np.flatnonzero(self.images.labels == label)
+        random = rng.generator("cpu", self.protocol.seed, "metric", 5, label)
+        drawn = rows[torch.randperm(len(rows), generator=random)[: min(n, len(rows) // 2 * 2)].numpy()]
+        return torch.from_numpy(self.images.images[drawn]).to(self.home)
+
 
 def score_groups(
     classes: ClassPass,
     metrics: Mapping[str, GroupMetric],
     generate: Generate,
     of_class: OfClass | None,
-    attempt: Try,
     tell: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
-    """The values of ``metrics`` by their names: for each a dict by label, or the reason why there is none.
-
-    ``attempt`` calls a function and gives its result or the error that means "no value".
-    """
+    """The values of ``metrics`` by their names: for each a dict by label, or the reason why there is none."""
     found: dict[str, Any] = {name: {} for name in metrics}
+    protocol = classes.protocol
     for labelled in (False, True):
         going = {name: m for name, m in metrics.items() if m.needs_labels == labelled}
         if labelled and going and of_class is None:
             found |= dict.fromkeys(going, MetricError("needs class labels, and there are none"))
             continue
         names = classes.images.classes
-        groups: list[int | None] = [*labels_of(classes.protocol, len(names))] if labelled else [None]
+        groups: list[int | None] = [*labels_of(protocol, len(names))] if labelled else [None]
         for i, label in enumerate(groups):
             if not going:
                 break
             made = of_class(label) if of_class and label is not None else generate
             group = attempt(partial(classes.group, label, made, [*going.values()]))
             for name, metric in [*going.items()]:
-                none = isinstance(group, Exception)
-                value = group if none else attempt(partial(metric, group, classes.protocol))
+                value = group if isinstance(group, Exception) else attempt(partial(metric, group, protocol))
                 if isinstance(value, Exception):
                     where = "" if label is None else f"class {names[label]!r}: "
                     found[name] = MetricError(f"{where}{value}")
                     del going[name]
                 else:
                     found[name][label] = value
-            tell("class", i + 1, len(groups))
+            if labelled:
+                tell("class", i + 1, len(groups))
+    for name, metric in metrics.items():
+        if metric.tells_real and not isinstance(found[name], Exception) and name not in classes.of_real:
+            real = attempt(partial(real_mean, classes, metric, [*found[name]]))
+            classes.of_real[name] = None if isinstance(real, Exception) else real
     return found
+
+
+def real_mean(classes: ClassPass, metric: GroupMetric, labels: Iterable[int]) -> float | None:
+    """What ``metric`` says of real images of these classes, as many as of generated ones, where there are."""
+    n = metric.n_fake(classes.protocol)
+    groups = (Group(label, classes.real_images(label, n), None, None) for label in labels)
+    values = [metric(g, classes.protocol) for g in groups if g.images is not None and len(g.images)]
+    return math.fsum(values) / len(values) if values else None
 
 
 def mean_over(found: Mapping[int | None, float] | Exception) -> float:
@@ -154,8 +189,13 @@ def mean_over(found: Mapping[int | None, float] | Exception) -> float:
     return mean
 
 
-def details(values: Mapping[int, float], classes: list[str], better: str) -> dict[str, Any]:
-    """What a mean over classes hides: extremes, median, the worst classes, and each class's value."""
+def details(
+    values: Mapping[int, float], classes: list[str], better: str, of_real: float | None
+) -> dict[str, Any]:
+    """What a mean over classes hides: extremes, median, the worst classes, and each class's value.
+
+    ``of_real``: the mean of real images, or None; it goes along.
+    """
     by_name = {classes[c]: v for c, v in values.items()}
     order = sorted(by_name.items(), key=lambda item: item[1], reverse=better == "lower")
     return {
@@ -165,4 +205,5 @@ def details(values: Mapping[int, float], classes: list[str], better: str) -> dic
         "max": max(by_name.values()),
         "worst": [[name, value] for name, value in order[:WORST]],
         "per_class": by_name,
+        **({} if of_real is None else {"real": of_real}),
     }

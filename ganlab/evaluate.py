@@ -12,17 +12,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from ganlab import rng
-from ganlab.by_class import ClassPass, class_counts, details, mean_over, score_groups
+from ganlab.by_class import ClassPass, attempt, class_counts, details, mean_over, score_groups
 from ganlab.errors import DataError, Mistake
 from ganlab.extractors.base import Extractor, exact_fp32
 from ganlab.fakes import CHUNK, Generate, OfClass, Pieces, chunk
-from ganlab.metrics.base import GroupMetric, LinAlgError, Measure, Metric, MetricError, Protocol, Reference
+from ganlab.metrics.base import GroupMetric, Measure, Metric, MetricError, Protocol, Reference
 from ganlab.metrics.protocol import OWN_SPLIT, digest
 from ganlab.reference import Cache, cache_key, compute
 from ganlab.scores import Scores as Scores
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ganlab.data.base import Dataset, ImageSet
-
-NO_VALUE = (MetricError, torch.OutOfMemoryError, LinAlgError)
-T = TypeVar("T")
 
 
 class Evaluator:
@@ -190,20 +187,19 @@ class Evaluator:
         began = time.perf_counter()
         values: dict[str, float | None] = {}
         missing: list[Mistake] = []
-        more = {
-            self._full(measure, measure.names[0]): {"protocol": told, "protocol_id": digest(told)}
-            for name, measure in self.group_metrics.items()
-            if (told := self.record(generator, name))
-        }
+        more: dict[str, dict[str, Any]] = {}
+        for name in self.group_metrics:
+            told = self.record(generator, name)
+            more[name] = {"protocol": told, "protocol_id": digest(told)}
         with exact_fp32(self.device.type):
-            real = _try(lambda: self.reference(poll)) if self._needs_real else None
-            fake = _try(lambda: self._fakes(generate, poll)) if self.metrics else None
+            real = attempt(lambda: self.reference(poll)) if self._needs_real else None
+            fake = attempt(lambda: self._fakes(generate, poll)) if self.metrics else None
             groups = self._groups(generate, of_class, poll)
             for name, measure in self.measures.items():
                 if isinstance(measure, Metric):
-                    found = _try(functools.partial(self._value, measure, real, fake))
+                    found = attempt(functools.partial(self._value, measure, real, fake))
                 else:
-                    found = _try(functools.partial(self._mean, measure, groups[name], more))
+                    found = attempt(functools.partial(self._mean, name, groups[name], more[name]))
                 if isinstance(found, Exception):
                     missing.append(Mistake(f"metric.scores.{name}", str(found)))
                     self._warn(f"{name}: no value, {found}")
@@ -213,7 +209,8 @@ class Evaluator:
         self._warnings.clear()
         if strict and missing:
             raise DataError(missing)
-        return Scores(step, values, record, digest(record), time.perf_counter() - began, warnings, more)
+        named = {self._full(m, m.names[0]): more[name] for name, m in self.group_metrics.items()}
+        return Scores(step, values, record, digest(record), time.perf_counter() - began, warnings, named)
 
     @property
     def _needs_real(self) -> bool:
@@ -241,18 +238,23 @@ class Evaluator:
         """Of every group metric the values by label, or why there are none."""
         if not self.group_metrics:
             return {}
-        extract = functools.partial(self._real_pool, poll=poll)
-        features = functools.partial(self._features, poll=poll)
-        told, protocol = self.extractor.identity, self.protocol
-        classes = ClassPass(self.images, protocol, self._cache, told, extract, features, self.device, poll)
-        return score_groups(classes, self.group_metrics, generate, of_class, _try, self._tell)
+        self._classes.poll = poll
+        return score_groups(self._classes, self.group_metrics, generate, of_class, self._tell)
 
-    def _mean(self, measure: Measure, found: Any, more: dict[str, dict[str, Any]]) -> dict[str, float]:
+    @functools.cached_property
+    def _classes(self) -> ClassPass:
+        identity, real_pool, places = self.extractor.identity, self._real_pool, (self.device, self._home)
+        return ClassPass(
+            self.images, self.protocol, self._cache, identity, real_pool, self._features, *places
+        )
+
+    def _mean(self, name: str, found: Any, more: dict[str, Any]) -> dict[str, float]:
         """The mean over the groups; what it hides goes into ``more``."""
-        mean, name = mean_over(found), measure.names[0]
+        mean, measure = mean_over(found), self.measures[name]
         if measure.needs_labels:
-            more[self._full(measure, name)] |= details(found, self.images.classes, measure.better)
-        return {name: mean}
+            of_real = self._classes.of_real.get(name)
+            more |= details(found, self.images.classes, measure.better, of_real)
+        return {measure.names[0]: mean}
 
     def _real_pool(self, pixels: npt.NDArray[np.uint8], poll: Callable[[], None] | None) -> Tensor:
         return torch.cat([f.pool for f in self._features(torch.from_numpy(pixels), poll)])
@@ -289,11 +291,3 @@ class Evaluator:
     def _tell(self, what: str, done: int, of: int) -> None:
         if self.progress:
             self.progress(what, done, of)
-
-
-def _try(function: Callable[[], T]) -> T | Exception:
-    """What ``function`` returns, or why there is no value."""
-    try:
-        return function()
-    except NO_VALUE as e:
-        return e.with_traceback(None)

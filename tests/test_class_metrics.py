@@ -218,6 +218,13 @@ class Painter(nn.Module):
         return x / 127.5 - 1
 
 
+class Tall(Painter):
+    """The same four times as large."""
+
+    def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return super().forward(z, y).repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
 def draw_labelled(n: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.rand(n, 48, generator=random), torch.randint(0, 3, (n,), generator=random)
 
@@ -295,10 +302,6 @@ def test_the_order_of_the_classes_does_not_matter(tmp_path: Path) -> None:
 def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_path: Path) -> None:
     dataset = Animals(side=16)
 
-    class Tall(Painter):
-        def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
-            return super().forward(z, y).repeat_interleave(4, 2).repeat_interleave(4, 3)
-
     class Shrunk(Tiny):
         def __call__(self, images: Tensor) -> Any:
             return super().__call__(images[:, :, ::4, ::4])
@@ -319,6 +322,17 @@ def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_pat
         assert alone.details.items() <= together.details.items()
     assert set(together.details) == {"intra_fid_tiny", "intra_ms_ssim", "ms_ssim"}
     assert set(together.details["ms_ssim"]) == {"protocol", "protocol_id"}
+    # beside it the real images': as many pairs, or what there are, of every class
+    images = dataset.load()
+    of = [torch.from_numpy(images.images[images.labels == c]) for c in range(3)]
+    counts = [20, 2, 20]
+    seeds = [rng.generator("cpu", 0, "metric", 5, c) for c in range(3)]
+    mixed = [
+        x[torch.randperm(len(x), generator=g)[: 2 * n]] for x, g, n in zip(of, seeds, counts, strict=True)
+    ]
+    wanted = sum(float(ms_ssim(x[0::2], x[1::2]).mean()) for x in mixed) / 3
+    assert together.details["intra_ms_ssim"]["real"] == pytest.approx(wanted, rel=1e-12)
+    assert "real" not in together.details["intra_fid_tiny"]
     # the pairs of the class are those of its stream
     z, y = draw_labelled(CHUNK, rng.generator("cpu", 0, "evaluate", 0, 1))
     made = fakes(Tall(), lambda n, r: (z, y), protocol(), label=1)(CHUNK, 0, torch.Generator())[:40]
@@ -425,6 +439,17 @@ def test_no_more_than_one_class_is_held(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(files) == 3
     assert files[0] < 5 * 8 * 4 + 1000  # the bear: five rows of eight features, float32
     assert files[2] < (8 * 8 + 8 + 1) * 8 + 1000
+
+
+def test_a_signal_is_heard_where_no_features_are_wanted(tmp_path: Path) -> None:
+    heard = iter(range(2))
+
+    def poll() -> None:
+        if next(heard, None) is None:
+            raise Stopped(15)
+
+    with pytest.raises(Stopped):
+        scored(tmp_path, Tall(), {"p": IntraMSSSIM(5)}, Animals(side=16), poll=poll)
 
 
 # --- what goes wrong

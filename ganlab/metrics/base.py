@@ -108,10 +108,12 @@ class Metric(Measure):
 class GroupMetric(Measure):
     """A score of one group of images; the value is the mean over the groups.
 
-    With ``needs_labels`` the groups are the classes, else all images are one.
+    With ``needs_labels`` the groups are the classes, else all images are one. needs_images: the images
+    themselves. tells_real: its value of as many real images of each class goes into the details.
     """
 
     needs_images: ClassVar[bool] = False
+    tells_real: ClassVar[bool] = False
 
     def check(self, protocol: Protocol, shape: ImageShape, n_real: dict[str, int]) -> None:
         """Before training: raise MetricError if images of ``shape`` can give no value, or the real ones.

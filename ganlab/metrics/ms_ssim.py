@@ -1,8 +1,8 @@
 """Similarity of pairs of generated images (MS-SSIM): near 1 they are copies of each other, lower is better.
 
-Used on pairs within a class to notice mode collapse: Odena et al. 2017 (AC-GAN), arXiv:1610.09585, section
-4.3, 100 random pairs of each class. MS-SSIM itself: Wang et al. 2003, "Multiscale structural similarity for
-image quality assessment".
+Used on pairs within a class to notice mode collapse: Odena et al. 2017 (AC-GAN), arXiv:1610.09585, on 100
+random pairs of each class, beside the value of the real images. MS-SSIM itself: Wang et al. 2003,
+"Multiscale structural similarity for image quality assessment".
 
 The libraries' MS-SSIM wants sides above 160 pixels, for an 11x11 window at the smallest of five scales. What
 GAN papers report at 128 pixels and below is the TensorFlow authors' script (also ProGAN's), whose window
@@ -121,9 +121,13 @@ class MSSSIM(GroupMetric):
 
 
 class IntraMSSSIM(MSSSIM):
-    """Mean over the classes of the mean MS-SSIM of ``pairs`` pairs within the class."""
+    """Mean over the classes of the mean MS-SSIM of ``pairs`` pairs within the class.
+
+    The same of real pairs goes into the details: above it G is less diverse than the data.
+    """
 
     names = ("intra_ms_ssim",)
+    tells_real = True
     needs_labels = True
     protocol_fields = ("intra_classes",)
 
