@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from ganlab.data.stl10 import Stl10
 from ganlab.errors import ConfigError, Stopped
 from ganlab.experiment import Experiment
 from ganlab.layers import raw_weight
+from ganlab.losses import ClassLoss
 from ganlab.nets.blocks import ConditionalNorm
 from ganlab.nets.resnet import CONCAT_AFTER, Discriminator, ResNet
 from ganlab.penalties import GradientPenalty
@@ -371,3 +373,80 @@ def test_a_picture_shows_what_its_row_says(small: Make) -> None:
         assert (images[i].int() - alone[0].int()).abs().max() <= 1
     assert len({images[i].numpy().tobytes() for i in range(0, 20, 2)}) == 10
     assert math.isfinite(float(images.float().mean()))
+
+
+# ---- it learns -----------------------------------------------------------------------------------------
+
+
+def sides(y: torch.Tensor) -> torch.Tensor:
+    """Class 0 is bright on its left half, class 1 on its right half."""
+    x = torch.full((len(y), 1, 32, 32), -0.8)
+    x[y == 0, :, :, :16] = 0.8
+    x[y == 1, :, :, 16:] = 0.8
+    return x
+
+
+def greys(y: torch.Tensor) -> torch.Tensor:
+    """Class 0 is bright, class 1 dark."""
+    return torch.where(y == 0, 0.6, -0.6).view(-1, 1, 1, 1).expand(-1, 1, 32, 32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("head", "pictures", "steps", "apart"),
+    [("projection", greys, 120, 0.6), ("ac", greys, 120, 0.6), ("concat", sides, 350, 1.5)],
+)
+def test_g_learns_what_the_label_means(
+    head: str, pictures: Callable[[torch.Tensor], torch.Tensor], steps: int, apart: float, small: Make
+) -> None:
+    """In numbers: class 0 ends brighter (on its left) than class 1, for nearly every z."""
+    adam = functools.partial(torch.optim.Adam, lr=2e-3, betas=(0.0, 0.9))
+    loss = ClassLoss(1.0, 0.0, 1.0) if head == "ac" else None
+    game = build_game(small(head, optimizer=adam, batch_size=16, class_loss=loss), CPU, 2)
+
+    def real() -> Batch:
+        y = torch.randint(2, (16,))
+        return Batch(pictures(y) + 0.1 * torch.randn(16, 1, 32, 32), y)
+
+    for step in range(steps):
+        torch.manual_seed(step)
+        play_round(game, real)
+    game.generator.eval()
+    z = torch.randn(32, 4)
+    with torch.no_grad():
+        zeros, ones = (game.generator(z, torch.full((32,), c)) for c in (0, 1))
+    if pictures is sides:
+        zeros, ones = (x[..., :16] - x[..., 16:] for x in (zeros, ones))
+    difference = (zeros - ones).mean((1, 2, 3))
+    assert difference.mean() > apart
+    assert (difference > 0).float().mean() > 0.9
+
+
+def test_the_command_line_trains_samples_and_scores_a_conditional_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ganlab.cli import main
+
+    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
+    run = str(tmp_path / "run")
+    nets = [
+        "architecture=resnet",
+        "architecture.head=projection",
+        "architecture.width=0.03",
+        "dataset=digits",
+    ]
+    scoring = ["metric.extractor=cifar", "metric.protocol=smoke", "metric.progress=null", "metric=[is]"]
+    sizes = ["steps=2", "batch_size=4", "accumulate=2", "order=g_first", "fake_labels=data", "threads=1"]
+    where = ["dataset=digits", "eval_every=0", "device=cpu", f"run_dir={run}"]
+    assert main(["train", *nets, *scoring, *sizes, *where]) == 0
+    assert json.loads((tmp_path / "run/result.json").read_text())["num_classes"] == 10
+    assert main(["sample", run, "n=4", "columns=2", "classes=7,2", "interpolations=0", "device=cpu"]) == 0
+    (place,) = (tmp_path / "run/samples").glob("step-000000002-seed0")
+    assert json.loads((place / "samples.json").read_text())["labels"] == [7, 7, 2, 2]
+    assert main(["evaluate", run, "device=cpu"]) == 0
+    assert "is_cifar" in capsys.readouterr().out
+    assert main(["sample", run, "classes=10"]) == 2
+    assert "classes: this run has no class '10'; write classes=0,9" in capsys.readouterr().err
+    assert main(["train", *nets, "dataset=stl10", *scoring]) == 2
+    wrong = capsys.readouterr().err
+    assert "dataset: stl10 unlabeled has no class labels, and this architecture is conditional" in wrong
