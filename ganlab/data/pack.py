@@ -24,7 +24,7 @@ import numpy as np
 
 from ganlab.data.base import HASH_BLOCK, Dataset, ImageSet, finish_fingerprint
 from ganlab.data.download import KNOWN as KNOWN
-from ganlab.data.files import locked, log, writing
+from ganlab.data.files import locked, log, megabytes, writing
 from ganlab.data.journal import NAME as JOURNAL
 from ganlab.data.writer import FORMAT, Recipe, Writer
 from ganlab.disk import sync_folder
@@ -53,6 +53,7 @@ def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> ImageSet:
             log.warning("%s: the packed set is damaged; packing it again", folder)
         with _beside(folder) as temporary:
             if not _finished(temporary):
+                _tell_of_reading(temporary)
                 writer = Writer(temporary, recipe.shape)
                 try:
                     if writer.position is not None:
@@ -219,6 +220,13 @@ def _sweep(folder: Path) -> None:
 def _finished(temporary: Path) -> bool:
     """Whether an earlier try got as far as the rename."""
     return not (temporary / JOURNAL).exists() and _usable(temporary) is not None
+
+
+def _tell_of_reading(temporary: Path) -> None:
+    """What an earlier try left is read and checked: a minute for some 50 GB."""
+    pixels = temporary / "images.u8"
+    if (temporary / JOURNAL).exists() and pixels.exists() and pixels.stat().st_size > 1e9:
+        log.warning("%s: checking the %s there are", temporary, megabytes(pixels.stat().st_size))
 
 
 @contextmanager
