@@ -390,6 +390,14 @@ def test_no_grid_file_can_break_a_report(tmp_path: Path, content: str) -> None:
         assert not re.search(r"(?<!\\)\]\(javascript", shown) or name == "report.html"
 
 
+def test_a_grid_file_without_end_is_not_read(tmp_path: Path) -> None:
+    make_run(tmp_path, "sn", "C", folder="sn-C", samples=False)
+    (tmp_path / "grid.json").write_text(json.dumps({"title": "x" * grids.MAX_BYTES}))
+    (found,) = grids.find(collect.collect([tmp_path]), [tmp_path])
+    assert "larger than 8 MB" in found.problem
+    assert found.summary == found.problem
+
+
 # ---- several protocols
 
 
