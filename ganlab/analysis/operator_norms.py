@@ -88,7 +88,11 @@ def _draw(found: dict[Subject, list[LayerNorms]]) -> bytes:
             ax.plot(
                 at, bounds, ls="", marker="_", ms=9, mew=1.2, color=figures.ALARM, label="bound on the layer"
             )
-            ax.set_xticks(at, [text.plain(_short(n), 16) for n in norms], rotation=45 if most > 6 else 0)
+            ax.set_xticks(at, [text.plain(_short(n), 16) for n in norms])
+            if most > 6:
+                ax.tick_params(axis="x", rotation=45)
+                for tick in ax.get_xticklabels():
+                    tick.set_horizontalalignment("right")
             ax.tick_params(axis="x", length=0)
             ax.grid(axis="x", visible=False)
             values = [h for n in norms for h in (n["reshaped"], n["exact"]) if h > 0 and math.isfinite(h)]
@@ -97,6 +101,7 @@ def _draw(found: dict[Subject, list[LayerNorms]]) -> bytes:
             ax.set_title(text.plain(subject.label, 60))
             ax.set_ylabel("norm" if ax in panels[::across] else "")
         handles, labels = panels[0].get_legend_handles_labels()
+        handles, labels = [*handles[1:], handles[0]], [*labels[1:], labels[0]]  # the bound last
         fit = figures.columns(labels, width)
         figure.legend(handles, labels, loc="outside lower center", ncols=fit)
         drawing.titled(figure, f"Norms of D's layers as maps of images: {subjects.common(list(found))}")

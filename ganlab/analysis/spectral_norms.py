@@ -112,8 +112,12 @@ def _panel(ax: Axes, points: Sequence[Point], colors: Mapping[str, tuple[float, 
         figures.log_axis(ax, values)
     elif points[0].kind == "effective":
         ax.axhline(1, color=figures.GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
-        low, high = ax.get_ylim()
-        ax.set_ylim(min(low, 0.95), max(high, 1.05))  # a hundredth is not to look like much
+        late = [p.norm for p in points if p.step and math.isfinite(p.norm)] or values
+        margin = 0.05 * (max(late) - min(late))
+        ax.set_ylim(min(min(late) - margin, 0.95), max(max(late) + margin, 1.05))
+        if max(values) > ax.get_ylim()[1]:  # before training u is random, and sigma far too small
+            words, where = f"up to {max(values):.3g} at step 0", {"transform": ax.transAxes}
+            ax.text(0.98, 0.97, words, ha="right", va="top", fontsize=7, color=figures.GREY, **where)  # type: ignore[arg-type]
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
 
@@ -152,8 +156,8 @@ def _say(subject: Subject, points: Sequence[Point]) -> str:
         return f"  {subject.label}: no norms"
     last = max(p.step for p in acting)
     end = [p.norm for p in acting if p.step == last]
-    every = [p.norm for p in acting]
-    steps = len({p.step for p in acting})
+    trained = [p for p in acting if p.step] or acting  # before training u is random
+    every, steps = [p.norm for p in trained], len({p.step for p in trained})
     return (
         f"  {subject.label}: {min(every):.3f} to {max(every):.3f} over {steps} steps, "
         f"{min(end):.3f} to {max(end):.3f} at step {last:,}"
