@@ -1,8 +1,8 @@
 """A stream of image files to blocks of pixels, in order, on every core and in bounded memory.
 
-Decoding runs in processes. Two threads are as fast as two processes (``benchmarks/data_preparation``), but all
-threads share one interpreter lock, held by the work around the decoder (of small images, most of it); and an
-image that crashes a decoder would take the whole program with it.
+Decoding runs in processes. Two threads are as fast as two processes (``benchmarks/data_preparation``), but
+all threads share one interpreter lock, held by the work around the decoder (of small images, most of it); and
+an image that crashes a decoder would take the whole program with it.
 """
 
 from __future__ import annotations
