@@ -29,8 +29,8 @@ class GradientPenalty(Stabiliser):
     """weight * mean (||grad D(x~)|| - target)^2, x~ = a x + (1 - a) G(z), a ~ U(0, 1) per sample.
 
     Source: Gulrajani et al. 2017, arXiv:1704.00028, equation 3, Algorithm 1. ``sides=one`` penalises only
-    norms above the target (appendix C). The gradient is of the raw score, for every loss. In a conditional run
-    x~ bears the label of its real image; in WGAN-GP's code (fake_labels=data) that is the label of G(z) too.
+    norms above the target (appendix C). The gradient is of the raw score, for every loss. With labels
+    x~ bears that of its real image; in WGAN-GP's code (fake_labels=data) that is the label of G(z) too.
     """
 
     has_penalty = True
