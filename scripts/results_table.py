@@ -4,7 +4,8 @@
     python scripts/results_table.py --check    exit 1 if README.md is out of date
 
 A row is a method at a setting: mean and spread over seeds of the scores at the last step, beside the
-published value where ``ganlab report`` found one.
+published value where ``ganlab report`` found one. A grid of many settings is a row for each method, a column
+for each setting, of one score.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ BEGIN = "<!-- results: made by scripts/results_table.py from the runs' own recor
 END = "<!-- end of results -->"
 SHOWN = ("is", "fid", "is_cifar", "fid_cifar")  # scores with a column, where a benchmark has them
 SAME = ("method", "dataset", "architecture", "width", "loss", "setting", "steps", "protocol")
+GRID = 4  # settings from which on a benchmark is a grid
 Row = dict[str, str]
 
 
@@ -37,6 +39,11 @@ def table(name: str, rows: list[Row]) -> list[str]:
     """A benchmark as Markdown lines: one line per method and setting."""
     last = [row for row in rows if row["checkpoint"] == "last" and row["value"]]
     scores = [s for s in SHOWN if any(row["score"] == s for row in last)]
+    about = {(row["dataset_path"] or row["dataset"], row["architecture"], row["loss"]) for row in last}
+    what = "; ".join(sorted(" ".join((Path(d).name, a, f"{loss} loss")) for d, a, loss in about))
+    title = f"**[{name}](benchmarks/{name}/)** ({what})"
+    if len({row["setting"] for row in last}) >= GRID and scores:
+        return [title, "", *grid(last, scores[-1]), ""]
     cells: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in last:
         cells[tuple(row[key] for key in SAME)].append(row)
@@ -61,9 +68,34 @@ def table(name: str, rows: list[Row]) -> list[str]:
             str(seeds),
         ]
         lines.append("| " + " | ".join(line) + " |")
-    about = {(row["dataset_path"] or row["dataset"], row["architecture"], row["loss"]) for row in last}
-    what = "; ".join(sorted(" ".join((Path(d).name, a, f"{loss} loss")) for d, a, loss in about))
-    return [f"**[{name}](benchmarks/{name}/)** ({what})", "", *lines, ""]
+    return [title, "", *lines, ""]
+
+
+def grid(last: list[Row], score: str) -> list[str]:
+    """One score of a grid: methods down, settings across, the best of each column bold."""
+    cells: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in last:
+        if row["score"] == score:
+            cells[row["method"], row["setting"]].append(float(row["value"]))
+    methods, settings = (sorted({key[i] for key in cells}) for i in (0, 1))
+    pick = max if any(r["better"] == "higher" for r in last if r["score"] == score) else min
+    means = {key: statistics.fmean(values) for key, values in cells.items()}
+    best = {s: pick(m for (_, at), m in means.items() if at == s) for s in settings}
+    lines = ["| " + " | ".join([score, *settings]) + " |", "|" + "---|" * (len(settings) + 1)]
+    for method in methods:
+        shown = [told(cells[method, s]) if (method, s) in cells else "-" for s in settings]
+        bold = [
+            f"**{v}**" if means.get((method, s)) == best[s] else v
+            for v, s in zip(shown, settings, strict=True)
+        ]
+        lines.append("| " + " | ".join([method, *bold]) + " |")
+    scale = {key: sorted({row[key] for row in last}) for key in ("steps", "width", "protocol")}
+    told_scale = f"{' and '.join(scale['steps'])} updates, width {' and '.join(scale['width'])}"
+    return [
+        *lines,
+        "",
+        f"{told_scale}, protocol {' and '.join(scale['protocol'])}; the best of a setting bold.",
+    ]
 
 
 def results() -> str:
