@@ -53,3 +53,13 @@ def test_every_group_and_exit_code_is_told() -> None:
         "128+N",
     ):
         assert code in README
+
+
+def test_grids_experiments_and_analyses_exist() -> None:
+    from ganlab import analysis
+    from ganlab.config_files import GRIDS, options_of
+
+    assert set(re.findall(r"grid=(\w+)", README)) - {"NAME"} == set(options_of(GRIDS))
+    assert set(re.findall(r"\+experiment=(\w+)", README)) <= set(options_of("experiment"))
+    told = set(re.findall(r"`(?:analysis=)?(\w+)`", README))
+    assert set(analysis.catalogue()) <= told
