@@ -78,6 +78,10 @@ class SpectralNormRegularization(Stabiliser):
         self, weight: Positive = 1e-2, iterations: Count = 1, scope: Scope = "all", eps: Positive = 1e-12
     ) -> None:
         self.weight, self.iterations, self.scope, self.eps = weight, iterations, scope, eps
+        self._vectors: dict[nn.Module, tuple[Tensor, Tensor]] | None = None  # of this update of D
+
+    def before_update(self, d: nn.Module) -> None:
+        self._vectors = {}
 
     def prepare(self, d: nn.Module) -> None:
         for layer in _layers(d, self.scope):
@@ -89,8 +93,13 @@ class SpectralNormRegularization(Stabiliser):
         total = real.x.new_zeros(())
         for layer in _layers(d, self.scope):
             matrix, kept = _matrix(layer), layer.get_buffer("snr_u")
-            u, v = power_iteration(matrix.detach(), kept, self.iterations, self.eps)
-            kept.copy_(u)
+            if self._vectors is None or layer not in self._vectors:  # not again for each micro batch
+                u, v = power_iteration(matrix.detach(), kept, self.iterations, self.eps)
+                kept.copy_(u)
+                if self._vectors is not None:
+                    self._vectors[layer] = u, v
+            else:
+                u, v = self._vectors[layer]
             total = total + torch.dot(u, matrix.mv(v)).square()
         return self.weight / 2 * total
 
@@ -112,19 +121,17 @@ class Orthonormal(Stabiliser):
         self.weight, self.init, self.scope = weight, init, scope
         self.has_penalty = weight > 0
 
-    def _matrices(self, d: nn.Module) -> list[Tensor]:
-        return [_matrix(layer) for layer in _layers(d, self.scope)]
-
     def prepare(self, d: nn.Module) -> None:
         if self.init:
             with torch.no_grad():
-                for matrix in self._matrices(d):
-                    fresh = torch.empty_like(matrix, memory_format=torch.contiguous_format)
-                    matrix.copy_(nn.init.orthogonal_(fresh).view_as(matrix))
+                for layer in _layers(d, self.scope):
+                    rows = raw_weight(layer).movedim(out_dim(layer), 0)  # a view, as the matrix need not be
+                    fresh = nn.init.orthogonal_(rows.new_empty(rows.flatten(1).shape))
+                    rows.copy_(fresh.view(rows.shape))
 
     def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
         total = real.x.new_zeros(())
-        for w in self._matrices(d):
+        for w in (_matrix(layer) for layer in _layers(d, self.scope)):
             gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
             total = total + (gram - torch.eye(len(gram), device=w.device, dtype=w.dtype)).square().sum()
         return self.weight * total

@@ -152,6 +152,13 @@ def test_orthonormal_start_has_no_penalty(width: float) -> None:
         assert torch.allclose(values, torch.ones_like(values), atol=1e-4)
 
 
+def test_orthonormal_start_of_a_transposed_convolution() -> None:
+    layer = nn.ConvTranspose2d(3, 4, 3)
+    Orthonormal(weight=0.0).prepare(nn.Sequential(layer))
+    values = torch.linalg.svdvals(as_matrix(layer.weight, 1))
+    assert torch.allclose(values, torch.ones(4), atol=1e-5)
+
+
 def test_orthonormal_start_alone() -> None:
     d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
     rule = Orthonormal(weight=0.0)

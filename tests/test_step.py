@@ -18,7 +18,7 @@ from ganlab.layers import weighted_layers
 from ganlab.losses import ClassLoss, Hinge, Loss
 from ganlab.nets.base import Architecture, Norm
 from ganlab.nets.resnet import ResNet
-from ganlab.penalties import Orthonormal
+from ganlab.penalties import Orthonormal, SpectralNormRegularization
 from ganlab.setup import build_game
 from ganlab.step import Game, play_round, still, update_discriminator, update_generator
 from ganlab.types import Batch, ImageShape, Verdict
@@ -126,6 +126,23 @@ def test_spectral_norms_iterate_as_often_with_micro_batches(
     update_generator(game, lambda: pytest.fail("hinge needs no real images for G"))
     assert counted == 3 * layers
     assert all(m.training for m in game.discriminator.modules()), "and all are as they were"
+
+
+def test_regularised_spectral_norms_iterate_once_an_update(tiny: Make) -> None:
+    """D's vectors ``snr_u`` are where the whole batch leaves them, and so are the weights."""
+    found = [
+        played(
+            tiny,
+            accumulate=n,
+            normalization={"snr": SpectralNormRegularization(weight=1.0)},
+            d_steps=2,
+            optimizer=sgd(),
+        )
+        for n in (1, 4)
+    ]
+    (whole, told), (parts, told_too) = found
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(whole, parts, strict=True))
+    assert told == pytest.approx(told_too, rel=1e-4)
 
 
 def test_still_is_for_parametrisations_alone(tiny: Make) -> None:
