@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from ganlab.data.imagenet import ImageNet, ImageNetRule
-from ganlab.data.images import decode
+from ganlab.data.images import BadImageError, decode
 from ganlab.errors import DataError
 
 WNIDS = ["n01440764", "n01443537", "n02105855"]
@@ -123,9 +125,32 @@ def test_every_layout_makes_the_same_pack(tmp_path: Path) -> None:
 
 
 def gz(files: dict[str, bytes]) -> bytes:
-    import gzip
-
     return gzip.compress(tar(files), 1)
+
+
+def bomb() -> bytes:
+    """A tar.gz whose first header wants 1 GB in memory at once."""
+    info = tarfile.TarInfo("ILSVRC2012_devkit_t12")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 30
+    return gzip.compress(info.tobuf() + bytes(10240))
+
+
+def test_hidden_files_and_pipes_among_flat_images_are_passed_over(tmp_path: Path) -> None:
+    root = write(
+        tmp_path / "in", {f"val/{n}": d for n, d in VAL.items()} | {"LOC_val_solution.csv": CSV.encode()}
+    )
+    write(root, {"val/._ILSVRC2012_val_00000001.JPEG": b"macOS"})
+    os.mkfifo(root / "val" / "pipe.JPEG")
+    assert len(small(root, split="val").load()) == len(VAL)
+
+
+def test_a_thin_strip_is_refused_before_it_is_enlarged() -> None:
+    """Its shorter side brought to 256, 1x100000 pixels would be 26 GB."""
+    strip = io.BytesIO()
+    Image.new("RGB", (1, 100_000)).save(strip, "PNG")
+    with pytest.raises(BadImageError, match="1x100000 pixels, too long to be enlarged"):
+        decode(strip.getvalue(), ImageNetRule(32))
+    assert decode(strip.getvalue(), ImageNetRule(32, preprocess="plain")).shape == (3, 32, 32)
 
 
 def test_the_order_is_by_class_and_name(tmp_path: Path) -> None:
@@ -215,6 +240,7 @@ def test_a_subset_of_the_classes(tmp_path: Path) -> None:
     for text, says in (
         ("n99999999\n", "n99999999 of .* is not in .*; 1 are missing"),
         ("tench\n", "'tench' is not a WordNet id"),
+        ("\n", ".* names no class"),
     ):
         chosen.write_text(text)
         with pytest.raises(DataError, match=rf"^dataset\.classes: {says}"):
@@ -275,7 +301,9 @@ def test_unknown_layouts_say_what_was_looked_for(tmp_path: Path, cache: Path) ->
             b"ImageId,PredictionString\na,n01440764 1\n",
             "val_00000001.JPEG has no label",
         ),
+        ("LOC_val_solution.csv", b'ImageId,PredictionString\n"' + b"x" * 200_000, "is no table"),
         ("ILSVRC2012_devkit_t12.tar.gz", b"\x1f\x8bxx", "not the development kit of 2012"),
+        ("ILSVRC2012_devkit_t12.tar.gz", bomb(), r"not the development kit of 2012 \(a header asks for"),
         (
             "ILSVRC2012_devkit_t12.tar.gz",
             gz({"a.txt": b""}),
@@ -290,6 +318,15 @@ def test_damaged_labels(tmp_path: Path, file: str, data: bytes, says: str) -> No
         small(root, split="val").load()
 
 
+def backwards() -> bytes:
+    """A tar with a file of -512 bytes: the next header is its own."""
+    head = bytearray(tarfile.TarInfo("x.JPEG").tobuf(tarfile.GNU_FORMAT))
+    head[124:136] = b"\xff" + (256**11 - 512).to_bytes(11, "big")
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + bytes(10240)
+
+
 def test_damaged_tars(tmp_path: Path) -> None:
     whole = tar_of_tars()
     path = tmp_path / "ILSVRC2012_img_train.tar"
@@ -300,6 +337,8 @@ def test_damaged_tars(tmp_path: Path) -> None:
         (b"<html>404</html>" * 100, r"damaged archive \("),
         (tar({"readme.txt": b"x"}), "holds no class tar such as n01440764.tar"),
         (tar({"n01440764.tar": b"x" * 5000}), r"damaged archive \("),
+        (tar({"n01440764.tar": backwards()}), r"damaged archive \('x.JPEG' has a negative size"),
+        (backwards(), r"damaged archive \('x.JPEG' has a negative size"),
     ):
         path.write_bytes(data)
         with pytest.raises(DataError, match=says):

@@ -20,7 +20,7 @@ from ganlab.data.decoding import Encoded
 from ganlab.data.download import by_hand_place
 from ganlab.data.imagenet_labels import WNID
 from ganlab.data.imagenet_layouts import Layout, find
-from ganlab.data.images import Resample, Rule, TooSmallError, resize, shown, to_8_bit
+from ganlab.data.images import BadImageError, Resample, Rule, TooSmallError, resize, shown, to_8_bit
 from ganlab.data.pack import pack
 from ganlab.data.stream import OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
@@ -52,6 +52,9 @@ class ImageNetRule(Rule):
         super().check(width, height)
         if min(width, height) < self.min_side:
             raise TooSmallError(f"{width}x{height} pixels, under min_side={self.min_side}")
+        long, short = max(width, height), min(width, height)
+        if self.preprocess == "paper" and PAPER_SIDE**2 * long > self.max_pixels * short:
+            raise BadImageError(f"{width}x{height} pixels, too long to be enlarged")
 
     def apply(self, image: Image, note: Callable[[str], None]) -> Pixels:
         if self.preprocess == "plain":
@@ -141,6 +144,9 @@ class ImageNet(Dataset):
         wnids = {line.split()[0] for line in words if line.strip()}
         if odd := sorted(word for word in wnids if not WNID.fullmatch(word)):
             what = f"{shown(odd[0])!r} is not a WordNet id such as n01440764"
+            raise DataError("dataset.classes", what, "give a text file, one WordNet id a line")
+        if not wnids:
+            what = f"{shown(self.wanted)} names no class"
             raise DataError("dataset.classes", what, "give a text file, one WordNet id a line")
         return wnids
 

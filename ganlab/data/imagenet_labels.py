@@ -10,12 +10,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from ganlab.data.images import shown
+from ganlab.data.tar import headers, open_tar
 from ganlab.errors import DataError
 
 WNID = re.compile(r"n\d{8}")
@@ -25,6 +25,7 @@ TRUTH, META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
 KAGGLE = "LOC_val_solution.csv"
 SYNSETS = ("LOC_synset_mapping.txt", "synset_words.txt")  # "n01440764 tench, Tinca tinca" a line
 MOST = 1 << 25  # bytes of a file that is read here
+MOST_KIT = 1 << 28  # bytes of the kit, unpacked
 
 
 class Beside(NamedTuple):
@@ -60,7 +61,10 @@ def _synsets(file: Path) -> dict[str, str]:
 
 def _kaggle(file: Path) -> dict[str, str]:
     """Lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class and its boxes."""
-    rows = csv.reader(io.StringIO(_read(file).decode("utf-8", "replace")))
+    try:
+        rows = list(csv.reader(io.StringIO(_read(file).decode("utf-8", "replace"))))
+    except csv.Error as error:
+        raise DataError(shown(str(file)), f"is no table ({error})", "fetch it again") from None
     labels = {}
     for number, row in enumerate(rows):
         if len(row) == 2 and WNID.fullmatch(wnid := row[1].partition(" ")[0]):
@@ -95,8 +99,8 @@ def _kit_files(kit: Path) -> tuple[bytes, bytes]:
     if kit.is_dir():
         return _read(kit / TRUTH), _read(kit / META)
     found: dict[str, bytes] = {}
-    with tarfile.open(kit, "r:gz") as archive:
-        for info in archive:
+    with open_tar(kit, MOST_KIT) as archive:
+        for info in headers(archive):
             if (name := info.name.removeprefix("./").removeprefix(f"{DEVKIT}/")) in (TRUTH, META):
                 file = archive.extractfile(info) if info.isreg() and info.size <= MOST else None
                 found[name] = file.read() if file else b""

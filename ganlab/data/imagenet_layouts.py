@@ -74,9 +74,8 @@ class ClassFolders(Layout):
 
     def images(self, wnid: str) -> Listing:
         folder = self._folder(wnid)
-        with reading(folder), os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if is_image_name(e.name) and e.is_file())
-        return [(name, Piece(folder / name)) for name in names if not name.startswith(".")]
+        with reading(folder):
+            return _listed(folder)
 
     def _folder(self, wnid: str) -> Path:
         inside = self.path / wnid / "images"  # Tiny ImageNet has one more folder
@@ -146,8 +145,7 @@ class FlatVal(Layout):
     def _listing(self) -> Listing:
         if self.path.is_file():
             return _tarred(self.path)
-        names = sorted(name for name in os.listdir(self.path) if is_image_name(name))
-        return [(name, Piece(self.path / name)) for name in names]
+        return _listed(self.path)
 
 
 def find(root: Path, split: str) -> tuple[Layout, dict[str, str]]:
@@ -168,7 +166,7 @@ def find(root: Path, split: str) -> tuple[Layout, dict[str, str]]:
         if (there := root / inside / split).is_dir():
             beside = read_beside((root, there, there.parent), split == "val")
             with reading(there), os.scandir(there) as entries:
-                flat = any(is_image_name(entry.name) for entry in entries)
+                flat = any(_wanted(entry.name) for entry in entries)
             if flat and split == "val":
                 return FlatVal(there, _needed(there, beside)), beside.names
             return ClassFolders(there), beside.names
@@ -198,7 +196,18 @@ def _needed(path: Path, beside: Beside) -> dict[str, str]:
 
 def _tarred(path: Path, start: int = 0, size: int | None = None) -> Listing:
     found = ((name.rpartition("/")[2], at, length) for name, at, length in index(path, start, size))
-    return sorted((name, Piece(path, at, length)) for name, at, length in found if is_image_name(name))
+    return sorted((name, Piece(path, at, length)) for name, at, length in found if _wanted(name))
+
+
+def _listed(folder: Path) -> Listing:
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if _wanted(e.name) and e.is_file())
+    return [(name, Piece(folder / name)) for name in names]
+
+
+def _wanted(name: str) -> bool:
+    """An image's name, not that of a hidden file such as macOS leaves beside each."""
+    return is_image_name(name) and not name.startswith(".")
 
 
 def _file_identity(kind: str, path: Path) -> dict[str, object]:

@@ -79,11 +79,14 @@ class _StrictTarInfo(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
         try:
-            return super().fromtarfile(tarfile_)
+            info = super().fromtarfile(tarfile_)
         except tarfile.HeaderError as error:
             if type(error).__name__ == "EOFHeaderError":  # the end mark: a block of zeros
                 raise
             raise _Damaged(f"{error}, where a file or the end mark should be") from None
+        if info.size < 0 or tarfile_.offset < info.offset_data:  # it would go round in a circle
+            raise _Damaged(f"{info.name!r} has a negative size")
+        return info
 
 
 class _Metered:
