@@ -143,9 +143,12 @@ def sweep(rest: list[str]) -> int:
     words = parse(rest, values={"-cd": "--config-dir"})
     if words.on("--help"):
         return _say(help.sweep(words.all("--config-dir")))
-    own, others = _own_keys([*words.overrides, *words.names], help.SWEEP)
+    own, others = _own_keys(words.overrides, help.SWEEP)
+    if words.names:
+        fix = f"write grid={words.names[0]}" if own["grid"] is None else "write key=value"
+        raise ConfigError(words.names[0], "is no key=value", fix)
     if own["grid"] is None:
-        return _usage(help.sweep(words.all("--config-dir")))
+        raise ConfigError("grid", "is not chosen", "write grid=NAME; 'ganlab sweep --help' lists them")
     if own["jobs"] < 1:
         raise ConfigError("jobs", f"{own['jobs']} is less than 1", "the default is 1")
     from ganlab import grid, runner

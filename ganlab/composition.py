@@ -27,7 +27,7 @@ from omegaconf.resolvers import oc
 
 from ganlab.config_files import NAMED, display, find, read
 from ganlab.errors import ConfigError, Mistake
-from ganlab.overrides import CommandLine
+from ganlab.overrides import LISTED, CommandLine
 from ganlab.paths import config_dir
 from ganlab.tree import suggest
 
@@ -169,9 +169,9 @@ def translated(error: Exception, line: CommandLine) -> Mistake:
         if group in known and where == display(config_dir() / "train.yaml"):  # an experiment's "override"
             asking = [g.canonical() for g in line.given if g.group and g.key not in line.defaults]
             what = f"there is no {option!r}" + (f", which {asking[0]} asks for" if asking else "")
-            return Mistake(group, what, suggest(option, known[group]))
+            return Mistake(group, what, suggest(option, known[group], all_of=LISTED))
         if group in known:
-            return Mistake(where, f"{group} has no {option!r}", suggest(option, known[group]))
+            return Mistake(where, f"{group} has no {option!r}", suggest(option, known[group], all_of=LISTED))
         return Mistake(where, f"there is no config {match[1]!r}", suggest(group or option, known))
     if match := re.match(r"Could not override '([^']+)'", text):
         return Mistake(where, f"overrides {match[1]!r}, which is no group", suggest(match[1], known))

@@ -1,7 +1,8 @@
 """``ganlab explain``: how a run, or overrides not yet run, differ from the paper's recipe, key by key.
 
 Lists what differs, where the recipe's own values rest on a choice (paper and code disagree, or the paper is
-silent), and what is ganlab's own. Offline, without torch.
+silent), and what is ganlab's own. Offline; a run folder is explained without torch, overrides are checked
+as for training, which loads it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ganlab import config, recipes
 from ganlab.disk import read_json
-from ganlab.errors import DataError
+from ganlab.errors import ConfigError, DataError
 from ganlab.recipes import Match, Origin
 from ganlab.report.text import clean
 from ganlab.run_folder import ABSENT, RunFolder, differences
@@ -63,6 +64,8 @@ def explain(
         name = run
     else:
         made = config.compose(overrides, config_dirs)
+        if wrong := config.mistakes(made):
+            raise ConfigError(wrong)
         name, tree = " ".join(overrides) or "ganlab train", made.tree
         experiment = str(made.choices.get("experiment") or "")
     found = against(clean(name, 200), tree, recipes.match(tree, experiment))

@@ -78,7 +78,9 @@ def load(name: str, dirs: Sequence[Path] = ()) -> Grid:
     """Read a grid file. Raises ConfigError with all its mistakes."""
     names = options_of(GRIDS, dirs)
     if name not in names:
-        raise ConfigError("grid", f"there is no {name!r}", suggest(name, names))
+        raise ConfigError(
+            "grid", f"there is no {name!r}", suggest(name, names, all_of="'ganlab sweep --help' lists them")
+        )
     path = find(f"{GRIDS}/{name}", dirs)
     assert path is not None
     content, _ = read(path)

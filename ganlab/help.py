@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +145,21 @@ def train(dirs: Sequence[Path] = ()) -> str:
 
 
 def _title(name: str, dirs: Sequence[Path]) -> str:
-    """The first comment of a config file."""
+    """The first comment of a config file, to the end of the sentence that its first line ends in."""
     path = find(name, dirs)
     lines = path.read_text("utf-8", "replace").splitlines() if path else []
-    comments = (line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line)
-    return next(comments, "")
+    comments = [line for line in lines if line.startswith("#") and "@package" not in line]
+    first, *more = [line.removeprefix("#").strip() for line in comments] or [""]
+    text = " ".join([first, *more[: sum(1 for _ in takewhile(_goes_on, comments[1:]))]])
+    for end in re.finditer(r"[.:](?= |$)", text):
+        head = text[: end.start()]
+        if end.end() >= len(first) and head.count("(") == head.count(")"):
+            return head + end.group().replace(":", "")
+    return text
+
+
+def _goes_on(comment: str) -> bool:
+    return re.match(r"# ?\S", comment) is not None  # a table or an example is indented
 
 
 def sweep(config_dirs: Sequence[str] = ()) -> str:
@@ -451,13 +463,15 @@ def _width() -> int:
 
 
 def _wrap(text: str, indent: str = "  ") -> list[str]:
-    return textwrap.wrap(text, _width(), initial_indent=indent, subsequent_indent=indent)
+    return textwrap.wrap(
+        text, _width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def _table(rows: Iterable[tuple[str, str]], column: int = 26) -> list[str]:
     lines: list[str] = []
     for name, text in rows:
-        body = textwrap.wrap(text, _width() - column - 2) or [""]
+        body = textwrap.wrap(text, _width() - column - 2, break_on_hyphens=False) or [""]
         if len(name) > column - 2:
             lines.append(f"  {name}")
         else:

@@ -25,6 +25,7 @@ from ganlab.tree import suggest
 
 DEMO = "+experiment=digits"  # what `ganlab train` runs when no experiment and no dataset is asked for
 PATHS = frozenset({"run_dir", "path", "weights", "out", "root"})  # last part of a key whose value is a path
+LISTED = "'ganlab train --help' lists them"
 HYDRA = re.compile(r"hydra/launcher|hydra\.(launcher|job\.env_set)\..+|hydra\.verbose")
 _WORD = re.compile(r"(\+\+|\+|~)?([^=]*)(=?)(.*)", re.DOTALL)
 _KEY = re.compile(r"[A-Za-z_$][\w$-]*(?:[./][\w$-]+)*")
@@ -206,7 +207,7 @@ def _choice(sign: str, value: str, parsed: Override, line: CommandLine) -> Given
     for one in chosen:
         names = one if isinstance(one, list) else [one.text if isinstance(one, QuotedString) else one]
         wrong += [
-            Mistake(group, f"there is no {_name(n)}", suggest(str(n), options))
+            Mistake(group, f"there is no {_name(n)}", suggest(str(n), options, all_of=LISTED))
             for n in names
             if n not in options
         ]

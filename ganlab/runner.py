@@ -17,12 +17,13 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from ganlab import config, jobs
+from ganlab import config, jobs, tree
 from ganlab import grid as grids
 from ganlab.disk import owner_of, write_json
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
 from ganlab.jobs import say
 from ganlab.overrides import quoted
+from ganlab.run_folder import RunFolder
 
 WAIT = 2.0  # seconds between looks at a cell that another process works on
 
@@ -76,11 +77,23 @@ def plan(
             for mistake in error.mistakes:
                 wrong.setdefault(mistake, []).append(cell.name)
     if wrong:
-        raise ConfigError(
-            m if len(where) == len(cells) else m._replace(what=f"{m.what} (in cell {where[0]})")
-            for m, where in wrong.items()
-        )
+        raise ConfigError(_told(wrong, len(cells), list(chosen.axes())))
     return Plan(name, chosen.title, scale, place, found)
+
+
+def _told(wrong: Mapping[Mistake, list[str]], cells: int, axes: Sequence[str]) -> list[Mistake]:
+    """Each mistake with a cell that has it, unless all have; an unknown key once: it may mean an axis."""
+    told: dict[Any, Mistake] = {}
+    for mistake, where in wrong.items():
+        if mistake.what == tree.NO_KEY:
+            near = tree.nearest(mistake.where, axes)
+            fix = f"did you mean {near!r}?" if near else mistake.fix
+            told.setdefault(mistake.where, mistake._replace(fix=fix))
+        elif len(where) == cells:
+            told[mistake] = mistake
+        else:
+            told[mistake] = mistake._replace(what=f"{mistake.what} (in cell {where[0]})")
+    return list(told.values())
 
 
 def _job(
@@ -91,12 +104,28 @@ def _job(
     smaller = grids.scaled(composed.tree, scale, words)
     for key, value in smaller.items():  # as the override will, without composing anew
         at, _, last = key.rpartition(".")
-        (composed.tree[at] if at else composed.tree)[last] = value
+        for made in (composed.tree, composed.saved):
+            (made[at] if at else made)[last] = value
     with contextlib.suppress(DataError, EnvError):  # that run's own affair
         config.build(composed)
+    _check_folder(folder, composed.saved)
     less = [f"{key}={value}" for key, value in smaller.items()]
     overrides = [*cell.overrides, *less, f"run_dir={quoted(str(folder))}"]
     return Job(cell.name, cell.axes, overrides, folder, int(composed.tree["steps"]), composed.tree)
+
+
+def _check_folder(folder: Path, saved: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a run of another config is in a cell's folder: its result is not this cell's."""
+    from ganlab.facts import FREE
+
+    run = RunFolder(folder)
+    try:
+        if run.config.exists():
+            run.check_config(saved, FREE)
+    except ConfigError as error:
+        raise ConfigError(m._replace(fix=m.fix.replace("run_dir=", "out=")) for m in error.mistakes) from None
+    except EnvError:
+        pass  # that run's own affair
 
 
 def sweep(planned: Plan, at_once: int = 1, config_dirs: Sequence[str] = ()) -> int:

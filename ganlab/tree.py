@@ -19,6 +19,7 @@ from ganlab.errors import ConfigError, EnvError, GanlabError, Mistake
 from ganlab.schema import Range, describe, fits, parameters
 
 TRUSTED = ("ganlab.", "torch.optim.")  # where a ``_target_`` may lie
+NO_KEY = "there is no such key"
 DEPTH = 40  # of a tree: far more than any honest config has
 _MISSING = "???"  # OmegaConf's mark of a value that must be given
 _NOT_NEGATIVE = Range(ge=0, lt=float("inf"))
@@ -200,9 +201,7 @@ class _Check:
         has = f"it has {', '.join(names)}" if names else "it has no options"
         long = "see 'ganlab train --help' for the keys"
         fix = f"did you mean {meant!r}?" if meant else has if len(has) < 120 else long
-        what = (
-            f"{found.__module__}.{found.__name__} has no {_short(key)}" if where else "there is no such key"
-        )
+        what = f"{found.__module__}.{found.__name__} has no {_short(key)}" if where else NO_KEY
         return Mistake(_join(where, key), what, fix)
 
     def value(self, value: Any, given: tuple[Any, Any], where: str) -> tuple[list[Mistake], Any]:

@@ -148,6 +148,12 @@ def test_the_arguments_of_sample_are_those_of_the_tool() -> None:
         (["sample", "a", "colums=3"], "did you mean 'columns'?"),
         (["report"], "wants run folders"),
         (["report", "a", "oot=b"], "did you mean 'out'?"),
+        (["sweep"], "grid: is not chosen; write grid=NAME; 'ganlab sweep --help' lists them"),
+        (["sweep", "sngan_fig11"], "sngan_fig11: is no key=value; write grid=sngan_fig11"),
+        (["sweep", "grid=sngan_fig11", "setting"], "setting: is no key=value; write key=value"),
+        (["sweep", "grid=unheard"], "choose one of sngan_appendix_e"),
+        (["train", "+experiment=unheard"], "'ganlab train --help' lists them"),
+        (["analyze", "analysis=unheard"], "'ganlab analyze --help' lists them"),
         (["data", "prepar"], "did you mean 'prepare'?"),
         (["data", "prepare"], "wants one dataset"),
         (["data", "info", "digts"], "did you mean 'digits'?"),
@@ -569,3 +575,15 @@ def test_hostile_hydra_settings_do_not_reach_a_sweep(say: Any, stand_in: Path) -
 
 def test_what_the_stand_in_stands_for() -> None:
     assert [sys.executable, "-m", "ganlab", "train"] == jobs.COMMAND
+
+
+@pytest.mark.parametrize("group", ["experiment", "grid"])
+def test_what_help_says_of_a_file_is_whole(group: str) -> None:
+    """Not cut where the file's first line happens to end."""
+    names = [p.stem for p in sorted((config_dir() / group).glob("*.yaml"))]
+    assert names
+    for name in names:
+        said = help._title(f"{group}/{name}", [])
+        assert len(said) > 40, said
+        assert said.count("(") == said.count(")"), said
+        assert not re.search(r"(,|:|\b(and|in|of|over|from|by|with|the))$", said), said

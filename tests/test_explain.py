@@ -231,15 +231,19 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         explain.explain(str(tmp_path))
     assert cli.main(["explain", "a", "steps=5"]) == ConfigError.code
     assert cli.main(["explain", "+experiment=sngan_cifra"]) == ConfigError.code
+    with pytest.raises(ConfigError) as caught:
+        explain.explain("", ["stepz=5", "batch_size=many"])
+    assert {m.where for m in caught.value.mistakes} == {"stepz", "batch_size"}
 
 
-def test_it_imports_no_torch_and_needs_no_network() -> None:
+def test_a_run_needs_no_torch_and_no_network(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "+experiment=sngan_cifar", "setting=D", "steps=1000")
     code = (
         "import sys, socket\n"
         "def never(*a, **k): raise AssertionError('network')\n"
         "socket.socket.connect = never\n"
         "from ganlab import cli\n"
-        "assert cli.main(['explain', '+experiment=sngan_cifar', 'setting=D', 'steps=1000']) == 0\n"
+        f"assert cli.main(['explain', {str(tmp_path / 'run')!r}]) == 0\n"
         "assert 'torch' not in sys.modules, 'torch'\n"
         "assert 'matplotlib' not in sys.modules, 'matplotlib'\n"
     )

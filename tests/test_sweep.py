@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from ganlab import cli, grid, jobs, runner, status
+from ganlab import cli, config, grid, jobs, runner, status
 from ganlab.config_files import GRIDS, options_of
 from ganlab.disk import Lock
 from ganlab.errors import ConfigError, DataError, SweepFailed
+from ganlab.run_folder import RunFolder
 
 SHIPPED = options_of(GRIDS)
 
@@ -155,6 +156,8 @@ def test_unknown_grids_and_labels_get_a_suggestion(place: Path, capsys: Any) -> 
     assert "setting: there is no 'Z'" in err
     assert "(in cell sn-Z-s0)" in err
     assert err.count("stepz") == 1
+    assert sweep("metod=sn") == 2
+    assert capsys.readouterr().err == "ganlab: error: metod: there is no such key; did you mean 'method'?\n"
     assert not (place / "outputs").exists()
 
 
@@ -318,3 +321,25 @@ def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None
     assert "2 cells, 8 updates, 0.1 of the updates, 1 of the width: about" in said.out
     assert said.err.count("measuring") == 2  # once for each method
     assert not (place / "outputs").exists()
+
+
+def test_a_finished_cell_of_another_config_is_refused_before_anything_runs(place: Path, capsys: Any) -> None:
+    """Else its result would stand in the table as this sweep's."""
+    out = place / "outputs" / "mine"
+    assert sweep(f"out={out}") == 0
+    for cell in ("sn-A-s0", "sn-B-s0", "wgan-gp-A-s0", "wgan-gp-B-s0"):  # as `ganlab train` would have
+        normalization = ["gp", "loss=wasserstein"] if cell.startswith("w") else ["sn"]
+        words = [f"normalization={normalization[0]}", *normalization[1:], f"setting={cell[-4]}", "seed=0"]
+        made = config.compose(["dataset=digits", "steps=4", "eval_every=2", *words])
+        RunFolder(out / cell).write_config(made.saved | {"save_every": 250, "sample_every": 100})
+    assert sweep(f"out={out}") == 0
+    assert sweep(f"out={out}", "eval_every=1") == 0  # moves no weights: may differ, as for `ganlab train`
+    before = (out / "cells.csv").read_bytes()
+    capsys.readouterr()
+    assert sweep(f"out={out}", "batch_size=8") == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "batch_size: this run folder was made with 64, asked 8; use another out= or the old value" in told
+    assert (out / "cells.csv").read_bytes() == before
+    (out / "sn-A-s0" / "config.yaml").write_text("[1]")
+    assert sweep(f"out={out}") == 2
+    assert "is damaged" in capsys.readouterr().err

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 OUT = Path("outputs/analysis")
+LISTED = "'ganlab analyze --help' lists them"
 
 
 class Entry(NamedTuple):
@@ -129,9 +130,7 @@ def chosen(analysis: str) -> list[str]:
     names = [name.strip() for name in analysis.strip("[]").split(",")]
     if wrong := [name for name in names if name not in known]:
         raise ConfigError(
-            Mistake(
-                "analysis", f"there is no {name!r}", tree.suggest(name, [*known, ALL], all_of="see --help")
-            )
+            Mistake("analysis", f"there is no {name!r}", tree.suggest(name, [*known, ALL], all_of=LISTED))
             for name in wrong
         )
     return list(dict.fromkeys(names))
