@@ -29,6 +29,7 @@ from ganlab.errors import (
     Stopped,
     SweepFailed,
 )
+from ganlab.paths import config_dir
 
 ROOT = Path(__file__).parents[1]
 
