@@ -355,6 +355,16 @@ def test_children_that_die() -> None:
     other.close()
 
 
+def test_children_import_nothing_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "subprocess.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    child = Child()
+    assert child.call(len, "ab") == 2
+    child.close()
+
+
 def test_an_image_that_crashes_its_decoder_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

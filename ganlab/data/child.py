@@ -37,7 +37,9 @@ class Child:
         path = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        command = [sys.executable, "-c", "from ganlab.data.child import serve; serve()", str(theirs.fileno())]
+        # -P: a random.py of the user's in the working folder is not Python's
+        main = "from ganlab.data.child import serve; serve()"
+        command = [sys.executable, "-P", "-c", main, str(theirs.fileno())]
         try:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
