@@ -18,6 +18,7 @@ from ganlab import config, jobs
 from ganlab.data.base import to_float
 from ganlab.errors import DataError, EnvError
 from ganlab.experiment import Experiment
+from ganlab.extractors.inception import Inception
 from ganlab.facts import device_name, find_device, set_precision
 from ganlab.jobs import say
 from ganlab.runner import Plan
@@ -101,6 +102,8 @@ def measure(e: Experiment, device: torch.device) -> Cost:
 def _scoring(e: Experiment, game: Game, device: torch.device) -> float | None:
     """Seconds to generate and look at one image, or None without the extractor's weights."""
     extractor, n = e.metric.extractor, e.batch_size
+    if isinstance(extractor, Inception):
+        extractor.download = False  # to learn what a grid costs, nothing is fetched
     try:
         extractor.check()
         extractor.to(device)

@@ -20,6 +20,7 @@ from ganlab import cli, config, grid, jobs, runner, status
 from ganlab.config_files import GRIDS, options_of
 from ganlab.disk import Lock
 from ganlab.errors import ConfigError, DataError, SweepFailed
+from ganlab.extractors import inception
 from ganlab.run_folder import RunFolder
 
 SHIPPED = options_of(GRIDS)
@@ -321,6 +322,17 @@ def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None
     assert "2 cells, 8 updates, 0.1 of the updates, 1 of the width: about" in said.out
     assert said.err.count("measuring") == 2  # once for each method
     assert not (place / "outputs").exists()
+
+
+def test_a_dry_run_fetches_no_weights(place: Path, capsys: Any, monkeypatch: Any) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(inception, "fetch", never)
+    monkeypatch.setattr(inception, "places", lambda: [place / "none.pth"])
+    words = ["architecture.width=0.05", "batch_size=8", "device=cpu", "method=sn", "setting=A"]
+    assert sweep("dry_run=true", "metric.extractor=inception", *words) == 0
+    assert "scoring is not in it" in capsys.readouterr().out
 
 
 def test_a_finished_cell_of_another_config_is_refused_before_anything_runs(place: Path, capsys: Any) -> None:

@@ -88,7 +88,7 @@ def _draw(found: dict[Subject, list[LayerNorms]]) -> bytes:
             ax.plot(
                 at, bounds, ls="", marker="_", ms=9, mew=1.2, color=figures.ALARM, label="bound on the layer"
             )
-            ax.set_xticks(at, [text.plain(_short(n), 16) for n in norms])
+            ax.set_xticks(at, [text.plain(_short(n), 28) for n in norms])
             if most > 6:
                 ax.tick_params(axis="x", rotation=45)
                 for tick in ax.get_xticklabels():

@@ -74,9 +74,11 @@ class SingularValues(Analysis):
                 for subject in runs:
                     if (s := values[subject].get(layer)) is not None:
                         scaled = (s / s[0]).square()
-                        ax.plot(range(1, len(s) + 1), scaled, lw=1.2, **styles[subject])
+                        (line,) = ax.plot(range(1, len(s) + 1), scaled, lw=1.2, **styles[subject])
+                        if len(s) == 1:  # no line to see
+                            line.set(marker="o", clip_on=False)
                 ax.set_ylim(0, 1.03)
-                ax.set_xlim(left=1)
+                ax.set_xlim(1, max(2, ax.get_xlim()[1]))
                 ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
                 ax.set_title(text.plain(f"{i + 1}: {layer}", 30))
             figure.supylabel("squared singular value / the largest, by rank", fontsize=8)
