@@ -61,18 +61,27 @@ def heard_loggers() -> None:
         logging.getLogger(name).disabled = False
 
 
+def _switches() -> list[Any]:
+    """The modules that hold torch's precision switches; none before torch 2.9, where nothing clashes."""
+    b: Any = torch.backends
+    return [b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn] if hasattr(b.cuda.matmul, "fp32_precision") else []
+
+
+SWITCHES = [place.fp32_precision for place in _switches()]  # as torch has them, before any run
+
+
 @pytest.fixture(autouse=True)
 def own_switches() -> Iterator[None]:
-    """A run in this process sets torch's precision switches; the next test finds them as they were."""
+    """A run in this process sets torch's precision switches; each test finds them as torch has them.
+
+    Set before the test too: a fixture of the session may have made a run, after this one had looked.
+    """
     b: Any = torch.backends
-    if not hasattr(b.cuda.matmul, "fp32_precision"):  # before torch 2.9 nothing clashes
-        yield
-        return
-    places = (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn)
-    before = [place.fp32_precision for place in places]
     benchmark, deterministic = b.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    for place, value in zip(_switches(), SWITCHES, strict=True):
+        place.fp32_precision = value
     yield
-    for place, value in zip(places, before, strict=True):
+    for place, value in zip(_switches(), SWITCHES, strict=True):
         place.fp32_precision = value
     b.cudnn.benchmark = benchmark
     torch.use_deterministic_algorithms(deterministic)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganlab import download, evaluate
+from ganlab import download, evaluate, fakes
 from ganlab.data.base import Dataset, ImageSet, fingerprint
 from ganlab.errors import EnvError, GanlabError
 from ganlab.extractors import inception
@@ -155,7 +155,8 @@ def test_scores_equal_torch_fidelity_end_to_end(
         verbose=False, isc_splits=2, kid_subsets=2, kid_subset_size=N, samples_shuffle=False,
         save_cpu_ram=True, batch_size=N, feature_extractor_weights_path=str(weights),
     )  # fmt: skip
-    monkeypatch.setattr(evaluate, "CHUNK", N)
+    for module in (evaluate, fakes):
+        monkeypatch.setattr(module, "CHUNK", N)
     metrics = {"is": InceptionScore(), "fid": FID(), "kid": KID()}
     found = []
     extractor = Inception(weights=str(weights))
