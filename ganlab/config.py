@@ -23,6 +23,7 @@ from ganlab.errors import ConfigError, Mistake
 from ganlab.overrides import CommandLine, Given, command_line
 from ganlab.tree import suggest
 
+SETTLED = "is settled, for the run is trained"
 REOPEN = ("metric.", "device", "threads", "data_memory_gb", "dataset.path")  # `evaluate` may change these
 
 
@@ -100,12 +101,14 @@ def reopen(
             found = [read(path)[0] for n in one.value if (path := find(f"metric/{n}", line.dirs))]
             tree.setdefault("metric", {})["scores"] = {k: v for content in found for k, v in content.items()}
         elif one.group or not one.key.startswith(REOPEN):
-            near = trees.nearest(one.key, trees.all_keys(tree)) or one.key
+            known = list(trees.all_keys(tree))
+            near = trees.nearest(one.key, known) or one.key
+            there = one.group or one.key in known
             may = ", ".join(f"{k}*" if k.endswith(".") else k for k in REOPEN)
             fix = (
                 f"did you mean {near!r}?" if near != one.key and near.startswith(REOPEN) else f"change {may}"
             )
-            wrong.append(Mistake(one.key, "is settled, for the run is trained", fix))
+            wrong.append(Mistake(one.key, SETTLED if there else trees.NO_KEY, fix))
         else:
             _put(tree, one.key, one.value)
     wrong += _put_named(tree, line.dirs)
