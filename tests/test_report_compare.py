@@ -466,3 +466,9 @@ def test_hostile_names_stay_words_in_every_part(tmp_path: Path) -> None:
         for row in rows_of(tmp_path / "out" / name):
             assert not any(v[:1] in ("=", "+", "@", "|") for v in row.values() if v), row
             assert "\x1b" not in "".join(row.values())
+
+
+def test_a_part_that_only_some_runs_have_is_named_by_its_place() -> None:
+    keys = {"class_loss", "class_loss._target_"}
+    assert cells._words({"class_loss._target_": "ganlab.losses.ClassLoss"}, keys) == "class_loss ClassLoss"
+    assert cells._words({"class_loss": None}, keys) == "class_loss none"

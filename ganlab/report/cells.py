@@ -224,6 +224,7 @@ def _words(recipe: dict[str, Any], keys: set[str]) -> str:
     """``1,000 updates, hinge, d_steps 5``: the recipe's values of the keys, at most three in words."""
     if any(k.startswith("loss.") for k in keys):
         keys = {k for k in keys if not k.startswith("loss.")} | {"loss._target_"}
+    keys = keys - {k.removesuffix("._target_") for k in keys if k.endswith("._target_")}  # null, or a part
     ordered = sorted(keys, key=lambda k: (_SCALE.index(k) if k in _SCALE else len(_SCALE), k))
     words = [_word(key, recipe.get(key)) for key in ordered[:3]]
     if len(ordered) > 3:
@@ -242,6 +243,8 @@ def _word(key: str, value: object) -> str:
         return f"{text.count(value)} updates"
     if key == "loss._target_":
         return _loss({key: value})
+    if key.endswith("._target_"):  # a part: its place and its class
+        key, value = key.removesuffix("._target_"), "none" if value is None else str(value).rsplit(".", 1)[-1]
     shown = "unset" if value is None else f"{value:g}" if isinstance(value, float) else value
     short = {"architecture.width": "width", "batch_size": "batch"}.get(key, key.rsplit(".", 1)[-1])
     return f"{text.clean(short, 24)} {text.clean(shown, 20)}"
