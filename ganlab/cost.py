@@ -27,6 +27,7 @@ from ganlab.step import Game, update_discriminator, update_generator
 from ganlab.types import Batch
 
 TIMES, WARM = 3, 1  # updates timed, and those before them
+ENOUGH = 2.0  # seconds of timing after which one timed update will do
 KIND = ("architecture", "normalization", "loss", "batch_size", "g_batch_size", "precision", "accumulate")
 CLASSES = 10  # of a conditional net, whose labels are not read here
 
@@ -131,8 +132,10 @@ def _scored_images(e: Experiment) -> int:
 
 def _median(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call of ``work``: the median of a few, after a first one."""
-    seconds = []
+    seconds: list[float] = []
     for turn in range(WARM + TIMES):
+        if sum(seconds) > ENOUGH:
+            break
         began = time.perf_counter()
         work()
         if device.type == "cuda":
