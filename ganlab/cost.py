@@ -18,8 +18,8 @@ from ganlab import config, jobs
 from ganlab.data.base import to_float
 from ganlab.errors import DataError, EnvError
 from ganlab.experiment import Experiment
-from ganlab.extractors.inception import Inception
 from ganlab.facts import device_name, find_device, set_precision
+from ganlab.fakes import to_bytes
 from ganlab.jobs import say
 from ganlab.runner import Plan
 from ganlab.setup import build_game
@@ -103,8 +103,7 @@ def measure(e: Experiment, device: torch.device) -> Cost:
 def _scoring(e: Experiment, game: Game, device: torch.device) -> float | None:
     """Seconds to generate and look at one image, or None without the extractor's weights."""
     extractor, n = e.metric.extractor, e.batch_size
-    if isinstance(extractor, Inception):
-        extractor.download = False  # to learn what a grid costs, nothing is fetched
+    extractor.download = False  # to learn what a grid costs, nothing is fetched
     try:
         extractor.check()
         extractor.to(device)
@@ -113,8 +112,7 @@ def _scoring(e: Experiment, game: Game, device: torch.device) -> float | None:
 
     @torch.no_grad()
     def one() -> None:
-        x = game.fakes(n).x.mul(127.5).add(127.5).clamp(0, 255).to(torch.uint8)
-        extractor(x.expand(-1, 3, -1, -1).contiguous())
+        extractor(to_bytes(game.fakes(n).x).expand(-1, 3, -1, -1).contiguous())
 
     return _median(one, device) / n
 

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ganlab import layers
 from ganlab.metrics.base import MetricError, Protocol
 from ganlab.types import ImageShape
 
@@ -106,18 +107,15 @@ def evaluating(net: nn.Module, bn: Literal["running", "batch"] = "running") -> I
 
     Modes and running averages are as before afterwards.
     """
-    modes = [(m, m.training) for m in net.modules()]
     norms = (
         [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if bn == "batch" else []
     )
     running = [(m, m.running_mean, m.running_var) for m in norms]
     try:
-        net.eval()
-        for m in norms:
-            m.running_mean = m.running_var = None  # without averages, evaluation mode uses the batch's
-        yield
+        with layers.evaluating(net):
+            for m in norms:
+                m.running_mean = m.running_var = None  # without averages, evaluation mode uses the batch's
+            yield
     finally:
         for m, mean, var in running:
             m.running_mean, m.running_var = mean, var
-        for module, mode in modes:
-            module.training = mode

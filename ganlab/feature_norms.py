@@ -6,7 +6,7 @@ spares D's first convolution.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +104,26 @@ class BatchNorm(_Placed):
         return nn.BatchNorm2d(channels, self.eps, self.momentum, affine=self.affine == "full")
 
 
-class LayerNorm(_Placed):
+class _PerSample(_Placed):
+    """A norm of each sample by itself; options as of ``BatchNorm``."""
+
+    over: ClassVar[Literal["layer", "instance"]]
+
+    @checked
+    def __init__(
+        self,
+        eps: Positive = 1e-5,
+        affine: Affine = "offset",
+        place: Place = "all_but_first",
+        order: Order = "before_activation",
+    ) -> None:
+        self.eps, self.affine, self.place, self.order = eps, affine, place, order
+
+    def make(self, channels: int) -> nn.Module:
+        return SampleNorm(channels, self.eps, self.affine, self.over)
+
+
+class LayerNorm(_PerSample):
     """Layer norm in D (Ba et al. 2016, arXiv:1607.06450), over (C, H, W) of each sample.
 
     Each sample is normalised by itself, so it may stand beside a gradient penalty, as in WGAN-GP's code
@@ -112,35 +131,13 @@ class LayerNorm(_Placed):
     batch norm's places are taken. Options as of ``BatchNorm``.
     """
 
-    @checked
-    def __init__(
-        self,
-        eps: Positive = 1e-5,
-        affine: Affine = "offset",
-        place: Place = "all_but_first",
-        order: Order = "before_activation",
-    ) -> None:
-        self.eps, self.affine, self.place, self.order = eps, affine, place, order
-
-    def make(self, channels: int) -> nn.Module:
-        return SampleNorm(channels, self.eps, self.affine)
+    over = "layer"
 
 
-class InstanceNorm(_Placed):
+class InstanceNorm(_PerSample):
     """Instance norm in D (Ulyanov et al. 2016, arXiv:1607.08022), over (H, W) of each channel of each sample.
 
     In no table of SNGAN. Like layer norm it may stand beside a gradient penalty. Options as of ``BatchNorm``.
     """
 
-    @checked
-    def __init__(
-        self,
-        eps: Positive = 1e-5,
-        affine: Affine = "offset",
-        place: Place = "all_but_first",
-        order: Order = "before_activation",
-    ) -> None:
-        self.eps, self.affine, self.place, self.order = eps, affine, place, order
-
-    def make(self, channels: int) -> nn.Module:
-        return SampleNorm(channels, self.eps, self.affine, "instance")
+    over = "instance"

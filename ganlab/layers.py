@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -53,3 +54,15 @@ def raw_weight(layer: nn.Module) -> nn.Parameter:
     weight = own.get("parametrizations.weight.original", own.get("weight"))
     assert weight is not None, f"{type(layer).__name__} has no weight"
     return weight
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode, where reading a normalised weight has no side effects; every mode comes back."""
+    modes = [(m, m.training) for m in net.modules()]
+    try:
+        net.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -9,8 +9,7 @@ patches), and at least the matrix's where a whole patch fits into the image. All
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import torch
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganlab import rng
-from ganlab.layers import CONVOLUTIONS, as_matrix, out_dim, weighted_layers
+from ganlab.layers import CONVOLUTIONS, as_matrix, evaluating, out_dim, weighted_layers
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 DENSE_UP_TO = 64  # operators with a side this short are written out as a matrix
@@ -235,15 +234,3 @@ def _kind(layer: nn.Module) -> str:
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode, where reading a normalised weight has no side effects; every mode comes back."""
-    modes = [(m, m.training) for m in net.modules()]
-    try:
-        net.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

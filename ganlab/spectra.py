@@ -5,26 +5,11 @@ A weight is SNGAN's (d_out, d_in * kernel) matrix (arXiv:1802.05957, section 2.1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ganlab.layers import CONVOLUTIONS, as_matrix, out_dim, raw_weight, weighted_layers
-
-
-@contextmanager
-def _evaluating(layer: nn.Module) -> Iterator[None]:
-    """``layer`` in evaluation mode, where reading a weight runs no power iteration; modes come back."""
-    modes = [(m, m.training) for m in layer.modules()]
-    try:
-        layer.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+from ganlab.layers import CONVOLUTIONS, as_matrix, evaluating, out_dim, raw_weight, weighted_layers
 
 
 @torch.no_grad()
@@ -33,7 +18,7 @@ def effective_weight(layer: nn.Module) -> Tensor:
 
     Read without side effects: power iterations, buffers, modes and random generators stay as they are.
     """
-    with _evaluating(layer):
+    with evaluating(layer):
         weight = layer.weight
         assert isinstance(weight, Tensor)
         return as_matrix(weight.detach(), out_dim(layer)).clone()

@@ -18,13 +18,14 @@ class Extractor(ABC):
 
     name: as in ``metric.extractor``. suffix: ends the scores' names ("" for the 2015 Inception network alone,
     whose scores may be compared with published ones). feature_dim: D of ``pool``; num_classes: K of
-    ``logits``.
+    ``logits``. download: whether ``check`` may fetch missing weights.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
     feature_dim: ClassVar[int]
     num_classes: ClassVar[int]
+    download: bool = True
 
     @abstractmethod
     def identity(self) -> dict[str, str | int | float]:
