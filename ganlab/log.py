@@ -137,6 +137,14 @@ class Log:
         if self._writer is not None:
             self._board(lambda writer: writer.flush())
 
+    def rest(self) -> None:
+        """Until ``wake``: what ganlab's modules warn of is another run's, of this process."""
+        logging.getLogger("ganlab").removeHandler(self._handler)
+
+    def wake(self) -> None:
+        """Hear warnings again."""
+        logging.getLogger("ganlab").addHandler(self._handler)
+
     def close(self) -> None:
         """Flush and close all; later calls do nothing."""
         logging.getLogger("ganlab").removeHandler(self._handler)

@@ -17,7 +17,7 @@ FLOORS = [
         "nets data extractors",
         "experiment",
         "step state_tree checkpoint run_folder signals log reference fakes by_class scores evaluate samples "
-        "facts record setup loop",
+        "facts record setup run_record observer shared run loop",
         "tree config_files overrides composition config tools datasets report analysis recipes explain "
         "doctor jobs sweep grid runner cost status help cli __main__",
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ganlab import loop
+from ganlab import run as run_module
 from ganlab.checkpoint import Checkpoints, digest
 from ganlab.constraints import WeightClip
 from ganlab.errors import ConfigError, Diverged, EnvError, Stopped
@@ -230,7 +231,7 @@ def test_finished_run_is_told_and_not_redone(
 ) -> None:
     go(tiny())
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr(loop, "play_round", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(run_module, "play_round", lambda *_: pytest.fail("trained again"))
     capsys.readouterr()
     assert go(tiny()) == 0
     assert "finished at step 12" in capsys.readouterr().out
@@ -268,7 +269,7 @@ def test_out_of_memory_is_one_line(tiny: Make, tmp_path: Path, monkeypatch: pyte
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More text.")
 
-    monkeypatch.setattr(loop, "play_round", full)
+    monkeypatch.setattr(run_module, "play_round", full)
     with pytest.raises(EnvError, match="batch_size: the device has no memory for 8"):
         go(tiny())
     assert result(tmp_path / "run")["status"] == "failed"

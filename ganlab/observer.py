@@ -1,0 +1,73 @@
+"""What a run looks at on its way: scores, grids of samples, spectral norms. Looking never changes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from ganlab import samples, spectra
+from ganlab.evaluate import Evaluator
+from ganlab.experiment import Experiment
+from ganlab.fakes import generators
+from ganlab.log import Log
+from ganlab.metrics.protocol import Protocol
+from ganlab.run_folder import RunFolder
+from ganlab.run_record import RunRecord
+from ganlab.scores import Scores
+from ganlab.step import Game
+
+
+class Observer:
+    """Looks at ``game`` and tells ``log``. ``poll`` is called between pieces of a long look and may raise."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        e: Experiment,
+        game: Game,
+        evaluators: Mapping[Protocol, Evaluator],
+        log: Log,
+        record: RunRecord,
+        poll: Callable[[], None],
+    ) -> None:
+        self.folder, self.e, self.game, self.log, self.record = folder, e, game, log, record
+        self.evaluators, self.poll = evaluators, poll
+        device = record.device
+        self.z, self.y = samples.latents(e.prior, game.z_dim, 64, device, e.seed), None
+        if game.num_classes:  # a row per class, its columns sharing a z
+            self.z, self.y = samples.by_class(self.z[:8], samples.some_classes(game.num_classes))
+
+    def score(self, protocol: Protocol, step: int, game: Game | None = None) -> Scores:
+        """Scores of ``game`` (None: the run's own); their time is counted as evaluation."""
+        game, began = game or self.game, time.perf_counter()
+        try:
+            return self.evaluators[protocol].score(
+                *generators(game.live, game.draw, protocol, self.e.shape),
+                step=step,
+                generator="raw" if game.average is None else "ema",
+                poll=self.poll,
+            )
+        finally:
+            self.record.progress["eval_s"] += time.perf_counter() - began
+
+    def tell(self, scores: Scores, kind: str = "eval") -> None:
+        """Warnings, then the scores, into the log."""
+        for warning in scores.warnings:
+            self.log.warn(warning)
+        self.log.scores(scores.step, scores.values, scores.protocol_id, kind, scores.own_ids)
+
+    def samples(self, step: int) -> None:
+        """A grid of images from the run's fixed latents."""
+        try:
+            picture = samples.grid(samples.images(self.game.live, self.z, self.y))
+            samples.write_png(self.folder.samples / f"step-{step:09d}.png", picture)
+            self.log.image(step, picture)
+        except OSError as error:  # a picture is not worth a run
+            self.log.warn(f"samples/step-{step:09d}.png: {error.strerror or error}; training goes on")
+
+    def spectra(self, step: int) -> None:
+        """The spectral norms of D's weights as they act, and of the trained weights under them."""
+        d = self.game.discriminator
+        norms = {f"spectral/{name}": value for name, value in spectra.spectral_norms(d).items()}
+        norms |= {f"spectral_raw/{name}": value for name, value in spectra.raw_spectral_norms(d).items()}
+        self.log.numbers(step, "spectral", norms)

@@ -1,0 +1,263 @@
+"""One run while it goes on: build, resume, play, log, evaluate, save. Nothing here knows a part by name.
+
+Randomness is a function of (seed, step), so a resumed run needs no random state, and several runs of one
+process may take turns between updates (``lanes.py``): each is what it would be alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ganlab import rng
+from ganlab.checkpoint import Checkpoints
+from ganlab.data.base import Batches, ImageSet, to_float
+from ganlab.errors import Diverged, EnvError, GanlabError, Stopped
+from ganlab.experiment import Experiment
+from ganlab.log import Log
+from ganlab.observer import Observer
+from ganlab.record import Tally, brief, entry, improves, memory_errors, told
+from ganlab.run_folder import RunFolder
+from ganlab.run_record import RunRecord
+from ganlab.setup import build_game, pack_game, unpack_game
+from ganlab.shared import Shared
+from ganlab.signals import StopFlag
+from ganlab.step import play_round
+from ganlab.types import Batch
+
+CHECK_EVERY = 100  # steps between checks for non-finite losses when log_every is 0
+SAVE_TRIES = 3  # full-disk failures in a row before a run gives up
+
+
+class Run:
+    """A run while it goes on. ``step``: generator updates done. ``shared``: with the process's other runs."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        e: Experiment,
+        choices: Mapping[str, Any],
+        stop: StopFlag,
+        device: torch.device,
+        images: ImageSet,
+        shared: Shared,
+    ) -> None:
+        self.folder, self.e, self.stop, self.device = folder, e, stop, device
+        self.record = RunRecord(folder, device)
+        self.progress = self.record.progress
+        self.game = build_game(e, device, len(images.classes))
+        if self.game.num_classes and images.labels is not None:
+            self.game.labels = torch.from_numpy(images.labels).to(device)
+        self.batches = Batches(images, device, e.seed, e.data_memory_gb)
+        self.step, self.saved, self.failed_saves = 0, -1, 0
+        self.tally = Tally(0)
+        self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints)
+        self.checkpoints.clean()
+        self._resume()
+        self.record.identify(e, self.game, choices, images, self.step)
+        self.log = Log(folder.path, e.steps, start_step=self.step, wall_s=self.record.begun_s)
+        protocols = {e.metric.progress, e.metric.protocol}
+        self.evaluators = {p: shared.evaluator(e, p, device) for p in protocols}
+        self.observer = Observer(folder, e, self.game, self.evaluators, self.log, self.record, stop.poll)
+
+    # ---- the loop ------------------------------------------------------------------------------------
+
+    def turns(self) -> Iterator[Run]:
+        """All remaining steps, then the last scores: a generator that rests after each update.
+
+        Other runs of the process may go on meanwhile. See ``loop.train`` for what it raises.
+        """
+        e = self.e
+        try:
+            with memory_errors(e.batch_size):
+                self.stop.training_started()
+                self._opening()
+                yield from self._rest()
+                yield from self._steps()
+                self._finish()
+            self._write("finished")
+            self.log.say(f"finished {self.folder.path}: {told(self.record.result)}")
+        except Stopped as stopped:
+            self._rescue()
+            self._write("stopped")
+            fix = "run the same command again to continue"
+            raise Stopped(stopped.signum, f"saved at step {self.saved} of {e.steps}", fix) from None
+        except Diverged as error:
+            self._write("diverged", str(error.mistakes[0]))
+            self.log.warn(str(error.mistakes[0]))
+            raise
+        except GanlabError as error:
+            self._write("failed", str(error.mistakes[0]))
+            raise
+        except Exception as error:
+            self._write("failed", f"{type(error).__name__}: {error}")
+            error.ganlab_run = self.folder.path  # type: ignore[attr-defined]  # where crash.txt belongs
+            raise
+        finally:
+            self.batches.close()
+            self.log.close()
+
+    def _rest(self) -> Iterator[Run]:
+        """Hand over: until the next turn, what is heard in the process is another run's."""
+        self.log.rest()
+        yield self
+        self.log.wake()
+
+    def _opening(self) -> None:
+        p = self.progress
+        self._write("running")
+        if self.step == 0 and self.saved < 0:
+            self.save()  # a full or read-only disk shows now, not hours later
+        if self.step == 0:
+            self.observer.samples(self.step)
+        if self.step == 0 and self.e.spectral_every:
+            self.observer.spectra(self.step)
+        if self.e.eval_start and self.step == 0 and p["evaluated"] < 0:
+            self.evaluate()
+        elif self.step and self._due(self.e.eval_every) and p["evaluated"] < self.step < self.e.steps:
+            self.evaluate()  # a signal had cut this one short
+
+    def _steps(self) -> Iterator[Run]:
+        """Updates. ``train_s`` counts the clock's time outside evaluations, other runs' turns included."""
+        e, p = self.e, self.progress
+        check = e.log_every or CHECK_EVERY
+        mark, tick = (self.step, p["train_s"]), time.perf_counter()
+        while self.step < e.steps:
+            rng.seed_default(self.device, e.seed, "train", 0, self.step)
+            self.tally.add(play_round(self.game, self._reader(self.step), e.lr_factor(self.step)))
+            self.step += 1
+            self.log.set_progress(self.step)
+            last = self.step == e.steps
+            means = self.tally.means(self.step) if self._due(check) or last else None  # the only host sync
+            p["train_s"] += time.perf_counter() - tick
+            if means and e.log_every:
+                rate = (self.step - mark[0]) / max(p["train_s"] - mark[1], 1e-9)
+                self.log.train(self.step, {f"loss/{k}": v for k, v in means.items()}, rate)
+                mark = (self.step, p["train_s"])
+            if self._due(e.spectral_every):
+                self.observer.spectra(self.step)
+            if last:
+                return  # ``_finish`` does the rest
+            if self._due(e.sample_every):
+                self.observer.samples(self.step)
+            if self._due(e.eval_every):
+                self.evaluate()
+            if self._due(e.save_every):
+                self.save()
+            self.stop.poll()
+            tick = time.perf_counter()
+            yield from self._rest()
+
+    def _finish(self) -> None:
+        """The final grid, checkpoint and scores: of the last step, and of the best one on the way."""
+        e, p = self.e, self.progress
+        one_protocol = e.metric.progress is e.metric.protocol
+        self.observer.samples(self.step)
+        if (e.eval_every or one_protocol) and p["evaluated"] < self.step:
+            self.evaluate()
+        self.save()
+        if one_protocol:
+            self.record.final = {"last": p["last"], "best": p["best"] or p["last"]}
+            return
+        last = self.observer.score(e.metric.protocol, self.step)
+        self.observer.tell(last, "final")
+        self.record.final = {"last": entry(last), "best": entry(last)}
+        best = p["best"]
+        if best and best["step"] != self.step:
+            self.record.final["best"] = self._score_checkpoint(best["step"])
+
+    # ---- pieces --------------------------------------------------------------------------------------
+
+    def _due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
+
+    def _reader(self, step: int) -> Callable[[], Batch]:
+        """``real()`` for one round: batches by their place in the run, converted on the device."""
+        e = self.e
+        per_round = e.d_steps + self.game.loss.generator_needs_real
+        place = iter(range(step * per_round, (step + 1) * per_round))
+
+        def real() -> Batch:
+            x, y = self.batches.batch(next(place) * e.batch_size, e.batch_size)
+            return Batch(to_float(x, e.dequantize, e.flip).contiguous(memory_format=torch.channels_last), y)
+
+        return real
+
+    def evaluate(self) -> None:
+        """Scores during training; a new best is saved at once."""
+        scores, p = self.observer.score(self.e.metric.progress, self.step), self.progress
+        p["evaluated"] = self.step
+        self.observer.tell(scores)
+        p["last"] = entry(scores)
+        best, better = p["best"], self.evaluators[self.e.metric.progress].better
+        if improves(scores.values, best and best["values"], better):
+            p["best"] = entry(scores)
+            self.save()
+            if self.saved != self.step:  # a full disk: no best without its checkpoint
+                p["best"] = best
+        self._write("running")
+
+    def _score_checkpoint(self, step: int) -> dict[str, Any]:
+        _, tensors, state = self.checkpoints.load(step)
+        game = build_game(self.e, self.device, self.game.num_classes)
+        unpack_game(game, tensors, state["game"], str(self.checkpoints.path(step)))
+        scores = self.observer.score(self.e.metric.protocol, step, game)
+        self.log.say(f"best checkpoint, step {step}: {brief(scores.values)}")
+        return entry(scores)
+
+    def save(self) -> None:
+        """Commit a checkpoint. A full disk is tried again at the next one, ``SAVE_TRIES`` times."""
+        if self.saved == self.step:
+            return
+        self.record.clock()
+        self.log.flush()  # no checkpoint is older than the metrics that lead to it
+        self.progress["tally"] = self.tally.state_dict(self.step)
+        tensors, state = pack_game(self.game)
+        try:
+            rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
+            rest["num_classes"] = self.game.num_classes
+            self.checkpoints.save(self.step, tensors, rest)
+        except FloatingPointError as error:
+            raise Diverged(
+                str(error), "a weight or a statistic", f"the last good one is step {self.saved}"
+            ) from error
+        except EnvError as error:
+            self.failed_saves += 1
+            if self.saved < 0 or self.failed_saves >= SAVE_TRIES:
+                raise
+            self.log.warn(f"{error.mistakes[0]}; tried again at the next checkpoint")
+            return
+        self.saved, self.failed_saves = self.step, 0
+        best = self.progress["best"]
+        self.checkpoints.prune({best["step"]} if best else ())
+        self._write("running")
+
+    def _rescue(self) -> None:
+        """Save where a signal found the run; a diverged or unwritable state leaves the last good one."""
+        try:
+            self.save()
+        except GanlabError as error:
+            self.log.warn(f"{error.mistakes[0]}; the last checkpoint is step {self.saved}")
+
+    def _resume(self) -> None:
+        if not self.checkpoints.has_any():
+            return
+        step, tensors, state = self.checkpoints.load()
+        unpack_game(self.game, tensors, state["game"], str(self.checkpoints.path(step)))
+        self.step = self.saved = step
+        self.record.resume(state["progress"])
+        self.tally.load_state_dict(self.progress["tally"], self.device)
+        threads = int(state["threads"])
+        if self.e.threads is None and threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        elif self.e.threads not in (None, threads):
+            logging.getLogger("ganlab").warning(
+                "threads: made with %d, asked %d; the rest is not bit-identical", threads, self.e.threads
+            )
+
+    def _write(self, status: str, error: str | None = None) -> None:
+        self.record.write(status, self.step, error)

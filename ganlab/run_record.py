@@ -1,0 +1,102 @@
+"""``result.json``: what a run is, how far it is, its scores, and what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ganlab.data.base import ImageSet
+from ganlab.disk import read_json, write_json
+from ganlab.experiment import Experiment, method_name
+from ganlab.facts import device_name, git_revision, now, peak_memory_mb, versions
+from ganlab.record import size
+from ganlab.run_folder import RunFolder
+from ganlab.step import Game
+
+
+class RunRecord:
+    """The record of the run in ``folder``. ``progress``: what a checkpoint keeps of it, as plain values.
+
+    ``progress``: ``wall_s``, ``train_s`` and ``eval_s`` (seconds, earlier processes included), ``evaluated``
+    (the step of the last evaluation, -1: none), ``last`` and ``best`` (score entries) and more that the run
+    puts there. ``final``: the scores at the end, which then stand in place of ``last`` and ``best``.
+    ``packed``: the most runs that shared this process with it at once, itself included.
+    """
+
+    def __init__(self, folder: RunFolder, device: torch.device) -> None:
+        self.folder, self.device = folder, device
+        self.began = time.perf_counter()
+        self.progress: dict[str, Any] = {"wall_s": 0.0, "train_s": 0.0, "eval_s": 0.0}
+        self.progress |= {"evaluated": -1, "last": None, "best": None}
+        self.final: dict[str, Any] = {}
+        self.result: dict[str, Any] = {}
+        self.begun_s = 0.0
+        self.packed = 1
+
+    def resume(self, progress: Mapping[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.progress |= progress
+        self.begun_s = float(self.progress["wall_s"])
+
+    def identify(
+        self, e: Experiment, game: Game, choices: Mapping[str, Any], images: ImageSet, step: int
+    ) -> None:
+        """What does not change any more: the config in short, the machine, the versions."""
+        names = list(e.normalization)
+        before = read_json(self.folder.result) or {}
+        self.packed = max(self.packed, int((before.get("packed") or {}).get("runs", 1)))
+        self.result = {
+            "format": 1,
+            "status": "running",
+            "name": str(self.folder.path),
+            "experiment": choices.get("experiment"),
+            "setting": e.setting,
+            "method": method_name(names, type(e.loss).__name__),
+            "dataset": choices.get("dataset", e.dataset.name),
+            "architecture": choices.get("architecture", type(e.architecture).__name__.lower()),
+            "loss": choices.get("loss", type(e.loss).__name__.lower()),
+            "normalization": names,
+            "num_classes": game.num_classes,
+            "seed": e.seed,
+            "steps": e.steps,
+            "step": step,
+            "scores": {},
+            "parameters": {"generator": size(game.generator), "discriminator": size(game.discriminator)},
+            "precision": e.precision,
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "git": git_revision(),
+            "data": {"name": images.name, "split": images.split, "images": len(images)},
+            "error": None,
+            "started": before.get("started") or now(),
+        }
+
+    def clock(self) -> None:
+        """Bring ``wall_s`` up to now."""
+        self.progress["wall_s"] = self.begun_s + time.perf_counter() - self.began
+
+    def write(self, status: str, step: int, error: str | None = None) -> None:
+        """Write ``result.json``. Raises EnvError."""
+        self.clock()
+        p = self.progress
+        scores = self.final or {k: p[k] for k in ("last", "best") if p[k]}
+        self.result |= {
+            "status": status,
+            "error": error,
+            "step": step,
+            "scores": scores,
+            "it_per_s": round(step / p["train_s"], 3) if p["train_s"] else 0.0,
+            "wall_s": round(p["wall_s"], 3),
+            "eval_share": round(p["eval_s"] / max(p["wall_s"], 1e-9), 4),
+            "peak_memory_mb": round(peak_memory_mb(self.device), 1),
+            "updated": now(),
+        }
+        if self.packed > 1:  # peak memory is the process's; its speed, that of sharing it
+            others = self.packed - 1
+            how = f"packed with {others} other{'s' if others > 1 else ''}"
+            self.result["packed"] = {"runs": self.packed, "how": how}
+        write_json(self.folder.result, self.result)

@@ -1,0 +1,57 @@
+"""What the runs of one process have in common: the images, the feature network, the reference statistics.
+
+A run alone has one of these to itself. Runs packed into one process share one: what is equal in their
+configs is one object, and is read, moved to the device and computed once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ganlab.data.base import ImageSet
+from ganlab.evaluate import Evaluator
+from ganlab.experiment import Experiment
+from ganlab.metrics.protocol import Protocol
+from ganlab.paths import cache_dir
+
+
+class Shared:
+    """Objects by what they are made from. Nothing here is changed by looking at a run."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, Any] = {}
+        self._images: dict[int, ImageSet] = {}
+        self._evaluators: dict[tuple[Any, ...], Evaluator] = {}
+
+    def adopt(self, e: Experiment, tree: Mapping[str, Any]) -> None:
+        """Give ``e`` the dataset and scoring of an earlier run whose config (``tree``) is the same there.
+
+        Both are kept as long as this object: an id is never that of another.
+        """
+        e.dataset = self._parts.setdefault(_key("dataset", tree), e.dataset)
+        e.metric = self._parts.setdefault(_key("metric", tree), e.metric)
+
+    def images(self, e: Experiment) -> ImageSet:
+        """The training images, loaded once for a dataset. Raises DataError or EnvError."""
+        self._parts.setdefault(f"dataset {id(e.dataset)}", e.dataset)
+        if id(e.dataset) not in self._images:
+            self._images[id(e.dataset)] = e.dataset.load()
+        return self._images[id(e.dataset)]
+
+    def evaluator(self, e: Experiment, protocol: Protocol, device: torch.device) -> Evaluator:
+        """The evaluator of a run under ``protocol``; it reads nothing yet."""
+        self._parts.setdefault(f"dataset {id(e.dataset)}", e.dataset)
+        self._parts.setdefault(f"metric {id(e.metric)}", e.metric)
+        key = (id(e.metric), id(e.dataset), protocol is e.metric.protocol, device)
+        if key not in self._evaluators:
+            made = Evaluator(e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir())
+            self._evaluators[key] = made
+        return self._evaluators[key]
+
+
+def _key(part: str, tree: Mapping[str, Any]) -> str:
+    return f"{part}: {json.dumps(tree[part], sort_keys=True, default=str)}"
