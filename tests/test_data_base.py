@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from ganlab.data.base import Batches, ImageSet, fingerprint, to_float
+from ganlab.data import storage
+from ganlab.data.base import AHEAD, Batches, ImageSet, fingerprint, to_float
 from ganlab.data.digits import Digits
 from ganlab.errors import DataError
 from ganlab.rng import generator
@@ -66,15 +73,89 @@ def test_batch_larger_than_the_data() -> None:
         Batches(numbered(), "cpu", 0).batch(-1, 2)
 
 
-def test_a_memory_map_is_read_ahead(tmp_path: object) -> None:
-    data = numbered()
-    batches = Batches(data, "cpu", 0, data_memory_gb=0)
+def mapped(folder: Path, count: int = 10, offset: int = 0) -> ImageSet:
+    """``numbered`` in a memory map that begins ``offset`` bytes into its file."""
+    data = numbered(count)
+    (folder / "images.u8").write_bytes(bytes(offset) + data.images.tobytes())
+    images = np.memmap(folder / "images.u8", np.uint8, "r", offset, data.images.shape)
+    return replace(data, images=images)
+
+
+def test_a_memory_map_gives_the_batches_of_the_memory(tmp_path: Path) -> None:
+    data = mapped(tmp_path)
+    batches, whole = Batches(data, "cpu", 0, data_memory_gb=0), Batches(data, "cpu", 0)
     assert not batches.in_memory
-    whole = Batches(data, "cpu", 0)
     for start in range(0, 60, 4):
         assert torch.equal(batches.batch(start, 4).x, whole.batch(start, 4).x)
-    assert batches._ahead is not None
     batches.close()
+    assert batches.batch(4, 4).x.shape == (4, 3, 4, 4)
+
+
+class Told:
+    """In the place of a map: notes which bytes the kernel is asked for."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int, int]] = []
+
+    def madvise(self, advice: int, start: int, length: int) -> None:
+        assert advice == mmap.MADV_WILLNEED
+        self.ranges.append((start, length, start + length))
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="no madvise here")
+@pytest.mark.parametrize("offset", [0, mmap.ALLOCATIONGRANULARITY * 3 + 5])
+def test_the_kernel_is_asked_for_each_image_once_before_it_is_read(tmp_path: Path, offset: int) -> None:
+    side, count = 40, 4 * AHEAD  # images of 4,800 bytes: more than a page
+    pixels = (
+        np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, 1).repeat(side, 2).repeat(side, 3)
+    )
+    (tmp_path / "images.u8").write_bytes(bytes(offset) + pixels.tobytes())
+    images = np.memmap(tmp_path / "images.u8", np.uint8, "r", offset, pixels.shape)
+    batches = Batches(ImageSet(images, None, [], "", "n", "train"), "cpu", 0, data_memory_gb=0)
+    told = Told()
+    assert isinstance(batches._storage._map, mmap.mmap)
+    batches._storage._map.madvise(mmap.MADV_WILLNEED, 0, mmap.PAGESIZE)  # the real one takes it
+    batches._storage._map = told  # type: ignore[assignment]
+    size, begin = 3 * side * side, offset % mmap.ALLOCATIONGRANULARITY
+    for number in range(3):
+        before = list(told.ranges)
+        x = batches.batch(2 * number, 2).x
+        assert (len(told.ranges) - len(before)) == (2 * (AHEAD + 1) if number == 0 else 2)
+        for image in x[:, 0, 0, 0].tolist():
+            first, last = begin + image * size, begin + (image + 1) * size
+            assert any(a <= first and last == end for a, _, end in told.ranges)
+            assert number == 0 or any(last == end for _, _, end in before), "asked for too late"
+    assert all(start % mmap.PAGESIZE == 0 for start, _, _ in told.ranges)
+    chosen = batches.indices(0, 2 * (AHEAD + 3)).tolist()
+    assert [(end - begin) // size - 1 for _, _, end in told.ranges] == chosen  # in order, none twice
+    told.ranges.clear()
+    batches.batch(20, 2)  # a jump asks anew
+    assert len(told.ranges) > 2
+
+
+def test_runs_on_one_set_share_its_storage(tmp_path: Path) -> None:
+    data = mapped(tmp_path)
+    one, two = Batches(data, "cpu", 0), Batches(data, "cpu", 1)
+    assert one._storage is two._storage
+    assert one.on_device is None
+    assert drawn(one, 0, 10) != drawn(two, 0, 10)  # each in its own order
+    assert Batches(data, "cpu", 0, data_memory_gb=0)._storage is not one._storage
+    assert Batches(replace(data), "cpu", 0)._storage is not one._storage  # an equal set is another
+    kept = weakref.ref(one._storage)
+    del one
+    assert kept() is not None
+    del two
+    gc.collect()
+    assert kept() is None, "nobody uses it any more"
+
+
+def test_a_copy_in_memory_survives_its_file(tmp_path: Path) -> None:
+    data = mapped(tmp_path)
+    batches = Batches(data, "cpu", 0)
+    expected = drawn(batches, 0, 10)
+    with open(tmp_path / "images.u8", "r+b") as file:
+        file.write(bytes(480))
+    assert drawn(batches, 0, 10) == expected
 
 
 @pytest.mark.gpu
@@ -89,6 +170,26 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(memory_gb: float) -> None:
         assert cpu.y is not None
         assert gpu.y is not None
         assert torch.equal(cpu.y, gpu.y.cpu())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_was_handed_out_on_a_gpu_stays_as_more_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned slots and the copies' memory are used again only once nobody reads them."""
+    monkeypatch.setattr(storage, "BLOCK", 100)  # the set goes over in many pieces
+    data = numbered(250)
+    here, there = Batches(data, "cpu", 5), Batches(data, "cuda", 5, 0.0)
+    assert there.on_device is None
+    whole = Batches(data, "cuda:0", 7)
+    assert whole.on_device is not None
+    assert torch.equal(whole.on_device.cpu(), torch.from_numpy(data.images))
+    assert Batches(data, "cuda", 8)._storage is whole._storage
+    kept = [(start, there.batch(start, size).x) for start in range(0, 3000, 100) for size in (60, 100)]
+    busy = torch.zeros(2000, 2000, device="cuda")
+    for start, x in kept:
+        busy = busy @ busy  # the compute runs behind
+        x.add_(1)
+        assert torch.equal(x.cpu() - 1, here.batch(start, len(x)).x)
 
 
 def test_fingerprint_is_of_the_content() -> None:

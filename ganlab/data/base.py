@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 from abc import ABC, abstractmethod
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 HASH_BLOCK = 1 << 24  # bytes hashed at a time: a memory map never has to be resident as a whole
+AHEAD = 8  # batches that the kernel is asked for beforehand, of a set in a memory map
 
 
 def fingerprint(images: Pixels, labels: Labels | None) -> str:
@@ -127,7 +127,8 @@ class Batches:
 
     Sample number i of a run is image ``permutation(seed, epoch=i // N)[i % N]``. The images lie on the device
     as one uint8 tensor if they fit ``data_memory_gb`` (10^9 bytes); else each batch is gathered by numpy from
-    the memory map, one batch ahead on a thread, and sent as uint8.
+    the memory map, whose next images the kernel is asked for meanwhile, and sent as uint8. ``Batches`` of one
+    ``ImageSet`` object on one device share its storage (``storage.py``).
     """
 
     def __init__(
@@ -135,23 +136,24 @@ class Batches:
     ) -> None:
         import torch
 
+        from ganlab.data.storage import storage_of
+
         self.image_set, self.device, self.seed = image_set, torch.device(device), seed
         self.in_memory = image_set.images.nbytes <= data_memory_gb * 1e9
+        self._storage = storage_of(image_set, self.device, self.in_memory)
         self._orders: dict[int, Tensor] = {}
-        self._labels = None if image_set.labels is None else torch.from_numpy(np.array(image_set.labels))
-        self._on_device: Tensor | None = None
-        self._host: Pixels = image_set.images
-        if self.in_memory:
-            self._host = np.array(image_set.images)  # a copy: the map's pages may be dropped by the kernel
-            if self.device.type != "cpu":  # on a CPU numpy's gather is the faster one
-                self._on_device = torch.from_numpy(self._host).to(self.device)
-                self._host = image_set.images
-                self._labels = None if self._labels is None else self._labels.to(self.device)
-        self._reader = None if self.in_memory else ThreadPoolExecutor(1, thread_name_prefix="ganlab-read")
-        self._ahead: tuple[tuple[int, int], Future[Batch]] | None = None
+        self._expected = 0  # the images of samples before this one were asked for
 
     def __len__(self) -> int:
         return len(self.image_set)
+
+    @property
+    def on_device(self) -> Tensor | None:
+        """All images, uint8 (N, C, H, W), where they lie on a device as a whole; None on a CPU or in a map.
+
+        ``indices`` tells which of them the samples are, on the same device. It is shared: do not write to it.
+        """
+        return self._storage.on_device
 
     def batch(self, start: int, size: int) -> Batch:
         """Samples from ``start`` on, on the device: x uint8 (size, C, H, W) and y int64 (size,) or None.
@@ -159,22 +161,14 @@ class Batches:
         A batch may straddle epochs. Raises DataError if ``size`` exceeds the number of images, ValueError if
         ``start`` or ``size`` is negative.
         """
-        from ganlab.types import Batch
-
         if start < 0 or size < 0:
             raise ValueError(f"a batch needs start >= 0 and size >= 0, got {start} and {size}")
         if size > len(self):
             there = f"the {len(self)} images of {self.image_set.name} {self.image_set.split}"
             raise DataError("batch_size", f"{size} is more than {there}", f"use at most {len(self)}")
-        if self._ahead is not None and self._ahead[0] == (start, size):
-            host = self._ahead[1].result()
-        else:
-            host = self._gather(self.indices(start, size))
-        if self._reader is not None:
-            following = self.indices(start + size, size)
-            self._ahead = ((start + size, size), self._reader.submit(self._gather, following))
-        y = None if host.y is None else host.y.to(self.device, non_blocking=True)
-        return Batch(host.x.to(self.device, non_blocking=True), y)
+        if not self.in_memory:
+            self._expect(start, start + (1 + AHEAD) * size)
+        return self._storage.gather(self.indices(start, size))
 
     def indices(self, start: int, size: int) -> Tensor:
         """Which images the samples from ``start`` on are: int64 (size,), where the images lie."""
@@ -189,10 +183,14 @@ class Batches:
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else self._order(0)[:0]
 
     def close(self) -> None:
-        """Stop reading ahead. The batches already handed out stay valid."""
-        self._ahead = None
-        if self._reader is not None:
-            self._reader.shutdown(wait=True, cancel_futures=True)
+        """Let go of the order of the images. The batches already handed out stay valid."""
+        self._orders.clear()
+
+    def _expect(self, start: int, end: int) -> None:
+        """Ask for the images of the samples up to ``end``, each once while one batch follows another."""
+        first = self._expected if start <= self._expected <= end else start
+        self._storage.expect(self.indices(first, end - first))
+        self._expected = end
 
     def _order(self, epoch: int) -> Tensor:
         """Permutation of one epoch, drawn on the CPU so that it is the same on every device; two are kept."""
@@ -204,22 +202,8 @@ class Batches:
             order = torch.randperm(len(self), generator=generator("cpu", self.seed, "order", epoch))
             for old in sorted(self._orders, key=lambda e: abs(e - epoch))[1:]:
                 self._orders.pop(old, None)
-            self._orders[epoch] = order if self._on_device is None else order.to(self.device)
+            self._orders[epoch] = order if self.on_device is None else order.to(self.device)
         return self._orders[epoch]
-
-    def _gather(self, chosen: Tensor) -> Batch:
-        import torch
-
-        from ganlab.types import Batch
-
-        y = None if self._labels is None else self._labels[chosen]
-        if self._on_device is not None:
-            return Batch(self._on_device[chosen], y)
-        # pinned memory lets the copy to a GPU run beside the compute
-        shape, pin = (len(chosen), *self._host.shape[1:]), self.device.type == "cuda"
-        x = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
-        np.take(self._host, chosen.numpy(), axis=0, out=x.numpy(), mode="clip")  # "clip": no hidden buffer
-        return Batch(x, y.pin_memory() if pin and y is not None else y)
 
 
 def to_float(

@@ -1,0 +1,161 @@
+"""Where the images of an ``ImageSet`` lie while runs draw from them: on the device, in memory, or in the map.
+
+Runs of one process that train on the same ``ImageSet`` share one copy (``storage_of``). A memory map is read
+without a thread: the kernel is told which images come next and fetches them by itself, which under load costs
+less than handing batches from one thread to another (``benchmarks/data_preparation``).
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganlab.data.base import ImageSet, Pixels
+from ganlab.types import Batch
+
+BLOCK = 1 << 25  # bytes sent to a device at a time
+SLOTS = 4  # batches on their way to a GPU at once
+
+_SHARED: WeakValueDictionary[tuple[int, str, bool], Storage] = WeakValueDictionary()
+_LOCK = threading.Lock()
+
+
+def storage_of(image_set: ImageSet, device: torch.device, in_memory: bool) -> Storage:
+    """The storage of a set on a device; the same object for the same ``image_set`` as long as one is in use.
+
+    in_memory: the images lie in the memory of the device as a whole; else they are gathered from their map.
+    """
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    key = (id(image_set), str(device), in_memory)  # the storage keeps the set, so its id is not given anew
+    with _LOCK:
+        found = _SHARED.get(key)
+        if found is None:
+            found = Storage(image_set, device, in_memory)
+            _SHARED[key] = found
+        return found
+
+
+class Storage:
+    """The images and labels of a set for ``device``.
+
+    on_device: all images, uint8 (N, C, H, W), on a device that is not the CPU; None where a batch is gathered
+    on the host by numpy, which on a CPU is the faster one.
+    """
+
+    def __init__(self, image_set: ImageSet, device: torch.device, in_memory: bool) -> None:
+        self.image_set, self.device = image_set, device
+        self.on_device: Tensor | None = None
+        self.labels = None if image_set.labels is None else torch.from_numpy(np.array(image_set.labels))
+        self._host: Pixels = np.asarray(image_set.images)  # a memmap is a slow kind of array
+        self._map: mmap.mmap | None = None
+        self._ring = _Ring(device) if device.type == "cuda" and not in_memory else None
+        if not in_memory:
+            base = getattr(image_set.images, "base", None)
+            if isinstance(image_set.images, np.memmap) and isinstance(base, mmap.mmap):
+                self._map = base
+        elif device.type != "cpu":
+            self.on_device = _sent(self._host, device)
+            self.labels = None if self.labels is None else self.labels.to(device)
+        elif isinstance(image_set.images, np.memmap):
+            self._host = np.array(self._host)  # a copy: the map's pages may be dropped by the kernel
+
+    def gather(self, chosen: Tensor) -> Batch:
+        """The images of numbers ``chosen``, int64 (n,): x uint8 (n, C, H, W), y int64 (n,), on the device."""
+        if self.on_device is not None:
+            return Batch(self.on_device[chosen], None if self.labels is None else self.labels[chosen])
+        y = None if self.labels is None else self.labels[chosen]
+        shape = (len(chosen), *self._host.shape[1:])
+        if self._ring is None:
+            x = torch.empty(shape, dtype=torch.uint8)
+            self._take(chosen, x)
+            return Batch(x.to(self.device), None if y is None else y.to(self.device))
+        with self._ring.slot(shape) as slot:
+            self._take(chosen, slot.x)
+            if y is not None:
+                slot.y.copy_(y)
+        return self._ring.send(slot, labels=y is not None)
+
+    def expect(self, chosen: Tensor) -> None:
+        """Say that these images are wanted soon: the kernel begins to read them. Does nothing in memory."""
+        if self._map is None or not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        images = self.image_set.images
+        assert isinstance(images, np.memmap)
+        size, begin = int(np.prod(images.shape[1:])), images.offset % mmap.ALLOCATIONGRANULARITY
+        for number in chosen.tolist():
+            start = begin + number * size
+            page = start - start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+    def _take(self, chosen: Tensor, out: Tensor) -> None:
+        # "clip": "raise" would go through a hidden buffer
+        np.take(self._host, chosen.numpy(), axis=0, out=out.numpy(), mode="clip")
+
+
+class _Slot:
+    """Pinned memory for a batch on its way to the GPU; free again once ``sent`` has happened."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.x = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        self.y = torch.empty(shape[0], dtype=torch.int64, pin_memory=True)
+        self.sent = torch.cuda.Event()
+
+
+class _Ring:
+    """Sends batches to a GPU on a stream of its own, beside the compute, through memory pinned once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._slots: dict[tuple[int, ...], list[_Slot]] = defaultdict(list)  # by shape, the oldest first
+
+    @contextmanager
+    def slot(self, shape: tuple[int, ...]) -> Iterator[_Slot]:
+        """A slot to be filled by the host, then to be given to ``send``."""
+        of_shape = self._slots[shape]
+        oldest = of_shape.pop(0) if len(of_shape) >= SLOTS else _Slot(shape)
+        oldest.sent.synchronize()  # of a new slot: at once
+        yield oldest
+        of_shape.append(oldest)
+
+    def send(self, slot: _Slot, labels: bool) -> Batch:
+        """Copies of the slot on the device, ready for what the current stream does next."""
+        current = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._stream):
+            x = slot.x.to(self._device, non_blocking=True)
+            y = slot.y.to(self._device, non_blocking=True) if labels else None
+            slot.sent.record(self._stream)
+        current.wait_event(slot.sent)
+        for copy in (x, y):
+            if copy is not None:
+                copy.record_stream(current)  # or its memory might be given away while it is still read
+        return Batch(x, y)
+
+
+def _sent(images: Pixels, device: torch.device) -> Tensor:
+    """All images on the device, in blocks: the host never holds a second copy of a large set."""
+    whole = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    source, target = images.reshape(-1), whole.view(-1)
+    pinned = device.type == "cuda"
+    blocks = [torch.empty(min(BLOCK, source.size), dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+    events = [torch.cuda.Event() for _ in blocks] if pinned else []
+    for number, start in enumerate(range(0, source.size, BLOCK)):
+        part = source[start : start + BLOCK]
+        block = blocks[number % 2][: part.size]
+        if pinned:
+            events[number % 2].synchronize()  # until then it is being read
+        np.copyto(block.numpy(), part)
+        target[start : start + part.size].copy_(block, non_blocking=pinned)
+        if pinned:
+            events[number % 2].record(torch.cuda.current_stream(device))
+    if pinned:
+        torch.cuda.current_stream(device).synchronize()
+    return whole
