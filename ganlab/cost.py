@@ -20,10 +20,11 @@ from ganlab.errors import DataError, EnvError
 from ganlab.experiment import Experiment
 from ganlab.facts import device_name, find_device, set_precision
 from ganlab.fakes import to_bytes
+from ganlab.game import Game
 from ganlab.jobs import say
 from ganlab.runner import Plan
 from ganlab.setup import build_game
-from ganlab.step import Game, update_discriminator, update_generator
+from ganlab.step import update_discriminator, update_generator
 from ganlab.types import Batch
 
 TIMES, WARM = 3, 1  # updates timed, and those before them

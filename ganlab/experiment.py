@@ -73,6 +73,11 @@ class Experiment:
         accumulate: micro batches that each update is made of, so that a large batch fits a small GPU; batch
             norm sees micro batches, and ``step.py`` says what else is not the same.
         order: ``d_first``, or ``g_first`` as in SNGAN's code: G's update stands before D's in every step.
+        d_pass: ``auto``: real and generated images pass D in one batch where that changes nothing but
+            rounding (no batch norm in D, no spectral norm with update=per_forward); ``apart``: never.
+        joint_fakes: G makes the images of all ``d_steps`` updates of D in one pass: faster; its batch norm
+            then sees all of them at once, which no paper does.
+        fold: up- and downsampling folded into the ResNets' convolutions: the same numbers up to rounding.
         fake_labels: the classes that a conditional G is trained on: ``uniform``, as in SNGAN's code, or as in
             the ``data``: the labels of D's real batch, and of random training images in G's updates.
             Scores and pictures draw them uniformly.
@@ -83,8 +88,12 @@ class Experiment:
         dequantize: real pixels as x / 128 - 1 + U(0, 1/128) (SNGAN's code), not x / 127.5 - 1.
         flip: mirror real images left-right with probability 1/2.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+        engine: how an update runs. ``eager``; ``graph``: recorded once as a CUDA graph and replayed;
+            ``compile``: by torch.compile, which takes a minute or more at first; ``auto``: ``graph`` on a GPU
+            where everything can be recorded, else ``eager``. log.txt and result.json tell which it was.
         precision: ``fp32``; ``tf32``: fp32 whose matrix products may use TensorFloat-32 on a GPU; ``bf16``:
-            nets under bfloat16 autocast. Norms, penalties, losses and scores stay in fp32.
+            nets under bfloat16 autocast. Norms, penalties, losses and scores stay in fp32. ``auto``: ``bf16``
+            where the processor multiplies it fast, else ``tf32``; the numbers then depend on the machine.
         eval_every: steps between evaluations; 0: only at the end.
         eval_start: evaluate the untrained G too.
         save_every: steps between checkpoints; 0: only at evaluations that are the best so far, and the end.
@@ -116,6 +125,9 @@ class Experiment:
         g_batch_size: Annotated[int, Range(ge=2)] | None = None,
         accumulate: Count = 1,
         order: Literal["d_first", "g_first"] = "d_first",
+        d_pass: Literal["auto", "apart"] = "auto",
+        joint_fakes: bool = False,
+        fold: bool = True,
         fake_labels: Literal["uniform", "data"] = "uniform",
         seed: Annotated[int, Range(ge=0)] = 0,
         lr_decay: Literal["none", "linear"] = "none",
@@ -124,7 +136,8 @@ class Experiment:
         dequantize: bool = False,
         flip: bool = False,
         device: str = "auto",
-        precision: Literal["fp32", "tf32", "bf16"] = "tf32",
+        engine: Literal["auto", "eager", "graph", "compile"] = "auto",
+        precision: Literal["fp32", "tf32", "bf16", "auto"] = "tf32",
         eval_every: Steps = 0,
         eval_start: bool = False,
         save_every: Steps = 0,
@@ -143,6 +156,7 @@ class Experiment:
         self.batch_size, self.g_batch_size = batch_size, g_batch_size or batch_size
         self.class_loss, self.fake_labels = class_loss, fake_labels
         self.accumulate, self.order = accumulate, order
+        self.d_pass, self.joint_fakes, self.fold, self.engine = d_pass, joint_fakes, fold, engine
         self.lr_decay, self.lr_decay_start, self.ema = lr_decay, lr_decay_start, ema
         self.dequantize, self.flip = dequantize, flip
         self.device, self.precision, self.deterministic = device, precision, deterministic
@@ -164,6 +178,8 @@ class Experiment:
             if size % accumulate or size // accumulate < 2:
                 what = f"{accumulate} micro batches of at least 2 do not make {key}={size}"
                 wrong.append(f"accumulate: {what}; choose a divisor of it")
+        if joint_fakes and fake_labels == "data":
+            wrong.append("joint_fakes: fake_labels=data wants the labels of each real batch; set it to false")
         if architecture.conditional and not dataset.labelled:
             wrong.append(f"dataset: {NO_LABELS.format(f'{dataset.name} {dataset.split}')}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):

@@ -9,12 +9,12 @@ from ganlab import samples, spectra
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
 from ganlab.fakes import generators
+from ganlab.game import Game
 from ganlab.log import Log
 from ganlab.metrics.protocol import Protocol
 from ganlab.run_folder import RunFolder
 from ganlab.run_record import RunRecord
 from ganlab.scores import Scores
-from ganlab.step import Game
 
 
 class Observer:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganlab import rng
-from ganlab.layers import CONVOLUTIONS, as_matrix, evaluating, out_dim, weighted_layers
+from ganlab.layers import CONVOLUTIONS, as_matrix, evaluating, out_dim, unfolded, weighted_layers
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 DENSE_UP_TO = 64  # operators with a side this short are written out as a matrix
@@ -62,7 +62,7 @@ def layer_norms(net: nn.Module, input_shape: Sequence[int], y: Tensor | None = N
 
     layers = dict(weighted_layers(net))
     hooks = [layer.register_forward_pre_hook(remember(name)) for name, layer in layers.items()]
-    with evaluating(net):
+    with evaluating(net), unfolded(net):
         try:
             some = next(net.parameters())
             x = torch.zeros(1, *input_shape, device=some.device, dtype=some.dtype)

@@ -12,9 +12,9 @@ from ganlab.data.base import ImageSet
 from ganlab.disk import read_json, write_json
 from ganlab.experiment import Experiment, method_name
 from ganlab.facts import device_name, git_revision, now, peak_memory_mb, versions
+from ganlab.game import Game
 from ganlab.record import size
 from ganlab.run_folder import RunFolder
-from ganlab.step import Game
 
 
 class RunRecord:

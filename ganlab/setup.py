@@ -12,7 +12,8 @@ from ganlab import rng
 from ganlab.checkpoint import flatten, require_fit, unflatten
 from ganlab.errors import CheckpointError, ConfigError
 from ganlab.experiment import Experiment
-from ganlab.step import Game
+from ganlab.game import Game
+from ganlab.optimizers import Slots, quick
 from ganlab.types import Stabiliser
 
 
@@ -34,13 +35,16 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         generator, discriminator = (
             net.to(memory_format=torch.channels_last).to(device) for net in (generator, discriminator)
         )
-        g_optimizer, d_optimizer = (e.optimizer(net.parameters()) for net in (generator, discriminator))
+        g_optimizer, d_optimizer = (
+            quick(e.optimizer(net.parameters()), device) for net in (generator, discriminator)
+        )
     except (TypeError, ValueError) as error:
         where, _, what = str(error).partition(": ")
         raise ConfigError(where if what else "optimizer", what or where) from error
-    for optimizer in (g_optimizer, d_optimizer):
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
+    for net in (generator, discriminator):
+        for module in net.modules():
+            if hasattr(module, "folded"):
+                module.folded = e.fold  # type: ignore[assignment]
     average = None
     if e.ema:
         average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(e.ema), use_buffers=True)
@@ -55,6 +59,7 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         g_optimizer=g_optimizer,
         d_optimizer=d_optimizer,
         d_steps=e.d_steps,
+        d_batch_size=e.batch_size,
         g_batch_size=e.g_batch_size,
         device=device,
         bf16=e.precision == "bf16",
@@ -63,7 +68,15 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         class_loss=e.class_loss,
         accumulate=e.accumulate,
         order=e.order,
+        together=e.d_pass == "auto" and passes_together(e, discriminator),
+        joint_fakes=e.joint_fakes,
     )
+
+
+def passes_together(e: Experiment, d: nn.Module) -> bool:
+    """Whether D's verdict on an image does not depend on which pass and batch the image is in."""
+    couples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in d.modules())
+    return not couples and not any(s.looks_at_passes for s in e.normalization.values())
 
 
 def parts(game: Game) -> dict[str, Any]:
@@ -72,8 +85,8 @@ def parts(game: Game) -> dict[str, Any]:
         "generator": game.generator,
         "discriminator": game.discriminator,
         "loss": game.loss,
-        "g_optimizer": game.g_optimizer,
-        "d_optimizer": game.d_optimizer,
+        "g_optimizer": Slots(game.g_optimizer),
+        "d_optimizer": Slots(game.d_optimizer),
     }
     if game.average is not None:
         stateful["average"] = game.average
@@ -112,3 +125,4 @@ def unpack_game(game: Game, tensors: dict[str, Tensor], rest: dict[str, Any], wh
             raise CheckpointError(
                 where, f"{name} does not fit: {error}", "use the config it was made with"
             ) from error
+    game.averaging = game.average is not None and bool(game.average.n_averaged)

@@ -9,180 +9,155 @@ four GPUs with 16 real and 32 generated images each, batch norm not synchronised
 train_mn.py). What else looks at a whole batch (minibatch features) sees a micro batch. Spectral norms iterate
 in the first micro batch alone, as often for each update as without accumulation: from the second on they
 stand where the first left them.
+
+Nothing here reads a value on the host, and nothing that outlives an update moves in memory, so that an update
+can be recorded once and replayed (``engine.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
-from ganlab.losses import ClassLoss, Loss
-from ganlab.priors import Prior
-from ganlab.types import Batch, Stabiliser, Verdict
+from ganlab.game import Game
+from ganlab.optimizers import laid_as
+from ganlab.types import Batch
 
 Terms = dict[str, Tensor]
 
 
-@dataclass
-class Game:
-    """The two players and the rules. ``average`` is the moving average of G, or None.
-
-    ``num_classes`` is 0 in an unconditional game: then nobody sees labels. ``labels`` (N,) are those of the
-    training images, wanted by ``fake_labels="data"`` alone.
-    """
-
-    generator: nn.Module
-    discriminator: nn.Module
-    average: AveragedModel | None
-    loss: Loss
-    stabilisers: dict[str, Stabiliser]
-    prior: Prior
-    z_dim: int
-    g_optimizer: Optimizer
-    d_optimizer: Optimizer
-    d_steps: int
-    g_batch_size: int
-    device: torch.device
-    bf16: bool = False
-    num_classes: int = 0
-    fake_labels: Literal["uniform", "data"] = "uniform"
-    labels: Tensor | None = None
-    class_loss: ClassLoss | None = None
-    accumulate: int = 1
-    order: Literal["d_first", "g_first"] = "d_first"
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """bfloat16 for the networks, where the precision asks for it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-    def fakes(self, n: int, y: Tensor | None = None) -> Batch:
-        """``n`` images of G with their labels, from fresh z of the default generator.
-
-        ``y`` (n,) None: drawn as ``fake_labels`` says, by the default generator too.
-        """
-        return self.generate(*self.inputs(n, y))
-
-    def inputs(self, n: int, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """(z, y) to train on, from the default generator; ``y`` where it is given, None without classes."""
-        z = self.prior(n, self.z_dim, self.device)
-        return z, self.draw_labels(n) if self.num_classes and y is None else y
-
-    def generate(self, z: Tensor, y: Tensor | None) -> Batch:
-        """G's images of latents z (n, Z) and labels y (n,) or None, float32 (n, C, H, W), with the labels."""
-        with self.autocast():
-            x: Tensor = self.generator(z, y)
-        return Batch(x.float(), y)
-
-    def draw_labels(self, n: int) -> Tensor:
-        """Labels (n,) for G: uniform over the classes, or those of random training images."""
-        if self.fake_labels == "uniform":
-            return torch.randint(self.num_classes, (n,), device=self.device)
-        assert self.labels is not None, "fake_labels=data needs the training images' labels"
-        return self.labels[torch.randint(len(self.labels), (n,), device=self.device)]
-
-    def verdict(self, x: Tensor, y: Tensor | None = None) -> Verdict:
-        """D's verdict, its score and class logits in float32."""
-        with self.autocast():
-            told: Verdict = self.discriminator(x, y)
-        logits = told.class_logits
-        return Verdict(told.score.float(), told.features, None if logits is None else logits.float())
-
-    def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """(z, y) for ``n`` images to look at, from a generator of their own on the device.
-
-        y: int64 (n,), uniform over the classes whatever ``fake_labels`` says; None in an unconditional game.
-        """
-        z = self.prior(n, self.z_dim, self.device, random)
-        if not self.num_classes:
-            return z, None
-        return z, torch.randint(self.num_classes, (n,), generator=random, device=self.device)
-
-    @property
-    def live(self) -> nn.Module:
-        """The G that is scored and sampled: the average if there is one."""
-        return self.generator if self.average is None else self.average.module
-
-
 def play_round(game: Game, real: Callable[[], Batch], lr_factor: float = 1.0) -> Terms:
+    """``set_rates``, then ``update``: see there."""
+    set_rates(game, lr_factor)
+    return update(game, real)
+
+
+def set_rates(game: Game, factor: float) -> None:
+    """Both learning rates at ``factor`` times their first value. On the host: no part of an update."""
+    for optimizer in (game.g_optimizer, game.d_optimizer):
+        for group in optimizer.param_groups:
+            rate = group["initial_lr"] * factor
+            if isinstance(group["lr"], Tensor):  # its storage is what a recorded update reads
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def update(game: Game, real: Callable[[], Batch]) -> Terms:
     """Update D ``d_steps`` times, then G once (or G first), then the moving average; all in place.
 
-    ``real()`` gives the next batch of real images. Real and generated images pass through D separately, as
-    in SNGAN's code: it matters only if D normalises over the batch or per forward pass.
-    Returns detached scalars on the device by name, ``d``, ``g``, the penalties and the class losses: no host
-    sync here.
+    ``real()`` gives the next batch of real images. They and the generated ones pass D apart, as in SNGAN's
+    code, or ``together``: it matters only if D normalises over the batch or per forward pass.
+    Returns detached scalars on the device by name, ``d``, ``g``, the penalties and the class losses, of the
+    last update of each player: no host sync here.
     """
-    for optimizer in (game.d_optimizer, game.g_optimizer):
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * lr_factor
 
     def seen() -> Batch:
         batch = real()
         return batch if game.num_classes else batch._replace(y=None)
 
     log: Terms = update_generator(game, seen) if game.order == "g_first" else {}
-    for _ in range(game.d_steps):
-        log |= update_discriminator(game, seen())
+    fakes = fakes_of_a_round(game) if game.joint_fakes else None
+    for i in range(game.d_steps):
+        log |= update_discriminator(game, seen(), next(fakes) if fakes else None, i + 1 == game.d_steps)
     if game.order == "d_first":
         log |= update_generator(game, seen)
-    if game.average is not None:
-        game.average.update_parameters(game.generator)
+    follow(game)
     return log
 
 
-def update_discriminator(game: Game, real: Batch) -> Terms:
+@torch.no_grad()
+def follow(game: Game) -> None:
+    """The moving average of G, its buffers included, takes in the newest G; the first time it becomes it.
+
+    As torch's ``AveragedModel.update_parameters`` with the same arithmetic, but it asks the host, not the
+    device, whether this is the first time.
+    """
+    average = game.average
+    if average is None:
+        return
+    old = [*average.module.parameters(), *average.module.buffers()]
+    new = [*game.generator.parameters(), *game.generator.buffers()]
+    if not game.averaging:
+        torch._foreach_copy_(old, new)
+        game.averaging = True
+    else:
+        assert average.multi_avg_fn is not None
+        for floating in (True, False):  # counts of batches are whole numbers
+            into = [a for a in old if a.is_floating_point() is floating]
+            take = [b for b in new if b.is_floating_point() is floating]
+            if into:
+                average.multi_avg_fn(into, take, average.n_averaged)
+    average.n_averaged.add_(1)
+
+
+def fakes_of_a_round(game: Game) -> Iterator[Batch]:
+    """Generated images for ``d_steps`` updates of D from one pass of G: with batch norm another statistic."""
+    sizes = [game.d_batch_size] * game.d_steps
+    with torch.no_grad():
+        x, y = game.fakes(sum(sizes))
+    labels = [None] * len(sizes) if y is None else y.split(sizes)
+    return map(Batch, x.split(sizes), labels)
+
+
+def update_discriminator(game: Game, real: Batch, fakes: Batch | None = None, tell: bool = True) -> Terms:
     """One optimiser step of D on ``real`` and as many generated images; then its constraints.
 
     With ``fake_labels="data"`` the generated images take the labels of the real ones, as in WGAN-GP's code.
+    ``fakes``: generated already. ``tell``: whether anybody looks at the scores' means.
     """
     d = game.discriminator
-    z, y = game.inputs(len(real.x), real.y if game.fake_labels == "data" else None)
-    stabilisers = game.stabilisers.items()
+    stabilisers = game.stabilisers.values()
+    given = fakes or game.inputs(len(real.x), real.y if game.fake_labels == "data" else None)
+    terms_of = game.compiled.get("d", d_terms)
 
     def parts() -> Iterator[tuple[Terms, Terms]]:
-        for real_x, real_y, part_z, part_y in pieces(game.accumulate, real.x, real.y, z, y):
-            real_part = Batch(real_x, real_y)
-            with torch.no_grad():
-                fake = game.generate(part_z, part_y)
-            told_real, told_fake = game.verdict(*real_part), game.verdict(*fake)
-            terms = {"d": game.loss.discriminator(told_real, told_fake)}
-            if game.class_loss is not None:
-                terms["d_class"] = game.class_loss.discriminator(told_real, real_y, told_fake, fake.y)
-            for name, stabiliser in stabilisers:
-                if stabiliser.has_penalty:
-                    terms[name] = stabiliser.penalty(d, real_part, fake)
-            yield terms, {"d_real": told_real.score.mean(), "d_fake": told_fake.score.mean()}
+        for real_x, real_y, part, part_y in pieces(game.accumulate, real.x, real.y, *given):
+            if fakes is None:
+                with torch.no_grad():
+                    fake = game.generate(part, part_y)
+            else:
+                fake = Batch(part, part_y)
+            yield terms_of(game, Batch(real_x, real_y), fake, tell)
 
-    for _, stabiliser in stabilisers:
+    for stabiliser in stabilisers:
         stabiliser.before_update(d)
     log = descend(game.d_optimizer, parts(), game)
-    for _, stabiliser in stabilisers:
+    for stabiliser in stabilisers:
         stabiliser.after_update(d)
     return log
+
+
+def d_terms(game: Game, real: Batch, fake: Batch, tell: bool) -> tuple[Terms, Terms]:
+    """The terms of D's loss on a micro batch, and other numbers to tell: its mean scores."""
+    told_real, told_fake = game.verdicts(real, fake)
+    terms = {"d": game.loss.discriminator(told_real, told_fake)}
+    if game.class_loss is not None:
+        assert real.y is not None
+        terms["d_class"] = game.class_loss.discriminator(told_real, real.y, told_fake, fake.y)
+    for name, stabiliser in game.stabilisers.items():
+        if stabiliser.has_penalty:
+            terms[name] = stabiliser.penalty(game.discriminator, real, fake)
+    scores = {"d_real": told_real.score, "d_fake": told_fake.score} if tell else {}
+    return terms, {name: score.detach().mean() for name, score in scores.items()}
 
 
 def update_generator(game: Game, real: Callable[[], Batch]) -> Terms:
     """One optimiser step of G; D's weights stand still and get no gradients."""
     d = game.discriminator
     needs_real = game.loss.generator_needs_real
+    terms_of = game.compiled.get("g", g_terms)
 
     def parts() -> Iterator[tuple[Terms, Terms]]:
         given = (*(real() if needs_real else (None, None)), *game.inputs(game.g_batch_size))
         for real_x, real_y, z, y in pieces(game.accumulate, *given):
-            told_real = game.verdict(real_x, real_y) if needs_real else None
-            fake = game.generate(z, y)
-            told_fake = game.verdict(*fake)
-            terms = {"g": game.loss.generator(told_real, told_fake)}
-            if game.class_loss is not None:
-                terms["g_class"] = game.class_loss.generator(told_fake, fake.y)
-            yield terms, {}
+            yield terms_of(game, None if real_x is None else Batch(real_x, real_y), z, y), {}
 
     for stabiliser in game.stabilisers.values():
         stabiliser.before_update(d)
@@ -190,24 +165,48 @@ def update_generator(game: Game, real: Callable[[], Batch]) -> Terms:
         return descend(game.g_optimizer, parts(), game)
 
 
+def g_terms(game: Game, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
+    """The terms of G's loss on a micro batch."""
+    told_real = None if real is None else game.verdict(*real)
+    fake = game.generate(z, y)
+    told_fake = game.verdict(*fake)
+    terms = {"g": game.loss.generator(told_real, told_fake)}
+    if game.class_loss is not None:
+        terms["g_class"] = game.class_loss.generator(told_fake, fake.y)
+    return terms
+
+
 def descend(optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], game: Game) -> Terms:
     """One optimiser step on the mean over the micro batches of the sum of their terms.
 
     ``parts`` makes the micro batches' (terms, other numbers to tell) one at a time, so that only one lies in
     memory. Power iterations of D's weights happen in the first alone. Returns the means of all, detached.
+    The gradients are asked for by parameter: nothing else gets any.
     """
     log: Terms = {}
-    optimizer.zero_grad(set_to_none=True)
+    n, total = game.accumulate, list[Tensor | None]()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with ExitStack() as stack:
-        for i, (terms, others) in enumerate(parts, 1):
-            (torch.stack(list(terms.values())).sum() / game.accumulate).backward()
+        for i, (terms, others) in enumerate(parts):
+            values = list(terms.values())
+            loss = values[0] if len(values) == 1 else torch.stack(values).sum()
+            found = torch.autograd.grad(loss if n == 1 else loss / n, parameters, allow_unused=True)
+            total = [add(a, b) for a, b in zip(total, found, strict=True)] if i else list(found)
             for name, value in (terms | others).items():
-                mean = value.detach() / game.accumulate
-                log[name] = log[name] + mean if name in log else mean
-            if i == 1 < game.accumulate:
+                mean = value.detach() if n == 1 else value.detach() / n
+                log[name] = log[name] + mean if i else mean
+            if i == 0 < n - 1:
                 stack.enter_context(still(game.discriminator))
+    for parameter, gradient in zip(parameters, total, strict=True):
+        parameter.grad = laid_as(gradient, parameter)
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     return log
+
+
+def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """a + b, None being 0."""
+    return b if a is None else a if b is None else a + b
 
 
 def pieces(n: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:

@@ -18,13 +18,13 @@ from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
 from ganlab.facts import device_name, find_device, git_revision, now, set_precision, versions
 from ganlab.fakes import generators
+from ganlab.game import Game
 from ganlab.metrics.protocol import apart, digest
 from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
 from ganlab.run_folder import RunFolder
 from ganlab.setup import build_game, unpack_game
 from ganlab.signals import StopFlag
-from ganlab.step import Game
 from ganlab.types import ImageShape
 
 

@@ -73,6 +73,8 @@ class Stabiliser:
 
     has_penalty = False
     normalizes_weights = False  # one such stabiliser a run
+    looks_at_passes = False  # D differs from pass to pass: real and generated images must not share one
+    capturable = True  # its hooks read no value on the host, so that an update may be recorded
 
     def feature_norm(self) -> FeatureNorm | None:
         """What D puts after its convolutions, or None."""

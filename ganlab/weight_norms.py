@@ -10,75 +10,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ganlab.layers import as_matrix, out_dim, power_iteration, raw_weight, weighted_layers
+from ganlab.layers import as_matrix, out_dim, raw_weight, weighted_layers
 from ganlab.schema import Count, Positive, Steps, checked
+from ganlab.spectral import AtOnce, SpectralNormalized
 from ganlab.types import Stabiliser
 
 Gamma = Literal["fixed", "learned"]
-
-
-class SpectralNormalized(nn.Module):
-    """W / (sigma(W) / scale), sigma the largest singular value, tracked by power iteration or exact.
-
-    W is the weight as a (d_out, d_in * kernel) matrix. Buffers: u (d_out,) and v (d_in * kernel,), unit L2
-    norm, constants for the gradient: sigma = u^T W v, so dW follows SNGAN's equation 12. In training mode
-    with ``per_forward`` every read of the weight renews them; in evaluation mode nothing changes.
-    """
-
-    u: Tensor
-    v: Tensor
-
-    def __init__(
-        self,
-        weight: Tensor,
-        iterations: int,
-        axis: int,
-        per_forward: bool,
-        eps: float,
-        scale: float,
-        exact: bool = False,
-        warmup: int = 0,
-    ) -> None:
-        super().__init__()
-        self.iterations, self.axis, self.per_forward = iterations, axis, per_forward
-        self.eps, self.scale, self.exact = eps, scale, exact
-        matrix = as_matrix(weight.detach(), axis)
-        u = F.normalize(matrix.new_empty(matrix.shape[0]).normal_(), dim=0, eps=eps)
-        if warmup:
-            u, _ = power_iteration(matrix, u, warmup, eps)
-        self.register_buffer("u", u)
-        self.register_buffer("v", F.normalize(matrix.T.mv(u), dim=0, eps=eps))
-        if exact:
-            self.renew(weight.detach())
-
-    @torch.no_grad()
-    def renew(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """One set of power iterations on ``weight``, or its SVD; stores and returns the new (u, v)."""
-        matrix = as_matrix(weight, self.axis)
-        if self.exact:
-            left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-            u, v = left[:, 0], right[0]
-        else:
-            u, v = power_iteration(matrix, self.u, self.iterations, self.eps)
-        self.u.copy_(u)
-        self.v.copy_(v)
-        return u, v
-
-    def forward(self, weight: Tensor) -> Tensor:
-        if self.training and self.per_forward:
-            u, v = self.renew(weight)  # fresh tensors: the next pass may overwrite the buffers
-        else:
-            u, v = self.u, self.v
-        with torch.autocast(weight.device.type, enabled=False):
-            sigma = torch.dot(u, as_matrix(weight, self.axis).mv(v))
-            return weight * (self.scale / sigma)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight
 
 
 class WeightNormalized(nn.Module):
@@ -205,6 +145,8 @@ class SpectralNorm(_WeightNormalization):
             raise ValueError(f"scale: {scale:g} says what a learned gamma decides; leave it at 1")
         self.iterations, self.update, self.scale, self.eps = iterations, update, scale, eps
         self.method, self.warmup, self.gamma = method, warmup, gamma
+        self.looks_at_passes = update == "per_forward"
+        self.capturable = method == "power"  # an SVD asks the host whether it converged
 
     def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
         per_forward, exact = self.update == "per_forward", self.method == "svd"
@@ -212,12 +154,23 @@ class SpectralNorm(_WeightNormalization):
             weight, self.iterations, axis, per_forward, self.eps, self.scale, exact, self.warmup
         )
 
+    def prepare(self, d: nn.Module) -> None:
+        super().prepare(d)
+        if self.method == "power":
+            at_once = AtOnce([layer for _, layer in weighted_layers(d)])
+            d.register_forward_pre_hook(at_once.before)
+            d.register_forward_hook(at_once.after, always_call=True)
+
     def before_update(self, d: nn.Module) -> None:
-        if self.update == "per_update":
-            for _, layer in weighted_layers(d):
-                for module in layer.parametrizations.weight:  # type: ignore[union-attr]
-                    if isinstance(module, SpectralNormalized):
-                        module.renew(raw_weight(layer))
+        if self.update == "per_forward":
+            return
+        layers = [layer for _, layer in weighted_layers(d)]
+        if self.method == "power":
+            with torch.no_grad():
+                AtOnce(layers).renew(self.iterations)
+            return
+        for layer in layers:
+            layer.parametrizations.weight[0].renew(raw_weight(layer))  # type: ignore[index, union-attr]
 
 
 class WeightNorm(_WeightNormalization):

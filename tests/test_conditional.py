@@ -165,7 +165,7 @@ def test_channels_last_stays_through_conditional_blocks() -> None:
     g = resnet().generator(ImageShape(3, 64, 64), 5).to(memory_format=torch.channels_last)
     laid: list[bool] = []
     for block in list(g.blocks)[1:]:
-        block.conv1.register_forward_pre_hook(
+        block.up.register_forward_pre_hook(
             lambda _, inputs: laid.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
         )
     g(torch.randn(2, 4), torch.tensor([0, 1]))

@@ -13,17 +13,18 @@ FLOORS = [
     for floor in (
         # words, rules, players, plan, engine (in this order), doors (in this order)
         "__init__ errors paths types rng schema disk download",
-        "layers spectra operator_norm losses penalties constraints weight_norms feature_norms priors metrics",
+        "layers spectra spectral operator_norm losses penalties constraints weight_norms feature_norms "
+        "priors metrics",
         "nets data extractors",
         "experiment",
-        "step state_tree checkpoint run_folder signals log reference fakes by_class scores evaluate samples "
-        "facts record setup run_record observer shared run loop",
+        "optimizers game step state_tree checkpoint run_folder signals log reference fakes by_class scores "
+        "evaluate samples facts record setup feed engine run_record observer shared run loop",
         "tree config_files overrides composition config tools datasets report analysis recipes explain "
         "doctor jobs sweep grid runner cost status bench help cli __main__",
     )
 ]
 ORDERED = (0, 4, 5)  # floors whose files may use the ones before them in the list
-SHARED = {"base", "layers"}  # what siblings of floors 1 and 2 may share
+SHARED = {"base", "layers", "spectral"}  # what siblings of floors 1 and 2 may share
 
 
 def place(module: str) -> tuple[int, int]:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ganlab.experiment import Experiment
+from ganlab.game import Game
 from ganlab.layers import weighted_layers
 from ganlab.losses import ClassLoss, Hinge, Loss
 from ganlab.nets.base import Architecture, Norm
 from ganlab.nets.resnet import ResNet
 from ganlab.penalties import Orthonormal, SpectralNormRegularization
 from ganlab.setup import build_game
-from ganlab.step import Game, play_round, still, update_discriminator, update_generator
+from ganlab.step import play_round, still, update_discriminator, update_generator
 from ganlab.types import Batch, ImageShape, Verdict
 from ganlab.weight_norms import SpectralNorm
 
@@ -107,17 +108,17 @@ def test_spectral_norms_iterate_as_often_with_micro_batches(
     accumulate: int, tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice in D's update and once in G's, as in the authors' code: once for each pass of a micro batch."""
-    from ganlab.weight_norms import SpectralNormalized
+    from ganlab.weight_norms import AtOnce
 
     counted = 0
-    renew = SpectralNormalized.renew
+    renew = AtOnce.renew
 
-    def count(self: SpectralNormalized, weight: Tensor) -> Any:
+    def count(self: AtOnce, iterations: int | None) -> Any:
         nonlocal counted
-        counted += 1
-        return renew(self, weight)
+        counted += len(self.lists) * (iterations or 0)
+        return renew(self, iterations)
 
-    monkeypatch.setattr(SpectralNormalized, "renew", count)
+    monkeypatch.setattr(AtOnce, "renew", count)
     game = build_game(tiny(architecture=Plain(), batch_size=16, accumulate=accumulate), CPU)
     layers = len(list(weighted_layers(game.discriminator)))
     counted = 0

@@ -11,8 +11,8 @@ from ganlab.analysis import histograms
 from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import PIECE, Subject, generate
 from ganlab.fakes import evaluating
+from ganlab.game import Game
 from ganlab.schema import Count, Steps, checked
-from ganlab.step import Game
 
 
 class Scores(Analysis):

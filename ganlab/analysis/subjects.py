@@ -16,9 +16,9 @@ from ganlab.errors import DataError
 from ganlab.experiment import Experiment
 from ganlab.facts import find_device, set_precision
 from ganlab.fakes import evaluating, to_bytes
+from ganlab.game import Game
 from ganlab.report import cells, collect, text
 from ganlab.run_folder import RunFolder
-from ganlab.step import Game
 from ganlab.types import Batch
 
 PIECE = 256  # images that pass through a network at a time

@@ -2,6 +2,9 @@
 
 Pre-activation blocks of two 3x3 convolutions, as in sngan_projection: nearest upsampling before the first
 convolution, mean pooling after the second; D's first block has no leading ReLU.
+
+As long as a block's ``folded`` is True its resampling is part of the convolution beside it (``folding.py``):
+the same function and the same parameters up to rounding, for 0.44 times the products.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganlab.nets.base import Norm, activated, glorot_init, maybe
+from ganlab.nets.folding import ConvPool, UpConv
 
 EPS = 2e-5  # Chainer's, so sngan_projection's
 
@@ -65,15 +69,18 @@ def conv1(c_in: int, c_out: int) -> nn.Conv2d:
 class UpBlock(nn.Module):
     """BN-ReLU-up-conv-BN-ReLU-conv plus up-1x1 conv; (B, c_in, H, W) -> (B, c_out, 2H, 2W)."""
 
+    folded = True
+
     def __init__(self, c_in: int, c_out: int, num_classes: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = batch_norm(c_in, num_classes), batch_norm(c_out, num_classes)
         self.conv1, self.conv2 = conv3(c_in, c_out), conv3(c_out, c_out)
         self.shortcut = conv1(c_in, c_out)
+        self.up = UpConv()
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        h = F.interpolate(F.relu(self.norm1(x, y)), scale_factor=2.0, mode="nearest")
-        h = self.conv2(F.relu(self.norm2(self.conv1(h), y)))
+        h = self.up(F.relu(self.norm1(x, y)), self.conv1, self.folded)
+        h = self.conv2(F.relu(self.norm2(h, y)))
         # a 1x1 convolution commutes with nearest upsampling and is cheaper before it
         up: Tensor = F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
         return up.add(h)
@@ -82,17 +89,22 @@ class UpBlock(nn.Module):
 class DownBlock(nn.Module):
     """ReLU-conv-ReLU-conv(-mean pool) plus 1x1 conv(-mean pool); hidden width is the input's."""
 
+    folded = True
+
     def __init__(self, c_in: int, c_out: int, down: bool, norm: Norm) -> None:
         super().__init__()
         self.down = down
         self.norm1, self.norm2 = maybe(norm, c_in), maybe(norm, c_in)
         self.conv1, self.conv2 = conv3(c_in, c_in), conv3(c_in, c_out)
         self.shortcut = conv1(c_in, c_out) if down or c_in != c_out else nn.Identity()
+        self.pool = ConvPool()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(activated(x, self.norm1, F.relu))
-        h = self.conv2(activated(h, self.norm2, F.relu))
-        out = h + self.shortcut(x)
+        h = activated(h, self.norm2, F.relu)
+        if self.down and self.folded:  # a 1x1 convolution commutes with the mean and is cheaper behind it
+            return self.pool(h, self.conv2, True) + self.shortcut(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]
+        out = self.conv2(h) + self.shortcut(x)
         return F.avg_pool2d(out, 2) if self.down else out
 
 
@@ -102,12 +114,15 @@ class FirstBlock(nn.Module):
     A feature norm stands between the two convolutions only if it is to follow D's first one too.
     """
 
+    folded = True
+
     def __init__(self, c_in: int, c_out: int, norm: Norm) -> None:
         super().__init__()
         self.norm = maybe(norm, c_out, first=True)
         self.conv1, self.conv2 = conv3(c_in, c_out), conv3(c_out, c_out)
         self.shortcut = conv1(c_in, c_out)
+        self.pool = ConvPool()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.avg_pool2d(self.conv2(activated(self.conv1(x), self.norm, F.relu)), 2)
+        h = self.pool(activated(self.conv1(x), self.norm, F.relu), self.conv2, self.folded)
         return h + self.shortcut(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]

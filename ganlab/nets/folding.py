@@ -1,0 +1,62 @@
+"""Nearest upsampling before a 3x3 convolution, and mean pooling behind one, as a single 4x4 convolution.
+
+Exact algebra. In one dimension, with taps w0, w1, w2: over an upsampled signal the even outputs are
+w0 x[m-1] + (w1 + w2) x[m] and the odd ones (w0 + w1) x[m] + w2 x[m+1], which is a transposed convolution of
+stride 2 with 4 taps; the mean of two neighbouring outputs is a convolution of stride 2 with the taps
+w0, w0 + w1, w1 + w2, w2, halved. 16 products in the place of 36 for each 2x2 of the larger map. The bias, the
+zero padding and the gradients come out the same; float64 agrees to 1e-14 (tests/test_folding.py).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class UpConv(nn.Module):
+    """Nearest upsampling by 2, then ``conv`` (3x3, padding 1): (B, C, H, W) to (B, C', 2H, 2W).
+
+    Holds no parameter of its own: ``conv`` is the block's and is given with each call.
+    """
+
+    taps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("taps", _sums().flip(0), persistent=False)
+
+    def forward(self, x: Tensor, conv: nn.Conv2d, folded: bool) -> Tensor:
+        if not folded:
+            return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+        kernel = _fold(conv.weight, self.taps).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+
+
+class ConvPool(nn.Module):
+    """``conv`` (3x3, padding 1), then means over 2x2: (B, C, H, W) to (B, C', H/2, W/2); see ``UpConv``."""
+
+    taps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("taps", _sums() / 4, persistent=False)
+
+    def forward(self, x: Tensor, conv: nn.Conv2d, folded: bool) -> Tensor:
+        if not folded:
+            return F.avg_pool2d(conv(x), 2)
+        return F.conv2d(x, _fold(conv.weight, self.taps), conv.bias, stride=2, padding=1)
+
+
+def _fold(weight: Tensor, taps: Tensor) -> Tensor:
+    """(O, I, 3, 3) to the 4x4 kernel (O, I, 4, 4), in the weight's precision, channels last."""
+    o, i = weight.shape[:2]
+    with torch.autocast(weight.device.type, enabled=False):
+        kernel = taps @ weight.permute(0, 2, 3, 1).reshape(o, 9, i)
+    return kernel.view(o, 4, 4, i).permute(0, 3, 1, 2)
+
+
+def _sums() -> Tensor:
+    """Which of the 9 taps each of the 16 is the sum of: (16, 9), row by row."""
+    line = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
+    return torch.kron(line, line)

@@ -1,0 +1,74 @@
+"""The fast form of an optimiser, and its state without what belongs to this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+# how a step is computed, not what: never taken from a checkpoint. The rate is set anew at each update.
+EXECUTION = ("foreach", "fused", "capturable", "lr")
+
+
+def quick(optimizer: Optimizer, device: torch.device) -> Optimizer:
+    """``optimizer`` with one fused kernel, or multi-tensor ones, for all its parameters.
+
+    A choice of the config (``fused``, ``foreach``) stands. On a GPU the learning rate and the step count lie
+    on the device, so that an update can be recorded. Each group keeps its rate as ``initial_lr``.
+    """
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", float(group["lr"]))
+        if group.get("fused") is None and group.get("foreach") is None:
+            if "fused" in group and not group.get("amsgrad", False):
+                group["fused"] = True
+            elif "foreach" in group:
+                group["foreach"] = True
+        if device.type == "cuda":
+            group["lr"] = torch.tensor(group["initial_lr"], device=device)
+            if "capturable" in group:
+                group["capturable"] = True
+    return optimizer
+
+
+def capturable(optimizer: Optimizer) -> bool:
+    """Whether a step of it may be recorded in a CUDA graph."""
+    return all(group.get("capturable", False) for group in optimizer.param_groups)
+
+
+class Slots:
+    """An optimiser's state to save and load; how its steps are computed stays as it was built."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, the learning rate as a plain number: the first one of the run."""
+        state = self.optimizer.state_dict()
+        groups = [{**g, "lr": g["initial_lr"]} for g in state["param_groups"]]
+        return {"state": state["state"], "param_groups": [_plain(g) for g in groups]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises KeyError or ValueError for another optimiser's state, as torch's does."""
+        built = [{k: g[k] for k in EXECUTION if k in g} for g in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state)
+        for group, kept in zip(self.optimizer.param_groups, built, strict=True):
+            group.update(kept)
+        for parameter, slots in self.optimizer.state.items():
+            for name, value in slots.items():
+                slots[name] = laid_as(value, parameter)
+
+
+def laid_as(value: Any, parameter: Tensor) -> Any:
+    """A tensor of the parameter's shape with its strides: fused kernels walk memory and do not look at strides."""
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    strides = zip(value.shape, value.stride(), parameter.stride(), strict=True)
+    if all(n == 1 or a == b for n, a, b in strides):
+        return value
+    return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value)
+
+
+def _plain(group: dict[str, Any]) -> dict[str, Any]:
+    return {k: float(v) if isinstance(v, Tensor) else v for k, v in group.items()}
