@@ -92,8 +92,8 @@ class Experiment:
             ``compile``: by torch.compile, which takes a minute or more at first; ``auto``: ``graph`` on a GPU
             where everything can be recorded, else ``eager``. log.txt and result.json tell which it was.
         precision: ``fp32``; ``tf32``: fp32 whose matrix products may use TensorFloat-32 on a GPU; ``bf16``:
-            nets under bfloat16 autocast. Norms, penalties, losses and scores stay in fp32. ``auto``: ``bf16``
-            where the processor multiplies it fast, else ``tf32``; the numbers then depend on the machine.
+            nets under bfloat16 autocast; norms, penalties and losses stay as in ``tf32``. Scores are in fp32
+            always. ``auto``: ``bf16`` where the processor has it, else ``tf32``: it depends on the machine.
         eval_every: steps between evaluations; 0: only at the end.
         eval_start: evaluate the untrained G too.
         save_every: steps between checkpoints; 0: only at evaluations that are the best so far, and the end.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import platform
 import resource
@@ -27,7 +29,7 @@ PARTS = (
 # Keys that may differ when a run is continued: none of them changes what is trained.
 FREE = frozenset(
     {"run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"}
-    | {"keep_checkpoints", "data_memory_gb", "steps", "spectral_every"}
+    | {"keep_checkpoints", "data_memory_gb", "steps", "spectral_every", "engine"}
 )
 # Keys that do not tell two runs apart: the same run on another device is still the same run.
 UNNAMED = frozenset(
@@ -37,6 +39,7 @@ UNNAMED = frozenset(
         "seed",
         "run_dir",
         "device",
+        "engine",
         "threads",
         "log_every",
         "save_every",
@@ -71,9 +74,32 @@ def find_device(wanted: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware: a GPU from Ampere on, a CPU that can."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(errors="replace").split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86 with matrix units, ARM
+
+
+def keep_memory() -> None:
+    """Let the C library keep what an update frees for the next one; giving pages back and forth takes time.
+
+    Where the library is glibc; elsewhere nothing happens. M_MMAP_MAX 0: large tensors come from the heap too;
+    M_TRIM_THRESHOLD: the heap's end is not given back.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)
+        mallopt(-1, 2**31 - 1)
+
+
 def set_precision(precision: str, device: torch.device, deterministic: bool) -> None:
     """Process-wide switches of torch for a run's precision and determinism."""
-    tf32, b = precision == "tf32", cast(Any, torch.backends)
+    tf32, b = precision != "fp32", cast(Any, torch.backends)
     if hasattr(b.cuda.matmul, "fp32_precision"):  # torch 2.9 on; the two ways must not be mixed
         for place in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn):
             place.fp32_precision = "tf32" if tf32 else "ieee"

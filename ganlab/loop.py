@@ -15,7 +15,7 @@ from ganlab.data.base import ImageSet
 from ganlab.disk import read_json
 from ganlab.errors import ConfigError, DataError, Diverged, Mistake
 from ganlab.experiment import NO_LABELS, Experiment
-from ganlab.facts import FREE, find_device, run_path, set_precision
+from ganlab.facts import FREE, find_device, keep_memory, run_path, set_precision
 from ganlab.record import told
 from ganlab.run import Run
 from ganlab.run_folder import RunFolder
@@ -101,6 +101,8 @@ def prepare(e: Experiment, shared: Shared | None = None) -> tuple[torch.device, 
     shared = shared or Shared()
     device = find_device(e.device)
     set_precision(e.precision, device, e.deterministic)
+    if device.type == "cpu":
+        keep_memory()
     if e.threads:
         torch.set_num_threads(e.threads)
     images = shared.images(e)

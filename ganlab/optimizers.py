@@ -61,7 +61,7 @@ class Slots:
 
 
 def laid_as(value: Any, parameter: Tensor) -> Any:
-    """A tensor of the parameter's shape with its strides: fused kernels walk memory and do not look at strides."""
+    """A tensor of the parameter's shape with its strides: fused kernels walk memory, whatever the strides."""
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
     strides = zip(value.shape, value.stride(), parameter.stride(), strict=True)

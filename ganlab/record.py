@@ -16,44 +16,71 @@ from ganlab.scores import Scores
 PRIORITY = ("fid", "kid", "is")  # which score picks the best checkpoint, where a run has several
 
 
-class Tally:
-    """Sums of named scalars on the device; one host sync when they are read.
+class Ring:
+    """Named scalars of the updates since the last look, in one buffer on the device: (rows, names), float32.
 
-    A term that was not finite at any step makes its sum so: ``means`` then raises ``Diverged``.
+    ``add`` and ``added`` of an update are separate because a recorded update repeats ``add`` without Python;
+    looking is the only host sync. ``start``: updates before the first row.
     """
 
-    def __init__(self, start: int) -> None:
-        self.start, self.sums, self.count = start, {}, 0  # type: tuple[int, dict[str, Tensor], int]
+    def __init__(self, rows: int, device: torch.device, start: int = 0) -> None:
+        self.size, self.device, self.start = rows, device, start
+        self.names: tuple[str, ...] = ()
+        self.rows = torch.empty(0, 0, device=device)
+        self.cursor = torch.zeros(1, dtype=torch.int64, device=device)
+        self.count = 0  # rows since the last look
+        self.seen: list[list[float]] = []  # rows that came to the host already
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        for name, value in terms.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += 1
+        """On the device: the terms of an update into the next row; the same names every time."""
+        if not self.names:
+            self.names = tuple(terms)
+            self.rows = torch.zeros(self.size, len(terms), device=self.device)
+        self.rows.index_copy_(0, self.cursor, torch.stack([terms[n].float() for n in self.names])[None])
+        self.cursor.add_(1)
 
-    def read(self, step: int) -> dict[str, float]:
-        """The sums. Raises Diverged naming the first term that is not finite, and the steps."""
-        if not self.sums:
-            return {}
-        sums = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
-        for name, value in sums.items():
-            if not math.isfinite(value):
-                what = f"not finite between steps {self.start + 1} and {step}"
-                raise Diverged(f"loss {name}", what, "its last good checkpoint and its scores are kept")
-        return sums
+    def added(self) -> None:
+        """On the host: there is a row more. A full buffer is looked at."""
+        self.count += 1
+        if self.count == self.size:
+            self._look()
 
     def means(self, step: int) -> dict[str, float]:
-        """Means since the last call; starts anew. Raises Diverged."""
-        means = {name: value / self.count for name, value in self.read(step).items()}
-        self.start, self.sums, self.count = step, {}, 0
-        return means
+        """Means since the last call; starts anew. Raises Diverged naming the first term and update."""
+        self._look()
+        rows, self.seen, self.start = self.seen, [], step
+        columns = zip(*rows, strict=True)
+        return (
+            {name: math.fsum(c) / len(c) for name, c in zip(self.names, columns, strict=True)} if rows else {}
+        )
 
-    def state_dict(self, step: int) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For the checkpoint, so that a resumed run logs the same means. Raises Diverged."""
-        return {"start": self.start, "count": self.count, "sums": self.read(step)}
+        self._look()
+        return {"start": self.start, "names": list(self.names), "rows": self.seen}
 
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        self.start, self.count = int(state["start"]), int(state["count"])
-        self.sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.start = int(state["start"])
+        if "sums" in state:  # of a checkpoint that kept sums alone
+            n, names = int(state["count"]), list(state["sums"])
+            self.seen = [[state["sums"][name] / n for name in names] for _ in range(n)]
+        else:
+            names, self.seen = state["names"], [list(row) for row in state["rows"]]
+        if self.seen:
+            self.names = tuple(names)
+            self.rows = torch.zeros(self.size, len(names), device=self.device)
+
+    def _look(self) -> None:
+        if not self.count:
+            return
+        new, self.count = self.rows[: self.count].tolist(), 0
+        self.cursor.zero_()
+        for row in new:
+            self.seen.append(row)
+            for name, value in zip(self.names, row, strict=True):
+                if not math.isfinite(value):
+                    what = f"not finite at step {self.start + len(self.seen)}"
+                    raise Diverged(f"loss {name}", what, "its last good checkpoint and its scores are kept")
 
 
 def size(net: nn.Module) -> int:

@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-from ganlab import rng
+from ganlab import engine
 from ganlab.checkpoint import Checkpoints
-from ganlab.data.base import Batches, ImageSet, to_float
+from ganlab.data.base import Batches, ImageSet
 from ganlab.errors import Diverged, EnvError, GanlabError, Stopped
 from ganlab.experiment import Experiment
+from ganlab.feed import Feed
 from ganlab.log import Log
 from ganlab.observer import Observer
-from ganlab.record import Tally, brief, entry, improves, memory_errors, told
+from ganlab.record import brief, entry, improves, memory_errors, told
 from ganlab.run_folder import RunFolder
 from ganlab.run_record import RunRecord
 from ganlab.setup import build_game, pack_game, unpack_game
 from ganlab.shared import Shared
 from ganlab.signals import StopFlag
-from ganlab.step import play_round
-from ganlab.types import Batch
 
-CHECK_EVERY = 100  # steps between checks for non-finite losses when log_every is 0
 SAVE_TRIES = 3  # full-disk failures in a row before a run gives up
 
 
@@ -54,7 +52,8 @@ class Run:
             self.game.labels = torch.from_numpy(images.labels).to(device)
         self.batches = Batches(images, device, e.seed, e.data_memory_gb)
         self.step, self.saved, self.failed_saves = 0, -1, 0
-        self.tally = Tally(0)
+        feed = Feed(self.batches, e, e.d_steps + self.game.loss.generator_needs_real)
+        self.engine = engine.make(e, self.game, feed)
         self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints)
         self.checkpoints.clean()
         self._resume()
@@ -124,20 +123,22 @@ class Run:
     def _steps(self) -> Iterator[Run]:
         """Updates. ``train_s`` counts the clock's time outside evaluations, other runs' turns included."""
         e, p = self.e, self.progress
-        check = e.log_every or CHECK_EVERY
+        check = e.log_every or engine.CHECK_EVERY
         mark, tick = (self.step, p["train_s"]), time.perf_counter()
         while self.step < e.steps:
-            rng.seed_default(self.device, e.seed, "train", 0, self.step)
-            self.tally.add(play_round(self.game, self._reader(self.step), e.lr_factor(self.step)))
+            self.engine.update(self.step)
             self.step += 1
+            self._tell_engine()
             self.log.set_progress(self.step)
             last = self.step == e.steps
-            means = self.tally.means(self.step) if self._due(check) or last else None  # the only host sync
+            means = self._means() if self._due(check) or last else None  # the only host sync
             p["train_s"] += time.perf_counter() - tick
             if means and e.log_every:
                 rate = (self.step - mark[0]) / max(p["train_s"] - mark[1], 1e-9)
                 self.log.train(self.step, {f"loss/{k}": v for k, v in means.items()}, rate)
                 mark = (self.step, p["train_s"])
+            if last or any(map(self._due, (e.spectral_every, e.sample_every, e.eval_every, e.save_every))):
+                self.engine.settle()
             if self._due(e.spectral_every):
                 self.observer.spectra(self.step)
             if last:
@@ -175,17 +176,20 @@ class Run:
     def _due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0
 
-    def _reader(self, step: int) -> Callable[[], Batch]:
-        """``real()`` for one round: batches by their place in the run, converted on the device."""
-        e = self.e
-        per_round = e.d_steps + self.game.loss.generator_needs_real
-        place = iter(range(step * per_round, (step + 1) * per_round))
+    def _tell_engine(self) -> None:
+        """Say how updates run, once, and again if that changes."""
+        found = self.engine.told
+        if found != self.record.engine:
+            self.record.engine = found
+            why = f": {found['why']}" if found["why"] else ""
+            self.log.say(
+                f"engine {found['used']}{why}; {found['precision']}, real and generated images pass D "
+                f"{found['d_pass']}, {torch.get_num_threads()} threads"
+            )
 
-        def real() -> Batch:
-            x, y = self.batches.batch(next(place) * e.batch_size, e.batch_size)
-            return Batch(to_float(x, e.dequantize, e.flip).contiguous(memory_format=torch.channels_last), y)
-
-        return real
+    def _means(self) -> dict[str, float]:
+        self.engine.settle()
+        return self.engine.ring.means(self.step)
 
     def evaluate(self) -> None:
         """Scores during training; a new best is saved at once."""
@@ -215,7 +219,8 @@ class Run:
             return
         self.record.clock()
         self.log.flush()  # no checkpoint is older than the metrics that lead to it
-        self.progress["tally"] = self.tally.state_dict(self.step)
+        self.engine.settle()
+        self.progress["tally"] = self.engine.ring.state_dict()
         tensors, state = pack_game(self.game)
         try:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
@@ -250,7 +255,7 @@ class Run:
         unpack_game(self.game, tensors, state["game"], str(self.checkpoints.path(step)))
         self.step = self.saved = step
         self.record.resume(state["progress"])
-        self.tally.load_state_dict(self.progress["tally"], self.device)
+        self.engine.ring.load_state_dict(self.progress["tally"])
         threads = int(state["threads"])
         if self.e.threads is None and threads != torch.get_num_threads():
             torch.set_num_threads(threads)

@@ -35,6 +35,7 @@ class RunRecord:
         self.result: dict[str, Any] = {}
         self.begun_s = 0.0
         self.packed = 1
+        self.engine: dict[str, Any] = {}
 
     def resume(self, progress: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
@@ -92,6 +93,7 @@ class RunRecord:
             "it_per_s": round(step / p["train_s"], 3) if p["train_s"] else 0.0,
             "wall_s": round(p["wall_s"], 3),
             "eval_share": round(p["eval_s"] / max(p["wall_s"], 1e-9), 4),
+            "engine": self.engine,
             "peak_memory_mb": round(peak_memory_mb(self.device), 1),
             "updated": now(),
         }

@@ -12,6 +12,7 @@ from ganlab import rng
 from ganlab.checkpoint import flatten, require_fit, unflatten
 from ganlab.errors import CheckpointError, ConfigError
 from ganlab.experiment import Experiment
+from ganlab.facts import fast_bf16
 from ganlab.game import Game
 from ganlab.optimizers import Slots, quick
 from ganlab.types import Stabiliser
@@ -62,7 +63,7 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         d_batch_size=e.batch_size,
         g_batch_size=e.g_batch_size,
         device=device,
-        bf16=e.precision == "bf16",
+        bf16=e.precision == "bf16" or (e.precision == "auto" and fast_bf16(device)),
         num_classes=num_classes,
         fake_labels=e.fake_labels,
         class_loss=e.class_loss,

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganlab import loop
-from ganlab import run as run_module
+from ganlab import engine, loop
 from ganlab.checkpoint import Checkpoints, digest
 from ganlab.constraints import WeightClip
 from ganlab.errors import ConfigError, Diverged, EnvError, Stopped
@@ -204,7 +203,7 @@ class Exploding(Hinge):
 
 def test_divergence_is_a_result(tiny: Make, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(Diverged, match=r"loss d: not finite between steps 9 and 10") as caught:
+    with pytest.raises(Diverged, match=r"loss d: not finite at step 10") as caught:
         go(tiny(loss=Exploding(9)))
     assert caught.value.code == 6
     told = result(run)
@@ -231,7 +230,7 @@ def test_finished_run_is_told_and_not_redone(
 ) -> None:
     go(tiny())
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr(run_module, "play_round", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(engine, "update", lambda *_: pytest.fail("trained again"))
     capsys.readouterr()
     assert go(tiny()) == 0
     assert "finished at step 12" in capsys.readouterr().out
@@ -269,7 +268,7 @@ def test_out_of_memory_is_one_line(tiny: Make, tmp_path: Path, monkeypatch: pyte
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More text.")
 
-    monkeypatch.setattr(run_module, "play_round", full)
+    monkeypatch.setattr(engine, "update", full)
     with pytest.raises(EnvError, match="batch_size: the device has no memory for 8"):
         go(tiny())
     assert result(tmp_path / "run")["status"] == "failed"

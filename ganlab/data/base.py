@@ -182,6 +182,16 @@ class Batches:
             start += take
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else self._order(0)[:0]
 
+    @property
+    def on_device(self) -> Tensor | None:
+        """All images, uint8 (N, C, H, W), where they lie on a GPU; else None."""
+        return self._on_device
+
+    @property
+    def labels(self) -> Tensor | None:
+        """All labels, int64 (N,), beside the images; or None."""
+        return self._labels
+
     def close(self) -> None:
         """Let go of the order of the images. The batches already handed out stay valid."""
         self._orders.clear()
