@@ -97,7 +97,7 @@ class Game:
             return self.verdict(*real), self.verdict(*fake)
         n, y = len(real.x), None if real.y is None or fake.y is None else torch.cat([real.y, fake.y])
         told = self.verdict(torch.cat([real.x, fake.x]), y)
-        halves = [(None, None) if t is None else (t[:n], t[n:]) for t in told]
+        halves = [(None, None) if t is None else t.split([n, len(t) - n]) for t in told]
         return Verdict(*(h[0] for h in halves)), Verdict(*(h[1] for h in halves))  # type: ignore[arg-type]
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:

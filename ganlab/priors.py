@@ -27,7 +27,8 @@ class Normal(Prior):
     def __call__(
         self, n: int, dim: int, device: torch.device, generator: torch.Generator | None = None
     ) -> Tensor:
-        return torch.randn(n, dim, device=device, generator=generator) * self.std
+        z = torch.randn(n, dim, device=device, generator=generator)
+        return z if self.std == 1 else z * self.std
 
 
 class Uniform(Prior):

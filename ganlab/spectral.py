@@ -180,9 +180,25 @@ class AtOnce:
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.lists: list[Any] = [layer.get_submodule("parametrizations.weight") for layer in layers]
         self.axes = tuple(out_dim(layer) for layer in layers)
+        self.known: tuple[list[int], tuple[list[Tensor], ...]] | None = None  # versions, (us, vs, sigmas)
+
+    def current(self) -> tuple[list[Tensor], ...]:
+        """(us, vs, sigmas) of the weights as they stand, computed once for each new set of weights."""
+        if self.known is None or self.known[0] != self._versions():
+            self.renew(None)
+        assert self.known is not None
+        return self.known[1]
 
     def renew(self, iterations: int | None) -> tuple[list[Tensor], ...]:
         """(us, vs, sigmas), after so many power iterations or (None) as they stand; vs in ``rows``' order."""
+        found = self._renewed(iterations)
+        self.known = self._versions(), found
+        return found
+
+    def _versions(self) -> list[int]:
+        return [t._version for found in self.lists for t in (found.original, found[0].u, found[0].v)]
+
+    def _renewed(self, iterations: int | None) -> tuple[list[Tensor], ...]:
         modules, axes = [found[0] for found in self.lists], self.axes
         weights = [found.original.detach() for found in self.lists]
         matrices = [rows(w, axis) for w, axis in zip(weights, axes, strict=True)]
@@ -204,9 +220,8 @@ class AtOnce:
         first = modules[0]
         with torch.autocast(first.u.device.type, enabled=False):
             with torch.no_grad():
-                us, vs, sigmas = self.renew(
-                    first.iterations if first.training and first.per_forward else None
-                )
+                again = first.training and first.per_forward
+                us, vs, sigmas = self.renew(first.iterations) if again else self.current()
             weights = [found.original for found in self.lists]
             normal = Normalize.apply(self.axes, first.scale, *weights, *us, *vs, *sigmas)
         for module, weight in zip(modules, normal, strict=True):

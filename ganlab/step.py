@@ -200,7 +200,8 @@ def descend(optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], game: Ga
     for parameter, gradient in zip(parameters, total, strict=True):
         parameter.grad = laid_as(gradient, parameter)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for parameter in parameters:
+        parameter.grad = None
     return log
 
 

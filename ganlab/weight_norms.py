@@ -157,19 +157,20 @@ class SpectralNorm(_WeightNormalization):
     def prepare(self, d: nn.Module) -> None:
         super().prepare(d)
         if self.method == "power":
-            at_once = AtOnce([layer for _, layer in weighted_layers(d)])
+            at_once = d.spectral_at_once = AtOnce([layer for _, layer in weighted_layers(d)])  # type: ignore[assignment]
             d.register_forward_pre_hook(at_once.before)
             d.register_forward_hook(at_once.after, always_call=True)
 
     def before_update(self, d: nn.Module) -> None:
         if self.update == "per_forward":
             return
-        layers = [layer for _, layer in weighted_layers(d)]
         if self.method == "power":
+            at_once = d.spectral_at_once
+            assert isinstance(at_once, AtOnce)
             with torch.no_grad():
-                AtOnce(layers).renew(self.iterations)
+                at_once.renew(self.iterations)
             return
-        for layer in layers:
+        for _, layer in weighted_layers(d):
             layer.parametrizations.weight[0].renew(raw_weight(layer))  # type: ignore[index, union-attr]
 
 

@@ -155,6 +155,11 @@ class Batches:
         """
         return self._storage.on_device
 
+    @property
+    def labels(self) -> Tensor | None:
+        """All labels, int64 (N,), beside the images; or None."""
+        return self._storage.labels
+
     def batch(self, start: int, size: int) -> Batch:
         """Samples from ``start`` on, on the device: x uint8 (size, C, H, W) and y int64 (size,) or None.
 
@@ -181,16 +186,6 @@ class Batches:
             parts.append(self._order(epoch)[first : first + take])
             start += take
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else self._order(0)[:0]
-
-    @property
-    def on_device(self) -> Tensor | None:
-        """All images, uint8 (N, C, H, W), where they lie on a GPU; else None."""
-        return self._on_device
-
-    @property
-    def labels(self) -> Tensor | None:
-        """All labels, int64 (N,), beside the images; or None."""
-        return self._labels
 
     def close(self) -> None:
         """Let go of the order of the images. The batches already handed out stay valid."""
