@@ -107,10 +107,11 @@ class Compiled(Engine):
         super().__init__(e, game, feed, why)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         self.proven = False
-        game.compiled = {
-            "d": torch.compile(d_terms, dynamic=False),
-            "g": torch.compile(g_terms, dynamic=False),
-        }
+        how: dict[str, Any] = {
+            "dynamic": False,
+            "options": {"fallback_random": True},
+        }  # eager's random numbers
+        game.compiled = {"d": torch.compile(d_terms, **how), "g": torch.compile(g_terms, **how)}
 
     def _play(self, step: int) -> None:
         if self.proven or not self.game.compiled:

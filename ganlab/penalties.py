@@ -18,9 +18,13 @@ from ganlab.types import Batch, Stabiliser
 
 def gradient_norms(d: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
     """L2 norm (B,) of the gradient of each sample's score by its own x (B, ...); differentiable again."""
-    x = x.detach().requires_grad_(True)
-    score = d(x, y).score
-    (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    if (
+        torch.compiler.is_compiling()
+    ):  # it refuses a double backward, and traces this; eagerly they cost the same
+        gradient = torch.func.grad(lambda at: d(at, y).score.sum())(x.detach())
+    else:
+        x = x.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(d(x, y).score.sum(), x, create_graph=True)
     norms: Tensor = gradient.flatten(1).norm(dim=1)
     return norms
 

@@ -82,7 +82,7 @@ class Normalize(torch.autograd.Function):
         weights, us, vs, sigmas = _quarters(ctx.saved_tensors)
         g = [rows(t, axis) for t, axis in zip(gradients, ctx.axes, strict=True)]
         w = [rows(t, axis) for t, axis in zip(weights, ctx.axes, strict=True)]
-        inner = [torch.dot(a.view(-1), b.view(-1)) for a, b in zip(g, w, strict=True)]
+        inner = [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(g, w, strict=True)]
         factors = torch._foreach_reciprocal(sigmas)
         torch._foreach_mul_(inner, factors)
         if ctx.scale != 1:
