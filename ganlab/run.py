@@ -52,6 +52,7 @@ class Run:
             self.game.labels = torch.from_numpy(images.labels).to(device)
         self.batches = Batches(images, device, e.seed, e.data_memory_gb)
         self.step, self.saved, self.failed_saves = 0, -1, 0
+        self.idle_s = 0.0  # spent waiting for a place among other runs: no training time
         feed = Feed(self.batches, e, e.d_steps + self.game.loss.generator_needs_real)
         self.engine = engine.make(e, self.game, feed)
         self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints)
@@ -152,6 +153,7 @@ class Run:
             self.stop.poll()
             tick = time.perf_counter()
             yield from self._rest()
+            tick, self.idle_s = tick + self.idle_s, 0.0
 
     def _finish(self) -> None:
         """The final grid, checkpoint and scores: of the last step, and of the best one on the way."""
