@@ -35,18 +35,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _command(words)
         sys.stdout.flush()
         return code
-    except GanlabError as error:
+    except BaseException as error:
+        return failed(error, words)
+
+
+def failed(error: BaseException, words: Sequence[str]) -> int:
+    """Tell what went wrong with the command ``words``, and return the exit code."""
+    if isinstance(error, GanlabError):
         _debug()
         return tell(error)
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         return tell_line(Mistake("SIGINT", "stopped", "run the same command again"), 130)
-    except BrokenPipeError:  # `ganlab --help | head`
+    if isinstance(error, BrokenPipeError):  # `ganlab --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
-    except SystemExit as error:
+    if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    except Exception as error:
-        return _unforeseen(error, words)
+    if not isinstance(error, Exception):
+        raise error
+    return _unforeseen(error, words)
 
 
 def _command(words: list[str]) -> int:
@@ -149,19 +156,19 @@ def sweep(rest: list[str]) -> int:
         raise ConfigError(words.names[0], "is no key=value", fix)
     if own["grid"] is None:
         raise ConfigError("grid", "is not chosen", "write grid=NAME; 'ganlab sweep --help' lists them")
-    if own["jobs"] < 1:
-        raise ConfigError("jobs", f"{own['jobs']} is less than 1", "the default is 1")
-    from ganlab import grid, runner
+    from ganlab import grid, planned, runner
 
+    asked = planned.places(own["jobs"], own["per_gpu"], own["gpus"], others)
     dirs = words.all("--config-dir")
     scale = grid.parse_scale(own["scale"]) if own["scale"] else grid.Scale()
-    planned = runner.plan(own["grid"], others, scale, own["out"], dirs)
+    places = runner.checked(asked)
+    found = runner.plan(own["grid"], others, scale, own["out"], dirs)
     if own["dry_run"]:
         from ganlab import cost
 
-        cost.show(planned, own["jobs"])
+        cost.show(found, places)
         return 0
-    return runner.sweep(planned, own["jobs"], dirs)
+    return runner.sweep(found, places, dirs)
 
 
 def status(rest: list[str]) -> int:

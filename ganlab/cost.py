@@ -22,7 +22,7 @@ from ganlab.facts import device_name, find_device, set_precision
 from ganlab.fakes import to_bytes
 from ganlab.game import Game
 from ganlab.jobs import say
-from ganlab.runner import Plan
+from ganlab.planned import ALONE, Places, Plan
 from ganlab.setup import build_game
 from ganlab.step import update_discriminator, update_generator
 from ganlab.types import Batch
@@ -41,7 +41,7 @@ class Cost(NamedTuple):
     score: float | None
 
 
-def show(planned: Plan, at_once: int = 1) -> None:
+def show(planned: Plan, places: Places = ALONE) -> None:
     """Print the cells, their updates and hours, and the sum. Raises EnvError if the device is not there."""
     found: dict[str, Cost] = {}
     rows, total, unscored = list[dict[str, Any]](), 0.0, False
@@ -76,6 +76,7 @@ def show(planned: Plan, at_once: int = 1) -> None:
     print(
         f"{len(rows)} cells, {updates:,} updates{scale}: about {told(total)} one after the other on {device}"
     )
+    at_once = places.slots
     if at_once > 1:
         print(f"{at_once} at a time: {told(total / at_once)} if they don't slow each other, which they will")
     if unscored:

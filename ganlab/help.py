@@ -58,7 +58,12 @@ STATUS = {"watch": (False, "again every 5 seconds, until all are over")}
 SWEEP = {
     "grid": (None, "which; a file of configs/grid"),
     "scale": (None, "UPDATES or UPDATES,WIDTH: fractions, as scale=0.01,0.125"),
-    "jobs": (1, "cells at a time; CPU threads, or the GPUs, are divided among them"),
+    "jobs": (
+        None,
+        "processes at a time, among which CPU threads or GPUs are divided; default 1, or one a GPU",
+    ),
+    "per_gpu": ("1", "cells at a time in each process, on one GPU; auto: measured while they run"),
+    "gpus": (None, "which GPUs the processes are spread over, as gpus=[0,1]; default all, if jobs is over 1"),
     "dry_run": (False, "print the cells and what they would cost by a measured rate; run nothing"),
     "out": (None, "folder; default outputs/GRID[-SCALE][-HASH of other overrides]"),
 }
@@ -167,12 +172,18 @@ def sweep(config_dirs: Sequence[str] = ()) -> str:
     dirs = user_dirs(config_dirs)
     return "\n".join(
         [
-            _head("sweep", "grid=NAME [AXIS=a,b] [key=value ...] [scale=...] [jobs=N] [dry_run=true]"),
+            _head(
+                "sweep",
+                "grid=NAME [AXIS=a,b] [key=value ...] [scale=...] [jobs=N] [per_gpu=K] [dry_run=true]",
+            ),
             *_wrap(
-                "Each cell is a run in a process and a folder of its own. The same command again skips what "
-                "is finished, continues what is not, and runs what failed; within one sweep a failed cell is "
-                "tried twice. Several sweeps of one folder share the work. cells.csv in the folder holds the "
-                "table; 'ganlab status' shows it live, 'ganlab report' draws it."
+                "Each cell is a run in a folder of its own, and in a process of its own unless per_gpu packs "
+                "several into one: these share data, feature network and statistics, each has its stream on "
+                "the GPU, and each is what it is alone. jobs x per_gpu cells go on at once. On a CPU "
+                "processes with a thread each are faster than packing: jobs=CORES. The same command again "
+                "skips what is finished, continues what is not, and runs what failed; within one sweep a "
+                "failed cell is tried twice. Several sweeps of one folder share the work. cells.csv in the "
+                "folder holds the table; 'ganlab status' shows it live, 'ganlab report' draws it."
             ),
             "",
             "grids",
@@ -190,6 +201,7 @@ def sweep(config_dirs: Sequence[str] = ()) -> str:
             "  ganlab sweep grid=sngan_fig1_cifar dry_run=true",
             "  ganlab sweep grid=sngan_fig1_cifar method=sn,wn seed=0,1,2",
             "  ganlab sweep grid=sngan_fig1_cifar scale=0.01,0.0625 jobs=2 metric.extractor=cifar",
+            "  ganlab sweep grid=sngan_fig1_cifar per_gpu=auto gpus=[0,1]",
         ]
     )
 

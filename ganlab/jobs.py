@@ -9,6 +9,8 @@ import contextlib
 import csv
 import io
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from ganlab.disk import write_atomic
 from ganlab.errors import Diverged, RunInUse
 
 COMMAND = [sys.executable, "-m", "ganlab", "train"]
+PACK = [sys.executable, "-m", "ganlab.pack"]  # and how many cells at once
 POLL = 0.2  # seconds between looks at a running process
 STATES = {0: "finished", Diverged.code: "diverged", RunInUse.code: "elsewhere", None: "pending"}
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -59,12 +62,71 @@ def run(
                 heard(raw.decode("utf-8", "replace").rstrip())
             if ended:
                 break
-            signals = asked()
-            for count, signum in enumerate(signals[passed:], passed + 1):
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGKILL if count > 2 else signum)
-            passed = len(signals)
+            passed = _pass_on(process, asked(), passed)
             time.sleep(POLL)
+    return _code(process)
+
+
+def converse(
+    command: Sequence[str],
+    log: Path,
+    *,
+    cwd: str | Path,
+    env: Mapping[str, str],
+    asked: Callable[[], list[int]],
+    answer: Callable[[Mapping[str, Any]], str | None],
+) -> int:
+    """As ``run``, with a process that says JSON objects, one a line, on its stdout: ``answer`` hears each.
+
+    What it returns goes to the process's stdin as a line. Its stderr goes to ``log``.
+    """
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [*command],
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            env=dict(env),
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    passed, rest, open_ = 0, b"", True
+    with process.stdin, process.stdout:
+        while open_:
+            if select.select([process.stdout], [], [], POLL)[0]:
+                got = os.read(process.stdout.fileno(), 1 << 16)
+                open_ = bool(got)  # nothing: it has ended, or closed its stdout
+                *lines, rest = (rest + got).split(b"\n")
+                for line in lines:
+                    if (reply := answer(_event(line))) is not None:
+                        with contextlib.suppress(BrokenPipeError):
+                            process.stdin.write(reply.encode() + b"\n")
+                            process.stdin.flush()
+            passed = _pass_on(process, asked(), passed)
+        while process.poll() is None:
+            passed = _pass_on(process, asked(), passed)
+            time.sleep(POLL)
+    return _code(process)
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _pass_on(process: subprocess.Popen[bytes], signals: Sequence[int], passed: int) -> int:
+    """Send what has come since ``passed`` signals; how many there are now. The third kills."""
+    for count, signum in enumerate(signals[passed:], passed + 1):
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL if count > 2 else signum)
+    return len(signals)
+
+
+def _code(process: subprocess.Popen[bytes]) -> int:
     code = process.returncode
     return 128 - code if code < 0 else code
 
@@ -112,6 +174,12 @@ def scores(folder: Path) -> str:
         values = (peek(folder / "result.json")["scores"].get("last") or {}).get("values") or {}
         return " ".join(f"{k} {v:.4g}" for k, v in values.items() if "_std" not in k and v is not None)
     return ""
+
+
+def packed(result: Mapping[str, Any]) -> str:
+    """How many runs shared the process of this one, itself included; nothing for a run alone."""
+    found = result.get("packed")
+    return str(found.get("runs", "")) if isinstance(found, dict) else ""
 
 
 def last_error(log: Path) -> str:

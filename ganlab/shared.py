@@ -20,9 +20,11 @@ from ganlab.paths import cache_dir
 
 
 class Shared:
-    """Objects by what they are made from. Nothing here is changed by looking at a run."""
+    """Objects by what they are made from. ``packed``: several runs at once, none of which may turn the
+    process's switches."""
 
-    def __init__(self) -> None:
+    def __init__(self, packed: bool = False) -> None:
+        self.packed = packed
         self._parts: dict[str, Any] = {}
         self._images: dict[int, ImageSet] = {}
         self._evaluators: dict[tuple[Any, ...], Evaluator] = {}

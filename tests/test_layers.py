@@ -20,7 +20,7 @@ FLOORS = [
         "optimizers game step state_tree checkpoint run_folder signals log reference fakes by_class scores "
         "evaluate samples facts record setup feed engine run_record observer shared run loop lanes",
         "tree config_files overrides composition config tools datasets report analysis recipes explain "
-        "doctor jobs sweep grid runner cost status bench help cli __main__",
+        "doctor jobs sweep grid planned work runner cost status bench help cli pack __main__",
     )
 ]
 ORDERED = (0, 4, 5)  # floors whose files may use the ones before them in the list

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from ganlab import cli, config, grid, jobs, runner, status
+from ganlab import cli, config, grid, jobs, planned, runner, status, work
 from ganlab.config_files import GRIDS, options_of
 from ganlab.disk import Lock
-from ganlab.errors import ConfigError, DataError, SweepFailed
+from ganlab.errors import ConfigError, DataError, EnvError, SweepFailed
 from ganlab.extractors import inception
 from ganlab.run_folder import RunFolder
 
@@ -62,6 +62,35 @@ scores = {"last": {"step": 4, "values": {"fid_cifar": 10.5 + seed}}}
 )
 sys.exit(code)
 """
+# What a pack does: it asks for as many cells as it has places, then plays them; seed 4 takes it all down.
+PACK_STAND_IN = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+def ask():
+    print(json.dumps({"event": "want"}), flush=True)
+    return json.loads(sys.stdin.readline() or "null")
+def stop(signum, frame):
+    sys.exit(128 + signum)
+signal.signal(signal.SIGTERM, stop)
+places = 2 if sys.argv[1] == "auto" else int(sys.argv[1])
+Path("packs").open("a").write(f"{places} {os.environ.get('OMP_NUM_THREADS', '-')}" + chr(10))
+if sys.argv[1] == "auto":
+    print(json.dumps({"event": "packing", "chosen": 2, "measured": [], "why": "x"}), flush=True)
+held = [ask()]
+while held != [None]:
+    while held[-1] is not None and len(held) < places:
+        held.append(ask())
+    for cell in filter(None, held):
+        if any(w == "seed=4" for w in cell["words"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(cell["log"], "w") as log:
+            command = [sys.executable, "-S", "stand_in.py", *cell["words"]]
+            code = subprocess.run(command, stdout=log, stderr=log).returncode
+        Path("together").open("a").write(f"{cell['cell']} {len(list(filter(None, held)))}" + chr(10))
+        print("stray words", flush=True)
+        print(json.dumps({"event": "ended", "cell": cell["cell"], "code": code}), flush=True)
+    held = [ask()]
+"""
 FILE = """
 # a grid for tests
 title: Two methods
@@ -81,8 +110,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "conf" / "grid" / "two.yaml").write_text(FILE)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setattr(jobs, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
+    (tmp_path / "pack.py").write_text(PACK_STAND_IN)
+    monkeypatch.setattr(jobs, "PACK", [sys.executable, "-S", str(tmp_path / "pack.py")])
     monkeypatch.setattr(jobs, "POLL", 0.02)
-    monkeypatch.setattr(runner, "WAIT", 0.02)
+    monkeypatch.setattr(work, "WAIT", 0.02)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -276,6 +307,126 @@ def test_two_sweeps_of_one_folder_share_the_work(place: Path) -> None:
     told = b"".join(err for _, err in said).decode()
     assert sorted(re.findall(r"(\S+): finished after", told)) == sorted(rows(place)), told
     assert {r["state"] for r in rows(place).values()} == {"finished"}
+
+
+# ---- several cells in a process
+
+
+def packed(folder: Path) -> dict[str, int]:
+    """How many cells the pack held that a cell was in."""
+    if not (folder / "together").exists():
+        return {}
+    return {n: int(k) for n, k in map(str.split, (folder / "together").read_text().splitlines())}
+
+
+def test_cells_are_packed_and_each_has_its_own_end(place: Path, capsys: Any) -> None:
+    words = ["method=sn", "setting=A", "seed=0,1,5,6,7"]
+    assert sweep(*words, "per_gpu=3", at_once="1") == SweepFailed.code
+    assert packed(place) == {"sn-A-s0": 3, "sn-A-s1": 3, "sn-A-s5": 3, "sn-A-s6": 2, "sn-A-s7": 2}
+    assert (place / "packs").read_text().count("3 ") == 1  # one process for all
+    states = {name: row["state"] for name, row in rows(place).items()}
+    assert states["sn-A-s5"] == "failed"
+    assert {states[f"sn-A-s{n}"] for n in (0, 1, 7)} == {"finished"}
+    assert states["sn-A-s6"] == "diverged"
+    assert starts(place)["sn-A-s7"] == starts(place)["sn-A-s5"] == 2  # the second time alone
+    err = capsys.readouterr().err
+    assert "[1/5] sn-A-s0: 4 updates, in pack 0" in err
+    assert "disk: seed 5 went wrong; mend it; once more later" in err
+    assert rows(place)["sn-A-s5"]["error"] == "disk: seed 5 went wrong; mend it"
+
+
+def test_a_lost_pack_s_cells_are_tried_again_alone(place: Path, capsys: Any) -> None:
+    assert sweep("method=sn", "setting=A", "seed=0,4,1,2", "per_gpu=3", at_once="1") == 0
+    err = capsys.readouterr().err
+    assert "pack 0 was lost (exit code 137); its cells are tried again, each alone" in err
+    assert err.count("; once more later") == 2  # 0 had ended before
+    assert {r["state"] for r in rows(place).values()} == {"finished"}
+    assert starts(place) == {f"sn-A-s{n}": 1 for n in (0, 4, 1, 2)}
+    assert packed(place) == {"sn-A-s0": 3}
+
+
+def test_a_cell_that_agrees_with_no_other_runs_alone_and_says_so(place: Path, capsys: Any) -> None:
+    (place / "conf" / "grid" / "mixed.yaml").write_text(
+        "title: Mixed\nblocks:\n  - overrides: [dataset=digits, steps=4]\n    axes:\n"
+        "      p: {a: seed=0, b: precision=bf16, c: seed=1, d: deterministic=true, e: threads=3}\n"
+    )
+    line = ["sweep", "--config-dir", "conf", "grid=mixed", "per_gpu=4"]
+    assert cli.main(line) == 0
+    assert packed(place) == {"a": 2, "c": 2}
+    err = capsys.readouterr().err
+    assert "b: in a process of its own: no waiting cell has its precision=bf16 deterministic=False" in err
+    assert "d: in a process of its own: no waiting cell has its precision=tf32 deterministic=True" in err
+    assert starts(place) == dict.fromkeys("abcde", 1)
+
+
+def test_a_begun_cell_keeps_its_threads_and_so_its_company(place: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    for seed, threads in ((0, 1), (1, 1), (2, 2)):
+        folder = place / f"outputs/two-u0.1/sn-A-s{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps({"status": "stopped", "step": 1, "threads": threads}))
+    assert sweep("method=sn", "setting=A", "seed=0,1,2,8", "per_gpu=4", at_once="1") == 0
+    assert packed(place) == {f"sn-A-s{n}": 2 for n in (0, 1, 2, 8)}
+    assert (place / "packs").read_text().splitlines() == ["4 1", "4 2"]
+
+
+def test_slots_share_the_cells_and_what_auto_chose_is_kept(place: Path, capsys: Any) -> None:
+    assert sweep("method=sn", "setting=A", "seed=8,9,0,1", "per_gpu=auto", at_once="2") == 0
+    assert len(packed(place)) == 4
+    assert max(packed(place).values()) == 2
+    found = json.loads((place / "outputs/two-u0.1/packing.json").read_text())
+    assert [p["chosen"] for p in found["packs"]] == [2] * len(found["packs"])
+    assert len(found["packs"]) >= 2
+
+
+def test_a_signal_stops_a_pack(place: Path) -> None:
+    def later() -> None:
+        while not list(place.glob("outputs/*/sn-A-s3/starts")):
+            time.sleep(0.02)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    assert sweep("method=sn", "setting=A", "seed=3,0,1", "per_gpu=2", at_once="1") == 143
+    thread.join()
+    states = {n: r["state"] for n, r in rows(place).items()}
+    assert states == {"sn-A-s3": "stopped", "sn-A-s0": "stopped", "sn-A-s1": "pending"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["per_gpu=0"], ["per_gpu: '0' is neither a number from 1 on nor auto"]),
+        (["per_gpu=foo", "jobs=-1"], ["per_gpu: 'foo'", "jobs: '-1' is no number from 1 on"]),
+        (["gpus=0,x"], ["gpus: '0,x' is no list"]),
+        (["gpus=[0,0]"], ["gpus: '[0,0]' is no list"]),
+        (["gpus=[0]", "device=cpu"], ["gpus: is given beside device=; keep one of the two"]),
+    ],
+)
+def test_mistakes_about_places_are_one_line_each(
+    words: list[str], told: list[str], place: Path, capsys: Any
+) -> None:
+    assert cli.main(["sweep", "--config-dir", "conf", "grid=two", *words]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == len(told)
+    assert all(part in line for part, line in zip(told, err, strict=True))
+    assert not (place / "outputs").exists()
+
+
+def test_gpus_that_are_not_there_are_refused_and_others_spread(place: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(EnvError, match="gpus: 2 is not there: this machine has 0, 1"):
+        runner.checked(planned.Places(gpus=[0, 2]))
+    assert list(runner.checked(planned.Places(slots=2)).gpus) == [0, 1]
+    assert list(runner.checked(planned.Places()).gpus) == []
+    assert planned.places(None, "2", "[1,0]", []) == planned.Places(2, 2, [1, 0])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
+    assert [planned.visible(n) for n in (0, 1)] == ["5", "GPU-abc"]
+    made = runner.plan("two", [], grid.Scale(), None, ["conf"])
+    doing = work.Work(made, planned.Places(2, 1, [1, 0]), [])
+    assert doing._env(made.jobs[0], 0)["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
 
 
 # ---- status

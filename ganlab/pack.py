@@ -1,0 +1,135 @@
+"""``python -m ganlab.pack LANES``: what a sweep with ``per_gpu`` starts: cells of a grid in one process.
+
+It asks on stdout, and is told on stdin, one JSON object a line (``work.py`` is the other side). To
+``{"event": "want"}`` comes a cell (``cell``, ``words`` of ``ganlab train``, ``log``, ``device``) or null. It
+says ``{"event": "ended", "cell": ..., "code": ...}`` with the exit code that a process of its own would have
+had, ``say`` with a ``text``, and ``packing`` with what LANES=auto measured and chose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import torch
+
+from ganlab import cli, config, loop
+from ganlab.errors import EnvError, Stopped
+from ganlab.facts import device_name, find_device, now
+from ganlab.lanes import Lane, Lanes, choose
+from ganlab.shared import Shared
+from ganlab.signals import StopFlag
+
+
+class Pack:
+    """The cells of this process: asked for while there is a place, played in turns."""
+
+    def __init__(self, lanes: str, asks: TextIO, told: TextIO, stop: StopFlag) -> None:
+        self.places = 1 if lanes == "auto" else int(lanes)
+        self.auto = lanes == "auto"
+        self.asks, self.told, self.stop = asks, told, stop
+        self.shared, self.more = Shared(packed=True), True
+        self.words: dict[str, list[str]] = {}
+        self.lanes: Lanes | None = None
+
+    def play(self) -> int:
+        """All cells that the sweep has for us. Returns 0, or 128 + N after signal N, all being saved."""
+        try:
+            self.fill(1)
+            lanes = self.lanes
+            if lanes is not None and self.auto:
+                found = choose(lanes, self.fill)
+                self.places = found.lanes
+                measured = [m._asdict() for m in found.measured]
+                device = device_name(lanes.device)
+                self.say("packing", device=device, measured=measured, chosen=found.lanes, why=found.why)
+                tried = "; ".join(map(str, found.measured))
+                self.say("say", text=f"{found.lanes} at once on {device} ({tried}): {found.why}")
+            while lanes is not None:
+                self.fill(self.places)
+                if not len(lanes):
+                    break
+                lanes.round()
+            return 128 + self.stop.signum if self.stop.signum else 0
+        finally:
+            if self.lanes is not None:
+                self.lanes.close()
+
+    def fill(self, n: int) -> None:
+        """Lanes until ``n`` are active, or none is left; after a signal all go on, to be saved."""
+        if self.lanes is not None:
+            self.lanes.wake(len(self.lanes) if self.stop.signum else n)
+        while self.more and not self.stop.signum and (self.lanes is None or len(self.lanes.active) < n):
+            self.say("want")
+            order = json.loads(self.told.readline() or "null")
+            self.more = order is not None
+            if self.more:
+                self.begin(order)
+
+    def begin(self, order: dict[str, Any]) -> None:
+        """Add the lane of a cell."""
+        name = str(order["cell"])
+        self.words[name] = [*map(str, order["words"])]
+        if self.lanes is None:
+            device = torch.device("cpu")
+            with contextlib.suppress(EnvError):  # the cell itself will tell
+                device = find_device(str(order["device"]))
+            self.lanes = Lanes(device, self.over)
+        out = open(order["log"], "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        self.lanes.add(Lane(name, self.turns(self.words[name]), self.lanes.device, out))
+
+    def turns(self, words: Sequence[str]) -> loop.Turns:
+        """A cell from its words on: its mistakes are its own."""
+        composed = config.compose(words)
+        e = config.build(composed)
+        self.shared.adopt(e, composed.tree)
+        yield from loop.turns(e, composed.saved, composed.choices, composed.overrides, self.stop, self.shared)
+
+    def over(self, lane: Lane, error: BaseException | None) -> None:
+        """Tell how a lane ended, in its log and to the sweep; ask for another one."""
+        code = 0 if error is None else cli.failed(error, ["train", *self.words[lane.name]])
+        self.say("ended", cell=lane.name, code=code)
+        assert self.lanes is not None
+        others = len([other for other in self.lanes.active if other is not lane])
+        if others and others < self.places and _out_of_memory(error):
+            self.places = others
+            self.say(
+                "say", text=f"{lane.name}: out of memory among {others} others; {others} at once from now"
+            )
+        self.more = True
+        if lane.out is not None:
+            lane.out.close()
+            lane.out = None
+
+    def say(self, event: str, **more: Any) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a sweep that was killed: the runs go on
+            self.asks.write(json.dumps({"event": event, "at": now(), **more}) + "\n")
+            self.asks.flush()
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether a run ended for lack of memory, which others may have taken."""
+    return isinstance(error, Exception) and any(
+        isinstance(e, torch.OutOfMemoryError | MemoryError) for e in (error, error.__cause__)
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """The process: what is printed goes to stderr, stdout is the line to the sweep."""
+    asks = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    with StopFlag() as stop:
+        try:
+            return Pack(argv[0], asks, sys.stdin, stop).play()
+        except Stopped as stopped:  # before the first run began
+            return stopped.code
+        except KeyboardInterrupt:
+            return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
