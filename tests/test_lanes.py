@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from ganlab import lanes, loop
-from ganlab import run as run_module
+from ganlab import engine, lanes, loop
 from ganlab.checkpoint import Checkpoints, digest
 from ganlab.constraints import WeightClip
 from ganlab.errors import Diverged, EnvError, Stopped
@@ -193,13 +192,13 @@ def test_a_lane_that_diverges_or_fails_ends_alone(tiny: Make, tmp_path: Path) ->
 def test_a_warning_is_told_by_the_lane_whose_turn_it_is(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, logger = run_module.play_round, logging.getLogger("ganlab")
+    plain, logger = engine.update, logging.getLogger("ganlab")
 
     def warns(game: Any, *rest: Any) -> Any:
         logger.warning("of seed %d", game.d_steps)
         return plain(game, *rest)
 
-    monkeypatch.setattr(run_module, "play_round", warns)
+    monkeypatch.setattr(engine, "update", warns)
     together({str(n): lambda n=n: tiny(run_dir=str(tmp_path / str(n)), d_steps=n, steps=2) for n in (1, 2)})  # type: ignore[misc]
     for n in (1, 2):
         said = (tmp_path / str(n) / "log.txt").read_text()
