@@ -5,27 +5,45 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from ganlab.types import Features
 
+Precision = Literal["fp32", "bf16"]
+
 
 class Extractor(ABC):
     """A frozen network behind IS, FID and KID.
 
-    name: as in ``metric.extractor``. suffix: ends the scores' names ("" for the 2015 Inception network alone,
-    whose scores may be compared with published ones). feature_dim: D of ``pool``; num_classes: K of
-    ``logits``. download: whether ``check`` may fetch missing weights.
+    name: as in ``metric.extractor``. suffix: ends the scores' names ("" for the 2015 Inception network in
+    fp32 alone, whose scores may be compared with published ones). feature_dim: D of ``pool``; num_classes: K
+    of ``logits``. download: whether ``check`` may fetch missing weights. precision: of its convolutions.
     """
 
     name: ClassVar[str]
-    suffix: ClassVar[str]
+    suffix: str
     feature_dim: ClassVar[int]
     num_classes: ClassVar[int]
     download: bool = True
+    precision: Precision = "fp32"
+
+    def choose(self, precision: Precision) -> None:
+        """Set ``precision``. Scores in bf16 are others: they carry ``_bf16``, ``told`` goes into the identity."""
+        self.precision = precision
+        if precision == "bf16":
+            self.suffix += "_bf16"
+
+    @property
+    def told(self) -> dict[str, str | int | float]:
+        """The precision as a part of ``identity``, where it is not fp32."""
+        return {} if self.precision == "fp32" else {"precision": self.precision}
+
+    def convolving(self, device: torch.device) -> torch.autocast:
+        """Inside ``exact_fp32``: around what may run in bfloat16 where that was chosen."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @abstractmethod
     def identity(self) -> dict[str, str | int | float]:
@@ -47,8 +65,8 @@ class Extractor(ABC):
     def __call__(self, images: Tensor) -> Features:
         """Features of ``images``, uint8 (B, 3, H, W): ``pool`` (B, D) and ``logits`` (B, K), float32.
 
-        In fp32 with TF32 off, without gradient; a sample's features do not depend on the batch it is in
-        (beyond 1e-5). The result lies on the extractor's device. Raises ValueError for other images.
+        In fp32 with TF32 off, or bf16 where it was chosen, without gradient; a sample's features do not
+        depend on the batch it is in (beyond 1e-5 in fp32). The result lies on the extractor's device. Raises ValueError for other images.
         """
 
 

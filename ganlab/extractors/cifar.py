@@ -8,12 +8,15 @@ other, fast and without a download.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganlab.errors import EnvError
-from ganlab.extractors.base import Extractor, check_images, exact_fp32
+from ganlab.extractors.base import Extractor, Precision, check_images, exact_fp32
 from ganlab.paths import ASSETS
 from ganlab.schema import checked
 from ganlab.types import Features
@@ -62,13 +65,21 @@ class FeatureNet(nn.Module):
 
     def forward(self, x: Tensor) -> Features:
         """Normalised images (B, 3, 32, 32) to pool (B, D) and logits (B, K)."""
+        return self.read(self.maps(x))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """The last maps (B, D, 3, 3)."""
         x = F.gelu(self.stem(x))
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = conv(x)
             if i % 2 == 0:
                 x = F.max_pool2d(x, 2)
             x = F.gelu(norm(x))
-        pool = x.mean((2, 3))
+        return x
+
+    def read(self, maps: Tensor) -> Features:
+        """Pool and logits of the last maps."""
+        pool = maps.mean((2, 3))
         return Features(pool, self.head(pool))
 
 
@@ -81,13 +92,25 @@ def normalised(images: Tensor) -> Tensor:
     x = images.float().contiguous(memory_format=torch.channels_last)
     if x.shape[2:] != (RESOLUTION, RESOLUTION):
         x = F.interpolate(x, size=(RESOLUTION, RESOLUTION), mode="bilinear", antialias=True)
-    mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    mean, std = pixel_statistics(x.device)
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def both_views(net: FeatureNet, x: Tensor) -> Features:
-    """The mean of the outputs for normalised images and for their mirror images."""
-    plain, mirrored = net(x), net(x.flip(3))
+@functools.cache
+def pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """``MEAN`` and ``STD`` as (1, 3, 1, 1), copied to the device once: a copy makes the host wait."""
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return mean, std
+
+
+def both_views(net: FeatureNet, x: Tensor, convolving: AbstractContextManager[Any] | None = None) -> Features:
+    """The mean of the outputs for normalised images and for their mirror images.
+
+    ``convolving``: the convolutions run inside it; means and logits are in fp32.
+    """
+    with convolving or contextlib.nullcontext():
+        maps = [net.maps(view) for view in (x, x.flip(3))]
+    plain, mirrored = (net.read(m.float()) for m in maps)
     return Features((plain.pool + mirrored.pool) / 2, (plain.logits + mirrored.logits) / 2)
 
 
@@ -102,7 +125,8 @@ class CifarExtractor(Extractor):
 
     weights: a safetensors file; None is the packaged one. The JSON beside it (required for the packaged
     file) gives its sha256. Read at the first use: EnvError, one line, if it is missing, damaged or of
-    another network. Takes grey images too, uint8 (B, 1, H, W).
+    another network. precision: ``bf16`` is faster where the processor has it, and another protocol: the
+    scores' names end in ``_cifar_bf16``. Takes grey images too, uint8 (B, 1, H, W).
     """
 
     name = "cifar"
@@ -111,7 +135,8 @@ class CifarExtractor(Extractor):
     num_classes = 10
 
     @checked
-    def __init__(self, weights: str | None = None) -> None:
+    def __init__(self, weights: str | None = None, precision: Precision = "fp32") -> None:
+        self.choose(precision)
         self.path = WEIGHTS if weights is None else Path(weights).expanduser()
         self.packaged = weights is None
         self._device = torch.device("cpu")
@@ -127,6 +152,7 @@ class CifarExtractor(Extractor):
             "layer": "mean",
             "views": "mirrored",
             "resize": resize,
+            **self.told,
         }
 
     def check(self) -> None:
@@ -144,7 +170,9 @@ class CifarExtractor(Extractor):
         with exact_fp32(self._device.type):
             images = images.to(self._device, non_blocking=True)
             parts = images.split(CPU_BATCH) if self._device.type == "cpu" else (images,)
-            pools, logits = zip(*(both_views(net, normalised(part)) for part in parts), strict=True)
+            pools, logits = zip(
+                *(both_views(net, normalised(p), self.convolving(self._device)) for p in parts), strict=True
+            )
             return Features(torch.cat(pools), torch.cat(logits))
 
     def _load(self) -> FeatureNet:
