@@ -9,21 +9,21 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ganlab import rng
-from ganlab.fakes import CHUNK, Generate, OfClass, chunk
-from ganlab.metrics.base import ClassReference, Group, GroupMetric, LinAlgError, MetricError, Protocol
+from ganlab.fakes import CHUNK, Generate, OfClass, chunk, settle
+from ganlab.feature_pass import FeaturePass, Poll, ahead, attempt
+from ganlab.metrics.base import ClassReference, Group, GroupMetric, MetricError, Protocol
 from ganlab.metrics.protocol import OWN_SPLIT
-from ganlab.reference import Cache, class_key, class_reference, compute_class, rows_of
-from ganlab.types import Features
+from ganlab.reference import Cache, class_key, class_reference, compute_class, piece, rows_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,17 +31,6 @@ if TYPE_CHECKING:
     from ganlab.data.base import Dataset, ImageSet
 
 WORST = 10  # classes named in a summary
-Poll = Callable[[], None] | None
-NO_VALUE = (MetricError, torch.OutOfMemoryError, LinAlgError)
-T = TypeVar("T")
-
-
-def attempt(function: Callable[[], T]) -> T | Exception:
-    """What ``function`` returns, or why there is no value."""
-    try:
-        return function()
-    except NO_VALUE as e:
-        return e.with_traceback(None)
 
 
 def labels_of(protocol: Protocol, num_classes: int) -> list[int]:
@@ -67,26 +56,22 @@ def class_counts(images: ImageSet, dataset: Dataset, protocol: Protocol) -> dict
 class ClassPass:
     """What the real side and the feature network give, one class at a time.
 
-    extract: real images, uint8 (B, C, H, W), to pooled features; features: generated ones, piece by piece.
-    identity: the extractor's. home: where metrics compute; it knows float64. of_real: by metric, its value of
-    real images, once known.
+    extract: real images, uint8 (B, C, H, W), to pooled features. features: of generated images. of_real: by
+    metric, its value of real images, once known.
     """
 
     images: ImageSet
     protocol: Protocol
     cache: Cache
-    identity: Callable[[], dict[str, Any]]
     extract: Callable[[npt.NDArray[np.uint8], Poll], Tensor]
-    features: Callable[[Tensor, Poll], Iterator[Features]]
-    device: torch.device
-    home: torch.device
+    features: FeaturePass
     poll: Poll = None
     of_real: dict[str, float | None] = field(default_factory=dict)
 
     def real(self, label: int) -> ClassReference:
         """Statistics of the real images of a class: cached, or from a feature pass. Raises MetricError."""
         assert self.images.labels is not None
-        key = class_key(self.images, label, self.identity())
+        key = class_key(self.images, label, self.features.extractor.identity())
         folder = {k: v for k, v in key.items() if k != "label"}
         text = hashlib.sha256(json.dumps(folder, sort_keys=True).encode()).hexdigest()[:16]
         cache = Cache(self.cache.folder / f"classes-{text}", self.cache.warn)
@@ -94,7 +79,7 @@ class ClassPass:
             tensors = cache.read(key)
             if tensors is None:
                 rows = torch.from_numpy(np.flatnonzero(self.images.labels == label))
-                step = max(self.protocol.batch_size, 500)
+                step = piece(self.protocol)
                 tensors = compute_class(self.images, rows, step, lambda x: self.extract(x, self.poll))
                 cache.write(key, tensors)
         return class_reference(tensors)
@@ -106,16 +91,21 @@ class ClassPass:
         n_pool = max((m.n_fake(protocol) for m in metrics if m.uses_features), default=0)
         kept: list[Tensor] = []
         pools: list[Tensor] = []
-        for start in range(0, max(n_images, n_pool), CHUNK):
+
+        def make(start: int) -> Tensor:
             if self.poll:
                 self.poll()
             counters = (start,) if label is None else (start, label)
-            random = rng.generator(self.device, protocol.seed, "evaluate", *counters)
-            images = chunk(generate, start, random)
+            random = rng.generator(self.features.device, protocol.seed, "evaluate", *counters)
+            return chunk(generate, start, random)
+
+        starts = range(0, max(n_images, n_pool), CHUNK)
+        for start, images in zip(starts, ahead(make, starts, self.features.device), strict=True):
             if start < n_images:
-                kept.append(images[: n_images - start].to(self.home))
+                kept.append(images[: n_images - start].to(self.features.home))
             if start < n_pool:
                 pools.extend(found.pool for found in self.features(images[: n_pool - start], self.poll))
+        settle(generate)
         needs_real = label is not None and any(m.needs_real for m in metrics)
         return Group(
             label,
@@ -129,7 +119,7 @@ class ClassPass:
         rows = np.flatnonzero(self.images.labels == label)
         random = rng.generator("cpu", self.protocol.seed, "metric", 5, label)
         drawn = rows[torch.randperm(len(rows), generator=random)[: min(n, len(rows) // 2 * 2)].numpy()]
-        return torch.from_numpy(self.images.images[drawn]).to(self.home)
+        return torch.from_numpy(self.images.images[drawn]).to(self.features.home)
 
 
 def score_groups(

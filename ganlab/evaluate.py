@@ -10,23 +10,24 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from ganlab import rng
-from ganlab.by_class import ClassPass, attempt, class_counts, details, mean_over, score_groups
+from ganlab.by_class import ClassPass, class_counts, details, mean_over, score_groups
 from ganlab.errors import DataError, Mistake
 from ganlab.extractors.base import Extractor, exact_fp32
-from ganlab.fakes import CHUNK, Generate, OfClass, Pieces, chunk
+from ganlab.fakes import CHUNK, Generate, OfClass
+from ganlab.feature_pass import FeaturePass, Poll, Seen, attempt, show
 from ganlab.metrics.base import GroupMetric, Measure, Metric, MetricError, Protocol, Reference
 from ganlab.metrics.protocol import OWN_SPLIT, digest
 from ganlab.reference import Cache, cache_key, compute
 from ganlab.scores import Scores as Scores
-from ganlab.types import Features
+
+BATCH_CPU, BATCH_CUDA = 100, CHUNK  # images per forward pass, where the protocol does not say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,10 +59,10 @@ class Evaluator:
         self.metrics = {name: m for name, m in metrics.items() if isinstance(m, Metric)}
         self.group_metrics = {name: m for name, m in metrics.items() if isinstance(m, GroupMetric)}
         self.dataset, self.progress = dataset, progress
-        self._home = torch.device("cpu") if self.device.type == "mps" else self.device  # knows float64
         self._warnings: list[str] = []
         self._cache = Cache(cache_dir / "reference", self._warn)
-        self._pieces = Pieces(protocol.batch_size, self._warn)
+        batch_size = protocol.batch_size or (BATCH_CUDA if self.device.type == "cuda" else BATCH_CPU)
+        self._features = FeaturePass(extractor, batch_size, self.device, self._warn)
         self._reference: Reference | None = None
 
     @functools.cached_property
@@ -146,7 +147,7 @@ class Evaluator:
             **({"options": options} if options else {}),
         }
 
-    def reference(self, poll: Callable[[], None] | None = None) -> Reference:
+    def reference(self, poll: Poll = None) -> Reference:
         """Statistics of the real images: from memory, the cache, or a feature pass. Raises MetricError."""
         if self._reference is None:
             images, done = self.images, 0
@@ -173,7 +174,7 @@ class Evaluator:
         *,
         step: int = 0,
         generator: Literal["raw", "ema"] = "raw",
-        poll: Callable[[], None] | None = None,
+        poll: Poll = None,
         strict: bool = False,
     ) -> Scores:
         """All metrics of the images that ``generate(n, start, random)`` makes: uint8 (n, C, H, W).
@@ -193,11 +194,11 @@ class Evaluator:
             more[name] = {"protocol": told, "protocol_id": digest(told)}
         with exact_fp32(self.device.type):
             real = attempt(lambda: self.reference(poll)) if self._needs_real else None
-            fake = attempt(lambda: self._fakes(generate, poll)) if self.metrics else None
+            fake = attempt(lambda: self._shown(generate, poll)) if self.metrics else None
             groups = self._groups(generate, of_class, poll)
             for name, measure in self.measures.items():
                 if isinstance(measure, Metric):
-                    found = attempt(functools.partial(self._value, measure, real, fake))
+                    found = attempt(functools.partial(self._value, name, real, fake))
                 else:
                     found = attempt(functools.partial(self._mean, name, groups[name], more[name]))
                 if isinstance(found, Exception):
@@ -221,20 +222,26 @@ class Evaluator:
         return any(measure.uses_features for measure in self.measures.values())
 
     def _value(
-        self, metric: Metric, real: Reference | Exception | None, fake: Features | Exception | None
+        self, name: str, real: Reference | Exception | None, fake: Seen | Exception | None
     ) -> dict[str, float]:
+        metric = self.metrics[name]
         for needed in (real, fake) if metric.needs_real else (fake,):
             if isinstance(needed, Exception):
                 raise needed
-        assert isinstance(fake, Features)
-        found = metric(real if metric.needs_real else None, fake, self.protocol)  # type: ignore[arg-type]
+        assert isinstance(fake, Seen)
+        known: Reference | None = real if metric.needs_real else None  # type: ignore[assignment]
+        run = fake.running.get(name)
+        if isinstance(run, Exception):
+            raise run
+        found = run.value(known) if run else metric(known, fake.kept, self.protocol)
         if not all(map(math.isfinite, found.values())):
             raise MetricError(f"it came out as {found}")
         return found
 
-    def _groups(
-        self, generate: Generate, of_class: OfClass | None, poll: Callable[[], None] | None
-    ) -> dict[str, Any]:
+    def _shown(self, generate: Generate, poll: Poll) -> Seen:
+        return show(self.metrics, self.protocol, self._features, generate, poll, self._tell)
+
+    def _groups(self, generate: Generate, of_class: OfClass | None, poll: Poll) -> dict[str, Any]:
         """Of every group metric the values by label, or why there are none."""
         if not self.group_metrics:
             return {}
@@ -243,10 +250,7 @@ class Evaluator:
 
     @functools.cached_property
     def _classes(self) -> ClassPass:
-        identity, real_pool, places = self.extractor.identity, self._real_pool, (self.device, self._home)
-        return ClassPass(
-            self.images, self.protocol, self._cache, identity, real_pool, self._features, *places
-        )
+        return ClassPass(self.images, self.protocol, self._cache, self._real_pool, self._features)
 
     def _mean(self, name: str, found: Any, more: dict[str, Any]) -> dict[str, float]:
         """The mean over the groups; what it hides goes into ``more``."""
@@ -256,34 +260,11 @@ class Evaluator:
             more |= details(found, self.images.classes, measure.better, of_real)
         return {measure.names[0]: mean}
 
-    def _real_pool(self, pixels: npt.NDArray[np.uint8], poll: Callable[[], None] | None) -> Tensor:
-        return torch.cat([f.pool for f in self._features(torch.from_numpy(pixels), poll)])
-
-    def _fakes(self, generate: Generate, poll: Callable[[], None] | None) -> Features:
-        """Features of as many generated images as the neediest metric wants."""
-        n = max(metric.n_fake(self.protocol) for metric in self.metrics.values())
-        pool = torch.empty(n, self.extractor.feature_dim, device=self._home)
-        logits = torch.empty(n, self.extractor.num_classes, device=self._home)
-        done = 0
-        for start in range(0, n, CHUNK):
-            random = rng.generator(self.device, self.protocol.seed, "evaluate", start)
-            images = chunk(generate, start, random)
-            for found in self._features(images[: n - start], poll):
-                pool[done : done + len(found.pool)] = found.pool
-                logits[done : done + len(found.pool)] = found.logits
-                done += len(found.pool)
-                self._tell("fake", done, n)
-        return Features(pool, logits)
-
-    def _features(self, images: Tensor, poll: Callable[[], None] | None) -> Iterator[Features]:
-        def extract(piece: Tensor) -> Features:
-            if poll:
-                poll()
-            piece = piece.to(self.device)
-            rgb = piece.expand(-1, 3, -1, -1) if piece.shape[1] == 1 else piece
-            return Features(*(t.to(self._home) for t in self.extractor(rgb.contiguous())))
-
-        return self._pieces(extract, images)
+    def _real_pool(self, pixels: npt.NDArray[np.uint8], poll: Poll) -> Tensor:
+        images = torch.from_numpy(pixels)
+        if self.device.type == "cuda":
+            images = images.pin_memory()  # so that the next ones are read while these are on their way
+        return torch.cat([f.pool for f in self._features(images, poll)])
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)

@@ -14,6 +14,7 @@ from ganlab.metrics.base import MetricError, Protocol
 from ganlab.types import ImageShape
 
 CHUNK = 500  # generated images per random stream: changing it moves every score
+NOT_FINITE = "the generator's images are not finite"
 T = TypeVar("T")
 Generate = Callable[[int, int, torch.Generator], Tensor]
 OfClass = Callable[[int], Generate]  # the ``Generate`` of images of one class
@@ -47,33 +48,61 @@ class Pieces:
                 self.warn(f"out of memory while scoring; batches of {self.size} from here on")
 
 
-def fakes(
-    g: nn.Module, draw: Draw, protocol: Protocol, batch_size: int = CHUNK, label: int | None = None
-) -> Generate:
+class Fakes:
     """A ``generate`` for ``Evaluator.score`` from G and ``draw(n, random) -> (z, y or None)``.
 
     G runs in evaluation mode in batches of at most ``batch_size``, halved when memory runs out (with
     ``bn=batch`` in whole chunks: the statistics are theirs), and is left as it was. ``label``: all images of
     this class, whatever labels were drawn. Raises MetricError then if ``draw`` gives none.
     """
-    pieces = Pieces(CHUNK if protocol.bn == "batch" else batch_size)
 
-    def generate(n: int, start: int, random: torch.Generator) -> Tensor:
-        z, y = draw(n, random)
-        if label is not None:
+    def __init__(
+        self,
+        g: nn.Module,
+        draw: Draw,
+        protocol: Protocol,
+        batch_size: int = CHUNK,
+        label: int | None = None,
+    ) -> None:
+        self.g, self.draw, self.protocol, self.label = g, draw, protocol, label
+        self._pieces = Pieces(CHUNK if protocol.bn == "batch" else batch_size)
+        self._finite: Tensor | None = None  # on the device: reading it makes the host wait
+        self._made: torch.cuda.Event | None = None
+
+    def __call__(self, n: int, start: int, random: torch.Generator) -> Tensor:
+        z, y = self.draw(n, random)
+        if self.label is not None:
             if y is None:
                 raise MetricError("needs class labels, and this generator is unconditional")
-            y = torch.full_like(y, label)
+            y = torch.full_like(y, self.label)
 
         def some(rows: Tensor) -> Tensor:
-            return to_bytes(g(z[rows], None if y is None else y[rows]), protocol.quantize)
+            x = self.g(z[rows], None if y is None else y[rows])
+            finite = torch.isfinite(x).all()
+            self._finite = finite if self._finite is None else self._finite & finite
+            return quantized(x, self.protocol.quantize)
 
-        with torch.no_grad(), evaluating(g, protocol.bn):
-            if protocol.bn == "batch":
-                return some(torch.arange(n, device=z.device))
-            return torch.cat(list(pieces(some, torch.arange(n, device=z.device))))
+        with torch.no_grad(), evaluating(self.g, self.protocol.bn):
+            rows = torch.arange(n, device=z.device)
+            parts = [some(rows)] if self.protocol.bn == "batch" else [*self._pieces(some, rows)]
+            images = torch.cat(parts)
+        if images.is_cuda:
+            self._made = torch.cuda.current_stream(images.device).record_event()
+        return images
 
-    return generate
+    def settle(self) -> None:
+        """Wait for the images made since the last call. Raises MetricError unless all were finite."""
+        finite, self._finite = self._finite, None
+        if self._made is not None:
+            self._made.synchronize()  # they may be made on another stream than this one
+        if finite is not None and not bool(finite):
+            raise MetricError(NOT_FINITE)
+
+
+def settle(generate: Generate) -> None:
+    """``Fakes.settle`` where there is one: another ``generate`` answers for its images itself."""
+    if isinstance(generate, Fakes):
+        generate.settle()
 
 
 def chunk(generate: Generate, start: int, random: torch.Generator) -> Tensor:
@@ -90,13 +119,18 @@ def generators(g: nn.Module, draw: Draw, protocol: Protocol, shape: ImageShape) 
     Above 64x64 G makes fewer images at a time than a chunk: 500 of 128x128 are 2 GB in every layer.
     """
     rows = max(1, min(CHUNK, CHUNK * 64 * 64 // (shape.height * shape.width)))
-    return fakes(g, draw, protocol, rows), lambda label: fakes(g, draw, protocol, rows, label)
+    return Fakes(g, draw, protocol, rows), lambda label: Fakes(g, draw, protocol, rows, label)
 
 
 def to_bytes(x: Tensor, how: Literal["round", "truncate"] = "round") -> Tensor:
     """[-1, 1] to 0..255, uint8: 127.5 x + 127.5, clipped. Raises MetricError if ``x`` is not finite."""
     if not bool(torch.isfinite(x).all()):
-        raise MetricError("the generator's images are not finite")
+        raise MetricError(NOT_FINITE)
+    return quantized(x, how)
+
+
+def quantized(x: Tensor, how: Literal["round", "truncate"]) -> Tensor:
+    """``to_bytes`` without a look at the values: no host sync; what is not finite becomes any byte."""
     x = (x.float() * 127.5 + 127.5).clamp(0, 255)
     return (x.round() if how == "round" else x).to(torch.uint8)
 

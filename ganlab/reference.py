@@ -68,13 +68,24 @@ def compute(images: ImageSet, protocol: Protocol, extract: Extract) -> Reference
     rows = rows_of(n, len(images), protocol.seed, 0)
     kept = torch.zeros(n, dtype=torch.bool)
     kept[rows_of(key["n_kept"], n, protocol.seed, 1)] = True
-    collected, pools, step = Moments(), [], max(protocol.batch_size, 500)
+    collected, pool, done, step = Moments(), torch.empty(0), 0, piece(protocol)
     for start in range(0, n, step):
-        pool = extract(images.images[rows[start : start + step].numpy()])
-        collected.add(pool)
-        pools.append(pool[kept[start : start + step].to(pool.device)].cpu())
+        found = extract(images.images[rows[start : start + step].numpy()])
+        collected.add(found)
+        wanted = kept[start : start + step]
+        if not bool(wanted.all()):
+            found = found[wanted.to(found.device)]
+        if done == 0:
+            pool = torch.empty(key["n_kept"], found.shape[1], dtype=found.dtype, device=found.device)
+        pool[done : done + len(found)] = found
+        done += len(found)
     mean, cov = collected.result()
-    return Reference(n, mean.cpu(), cov.cpu(), square_root(cov).cpu(), torch.cat(pools))
+    return Reference(n, mean.cpu(), cov.cpu(), square_root(cov).cpu(), pool.cpu())
+
+
+def piece(protocol: Protocol) -> int:
+    """Real images read and extracted at a time."""
+    return max(protocol.batch_size or 0, 500)
 
 
 def class_key(images: ImageSet, label: int, identity: dict[str, Any]) -> dict[str, Any]:

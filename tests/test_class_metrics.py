@@ -28,7 +28,7 @@ from ganlab.errors import DataError, Stopped
 from ganlab.evaluate import Evaluator, Scores
 from ganlab.experiment import Experiment, Scoring
 from ganlab.extractors.cifar import CifarExtractor
-from ganlab.fakes import CHUNK, Generate, fakes, generators
+from ganlab.fakes import CHUNK, Fakes, Generate, generators
 from ganlab.metrics.base import Group, Measure, MetricError, Moments, moments, square_root
 from ganlab.metrics.fid import FID, frechet_distance
 from ganlab.metrics.intra_fid import IntraFID, factored, factored_distance
@@ -335,7 +335,7 @@ def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_pat
     assert "real" not in together.details["intra_fid_tiny"]
     # the pairs of the class are those of its stream
     z, y = draw_labelled(CHUNK, rng.generator("cpu", 0, "evaluate", 0, 1))
-    made = fakes(Tall(), lambda n, r: (z, y), protocol(), label=1)(CHUNK, 0, torch.Generator())[:40]
+    made = Fakes(Tall(), lambda n, r: (z, y), protocol(), label=1)(CHUNK, 0, torch.Generator())[:40]
     found = together.details["intra_ms_ssim"]["per_class"]["bear"]
     assert found == pytest.approx(float(ms_ssim(made[0::2], made[1::2]).mean()), rel=1e-12)
 
@@ -480,7 +480,7 @@ def test_an_unconditional_generator_has_no_value(tmp_path: Path) -> None:
     assert scores.warnings == [
         "intra_fid: no value, class 'apple': needs class labels, and this generator is unconditional"
     ]
-    assert "no class labels" not in (told := e.score(fakes(net, unlabelled, p)).warnings[0])
+    assert "no class labels" not in (told := e.score(Fakes(net, unlabelled, p)).warnings[0])
     assert told == "intra_fid: no value, needs class labels, and there are none"
 
 

@@ -20,7 +20,7 @@ from ganlab.errors import DataError, EnvError, Stopped
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment, Scoring
 from ganlab.extractors.base import Extractor, check_images
-from ganlab.fakes import CHUNK, Generate, evaluating, fakes, to_bytes
+from ganlab.fakes import CHUNK, Fakes, Generate, evaluating, to_bytes
 from ganlab.metrics.base import Metric, MetricError, Reference, moments
 from ganlab.metrics.fid import FID
 from ganlab.metrics.inception_score import InceptionScore, inception_score
@@ -374,7 +374,7 @@ def test_a_diverged_generator_scores_null(tmp_path: Path) -> None:
     net = nn.Linear(2, 48)
     nn.init.constant_(net.weight, math.nan)
     g = nn.Sequential(net, nn.Unflatten(1, (3, 4, 4)))
-    made = fakes(Ignoring(g), lambda n, r: (torch.randn(n, 2, generator=r), None), protocol())
+    made = Fakes(Ignoring(g), lambda n, r: (torch.randn(n, 2, generator=r), None), protocol())
     scores = evaluator(tmp_path).score(made)
     assert set(scores.values.values()) == {None}
     assert scores.warnings[0] == "is: no value, the generator's images are not finite"
@@ -456,7 +456,7 @@ def drawn(g: nn.Module, bn: str, batch_size: int = CHUNK) -> Tensor:
     def draw(n: int, random: torch.Generator) -> tuple[Tensor, None]:
         return torch.randn(n, 4, generator=random), None
 
-    made: Generate = fakes(g, draw, protocol(bn=bn), batch_size)
+    made: Generate = Fakes(g, draw, protocol(bn=bn), batch_size)
     return made(CHUNK, 0, torch.Generator().manual_seed(1))
 
 

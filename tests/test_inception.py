@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganlab import download, evaluate, fakes
+from ganlab import download, evaluate, fakes, feature_pass
 from ganlab.data.base import Dataset, ImageSet, fingerprint
 from ganlab.errors import EnvError, GanlabError
 from ganlab.extractors import inception
@@ -143,6 +143,36 @@ def test_features_equal_torch_fidelity_in_every_batch_size(weights: Path) -> Non
         ours(x.float())
 
 
+@pytest.mark.parametrize("size", [(32, 32), (48, 48), (1, 5), (299, 300), (333, 64)])
+def test_the_resize_is_torch_fidelitys_bit_for_bit(size: tuple[int, int]) -> None:
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    x = torch.randint(0, 256, (2, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    theirs = interpolate_bilinear_2d_like_tensorflow1x(x.float(), (299, 299), align_corners=False)
+    ours = inception.resized(x)
+    assert torch.equal(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_convolution_sees_and_makes_channels_last(weights: Path) -> None:
+    extractor, seen = Inception(weights=str(weights)), []
+    for module in extractor._load().modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, x, y: seen.extend([x[0], y]))
+    extractor(pictures(1, 2))
+    assert len(seen) == 2 * 94
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
+
+
+def test_bf16_features_carry_their_own_name(weights: Path) -> None:
+    exact, rough = Inception(weights=str(weights)), Inception(weights=str(weights), precision="bf16")
+    one, other = (e(pictures(1, 2)) for e in (exact, rough))
+    assert other.pool.dtype == other.logits.dtype == torch.float32
+    assert 1e-3 < off(other.pool, one.pool) < 0.3  # random weights amplify rounding
+    assert (exact.suffix, rough.suffix, Inception.suffix) == ("", "_bf16", "")
+    assert rough.identity() == exact.identity() | {"precision": "bf16"}
+
+
 @pytest.mark.slow
 def test_scores_equal_torch_fidelity_end_to_end(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,7 +185,7 @@ def test_scores_equal_torch_fidelity_end_to_end(
         verbose=False, isc_splits=2, kid_subsets=2, kid_subset_size=N, samples_shuffle=False,
         save_cpu_ram=True, batch_size=N, feature_extractor_weights_path=str(weights),
     )  # fmt: skip
-    for module in (evaluate, fakes):
+    for module in (evaluate, fakes, feature_pass):
         monkeypatch.setattr(module, "CHUNK", N)
     metrics = {"is": InceptionScore(), "fid": FID(), "kid": KID()}
     found = []

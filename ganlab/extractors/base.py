@@ -31,7 +31,7 @@ class Extractor(ABC):
     precision: Precision = "fp32"
 
     def choose(self, precision: Precision) -> None:
-        """Set ``precision``. Scores in bf16 are others: they carry ``_bf16``, ``told`` goes into the identity."""
+        """Set ``precision``. Scores in bf16 are others: their names end in ``_bf16``."""
         self.precision = precision
         if precision == "bf16":
             self.suffix += "_bf16"
@@ -66,7 +66,8 @@ class Extractor(ABC):
         """Features of ``images``, uint8 (B, 3, H, W): ``pool`` (B, D) and ``logits`` (B, K), float32.
 
         In fp32 with TF32 off, or bf16 where it was chosen, without gradient; a sample's features do not
-        depend on the batch it is in (beyond 1e-5 in fp32). The result lies on the extractor's device. Raises ValueError for other images.
+        depend on the batch it is in (beyond 1e-5 in fp32). The result lies on the extractor's device. Raises
+        ValueError for other images.
         """
 
 

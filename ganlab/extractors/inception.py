@@ -93,7 +93,7 @@ class Inception(Extractor):
             with self.convolving(self._device):
                 maps = net(x)
             pool = maps.float().mean((2, 3))
-            return Features(pool, pool @ net.fc.weight.T)
+            return Features(pool, pool @ net.fc.weight.T)  # type: ignore[union-attr]
 
     def _load(self) -> nn.Module:
         if self._net is None:

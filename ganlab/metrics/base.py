@@ -16,7 +16,7 @@ from torch import Tensor
 from ganlab.metrics.protocol import Protocol as Protocol  # the one word that every metric needs
 from ganlab.types import Features, ImageShape
 
-ROWS = 5000  # taken to float64 at a time: 80 MB at 2048 features
+BLOCK = 5000  # rows taken to float64 at a time: 80 MB at 2048 features
 
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
@@ -91,8 +91,30 @@ class Measure(ABC):
         return {}
 
 
+class Running(ABC):
+    """A metric under way: sums over the images it was shown, instead of their features."""
+
+    @abstractmethod
+    def add(self, features: Features) -> None:
+        """Take in the next images, ``BLOCK`` at a time (the last ones: fewer); leave out those not wanted."""
+
+    @abstractmethod
+    def value(self, real: Reference | None) -> dict[str, float]:
+        """What ``Metric.__call__`` gives."""
+
+
 class Metric(Measure):
-    """A score of the features of generated images, all at once."""
+    """A score of the features of generated images.
+
+    keeps: which of ``Features`` it wants of all its images at once, in the call. A metric that needs none
+    names none and has a ``running`` form instead; then memory does not grow with the number of images.
+    """
+
+    keeps: ClassVar[tuple[str, ...]] = ("pool", "logits")
+
+    def running(self, protocol: Protocol) -> Running | None:
+        """A fresh running form, or None where there is none: then the features are kept for the call."""
+        return None
 
     def check(self, protocol: Protocol, n_real: int) -> None:
         """Before training: raise MetricError, the smallest N named, if these counts can give no value."""
@@ -103,6 +125,21 @@ class Metric(Measure):
 
         Computes in float64 on ``fake``'s device. Raises MetricError where there is no value.
         """
+
+
+class Streamed(Metric):
+    """A metric whose running form is all there is."""
+
+    keeps = ()
+
+    @abstractmethod
+    def running(self, protocol: Protocol) -> Running: ...
+
+    def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
+        running = self.running(protocol)
+        for pool, logits in zip(fake.pool.split(BLOCK), fake.logits.split(BLOCK), strict=True):
+            running.add(Features(pool, logits))
+        return running.value(real)
 
 
 class GroupMetric(Measure):
@@ -138,7 +175,7 @@ class Moments:
 
     def add(self, rows: Tensor) -> None:
         """Take in ``rows`` (B, D) of any float type; all calls on one device, which must know float64."""
-        for piece in rows.split(ROWS):
+        for piece in rows.split(BLOCK):
             x = piece.double()
             if self.n == 0:
                 self._shift = x.mean(0)
@@ -174,10 +211,15 @@ def square_root(cov: Tensor) -> Tensor:
     return scaled.mm(vectors.T)
 
 
+def enough(there: int, wanted: int) -> None:
+    """Raise MetricError unless there are as many generated images."""
+    if there < wanted:
+        raise MetricError(f"needs at least {wanted} generated images, there are {there}")
+
+
 def take(features: Tensor, n: int) -> Tensor:
     """The first ``n`` rows. Raises MetricError unless there are as many and all are finite."""
-    if len(features) < n:
-        raise MetricError(f"needs at least {n} generated images, there are {len(features)}")
+    enough(len(features), n)
     if not bool(torch.isfinite(features[:n]).all()):
         raise MetricError("features are not finite")
     return features[:n]

@@ -8,7 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ganlab.metrics.base import LinAlgError, Metric, MetricError, Protocol, Reference, moments, take
+from ganlab.metrics.base import (
+    LinAlgError,
+    MetricError,
+    Moments,
+    Protocol,
+    Reference,
+    Running,
+    Streamed,
+    enough,
+)
 from ganlab.types import Features
 
 
@@ -30,7 +39,7 @@ def frechet_distance(mean: Tensor, cov: Tensor, root: Tensor, mean_2: Tensor, co
     return max(distance, 0.0)  # a squared distance; rounding leaves about -1e-9 between equal sets
 
 
-class FID(Metric):
+class FID(Streamed):
     """FID of the first ``fid_n_fake`` fakes against ``fid_n_real`` reference images."""
 
     names = ("fid",)
@@ -43,8 +52,22 @@ class FID(Metric):
         if n_real < 2:
             raise MetricError(f"a covariance needs at least 2 reference images, there are {n_real}")
 
-    def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
+    def running(self, protocol: Protocol) -> Running:
+        return RunningFID(protocol.fid_n_fake)
+
+
+class RunningFID(Running):
+    """FID of the first ``n`` images shown, from the sums of their features."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.moments = n, Moments()
+
+    def add(self, features: Features) -> None:
+        self.moments.add(features.pool[: self.n - self.moments.n])
+
+    def value(self, real: Reference | None) -> dict[str, float]:
         assert real is not None
-        mean, cov = moments(take(fake.pool, protocol.fid_n_fake))
+        enough(self.moments.n, self.n)
+        mean, cov = self.moments.result()
         of_real = [t.to(cov.device) for t in (real.mean, real.cov, real.root)]
         return {"fid": frechet_distance(of_real[0], of_real[1], of_real[2], mean, cov)}

@@ -8,32 +8,72 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-from ganlab.metrics.base import Metric, MetricError, Protocol, Reference, take
+from ganlab.metrics.base import BLOCK, MetricError, Protocol, Reference, Running, Streamed, enough
 from ganlab.types import Features
+
+
+class RunningScore(Running):
+    """The score of the first ``n`` images shown, over ``splits`` consecutive parts.
+
+    Part i is images i n // splits to (i + 1) n // splits, as torch-fidelity cuts them. The mean divergence
+    within a part is mean(sum p log p) - sum(q log q) with q the mean of p: two sums, in float64. log q is
+    summed as a logarithm, so it is finite where a mean would be 0.
+    """
+
+    def __init__(self, n: int, splits: int) -> None:
+        self.n, self.done = n, 0
+        self.ends = [(i + 1) * n // splits for i in range(splits)]
+        self.inner: list[Tensor] = []  # by part, the sum of p log p
+        self.log_sum: list[Tensor] = []  # by part, log of the sum of p: (K,)
+
+    def add(self, features: Features) -> None:
+        logits = features.logits[: self.n - self.done]
+        while len(logits):
+            part = next(i for i, end in enumerate(self.ends) if end > self.done)
+            rows, logits = logits.tensor_split([self.ends[part] - self.done])
+            log_p = rows.double().log_softmax(1)
+            inner, log_sum = (log_p.exp() * log_p).sum(), log_p.logsumexp(0)
+            if part < len(self.inner):
+                self.inner[part] += inner
+                self.log_sum[part] = torch.logaddexp(self.log_sum[part], log_sum)
+            else:
+                self.inner.append(inner)
+                self.log_sum.append(log_sum)
+            self.done += len(rows)
+
+    def value(self, real: Reference | None) -> dict[str, float]:
+        enough(self.done, self.n)
+        begins = [0, *self.ends[:-1]]
+        sizes = [end - begin for begin, end in zip(begins, self.ends, strict=True)]
+        scores = []
+        for inner, log_sum, size in zip(self.inner, self.log_sum, sizes, strict=True):
+            log_q = log_sum - math.log(size)
+            scores.append((inner / size - (log_q.exp() * log_q).sum()).exp())
+        values: list[float] = torch.stack(scores).tolist()
+        if not all(map(math.isfinite, values)):
+            raise MetricError("features are not finite")
+        mean = sum(values) / len(values)
+        return {"is": mean, "is_std": math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))}
 
 
 def inception_score(logits: Tensor, splits: int) -> tuple[float, float]:
     """Mean and population standard deviation of the score over ``splits`` consecutive parts of (N, K).
 
-    Part i is rows i N // splits to (i + 1) N // splits, as torch-fidelity cuts them. In float64. Raises
-    MetricError if N < splits.
+    Raises MetricError if N < splits.
     """
-    n = len(logits)
-    if n < splits:
-        raise MetricError(f"{splits} splits need at least {splits} images, there are {n}")
-    scores = []
-    for i in range(splits):
-        log_p = logits[i * n // splits : (i + 1) * n // splits].double().log_softmax(1)
-        log_q = log_p.logsumexp(0) - math.log(len(log_p))  # log of the mean; finite where a mean would be 0
-        scores.append((log_p.exp() * (log_p - log_q)).sum(1).mean().exp())
-    values = [float(s) for s in scores]
-    mean = sum(values) / splits
-    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / splits)
+    if len(logits) < splits:
+        raise MetricError(f"{splits} splits need at least {splits} images, there are {len(logits)}")
+    running = RunningScore(len(logits), splits)
+    for rows in logits.split(BLOCK):
+        running.add(Features(rows, rows))
+    found = running.value(None)
+    return found["is"], found["is_std"]
 
 
-class InceptionScore(Metric):
+class InceptionScore(Streamed):
     """IS of the first ``is_n_fake`` fakes over ``is_splits`` splits; the real images play no part."""
 
     names = ("is", "is_std")
@@ -43,6 +83,5 @@ class InceptionScore(Metric):
     def n_fake(self, protocol: Protocol) -> int:
         return protocol.is_n_fake
 
-    def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
-        mean, std = inception_score(take(fake.logits, protocol.is_n_fake), protocol.is_splits)
-        return {"is": mean, "is_std": std}
+    def running(self, protocol: Protocol) -> Running:
+        return RunningScore(protocol.is_n_fake, protocol.is_splits)

@@ -52,6 +52,7 @@ class KID(Metric):
 
     names = ("kid", "kid_std")
     better = "lower"
+    keeps = ("pool",)
 
     def n_fake(self, protocol: Protocol) -> int:
         return protocol.fid_n_fake

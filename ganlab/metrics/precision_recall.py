@@ -49,6 +49,7 @@ class PrecisionRecall(Metric):
 
     names = ("precision", "recall")
     better = "higher"
+    keeps = ("pool",)
 
     @checked
     def __init__(self, neighbours: Count = 3, n: Count = 10_000) -> None:

@@ -230,7 +230,8 @@ def extractor(record: Mapping[str, Any], score: str) -> str:
     """The feature network of a protocol record; a score's suffix tells it where the record does not."""
     found = record.get("extractor", record.get("name"))
     if isinstance(found, Mapping):
-        found = found.get("name")
+        in_bf16 = found.get("precision") == "bf16"
+        found = f"{found.get('name')} (bf16)" if in_bf16 else found.get("name")
     return text.clean(found or text.split_score(score)[1].strip("_") or "inception", 40)
 
 
