@@ -18,7 +18,6 @@ FLOORS = [
         "nets data extractors",
         "experiment",
         "optimizers game step state_tree checkpoint run_folder signals log reference fakes feature_pass "
-        "optimizers game step state_tree checkpoint run_folder signals log reference fakes feature_pass "
         "by_class scores evaluate samples facts record setup feed engine run_record observer shared run "
         "loop lanes",
         "tree config_files overrides composition config tools datasets report analysis recipes explain "
