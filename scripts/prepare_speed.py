@@ -30,8 +30,9 @@ from typing import Any
 
 import numpy as np
 
-from ganlab.data.decoding import num_cores
-from ganlab.data.imagenet import ImageNet, ImageNetRule
+from ganlab.data.crew import num_cores
+from ganlab.data.imagenet import ImageNet
+from ganlab.data.imagenet_rule import ImageNetRule
 from ganlab.data.images import Rule, decode, resize_block
 from ganlab.data.lsun import Lsun
 from ganlab.data.stl10 import IMAGE_BYTES, SIDE, Stl10

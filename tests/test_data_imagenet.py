@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from ganlab.data.imagenet import ImageNet, ImageNetRule
+from ganlab.data.imagenet import ImageNet
+from ganlab.data.imagenet_rule import ImageNetRule
 from ganlab.data.images import BadImageError, decode
 from ganlab.errors import DataError
 

@@ -1,34 +1,31 @@
 """A stream of image files to blocks of pixels, in order, on every core and in bounded memory.
 
-Decoding runs in processes. Two threads are as fast as two processes (``benchmarks/data_preparation``), but
-all threads share one interpreter lock, held by the work around the decoder (of small images, most of it); and
-an image that crashes a decoder would take the whole program with it.
+Every image is decoded in a child process (``crew.py``): one that crashes its decoder costs itself only.
 """
 
 from __future__ import annotations
 
 import errno
-import itertools
+import math
+import mmap
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ganlab.data.base import Labels, Pixels
-from ganlab.data.child import Child, ChildCrashed
+from ganlab.data.child import ChildCrashed, shared_memory
+from ganlab.data.crew import Crew, in_order, num_cores
 from ganlab.data.images import MAX_FILE, BadImageError, Rule, TooSmallError, decode, shown
 from ganlab.errors import DataError
 
-T = TypeVar("T")
-U = TypeVar("U")
-
-CHUNK_IMAGES, CHUNK_BYTES = 128, 1 << 22  # a chunk is full at either
-ALONE = 2  # chunks decoded before processes are started: a small set is done by then
+CHUNK_IMAGES, CHUNK_BYTES = 128, 1 << 22  # a chunk is full at either, of pixels,
+CHUNK_READ = 1 << 20  # or with so many bytes of files: small ones, for all processes to end at one time
+UNKNOWN = 1 << 15  # taken for the bytes of a file whose size nobody looked up
 
 
 class Piece(NamedTuple):
@@ -86,42 +83,30 @@ class Decoded(NamedTuple):
 def decode_all(
     files: Iterable[Encoded], rule: Rule, workers: int | None = None
 ) -> Generator[Decoded, None, None]:
-    """Decode a stream of files in order, holding at most ``2 * workers`` chunks of 128 files or 4 MB.
+    """Decode a stream of files in order, holding at most ``2 * workers`` chunks of some 128 files or 1 MB.
 
-    workers: processes; None is one per core, after a first few chunks that are decoded here. Raises DataError
-    if a file cannot be read though it may be (a lost disk), EnvError if processes die.
+    workers: processes; None is one per core, 0 decodes here. Raises DataError if a file cannot be read though
+    it may be (a lost disk), EnvError if processes die.
     """
+    chunks = _chunks(files, rule)
+    crew = _Decoders(rule)
     try:
-        yield from _decode_all(_chunks(files, rule), rule, workers)
+        if workers == 0:
+            yield from (decode_chunk(chunk, rule) for chunk in chunks)
+        else:
+            yield from in_order(crew.decode, chunks, workers or num_cores())
     except OSError as error:
         if error.filename is None:
             raise
         what, fix = f"cannot be read ({error.strerror})", "mend it; the same command continues"
         raise DataError(shown(str(error.filename)), what, fix) from None
-
-
-def _decode_all(
-    chunks: Iterator[list[Encoded]], rule: Rule, workers: int | None
-) -> Generator[Decoded, None, None]:
-    if workers is None:
-        yield from (decode_chunk(chunk, rule) for chunk in itertools.islice(chunks, ALONE))
-        workers = num_cores() if num_cores() > 1 else 0
-        if (following := next(chunks, None)) is None:
-            return
-        chunks = itertools.chain([following], chunks)
-    if not workers:
-        yield from (decode_chunk(chunk, rule) for chunk in chunks)
-        return
-    crew = _Crew(rule)
-    try:
-        yield from in_order(crew.decode, chunks, workers)
     finally:
         crew.close()
 
 
-def decode_chunk(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
-    """Decode a few files here and now. Raises OSError if the disk or network fails."""
-    images = np.empty((len(chunk), rule.channels, rule.resolution, rule.resolution), np.uint8)
+def decode_chunk(chunk: Sequence[Encoded], rule: Rule, out: Pixels | None = None) -> Decoded:
+    """Decode a few files here and now, into ``out`` if given. Raises OSError if the disk or network fails."""
+    images = np.empty((len(chunk), *rule.shape), np.uint8) if out is None else out
     labels: list[int] = []
     notes: Counter[str] = Counter()
     bad: list[tuple[str, str]] = []
@@ -143,27 +128,6 @@ def decode_chunk(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
     return Decoded(kept, np.array(labels, np.int64), notes, bad, len(chunk), chunk[-1].mark)
 
 
-def in_order(work: Callable[[T], U], items: Iterable[T], workers: int) -> Generator[U, None, None]:
-    """``map`` on threads, in order, with at most ``2 * workers`` results waiting."""
-    waiting: list[Future[U]] = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="ganlab-decode") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:  # on a mistake or an interrupt, don't decode what nobody will read
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def num_cores() -> int:
-    """Cores that this process may use, at most 32."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, 32)
-
-
 def decoder_versions() -> dict[str, str | None]:
     """What the pixels of a decoded image may depend on."""
     import PIL
@@ -173,32 +137,24 @@ def decoder_versions() -> dict[str, str | None]:
     return {"pillow": PIL.__version__, **found}
 
 
-class _Crew:
-    """Child processes that decode, as many as threads ask at once."""
+class _Decoders:
+    """Child processes that decode."""
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self._idle: list[Child] = []  # a list's append and pop are atomic
+        self._crew = Crew(shared=_most(rule) * math.prod(rule.shape))
 
     def decode(self, chunk: Sequence[Encoded]) -> Decoded:
         try:
-            child = self._idle.pop()
-        except IndexError:
-            child = Child()
-        try:
-            block = child.call(decode_chunk, chunk, self._rule)
+            with self._crew.child() as child:
+                block = child.call(_decode_there, chunk, self._rule)
+                images = _pixels(child.memory, len(block.labels), self._rule).copy()
+                return block._replace(images=images)
         except ChildCrashed as crash:
-            child.close()
             return self._one_by_one(chunk, str(crash))
-        except BaseException:
-            child.close()
-            raise
-        self._idle.append(child)
-        return block
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        self._crew.close()
 
     def _one_by_one(self, chunk: Sequence[Encoded], signal: str) -> Decoded:
         """A chunk that crashed its process: find the image that did, and leave it out."""
@@ -217,18 +173,39 @@ class _Crew:
         )
 
 
+def _decode_there(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
+    """In a child: ``decode_chunk`` whose images lie in the shared memory."""
+    block = decode_chunk(chunk, rule, _pixels(shared_memory(), len(chunk), rule))
+    return block._replace(images=block.images[:0])
+
+
+def _pixels(memory: mmap.mmap, number: int, rule: Rule) -> Pixels:
+    return np.ndarray((number, *rule.shape), np.uint8, memory)
+
+
+def _most(rule: Rule) -> int:
+    """Images in a chunk."""
+    return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // math.prod(rule.shape)))
+
+
 def _chunks(files: Iterable[Encoded], rule: Rule) -> Iterator[list[Encoded]]:
-    most = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (rule.channels * rule.resolution**2)))
+    most = _most(rule)
     chunk: list[Encoded] = []
     held = 0
     for file in files:
         chunk.append(file)
-        held += len(file.data) if isinstance(file.data, bytes) else 0
-        if len(chunk) >= most or held >= CHUNK_BYTES:
+        held += _size(file)
+        if len(chunk) >= most or held >= CHUNK_READ:
             yield chunk
             chunk, held = [], 0
     if chunk:
         yield chunk
+
+
+def _size(file: Encoded) -> int:
+    if isinstance(file.data, Piece):
+        return UNKNOWN if file.data.size < 0 else file.data.size
+    return len(file.data) if isinstance(file.data, bytes) else 0
 
 
 def _bytes(file: Encoded) -> bytes:

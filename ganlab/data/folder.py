@@ -141,7 +141,7 @@ class Folder(Dataset):
                 continue
             data: bytes | Piece | BadImageError
             try:
-                data = Piece(member.path) if member.path else member.read()
+                data = Piece(member.path, 0, member.size) if member.path else member.read()
             except BadImageError as error:
                 data = error
             yield Encoded(f"{source.path}/{member.name}", label_of[path], data, number)

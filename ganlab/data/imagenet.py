@@ -7,20 +7,17 @@ Russakovsky et al. 2015, arXiv:1409.0575. Preprocessed as SN-GAN's authors did (
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-
-from ganlab.data.base import Dataset, ImageSet, Pixels
+from ganlab.data.base import Dataset, ImageSet
 from ganlab.data.decoding import Encoded
 from ganlab.data.download import by_hand_place
 from ganlab.data.imagenet_labels import WNID
 from ganlab.data.imagenet_layouts import Layout, find
-from ganlab.data.images import BadImageError, Resample, Rule, TooSmallError, resize, shown, to_8_bit
+from ganlab.data.imagenet_rule import PAPER_SIDE, ImageNetRule, Preprocess
+from ganlab.data.images import Resample, shown
 from ganlab.data.pack import pack
 from ganlab.data.stream import OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
@@ -28,41 +25,9 @@ from ganlab.errors import DataError
 from ganlab.schema import Range, checked
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
-Preprocess = Literal["paper", "plain"]
-PAPER_SIDE, PAPER_QUALITY = 256, 95
 OFFICIAL = {"train": 1_281_167, "val": 50_000}
-
-
-@dataclass(frozen=True)
-class ImageNetRule(Rule):
-    """``Rule`` with the paper's detour over 256x256 JPEGs.
-
-    EXIF orientation is ignored, as in the field's pipelines. paper: shorter side to 256 (ImageMagick's
-    Lanczos; bicubic where it enlarges), centre crop 256x256, JPEG of quality 95 without chroma subsampling,
-    then bilinear to ``resolution``. min_side: smaller images are left out.
-    """
-
-    preprocess: Preprocess = "paper"
-    min_side: int = 0
-    upright: ClassVar[bool] = False
-
-    def check(self, width: int, height: int) -> None:
-        super().check(width, height)
-        if min(width, height) < self.min_side:
-            raise TooSmallError(f"{width}x{height} pixels, under min_side={self.min_side}")
-        long, short = max(width, height), min(width, height)
-        if self.preprocess == "paper" and PAPER_SIDE**2 * long > self.max_pixels * short:
-            raise BadImageError(f"{width}x{height} pixels, too long to be enlarged")
-
-    def apply(self, image: Image, note: Callable[[str], None]) -> Pixels:
-        if self.preprocess == "plain":
-            return super().apply(image, note)
-        if min(image.size) < PAPER_SIDE:
-            note("enlarged")
-        square = _through_jpeg(_shorter_side(to_8_bit(image, 3, note)))
-        return np.asarray(resize(square, self.resolution, "crop", "bilinear")).transpose(2, 0, 1)
 
 
 class ImageNet(Dataset):
@@ -182,26 +147,3 @@ def _files(layout: Layout, wnids: list[str], after: list[str] | None) -> Iterato
         for name, piece in layout.images(wnid):
             if after is None or (wnid, name) > (after[0], after[1]):
                 yield Encoded(f"{layout.path}/{wnid}/{name}", label, piece, [wnid, name])
-
-
-def _shorter_side(image: Image) -> Image:
-    """``convert -resize 256x256^ -gravity center -extent 256x256``."""
-    from PIL.Image import Resampling
-
-    width, height = image.size
-    scale = PAPER_SIDE / min(width, height)
-    size = (round(width * scale), round(height * scale))
-    if size != image.size:
-        image = image.resize(size, Resampling.LANCZOS if scale < 1 else Resampling.BICUBIC)
-    left, top = (size[0] - PAPER_SIDE) // 2, (size[1] - PAPER_SIDE) // 2
-    return image.crop((left, top, left + PAPER_SIDE, top + PAPER_SIDE))
-
-
-def _through_jpeg(image: Image) -> Image:
-    from PIL import Image as Pillow
-
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=PAPER_QUALITY, subsampling=0)
-    again = Pillow.open(file, formats=["JPEG"])
-    again.load()
-    return again

@@ -63,6 +63,11 @@ class Rule:
     max_pixels: int = 1 << 26
     upright: ClassVar[bool] = True  # whether EXIF orientation is applied
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what comes out."""
+        return self.channels, self.resolution, self.resolution
+
     def check(self, width: int, height: int) -> None:
         """Judge an image by its header. Raises BadImageError."""
         if width * height > self.max_pixels:
@@ -90,7 +95,8 @@ def is_image_name(name: str) -> bool:
 
 def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None) -> Pixels:
     """One encoded image to (C, resolution, resolution) uint8, by ``rule``; else raises BadImageError."""
-    from PIL import Image, UnidentifiedImageError
+    # WebP by its name: Pillow would look for it by importing every plugin there is
+    from PIL import Image, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header only

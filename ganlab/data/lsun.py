@@ -167,7 +167,7 @@ class _Folder(_Source):
         found = (m for m in self._source.members() if is_image_name(m.name))
         for member in itertools.islice(found, done, None):
             assert member.path is not None, "it lies in a folder"
-            yield member.name, Piece(member.path)
+            yield member.name, Piece(member.path, 0, member.size)
 
 
 def _matching(path: Path, category: str, split: str) -> Path:
