@@ -296,3 +296,31 @@ def test_identity_tells_a_changed_source(tmp_path: Path) -> None:
     put(root / "a" / "3.jpg", b"111")
     seen.append(open_source(root).identity())
     assert len({s["listing_sha256"] for s in seen}) == 4
+
+
+@pytest.mark.parametrize("room", [1 << 27, 20_000, 0])
+def test_a_small_tar_is_unpacked_once(tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "KEPT_BYTES", room)
+    opened = []
+    inner = archive.open_tar
+    monkeypatch.setattr(archive, "open_tar", lambda *words: opened.append(words) or inner(*words))
+    path = hostile_tar(tmp_path / "hostile.tar")
+    with tarfile.open(path) as inside:
+        extra = [info for info in inside.getmembers() if not info.isreg()]
+    put(path, lzma.compress(tar_bytes({**FILES, ".hidden": b"", "empty": b""}.items(), extra)))
+    source = open_source(path)
+    walks = [({m.name: m.read() for m in source.members()}, dict(source.ignored), set(source.folders))]
+    walks += [({m.name: m.read() for m in source.members()}, dict(source.ignored), set(source.folders))]
+    assert walks[0] == walks[1]
+    assert walks[0][0] == {**FILES, "empty": b""}
+    assert walks[0][1]["hidden"] == 1
+    assert len(walks[0][1]) > 1
+    held = sum(map(len, FILES.values())) + 13 * archive.KEPT_ENTRY
+    assert len(opened) == (1 if held <= room else 2)
+    assert 0 < 20_000 < held < 1 << 27
+
+
+def test_a_tar_that_was_not_read_to_its_end_is_not_kept(tmp_path: Path) -> None:
+    source = open_source(put(tmp_path / "a.tar", tar_bytes(FILES.items())))
+    assert next(iter(source.members())).read() == FILES["train/cat/0.jpg"]
+    assert {m.name: m.read() for m in source.members()} == FILES

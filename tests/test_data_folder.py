@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganlab.data import pack
+from ganlab.data import archive, pack
 from ganlab.data.base import fingerprint
 from ganlab.data.cifar10 import CLASSES as CIFAR10
 from ganlab.data.folder import Folder
@@ -310,3 +310,17 @@ def test_real_cifar10(cifar_archive: Path) -> None:
     assert data.manifest["counts"] == {}
     assert data.warnings == ()
     assert data.images.mean() == pytest.approx(121.5, abs=2)
+
+
+def test_splits_of_a_pack_are_told_without_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = as_tar(tmp_path / "set", tree("train", "test"))
+    fresh = folder(path, split="train")
+    fresh.load()
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "open_tar", None)
+        assert folder(path, split="train").splits() == ("test", "train")
+        with pytest.raises(TypeError):  # of this one there is no pack
+            folder(path, split="test").splits()
+    manifest = (fresh.pack_folder("train") or Path()) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"splits"', '"others"'))  # as it was made until 2026-11
+    assert folder(path, split="train").splits() == ("test", "train")

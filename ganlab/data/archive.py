@@ -7,6 +7,7 @@ are passed over and counted in ``Source.ignored``. Damage to an archive ends in 
 from __future__ import annotations
 
 import hashlib
+import io
 import lzma
 import os
 import stat
@@ -17,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,7 @@ from ganlab.data.tar import headers, is_tar_header, open_tar
 from ganlab.errors import DataError
 
 MAX_ENTRIES = 5_000_000
+KEPT_BYTES, KEPT_ENTRY = 1 << 27, 1 << 10  # of a tar in memory; what an entry costs beside its content
 MAX_RATIO, FREE_BYTES = 200, 1 << 30  # an archive may grow 200-fold, or to 1 GB
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError)
 
@@ -206,11 +208,36 @@ class ZipSource(_FileSource):
 
 
 class TarSource(_FileSource):
-    """A tar archive, plain or compressed, read once from front to back."""
+    """A tar archive, plain or compressed, read from front to back.
+
+    A small one is unpacked once: its files are kept in memory, up to ``KEPT_BYTES``, for the next walk.
+    """
 
     alone = False
+    _kept: tuple[list[Member], Counter[str], set[str]] | None = None
 
     def _walk(self) -> Iterator[Member]:
+        if self._kept is not None:
+            members, ignored, folders = self._kept
+            self.ignored.update(ignored)
+            self.folders.update(folders)
+            yield from members
+            return
+        members, left = [], KEPT_BYTES
+        for member in self._read():
+            left -= member.size + KEPT_ENTRY
+            if left < 0:
+                members.clear()
+            else:
+                with member.open() as file:
+                    content = file.read(member.size)
+                member = replace(member, opener=partial(io.BytesIO, content))
+                members.append(member)
+            yield member
+        if left >= 0:
+            self._kept = members, self.ignored.copy(), self.folders.copy()
+
+    def _read(self) -> Iterator[Member]:
         with open_tar(self.path, self._limit()) as archive:
             for info in headers(archive):
                 name = self._take(info.name)

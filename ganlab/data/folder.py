@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from ganlab.data.archive import Source, open_source
 from ganlab.data.base import Dataset, ImageSet
 from ganlab.data.decoding import Encoded, Piece
 from ganlab.data.images import BadImageError, Fit, Resample, Rule, is_image_name, shown
-from ganlab.data.pack import pack
+from ganlab.data.pack import pack, read_manifest
 from ganlab.data.stream import OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
@@ -92,8 +93,15 @@ class Folder(Dataset):
         self._layouts: tuple[dict[str, Any], Layout] | None = None
 
     def splits(self) -> tuple[str, ...]:
-        """The top-level folders that hold class folders; ``all`` if there is none. Reads all names."""
-        return tuple(self._layout(self._source()).splits()) or ("all",)
+        """The top-level folders that hold class folders; ``all`` if there is none.
+
+        Reads all names, unless the pack of ``split`` is there and tells them.
+        """
+        source = self._source()
+        with suppress(DataError, KeyError, TypeError):
+            packed = read_manifest(self._recipe(self.split, source).folder)
+            return tuple(map(str, packed["source"]["splits"])) or ("all",)
+        return tuple(self._layout(source).splits()) or ("all",)
 
     def pack_folder(self, split: str) -> Path | None:
         return self._recipe(split, self._source()).folder
@@ -124,7 +132,7 @@ class Folder(Dataset):
         prefix = self._prefix(layout, split, source)
         chosen = {path: n for path, n in layout.images.items() if path[: len(prefix)] == prefix}
         label_of = self._labels(writer, layout, split, chosen)
-        writer.source["ignored"] = dict(layout.ignored)
+        writer.source |= {"ignored": dict(layout.ignored), "splits": layout.splits()}
         files = self._encoded(source, label_of, skip=writer.position or 0)
         title, total = f"packing {self.name} {split}", sum(chosen.values())
         pack_stream(writer, files, self.rule, title=title, total=total, on_bad=self.on_bad)
@@ -203,10 +211,10 @@ def read_layout(source: Source, split: str | None = None) -> Layout:
         if is_image_name(member.name):
             layout.images[path] += 1
         else:
-            source.ignored["other file"] += 1
+            layout.ignored["other file"] += 1
     full = {path[:n] for path in busy for n in range(len(path) + 1)}
     layout.empty = {tuple(name.split("/")) for name in source.folders} - full
-    layout.ignored = source.ignored.copy()
+    layout.ignored += source.ignored
     while layout.images:
         here = {path[layout.depth : layout.depth + 1] for path in layout.images}
         top = next(iter(here))

@@ -10,6 +10,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from ganlab.data.archive import FolderSource, Member, Source, open_file, open_so
 from ganlab.data.base import Dataset, ImageSet, Pixels
 from ganlab.data.download import Remote, fetch, remotes
 from ganlab.data.files import progress
-from ganlab.data.images import BadImageError, Resample, resize_block, shown
+from ganlab.data.images import BadImageError, Resample, shown
 from ganlab.data.pack import pack
+from ganlab.data.resizing import resize_all
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
 
@@ -111,9 +113,10 @@ class OriginalDataset(Dataset):
         writer.expect(count)
         if self.resolution > self.side:
             writer.count("enlarged", count)
-        with progress(f"packing {self.name} {title}", count) as advance:
-            for block in blocks:
-                writer.add(resize_block(block, self.resolution, self.resample))
+        sized = resize_all(blocks, count, self.resolution, self.resample)
+        with progress(f"packing {self.name} {title}", count) as advance, closing(sized):
+            for block in sized:
+                writer.add(block)
                 advance(len(block))
 
     def _find(self) -> Original | None:
