@@ -29,7 +29,10 @@ from ganlab.types import Batch
 
 TIMES, WARM = 3, 1  # updates timed, and those before them
 ENOUGH = 2.0  # seconds of timing after which one timed update will do
-KIND = ("architecture", "normalization", "loss", "batch_size", "g_batch_size", "precision", "accumulate")
+KIND = (
+    *("architecture", "normalization", "loss", "batch_size", "g_batch_size", "accumulate"),
+    *("precision", "d_pass", "joint_fakes", "fold"),
+)
 CLASSES = 10  # of a conditional net, whose labels are not read here
 
 

@@ -53,6 +53,8 @@ class Engine:
         with self._on_stream():
             self._prepare(step)
             self._play(step)
+        if self.ring.count + 1 == self.ring.size:
+            self.settle()  # a full ring is read
         self.ring.added()
 
     @property
