@@ -1,6 +1,7 @@
 # Two commands do everything on a machine that has Python, make and a network:
 #   make train      sets up .venv, then trains on the embedded default data set
 #   make test       sets up .venv, then lints, type-checks and tests
+# And a third: make bench measures how fast this machine is (make bench ARGS=quick=true: does it work at all?).
 # ARGS passes on: make train ARGS="+experiment=sngan_cifar setting=B"
 # An older CUDA driver: make train TORCH='"torch<2.11" "torchvision<0.26"'
 PYTHON ?= python3
@@ -10,11 +11,14 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test lint
+.PHONY: setup train test lint bench
 setup: $(READY)
 
 train: $(READY)
 	@$(BIN)/ganlab train $(ARGS)
+
+bench: $(READY)
+	@$(BIN)/ganlab bench $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

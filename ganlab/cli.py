@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ganlab import __version__, help
+from ganlab.bench import KEYS
 from ganlab.errors import ConfigError, GanlabError, Mistake
 from ganlab.tree import nearest, suggest
 
@@ -89,6 +90,7 @@ def _run(name: str, rest: list[str]) -> int:
         "explain": explain,
         "analyze": analyze,
         "data": data,
+        "bench": bench,
         "doctor": doctor,
     }
     return commands[name](rest)
@@ -293,6 +295,20 @@ def data(rest: list[str]) -> int:
     show = datasets.prepare if what == "prepare" else datasets.info
     show(words.names[1], words.overrides, words.all("--config-dir"))
     return 0
+
+
+def bench(rest: list[str]) -> int:
+    """``ganlab bench``."""
+    words = parse(rest, values={"-cd": "--config-dir"})
+    if words.on("--help"):
+        return _say(help.bench())
+    own, others = _own_keys(words.overrides, KEYS)
+    if others or words.names:
+        key = [*others, *words.names][0].partition("=")[0]
+        raise ConfigError(key, "is no key of bench", suggest(key, list(KEYS)))
+    from ganlab.bench.run import bench as measure
+
+    return measure(own, words.all("--config-dir"))
 
 
 def doctor(rest: list[str]) -> int:

@@ -59,7 +59,7 @@ def show(planned: Plan, places: Places = ALONE) -> None:
             found[key] = measure(e, here)
         cost = found[key]
         each = e.d_steps * cost.d + cost.g
-        images = _scored_images(e)
+        images = scored_images(e)
         scoring = images * cost.score if cost.score is not None else 0.0
         unscored |= cost.score is None and images > 0
         total += job.steps * each + scoring
@@ -122,7 +122,7 @@ def _scoring(e: Experiment, game: Game, device: torch.device) -> float | None:
     return _median(one, device) / n
 
 
-def _scored_images(e: Experiment) -> int:
+def scored_images(e: Experiment) -> int:
     """Generated images over all evaluations of a run."""
 
     def most(protocol: Any) -> int:

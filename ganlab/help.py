@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ganlab import __version__, analysis
+from ganlab.bench import KEYS as BENCH
 from ganlab.config_files import GRIDS, NAMED, find, groups, options_of, read, user_dirs
 from ganlab.paths import PACKAGE, config_dir
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "analyze": "one figure of runs and its numbers: spectra, gradients, speed, samples, ...",
     "explain": "how a run differs from the paper's recipe, and where each value comes from",
     "data": "prepare a dataset, or tell what is prepared",
+    "bench": "how fast it is on this machine, beside a plain loop: tables, JSON, charts",
     "doctor": "what is installed, prepared and missing on this machine",
 }
 EXIT_CODES = """\
@@ -416,6 +418,37 @@ def data() -> str:
             "  ganlab data prepare imagenet path=/data/ILSVRC2012 split=all",
             "  ganlab data prepare lsun path=/data/lsun category=bedroom resolution=128",
             "  ganlab data info cifar10 verify=true",
+        ]
+    )
+
+
+def bench() -> str:
+    """``ganlab bench --help``."""
+    return "\n".join(
+        [
+            _head("bench", "[cases=...] [key=value ...]"),
+            *_wrap(
+                "Plays updates of each case by each path, in processes of their own that take turns, and "
+                "tells updates per second, times the plain loop's (scripts/plain_loop.py), floating-point "
+                "operations, the share of what the chip could do, dispatched operations, memory, and the "
+                "seconds to the first update. Images are noise: no data is needed. Each case is kept in "
+                "bench.json when it is measured; the same command again goes on with the cases that are not "
+                "there, and measures anew what another commit, version or thread count measured. bench.md "
+                "and PNGs lie beside it."
+            ),
+            "",
+            "keys",
+            *_table((f"{k}={_plain(default)}", text) for k, (default, text) in BENCH.items()),
+            "",
+            "options",
+            *_table([("--config-dir DIR", OPTIONS["--config-dir DIR"]), ("-h, --help", "this text")]),
+            "",
+            "examples",
+            "  ganlab bench quick=true",
+            "  ganlab bench cases=cnn-sn,resnet-sn d_steps=5 rounds=3",
+            "  ganlab bench minutes=25                       and again, until all is measured",
+            "  ganlab bench cases=cnn-sn d_steps=1 evaluation=true packing=true scaling=true",
+            "  ganlab bench device=cuda engine=eager,graph,compile precision=tf32,bf16",
         ]
     )
 

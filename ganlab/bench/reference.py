@@ -1,0 +1,60 @@
+"""What ganlab is measured against: the plain loop, and the chip's best rate. Imports little else."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganlab.facts import find_device, set_precision
+
+SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is timed
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+IMAGES = 10_000
+
+Made = tuple[Callable[[], object], torch.device, dict[str, Any]]
+
+
+def plain(script: Path, spec: dict[str, Any]) -> Made:
+    """An update of the plain loop, in the precision asked for."""
+    device = find_device(spec["device"])
+    set_precision("tf32" if spec["precision"] == "tf32" else "fp32", device, False)
+    torch.set_num_threads(spec["threads"])
+    side = spec["resolution"]
+    images = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8, device=device)
+    plain_loop = load_script(script).Loop(images=images, bf16=spec["precision"] == "bf16", **spec["plain"])
+    return plain_loop.update, device, {"used": "eager", "why": ""}
+
+
+def load_script(script: Path) -> Any:
+    """The module at a path."""
+    found = importlib.util.spec_from_file_location("plain_loop", script)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def peak(device_name: str, precisions: list[str], threads: int, seconds: float) -> dict[str, float]:
+    """The best rate of a product of square matrices, FLOP/s, by precision: what a chip can do at most."""
+    device = find_device(device_name)
+    torch.set_num_threads(threads)
+    told = {}
+    for precision in precisions:
+        set_precision(precision, device, False)
+        side = SIDES[device.type]
+        a, b = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
+        out, best, began = a @ b, 0.0, time.perf_counter()
+        while time.perf_counter() - began < seconds or not best:
+            start = time.perf_counter()
+            torch.mm(a, b, out=out)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best = max(best, 2 * side**3 / (time.perf_counter() - start))
+        told[precision] = best
+    return told
