@@ -28,6 +28,7 @@ from ganlab.step import d_terms, g_terms, set_rates, update
 
 WARM = 3  # eager updates before one is recorded: libraries choose their kernels in these
 RING = 1000  # most updates between two looks at the losses
+CHOSEN = "TORCHINDUCTOR_CACHE_DIR" in os.environ  # by the user, where compiled code is kept
 CHECK_EVERY = 100  # updates between looks where nothing is logged
 
 
@@ -107,7 +108,8 @@ class Compiled(Engine):
 
     def __init__(self, e: Experiment, game: Game, feed: Feed, why: str = "") -> None:
         super().__init__(e, game, feed, why)
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+        if not CHOSEN:  # torch sets it to a folder under /tmp as soon as it is asked
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir() / "compiled")
         self.proven = False
         how: dict[str, Any] = {
             "dynamic": False,

@@ -183,10 +183,10 @@ class Run:
         found = self.engine.told
         if found != self.record.engine:
             self.record.engine = found
-            why = f": {found['why']}" if found["why"] else ""
+            why, threads = f": {found['why']}" if found["why"] else "", torch.get_num_threads()
             self.log.say(
                 f"engine {found['used']}{why}; {found['precision']}, real and generated images pass D "
-                f"{found['d_pass']}, {torch.get_num_threads()} threads"
+                f"{found['d_pass']}, {threads} thread{'s' if threads > 1 else ''}"
             )
 
     def _means(self) -> dict[str, float]:
