@@ -57,7 +57,7 @@ class Run:
         self.engine = engine.make(e, self.game, feed)
         self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints)
         self.checkpoints.clean()
-        self._resume()
+        self._resume(shared.packed)
         self.record.identify(e, self.game, choices, images, self.step)
         self.log = Log(folder.path, e.steps, start_step=self.step, wall_s=self.record.begun_s)
         protocols = {e.metric.progress, e.metric.protocol}
@@ -250,7 +250,7 @@ class Run:
         except GanlabError as error:
             self.log.warn(f"{error.mistakes[0]}; the last checkpoint is step {self.saved}")
 
-    def _resume(self) -> None:
+    def _resume(self, packed: bool) -> None:
         if not self.checkpoints.has_any():
             return
         step, tensors, state = self.checkpoints.load()
@@ -260,6 +260,11 @@ class Run:
         self.engine.ring.load_state_dict(self.progress["tally"])
         threads = int(state["threads"])
         if self.e.threads is None and threads != torch.get_num_threads():
+            if packed:
+                what = (
+                    f"made with {threads}, the process that it is packed into has {torch.get_num_threads()}"
+                )
+                raise EnvError("threads", what, "continue it alone")
             torch.set_num_threads(threads)
         elif self.e.threads not in (None, threads):
             logging.getLogger("ganlab").warning(
