@@ -1,7 +1,7 @@
 """What a grid would cost: the updates counted, the seconds of one measured here, nothing trained.
 
-A few updates of each different kind of cell are timed on random images of the right shape. A D update and a
-G update are timed apart, so that cells differing only in ``d_steps`` share a measurement.
+A few updates of each different kind of cell are timed on random images of the right shape, as a run would do
+them: by the engine that its config asks for. With ``per_gpu`` the cells are timed together too.
 """
 
 from __future__ import annotations
@@ -9,100 +9,144 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from ganlab import config, jobs
-from ganlab.data.base import to_float
+from ganlab import config, engine, jobs
+from ganlab.data.base import Batches, ImageSet, fingerprint
 from ganlab.errors import DataError, EnvError
 from ganlab.experiment import Experiment
 from ganlab.facts import device_name, find_device, set_precision
 from ganlab.fakes import to_bytes
+from ganlab.feed import Feed
 from ganlab.game import Game
 from ganlab.jobs import say
+from ganlab.lanes import GAIN, Measured
+from ganlab.lanes import measure as together
 from ganlab.planned import ALONE, Places, Plan
 from ganlab.setup import build_game
-from ganlab.step import update_discriminator, update_generator
-from ganlab.types import Batch
 
-TIMES, WARM = 3, 1  # updates timed, and those before them
+TIMES, WARM = 3, 1  # updates timed, and those before them on a CPU
 ENOUGH = 2.0  # seconds of timing after which one timed update will do
 KIND = (
     *("architecture", "normalization", "loss", "batch_size", "g_batch_size", "accumulate"),
-    *("precision", "d_pass", "joint_fakes", "fold"),
+    *("precision", "d_pass", "joint_fakes", "fold", "d_steps", "engine", "optimizer"),
 )
 CLASSES = 10  # of a conditional net, whose labels are not read here
 
 
 class Cost(NamedTuple):
-    """Seconds of one D update, of one G update, and of scoring one generated image (None: not measured)."""
+    """Seconds of one generator update with its D updates, and of scoring one image (None: not measured)."""
 
-    d: float
-    g: float
+    update: float
     score: float | None
+
+
+class Trial:
+    """A game of an experiment on random images, played by the engine that a run would have."""
+
+    def __init__(self, e: Experiment, device: torch.device) -> None:
+        set_precision(e.precision, device, e.deterministic)
+        if e.threads:
+            torch.set_num_threads(e.threads)
+        self.e, self.device, self.step = e, device, 0
+        self.game = build_game(e, device, CLASSES)
+        random = np.random.default_rng(0)
+        pixels = random.integers(0, 256, (4 * e.batch_size, *e.shape), dtype=np.uint8)
+        labels = random.integers(0, CLASSES, len(pixels))
+        if self.game.num_classes:
+            self.game.labels = torch.from_numpy(labels).to(device)
+        names = [str(label) for label in range(CLASSES)]
+        images = ImageSet(pixels, labels, names, fingerprint(pixels, labels), "random", "train")
+        batches = Batches(images, device, e.seed, e.data_memory_gb)
+        feed = Feed(batches, e, e.d_steps + self.game.loss.generator_needs_real)
+        self.engine = engine.make(e, self.game, feed)
+
+    def update(self) -> None:
+        """One update."""
+        self.engine.update(self.step)
+        self.step += 1
 
 
 def show(planned: Plan, places: Places = ALONE) -> None:
     """Print the cells, their updates and hours, and the sum. Raises EnvError if the device is not there."""
     found: dict[str, Cost] = {}
-    rows, total, unscored = list[dict[str, Any]](), 0.0, False
-    device = ""
+    kinds: list[tuple[Experiment, float]] = []  # one of each, with the seconds of its update
+    rows, training, scoring, unscored = list[dict[str, Any]](), 0.0, 0.0, False
+    here = torch.device("cpu")
     for job in planned.jobs:
         e: Experiment = config.build(job.tree)
         here = find_device(e.device)
-        device = device_name(here)
         key = json.dumps([job.tree.get(k) for k in KIND] + [list(e.shape), str(here)], default=str)
         if key not in found:
-            say(f"measuring {job.name} on {device}")
+            say(f"measuring {job.name} on {device_name(here)}")
             found[key] = measure(e, here)
+            kinds.append((e, found[key].update))
         cost = found[key]
-        each = e.d_steps * cost.d + cost.g
         images = scored_images(e)
-        scoring = images * cost.score if cost.score is not None else 0.0
+        scored = images * cost.score if cost.score is not None else 0.0
         unscored |= cost.score is None and images > 0
-        total += job.steps * each + scoring
+        training, scoring = training + job.steps * cost.update, scoring + scored
         rows.append(
             {
                 "cell": job.name,
                 "updates": f"{job.steps:,}",
                 "d_steps": e.d_steps,
-                "s / 100 updates": f"{100 * each:.3g}",
-                "training": told(job.steps * each),
-                "scoring": told(scoring) if cost.score is not None else "?",
+                "s / 100 updates": f"{100 * cost.update:.3g}",
+                "training": told(job.steps * cost.update),
+                "scoring": told(scored) if cost.score is not None else "?",
             }
         )
     jobs.print_table(f"{planned.title}: {planned.out}", list(rows[0]), rows)
     updates = sum(job.steps for job in planned.jobs)
     scale = "" if planned.scale.whole else f", {planned.scale}"
-    print(
-        f"{len(rows)} cells, {updates:,} updates{scale}: about {told(total)} one after the other on {device}"
-    )
-    at_once = places.slots
-    if at_once > 1:
-        print(f"{at_once} at a time: {told(total / at_once)} if they don't slow each other, which they will")
+    total = f"about {told(training + scoring)} one after the other on {device_name(here)}"
+    print(f"{len(rows)} cells, {updates:,} updates{scale}: {total}")
+    gain = 1.0
+    if places.lanes != 1 and len(rows) > 1:
+        lanes, gain = packing(kinds, here, places.lanes, len(rows))
+        print(
+            f"per_gpu={places.lanes}: about {told(training / gain + scoring)}, {lanes} at a time in a process"
+        )
+    if places.slots > 1:
+        apart = len(places.gpus) >= places.slots
+        slow = "each on a GPU of its own" if apart else "if they don't slow each other, which they will"
+        print(f"jobs={places.slots}: {told((training / gain + scoring) / places.slots)} {slow}")
     if unscored:
         print("scoring is not in it: the extractor's weights are not here ('ganlab doctor' tells where)")
 
 
+def packing(
+    kinds: Sequence[tuple[Experiment, float]], device: torch.device, lanes: int | str, cells: int
+) -> tuple[int, float]:
+    """(how many at a time, how many times the updates of one after the other), measured and told.
+
+    ``kinds``: experiments and the seconds of an update alone; ``lanes``: as ``per_gpu``.
+    """
+    wanted = [min(int(lanes), cells)] if lanes != "auto" else [n for n in (2, 4, 8) if n <= cells]
+    best = Measured(1, 1 / kinds[0][1], 1.0)
+    trials, alone = list[Trial](), list[float]()
+    for n in wanted:
+        say(f"measuring {n} at a time")
+        while len(trials) < n:
+            e, seconds = kinds[len(trials) % len(kinds)]
+            trials.append(Trial(e, device))
+            alone.append(seconds)
+        found = together([trial.update for trial in trials], alone, device)
+        say(f"{found}")
+        if lanes == "auto" and found.gain < GAIN * best.gain:
+            break
+        best = found
+    return best.lanes, best.gain
+
+
 def measure(e: Experiment, device: torch.device) -> Cost:
     """Time updates of a fresh game on random images. Raises EnvError or ConfigError as building it does."""
-    set_precision(e.precision, device, e.deterministic)
-    if e.threads:
-        torch.set_num_threads(e.threads)
-    game = build_game(e, device, CLASSES)
-    y = torch.randint(CLASSES, (e.batch_size,), device=device) if game.num_classes else None
-    game.labels = y
-    real = torch.randint(0, 256, (e.batch_size, *e.shape), dtype=torch.uint8, device=device)
-
-    def batch() -> Batch:
-        x = to_float(real, e.dequantize, e.flip).contiguous(memory_format=torch.channels_last)
-        return Batch(x, y)
-
-    d = _median(lambda: update_discriminator(game, batch()), device)
-    g = _median(lambda: update_generator(game, batch), device)
-    return Cost(d, g, _scoring(e, game, device))
+    trial = Trial(e, device)
+    return Cost(_median(trial.update, device), _scoring(e, trial.game, device))
 
 
 def _scoring(e: Experiment, game: Game, device: torch.device) -> float | None:
@@ -134,16 +178,17 @@ def scored_images(e: Experiment) -> int:
 
 
 def _median(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call of ``work``: the median of a few, after a first one."""
+    """Seconds of one call of ``work``: the median of a few, after a first one (or, on a GPU, a recording)."""
     seconds: list[float] = []
-    for turn in range(WARM + TIMES):
+    warm = engine.WARM + 2 if device.type == "cuda" else WARM
+    for turn in range(warm + TIMES):
         if sum(seconds) > ENOUGH:
             break
         began = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if turn >= WARM:
+        if turn >= warm:
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 

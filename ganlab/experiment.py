@@ -103,7 +103,8 @@ class Experiment:
         keep_checkpoints: how many of the newest checkpoints stay, besides the best one.
         run_dir: the run folder; null: derived from the config, under ``outputs/``.
         data_memory_gb: a packed dataset up to this size lies on the device; a larger one is memory-mapped.
-        threads: CPU threads of torch; null: torch's choice (a resumed run takes the recorded number).
+        threads: CPU threads of torch; null: torch's choice, all cores (a resumed run takes the recorded
+            number). Runs side by side on one CPU are faster with threads=1 each; a sweep sees to it.
         deterministic: only deterministic GPU kernels (slower); a CPU is deterministic always.
     """
 

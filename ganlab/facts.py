@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import os
 import platform
 import resource
 import subprocess
@@ -107,6 +108,27 @@ def set_precision(precision: str, device: torch.device, deterministic: bool) -> 
         b.cuda.matmul.allow_tf32 = b.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
     torch.use_deterministic_algorithms(deterministic)
+
+
+def crowded(device: torch.device) -> str:
+    """A hint for a run on a CPU whose threads nobody chose, where others keep the cores busy; else "".
+
+    The number of threads is not taken from the load: a run would then depend on its neighbours, and not
+    be what it is alone.
+    """
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or "OMP_NUM_THREADS" in os.environ:
+        return ""
+    try:
+        load = os.getloadavg()[0]
+    except OSError:
+        return ""
+    if load + threads <= 1.5 * cores:
+        return ""
+    return (
+        f"load {load:.1f} and {threads} threads more on {cores} cores: runs side by side are faster with fewer "
+        "each, as threads=1 from their first update on; ganlab sweep jobs=N divides them"
+    )
 
 
 def device_name(device: torch.device) -> str:

@@ -18,6 +18,7 @@ from ganlab.checkpoint import Checkpoints
 from ganlab.data.base import Batches, ImageSet
 from ganlab.errors import Diverged, EnvError, GanlabError, Stopped
 from ganlab.experiment import Experiment
+from ganlab.facts import crowded
 from ganlab.feed import Feed
 from ganlab.log import Log
 from ganlab.observer import Observer
@@ -110,6 +111,8 @@ class Run:
     def _opening(self) -> None:
         p = self.progress
         self._write("running")
+        if self.step == 0 and self.e.threads is None and (hint := crowded(self.device)):
+            self.log.say(hint)
         if self.step == 0 and self.saved < 0:
             self.save()  # a full or read-only disk shows now, not hours later
         if self.step == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -18,7 +19,7 @@ from ganlab.errors import DataError
 DEPTH = 4  # folders below the one that is named
 TAIL = 4096  # bytes of metrics.jsonl that hold its last line
 EVERY = 5.0  # seconds between looks with watch=true
-HEADS = ("run", "state", "step", "of", "it/s", "left", "last scores")
+HEADS = ("run", "state", "step", "of", "it/s", "packed", "left", "last scores")
 
 
 def status(places: Sequence[str], watch: bool = False) -> int:
@@ -32,6 +33,8 @@ def status(places: Sequence[str], watch: bool = False) -> int:
             raise DataError(str(root), "is no folder", "name a run, a grid's folder, or a folder of them")
     while True:
         shown = [row for root in roots for row in rows(root)]
+        for line in dict.fromkeys(line for root in roots for line in damage(root)):
+            print(f"ganlab: warning: {line}", file=sys.stderr)
         if not shown:
             raise DataError(
                 " ".join(map(str, roots)), "holds no runs", "start one with ganlab train or sweep"
@@ -56,7 +59,7 @@ def rows(root: Path) -> list[dict[str, Any]]:
     """A row for each run at or below ``root``, and for each cell of a grid that has not begun."""
     found = {folder: _row(folder) for folder in _folders(root, DEPTH)}
     ranks: dict[Path, tuple[str, int]] = {}  # a grid's cells in the grid's order
-    for path in [root / "grid.json", *root.glob("*/grid.json")]:
+    for path in _grids(root):
         cells = jobs.peek(path).get("cells")
         for number, cell in enumerate(cells if isinstance(cells, list) else []):
             if not isinstance(cell, dict):
@@ -67,6 +70,20 @@ def rows(root: Path) -> list[dict[str, Any]]:
                 row = dict.fromkeys(HEADS, "") | {"run": str(folder), "state": "pending", "step": 0}
                 found[folder] = row | {"of": cell.get("steps", "")}
     return [found[folder] for folder in sorted(found, key=lambda f: ranks.get(f, (str(f), 0)))]
+
+
+def _grids(root: Path) -> list[Path]:
+    """The grid files at or just below ``root``."""
+    return [p for p in [root / "grid.json", *sorted(root.glob("*/grid.json"))] if p.is_file()]
+
+
+def damage(root: Path) -> list[str]:
+    """What can't be told because a grid's file is damaged, with the fix: cells that have not begun."""
+    return [
+        f"{path}: damaged; cells that have not begun are not shown; the sweep's command writes it anew"
+        for path in _grids(root)
+        if not isinstance(jobs.peek(path).get("cells"), list)
+    ]
 
 
 def _short(row: dict[str, Any], roots: Sequence[Path]) -> dict[str, Any]:
@@ -102,7 +119,8 @@ def _row(folder: Path) -> dict[str, Any]:
         if isinstance(rate, int | float) and rate > 0 and isinstance(steps, int):
             left = _told((steps - step) / rate)
     scores = jobs.scores(folder)
-    return dict(zip(HEADS, (str(folder), state, step, steps, rate, left, scores), strict=True))
+    told = (str(folder), state, step, steps, rate, jobs.packed(result), left, scores)
+    return dict(zip(HEADS, told, strict=True))
 
 
 def _since(result: dict[str, Any]) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from ganlab import engine, lanes, loop
+from ganlab import engine, facts, lanes, loop
 from ganlab.checkpoint import Checkpoints, digest
 from ganlab.constraints import WeightClip
 from ganlab.errors import Diverged, EnvError, Stopped
@@ -306,3 +306,25 @@ def test_measuring_is_interrupted_by_the_end_of_a_lane(tiny: Make, tmp_path: Pat
         while pack.active:
             pack.round()
     assert ended == ["0", "1"]
+
+
+# ---- side by side
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "given", "told"),
+    [(3.0, 4, None, True), (0.5, 4, None, False), (3.0, 1, None, False), (3.0, 4, "4", False)],
+)
+def test_a_run_beside_others_hints_at_threads(
+    load: float, threads: int, given: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(facts.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(facts.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    hint = facts.crowded(CPU)
+    assert bool(hint) == told
+    assert ("load 3.0 and 4 threads more on 4 cores" in hint) == told
+    assert facts.crowded(torch.device("cuda")) == ""

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from ganlab import cli, config, grid, jobs, planned, runner, status, work
+from ganlab import cli, config, cost, grid, jobs, planned, runner, status, work
 from ganlab.config_files import GRIDS, options_of
 from ganlab.disk import Lock
 from ganlab.errors import ConfigError, DataError, EnvError, SweepFailed
 from ganlab.extractors import inception
+from ganlab.lanes import Measured
 from ganlab.run_folder import RunFolder
 
 SHIPPED = options_of(GRIDS)
@@ -463,7 +464,10 @@ def test_status_survives_damaged_files(place: Path, capsys: Any) -> None:
         (run / name).write_bytes(b"\xff[1, {")
     (place / "outputs" / "grid.json").write_text('{"cells": [1, {"run": 3}], "scale": [], "title": null}')
     assert cli.main(["status"]) == 0
-    assert "killed" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "killed" in said.out
+    (told,) = said.err.splitlines()
+    assert "outputs/x/grid.json: damaged; cells that have not begun are not shown" in told
 
 
 def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None:
@@ -473,6 +477,27 @@ def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None
     assert "2 cells, 8 updates, 0.1 of the updates, 1 of the width: about" in said.out
     assert said.err.count("measuring") == 2  # once for each method
     assert not (place / "outputs").exists()
+
+
+def test_a_dry_run_measures_packing_too(place: Path, capsys: Any, monkeypatch: Any) -> None:
+    gains = {2: 1.5, 4: 3.0}
+    monkeypatch.setattr(
+        cost, "together", lambda updates, alone, _: Measured(len(updates), 1.0, gains[len(updates)])
+    )
+    monkeypatch.setattr(cost, "measure", lambda *_: cost.Cost(900.0, None))
+    words = ["architecture.width=0.05", "batch_size=8", "metric.extractor=cifar", "device=cpu"]
+    assert sweep("dry_run=true", "per_gpu=2", *words, at_once="1") == 0
+    said = capsys.readouterr()
+    assert "4 cells, 16 updates, 0.1 of the updates, 1 of the width: about 4.0 h one after" in said.out
+    assert "per_gpu=2: about 2.7 h, 2 at a time in a process" in said.out
+    assert "2: 1 updates/s, 1.50x" in said.err
+    assert sweep("dry_run=true", "per_gpu=auto", *words, at_once="2") == 0
+    said = capsys.readouterr()
+    assert "per_gpu=auto: about 80 min, 4 at a time in a process" in said.out
+    assert "jobs=2: 40 min if they don't slow each other, which they will" in said.out
+    gains[2] = 1.05
+    assert sweep("dry_run=true", "per_gpu=auto", *words, at_once="1") == 0
+    assert "per_gpu=auto: about 4.0 h, 1 at a time" in capsys.readouterr().out
 
 
 def test_a_dry_run_fetches_no_weights(place: Path, capsys: Any, monkeypatch: Any) -> None:
