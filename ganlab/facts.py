@@ -125,10 +125,9 @@ def crowded(device: torch.device) -> str:
         return ""
     if load + threads <= 1.5 * cores:
         return ""
-    return (
-        f"load {load:.1f} and {threads} threads more on {cores} cores: runs side by side are faster with fewer "
-        "each, as threads=1 from their first update on; ganlab sweep jobs=N divides them"
-    )
+    there = f"load {load:.1f} and {threads} threads more on {cores} cores"
+    fix = "threads=1 from their first update on; ganlab sweep jobs=N divides them"
+    return f"{there}: runs side by side are faster with fewer each, as {fix}"
 
 
 def device_name(device: torch.device) -> str:

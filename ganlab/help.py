@@ -215,9 +215,9 @@ def status() -> str:
             _head("status", "[FOLDER...] [watch=true]"),
             *_wrap(
                 "A line for each run at or below the folders (default: outputs): state, step, speed, time "
-                "left, last scores. packed: how many runs shared its process. killed: its process is gone; the "
-                "same command continues it. Only files are read: safe beside running sweeps, on any machine "
-                "that sees them."
+                "left, last scores. packed: how many runs shared its process. killed: its process is gone; "
+                "the same command continues it. Only files are read: safe beside running sweeps, on any "
+                "machine that sees them."
             ),
             "",
             "keys",
