@@ -158,6 +158,7 @@ def _devices() -> Iterator[Finding]:
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     text = f"{torch.__version__}, {built}, {torch.get_num_threads()} CPU threads"
     yield Finding("devices", "torch", "ok", text)
+    yield from _speed()
     if not torch.cuda.is_available():
         fix = "fine on a CPU machine; else check the driver against the CUDA build (README)"
         yield Finding("devices", "cuda", "absent", "no CUDA device: device=auto means the CPU", fix)
@@ -166,6 +167,24 @@ def _devices() -> Iterator[Finding]:
         about = torch.cuda.get_device_properties(index)
         text = f"{about.name}, {about.total_memory / 1e9:.0f} GB, compute {about.major}.{about.minor}"
         yield Finding("devices", f"cuda:{index}", "ok", text)
+
+
+def _speed() -> Iterator[Finding]:
+    """What makes some keys worth their while here."""
+    import torch
+
+    from ganlab.facts import fast_bf16, find_device
+
+    fast = fast_bf16(find_device("auto"))
+    text = (
+        "precision=bf16 is fast here" if fast else "precision=bf16 would be slow: the processor emulates it"
+    )
+    yield Finding("devices", "bf16", "ok" if fast else "absent", text)
+    compiler = "triton" if torch.cuda.is_available() else shutil.which("c++") or shutil.which("g++")
+    text = f"{compiler}: engine=compile works" if compiler else "engine=compile has no C++ compiler"
+    yield Finding(
+        "devices", "compiler", "ok" if compiler else "absent", text, "" if compiler else "install g++"
+    )
 
 
 def _datasets() -> Iterator[Finding]:
