@@ -1,0 +1,204 @@
+"""What ``prepare_speed.py`` measures, each in a process of its own: seconds, images/s, processor time."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from speed_sets import ARCHIVE, MAPS, map_file
+
+from ganlab.data.child import KEEP_MEMORY
+from ganlab.data.cifar10 import Cifar10
+from ganlab.data.crew import num_cores
+from ganlab.data.folder import Folder
+from ganlab.data.imagenet import ImageNet
+from ganlab.data.imagenet_rule import ImageNetRule
+from ganlab.data.images import Rule, decode, resize_block
+from ganlab.data.lsun import Lsun
+from ganlab.data.stl10 import IMAGE_BYTES, SIDE, Stl10
+
+CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "ImageNet 128, paper": ("imagenet", ImageNet, {"resolution": 128}),
+    "ImageNet 64, plain": ("imagenet", ImageNet, {"resolution": 64, "preprocess": "plain"}),
+    "LSUN 64": ("lsun", Lsun, {"resolution": 64}),
+    "STL-10 48": ("stl", Stl10, {"verify": False}),
+    "tar.xz 32": (ARCHIVE, Folder, {}),
+}
+BATCH, TURNS = 64, {32: 600, 64: 300, 128: 75}  # batches of a measurement: a pass over half of a set
+
+
+def ready(case: str, root: Path) -> dict[str, float]:
+    import torch
+
+    from ganlab.data.base import Batches, to_float
+
+    Cifar10(str(root / "cifar"), verify=False).load()
+    torch.zeros(1).float()
+    clock = Clock()
+    images = Cifar10(str(root / "cifar"), verify=False).load()
+    to_float(Batches(images, "cpu", seed=0).batch(0, BATCH).x)
+    return clock.told(1)
+
+
+def read_alone(case: str, root: Path) -> dict[str, float]:
+    folder = Cifar10(str(root / "cifar"), verify=False).pack_folder("train")
+    assert folder is not None
+    clock = Clock()
+    np.fromfile(folder / "images.u8", np.uint8)
+    return clock.told(1)
+
+
+def prepare(case: str, root: Path) -> dict[str, float]:
+    folder, dataset, options = CASES[case]
+    clock = Clock()
+    images = len(dataset(str(root / folder), **options).load())
+    told = clock.told(images)
+    others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return told | {"main": _peak(), "others": others / (1e6 if sys.platform == "darwin" else 1e3)}
+
+
+def decode_alone(case: str, root: Path) -> dict[str, float]:
+    """A pool that decodes the same images and throws them away."""
+    folder, _, options = CASES[case]
+    os.environ.update(KEEP_MEMORY)  # as for the processes it is compared with
+    with ProcessPoolExecutor(num_cores(), mp_context=get_context("spawn")) as pool:
+        list(pool.map(_warm, range(4 * num_cores())))
+        files = [] if folder in ("stl", ARCHIVE) else _contents(root, folder)
+        clock = Clock()
+        jobs: list[tuple[Any, ...]]
+        if folder == "stl":
+            file = root / "stl" / "unlabeled_X.bin"
+            count = file.stat().st_size // IMAGE_BYTES
+            jobs = [(_resize_some, str(file), i, 64) for i in range(0, count, 64)]
+        else:
+            if folder == ARCHIVE:
+                files = _unpacked(root / ARCHIVE)
+            rule = ImageNetRule(**options) if folder == "imagenet" else Rule(options.get("resolution", 32))
+            size = 128 if folder == ARCHIVE else 32
+            jobs = [(_decode_some, files[i : i + size], rule) for i in range(0, len(files), size)]
+        done = [pool.submit(*job) for job in jobs]
+        counted = [future.result() for future in done]
+        told = clock.told(sum(n for n, _ in counted))
+    unpacking = told["own"] if folder == ARCHIVE else 0.0
+    return told | {"cpu": (unpacking + sum(cpu for _, cpu in counted)) / sum(n for n, _ in counted)}
+
+
+def batches(case: str, root: Path) -> dict[str, float]:
+    from ganlab.data.base import Batches, ImageSet
+
+    images, side = _map(case, root)
+    drawn = Batches(ImageSet(images, None, [], "", "map", "train"), "cpu", seed=0, data_memory_gb=0)
+    return _turns(lambda i: drawn.batch(BATCH * i, BATCH), side, images, case)
+
+
+def gather_alone(case: str, root: Path) -> dict[str, float]:
+    images, side = _map(case, root)
+    order = np.random.default_rng(0).permutation(len(images))
+    out, host = np.empty((BATCH, *images.shape[1:]), np.uint8), np.asarray(images)
+    return _turns(
+        lambda i: np.take(host, order[BATCH * i :][:BATCH], axis=0, out=out, mode="clip"), side, images, case
+    )
+
+
+def floats(case: str, root: Path) -> dict[str, float]:
+    import torch
+
+    from ganlab.data.base import to_float
+
+    images, side = _map(case.partition(",")[0], root)
+    x = torch.from_numpy(np.array(images[:BATCH]))
+    dequantize = case.endswith("dequantized")
+    return _turns(lambda _: to_float(x, dequantize), side, images, "")
+
+
+def _map(case: str, root: Path) -> tuple[Any, int]:
+    import torch
+
+    torch.set_num_threads(1)
+    side = int(case.split()[0])
+    return np.memmap(map_file(root, side), np.uint8, "r", shape=(MAPS[side], 3, side, side)), side
+
+
+def _turns(turn: Callable[[int], Any], side: int, images: Any, case: str) -> dict[str, float]:
+    if "cold" in case:
+        file = os.open(images.filename, os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+    number = TURNS[side] // (8 if "cold" in case else 1)
+    turn(0)
+    clock = Clock()
+    for i in range(1, number):
+        turn(i)
+    return clock.told(BATCH * (number - 1))
+
+
+def _contents(root: Path, folder: str) -> list[bytes]:
+    if folder == "imagenet":
+        return [path.read_bytes() for path in sorted((root / folder).rglob("*.JPEG"))]
+    import lmdb
+
+    path = str(root / "lsun" / "bedroom_train_lmdb")
+    with lmdb.open(path, readonly=True, lock=False) as env, env.begin() as transaction:
+        return [value for _, value in transaction.cursor()]
+
+
+def _unpacked(path: Path) -> list[bytes]:
+    with tarfile.open(path) as archive:
+        return [file.read() for member in archive if (file := archive.extractfile(member)) is not None]
+
+
+def _decode_some(files: list[bytes], rule: Rule) -> tuple[int, float]:
+    start = time.process_time()
+    for data in files:
+        decode(data, rule)
+    return len(files), time.process_time() - start
+
+
+def _resize_some(path: str, first: int, number: int) -> tuple[int, float]:
+    start = time.process_time()
+    raw = np.fromfile(path, np.uint8, number * IMAGE_BYTES, offset=first * IMAGE_BYTES)
+    images = raw.reshape(-1, 3, SIDE, SIDE).transpose(0, 1, 3, 2)
+    resize_block(images, 48, "bilinear")
+    return len(images), time.process_time() - start
+
+
+def _warm(_: int) -> None:
+    time.sleep(0.05)
+
+
+def _peak() -> float:
+    """MB of this process at most; ``ru_maxrss`` would be that of its parent if that is larger (Linux)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+class Clock:
+    """Seconds, and seconds of processor time of this process and of those it has waited for."""
+
+    def __init__(self) -> None:
+        self.began, self.mine, self.others = time.perf_counter(), time.process_time(), _of_children()
+
+    def told(self, images: int) -> dict[str, float]:
+        seconds, own = time.perf_counter() - self.began, time.process_time() - self.mine
+        cpu = own + _of_children() - self.others
+        return {"seconds": seconds, "rate": images / seconds, "cpu": cpu / images, "own": own}
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+MEASURES = {f.__name__: f for f in (ready, read_alone, prepare, decode_alone, batches, gather_alone, floats)}
