@@ -140,7 +140,18 @@ def test_runs_on_one_set_share_its_storage(tmp_path: Path) -> None:
     assert one.on_device is None
     assert drawn(one, 0, 10) != drawn(two, 0, 10)  # each in its own order
     assert Batches(data, "cpu", 0, data_memory_gb=0)._storage is not one._storage
-    assert Batches(replace(data), "cpu", 0)._storage is not one._storage  # an equal set is another
+    again = replace(data, images=np.memmap(data.images.filename, np.uint8, "r", shape=data.images.shape))  # type: ignore[attr-defined]
+    assert Batches(again, "cpu", 0)._storage is one._storage  # loaded twice
+    assert Batches(replace(data, images=data.images[1:]), "cpu", 0)._storage is not (
+        Batches(replace(data, images=data.images[:9]), "cpu", 0)._storage
+    )
+    for other in (
+        replace(data, images=np.array(data.images)),
+        replace(data, fingerprint="another"),
+        replace(data, labels=None),
+        replace(again, images=again.images[:9]),
+    ):
+        assert Batches(other, "cpu", 0)._storage is not one._storage
     kept = weakref.ref(one._storage)
     del one
     assert kept() is not None

@@ -127,8 +127,8 @@ class Batches:
 
     Sample number i of a run is image ``permutation(seed, epoch=i // N)[i % N]``. The images lie on the device
     as one uint8 tensor if they fit ``data_memory_gb`` (10^9 bytes); else each batch is gathered by numpy from
-    the memory map, whose next images the kernel is asked for meanwhile, and sent as uint8. ``Batches`` of one
-    ``ImageSet`` object on one device share its storage (``storage.py``).
+    the memory map, whose next images the kernel is asked for meanwhile, and sent as uint8. ``Batches`` of the
+    same images on one device share their storage (``storage.storage_of``).
     """
 
     def __init__(

@@ -8,6 +8,10 @@
 The key is a hash of the source's identity and the transform: a changed source or option is another pack. A
 pack is written beside its final name and renamed once it is whole and on the disk; what a killed preparation
 left there is continued.
+
+What is checked: the sums are made of the bytes on their way to the disk. Opening a pack, at the start of a
+run, reads the manifest, compares the size of ``images.u8`` and the sha256 of the labels: a few milliseconds.
+The sha256 of the pixels is compared by ``ganlab data info NAME verify=true`` (1 GB/s), and on continuing.
 """
 
 from __future__ import annotations

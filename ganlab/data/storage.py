@@ -1,6 +1,6 @@
 """Where the images of an ``ImageSet`` lie while runs draw from them: on the device, in memory, or in the map.
 
-Runs of one process that train on the same ``ImageSet`` share one copy (``storage_of``). A memory map is read
+Runs of one process that train on the same packed set share one copy (``storage_of``). A memory map is read
 without a thread: the kernel is told which images come next and fetches them by itself, which under load costs
 less than handing batches from one thread to another (``benchmarks/data_preparation``).
 """
@@ -12,6 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -24,18 +25,23 @@ from ganlab.types import Batch
 BLOCK = 1 << 25  # bytes sent to a device at a time
 SLOTS = 4  # batches on their way to a GPU at once
 
-_SHARED: WeakValueDictionary[tuple[int, str, bool], Storage] = WeakValueDictionary()
+_SHARED: WeakValueDictionary[tuple[Any, ...], Storage] = WeakValueDictionary()
 _LOCK = threading.Lock()
 
 
 def storage_of(image_set: ImageSet, device: torch.device, in_memory: bool) -> Storage:
-    """The storage of a set on a device; the same object for the same ``image_set`` as long as one is in use.
+    """The storage of a set on a device; as long as it is in use, the same object for the same images.
 
+    The same are those of one array, or of one file and fingerprint: a packed set that was loaded twice.
     in_memory: the images lie in the memory of the device as a whole; else they are gathered from their map.
     """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    key = (id(image_set), str(device), in_memory)  # the storage keeps the set, so its id is not given anew
+    images = image_set.images
+    where: tuple[Any, ...] = (id(images),)  # the storage keeps them, so no other array gets their id
+    if _map_of(images) is not None and isinstance(images, np.memmap):
+        where = (str(images.filename), images.offset, images.shape)
+    key = (*where, image_set.fingerprint, image_set.labels is None, str(device), in_memory)
     with _LOCK:
         found = _SHARED.get(key)
         if found is None:
@@ -59,9 +65,7 @@ class Storage:
         self._map: mmap.mmap | None = None
         self._ring = _Ring(device) if device.type == "cuda" and not in_memory else None
         if not in_memory:
-            base = getattr(image_set.images, "base", None)
-            if isinstance(image_set.images, np.memmap) and isinstance(base, mmap.mmap):
-                self._map = base
+            self._map = _map_of(image_set.images)
         elif device.type != "cpu":
             self.on_device = _sent(self._host, device)
             self.labels = None if self.labels is None else self.labels.to(device)
@@ -138,6 +142,12 @@ class _Ring:
             if copy is not None:
                 copy.record_stream(current)  # or its memory might be given away while it is still read
         return Batch(x, y)
+
+
+def _map_of(images: Pixels) -> mmap.mmap | None:
+    """The map of a file that ``images`` are as a whole; a part of one does not tell where it begins."""
+    base = images.base if isinstance(images, np.memmap) else None
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def _sent(images: Pixels, device: torch.device) -> Tensor:
