@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
-import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -59,11 +60,10 @@ def read_alone(case: str, root: Path) -> dict[str, float]:
 
 def prepare(case: str, root: Path) -> dict[str, float]:
     folder, dataset, options = CASES[case]
-    clock = Clock()
-    images = len(dataset(str(root / folder), **options).load())
-    told = clock.told(images)
-    others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return told | {"main": _peak(), "others": others / (1e6 if sys.platform == "darwin" else 1e3)}
+    with Watch() as watch:
+        clock = Clock()
+        images = len(dataset(str(root / folder), **options).load())
+        return clock.told(images) | {"main": _peak("self"), "others": watch.peak}
 
 
 def decode_alone(case: str, root: Path) -> dict[str, float]:
@@ -176,12 +176,34 @@ def _warm(_: int) -> None:
     time.sleep(0.05)
 
 
-def _peak() -> float:
-    """MB of this process at most; ``ru_maxrss`` would be that of its parent if that is larger (Linux)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+def _peak(process: str) -> float:
+    """MB of a process at most, 0 off Linux: ``ru_maxrss`` is that of its parent if that was larger."""
+    try:
+        return int(Path(f"/proc/{process}/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
+    except (OSError, IndexError):  # it has ended
+        return 0.0
+
+
+class Watch(threading.Thread):
+    """Notes the ``peak`` of the largest child process, ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self._done = 0.0, threading.Event()
+
+    def run(self) -> None:
+        while not self._done.wait(0.1):
+            for listing in Path("/proc/self/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    self.peak = max([self.peak, *map(_peak, listing.read_text().split())])
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
 
 
 class Clock:

@@ -307,6 +307,8 @@ def test_a_small_tar_is_unpacked_once(tmp_path: Path, room: int, monkeypatch: py
     path = hostile_tar(tmp_path / "hostile.tar")
     with tarfile.open(path) as inside:
         extra = [info for info in inside.getmembers() if not info.isreg()]
+    extra += [tarfile.TarInfo("hollow")]
+    extra[-1].type = tarfile.DIRTYPE
     put(path, lzma.compress(tar_bytes({**FILES, ".hidden": b"", "empty": b""}.items(), extra)))
     source = open_source(path)
     walks = [({m.name: m.read() for m in source.members()}, dict(source.ignored), set(source.folders))]
@@ -314,6 +316,7 @@ def test_a_small_tar_is_unpacked_once(tmp_path: Path, room: int, monkeypatch: py
     assert walks[0] == walks[1]
     assert walks[0][0] == {**FILES, "empty": b""}
     assert walks[0][1]["hidden"] == 1
+    assert "hollow" in walks[0][2]
     assert len(walks[0][1]) > 1
     held = sum(map(len, FILES.values())) + 13 * archive.KEPT_ENTRY
     assert len(opened) == (1 if held <= room else 2)

@@ -24,6 +24,7 @@ from ganlab import cli, doctor
 from ganlab.data import decoding, pack, stream
 from ganlab.data.base import Dataset
 from ganlab.data.child import Child, ChildCrashed
+from ganlab.data.crew import Crew
 from ganlab.data.decoding import Encoded, Piece, decode_all
 from ganlab.data.folder import Folder
 from ganlab.data.imagenet import ImageNet
@@ -354,6 +355,22 @@ def test_children_that_die() -> None:
     with pytest.raises(EnvError, match=r"a reading process: ended \(SIGKILL\); the same command continues"):
         other.call(os.kill, other._process.pid, signal.SIGKILL)
     other.close()
+
+
+def test_a_crew_keeps_its_children_but_for_those_that_failed() -> None:
+    crew = Crew(shared=10)
+    with crew.child() as first:
+        assert first.call(len, "ab") == 2
+    with crew.child() as second, crew.child() as third:
+        assert second is first
+        assert third is not first
+    with pytest.raises(ZeroDivisionError), crew.child() as failed:  # it may still be at work
+        failed.call(divmod, 7, 0)
+    assert failed._process.poll() is not None
+    with crew.child() as last:
+        assert last is not failed
+    crew.close()
+    assert all(child._process.poll() is not None for child in (first, third, last))
 
 
 def test_children_import_nothing_from_the_working_folder(
