@@ -12,22 +12,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from ganlab import config, engine, jobs
-from ganlab.data.base import Batches, ImageSet, fingerprint
 from ganlab.errors import DataError, EnvError
 from ganlab.experiment import Experiment
-from ganlab.facts import device_name, find_device, set_precision
+from ganlab.facts import device_name, find_device
 from ganlab.fakes import to_bytes
-from ganlab.feed import Feed
 from ganlab.game import Game
 from ganlab.jobs import say
 from ganlab.lanes import GAIN, Measured
 from ganlab.lanes import measure as together
 from ganlab.planned import ALONE, Places, Plan
-from ganlab.setup import build_game
+from ganlab.trial import Trial
 
 TIMES, WARM = 3, 1  # updates timed, and those before them on a CPU
 ENOUGH = 2.0  # seconds of timing after which one timed update will do
@@ -35,7 +32,6 @@ KIND = (
     *("architecture", "normalization", "loss", "batch_size", "g_batch_size", "accumulate"),
     *("precision", "d_pass", "joint_fakes", "fold", "d_steps", "engine", "optimizer"),
 )
-CLASSES = 10  # of a conditional net, whose labels are not read here
 
 
 class Cost(NamedTuple):
@@ -43,32 +39,6 @@ class Cost(NamedTuple):
 
     update: float
     score: float | None
-
-
-class Trial:
-    """A game of an experiment on random images, played by the engine that a run would have."""
-
-    def __init__(self, e: Experiment, device: torch.device) -> None:
-        set_precision(e.precision, device, e.deterministic)
-        if e.threads:
-            torch.set_num_threads(e.threads)
-        self.e, self.device, self.step = e, device, 0
-        self.game = build_game(e, device, CLASSES)
-        random = np.random.default_rng(0)
-        pixels = random.integers(0, 256, (4 * e.batch_size, *e.shape), dtype=np.uint8)
-        labels = random.integers(0, CLASSES, len(pixels))
-        if self.game.num_classes:
-            self.game.labels = torch.from_numpy(labels).to(device)
-        names = [str(label) for label in range(CLASSES)]
-        images = ImageSet(pixels, labels, names, fingerprint(pixels, labels), "random", "train")
-        batches = Batches(images, device, e.seed, e.data_memory_gb)
-        feed = Feed(batches, e, e.d_steps + self.game.loss.generator_needs_real)
-        self.engine = engine.make(e, self.game, feed)
-
-    def update(self) -> None:
-        """One update."""
-        self.engine.update(self.step)
-        self.step += 1
 
 
 def show(planned: Plan, places: Places = ALONE) -> None:

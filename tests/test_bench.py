@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ganlab import cli
+from ganlab import cli, trial
 from ganlab.bench import KEYS, book, cases, chart, estimate, measure, reference, run, scoring, text, turns
 from ganlab.bench.cases import Case, Path_
 from ganlab.bench.child import Server
@@ -178,7 +178,7 @@ def test_blocks_take_turns_and_warm_rounds_do_not_count() -> None:
     def block(name: str) -> Callable[[], int]:
         return lambda: calls.append(name) or len(calls)  # type: ignore[func-returns-value]
 
-    found = turns.in_turn({n: block(n) for n in "ab"}, 2)
+    found = trial.in_turn({n: block(n) for n in "ab"}, 2)
     assert calls == ["a", "b"] * 3
     assert found == {"a": [3, 5], "b": [4, 6]}
 
@@ -232,13 +232,16 @@ def measured(width: float = 1.0) -> dict[str, Any]:
 
 def test_the_grids_cells_are_counted_by_method_and_d_updates() -> None:
     found = list(estimate._cells("method=wc,gan-gp,wgan-gp", "setting=A,B"))
-    assert sorted(found) == sorted([(m, d, 100_000) for m in ("wc", "gp", "gp") for d in (5, 1)])
+    assert sorted(one[:3] for one in found) == sorted(
+        (m, d, 100_000) for m in ("wc", "gp", "gp") for d in (5, 1)
+    )
+    assert all(images > 50_000 for *_, images in found)
 
 
 def test_hours_of_a_grid_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """6 methods as SN, GAN-GP and WGAN-GP twice as dear; four settings of five D updates, two of one."""
     methods = ("wc", "gp", "gp", "bn", "ln", "wn", "orthonormal", "sn")
-    cells = [(m, d, 100_000) for m in methods for d in (5, 5, 5, 5, 1, 1)]
+    cells = [(m, d, 100_000, 0) for m in methods for d in (5, 5, 5, 5, 1, 1)]
     monkeypatch.setattr(estimate, "_cells", lambda: cells)
     (line,) = [one for one in estimate.conclusions(measured()) if "eager" in one]
     seconds = 100_000 * (6 + 2 * 2) * (4 * 5 + 2 * 1)

@@ -20,7 +20,7 @@ FLOORS = [
         "optimizers game step state_tree checkpoint run_folder signals log reference fakes feature_pass "
         "by_class scores evaluate samples facts record setup feed engine run_record observer shared run "
         "loop lanes",
-        "tree config_files overrides composition config tools datasets report analysis recipes explain "
+        "tree config_files overrides composition config tools datasets trial report analysis recipes explain "
         "doctor jobs sweep grid planned work runner cost status bench help cli pack __main__",
     )
 ]

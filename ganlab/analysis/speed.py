@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ganlab import config, rng
+from ganlab import config, engine
 from ganlab.analysis import drawing
 from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
@@ -23,12 +24,9 @@ from ganlab.facts import device_name, find_device, set_precision
 from ganlab.report import figures, text
 from ganlab.run_folder import RunFolder
 from ganlab.schema import Count, checked
-from ganlab.setup import build_game
-from ganlab.step import play_round
 from ganlab.tree import suggest
-from ganlab.types import Batch
+from ganlab.trial import Trial, in_turn
 
-CLASSES = 10  # of random labels, for conditional nets
 LOSSES = {"wgan-gp": ("gp", "wasserstein"), "gan-gp": ("gp", "")}  # method -> normalization, loss
 
 
@@ -129,18 +127,15 @@ class Speed(Analysis):
         return {**tree, "d_steps": self.d_steps, "run_dir": None}
 
     def _block(self, e: Experiment, device: torch.device) -> Callable[[], None]:
-        """A function that trains for ``updates`` updates, on images that are made once."""
-        game = build_game(e, device, CLASSES)
-        random = rng.generator(device, e.seed, "analysis", 4)
-        x = torch.rand(e.batch_size, *e.shape, device=device, generator=random) * 2 - 1
-        x = x.contiguous(memory_format=torch.channels_last)
-        y = torch.randint(CLASSES, (e.batch_size,), device=device, generator=random)
-        game.labels = y
-        rng.seed_default(device, e.seed, "analysis")
+        """A function that trains for ``updates`` updates, as a run would, on images that are made once."""
+        trial = Trial(e, device)
+        warm = engine.WARM + 1 if device.type == "cuda" else 0
+        for _ in range(warm):  # until what can be recorded is
+            trial.update()
 
         def block() -> None:
             for _ in range(self.updates):
-                play_round(game, lambda: Batch(x, y))
+                trial.update()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
@@ -149,14 +144,13 @@ class Speed(Analysis):
 
 def interleaved(blocks: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each block, ``rounds`` times in turn, after a round that warms caches and allocators up."""
-    times: dict[str, list[float]] = {name: [] for name in blocks}
-    for i in range(rounds + 1):
-        for name, block in blocks.items():
-            began = time.perf_counter()
-            block()
-            if i:
-                times[name].append(time.perf_counter() - began)
-    return times
+
+    def timed(block: Callable[[], None]) -> float:
+        began = time.perf_counter()
+        block()
+        return time.perf_counter() - began
+
+    return in_turn({name: functools.partial(timed, block) for name, block in blocks.items()}, rounds)
 
 
 def with_method(tree: dict[str, Any], method: str, dirs: Sequence[Path]) -> dict[str, Any]:

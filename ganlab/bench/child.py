@@ -25,7 +25,7 @@ Answer = dict[str, Any]
 class Player:
     """Plays updates: ``play(n)`` returns when they are done on the device. ``told``: how, for the record."""
 
-    def __init__(self, update: Callable[[], object], device: Any, told: Answer) -> None:
+    def __init__(self, update: Callable[[], object], device: Any, told: Callable[[], Answer]) -> None:
         self.update, self.device, self.told = update, device, told
 
     def play(self, updates: int) -> None:
@@ -65,14 +65,14 @@ class Server:
         built = time.time()
         self.player.play(1)
         now = time.time()
-        return {"first_s": now - spec["asked"], "build_s": built - spec["asked"], **self.player.told}
+        return {"first_s": now - spec["asked"], "build_s": built - spec["asked"], **self.player.told()}
 
     def run(self, spec: Answer) -> Answer:
         """Wall and processor seconds of ``updates`` updates."""
         assert self.player is not None, "start comes first"
         wall, cpu = time.perf_counter(), time.process_time()
         self.player.play(spec["updates"])
-        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, **self.player.told}
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, **self.player.told()}
 
     def memory(self, spec: Answer) -> Answer:
         """Peak of the process and, on a GPU, of its allocator, in 10^6 bytes."""

@@ -43,19 +43,21 @@ def rates(told: Mapping[str, Any]) -> list[Rate]:
 def conclusions(told: Mapping[str, Any]) -> list[str]:
     """Lines; none where nothing was measured at full width."""
     found = rates(told)
-    lines = [] if not found else [*_grid_lines(found), *_share_lines(found, told)]
+    scored = [record["told"] for record in told.get("evaluation", {}).values()]
+    lines = [] if not found else [*_grid_lines(found, scored), *_share_lines(found, scored)]
     return [*lines, *_packing_lines(told)]
 
 
-def _grid_lines(found: list[Rate]) -> list[str]:
+def _grid_lines(found: list[Rate], scored: list[dict[str, Any]]) -> list[str]:
     """How long the 48 cells of SNGAN's Figure 1 would take one after the other, by path."""
     cells = list(_cells())
     paths = dict.fromkeys(r.path for r in found if r.net == "cnn")
     lines = []
+    images = sum(number for *_, number in cells)
     for path in paths:
         mine = {(r.method, r.d_steps): r.s for r in found if r.net == "cnn" and r.path == path}
         total, stand_in = 0.0, dict[str, int]()
-        for method, d_steps, steps in cells:
+        for method, d_steps, steps, _ in cells:
             seconds = mine.get((method, d_steps))
             if seconds is None and ("sn", d_steps) in mine:
                 seconds = mine["sn", d_steps]
@@ -69,22 +71,26 @@ def _grid_lines(found: list[Rate]) -> list[str]:
                 words = ", ".join(f"{n} {method}" for method, n in stand_in.items())
                 more = f" (cells taken to cost what sn does: {words})"
             lines.append(
-                f"Figure 1's {len(cells)} cells of 100,000 updates, {path}: {cost.told(total)} one after "
-                f"the other, without scoring{more}"
+                f"Figure 1's {len(cells)} cells, {sum(steps for _, _, steps, _ in cells):,} updates, {path}: "
+                f"{cost.told(total)} one after the other, without scoring{more}"
             )
+    for one in scored:
+        if one["net"] == "cnn" and one["width"] == 1 and lines:
+            hours = cost.told(images / one["images_per_s"])
+            lines.append(f"Figure 1's {images:,} scored images with {one['extractor']}: {hours}")
     return lines
 
 
-def _cells(*words: str) -> Iterator[tuple[str, int, int]]:
-    """(method as cases call it, d_steps, updates) of each cell of the grid."""
+def _cells(*words: str) -> Iterator[tuple[str, int, int, int]]:
+    """(method as cases call it, d_steps, updates, images scored) of each cell of the grid."""
     for job in runner.plan(GRID, ["metric.extractor=cifar", *words], grids.Scale(), None).jobs:
-        yield "+".join(job.tree["normalization"]) or "none", int(job.tree["d_steps"]), job.steps
+        images = cost.scored_images(config.build(job.tree))
+        yield "+".join(job.tree["normalization"]) or "none", int(job.tree["d_steps"]), job.steps, images
 
 
-def _share_lines(found: list[Rate], told: Mapping[str, Any]) -> list[str]:
+def _share_lines(found: list[Rate], scored: list[dict[str, Any]]) -> list[str]:
     """What part of a shipped run is scoring, by path and extractor."""
     lines = []
-    scored = [record["told"] for record in told.get("evaluation", {}).values()]
     for name, words in SHIPPED.items():
         for one in scored:
             if one["width"] != 1:

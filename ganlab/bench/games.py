@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ganlab import config, engine, loop
+from ganlab import config, loop
 from ganlab.bench.counting import count
 from ganlab.bench.reference import IMAGES, Made, plain
-from ganlab.data.base import Batches
 from ganlab.experiment import Experiment
-from ganlab.feed import Feed
-from ganlab.setup import build_game
+from ganlab.trial import Trial
 
 
 def experiment(words: list[str], resolution: int, count: int = IMAGES) -> Experiment:
@@ -30,21 +27,16 @@ def ganlab(words: list[str], resolution: int, lanes: int = 1) -> Made:
     """An update of each of ``lanes`` games, that differ in their seeds; the device; what runs them."""
     e = experiment(words, resolution)
     device, images = loop.prepare(e)
-    engines = []
+    trials = []
     for seed in range(lanes):
         e.seed = seed
-        game = build_game(e, device)
-        batches = Batches(images, device, seed, e.data_memory_gb)
-        feed = Feed(batches, e, e.d_steps + game.loss.generator_needs_real)
-        engines.append(engine.make(e, game, feed))
-    step = itertools.count()
+        trials.append(Trial(e, device, images))
 
     def update() -> None:
-        number = next(step)
-        for one in engines:
-            one.update(number)
+        for trial in trials:
+            trial.update()
 
-    return update, device, engines[0].told
+    return update, device, lambda: trials[0].engine.told
 
 
 def counted(spec: dict[str, Any]) -> dict[str, Any]:

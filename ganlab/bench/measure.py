@@ -11,9 +11,10 @@ from typing import Any
 
 from ganlab.bench import cases
 from ganlab.bench.cases import Case, Path_
-from ganlab.bench.turns import Child, in_turn, together
+from ganlab.bench.turns import Child, together
 from ganlab.errors import ConfigError, GanlabError
 from ganlab.jobs import say
+from ganlab.trial import in_turn
 
 MOST = 2000  # updates in a block
 RECORDED = 8  # updates until a graph is recorded and replayed, and a compiler is done
@@ -77,7 +78,7 @@ def measure(case: Case, setup: Setup) -> dict[str, Any]:
             child = setup.child(f"{case.name} {path.name}")
             try:
                 stack.enter_context(child)
-                rows[path.name] |= child.ask("start", **spec(case, path, setup))
+                rows[path.name] = child.ask("start", **spec(case, path, setup)) | rows[path.name]
                 children[path.name] = child
             except GanlabError as error:
                 if isinstance(error, ConfigError):
@@ -86,7 +87,10 @@ def measure(case: Case, setup: Setup) -> dict[str, Any]:
                 say(f"  {path.name}: {error.mistakes[0]}")
         if not children:
             raise GanlabError(case.name, "no path of it can be played here", "see the lines above")
-        sizes = {name: calibrated(child, setup) for name, child in children.items()}
+        sizes = {
+            name: calibrated(child, setup, rows[name]["first_s"] - rows[name]["build_s"])
+            for name, child in children.items()
+        }
         peaks = stack.enter_context(setup.child("peak"))
         told = _in_turn(children, sizes, peaks, setup)
         for name, child in children.items():
@@ -104,8 +108,10 @@ def measure(case: Case, setup: Setup) -> dict[str, Any]:
     return {**case.told(), "paths": rows, "peak": peak, "flops": fewest, "ratio_to": base}
 
 
-def calibrated(child: Child, setup: Setup) -> int:
-    """Updates that take about a block's time, found by playing some."""
+def calibrated(child: Child, setup: Setup, first: float = 0.0) -> int:
+    """Updates that take about a block's time, found by playing some; ``first``: seconds of the first one."""
+    if first > 2 * setup.block and not setup.cuda:  # long ones: the first has warmed up what there is
+        return 1
     updates = RECORDED if setup.cuda else 1
     took = float(child.ask("run", updates=updates)["wall"]) / updates
     if took * 20 < setup.block:  # too short to tell

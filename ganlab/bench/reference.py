@@ -16,7 +16,8 @@ SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is t
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 IMAGES = 10_000
 
-Made = tuple[Callable[[], object], torch.device, dict[str, Any]]
+Told = Callable[[], dict[str, Any]]  # how updates run, so far
+Made = tuple[Callable[[], object], torch.device, Told]
 
 
 def plain(script: Path, spec: dict[str, Any]) -> Made:
@@ -27,7 +28,7 @@ def plain(script: Path, spec: dict[str, Any]) -> Made:
     side = spec["resolution"]
     images = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8, device=device)
     plain_loop = load_script(script).Loop(images=images, bf16=spec["precision"] == "bf16", **spec["plain"])
-    return plain_loop.update, device, {"used": "eager", "why": ""}
+    return plain_loop.update, device, lambda: {"used": "eager", "why": ""}
 
 
 def load_script(script: Path) -> Any:

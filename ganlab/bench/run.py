@@ -15,7 +15,7 @@ from ganlab.bench.book import Book, arguments
 from ganlab.bench.cases import Asked, Case, Path_
 from ganlab.bench.measure import Setup
 from ganlab.disk import write_atomic
-from ganlab.errors import EnvError, GanlabError
+from ganlab.errors import ConfigError, GanlabError
 from ganlab.facts import device_name, find_device
 from ganlab.jobs import say
 
@@ -121,7 +121,9 @@ def _once(
     began = time.monotonic()
     try:
         record = make()
-    except EnvError as error:
+    except GanlabError as error:
+        if isinstance(error, ConfigError):
+            raise
         say(f"  {key}: {error.mistakes[0]}")
         return
     took = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Handing out turns: children that are started, asked and ended, and blocks of work in turn, A B A B ..."""
+"""Handing out turns: children that are started, asked one or all at once, and ended."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from ganlab.errors import ConfigError, EnvError, GanlabError, Mistake
 
 COMMAND = [sys.executable, "-m", "ganlab.bench.child"]
-T = TypeVar("T")
 FAILED = {kind.code: kind for kind in (ConfigError, EnvError)}
 
 
@@ -80,14 +79,3 @@ def together(children: Iterable[Child], do: str, **more: Any) -> tuple[float, li
         child.say(do, **more)
     answers = [child.hear() for child in asked]
     return time.perf_counter() - began, answers
-
-
-def in_turn(blocks: Mapping[str, Callable[[], T]], rounds: int, warm: int = 1) -> dict[str, list[T]]:
-    """What each block returns, ``rounds`` times in turn, after ``warm`` rounds that do not count."""
-    found: dict[str, list[T]] = {name: [] for name in blocks}
-    for i in range(-warm, rounds):
-        for name, block in blocks.items():
-            told = block()
-            if i >= 0:
-                found[name].append(told)
-    return found
