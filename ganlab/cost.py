@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ganlab import config, engine, jobs
-from ganlab.errors import DataError, EnvError
 from ganlab.experiment import Experiment
 from ganlab.facts import device_name, find_device
-from ganlab.fakes import to_bytes
+from ganlab.fakes import CHUNK
+from ganlab.feature_pass import scoring_pass
 from ganlab.game import Game
 from ganlab.jobs import say
 from ganlab.lanes import GAIN, Measured
@@ -121,19 +121,9 @@ def measure(e: Experiment, device: torch.device) -> Cost:
 
 def _scoring(e: Experiment, game: Game, device: torch.device) -> float | None:
     """Seconds to generate and look at one image, or None without the extractor's weights."""
-    extractor, n = e.metric.extractor, e.batch_size
-    extractor.download = False  # to learn what a grid costs, nothing is fetched
-    try:
-        extractor.check()
-        extractor.to(device)
-    except (DataError, EnvError):
-        return None
-
-    @torch.no_grad()
-    def one() -> None:
-        extractor(to_bytes(game.fakes(n).x).expand(-1, 3, -1, -1).contiguous())
-
-    return _median(one, device) / n
+    n = CHUNK if device.type == "cuda" else e.batch_size
+    one = scoring_pass(e, game, device, n)
+    return _median(one, device) / n if one else None
 
 
 def scored_images(e: Experiment) -> int:

@@ -21,13 +21,11 @@ from ganlab.by_class import ClassPass, class_counts, details, mean_over, score_g
 from ganlab.errors import DataError, Mistake
 from ganlab.extractors.base import Extractor, exact_fp32
 from ganlab.fakes import CHUNK, Generate, OfClass
-from ganlab.feature_pass import FeaturePass, Poll, Seen, attempt, show
+from ganlab.feature_pass import FeaturePass, Poll, Seen, attempt, batch_size, show
 from ganlab.metrics.base import GroupMetric, Measure, Metric, MetricError, Protocol, Reference
 from ganlab.metrics.protocol import OWN_SPLIT, digest
 from ganlab.reference import Cache, cache_key, compute
 from ganlab.scores import Scores as Scores
-
-BATCH_CPU, BATCH_CUDA = 100, CHUNK  # images per forward pass, where the protocol does not say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,8 +59,8 @@ class Evaluator:
         self.dataset, self.progress = dataset, progress
         self._warnings: list[str] = []
         self._cache = Cache(cache_dir / "reference", self._warn)
-        batch_size = protocol.batch_size or (BATCH_CUDA if self.device.type == "cuda" else BATCH_CPU)
-        self._features = FeaturePass(extractor, batch_size, self.device, self._warn)
+        size = batch_size(protocol, self.device)
+        self._features = FeaturePass(extractor, size, self.device, self._warn)
         self._reference: Reference | None = None
 
     @functools.cached_property

@@ -8,6 +8,7 @@ neither. On a CPU both would want the same cores.
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,13 +17,17 @@ import torch
 from torch import Tensor
 
 from ganlab import rng
-from ganlab.extractors.base import Extractor
-from ganlab.fakes import CHUNK, Generate, Pieces, chunk, settle
+from ganlab.errors import DataError, EnvError
+from ganlab.experiment import Experiment
+from ganlab.extractors.base import Extractor, exact_fp32
+from ganlab.fakes import CHUNK, Generate, Pieces, chunk, generators, settle
+from ganlab.game import Game
 from ganlab.metrics.base import BLOCK, LinAlgError, Metric, MetricError, Protocol, Running
 from ganlab.types import Features
 
 Poll = Callable[[], None] | None
 NO_VALUE = (MetricError, torch.OutOfMemoryError, LinAlgError)
+BATCH_CPU = 100
 T = TypeVar("T")
 
 
@@ -32,6 +37,11 @@ def attempt(function: Callable[[], T]) -> T | Exception:
         return function()
     except NO_VALUE as e:
         return e.with_traceback(None)
+
+
+def batch_size(protocol: Protocol, device: torch.device) -> int:
+    """Images per forward pass of the extractor: what the protocol says, else what suits the device."""
+    return protocol.batch_size or (CHUNK if device.type == "cuda" else BATCH_CPU)
 
 
 class FeaturePass:
@@ -183,3 +193,30 @@ def handed(made: tuple[Tensor, torch.cuda.Event], stream: torch.cuda.Stream) -> 
     stream.wait_event(ready)
     images.record_stream(stream)
     yield images
+
+
+def scoring_pass(e: Experiment, game: Game, device: torch.device, images: int) -> Callable[[], None] | None:
+    """What makes ``images`` images of G and looks at them as an evaluation of ``e`` does, to be timed.
+
+    Its batch sizes and precision, chunks made ahead on a GPU; metrics left out. None without the extractor's
+    weights: nothing is fetched to learn a speed. ``game`` stays as it is.
+    """
+    extractor, protocol = e.metric.extractor, e.metric.protocol
+    extractor.download = False
+    try:
+        extractor.check()
+    except (DataError, EnvError):
+        return None
+    generate, _ = generators(game.live, game.draw, protocol, e.shape)
+    features = FeaturePass(extractor, batch_size(protocol, device), device, lambda warning: None)
+
+    def make(start: int) -> Tensor:
+        random = rng.generator(device, protocol.seed, "evaluate", start)
+        return generate(min(CHUNK, images - start), start, random)
+
+    def once() -> None:
+        with exact_fp32(device.type):
+            for chunk in ahead(make, range(0, images, CHUNK), device):
+                deque(features(chunk), maxlen=0)
+
+    return once

@@ -51,10 +51,12 @@ class Observer:
             self.record.progress["eval_s"] += time.perf_counter() - began
 
     def tell(self, scores: Scores, kind: str = "eval") -> None:
-        """Warnings, then the scores, into the log."""
+        """Warnings, the scores, and what evaluation costs so far, into the log."""
         for warning in scores.warnings:
             self.log.warn(warning)
         self.log.scores(scores.step, scores.values, scores.protocol_id, kind, scores.own_ids)
+        share = self.record.eval_share
+        self.log.say(f"scored in {scores.seconds:.1f} s; evaluation is {share:.1%} of the time so far")
 
     def samples(self, step: int) -> None:
         """A grid of images from the run's fixed latents."""

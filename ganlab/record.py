@@ -150,7 +150,9 @@ def told(result: Mapping[str, Any]) -> str:
     text = f"step {last['step']}: {brief(last['values'])}"
     if best and best["step"] != last["step"]:
         text += f"; best at step {best['step']}: {brief(best['values'])}"
-    return f"{text} (protocol {last['protocol'].get('protocol')} {last['protocol_id']})"
+    text += f" (protocol {last['protocol'].get('protocol')} {last['protocol_id']})"
+    share = result.get("eval_share")
+    return text if share is None else f"{text}; evaluation {share:.1%} of the time"
 
 
 @contextlib.contextmanager

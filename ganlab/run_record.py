@@ -80,6 +80,12 @@ class RunRecord:
         """Bring ``wall_s`` up to now."""
         self.progress["wall_s"] = self.begun_s + time.perf_counter() - self.began
 
+    @property
+    def eval_share(self) -> float:
+        """Evaluation's part of the run's time so far, the pass of the real images included."""
+        self.clock()
+        return round(float(self.progress["eval_s"]) / max(float(self.progress["wall_s"]), 1e-9), 4)
+
     def write(self, status: str, step: int, error: str | None = None) -> None:
         """Write ``result.json``. Raises EnvError."""
         self.clock()
@@ -92,7 +98,7 @@ class RunRecord:
             "scores": scores,
             "it_per_s": round(step / p["train_s"], 3) if p["train_s"] else 0.0,
             "wall_s": round(p["wall_s"], 3),
-            "eval_share": round(p["eval_s"] / max(p["wall_s"], 1e-9), 4),
+            "eval_share": self.eval_share,
             "engine": self.engine,
             "peak_memory_mb": round(peak_memory_mb(self.device), 1),
             "updated": now(),

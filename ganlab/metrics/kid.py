@@ -23,7 +23,7 @@ def cubic_mmd2(x: Tensor, y: Tensor) -> Tensor:
     m = len(x)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
+        return (a @ b.T).div_(a.shape[1]).add_(1).pow_(3)
 
     def others(a: Tensor) -> Tensor:
         k = kernel(a, a)
