@@ -35,52 +35,61 @@ class Pack:
         self.shared, self.more = Shared(packed=True), True
         self.words: dict[str, list[str]] = {}
         self.lanes: Lanes | None = None
+        self.order: dict[str, Any] | None = None
 
     def play(self) -> int:
         """All cells that the sweep has for us. Returns 0, or 128 + N after signal N, all being saved."""
+        self.ask()
+        if self.order is None:
+            return 128 + self.stop.signum if self.stop.signum else 0
+        device = torch.device("cpu")
+        with contextlib.suppress(EnvError):  # the cell itself will tell
+            device = find_device(str(self.order["device"]))
+        lanes = self.lanes = Lanes(device, self.over)
         try:
-            self.fill(1)
-            lanes = self.lanes
-            if lanes is not None and self.auto:
-                found = choose(lanes, self.fill)
-                self.places = found.lanes
-                measured = [m._asdict() for m in found.measured]
-                device = device_name(lanes.device)
-                self.say("packing", device=device, measured=measured, chosen=found.lanes, why=found.why)
-                tried = "; ".join(map(str, found.measured))
-                self.say("say", text=f"{found.lanes} at once on {device} ({tried}): {found.why}")
-            while lanes is not None:
+            if self.auto:
+                self.choose(lanes)
+            while True:
                 self.fill(self.places)
                 if not len(lanes):
                     break
                 lanes.round()
             return 128 + self.stop.signum if self.stop.signum else 0
         finally:
-            if self.lanes is not None:
-                self.lanes.close()
+            lanes.close()
+
+    def choose(self, lanes: Lanes) -> None:
+        """Measure how many at once, on the cells themselves, and tell it."""
+        found = choose(lanes, self.fill)
+        self.places = found.lanes
+        device, measured = device_name(lanes.device), [m._asdict() for m in found.measured]
+        self.say("packing", device=device, measured=measured, chosen=found.lanes, why=found.why)
+        tried = "; ".join(map(str, found.measured))
+        self.say("say", text=f"{found.lanes} at once on {device} ({tried}): {found.why}")
 
     def fill(self, n: int) -> None:
         """Lanes until ``n`` are active, or none is left; after a signal all go on, to be saved."""
-        if self.lanes is not None:
-            self.lanes.wake(len(self.lanes) if self.stop.signum else n)
-        while self.more and not self.stop.signum and (self.lanes is None or len(self.lanes.active) < n):
-            self.say("want")
-            order = json.loads(self.told.readline() or "null")
-            self.more = order is not None
-            if self.more:
-                self.begin(order)
+        assert self.lanes is not None
+        self.lanes.wake(len(self.lanes) if self.stop.signum else n)
+        while len(self.lanes.active) < n:
+            self.ask()
+            if self.order is None or self.stop.signum:
+                return
+            self.begin(self.lanes, self.order)
 
-    def begin(self, order: dict[str, Any]) -> None:
+    def ask(self) -> None:
+        """The next cell in ``order``, or None; after a None only when a lane has ended."""
+        if self.order is None and self.more and not self.stop.signum:
+            self.say("want")
+            self.order = json.loads(self.told.readline() or "null")
+            self.more = self.order is not None
+
+    def begin(self, lanes: Lanes, order: dict[str, Any]) -> None:
         """Add the lane of a cell."""
-        name = str(order["cell"])
+        name, self.order = str(order["cell"]), None
         self.words[name] = [*map(str, order["words"])]
-        if self.lanes is None:
-            device = torch.device("cpu")
-            with contextlib.suppress(EnvError):  # the cell itself will tell
-                device = find_device(str(order["device"]))
-            self.lanes = Lanes(device, self.over)
         out = open(order["log"], "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        self.lanes.add(Lane(name, self.turns(self.words[name]), self.lanes.device, out))
+        lanes.add(Lane(name, self.turns(self.words[name]), lanes.device, out))
 
     def turns(self, words: Sequence[str]) -> loop.Turns:
         """A cell from its words on: its mistakes are its own."""

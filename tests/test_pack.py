@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ganlab import cli, pack
+from ganlab import lanes as lanes_module
 from ganlab.checkpoint import Checkpoints, digest
 from ganlab.errors import EnvError, SweepFailed
 from ganlab.lanes import Lane, Lanes
@@ -117,6 +118,45 @@ def test_how_a_lane_ends_is_told_and_a_lack_of_memory_makes_fewer(
     assert (events[0]["event"], events[0]["cell"], events[0]["code"]) == ("ended", "0", code)
     assert made.places == places
     assert any("at once from now" in e.get("text", "") for e in events) == (places < 4)
+
+
+def test_auto_measures_the_cells_and_says_what_it_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five updates a block, on a clock that says that two lanes are worth it and four are not."""
+    costs = {1: 1.0, 2: 1.2, 4: 2.3}
+    played: list[int] = []
+    told, stop = io.StringIO(), StopFlag()
+
+    class Cells(pack.Pack):
+        def turns(self, words: Any) -> Any:
+            run = SimpleNamespace(
+                progress={"evaluated": -1}, record=SimpleNamespace(packed=1), idle_s=0.0, step=0
+            )
+            for _ in range(30):
+                played.append(int(words[0]))
+                yield run
+
+    def seconds(work: Any, device: Any) -> float:
+        for _ in range(5):
+            work()
+        return costs[len(set(played[-4:]))] if len(made.lanes.active) == 4 else costs[len(set(played[-2:]))]
+
+    orders = [
+        {"cell": str(n), "words": [str(n)], "log": str(tmp_path / str(n)), "device": "cpu"} for n in range(6)
+    ]
+    made = Cells("auto", told, io.StringIO("\n".join(map(json.dumps, [*orders, None, None, None]))), stop)
+    monkeypatch.setattr(lanes_module, "seconds_of", seconds)
+    assert made.play() == 0
+    events = [json.loads(line) for line in told.getvalue().splitlines()]
+    (packing,) = [e for e in events if e["event"] == "packing"]
+    assert packing["chosen"] == 2
+    assert [m["lanes"] for m in packing["measured"]] == [1, 2, 4]
+    assert "4 lanes give 1.74x, less than 1.1 times what fewer give" in packing["why"]
+    assert sorted(e["cell"] for e in events if e["event"] == "ended") == list("012345")
+    assert {n: played.count(n) for n in range(6)} == dict.fromkeys(
+        range(6), 30
+    )  # none is lost, none done twice
 
 
 def test_no_more_cells_are_asked_for_after_a_signal() -> None:
