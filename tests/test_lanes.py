@@ -69,15 +69,15 @@ def alone(e: Experiment) -> None:
 
 
 def together(
-    makers: dict[str, Callable[[], Experiment]], stop_at: int | None = None
+    makers: dict[str, Callable[[], Experiment]], stop_at: int | None = None, device: torch.device = CPU
 ) -> dict[str, BaseException | None]:
     """Play all in one process; at round ``stop_at`` a SIGTERM comes. How each ended."""
     ended: dict[str, BaseException | None] = {}
     with StopFlag() as stop:
         shared, rounds = Shared(), 0
-        pack = Lanes(CPU, lambda lane, error: ended.update({lane.name: error}))
+        pack = Lanes(device, lambda lane, error: ended.update({lane.name: error}))
         for name, make in makers.items():
-            pack.add(Lane(name, begun(make(), stop, shared), CPU, None))
+            pack.add(Lane(name, begun(make(), stop, shared), device, None))
         while pack.active:
             rounds += 1
             if rounds == stop_at:
@@ -158,6 +158,25 @@ def test_a_signal_saves_every_lane_and_they_continue_packed_or_alone(
         wanted["weights"] = {k: v for k, v in wanted["weights"].items() if k in found["weights"]}
         assert max(wanted["weights"]) == CELLS[name]().get("steps", 12)
         assert found == wanted, name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_lanes_on_a_gpu_are_what_their_runs_are_alone(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each on its stream and its graph; bit for bit, the kernels being deterministic."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    on_gpu = {"device": "cuda", "deterministic": True, "precision": "fp32"}
+    for name, changes in CELLS.items():
+        alone(tiny(run_dir=str(tmp_path / "solo" / name), **changes() | on_gpu))
+    cells = {
+        n: lambda n=n: tiny(run_dir=str(tmp_path / "packed" / n), **CELLS[n]() | on_gpu)  # type: ignore[misc]
+        for n in CELLS
+    }
+    assert together(cells, device=torch.device("cuda:0")) == dict.fromkeys(CELLS)
+    for name in CELLS:
+        assert written(tmp_path / "packed" / name)["weights"] == written(tmp_path / "solo" / name)["weights"]
 
 
 class Exploding(Hinge):
