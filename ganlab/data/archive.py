@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from ganlab.data.files import kind_of
 from ganlab.data.images import MAX_FILE, BadImageError, shown
 from ganlab.data.tar import headers, is_tar_header, open_tar
 from ganlab.errors import DataError
@@ -229,9 +230,7 @@ class TarSource(_FileSource):
             if left < 0:
                 members.clear()
             else:
-                with member.open() as file:
-                    content = file.read(member.size)
-                member = replace(member, opener=partial(io.BytesIO, content))
+                member = replace(member, opener=partial(io.BytesIO, member.read()))
                 members.append(member)
             yield member
         if left >= 0:
@@ -256,27 +255,24 @@ class TarSource(_FileSource):
 def open_source(path: str | Path, where: str = "dataset.path") -> Source:
     """The folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, if it is none."""
     path = Path(os.path.abspath(Path(path).expanduser()))
+    name = shown(str(path))
     try:
         if path.is_dir():
             os.scandir(path).close()
             return FolderSource(path)
         if path.exists() and not path.is_file():
-            raise DataError(
-                where, f"{shown(str(path))} is neither a file nor a folder", "give a folder, zip or tar"
-            )
+            raise DataError(where, f"{name} is neither a file nor a folder", "give a folder, zip or tar")
         with open(path, "rb") as file:
             head = file.read(512)
     except FileNotFoundError:
-        raise DataError(where, f"{shown(str(path))} does not exist", "check the path") from None
+        raise DataError(where, f"{name} does not exist", "check the path") from None
     except OSError as error:
-        raise DataError(
-            where, f"{shown(str(path))}: {_why(error)}", "check the path and its permissions"
-        ) from None
+        raise DataError(where, f"{name}: {_why(error)}", "check the path and its permissions") from None
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return ZipSource(path)
     if head.startswith((b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh")) or is_tar_header(head):
         return TarSource(path)
-    what = f"{shown(str(path))} is not a folder, zip or tar (it is {_kind(head)})"
+    what = f"{name} is not a folder, zip or tar (it is {kind_of(head)})"
     raise DataError(where, what, "give a folder of images, a .zip, .tar, .tar.gz, .tar.xz or .tar.bz2")
 
 
@@ -294,26 +290,6 @@ def _open_tarred(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     file = archive.extractfile(info)
     assert file is not None, "a regular file has content"
     return file
-
-
-def _kind(head: bytes) -> str:
-    """A guess at a file's kind from its first bytes, for a message."""
-    known = {
-        b"\x89PNG": "a PNG image",
-        b"\xff\xd8\xff": "a JPEG image",
-        b"\x89HDF": "an HDF5 file",
-        b"\x93NUMPY": "a .npy array",
-        b"Rar!": "a RAR archive",
-        b"7z\xbc\xaf": "a 7z archive",
-        b"(\xb5/\xfd": "zstd-compressed",
-        b"<": "an HTML or XML page",
-    }
-    if not head:
-        return "empty"
-    for magic, kind in known.items():
-        if head.lstrip().startswith(magic):
-            return kind
-    return "text" if all(byte >= 32 or byte in b"\t\r\n" for byte in head) else "unknown binary data"
 
 
 def _why(error: BaseException) -> str:

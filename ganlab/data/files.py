@@ -1,4 +1,4 @@
-"""What packing and downloading share: locks, disk errors in the user's words, and a progress bar."""
+"""What packing and downloading share: locks, disk errors in the user's words, progress, kinds of files."""
 
 from __future__ import annotations
 
@@ -128,3 +128,23 @@ class _Lines:
         amount, rate = f"{self.done:,}", (self.done - self.first) / (now - self.start)
         of = f" of {self.total:,}" if self.total else ""
         print(f"{self.title}: {amount}{of} {self.unit}, {rate:,.0f} a second", file=sys.stderr, flush=True)
+
+
+def kind_of(head: bytes) -> str:
+    """A guess at a file's kind from its first bytes, for a message."""
+    known = {
+        b"\x89PNG": "a PNG image",
+        b"\xff\xd8\xff": "a JPEG image",
+        b"\x89HDF": "an HDF5 file",
+        b"\x93NUMPY": "a .npy array",
+        b"Rar!": "a RAR archive",
+        b"7z\xbc\xaf": "a 7z archive",
+        b"(\xb5/\xfd": "zstd-compressed",
+        b"<": "an HTML or XML page",
+    }
+    if not head:
+        return "empty"
+    for magic, kind in known.items():
+        if head.lstrip().startswith(magic):
+            return kind
+    return "text" if all(byte >= 32 or byte in b"\t\r\n" for byte in head) else "unknown binary data"
