@@ -472,6 +472,8 @@ def test_status_survives_damaged_files(place: Path, capsys: Any) -> None:
 
 def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None:
     words = ["architecture.width=0.05", "batch_size=8", "metric.extractor=cifar", "device=cpu"]
+    assert sweep("dry_run=true", "setting=B,C", "method=sn", *words) == 0
+    assert capsys.readouterr().err.count("measuring") == 1  # their rates differ, their cost does not
     assert sweep("dry_run=true", "setting=A", *words) == 0
     said = capsys.readouterr()
     assert "2 cells, 8 updates, 0.1 of the updates, 1 of the width: about" in said.out
