@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,9 @@ def class_reference(tensors: dict[str, Tensor]) -> ClassReference:
     return ClassReference(int(tensors["n"]), tensors["mean"], tensors["root"])
 
 
+HELD: weakref.WeakValueDictionary[Path, Reference] = weakref.WeakValueDictionary()  # by cache file
+
+
 class Cache:
     """Reference statistics in ``folder``; ``warn`` hears of what went wrong with it."""
 
@@ -127,12 +131,19 @@ class Cache:
         self.folder, self.warn = folder, warn
 
     def get(self, key: dict[str, Any]) -> Reference | None:
-        """What was stored under ``key``, or None if it is not there or damaged."""
-        tensors = self.read(key)
-        return None if tensors is None else Reference(n=key["n_real"], **tensors)
+        """What was stored under ``key``, or None if it is not there or damaged.
+
+        One object for all who ask in this process, as long as somebody holds it: the protocols on the way
+        and at the end want the same 410 MB of Inception's features.
+        """
+        found = HELD.get(self._path(key))
+        if found is None and (tensors := self.read(key)) is not None:
+            found = HELD[self._path(key)] = Reference(n=key["n_real"], **tensors)
+        return found
 
     def put(self, key: dict[str, Any], reference: Reference) -> None:
         """Store the statistics of all images."""
+        HELD[self._path(key)] = reference
         self.write(key, {name: getattr(reference, name) for name in TENSORS})
 
     def read(self, key: dict[str, Any]) -> dict[str, Tensor] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import threading
@@ -27,7 +28,7 @@ from ganlab.metrics.inception_score import InceptionScore, inception_score
 from ganlab.metrics.kid import KID
 from ganlab.metrics.precision_recall import PrecisionRecall
 from ganlab.metrics.protocol import Protocol, digest
-from ganlab.reference import rows_of
+from ganlab.reference import HELD, rows_of
 from ganlab.types import Features
 
 
@@ -214,11 +215,24 @@ def test_looking_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def extracted(cache: Path, **changes: Any) -> tuple[int, list[str], dict[str, float | None]]:
-    """How many real images an evaluation extracts, its warnings and its values."""
+    """How many real images an evaluation extracts, its warnings and its values, as in a process of its own."""
+    HELD.clear()
     e = evaluator(cache, **changes)
     scores = e.score(generate)
     assert isinstance(e.extractor, Tiny)
     return e.extractor.seen - 700, scores.warnings, scores.values
+
+
+def test_evaluators_share_the_statistics_that_one_of_them_holds(tmp_path: Path) -> None:
+    one, other = evaluator(tmp_path), evaluator(tmp_path, is_n_fake=600, seed=3)
+    assert one.reference() is other.reference()
+    assert evaluator(tmp_path, fid_n_real=200).reference() is not one.reference()
+    again = evaluator(tmp_path, extractor=Tiny())
+    del one, other
+    gc.collect()
+    assert again.reference().n == 300  # read from the file
+    assert isinstance(again.extractor, Tiny)
+    assert again.extractor.seen == 0
 
 
 def test_references_are_cached_by_content(tmp_path: Path) -> None:

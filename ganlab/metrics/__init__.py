@@ -9,6 +9,9 @@ To add one, write one Python file and one YAML file; nothing else is edited:
 2. ``configs/metric/mine.yaml``: first line ``# @package metric.scores``, then
    ``mine: {_target_: ganlab.metrics.mine.Mine}``.
 
+Such a metric gets the features of all its fakes at once, so they are kept: name in ``keeps`` the ones it
+wants. One that can sum while the images pass by is a ``Streamed`` with a ``Running`` form (``fid.py``).
+
 A score of each class by itself, or one that needs the images, is a ``GroupMetric``: see ``base.py``.
 
 ``ganlab train metric=[is,fid,mine]`` then scores it, from the same feature pass as the others, under every
