@@ -215,7 +215,7 @@ def test_looking_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def extracted(cache: Path, **changes: Any) -> tuple[int, list[str], dict[str, float | None]]:
-    """How many real images an evaluation extracts, its warnings and its values, as in a process of its own."""
+    """Real images that an evaluation extracts in a process of its own, its warnings and its values."""
     HELD.clear()
     e = evaluator(cache, **changes)
     scores = e.score(generate)
