@@ -106,6 +106,7 @@ def test_packing_scaling_and_scoring(
     told = here(**words, plain=False, rounds=1)
     runs = {(r["told"]["how"], r["told"]["runs"]) for r in told["packing"].values()}
     assert runs == {("lanes", 1), *((how, n) for how in ("lanes", "processes") for n in (2,))}
+    assert all(r["told"]["gain"] > 0 for r in told["packing"].values())
     axes = {(r["told"]["axis"], r["told"]["value"]) for r in told["scaling"].values()}
     assert {axis for axis, _ in axes} == set(run.SCALES)
     assert ("resolution", 48) in axes

@@ -124,12 +124,12 @@ def _curves(told: Mapping[str, Any]) -> list[Curve]:
     packed = [record["told"] for record in told.get("packing", {}).values()]
     for how in ("lanes", "processes"):
         points = sorted(
-            (r["runs"], 1 / r["s"], 1 / r["most_s"], 1 / r["least_s"])
+            (r["runs"], r["gain"], r["gain_least"], r["gain_most"])
             for r in packed
             if r["how"] == how or r["runs"] == 1
         )
         if len(points) > 1:
-            curves.append((f"runs at once in {how}", "updates/s together", points))
+            curves.append((f"runs at once in {how}", "updates of one alone", points))
     return curves
 
 

@@ -118,11 +118,10 @@ def _packing_lines(told: Mapping[str, Any]) -> list[str]:
     records = [record["told"] for record in told.get("packing", {}).values()]
     if not records:
         return []
-    alone = next((r["s"] for r in records if r["runs"] == 1), None)
-    best = min(records, key=lambda r: float(r["s"]))
-    if alone is None or best["runs"] == 1:
+    best = max(records, key=lambda r: float(r["gain"]))
+    if best["runs"] == 1:
         return ["packing: one run at a time is the fastest here"]
     return [
-        f"packing: {best['runs']} runs at once in {best['how']} do {alone / best['s']:.2f} times the updates "
+        f"packing: {best['runs']} runs at once in {best['how']} do {best['gain']:.2f} times the updates "
         "of one alone"
     ]

@@ -176,26 +176,41 @@ def counted(case: Case, setup: Setup) -> dict[str, dict[str, Any]]:
 
 
 def packed(case: Case, setup: Setup, path: Path_, runs: int, processes: bool) -> dict[str, Any]:
-    """``runs`` at once: in as many processes, which share the CPU threads, or as lanes of one process."""
+    """``runs`` at once, in turn with one alone that has all threads.
+
+    In as many processes, which share the CPU threads, or as lanes of one process. ``s``: seconds for each
+    update of any of them; ``gain``: how many times the updates of one alone they do together.
+    """
     alone = spec(case, path, setup)
     threads = max(1, setup.threads // runs) if processes else setup.threads
     words = [w for w in alone["words"] if not w.startswith("threads=")]
-    alone |= {"words": [*words, f"threads={threads}"], "lanes": 1 if processes else runs}
+    shared = alone | {"words": [*words, f"threads={threads}"], "lanes": 1 if processes else runs}
     with contextlib.ExitStack() as stack:
-        children = []
+        one = stack.enter_context(setup.child(f"{case.name} alone"))
+        one.ask("start", **alone)
+        several = []
         for _ in range(runs if processes else 1):
-            child = Child(f"{case.name} x{runs}", threads, setup.config_dirs)
-            children.append(stack.enter_context(child))
-            child.ask("start", **alone)
-        updates = min(calibrated(child, setup) for child in children)
-        took = [together(children, "run", updates=updates)[0] for _ in range(setup.rounds)]
-        memory = [child.ask("memory") for child in children]
-    each = [seconds / updates / runs for seconds in took]
-    told = {
+            several.append(stack.enter_context(Child(f"{case.name} x{runs}", threads, setup.config_dirs)))
+            several[-1].ask("start", **shared)
+        n, m = calibrated(one, setup), min(calibrated(child, setup) for child in several)
+        blocks = {
+            "one": lambda: together([one], "run", updates=n)[0] / n,
+            "all": lambda: together(several, "run", updates=m)[0] / m / runs,
+        }
+        took = in_turn(blocks, setup.rounds, warm=0)
+        memory = [child.ask("memory") for child in several]
+    gains = [a / b for a, b in zip(took["one"], took["all"], strict=True)]
+    return {
         "runs": runs,
         "how": "processes" if processes else "lanes",
         "path": path.name,
-        "s": statistics.median(each),
+        "threads": threads,
+        "updates": m,
+        "s": statistics.median(took["all"]),
+        "least_s": min(took["all"]),
+        "most_s": max(took["all"]),
+        "gain": statistics.median(gains),
+        "gain_least": min(gains),
+        "gain_most": max(gains),
+        **{key: sum(told[key] for told in memory) for key in memory[0]},
     }
-    told |= {"least_s": min(each), "most_s": max(each), "threads": threads, "updates": updates}
-    return told | {key: sum(one[key] for one in memory) for key in memory[0]}

@@ -27,7 +27,7 @@ QUICK = {
     "width": "0.0625",
     "batch_size": 8,
 }
-RUNS = (1, 2, 4, 8)
+RUNS = (1, 2, 4, 8)  # at once; one beside another one tells how even the turns are
 SAMPLES = (500, 1000, 2000)
 SCALES: dict[str, tuple[Any, ...]] = {
     "batch_size": (16, 32, 64, 128, 256),

@@ -18,7 +18,7 @@ def in_short(section: str, record: Mapping[str, Any]) -> str:
     if section == "evaluation":
         return f"{record['images_per_s']:.4g} images/s"
     if section == "packing":
-        return f"{1 / record['s']:.3g} updates/s together"
+        return f"{1 / record['s']:.3g} updates/s together ({record['gain']:.2f}x one)"
     return f"{record['s']:.3g} s an update"
 
 
@@ -37,8 +37,7 @@ def sections(told: Mapping[str, Any]) -> Iterator[tuple[str, list[Row]]]:
         yield "Scoring", [_scored_row(one) for one in scored]
     packed = [record["told"] for record in told.get("packing", {}).values()]
     if packed:
-        alone = next((r["s"] for r in packed if r["runs"] == 1), None)
-        yield "Runs at once", [_packed_row(one, alone) for one in packed]
+        yield "Runs at once", [_packed_row(one) for one in packed]
     scaled = [record["told"] for record in told.get("scaling", {}).values()]
     if scaled:
         yield "Cost against size", [_scaled_row(one) for one in scaled]
@@ -84,15 +83,14 @@ def _scored_row(one: Mapping[str, Any]) -> Row:
     }
 
 
-def _packed_row(one: Mapping[str, Any], alone: float | None) -> Row:
+def _packed_row(one: Mapping[str, Any]) -> Row:
     return {
         "runs": str(one["runs"]),
         "in": one["how"],
         "path": one["path"],
         "threads each": str(one["threads"]),
         "updates/s together": f"{1 / one['s']:.4g}",
-        "x one": f"{alone / one['s']:.2f}" if alone else "",
-        "range s": f"{one['least_s']:.3g}-{one['most_s']:.3g}",
+        "x one": f"{one['gain']:.2f} ({one['gain_least']:.2f}-{one['gain_most']:.2f})",
         "MB": f"{one['rss_mb']:,.0f}",
     }
 
