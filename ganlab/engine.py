@@ -10,6 +10,7 @@ writes the indices of the real images and, where it changes, the learning rate.
 from __future__ import annotations
 
 import os
+import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -115,7 +116,10 @@ class Compiled(Engine):
             "dynamic": False,
             "options": {"fallback_random": True},
         }  # eager's random numbers
-        game.compiled = {"d": torch.compile(d_terms, **how), "g": torch.compile(g_terms, **how)}
+        game.compiled = {
+            "d": torch.compile(_own(d_terms), **how),
+            "g": torch.compile(_own(g_terms), **how),
+        }
 
     def _play(self, step: int) -> None:
         if self.proven or not self.game.compiled:
@@ -227,6 +231,12 @@ def cannot_record(game: Game, feed: Feed) -> str:
         if not getattr(module, "capturable", True):
             return f"{type(module).__name__} changes or reads values on the host"
     return ""
+
+
+def _own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with code of its own: a compiler allows each code a few versions, a run needs one."""
+    code: types.CodeType = function.__code__
+    return types.FunctionType(code.replace(), function.__globals__, function.__name__)
 
 
 def _default_generator(device: torch.device) -> torch.Generator:
