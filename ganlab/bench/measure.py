@@ -18,7 +18,7 @@ from ganlab.trial import in_turn
 
 MOST = 2000  # updates in a block
 RECORDED = 8  # updates until a graph is recorded and replayed, and a compiler is done
-PEAK_S = 0.4  # seconds of matrix products a turn
+PEAK_S = 0.6  # seconds a turn, and for each precision, of products and convolutions
 
 
 @dataclass(frozen=True)

@@ -42,20 +42,38 @@ def load_script(script: Path) -> Any:
 
 
 def peak(device_name: str, precisions: list[str], threads: int, seconds: float) -> dict[str, float]:
-    """The best rate of a product of square matrices, FLOP/s, by precision: what a chip can do at most."""
+    """The best rate of a large product or convolution, FLOP/s, by precision: what a chip can do at most.
+
+    Both, because libraries differ: on some CPUs the product of square matrices is not the faster one.
+    """
     device = find_device(device_name)
     torch.set_num_threads(threads)
     told = {}
     for precision in precisions:
         set_precision(precision, device, False)
-        side = SIDES[device.type]
-        a, b = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
-        out, best, began = a @ b, 0.0, time.perf_counter()
+        side: int = SIDES[device.type]
+        channels = min(256, side // 8)
+        # random numbers: a GPU is faster on constants than on anything that is trained
+        shapes = [(side, side), (side, side), (64, channels, 16, 16), (channels, channels, 3, 3)]
+        a, b, x, w = (torch.randn(shape, device=device).to(DTYPES[precision]) for shape in shapes)
+        x, w = (t.contiguous(memory_format=torch.channels_last) for t in (x, w))
+        works = [
+            (2 * side**3, lambda a=a, b=b: a @ b),
+            (2 * 64 * 256 * channels**2 * 9, lambda x=x, w=w: torch.conv2d(x, w, padding=1)),
+        ]
+        told[precision] = max(_rate(flops, work, device, seconds / 2) for flops, work in works)
+    return told
+
+
+def _rate(flops: int, work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """The best of ``seconds`` of repetitions, after a first one; FLOP/s."""
+    best, began = 0.0, time.perf_counter()
+    with torch.no_grad():
+        work()
         while time.perf_counter() - began < seconds or not best:
             start = time.perf_counter()
-            torch.mm(a, b, out=out)
+            work()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            best = max(best, 2 * side**3 / (time.perf_counter() - start))
-        told[precision] = best
-    return told
+            best = max(best, flops / (time.perf_counter() - start))
+    return best

@@ -154,9 +154,9 @@ HOW = """\
 Every path ran in a process of its own; some updates of each in turn, A B A B ...; medians and ranges of the
 rounds. x plain: times as fast as `scripts/plain_loop.py` on images of the same size, round by round; x CPU:
 the same by processor time. of floor: the fewest floating-point operations of any path, at the best rate of a
-square matrix product measured between the turns, as a share of the time taken. operations: dispatched in an
-update, views and allocations left out. first s: from the start of the process to the end of the first update.
-MB: peak of the process.
+large matrix product or convolution measured between the turns, as a share of the time taken. operations:
+dispatched in an update, views and allocations left out. first s: from the start of the process to the end of
+the first update. MB: peak of the process.
 """
 
 
