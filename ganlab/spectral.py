@@ -48,7 +48,7 @@ def power_iterations(
 
     sigma = u^T W v = |W v|, for u is W v over its norm.
     """
-    us, vs, sigmas = list(us), list[Tensor](), list[Tensor]()
+    us, vs, sigmas = list(us), [], []  # plain lists: a compiler stops at list[Tensor]()
     for _ in range(iterations):
         vs, _ = unit([m.T.mv(u) for m, u in zip(matrices, us, strict=True)], eps)
         us, sigmas = unit([m.mv(v) for m, v in zip(matrices, vs, strict=True)], eps)
@@ -183,7 +183,12 @@ class AtOnce:
         self.known: tuple[list[int], tuple[list[Tensor], ...]] | None = None  # versions, (us, vs, sigmas)
 
     def current(self) -> tuple[list[Tensor], ...]:
-        """(us, vs, sigmas) of the weights as they stand, computed once for each new set of weights."""
+        """(us, vs, sigmas) of the weights as they stand, computed once for each new set of weights.
+
+        Versions tell of most changes; whoever lets a fused optimiser step sets ``known`` to None.
+        """
+        if torch.compiler.is_compiling():  # versions are no part of what is compiled
+            return self._renewed(None)
         if self.known is None or self.known[0] != self._versions():
             self.renew(None)
         assert self.known is not None

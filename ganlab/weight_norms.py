@@ -173,6 +173,12 @@ class SpectralNorm(_WeightNormalization):
         for _, layer in weighted_layers(d):
             layer.parametrizations.weight[0].renew(raw_weight(layer))  # type: ignore[index, union-attr]
 
+    def after_update(self, d: nn.Module) -> None:
+        if self.method == "power":
+            at_once = d.spectral_at_once
+            assert isinstance(at_once, AtOnce)
+            at_once.known = None  # a fused optimiser moves weights and leaves their versions as they were
+
 
 class WeightNorm(_WeightNormalization):
     """Weight normalisation of every layer of D.
