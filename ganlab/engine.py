@@ -131,8 +131,7 @@ class Compiled(Engine):
             super()._play(step)
             self.proven = True
         except Exception as error:  # of any of a compiler's many kinds
-            first = str(error).strip().splitlines()[0]
-            self.used, self.why = "eager", f"torch.compile failed: {type(error).__name__}: {first}"
+            self.used, self.why = "eager", f"torch.compile failed: {_first_line(error)}"
             self.game.compiled = {}
             unpack_game(self.game, before, rest, "the state before compiling")
             self._prepare(step)
@@ -174,8 +173,10 @@ class Graphed(Engine):
         try:
             graph = self._recorded(lambda: self.ring.add(update(self.game, self.feed)))
         except RuntimeError as error:
-            first = str(error).strip().splitlines()[0]
-            self.used, self.why = self.inner.used, f"an update can't be recorded: {first}"
+            self.used, self.why = self.inner.used, f"an update can't be recorded: {_first_line(error)}"
+            if self.random is not None:  # a capture that was cut off leaves its state unusable
+                self.random = self.random.clone_state()
+                _default_generator(self.game.device).graphsafe_set_state(self.random)
             self._prepare(step)
             self.inner._play(step)
             return
@@ -237,6 +238,11 @@ def _own(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with code of its own: a compiler allows each code a few versions, a run needs one."""
     code: types.CodeType = function.__code__
     return types.FunctionType(code.replace(), function.__globals__, function.__name__)
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip().splitlines()[:1]
+    return ": ".join([type(error).__name__, *said])
 
 
 def _default_generator(device: torch.device) -> torch.Generator:

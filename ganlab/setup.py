@@ -48,7 +48,7 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
                 module.folded = e.fold  # type: ignore[assignment]
     average = None
     if e.ema:
-        average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(e.ema), use_buffers=True)
+        average = AveragedModel(generator, device, multi_avg_fn=get_ema_multi_avg_fn(e.ema), use_buffers=True)
     return Game(
         generator=generator,
         discriminator=discriminator,
