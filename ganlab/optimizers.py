@@ -15,20 +15,20 @@ EXECUTION = ("foreach", "fused", "capturable", "lr")
 def quick(optimizer: Optimizer, device: torch.device) -> Optimizer:
     """``optimizer`` with one fused kernel, or multi-tensor ones, for all its parameters.
 
-    A choice of the config (``fused``, ``foreach``) stands. On a GPU the learning rate and the step count lie
-    on the device, so that an update can be recorded. Each group keeps its rate as ``initial_lr``.
+    A choice of the config (``fused``, ``foreach``) stands. On a GPU the learning rate and the step count of
+    an optimiser that can be recorded lie on the device. Each group keeps its rate as ``initial_lr``.
     """
+    begun = bool(optimizer.state)  # Adagrad's slots are there already, and not where fused kernels want them
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", float(group["lr"]))
         if group.get("fused") is None and group.get("foreach") is None:
-            if "fused" in group and not group.get("amsgrad", False):
+            if "fused" in group and not begun and not group.get("amsgrad", False):
                 group["fused"] = True
             elif "foreach" in group:
                 group["foreach"] = True
-        if device.type == "cuda":
+        if device.type == "cuda" and "capturable" in group:
             group["lr"] = torch.tensor(group["initial_lr"], device=device)
-            if "capturable" in group:
-                group["capturable"] = True
+            group["capturable"] = True
     return optimizer
 
 
@@ -52,7 +52,8 @@ class Slots:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises KeyError or ValueError for another optimiser's state, as torch's does."""
         built = [{k: g[k] for k in EXECUTION if k in g} for g in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state)
+        groups = [saved | kept for saved, kept in zip(state["param_groups"], built, strict=True)]
+        self.optimizer.load_state_dict(state | {"param_groups": groups})  # they say where step counts lie
         for group, kept in zip(self.optimizer.param_groups, built, strict=True):
             group.update(kept)
         for parameter, slots in self.optimizer.state.items():
