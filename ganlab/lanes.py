@@ -18,6 +18,7 @@ from typing import NamedTuple, TextIO
 
 import torch
 
+from ganlab import engine
 from ganlab.run import Run
 
 BLOCKS, WARM = 3, 2  # timed blocks of rounds, and rounds before them
@@ -213,6 +214,8 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         return time.perf_counter() - began
 
+    if device.type == "cuda":
+        timed(engine.WARM + 1)  # until updates are recorded
     one = timed(WARM) / WARM
     calls = max(1, round(BLOCK_S / max(one, 1e-6)))
     return statistics.median(timed(calls) / calls for _ in range(BLOCKS))

@@ -33,7 +33,6 @@ class Work:
         self.lock = threading.Lock()
         self.states = {j.name: ended(j.folder, j.steps) or "pending" for j in planned.jobs}
         self.tries = dict.fromkeys(self.states, 0)
-        self.codes: dict[str, int | None] = dict.fromkeys(self.states)
         self.began = time.monotonic()
         self.waiting = sum(state == "pending" for state in self.states.values())
         self.env = dict(os.environ)
@@ -189,7 +188,6 @@ class Work:
     def over(self, job: Job, code: int, seconds: float) -> None:
         """A cell's try has ended: its state is what the exit code says."""
         with self.lock:
-            self.codes[job.name] = code
             self.states[job.name] = state = jobs.state(code)
             self.tries[job.name] += state == "failed"
         again = state == "failed" and self.tries[job.name] < 2 and not self.signals
