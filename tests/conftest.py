@@ -13,6 +13,7 @@ import pytest
 
 # Before torch starts a pool of threads: a test that forks would wait for threads its child does not have.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic runs on a GPU, read once
 
 import torch
 from torch import Tensor
