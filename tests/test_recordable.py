@@ -1,0 +1,99 @@
+"""What a GPU or a compiler would stumble over, found without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from ganlab import engine, lanes
+from ganlab.experiment import Experiment
+from ganlab.optimizers import Slots, quick
+from ganlab.setup import build_game
+from ganlab.step import d_terms, g_terms, play_round, update_discriminator
+from ganlab.types import Batch
+from ganlab.weight_norms import SpectralNorm
+
+Make = Callable[..., Experiment]
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_what_an_update_writes_lies_on_the_device(tiny: Make) -> None:
+    """A count on the host would stand still while a recorded update is replayed."""
+    meta = torch.device("meta")
+    game = build_game(tiny(ema=0.9), meta)
+    assert game.average is not None
+    nets = (game.generator, game.discriminator, game.average)
+    tensors = {n: t for net in nets for n, t in (*net.named_parameters(), *net.named_buffers())}
+    assert "n_averaged" in tensors
+    assert [name for name, t in tensors.items() if t.device != meta] == []
+
+
+@pytest.mark.parametrize("how", ["per_forward", "per_update"])
+def test_the_losses_of_d_and_of_g_are_a_graph_each_for_a_compiler(how: Any, tiny: Make) -> None:
+    """It neither stops halfway nor begins anew when weights have moved. Traced only: no C++ compiler."""
+    torch._dynamo.reset()
+    counters.clear()
+    game = build_game(tiny(normalization={"sn": SpectralNorm(update=how)}), CPU)
+    for name, terms in (("d", d_terms), ("g", g_terms)):
+        game.compiled[name] = torch.compile(engine._own(terms), backend="eager", dynamic=False)
+    x = torch.rand(8, 1, 16, 16)
+    for _ in range(3):
+        play_round(game, lambda: Batch(x))
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+
+
+def test_spectral_norms_are_of_weights_that_a_fused_optimiser_has_moved(tiny: Make) -> None:
+    """Its steps leave no trace in the weights' versions."""
+    game = build_game(tiny(normalization={"sn": SpectralNorm(update="per_update")}), CPU)
+    game.d_optimizer.param_groups[0]["lr"] = 0.02
+    assert game.d_optimizer.param_groups[0]["fused"]
+    x = torch.rand(8, 1, 16, 16)
+    for _ in range(3):
+        update_discriminator(game, Batch(x))
+    at_once = game.discriminator(x).score
+    game.discriminator._forward_pre_hooks.clear()
+    assert torch.allclose(at_once, game.discriminator(x).score, rtol=1e-4, atol=1e-7)
+
+
+def test_step_counts_of_another_form_of_the_optimiser_come_as_fused_kernels_want_them() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    old, new = torch.optim.Adam([weight]), quick(torch.optim.Adam([weight]), CPU)
+    weight.grad = torch.ones(2)
+    old.step()
+    state = old.state_dict()
+    state["state"][0]["step"] = state["state"][0]["step"].double()
+    state["param_groups"][0]["initial_lr"] = 0.001
+    Slots(new).load_state_dict(state)
+    assert new.state[weight]["step"].dtype == torch.float32
+    new.step()
+    assert float(new.state[weight]["step"]) == 2
+
+
+def test_slots_that_are_there_already_are_not_fused_over() -> None:
+    group = quick(torch.optim.Adagrad([nn.Parameter(torch.ones(2))]), CPU).param_groups[0]
+    assert (group["fused"], group["foreach"]) == (None, True)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("one\ntwo")])
+def test_any_error_of_a_compiler_is_one_line(error: Exception) -> None:
+    assert engine._first_line(error) in ("AssertionError", "RuntimeError: one")
+
+
+def test_updates_are_timed_once_they_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the first updates run eagerly, and recording one takes longer still."""
+    calls, now = 0, 0.0
+
+    def update() -> None:
+        nonlocal calls, now
+        calls, now = calls + 1, now + (0.01 if calls > engine.WARM else 5.0)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(lanes.time, "perf_counter", lambda: now)
+    assert lanes.seconds_of(update, torch.device("cuda:0")) == pytest.approx(0.01)
