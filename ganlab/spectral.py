@@ -48,7 +48,9 @@ def power_iterations(
 
     sigma = u^T W v = |W v|, for u is W v over its norm.
     """
-    us, vs, sigmas = list(us), [], []  # plain lists: a compiler stops at list[Tensor]()
+    us = list(us)
+    vs: list[Tensor] = []  # a compiler stops at list[Tensor]()
+    sigmas: list[Tensor] = []
     for _ in range(iterations):
         vs, _ = unit([m.T.mv(u) for m, u in zip(matrices, us, strict=True)], eps)
         us, sigmas = unit([m.mv(v) for m, v in zip(matrices, vs, strict=True)], eps)
