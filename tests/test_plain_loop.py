@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ganlab.bench.reference import load_script
 from ganlab.data.digits import Digits
 from ganlab.experiment import Experiment
 from ganlab.losses import Hinge, Standard, Wasserstein
@@ -36,11 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plain() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("plain_loop", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module: ModuleType = load_script(SCRIPT)
     return module
 
 
