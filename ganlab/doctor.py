@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -180,11 +181,14 @@ def _speed() -> Iterator[Finding]:
         "precision=bf16 is fast here" if fast else "precision=bf16 would be slow: the processor emulates it"
     )
     yield Finding("devices", "bf16", "ok" if fast else "absent", text)
-    compiler = "triton" if torch.cuda.is_available() else shutil.which("c++") or shutil.which("g++")
-    text = f"{compiler}: engine=compile works" if compiler else "engine=compile has no C++ compiler"
-    yield Finding(
-        "devices", "compiler", "ok" if compiler else "absent", text, "" if compiler else "install g++"
-    )
+    compiler = shutil.which("c++") or shutil.which("g++")
+    missing = [] if compiler else ["g++"]
+    if torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
+        missing.append("triton")
+    needs = " and ".join(missing)
+    text = f"engine=compile needs {needs}" if missing else f"{compiler}, for engine=compile"
+    fix = f"install {needs}, or leave engine=auto" if missing else ""
+    yield Finding("devices", "compiler", "absent" if missing else "ok", text, fix)
 
 
 def _datasets() -> Iterator[Finding]:

@@ -67,7 +67,11 @@ class Engine:
             "asked": self.e.engine,
             "used": self.used,
             "why": self.why,
-            "precision": "bf16" if game.bf16 else "fp32" if self.e.precision == "fp32" else "tf32",
+            "precision": "bf16"
+            if game.bf16
+            else "tf32"
+            if self.cuda and self.e.precision != "fp32"
+            else "fp32",
             "d_pass": "together" if game.together else "apart",
             "joint_fakes": game.joint_fakes,
             "fold": self.e.fold,

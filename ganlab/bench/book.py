@@ -22,6 +22,7 @@ SAME = (
     "torch",
     "git",
     "rounds",
+    "block",
     "paths",
 )  # of two measurements that need not be repeated
 
