@@ -179,7 +179,7 @@ class Experiment:
             if size % accumulate or size // accumulate < 2:
                 what = f"{accumulate} micro batches of at least 2 do not make {key}={size}"
                 wrong.append(f"accumulate: {what}; choose a divisor of it")
-        if joint_fakes and fake_labels == "data":
+        if joint_fakes and fake_labels == "data" and architecture.conditional:
             wrong.append("joint_fakes: fake_labels=data wants the labels of each real batch; set it to false")
         if architecture.conditional and not dataset.labelled:
             wrong.append(f"dataset: {NO_LABELS.format(f'{dataset.name} {dataset.split}')}")

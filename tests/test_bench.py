@@ -151,6 +151,8 @@ def test_a_path_that_fails_does_not_take_the_others_with_it(
         (["case=cnn-sn"], "did you mean 'cases'?"),
         (["cases=cnn-ns"], "did you mean 'sn'?"),
         (["cases=cn-sn"], "there is no 'cn-sn'"),
+        (["cases=foo"], "write NET-METHOD"),
+        (["threads=9999"], "threads: 9999 is more than the"),
         (["d_steps=0"], "not a whole number above 0"),
         (["width=big"], "not a number above 0"),
         (["precision=fp16"], "there is no 'fp16'"),
@@ -165,6 +167,12 @@ def test_a_mistake_is_one_line(words: list[str], said: str, capfd: pytest.Captur
     assert any(said in line for line in lines)
     assert all(line.startswith("ganlab: error: ") for line in lines)
     assert len(lines) == len(words), "all at once"
+
+
+def test_a_folder_that_cannot_be_written_is_told_first(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "quick=true", "out=/dev/null/x"]) == 5
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("ganlab: error: out: /dev/null/x can't be written")
 
 
 def test_help_names_every_key(capfd: pytest.CaptureFixture[str]) -> None:

@@ -240,8 +240,9 @@ def test_joint_fakes_are_one_pass_of_g(tiny: Make) -> None:
     feed.place(0)
     update(game, feed)
     assert sizes == [3 * e.batch_size, e.g_batch_size]
+    labelled = {"architecture": ResNet(width=0.03, head="projection"), "dataset": Digits(resolution=32)}
     with pytest.raises(ValueError, match="joint_fakes: fake_labels=data"):
-        small(tiny, joint_fakes=True, fake_labels="data")
+        small(tiny, joint_fakes=True, fake_labels="data", **labelled)
 
 
 @pytest.mark.parametrize("name", ["sn", "sn, per update", "sn, learned gamma, gp"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from ganlab.disk import read_json, write_json
-from ganlab.errors import DataError
+from ganlab.errors import DataError, EnvError
 from ganlab.facts import device_name, git_revision, now, versions
 
 SECTIONS = ("cases", "evaluation", "packing", "scaling")
@@ -30,11 +31,19 @@ SAME = (
 class Book:
     """Records by section and key. Each is written at once: what a killed measurement has is kept.
 
-    Raises DataError if ``bench.json`` is not one.
+    Raises DataError if ``bench.json`` is not one, EnvError if the folder can't be written.
     """
 
     def __init__(self, folder: Path, device: torch.device, threads: int, words: list[str]) -> None:
         self.folder, self.path = folder, folder / "bench.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise EnvError(
+                "out", f"{folder} can't be written ({error.strerror})", "name another folder"
+            ) from error
         told = read_json(self.path)
         if told is not None and not (isinstance(told, dict) and told.get("format") == 1):
             raise DataError(str(self.path), "is no record of ganlab bench", "choose another out=")
@@ -64,7 +73,6 @@ class Book:
         about = {"when": now(), "load": load, "command": self.command, "versions": self.versions}
         # the settings' own ``paths`` are names; the record's are rows
         self.section(section)[key] = {**self.stamp, **about, **settings, "told": dict(record)}
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.path, self.all)
 
 

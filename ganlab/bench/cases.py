@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -118,6 +119,8 @@ def asked(own: Mapping[str, Any], cuda: bool, dirs: Sequence[str] = ()) -> Asked
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", own["device"]):
         wrong.append(Mistake("device", f"{own['device']!r} is unknown", "use auto, cpu, cuda or cuda:i"))
     wrong += _too_small(own)
+    if own["threads"] > (cores := os.cpu_count() or 1):
+        wrong.append(Mistake("threads", f"{own['threads']} is more than the {cores} cores", "use 0 for all"))
     wrong += [
         Mistake("d_steps", f"{n!r} is not a whole number above 0", "write d_steps=5,1")
         for n in counts
@@ -129,7 +132,13 @@ def asked(own: Mapping[str, Any], cuda: bool, dirs: Sequence[str] = ()) -> Asked
         net, _, method = name.partition("-")
         if net not in NETS:
             wrong.append(
-                Mistake("cases", f"there is no {name!r}", suggest(name, [*PRESETS, *PRESETS["main"]]))
+                Mistake(
+                    "cases",
+                    f"there is no {name!r}",
+                    suggest(
+                        name, [*PRESETS, *PRESETS["main"]], all_of="write NET-METHOD, as cnn-sn, or main"
+                    ),
+                )
             )
         elif method not in methods:
             wrong.append(Mistake("cases", f"{name!r}: there is no {method!r}", suggest(method, methods)))
