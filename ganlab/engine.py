@@ -245,7 +245,8 @@ def _own(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _first_line(error: Exception) -> str:
-    said = str(error).strip().splitlines()[:1]
+    said = str(error).strip().splitlines()
+    said = [" ".join(said[: 2 if said[0].endswith("raised:") else 1])] if said else []
     return ": ".join([type(error).__name__, *said])
 
 

@@ -174,9 +174,7 @@ class SpectralNorm(_WeightNormalization):
             layer.parametrizations.weight[0].renew(raw_weight(layer))  # type: ignore[index, union-attr]
 
     def after_update(self, d: nn.Module) -> None:
-        if self.method == "power":
-            at_once = d.spectral_at_once
-            assert isinstance(at_once, AtOnce)
+        if isinstance(at_once := getattr(d, "spectral_at_once", None), AtOnce):
             at_once.known = None  # a fused optimiser moves weights and leaves their versions as they were
 
 

@@ -205,7 +205,7 @@ def real_batch(y: list[int] | None) -> Batch:
 
 
 def test_who_sees_which_labels(small: Make) -> None:
-    e = small(normalization={"gp": GradientPenalty()}, fake_labels="data")
+    e = small(normalization={"gp": GradientPenalty()}, fake_labels="data", d_pass="apart")
     game = build_game(e, CPU, 10)
     game.labels = torch.tensor([3, 3, 3])
     game.generator, game.discriminator = g, d = Spy(game.generator), Spy(game.discriminator)
