@@ -62,16 +62,12 @@ class Engine:
     @property
     def told(self) -> dict[str, Any]:
         """How updates run, for ``result.json``."""
-        game = self.game
+        game, tf32 = self.game, self.cuda and self.e.precision != "fp32"
         return {
             "asked": self.e.engine,
             "used": self.used,
             "why": self.why,
-            "precision": "bf16"
-            if game.bf16
-            else "tf32"
-            if self.cuda and self.e.precision != "fp32"
-            else "fp32",
+            "precision": "bf16" if game.bf16 else "tf32" if tf32 else "fp32",
             "d_pass": "together" if game.together else "apart",
             "joint_fakes": game.joint_fakes,
             "fold": self.e.fold,
@@ -152,20 +148,19 @@ class Graphed(Engine):
         self.graph: Any = None
         self.warmed = 0
         # a state of its own: replays of several runs on several streams must not share one
-        self.random = _default_generator(self.game.device).clone_state() if self.cuda else None
+        self.random = rng.default_of(self.game.device).clone_state() if self.cuda else None
 
-    def _prepare(self, step: int) -> None:
+    def update(self, step: int) -> None:
         with self._own_generator():
-            super()._prepare(step)
+            super().update(step)
 
     def _play(self, step: int) -> None:
-        with self._own_generator():
-            if self.graph is None and self.used != self.inner.used:
-                self._warm_or_record(step)
-            elif self.graph is None:
-                self.inner._play(step)
-            else:
-                self.graph.replay()
+        if self.graph is not None:
+            self.graph.replay()
+        elif self.used != self.inner.used:
+            self._warm_or_record(step)
+        else:
+            self.inner._play(step)
 
     def _warm_or_record(self, step: int) -> None:
         if self.warmed < WARM:
@@ -180,7 +175,7 @@ class Graphed(Engine):
             self.used, self.why = self.inner.used, f"an update can't be recorded: {_first_line(error)}"
             if self.random is not None:  # a capture that was cut off leaves its state unusable
                 self.random = self.random.clone_state()
-                _default_generator(self.game.device).graphsafe_set_state(self.random)
+                rng.default_of(self.game.device).graphsafe_set_state(self.random)
             self._prepare(step)
             self.inner._play(step)
             return
@@ -201,7 +196,7 @@ class Graphed(Engine):
         if self.random is None:
             yield
             return
-        default = _default_generator(self.game.device)
+        default = rng.default_of(self.game.device)
         before = default.graphsafe_get_state()
         default.graphsafe_set_state(self.random)
         try:
@@ -248,8 +243,3 @@ def _first_line(error: Exception) -> str:
     said = str(error).strip().splitlines()
     said = [" ".join(said[: 2 if said[0].endswith("raised:") else 1])] if said else []
     return ": ".join([type(error).__name__, *said])
-
-
-def _default_generator(device: torch.device) -> torch.Generator:
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return torch.cuda.default_generators[index]

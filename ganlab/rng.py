@@ -38,5 +38,10 @@ def seed_default(device: torch.device, seed: int, stream: str, *counters: int) -
     value = fold(seed, stream, *counters)
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[index].manual_seed(value)
+        default_of(device).manual_seed(value)
+
+
+def default_of(device: torch.device) -> torch.Generator:
+    """torch's default generator of a CUDA device."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.default_generators[index]
