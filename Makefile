@@ -2,6 +2,7 @@
 #   make train      sets up .venv, then trains on the embedded default data set
 #   make test       sets up .venv, then lints, type-checks and tests
 # And a third: make bench measures how fast this machine is (make bench ARGS=quick=true: does it work at all?).
+# make reliability injects every fault there is (an hour on two cores) and writes RELIABILITY.md.
 # ARGS passes on: make train ARGS="+experiment=sngan_cifar setting=B"
 # An older CUDA driver: make train TORCH='"torch<2.11" "torchvision<0.26"'
 PYTHON ?= python3
@@ -11,7 +12,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test lint bench
+.PHONY: setup train test lint bench reliability
 setup: $(READY)
 
 train: $(READY)
@@ -19,6 +20,9 @@ train: $(READY)
 
 bench: $(READY)
 	@$(BIN)/ganlab bench $(ARGS)
+
+reliability: $(READY)
+	@$(BIN)/python scripts/reliability.py $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

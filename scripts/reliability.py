@@ -1,0 +1,288 @@
+"""Inject every fault, count what held, and write RELIABILITY.md: ``make reliability``.
+
+    scripts/reliability.py                 the long suite: all figures
+    scripts/reliability.py kill9 signals   these alone; the others stay as they were measured
+    scripts/reliability.py --short         the part that CI runs (shown, not written down)
+    scripts/reliability.py --list          the figures
+    scripts/reliability.py --page          only the page anew, from the figures there are
+
+Two figures run at a time, each in processes of its own; those that measure time run alone. What came out is
+kept in ``benchmarks/reliability/figures.json``, from which the page is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+for place in (ROOT / "tests", ROOT):
+    sys.path.insert(0, str(place))
+os.environ["OMP_NUM_THREADS"] = "1"  # cases fork: a forked child has no thread pool
+RECORD = ROOT / "benchmarks" / "reliability" / "figures.json"
+PAGE = ROOT / "RELIABILITY.md"
+PIECE = 25  # cases of one process
+LIMIT = 3600  # seconds for one case
+BEGIN = "<!-- figures: made by scripts/reliability.py from benchmarks/reliability; do not edit -->"
+    "<!-- figures: made by scripts/reliability.py from benchmarks/reliability/figures.json; do not edit -->"
+)
+END = "<!-- end of figures -->"
+NEVER = {  # what can't be measured on a CPU, or not in one evening
+    "Resume on a GPU, deterministic mode, with and without CUDA graphs": "no GPU (`pytest -m gpu`)",
+    "Real out-of-memory of a GPU in training, sampling and scoring": "no GPU",
+    "Soak on a GPU, 100,000 updates": "no GPU",
+    "A soak of 2 hours with a kill every minute": "longer than the suite",
+    "20 green nights in a row": "no nightly runs yet",
+    "Known vulnerabilities of the dependencies": "needs an advisory service",
+}
+
+
+# ---- one process: some cases of one figure
+
+
+def work(key: str, long: bool, part: int, parts: int) -> None:
+    """Run every ``parts``-th case from ``part`` on; a JSON line on stdout for each."""
+    import torch
+    from faults.base import Case, Failed, figures, inside
+
+    torch.set_num_threads(1)
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"not over after {LIMIT} s")
+
+    def result(case: Case, place: Path) -> dict[str, Any]:
+        try:
+            with inside(place):
+                numbers = case.check(place)
+        except Failed as error:
+            return {"failed": error.count, "why": str(error)}
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            traceback.print_exc()
+            return {"failed": case.n, "why": f"{type(error).__name__}: {error}"}
+        return {"failed": 0, "numbers": dict(numbers or {})}
+
+    signal.signal(signal.SIGALRM, late)
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a case prints is no result
+    with tempfile.TemporaryDirectory(prefix="ganlab-faults-") as root:
+        os.environ["GANLAB_CACHE"] = str(Path(root) / "cache")
+        for i, case in list(enumerate(figures()[key].cases(long)))[part::parts]:
+            place = Path(root) / f"case-{i}"
+            place.mkdir()
+            signal.alarm(LIMIT)
+            found = result(case, place)
+            signal.alarm(0)
+            print(json.dumps({"name": case.name, "n": case.n, **found}), file=out, flush=True)
+            subprocess.run(["rm", "-rf", str(place)], check=False)
+
+
+# ---- all of them
+
+
+class Suite:
+    """The figures to run, cut into pieces, each a process; two at a time."""
+
+    def __init__(self, keys: Sequence[str], long: bool, jobs: int) -> None:
+        from faults.base import figures
+
+        self.figures, self.long, self.jobs = {k: figures()[k] for k in keys}, long, jobs
+        self.rows: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
+        self.lock, self.seconds = threading.Lock(), dict.fromkeys(keys, 0.0)
+
+    def run(self) -> None:
+        """All pieces; those of a figure that measures time at the end, one by one."""
+        together, alone = list[tuple[str, int, int]](), list[tuple[str, int, int]]()
+        for key, figure in self.figures.items():
+            parts = max(1, -(-len(figure.cases(self.long)) // PIECE))
+            (alone if figure.alone else together).extend((key, i, parts) for i in range(parts))
+        self._serve(together, self.jobs)
+        self._serve(alone, 1)
+
+    def _serve(self, pieces: list[tuple[str, int, int]], jobs: int) -> None:
+        waiting: Iterator[tuple[str, int, int]] = iter(pieces)
+
+        def serve() -> None:
+            while True:
+                with self.lock:
+                    piece = next(waiting, None)
+                if piece is None:
+                    return
+                self._piece(*piece)
+
+        threads = [threading.Thread(target=serve) for _ in range(jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _piece(self, key: str, part: int, parts: int) -> None:
+        began = time.monotonic()
+        words = [sys.executable, __file__, "--work", key, str(part), str(parts)]
+        done = subprocess.run(
+            [*words, *([] if self.long else ["--short"])], capture_output=True, text=True, check=False
+        )
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        expected = self.figures[key].cases(self.long)[part::parts]
+        lost = {"why": "the process died"}
+        rows += [{"name": c.name, "n": c.n, "failed": c.n, **lost} for c in expected[len(rows) :]]
+        failed = [row for row in rows if row["failed"]]
+        with self.lock:
+            self.rows[key] += rows
+            self.seconds[key] += time.monotonic() - began
+            piece = f" {part + 1}/{parts}" if parts > 1 else ""
+            points = sum(row["n"] for row in rows)
+            tell(
+                f"{key}{piece}: {points} points, {len(failed)} cases failed, {time.monotonic() - began:.0f} s"
+            )
+            for row in failed:
+                tell(f"  {row['name']}: {row['why'][:300]}")
+            if failed:
+                tell(done.stderr[-3000:])
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What came out, by figure."""
+        about = facts()
+        return {key: self._record(key, figure) | about for key, figure in self.figures.items()}
+
+    def _record(self, key: str, figure: Any) -> dict[str, Any]:
+        rows = self.rows[key]
+        failures = [f"{row['name']}: {row['why'][:200]}" for row in rows if row["failed"]]
+        numbers = [row["numbers"] for row in rows if row.get("numbers")]
+        return {
+            "points": sum(row["n"] for row in rows),
+            "failed": sum(row["failed"] for row in rows),
+            "failures": failures,
+            "told": figure.told(numbers) if figure.told and numbers else "",
+            "seconds": round(self.seconds[key]),
+        }
+
+
+def facts() -> dict[str, Any]:
+    """Where and with what it ran."""
+    import torch
+
+    from ganlab.facts import device_name, git_revision, now, versions
+
+    return {
+        "when": now(),
+        "git": git_revision(),
+        "machine": f"{os.cpu_count()} x {device_name(torch.device('cpu'))}",
+        "versions": versions(),
+    }
+
+
+# ---- the page
+
+
+def page(records: dict[str, dict[str, Any]]) -> str:
+    """RELIABILITY.md with the figures between its two marks."""
+    from faults.base import figures
+
+    lines = ["", "| Figure | Faults | Points | Held | Also |", "|---|---|--:|--:|---|"]
+    for key, figure in figures().items():
+        record = records.get(key)
+        faults = ", ".join(ranges(figure.faults))
+        if record is None:
+            lines.append(f"| {figure.title} | {faults} | | not run | |")
+            continue
+        held = record["points"] - record["failed"]
+        lines.append(f"| {figure.title} | {faults} | {record['points']:,} | {held:,} | {record['told']} |")
+    lines += [f"| {title} | | | not run | {why} |" for title, why in NEVER.items()]
+    failed = [f"- `{k}` {failure}" for k, r in records.items() for failure in r["failures"]]
+    lines += ["", "## What failed", "", *(failed or ["Nothing of the above."])]
+    lines += ["", "## Where it ran", ""]
+    for text, keys in told(records).items():
+        lines.append(f"- {text}: {', '.join(f'`{key}`' for key in keys)}.")
+    minutes = sum(r["seconds"] for r in records.values()) / 60
+    lines += [
+        "",
+        f"In all {minutes:.0f} minutes of one process; two run at a time. Seeds are fixed in the cases",
+    ]
+    lines[-1] += " (`tests/faults/`)."
+    return "\n".join(lines) + "\n"
+
+
+def told(records: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Figures by the machine, day and versions of their run."""
+    found: dict[str, list[str]] = {}
+    for key, record in records.items():
+        versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v)
+        text = f"{record['when'][:10]}, commit {record['git']}, {record['machine']}, {versions}"
+        found.setdefault(text, []).append(key)
+    return found
+
+
+def ranges(numbers: Sequence[int]) -> list[str]:
+    """1, 2, 3, 7 as 1-3, 7."""
+    found: list[list[int]] = []
+    for n in sorted(numbers):
+        if found and n == found[-1][-1] + 1:
+            found[-1].append(n)
+        else:
+            found.append([n])
+    return [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found]
+
+
+def tell(text: str) -> None:
+    """Progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """0, or 1 if a point failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("figures", nargs="*")
+    parser.add_argument("--short", action="store_true", help="the part that CI runs; the page stays as it is")
+    parser.add_argument("--list", action="store_true", help="name the figures")
+    parser.add_argument("--page", action="store_true", help="only write the page anew")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default 2)")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.work:
+        key, part, parts = words.figures
+        work(key, not words.short, int(part), int(parts))
+        return 0
+    from faults.base import figures
+
+    if unknown := [key for key in words.figures if key not in figures()]:
+        parser.error(f"no figure {unknown[0]!r}; there are {', '.join(figures())}")
+    if words.list:
+        for key, figure in figures().items():
+            short, long = (sum(case.n for case in figure.cases(part)) for part in (False, True))
+            print(f"{key:16} {figure.title} ({long} points, {short} in CI)")
+        return 0
+    from ganlab.disk import write_atomic, write_json
+
+    records: dict[str, dict[str, Any]] = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+    failed = 0
+    if not words.page:
+        suite = Suite(words.figures or list(figures()), not words.short, words.jobs)
+        suite.run()
+        found = suite.records()
+        failed = sum(record["failed"] for record in found.values())
+        for key, record in found.items():
+            print(f"{key:16} {record['points'] - record['failed']} of {record['points']}  {record['told']}")
+        records |= found
+    if not words.short:
+        RECORD.parent.mkdir(parents=True, exist_ok=True)
+        records = {key: records[key] for key in figures() if key in records}
+        write_json(RECORD, records)
+        write_atomic(PAGE, page(records).encode())
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
