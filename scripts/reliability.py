@@ -35,8 +35,6 @@ PAGE = ROOT / "RELIABILITY.md"
 PIECE = 25  # cases of one process
 LIMIT = 3600  # seconds for one case
 BEGIN = "<!-- figures: made by scripts/reliability.py from benchmarks/reliability; do not edit -->"
-    "<!-- figures: made by scripts/reliability.py from benchmarks/reliability/figures.json; do not edit -->"
-)
 END = "<!-- end of figures -->"
 NEVER = {  # what can't be measured on a CPU, or not in one evening
     "Resume on a GPU, deterministic mode, with and without CUDA graphs": "no GPU (`pytest -m gpu`)",
