@@ -29,7 +29,7 @@ from ganlab.config_files import NAMED, display, find, read
 from ganlab.errors import ConfigError, Mistake
 from ganlab.overrides import LISTED, CommandLine
 from ganlab.paths import config_dir
-from ganlab.tree import suggest
+from ganlab.spelling import suggest
 
 ENV = "${oc.env:"
 _OWN_PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
+from ganlab import building, spelling
 from ganlab import tree as trees
 from ganlab.composition import compose_raw, with_environment
 from ganlab.config_files import NAMED, find, groups, read
 from ganlab.errors import ConfigError, Mistake
 from ganlab.overrides import CommandLine, Given, command_line
-from ganlab.tree import suggest
+from ganlab.spelling import suggest
 
 SETTLED = "is settled, for the run is trained"
 REOPEN = ("metric.", "device", "threads", "data_memory_gb", "dataset.path")  # `evaluate` may change these
@@ -78,9 +79,9 @@ def build(composed: Composed | dict[str, Any], where: str = "") -> Any:
     Raises ConfigError with all mistakes at once; a DataError or EnvError of a constructor comes through.
     """
     if isinstance(composed, dict):
-        return trees.build(composed, where=where)
+        return building.build(composed, where=where)
     try:
-        return trees.build(composed.tree, also=composed.also)
+        return building.build(composed.tree, also=composed.also)
     except ConfigError as error:
         raise ConfigError(_with_file(m, composed.files) for m in error.mistakes) from None
 
@@ -102,7 +103,7 @@ def reopen(
             tree.setdefault("metric", {})["scores"] = {k: v for content in found for k, v in content.items()}
         elif one.group or not one.key.startswith(REOPEN):
             known = list(trees.all_keys(tree))
-            near = trees.nearest(one.key, known) or one.key
+            near = spelling.nearest(one.key, known) or one.key
             there = one.group or one.key in known
             may = ", ".join(f"{k}*" if k.endswith(".") else k for k in REOPEN)
             fix = (

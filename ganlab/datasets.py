@@ -8,7 +8,7 @@ from typing import Any
 from ganlab.config_files import groups, user_dirs
 from ganlab.data.base import Dataset
 from ganlab.errors import ConfigError, DataError
-from ganlab.tree import suggest
+from ganlab.spelling import suggest
 
 TOLD = ("skipped", "too_small", "enlarged", "empty_classes")  # by ``pack.warnings_of``
 OWN = {"verify": ("true", "false")}

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from ganlab.config_files import GRIDS, display, find, options_of, read
 from ganlab.errors import ConfigError, Mistake
-from ganlab.tree import suggest
+from ganlab.spelling import suggest
 
 MOST = 1000  # cells
 SCALED = ("steps", "eval_every", "save_every", "log_every", "sample_every", "lr_decay_start")

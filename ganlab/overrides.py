@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from ganlab.config_files import groups, read, user_dirs
 from ganlab.errors import ConfigError, Mistake
 from ganlab.paths import config_dir
-from ganlab.tree import suggest
+from ganlab.spelling import suggest
 
 DEMO = "+experiment=digits"  # what `ganlab train` runs when no experiment and no dataset is asked for
 PATHS = frozenset({"run_dir", "path", "weights", "out", "root"})  # last part of a key whose value is a path

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import torch
 
-from ganlab import cli, config, loop
+from ganlab import config, failing, loop
 from ganlab.errors import EnvError, Stopped
 from ganlab.facts import device_name, find_device, now
 from ganlab.lanes import Lane, Lanes, choose
@@ -100,7 +100,7 @@ class Pack:
 
     def over(self, lane: Lane, error: BaseException | None) -> None:
         """Tell how a lane ended, in its log and to the sweep; ask for another one."""
-        code = 0 if error is None else cli.failed(error, ["train", *self.words[lane.name]])
+        code = 0 if error is None else failing.failed(error, ["train", *self.words[lane.name]])
         self.say("ended", cell=lane.name, code=code)
         assert self.lanes is not None
         others = len([other for other in self.lanes.active if other is not lane])

@@ -14,7 +14,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from ganlab import config, jobs, tree
+from ganlab import config, jobs, spelling, tree
 from ganlab import grid as grids
 from ganlab.disk import write_json
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
@@ -51,7 +51,7 @@ def _told(wrong: Mapping[Mistake, list[str]], cells: int, axes: Sequence[str]) -
     told: dict[Any, Mistake] = {}
     for mistake, where in wrong.items():
         if mistake.what == tree.NO_KEY:
-            near = tree.nearest(mistake.where, axes)
+            near = spelling.nearest(mistake.where, axes)
             fix = f"did you mean {near!r}?" if near else mistake.fix
             told.setdefault(mistake.where, mistake._replace(fix=fix))
         elif len(where) == cells:

@@ -1,4 +1,4 @@
-"""From a plain config tree to objects: every mistake at once, or every ``_target_`` node built.
+"""A plain config tree against its classes' signatures: every mistake at once, nothing built.
 
 A node is a mapping with a ``_target_``, a class under ``TRUSTED``; its other keys are that class's arguments.
 Nothing that a config names runs before its class is known to be trusted. Knows nothing of Hydra.
@@ -6,19 +6,17 @@ Nothing that a config names runs before its class is known to be trusted. Knows 
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib
 import inspect
-import re
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from ganlab.errors import ConfigError, EnvError, GanlabError, Mistake
-from ganlab.schema import Range, describe, fits, parameters
+from ganlab.errors import EnvError, Mistake
+from ganlab.schema import Range, describe, fits
+from ganlab.spelling import nearest
+from ganlab.targets import arguments, is_node, resolve, short
 
-TRUSTED = ("ganlab.", "torch.optim.")  # where a ``_target_`` may lie
 NO_KEY = "there is no such key"
 DEPTH = 40  # of a tree: far more than any honest config has
 _MISSING = "???"  # OmegaConf's mark of a value that must be given
@@ -31,78 +29,6 @@ _OPTIMIZER = {  # what torch.optim checks only when the optimiser is called with
     "momentum": _NOT_NEGATIVE,
     "alpha": _NOT_NEGATIVE,
 }
-
-
-def nearest(word: str, names: Iterable[str]) -> str | None:
-    """The name that ``word`` most likely is a misspelling of, or None."""
-    close = difflib.get_close_matches(word, set(map(str, names)), n=12, cutoff=0.5)
-    scored = [(_edits(word, n), -difflib.SequenceMatcher(None, word, n).ratio(), n) for n in close]
-    best = min(scored, default=None)
-    return best[2] if best and best[0] <= max(1, (len(word) + 1) // 3) else None
-
-
-def _edits(a: str, b: str) -> int:
-    """Letters to insert, drop, replace or swap to get from ``a`` to ``b`` (optimal string alignment)."""
-    before: list[int] = []
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, last, row = row, before, [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y)))
-            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
-                row[j] = min(row[j], last[j - 2] + 1)
-    return row[-1]
-
-
-def suggest(word: str, names: Iterable[str], *, all_of: str = "") -> str:
-    """A fix for an unknown word: "did you mean 'steps'?", else the names themselves if they are few."""
-    names = sorted(set(map(str, names)))
-    if near := nearest(word, names):
-        return f"did you mean {near!r}?"
-    return f"choose one of {', '.join(names)}" if 0 < len(", ".join(names)) < 130 else all_of
-
-
-def is_node(value: Any) -> bool:
-    return isinstance(value, dict) and "_target_" in value
-
-
-def resolve(target: Any) -> type:
-    """The class that a ``_target_`` names.
-
-    Raises ValueError, "what; fix", for anything but a trusted class; EnvError where its imports fail.
-    """
-    allowed = "it must be a class under " + " or ".join(TRUSTED)
-    parts = target.split(".") if isinstance(target, str) else []
-    plain = all(p.isidentifier() and not p.startswith("_") for p in parts)
-    if not plain or len(parts) < 2 or not target.startswith(TRUSTED):
-        raise ValueError(f"{_short(target)} is refused; {allowed}")
-    path, name = ".".join(parts[:-1]), parts[-1]
-    try:
-        module = importlib.import_module(path)
-    except ImportError as error:
-        if error.name is None or not (path + ".").startswith(error.name + "."):
-            fix = f"pip install {error.name}" if error.name else "see 'ganlab doctor'"
-            raise EnvError(target, f"can't be imported: {error}", fix) from error
-        raise ValueError(f"there is no module {_short(path)}; {allowed}") from error
-    there = getattr(module, name, None)
-    if not inspect.isclass(there):
-        classes = [n for n, c in vars(module).items() if inspect.isclass(c) and _trusted(c)]
-        near = nearest(name, classes)
-        raise ValueError(f"{_short(target)} is not a class; {f'did you mean {near!r}?' if near else allowed}")
-    if not _trusted(there):
-        raise ValueError(f"{_short(target)} is {there.__module__}.{there.__qualname__}, refused; {allowed}")
-    return there
-
-
-def _trusted(found: type) -> bool:
-    """The class itself must come from a trusted module: a module also holds what it imported."""
-    if not (found.__module__ + ".").startswith(TRUSTED):
-        return False
-    if found.__module__.startswith("torch."):
-        from torch.optim import Optimizer
-
-        return issubclass(found, Optimizer)
-    return True
 
 
 class _StandIn:
@@ -120,20 +46,6 @@ class _StandIn:
 
 
 _UNKNOWN = object()  # a node that has mistakes of its own: no second complaint about it
-
-
-def _arguments(found: type, partial: bool) -> dict[str, tuple[Any, Any]]:
-    """Name -> (annotation, default) of what a node of this class may set."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    kinds = {n: p.kind for n, p in inspect.signature(found).parameters.items()}
-    try:
-        known = parameters(found)
-    except NameError:  # torch may name types that it imports for type checkers alone
-        known = {n: (Any, p.default) for n, p in inspect.signature(found).parameters.items()}
-    wanted = {n: w for n, w in known.items() if kinds[n] in named}
-    if partial and found.__module__.startswith("torch.optim"):
-        wanted.pop("params", None)  # given by the engine
-    return wanted
 
 
 def mistakes(tree: Any, *, also: Iterable[str] = ()) -> list[Mistake]:
@@ -169,26 +81,26 @@ class _Check:
         try:
             found = resolve(node["_target_"])
         except ValueError as error:
-            return [Mistake(_join(where, "_target_"), *_what_fix(str(error)))], _UNKNOWN
+            return [Mistake(join(where, "_target_"), *what_fix(str(error)))], _UNKNOWN
         wrong = []
         if not isinstance(partial, bool):
-            wrong.append(Mistake(_join(where, "_partial_"), f"{_short(partial)} is not true or false"))
-        wanted = _arguments(found, bool(partial))
+            wrong.append(Mistake(join(where, "_partial_"), f"{short(partial)} is not true or false"))
+        wanted = arguments(found, bool(partial))
         for key, value in node.items():
             if key in ("_target_", "_partial_"):
                 continue
             if key in wanted:
-                wrong += self.value(value, wanted[key], _join(where, key))[0]
+                wrong += self.value(value, wanted[key], join(where, key))[0]
                 if found.__module__.startswith("torch.optim") and key in _OPTIMIZER:
-                    wrong += _out_of_range(value, _OPTIMIZER[key], _join(where, key))
+                    wrong += _out_of_range(value, _OPTIMIZER[key], join(where, key))
             else:
                 wrong.append(self.unknown(found, key, wanted, where))
         if not partial and found.__module__.startswith("torch."):
             what = "is not true, and an optimiser gets its parameters later"
-            wrong.append(Mistake(_join(where, "_partial_"), what, f"set {_join(where, '_partial_')}=true"))
+            wrong.append(Mistake(join(where, "_partial_"), what, f"set {join(where, '_partial_')}=true"))
         elif not partial:
             wrong += [
-                Mistake(_join(where, n), f"missing: {found.__name__} needs it", f"set {_join(where, n)}=...")
+                Mistake(join(where, n), f"missing: {found.__name__} needs it", f"set {join(where, n)}=...")
                 for n, (_, default) in wanted.items()
                 if n not in node and default is inspect.Parameter.empty
             ]
@@ -197,12 +109,12 @@ class _Check:
     def unknown(self, found: type, key: Any, wanted: Iterable[str], where: str) -> Mistake:
         key, names = str(key), list(wanted)
         near = nearest(key, names)
-        meant = _join(where, near) if near else _elsewhere(key, self.keys, only_exact=bool(where))
+        meant = join(where, near) if near else _elsewhere(key, self.keys, only_exact=bool(where))
         has = f"it has {', '.join(names)}" if names else "it has no options"
         long = "see 'ganlab train --help' for the keys"
         fix = f"did you mean {meant!r}?" if meant else has if len(has) < 120 else long
-        what = f"{found.__module__}.{found.__name__} has no {_short(key)}" if where else NO_KEY
-        return Mistake(_join(where, key), what, fix)
+        what = f"{found.__module__}.{found.__name__} has no {short(key)}" if where else NO_KEY
+        return Mistake(join(where, key), what, fix)
 
     def value(self, value: Any, given: tuple[Any, Any], where: str) -> tuple[list[Mistake], Any]:
         """Mistakes of one argument, and what stands for it. ``given``: its annotation and default."""
@@ -216,14 +128,14 @@ class _Check:
 
     def misfit(self, value: Any, seen: Any, wanted: Any, default: Any) -> tuple[str, str]:
         """What is wrong with a value that does not fit its annotation, and the fix."""
-        what = f"{_short(seen)} is not {_words(wanted)}"
+        what = f"{short(seen)} is not {_words(wanted)}"
         if (
             isinstance(value, dict)
             and not is_node(value)
             and not _plain(wanted)
             and not _allows(wanted, dict)
         ):
-            return f"{_short(value)} has no _target_", "choose one of the group's options"
+            return f"{short(value)} has no _target_", "choose one of the group's options"
         if is_node(value) and _allows(wanted, Callable) and not value.get("_partial_"):
             return what, "add _partial_: true"
         options = [a for a in _choices(wanted) if isinstance(a, str)]
@@ -242,7 +154,7 @@ class _Check:
         seen: Any = {} if isinstance(value, dict) else []
         below = _items(wanted, type(value))
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            here = _join(where, str(key))
+            here = join(where, str(key))
             if below is None:
                 mine, stand = self.inside(item, None, here)
             else:
@@ -263,7 +175,7 @@ def _words(wanted: Any) -> str:
 
 def _items(wanted: Any, kind: type) -> Any:
     """The annotation of what lies inside a mapping or list that holds objects, else None."""
-    for option in _options(wanted):
+    for option in alternatives(wanted):
         args = get_args(option)
         if get_origin(option) is kind and args and not _plain(args[-1]):
             return args[-1]
@@ -271,30 +183,30 @@ def _items(wanted: Any, kind: type) -> Any:
 
 
 def _plain(wanted: Any) -> bool:
-    return all(o in (int, float, str, bool, Any, type(None)) or get_origin(o) for o in _options(wanted))
+    return all(o in (int, float, str, bool, Any, type(None)) or get_origin(o) for o in alternatives(wanted))
 
 
-def _options(wanted: Any) -> list[Any]:
+def alternatives(wanted: Any) -> list[Any]:
     """An annotation as its alternatives, marks taken off."""
     if get_origin(wanted) is Annotated:
-        return _options(get_args(wanted)[0])
+        return alternatives(get_args(wanted)[0])
     if get_origin(wanted) in (Union, types.UnionType):
-        return [o for a in get_args(wanted) for o in _options(a)]
+        return [o for a in get_args(wanted) for o in alternatives(a)]
     return [wanted]
 
 
 def _choices(wanted: Any) -> list[Any]:
-    return [a for o in _options(wanted) if get_origin(o) is Literal for a in get_args(o)]
+    return [a for o in alternatives(wanted) if get_origin(o) is Literal for a in get_args(o)]
 
 
 def _allows(wanted: Any, kind: Any) -> bool:
     origin = get_origin(Callable[..., Any]) if kind is Callable else kind
-    return any(o is Any or o is kind or get_origin(o) is origin for o in _options(wanted))
+    return any(o is Any or o is kind or get_origin(o) is origin for o in alternatives(wanted))
 
 
 def _returns(seen: Any, wanted: Any) -> bool:
     """Whether a partial node makes what ``Callable[..., X]`` promises."""
-    results = [get_args(o)[-1] for o in _options(wanted) if _allows(o, Callable) and get_args(o)]
+    results = [get_args(o)[-1] for o in alternatives(wanted) if _allows(o, Callable) and get_args(o)]
     if not isinstance(seen, functools.partial) or not results:
         return True
     made = seen.func
@@ -314,12 +226,12 @@ def all_keys(tree: Any, where: str = "") -> Iterator[str]:
     names: Iterable[str] = map(str, tree)
     if "_target_" in tree:
         try:
-            names = _arguments(resolve(tree["_target_"]), bool(tree.get("_partial_")))
+            names = arguments(resolve(tree["_target_"]), bool(tree.get("_partial_")))
         except (ValueError, EnvError):
             names = [n for n in names if n not in ("_target_", "_partial_")]
     for name in names:
-        yield _join(where, name)
-        yield from all_keys(tree.get(name), _join(where, name))
+        yield join(where, name)
+        yield from all_keys(tree.get(name), join(where, name))
 
 
 def _elsewhere(key: str, keys: Iterable[str], only_exact: bool = False) -> str | None:
@@ -331,77 +243,10 @@ def _elsewhere(key: str, keys: Iterable[str], only_exact: bool = False) -> str |
     return by_leaf.get(leaf or "")
 
 
-def _join(*parts: str) -> str:
+def join(*parts: str) -> str:
     return ".".join(p for p in parts if p)
 
 
-def _short(value: Any, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
-
-
-def _what_fix(text: str) -> tuple[str, str]:
+def what_fix(text: str) -> tuple[str, str]:
     what, _, fix = text.partition("; ")
     return what, fix
-
-
-def build(tree: dict[str, Any], *, where: str = "", also: Iterable[str] = ()) -> Any:
-    """The object of a resolved tree, built from the leaves up.
-
-    ``where``: the key of ``tree`` in the whole config, if it is a part. Raises ConfigError with all mistakes,
-    the constructors' own (their ValueErrors) included; a GanlabError of a constructor with another exit code
-    comes through where there is no mistake besides.
-    """
-    wrong = [m._replace(where=_join(where, m.where)) for m in mistakes(tree, also=also)]
-    if wrong:
-        raise ConfigError(wrong)
-    failed: list[GanlabError] = []
-    built = _build(tree, None, where, failed)
-    config = [m for error in failed if isinstance(error, ConfigError) for m in error.mistakes]
-    if config:
-        raise ConfigError(config)
-    if failed:
-        raise failed[0]
-    return built
-
-
-def _build(value: Any, wanted: Any, where: str, failed: list[GanlabError]) -> Any:
-    if isinstance(value, list):
-        items = [_build(v, None, _join(where, str(i)), failed) for i, v in enumerate(value)]
-        kinds = {get_origin(o) or o for o in _options(wanted)}
-        return tuple(items) if tuple in kinds and list not in kinds else items
-    if not isinstance(value, dict):
-        return value
-    if not is_node(value):
-        return {k: _build(v, None, _join(where, str(k)), failed) for k, v in value.items()}
-    partial, before = value.get("_partial_", False), len(failed)
-    found = resolve(value["_target_"])
-    wants = _arguments(found, bool(partial))
-    arguments = {
-        k: _build(v, wants[k][0], _join(where, k), failed)
-        for k, v in value.items()
-        if k not in ("_target_", "_partial_")
-    }
-    if partial:
-        return functools.partial(found, **arguments)
-    if len(failed) > before:
-        return None  # a part is missing
-    try:
-        return found(**arguments)
-    except ValueError as error:
-        failed.append(ConfigError(_from_constructor(str(error), found, where)))
-    except GanlabError as error:
-        failed.append(error)
-    return None
-
-
-def _from_constructor(text: str, found: type, where: str) -> list[Mistake]:
-    """A constructor's "key: what; fix", one a line, with the node's key put in front."""
-    wrong = []
-    for line in filter(None, map(str.strip, text.splitlines())):
-        key, colon, rest = line.partition(": ")
-        if colon and re.fullmatch(r"[A-Za-z_][\w.]*", key):
-            wrong.append(Mistake(_join(where, key), *_what_fix(rest)))
-        else:
-            wrong.append(Mistake(where or found.__name__, *_what_fix(line)))
-    return wrong or [Mistake(where or found.__name__, "refused by its class")]

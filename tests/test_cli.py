@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ganlab import cli, doctor, help, jobs
+from ganlab import cli, commands, doctor, failing, help, jobs, words
 from ganlab.config_files import groups
 from ganlab.errors import (
     ConfigError,
@@ -29,6 +29,7 @@ from ganlab.errors import (
     Stopped,
     SweepFailed,
 )
+from ganlab.help import page
 from ganlab.paths import config_dir
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +54,7 @@ def one_error(said: tuple[int, str, list[str]], code: int) -> str:
     assert said[0] == code, said
     (line,) = said[2]
     assert line.startswith("ganlab: error: ")
-    assert len(line) <= cli.LINE
+    assert len(line) <= failing.LINE
     return line.removeprefix("ganlab: error: ")
 
 
@@ -177,10 +178,10 @@ def test_no_command_at_all_is_a_mistake_too(say: Any) -> None:
 def test_options_may_stand_anywhere() -> None:
     values = {"-cd": "--config-dir"}
     for line in ("a=1 --config-dir D +b=2 -m", "-m --config-dir=D a=1 +b=2", "a=1 -cd D -m +b=2"):
-        words = cli.parse(line.split(), {"-m": "--multirun"}, values)
-        assert words.overrides == ["a=1", "+b=2"]
-        assert words.all("--config-dir") == ["D"]
-        assert words.on("--multirun")
+        found = words.parse(line.split(), {"-m": "--multirun"}, values)
+        assert found.overrides == ["a=1", "+b=2"]
+        assert found.all("--config-dir") == ["D"]
+        assert found.on("--multirun")
 
 
 def test_cfg_job_prints_the_config_and_checks_it(say: Any) -> None:
@@ -243,7 +244,7 @@ def test_every_kind_of_failure_has_its_code_and_one_line(
     def fails(_: Sequence[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "doctor", fails)
+    monkeypatch.setitem(commands.COMMANDS, "doctor", fails)
     assert says in one_error(say("doctor"), code)
     assert not Path("crash.txt").exists()
 
@@ -254,7 +255,7 @@ def test_a_bug_is_one_line_and_its_traceback_a_file_without_environment(
     def fails(_: Sequence[str]) -> int:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(cli, "doctor", fails)
+    monkeypatch.setitem(commands.COMMANDS, "doctor", fails)
     monkeypatch.setenv("GANLAB_TEST_TOKEN", "hunter2")
     line = one_error(say("doctor"), 1)
     assert line.endswith("a bug of ganlab's, details in " + str(tmp_path / "crash.txt"))
@@ -267,7 +268,7 @@ def test_a_bug_is_one_line_and_its_traceback_a_file_without_environment(
     error = RuntimeError("in a run")
     error.ganlab_run = tmp_path / "run"  # type: ignore[attr-defined]
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(cli, "doctor", lambda _: (_ for _ in ()).throw(error))
+    monkeypatch.setitem(commands.COMMANDS, "doctor", lambda _: (_ for _ in ()).throw(error))
     assert str(tmp_path / "run" / "crash.txt") in one_error(say("doctor"), 1)
 
     monkeypatch.setenv("GANLAB_DEBUG", "1")
@@ -275,13 +276,13 @@ def test_a_bug_is_one_line_and_its_traceback_a_file_without_environment(
 
 
 def test_long_errors_are_cut_and_keep_their_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.tell(ConfigError(Mistake(f"k{i}", "is wrong") for i in range(70)))
+    failing.tell(ConfigError(Mistake(f"k{i}", "is wrong") for i in range(70)))
     said = capsys.readouterr().err.splitlines()
     assert said[-1] == "ganlab: error: ganlab: 20 more mistakes; mend these first"
     assert len(said) == 51
-    cli.tell(ConfigError("/very/long" * 50 + "/name.yaml", "words " * 100, "fix " * 50 + "end"))
+    failing.tell(ConfigError("/very/long" * 50 + "/name.yaml", "words " * 100, "fix " * 50 + "end"))
     line = capsys.readouterr().err.rstrip("\n")
-    assert len(line) <= cli.LINE
+    assert len(line) <= failing.LINE
     assert "name.yaml: words" in line
     assert line.endswith("end")
 
@@ -584,7 +585,7 @@ def test_what_help_says_of_a_file_is_whole(group: str) -> None:
     names = [p.stem for p in sorted((config_dir() / group).glob("*.yaml"))]
     assert names
     for name in names:
-        said = help._title(f"{group}/{name}", [])
+        said = page.title(f"{group}/{name}", [])
         assert len(said) > 40, said
         assert said.count("(") == said.count(")"), said
         assert not re.search(r"(,|:|\b(and|in|of|over|from|by|with|the))$", said), said

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ganlab import config, tree
+from ganlab import config, spelling, targets, tree
 from ganlab.config_files import read
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake
 from ganlab.schema import Count, Positive, checked
@@ -573,7 +573,7 @@ class Whole:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes of this page may be named."""
-    monkeypatch.setattr(tree, "TRUSTED", ("ganlab.", "torch.optim.", f"{__name__}."))
+    monkeypatch.setattr(targets, "TRUSTED", ("ganlab.", "torch.optim.", f"{__name__}."))
     assert sys.modules[__name__]
 
 
@@ -642,10 +642,10 @@ def test_what_does_not_fit_its_place(given: dict[str, Any], says: str) -> None:
 @pytest.mark.usefixtures("here")
 def test_a_class_whose_imports_fail_is_the_environments_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        tree.importlib, "import_module", lambda _: (_ for _ in ()).throw(ImportError("no", name="lmdb"))
+        targets.importlib, "import_module", lambda _: (_ for _ in ()).throw(ImportError("no", name="lmdb"))
     )
     with pytest.raises(EnvError, match="pip install lmdb"):
-        tree.resolve("ganlab.data.lsun.LSUN")
+        targets.resolve("ganlab.data.lsun.LSUN")
 
 
 def test_an_optimizer_stays_partial() -> None:
@@ -659,10 +659,10 @@ def test_an_optimizer_stays_partial() -> None:
 
 
 def test_nearest_prefers_the_fewest_edits() -> None:
-    assert tree.nearest("stpes", ["steps", "stops", "d_steps"]) == "steps"
-    assert tree.nearest("r", ["lr", "ema"]) == "lr"
-    assert tree.nearest("zzzzz", ["steps"]) is None
-    assert tree.nearest("", ["steps"]) is None
+    assert spelling.nearest("stpes", ["steps", "stops", "d_steps"]) == "steps"
+    assert spelling.nearest("r", ["lr", "ema"]) == "lr"
+    assert spelling.nearest("zzzzz", ["steps"]) is None
+    assert spelling.nearest("", ["steps"]) is None
 
 
 def test_random_words_never_raise_anything_else() -> None:

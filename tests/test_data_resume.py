@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganlab import cli, doctor
+from ganlab import cli, stores
 from ganlab.data import decoding, pack, stream
 from ganlab.data.base import Dataset
 from ganlab.data.child import Child, ChildCrashed
@@ -273,7 +273,7 @@ def test_what_was_begun_is_shown(
     assert pack.info(make(sources))["packs"]["all"] == {"begun": (partial / "images.u8").stat().st_size}
     assert cli.main(["data", "info", "folder", f"path={sources}/tree", "resolution=24", "on_bad=skip"]) == 0
     assert "all: begun, 1 MB done; 'ganlab data prepare folder' goes on" in capsys.readouterr().out
-    (found,) = [f for f in doctor._prepared() if f.text.startswith("begun")]
+    (found,) = [f for f in stores.prepared() if f.text.startswith("begun")]
     assert str(partial) in found.fix
 
 

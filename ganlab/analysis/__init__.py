@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_origin
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from ganlab import schema, tree  # as modules: an analysis may bear the name of what is in them
+from ganlab import schema, spelling  # as modules: an analysis may bear the name of what is in them
 from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, Mistake
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _make(
         raise DataError(name, what, "name fewer")
     if words and not runs and not maker.composes:
         key = words[0].partition("=")[0]
-        raise ConfigError(key, f"is no key of {name}", tree.suggest(key, schema.parameters(type(maker))))
+        raise ConfigError(key, f"is no key of {name}", spelling.suggest(key, schema.parameters(type(maker))))
     maker.words, maker.config_dirs = words, config_dirs
     return maker.make(runs)
 
@@ -130,7 +130,7 @@ def chosen(analysis: str) -> list[str]:
     names = [name.strip() for name in analysis.strip("[]").split(",")]
     if wrong := [name for name in names if name not in known]:
         raise ConfigError(
-            Mistake("analysis", f"there is no {name!r}", tree.suggest(name, [*known, ALL], all_of=LISTED))
+            Mistake("analysis", f"there is no {name!r}", spelling.suggest(name, [*known, ALL], all_of=LISTED))
             for name in wrong
         )
     return list(dict.fromkeys(names))
@@ -146,7 +146,11 @@ def _options(
     for word in words:
         key, equals, given = word.partition("=")
         if key not in every:
-            near = tree.nearest(key, every) if equals and "." not in key and not key.startswith("+") else None
+            near = (
+                spelling.nearest(key, every)
+                if equals and "." not in key and not key.startswith("+")
+                else None
+            )
             if near:
                 wrong.append(Mistake(key, "is no key here", f"did you mean {near!r}?"))
             others.append(word)

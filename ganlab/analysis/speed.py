@@ -24,7 +24,7 @@ from ganlab.facts import device_name, find_device, set_precision
 from ganlab.report import figures, text
 from ganlab.run_folder import RunFolder
 from ganlab.schema import Count, checked
-from ganlab.tree import suggest
+from ganlab.spelling import suggest
 from ganlab.trial import Trial, in_turn
 
 LOSSES = {"wgan-gp": ("gp", "wasserstein"), "gan-gp": ("gp", "")}  # method -> normalization, loss

@@ -13,7 +13,7 @@ from ganlab.bench import KEYS
 from ganlab.config_files import groups, user_dirs
 from ganlab.errors import ConfigError, Mistake
 from ganlab.paths import PACKAGE
-from ganlab.tree import suggest
+from ganlab.spelling import suggest
 
 NETS = {"cnn": "sngan_cifar", "resnet": "sngan_cifar_resnet"}
 METHODS = ("sn", "sn_per_update", "gp", "wn", "none")  # those that the plain loop knows
