@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from ganlab import __version__
-from ganlab.disk import NO_FOLLOW, disk_error, sync_folder, write_new
+from ganlab.disk import NO_FOLLOW, disk_error, patiently, sync_folder, write_new
 from ganlab.errors import CheckpointError, EnvError
 from ganlab.state_tree import digest, flatten, non_finite, on_cpu, pack, require_fit, unflatten, unpack
 
@@ -94,13 +94,8 @@ class Checkpoints:
         if bad := non_finite(held):
             raise FloatingPointError(f"{bad} is not finite at step {step}")
         target = self.path(step)
-        if os.path.lexists(target):
-            try:
-                self._files(step)
-            except CheckpointError as error:
-                self._quarantine(step, error)
-            else:
-                return target
+        if self._keeps(step):
+            return target
 
         import safetensors.torch
 
@@ -109,6 +104,15 @@ class Checkpoints:
         manifest = {"format": FORMAT, "needs": NEEDS, "ganlab": __version__, "run_id": self.run_id}
         manifest |= {"step": step, "config_hash": self.config_hash, "tensors": len(held)}
         manifest["files"] = {k: {"size": len(v), "sha256": _sha256(v)} for k, v in files.items()}
+        files[MANIFEST] = _sealed(manifest)  # written last
+        try:
+            patiently(lambda: self._commit(step, files))
+        except OSError as error:
+            raise disk_error(error, target, sum(map(len, files.values()))) from error
+        return target
+
+    def _commit(self, step: int, files: Mapping[str, bytes]) -> None:
+        """Write, sync, rename, sync. Raises OSError, and leaves nothing half there."""
         temp = self.folder / f".tmp-{step}-{uuid.uuid4().hex}"  # beside the target: one file system
         try:
             if not self.folder.is_dir():
@@ -117,15 +121,33 @@ class Checkpoints:
             temp.mkdir()
             for name, data in files.items():
                 write_new(temp / name, data)
-            write_new(temp / MANIFEST, _sealed(manifest))
             sync_folder(temp)
-            os.rename(temp, target)
+            try:
+                os.rename(temp, self.path(step))
+            except OSError as error:
+                # A rename whose answer was lost, or a folder that a network disk showed too late.
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not os.path.lexists(self.path(step)):
+                    raise
+                if not self._keeps(step):
+                    os.rename(temp, self.path(step))
             sync_folder(self.folder)
-        except OSError as error:
-            raise disk_error(error, target, sum(map(len, files.values()))) from error
         finally:
             shutil.rmtree(temp, ignore_errors=True)  # there only if the rename was not reached
-        return target
+
+    def _keeps(self, step: int) -> bool:
+        """Whether a sound checkpoint of the step is there already; a damaged one is quarantined."""
+        if not os.path.lexists(self.path(step)):
+            return False
+        try:
+            self._files(step)
+        except CheckpointError as error:
+            self._quarantine(step, error)
+            return False
+        return True
+
+    def size(self, step: int) -> int:
+        """Bytes of a checkpoint that is there."""
+        return sum(entry.stat().st_size for entry in os.scandir(self.path(step)))
 
     def load(self, step: int | None = None, *, quarantine: bool = True) -> Loaded:
         """``(step, tensors on the CPU, state)`` of a verified checkpoint.

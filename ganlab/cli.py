@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ganlab import __version__, help
+from ganlab import __version__, help, signals
 from ganlab.commands import COMMANDS, say
 from ganlab.errors import ConfigError
 from ganlab.failing import failed
@@ -22,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
     try:
-        code = _command(words)
-        sys.stdout.flush()
+        with signals.interrupting():  # until a run or a sweep takes them over
+            code = _command(words)
+            sys.stdout.flush()
         return code
     except BaseException as error:
         return failed(error, words)

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 
-from ganlab.disk import Lock, sync_folder
+from ganlab.disk import sync_folder
 from ganlab.errors import EnvError, RunInUse
+from ganlab.lock import Lock
 
 BLOCK = 1 << 20
 TRIES = 3

@@ -7,6 +7,7 @@ import errno
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ganlab import __version__
+from ganlab.disk import BRIEF
 from ganlab.errors import GanlabError, Mistake
 
 LINE = 240  # characters of an error's line, at most
@@ -28,7 +30,9 @@ def failed(error: BaseException, words: Sequence[str]) -> int:
         _debug()
         return tell(error)
     if isinstance(error, KeyboardInterrupt):
-        return tell_line(Mistake("SIGINT", "stopped", "run the same command again"), 130)
+        signum = getattr(error, "signum", signal.SIGINT)
+        name = signal.Signals(signum).name
+        return tell_line(Mistake(name, "stopped", "run the same command again"), 128 + signum)
     if isinstance(error, BrokenPipeError):  # `ganlab --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
@@ -85,6 +89,10 @@ def _unforeseen(error: BaseException, words: Sequence[str]) -> int:
             return tell_line(Mistake(where, f"can't write ({error.strerror})", "free some space"), 5)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return tell_line(Mistake(where, f"no access ({error.strerror})", "mend its permissions"), 5)
+        if error.errno in BRIEF:
+            return tell_line(
+                Mistake(where, f"the disk fails ({error.strerror})", "check it and its mount"), 5
+            )
     place = _write_crash(error, words)
     more = f"details in {place}" if place else "GANLAB_DEBUG=1 tells more"
     return tell_line(Mistake("crash", f"{type(error).__name__}: {error}", f"a bug of ganlab's, {more}"), 1)
@@ -95,11 +103,11 @@ def _write_crash(error: BaseException, words: Sequence[str]) -> str:
     lines = [f"ganlab {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"{n} {v}" for n, v in _versions().items()]
     lines += [f"command: ganlab {' '.join(words)}", "", "".join(traceback.format_exception(error))]
-    for folder in (getattr(error, "ganlab_run", None), Path.cwd(), Path(tempfile.gettempdir())):
-        if folder is None:
-            continue
-        path = Path(folder) / "crash.txt"
+    for find in (lambda: getattr(error, "ganlab_run", None), Path.cwd, tempfile.gettempdir):
         try:
+            if (folder := find()) is None:
+                continue
+            path = Path(folder) / "crash.txt"
             path.unlink(missing_ok=True)  # never through a link that someone left there
             with open(path, "x", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("\n".join(lines))

@@ -14,7 +14,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +21,13 @@ from typing import Any
 
 from ganlab.disk import write_atomic
 from ganlab.errors import Diverged, RunInUse
+from ganlab.signals import SIGNALS, handled
 
 COMMAND = [sys.executable, "-m", "ganlab", "train"]
 PACK = [sys.executable, "-m", "ganlab.pack"]  # and how many cells at once
+STOPPED = frozenset(128 + number for number in SIGNALS)  # exit codes
 POLL = 0.2  # seconds between looks at a running process
 STATES = {0: "finished", Diverged.code: "diverged", RunInUse.code: "elsewhere", None: "pending"}
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def run(
@@ -143,21 +143,14 @@ def _whole_lines(file: Any) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def signals_to(note: Callable[[int], None]) -> Iterator[None]:
-    """Inside, SIGINT, SIGTERM and SIGUSR1 call ``note`` with their number instead (in the main thread)."""
-    old: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in PASSED_ON:
-            old[number] = signal.signal(number, lambda signum, _: note(signum))
-    try:
+    """Inside, a signal that asks to stop calls ``note`` with its number instead (in the main thread)."""
+    with handled(lambda signum, _: note(signum)):
         yield
-    finally:
-        for signum, before in old.items():
-            signal.signal(signum, before)
 
 
 def state(code: int | None) -> str:
     """``finished``, ``diverged``, ``stopped``, ``failed``, ``pending``; ``elsewhere``: in use."""
-    return STATES.get(code) or ("stopped" if code in (130, 138, 143) else "failed")
+    return STATES.get(code) or ("stopped" if code in STOPPED else "failed")
 
 
 def peek(path: Path) -> dict[str, Any]:

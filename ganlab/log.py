@@ -1,7 +1,8 @@
 """What a run says: metrics.jsonl, TensorBoard, log.txt, and a progress line or plain lines on the console.
 
-metrics.jsonl is the record: failing to write it is an error. The others are a convenience: each warns once
-when it fails and never stops training. No torch here; TensorBoard and rich are imported when first needed.
+metrics.jsonl is the record: what a full disk refuses is told, waits in memory, and no checkpoint is made
+before it is written. The others are a convenience: each warns once when it fails and never stops training.
+No torch here; TensorBoard and rich are imported when first needed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, TextIO
 
 from ganlab.disk import NO_FOLLOW
 from ganlab.errors import GanlabError
-from ganlab.run_folder import Metrics
+from ganlab.metrics_file import Metrics
 
 REFRESH_S = 0.2  # seconds between two drawings of the progress line
 
@@ -73,7 +74,7 @@ class Log:
         self._step, self._it_per_s = step, it_per_s
         self._losses = _told(values)
         times = {"it_per_s": it_per_s, "wall_s": round(self.wall_s, 3)}
-        self.metrics.append({"step": step, "kind": "train", **values, **times})
+        self._record({"step": step, "kind": "train", **values, **times})
         for name, value in {**values, "time/it_per_s": it_per_s}.items():
             self._scalar(name, value, step)
         line = f"step {step}/{self.total_steps}  {self._losses}  {it_per_s:.3g} it/s  ETA {self._eta()}"
@@ -98,14 +99,14 @@ class Log:
         self._scores = _told(values)
         record = {"step": step, "kind": kind, "scores": dict(values), "protocol_id": protocol_id}
         own = {"own_ids": dict(own_ids)} if own_ids else {}
-        self.metrics.append({**record, **own, "wall_s": round(self.wall_s, 3)})
+        self._record({**record, **own, "wall_s": round(self.wall_s, 3)})
         for name, value in values.items():
             self._scalar(f"{'metric' if kind == 'eval' else kind}/{name}", value, step)
         self.say(f"step {step}/{self.total_steps}  {self._scores}")
 
     def numbers(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """A record of its own kind, named values: for metrics.jsonl and TensorBoard alone."""
-        if self.metrics.append({"step": step, "kind": kind, **values}):
+        if self._record({"step": step, "kind": kind, **values}):
             for name, value in values.items():
                 self._scalar(name, value, step)
 
@@ -132,7 +133,7 @@ class Log:
             self._draw()
 
     def flush(self) -> None:
-        """Everything said so far to the disk; before each checkpoint."""
+        """Everything said so far to the disk; before each checkpoint. Raises EnvError."""
         self.metrics.sync()
         if self._writer is not None:
             self._board(lambda writer: writer.flush())
@@ -162,6 +163,13 @@ class Log:
             self._try("log.txt", self._text.close)
             self._text = None
         self.metrics.close()
+
+    def _record(self, record: Mapping[str, Any]) -> bool:
+        """A line of metrics.jsonl; where it has to wait, say so once."""
+        failing, new = self.metrics.failing, self.metrics.append(record)
+        if self.metrics.failing and not failing:
+            self.warn(f"{self.metrics.failing.mistakes[0]}; its lines wait until the next checkpoint")
+        return new
 
     def _try(self, what: str, action: Callable[[], object]) -> None:
         """Do something that training can do without: at its first failure warn, and leave it from then on."""

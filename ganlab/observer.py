@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ganlab import samples, spectra
+from ganlab.errors import EnvError
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
 from ganlab.fakes import generators
@@ -32,6 +33,7 @@ class Observer:
     ) -> None:
         self.folder, self.e, self.game, self.log, self.record = folder, e, game, log, record
         self.evaluators, self.poll = evaluators, poll
+        self._pictures_failed = False  # told once
         device = record.device
         self.z, self.y = samples.latents(e.prior, game.z_dim, 64, device, e.seed), None
         if game.num_classes:  # a row per class, its columns sharing a z
@@ -60,12 +62,17 @@ class Observer:
 
     def samples(self, step: int) -> None:
         """A grid of images from the run's fixed latents."""
+        picture = samples.grid(samples.images(self.game.live, self.z, self.y))
+        self.folder.require_here()
         try:
-            picture = samples.grid(samples.images(self.game.live, self.z, self.y))
+            self.folder.samples.mkdir(exist_ok=True)  # not its parents: a deleted folder is not revived
             samples.write_png(self.folder.samples / f"step-{step:09d}.png", picture)
-            self.log.image(step, picture)
-        except OSError as error:  # a picture is not worth a run
-            self.log.warn(f"samples/step-{step:09d}.png: {error.strerror or error}; training goes on")
+        except (OSError, EnvError) as error:  # a picture is not worth a run
+            why = error.mistakes[0].what if isinstance(error, EnvError) else error.strerror
+            if not self._pictures_failed:
+                self.log.warn(f"samples/step-{step:09d}.png: {why}; training goes on without pictures")
+            self._pictures_failed = True
+        self.log.image(step, picture)
 
     def spectra(self, step: int) -> None:
         """The spectral norms of D's weights as they act, and of the trained weights under them."""

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ganlab import rng
-from ganlab.disk import Lock, write_atomic
+from ganlab.disk import write_atomic
 from ganlab.errors import EnvError, RunInUse
+from ganlab.lock import Lock
 from ganlab.metrics.base import ClassReference, Moments, Protocol, Reference, square_root
 from ganlab.metrics.intra_fid import factored
 

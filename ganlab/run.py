@@ -16,6 +16,7 @@ import torch
 from ganlab import engine
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.base import Batches, ImageSet
+from ganlab.disk import ensure_room
 from ganlab.errors import Diverged, EnvError, GanlabError, Stopped
 from ganlab.experiment import Experiment
 from ganlab.facts import crowded
@@ -25,7 +26,7 @@ from ganlab.observer import Observer
 from ganlab.record import brief, entry, improves, memory_errors, told
 from ganlab.run_folder import RunFolder
 from ganlab.run_record import RunRecord
-from ganlab.setup import build_game, pack_game, unpack_game
+from ganlab.setup import build_game, pack_game, slot_bytes, unpack_game
 from ganlab.shared import Shared
 from ganlab.signals import StopFlag
 
@@ -80,22 +81,23 @@ class Run:
                 yield from self._rest()
                 yield from self._steps()
                 self._finish()
+            self.log.flush()
             self._write("finished")
             self.log.say(f"finished {self.folder.path}: {told(self.record.result)}")
         except Stopped as stopped:
             self._rescue()
-            self._write("stopped")
+            self._note("stopped")
             fix = "run the same command again to continue"
             raise Stopped(stopped.signum, f"saved at step {self.saved} of {e.steps}", fix) from None
         except Diverged as error:
-            self._write("diverged", str(error.mistakes[0]))
+            self._note("diverged", str(error.mistakes[0]))
             self.log.warn(str(error.mistakes[0]))
             raise
         except GanlabError as error:
-            self._write("failed", str(error.mistakes[0]))
+            self._note("failed", str(error.mistakes[0]))
             raise
         except Exception as error:
-            self._write("failed", f"{type(error).__name__}: {error}")
+            self._note("failed", f"{type(error).__name__}: {error}")
             error.ganlab_run = self.folder.path  # type: ignore[attr-defined]  # where crash.txt belongs
             raise
         finally:
@@ -115,6 +117,7 @@ class Run:
             self.log.say(hint)
         if self.step == 0 and self.saved < 0:
             self.save()  # a full or read-only disk shows now, not hours later
+            self._require_room()
         if self.step == 0:
             self.observer.samples(self.step)
         if self.step == 0 and self.e.spectral_every:
@@ -208,7 +211,7 @@ class Run:
             self.save()
             if self.saved != self.step:  # a full disk: no best without its checkpoint
                 p["best"] = best
-        self._write("running")
+        self._note("running")
 
     def _score_checkpoint(self, step: int) -> dict[str, Any]:
         _, tensors, state = self.checkpoints.load(step)
@@ -222,20 +225,22 @@ class Run:
         """Commit a checkpoint. A full disk is tried again at the next one, ``SAVE_TRIES`` times."""
         if self.saved == self.step:
             return
+        self.folder.require_here()
         self.record.clock()
-        self.log.flush()  # no checkpoint is older than the metrics that lead to it
         self.engine.settle()
         self.progress["tally"] = self.engine.ring.state_dict()
         tensors, state = pack_game(self.game)
         try:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
             rest["num_classes"] = self.game.num_classes
+            self.log.flush()  # no checkpoint is older than the metrics that lead to it
             self.checkpoints.save(self.step, tensors, rest)
         except FloatingPointError as error:
             raise Diverged(
                 str(error), "a weight or a statistic", f"the last good one is step {self.saved}"
             ) from error
         except EnvError as error:
+            self.folder.require_here()
             self.failed_saves += 1
             if self.saved < 0 or self.failed_saves >= SAVE_TRIES:
                 raise
@@ -244,7 +249,14 @@ class Run:
         self.saved, self.failed_saves = self.step, 0
         best = self.progress["best"]
         self.checkpoints.prune({best["step"]} if best else ())
-        self._write("running")
+        self._note("running")
+
+    def _require_room(self) -> None:
+        """Raise EnvError unless as many checkpoints fit beside the first as there will be at once."""
+        e, size = self.e, self.checkpoints.size(self.step) + slot_bytes(self.game)
+        planned = 1 + (e.steps // e.save_every if e.save_every else 0)
+        count = min(e.keep_checkpoints, planned) + bool(e.eval_every)  # the best one is kept beside them
+        ensure_room(self.checkpoints.folder, size, count)
 
     def _rescue(self) -> None:
         """Save where a signal found the run; a diverged or unwritable state leaves the last good one."""
@@ -273,6 +285,15 @@ class Run:
             logging.getLogger("ganlab").warning(
                 "threads: made with %d, asked %d; the rest is not bit-identical", threads, self.e.threads
             )
+
+    def _note(self, status: str, error: str | None = None) -> None:
+        """As ``_write``, where a disk that refuses is only told: there is more to save or to say."""
+        try:
+            self._write(status, error)
+        except EnvError as refused:
+            if status == "running":
+                self.folder.require_here()
+            self.log.warn(f"{refused.mistakes[0]}; {self.folder.result.name} is not up to date")
 
     def _write(self, status: str, error: str | None = None) -> None:
         self.record.write(status, self.step, error)

@@ -19,7 +19,6 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from ganlab.disk import (
     NO_FOLLOW,
-    Lock,
     disk_error,
     read_json,
     remove_stale_files,
@@ -28,6 +27,7 @@ from ganlab.disk import (
     write_json,
 )
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake
+from ganlab.lock import Lock
 from ganlab.schema import parameters
 
 ELSEWHERE = "choose another folder with run_dir="
@@ -44,6 +44,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
+        self._lock: Lock | None = None
 
     def create(self) -> None:
         """Make the folder if it is not there, and make sure that it can be written to. Raises EnvError."""
@@ -66,15 +67,25 @@ class RunFolder:
         self.create()
         if self.path.is_symlink() and os.geteuid() not in {self.path.lstat().st_uid, self.path.stat().st_uid}:
             raise EnvError(str(self.path), "is a link that belongs to another user", ELSEWHERE)
-        lock = Lock(self.path / ".lock")
+        lock = self._lock = Lock(self.path / ".lock", beats=True)
         try:
             remove_stale_files(self.path)
+            if self.samples.is_dir() and not self.samples.is_symlink():
+                remove_stale_files(self.samples)
             if read_json(self.path / "run.json") is None:
                 write_json(self.path / "run.json", {"format": 1, "run_id": uuid.uuid4().hex})
         except BaseException:
             lock.release()
             raise
         return lock
+
+    def require_here(self) -> None:
+        """Raise EnvError if the folder was deleted or moved since it was locked: nothing is revived there."""
+        if self._lock is not None and not self._lock.here():
+            what = "was deleted or moved while its run went on"
+            raise EnvError(
+                str(self.path), what, "put it back and run the same command again, or use run_dir="
+            )
 
     @property
     def run_id(self) -> str:
@@ -182,99 +193,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-class Metrics:
-    """``metrics.jsonl``: one strict JSON object per line, steps strictly increasing within each ``kind``.
-
-    Opening it drops a line that a kill left torn. Call `truncate_after` before resuming.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._fd = Path(path), -1
-        self._open(keep=lambda record: True)
-
-    def append(self, record: Mapping[str, Any]) -> bool:
-        """Write ``{"step": n, "kind": text, ...}`` as a line; NaN and infinities become null.
-
-        False, with nothing written, if that kind already has this step or a later one: told again after a
-        resume. Raises EnvError when the disk is full; the file is then as it was.
-        """
-        step, kind = int(record["step"]), str(record["kind"])
-        if step <= self._last.get(kind, -1):
-            return False
-        line = json.dumps(strict(record), allow_nan=False).encode() + b"\n"
-        try:
-            written = 0
-            while written < len(line):
-                written += os.write(self._fd, line[written:])
-        except OSError as error:
-            os.ftruncate(self._fd, self._end)
-            raise disk_error(error, self.path, len(line)) from error
-        self._end += len(line)
-        self._last[kind] = step
-        return True
-
-    def truncate_after(self, step: int) -> int:
-        """Drop all lines beyond ``step`` (-1: every line), atomically; return how many went."""
-        return self._open(keep=lambda record: bool(record["step"] <= step))
-
-    def read(self) -> list[dict[str, Any]]:
-        return read_metrics(self.path)
-
-    def sync(self) -> None:
-        """fsync; before each checkpoint, so that what a checkpoint has seen is on the disk too."""
-        try:
-            os.fsync(self._fd)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
-
-    def _open(self, keep: Callable[[dict[str, Any]], bool]) -> int:
-        """(Re)open with only the sound lines that ``keep`` wants; return how many others there were."""
-        self.close()
-        lines = _lines(self.path)
-        kept = [(raw, record) for raw, record in lines if record is not None and keep(record)]
-        data = b"".join(raw for raw, _ in kept)
-        if len(kept) < len(lines):
-            write_atomic(self.path, data)
-        self._end = len(data)
-        self._last: dict[str, int] = {}
-        for _, record in kept:
-            self._last[record["kind"]] = max(record["step"], self._last.get(record["kind"], -1))
-        try:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o666)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
-        return len(lines) - len(kept)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl`` that may be written meanwhile; torn lines are left out."""
-    return [record for _, record in _lines(path) if record is not None]
-
-
-def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
-    """Each line with its newline, and its record: None if it is torn or is no record."""
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise EnvError(str(path), f"can't read ({error.strerror})") from error
-    return [(raw, _record(raw)) for raw in lines]
-
-
-def _record(raw: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    sound = (
-        isinstance(record, dict) and type(record.get("step")) is int and isinstance(record.get("kind"), str)
-    )
-    return record if sound and raw.endswith(b"\n") else None

@@ -87,7 +87,8 @@ class RunRecord:
         return round(float(self.progress["eval_s"]) / max(float(self.progress["wall_s"]), 1e-9), 4)
 
     def write(self, status: str, step: int, error: str | None = None) -> None:
-        """Write ``result.json``. Raises EnvError."""
+        """Write ``result.json``. Raises EnvError, also if the run's folder is not there any more."""
+        self.folder.require_here()
         self.clock()
         p = self.progress
         scores = self.final or {k: p[k] for k in ("last", "best") if p[k]}

@@ -5,6 +5,7 @@ Every draw has a generator of its own, so looking at a run never changes its tra
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ganlab import rng
+from ganlab.disk import write_atomic
 from ganlab.fakes import evaluating, to_bytes
 from ganlab.priors import Prior
 
@@ -82,10 +84,9 @@ def interpolate(a: Tensor, b: Tensor, steps: int, spherical: bool = True) -> Ten
 
 
 def write_png(path: Path, picture: Picture) -> None:
-    """Save (H, W, 3) or (H, W, 1) uint8 as PNG, by a temporary file beside it."""
+    """Save (H, W, 3) or (H, W, 1) uint8 as PNG, whole or not at all. Raises EnvError."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(part, "PNG")
-    part.replace(path)
+    data = io.BytesIO()
+    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(data, "PNG")
+    write_atomic(path, data.getvalue(), durable=False)

@@ -108,6 +108,16 @@ def pack_game(game: Game) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, rest
 
 
+def slot_bytes(game: Game) -> int:
+    """By how much a checkpoint grows with the first update, when the optimisers get their slots."""
+    total = 0
+    for optimizer in (game.g_optimizer, game.d_optimizer):
+        slots = 2 if "betas" in optimizer.defaults else 1  # Adam's two moments; at most one elsewhere
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        total += slots * sum(p.numel() * p.element_size() for p in weights)
+    return total
+
+
 def unpack_game(game: Game, tensors: dict[str, Tensor], rest: dict[str, Any], where: str) -> None:
     """Put a packed state into a freshly built game. Raises CheckpointError unless everything fits."""
     stateful = parts(game)

@@ -1,16 +1,58 @@
-"""SIGINT, SIGTERM and SIGUSR1 ask a run to stop: it saves at its next step and exits 128 + N. No torch."""
+"""Signals ask a run to stop: it saves at its next step and exits 128 + N. No torch.
+
+SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 (SLURM's and submitit's). One that was ignored when ganlab
+started (``nohup``) stays ignored.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
 from ganlab.errors import Stopped
 
-SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n))
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(getattr(signal, n) for n in NAMES if hasattr(signal, n))
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ends a command that has nothing to save. No ``except Exception`` on the way swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Inside, ``handler(signum, frame)`` hears of ``SIGNALS``, but for those ignored; then the old ones do.
+
+    Off the main thread, where Python has no signals, it does nothing.
+    """
+    old: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for signum in SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                old[signum] = signal.signal(signum, handler)
+    try:
+        yield
+    finally:
+        for signum, before in old.items():
+            with contextlib.suppress(TypeError, ValueError):  # None: a handler that Python did not install
+                signal.signal(signum, before)
+
+
+def interrupting() -> contextlib.AbstractContextManager[None]:
+    """Inside, each signal raises Interrupted, as Ctrl-C does anyway: clean-up runs, nothing is saved."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    return handled(interrupt)
 
 
 class StopFlag:
@@ -25,21 +67,19 @@ class StopFlag:
         self.signum: int | None = None
         self._training = False
         self._num_interrupts = 0
-        self._old: dict[int, Any] = {}
+        self._handling: contextlib.AbstractContextManager[None] | None = None
 
     def __enter__(self) -> StopFlag:
-        if threading.current_thread() is threading.main_thread():
-            for signum in SIGNALS:
-                self._old[signum] = signal.signal(signum, self._handle)
+        self._handling = handled(self._handle)
+        self._handling.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for signum, old in self._old.items():
-            with contextlib.suppress(TypeError, ValueError):  # None: a handler that Python did not install
-                signal.signal(signum, old)
-        self._old.clear()
+        if self._handling is not None:
+            self._handling.__exit__(None, None, None)
+        self._handling = None
 
     def training_started(self) -> None:
         """From now on there is something to save. Raises Stopped if a signal came before."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ganlab import jobs
-from ganlab.disk import owner_of
 from ganlab.errors import DataError
+from ganlab.lock import owner_of
 
 DEPTH = 4  # folders below the one that is named
 TAIL = 4096  # bytes of metrics.jsonl that hold its last line

@@ -13,7 +13,7 @@ from ganlab import config, samples
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.files import progress
 from ganlab.disk import read_json, write_json
-from ganlab.errors import CheckpointError, ConfigError, DataError, Mistake
+from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, Mistake
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
 from ganlab.facts import device_name, find_device, git_revision, now, set_precision, versions
@@ -24,7 +24,6 @@ from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
 from ganlab.run_folder import RunFolder
 from ganlab.setup import build_game, unpack_game
-from ganlab.signals import StopFlag
 from ganlab.types import ImageShape
 
 
@@ -140,7 +139,7 @@ def _score(
     checkpoint: str,
 ) -> dict[str, Any]:
     """Score, print and keep."""
-    with StopFlag(), _Bars() as evaluator.progress:  # nothing to save: a signal ends it at once
+    with _Bars() as evaluator.progress:
         scores = evaluator.score(
             *generators(game.live, game.draw, evaluator.protocol, shape),
             step=step,
@@ -245,6 +244,10 @@ def sample_run(
     z = samples.latents(e.prior, game.z_dim, n, device, seed, 1)
     y = samples.row_labels(rows, n, columns, device)
     images = samples.images(game.live, z, y)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvError(str(place), f"can't be made ({error.strerror})", "choose another out=") from error
     samples.write_png(place / "grid.png", samples.grid(images, columns))
     if singles:
         for i, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ganlab import jobs
-from ganlab.disk import owner_of, write_json
+from ganlab.disk import write_json
 from ganlab.errors import EnvError
 from ganlab.jobs import say
+from ganlab.lock import owner_of
 from ganlab.planned import Agreement, Job, Places, Plan, ended, visible
 
 WAIT = 2.0  # seconds between looks at a cell that another process works on

@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganlab import checkpoint
+from ganlab import checkpoint, disk
 from ganlab.checkpoint import Checkpoints, digest, flatten, require_fit, unflatten
 from ganlab.errors import CheckpointError, EnvError, GanlabError
 
@@ -825,6 +825,7 @@ def test_an_error_of_any_call_leaves_no_trace(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
+        patch.setattr(disk, "PAUSES", (0.0,))
         with pytest.raises(EnvError) as caught:
             kept.save(2, *some_state(2))
     assert str(kept.path(2)) in str(caught.value)
@@ -834,6 +835,50 @@ def test_an_error_of_any_call_leaves_no_trace(
     assert kept.steps() == [1]
     kept.save(2, *some_state(2))
     assert loads(kept) == 2
+
+
+@pytest.mark.parametrize("nth", range(6))
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EDQUOT])
+def test_a_brief_error_of_any_sync_is_endured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, nth: int
+) -> None:
+    """Also after the rename: the checkpoint that is there by then is kept."""
+    kept, real, count = made(tmp_path, 1), os.fsync, -2  # the first save syncs its parents too
+
+    def fail(fd: int) -> None:
+        nonlocal count
+        count += 1
+        if count == nth:
+            raise OSError(code, os.strerror(code))
+        real(fd)
+
+    monkeypatch.setattr(disk, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(os, "fsync", fail)
+    kept.save(2, *some_state(2))
+    kept.save(3, *some_state(3))
+    assert count > nth
+    assert leftovers(kept) == []
+    assert kept.steps() == [1, 2, 3]
+    assert loads(kept) == 3
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_folder_that_a_network_disk_showed_too_late_is_kept_if_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound: bool
+) -> None:
+    kept = made(tmp_path, 1, 2)
+    before = kept.path(2).stat().st_ino
+    if not sound:
+        (kept.path(2) / "state.json").write_bytes(b"damaged")
+    real, asked = os.path.lexists, [False]  # the first look does not see it
+    monkeypatch.setattr(os.path, "lexists", lambda path: asked.pop() if asked else real(path))
+    kept.save(2, *some_state(2))
+    assert (kept.path(2).stat().st_ino == before) == sound
+    assert leftovers(kept) == []
+    assert loads(kept) == 2
+    assert (
+        [n for n in os.listdir(kept.folder) if "corrupt" in n] == [] if sound else ["step-000000002.corrupt"]
+    )
 
 
 def test_an_interrupt_while_saving_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

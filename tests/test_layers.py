@@ -12,14 +12,14 @@ FLOORS = [
     floor.split()
     for floor in (
         # words, rules, players, plan, engine (in this order), doors (in this order)
-        "__init__ errors paths types rng spelling schema disk download",
+        "__init__ errors paths types rng spelling schema disk lock download",
         "layers spectra spectral operator_norm losses penalties constraints weight_norms feature_norms "
         "priors metrics",
         "nets data extractors",
         "experiment",
-        "optimizers game step state_tree checkpoint run_folder signals log reference fakes feature_pass "
-        "by_class scores evaluate samples facts record setup feed engine run_record observer shared run "
-        "loop lanes",
+        "optimizers game step state_tree checkpoint run_folder metrics_file signals log reference fakes "
+        "feature_pass by_class scores evaluate samples facts record setup feed engine run_record observer "
+        "shared run loop lanes",
         "targets tree building config_files overrides composition config tools datasets trial report "
         "analysis recipes explain stores doctor words failing jobs sweep grid planned work runner cost "
         "status bench help commands cli pack __main__",

@@ -9,6 +9,8 @@ import os
 import resource
 import signal
 import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ from typing import Any
 import pytest
 
 from ganlab import disk
-from ganlab.disk import Lock, read_json, write_atomic, write_json
+from ganlab import lock as lock_module
+from ganlab.disk import read_json, write_atomic, write_json
 from ganlab.errors import ConfigError, DataError, EnvError, RunInUse
+from ganlab.lock import Lock, owner_of
+from ganlab.metrics_file import Metrics, read_metrics
 from ganlab.penalties import GradientPenalty
-from ganlab.run_folder import Metrics, RunFolder, differences, read_metrics
+from ganlab.run_folder import RunFolder, differences
 
 CONFIG: dict[str, Any] = {
     "_target_": "ganlab.experiment.Experiment",
@@ -307,16 +312,76 @@ def test_without_flock_another_hosts_lock_holds_and_the_line_says_what_to_delete
         RunFolder(tmp_path).lock()
 
 
+def test_an_owner_on_another_host_is_believed_while_it_touches_its_lock(tmp_path: Path) -> None:
+    """flock may hold on one host alone; a clock that jumped back makes an owner young, never dead."""
+    path = tmp_path / ".lock"
+    for seconds, free in ((0, False), (290, False), (310, True), (-3600, False)):
+        path.write_text("999999999@some-other-host\n")
+        os.utime(path, (time.time() - seconds,) * 2)
+        assert (owner_of(path) is None) == free
+        if free:
+            with RunFolder(tmp_path).lock():
+                assert path.read_text() == f"{os.getpid()}@{socket.gethostname()}\n"
+        else:
+            with pytest.raises(RunInUse, match=r"in use by 999999999@some-other-host; it is free 5 min "):
+                RunFolder(tmp_path).lock()
+            assert path.read_text() == "999999999@some-other-host\n"
+    path.unlink()
+    RunFolder(tmp_path).lock().release()
+
+
+def test_without_flock_silence_is_told(tmp_path: Path, no_flock: None) -> None:
+    (tmp_path / ".lock.0").write_text("999999999@some-other-host\n")
+    os.utime(tmp_path / ".lock.0", (time.time() - 3660,) * 2)
+    with pytest.raises(RunInUse, match=r"some-other-host, silent for 61 min; if .* delete .*\.lock\.0"):
+        RunFolder(tmp_path).lock()
+
+
+@pytest.mark.parametrize("flock", [True, False])
+def test_an_owner_touches_its_lock_until_it_is_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: bool, request: pytest.FixtureRequest
+) -> None:
+    if not flock:
+        request.getfixturevalue("no_flock")
+    monkeypatch.setattr(lock_module, "BEAT_S", 0.01)
+    path = tmp_path / (".lock" if flock else ".lock.0")
+    lock = RunFolder(tmp_path).lock()
+    os.utime(path, (0, 0))
+    for _ in range(500):
+        if path.stat().st_mtime > 0:
+            break
+        time.sleep(0.01)
+    assert path.stat().st_mtime > 0
+    lock.release()
+    assert not [t for t in threading.enumerate() if t.name == "ganlab-lock"]
+
+
+def test_a_folder_that_was_moved_deleted_or_replaced_is_noticed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.require_here()  # nobody's yet
+    with folder.lock():
+        folder.require_here()
+        folder.path.rename(tmp_path / "elsewhere")
+        for again in (False, True):
+            if again:
+                folder.path.mkdir()
+            with pytest.raises(EnvError, match=r"run: was deleted or moved while .*; put it back"):
+                folder.require_here()
+        folder.path.rmdir()
+        (tmp_path / "elsewhere").rename(folder.path)
+        folder.require_here()
+
+
 def test_without_flock_who_finds_another_newcomer_withdraws(
     tmp_path: Path, no_flock: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = disk.write_new
+    real = lock_module.write_new
 
     def late(path: Path, data: bytes) -> None:
         real(tmp_path / ".lock.7", f"1@{socket.gethostname()}\n".encode())  # has looked when we had not come
         real(path, data)
 
-    monkeypatch.setattr(disk, "write_new", late)
+    monkeypatch.setattr(lock_module, "write_new", late)
     with pytest.raises(RunInUse, match=r"in use by 1@.*\.lock\.7"):
         RunFolder(tmp_path).lock()
     assert sorted(os.listdir(tmp_path)) == [".lock", ".lock.7"]
@@ -518,22 +583,122 @@ def test_a_line_that_is_no_record_is_dropped(tmp_path: Path, junk: bytes) -> Non
     metrics.close()
 
 
-def test_a_full_disk_leaves_the_metrics_as_they_were(tmp_path: Path) -> None:
+def test_on_a_full_disk_lines_wait_and_the_file_keeps_whole_ones(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
 
     def work() -> None:
         metrics = Metrics(path)
         metrics.append(line(1, text="x" * 50))
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+        assert metrics.append(line(2, text="x" * 50))
+        assert str(metrics.failing).startswith("disk full writing")
+        assert not metrics.append(line(2)), "a line that waits is not told twice"
+        assert metrics.append(line(3))
+        assert path.read_bytes().splitlines() == [path.read_bytes().rstrip()]
         with pytest.raises(EnvError, match="disk full writing"):
-            metrics.append(line(2, text="x" * 50))
-        assert [r["step"] for r in metrics.read()] == [1]
+            metrics.sync()  # so that no checkpoint is made
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        assert metrics.append(line(2))
+        assert metrics.append(line(4))
+        assert metrics.failing is None
+        metrics.sync()
 
     assert in_child(work) == 0
-    assert [r["step"] for r in read_metrics(path)] == [1, 2]
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3, 4]
     assert path.read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_metrics_endure_a_brief_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    path, real, left = tmp_path / "metrics.jsonl", getattr(os, call), [1]
+    monkeypatch.setattr(disk, "PAUSES", (0.0, 0.0, 0.0))
+    metrics = Metrics(path)
+    metrics.append(line(1))
+
+    def fails_once(*args: Any) -> Any:
+        if left.pop() if left else 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*args)
+
+    monkeypatch.setattr(os, call, fails_once)
+    assert metrics.append(line(2))
+    metrics.sync()
+    assert metrics.append(line(3))
+    assert not left
+    metrics.close()
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3]
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_brief_errors_are_endured_three_times_and_others_not_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "PAUSES", (0.0, 0.0, 0.0))
+    real = os.replace
+    for code, failures, works in (
+        (errno.EIO, 3, True),
+        (errno.EDQUOT, 1, True),
+        (errno.ESTALE, 3, True),
+        (errno.EIO, 4, False),
+        (errno.ENOSPC, 1, False),
+        (errno.EEXIST, 1, False),
+    ):
+        left = [True] * failures
+
+        def replace(*args: Any, code: int = code, left: list[bool] = left) -> None:
+            if left:
+                left.pop()
+                raise OSError(code, os.strerror(code))
+            real(*args)
+
+        path = tmp_path / f"{code}-{failures}"
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            if works:
+                write_atomic(path, b"x")
+            else:
+                with pytest.raises(EnvError):
+                    write_atomic(path, b"x")
+        assert path.exists() == works
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+def test_a_file_system_that_cannot_replace_files_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(EnvError, match=r"can't replace a file in one step .*; choose another folder"):
+        write_atomic(tmp_path / "f", b"x")
+
+
+def test_room_is_taken_at_its_word_only_where_it_cannot_be_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.ensure_room(tmp_path, 100_000, 3)
+    asked: list[int] = []
+
+    def quota(fd: int, start: int, size: int) -> None:
+        asked.append(size)
+        if len(asked) > 2:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "posix_fallocate", quota)
+    with pytest.raises(EnvError) as caught:
+        disk.ensure_room(tmp_path, 100_000, 4)
+    assert str(caught.value).startswith(f"disk full writing {tmp_path}: 4 more checkpoints need 0.4 MB, ")
+    assert "keep_checkpoints" in str(caught.value)
+    assert asked == [100_000] * 3
+
+    def cannot(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    disk.ensure_room(tmp_path, 1000, 2)
+    with pytest.raises(EnvError, match="disk full"):
+        disk.ensure_room(tmp_path, 1 << 50, 1 << 10)
+    assert os.listdir(tmp_path) == []
 
 
 def test_disk_error_names_a_quota(tmp_path: Path) -> None:

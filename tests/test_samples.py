@@ -75,6 +75,7 @@ def test_latents_are_fixed_by_seed_and_within_their_prior() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_round_trip(tmp_path: Path, channels: int) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (5, 6, channels), dtype=np.uint8)
+    (tmp_path / "a").mkdir()
     samples.write_png(tmp_path / "a" / "b.png", picture)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a" / "b.png")).reshape(5, 6, channels), picture)
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.png"]

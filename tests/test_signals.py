@@ -9,9 +9,15 @@ import threading
 import pytest
 
 from ganlab.errors import Stopped
-from ganlab.signals import SIGNALS, StopFlag
+from ganlab.signals import SIGNALS, Interrupted, StopFlag, interrupting
 
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
+CODES = {
+    signal.SIGINT: 130,
+    signal.SIGTERM: 143,
+    signal.SIGHUP: 129,
+    signal.SIGUSR1: 138,
+    signal.SIGUSR2: 140,
+}
 
 
 def send(signum: int) -> None:
@@ -82,6 +88,35 @@ def test_the_old_handlers_come_back_after_an_error_too() -> None:
         pass
     assert outer.signum is None
     assert [signal.getsignal(s) for s in SIGNALS] == before
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_command_with_nothing_to_save_ends_at_once_past_every_broad_except(signum: int) -> None:
+    before = signal.getsignal(signum)
+
+    def careless() -> None:
+        try:
+            send(signum)
+        except Exception:
+            pytest.fail("swallowed")
+
+    with pytest.raises(Interrupted) as caught, interrupting():
+        careless()
+    assert caught.value.signum == signum
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert signal.getsignal(signum) is before
+
+
+def test_under_nohup_a_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupting(), StopFlag() as stop:
+            send(signal.SIGHUP)
+            stop.training_started()
+            assert stop.signum is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_off_the_main_thread_it_does_nothing() -> None:

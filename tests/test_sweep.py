@@ -18,10 +18,10 @@ import pytest
 
 from ganlab import cli, config, cost, grid, jobs, planned, runner, status, work
 from ganlab.config_files import GRIDS, options_of
-from ganlab.disk import Lock
 from ganlab.errors import ConfigError, DataError, EnvError, SweepFailed
 from ganlab.extractors import inception
 from ganlab.lanes import Measured
+from ganlab.lock import Lock
 from ganlab.run_folder import RunFolder
 
 SHIPPED = options_of(GRIDS)

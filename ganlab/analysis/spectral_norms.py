@@ -17,8 +17,9 @@ from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.checkpoint import Checkpoints
 from ganlab.errors import DataError
+from ganlab.metrics_file import read_metrics
 from ganlab.report import figures, text
-from ganlab.run_folder import RunFolder, read_metrics
+from ganlab.run_folder import RunFolder
 from ganlab.schema import Steps, checked
 
 PREFIXES = {"effective": "spectral/", "raw": "spectral_raw/"}

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ganlab.disk import FULL, Lock
+from ganlab.disk import FULL
 from ganlab.errors import EnvError, RunInUse
+from ganlab.lock import Lock
 
 log = logging.getLogger("ganlab.data")
 WRITABLE = "set GANLAB_CACHE to a folder you can write"
