@@ -97,10 +97,8 @@ class Checkpoints:
         if self._keeps(step):
             return target
 
-        import safetensors.torch
-
         meta = json.dumps(pack(state), allow_nan=False, indent=1).encode()
-        files = {TENSORS: safetensors.torch.save(held), STATE: meta}
+        files = {TENSORS: _packed(held), STATE: meta}
         manifest = {"format": FORMAT, "needs": NEEDS, "ganlab": __version__, "run_id": self.run_id}
         manifest |= {"step": step, "config_hash": self.config_hash, "tensors": len(held)}
         manifest["files"] = {k: {"size": len(v), "sha256": _sha256(v)} for k, v in files.items()}
@@ -294,6 +292,18 @@ class Checkpoints:
             sync_folder(self.folder)
         except OSError as error:
             raise disk_error(error, source) from error
+
+
+def _packed(tensors: dict[str, Tensor]) -> bytes:
+    """The tensors in safetensors' format. Raises MemoryError."""
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.save(tensors)
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # its Rust part had no memory for the result
+            raise MemoryError(str(error)) from None
+        raise
 
 
 def _sha256(data: bytes) -> str:

@@ -191,14 +191,17 @@ class Evaluator:
             told = self.record(generator, name)
             more[name] = {"protocol": told, "protocol_id": digest(told)}
         with exact_fp32(self.device.type):
-            real = attempt(lambda: self.reference(poll)) if self._needs_real else None
-            fake = attempt(lambda: self._shown(generate, poll)) if self.metrics else None
-            groups = self._groups(generate, of_class, poll)
+            crashes = not strict  # a crash costs the scores, not the run
+            real = attempt(lambda: self.reference(poll), crashes) if self._needs_real else None
+            fake = attempt(lambda: self._shown(generate, poll), crashes) if self.metrics else None
+            groups = attempt(lambda: self._groups(generate, of_class, poll), crashes)
             for name, measure in self.measures.items():
                 if isinstance(measure, Metric):
-                    found = attempt(functools.partial(self._value, name, real, fake))
+                    found = attempt(functools.partial(self._value, name, real, fake), crashes)
+                elif isinstance(groups, Exception):
+                    found = groups
                 else:
-                    found = attempt(functools.partial(self._mean, name, groups[name], more[name]))
+                    found = attempt(functools.partial(self._mean, name, groups[name], more[name]), crashes)
                 if isinstance(found, Exception):
                     missing.append(Mistake(f"metric.scores.{name}", str(found)))
                     self._warn(f"{name}: no value, {found}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ganlab import rng
-from ganlab.errors import DataError, EnvError
+from ganlab.errors import DataError, EnvError, GanlabError
 from ganlab.experiment import Experiment
 from ganlab.extractors.base import Extractor, exact_fp32
 from ganlab.fakes import CHUNK, Generate, Pieces, chunk, generators, settle
@@ -31,12 +31,18 @@ BATCH_CPU = 100
 T = TypeVar("T")
 
 
-def attempt(function: Callable[[], T]) -> T | Exception:
-    """What ``function`` returns, or why there is no value."""
+def attempt(function: Callable[[], T], crashes: bool = False) -> T | Exception:
+    """What ``function`` returns, or why there is no value: with ``crashes`` whatever goes wrong."""
     try:
         return function()
     except NO_VALUE as e:
         return e.with_traceback(None)
+    except GanlabError:  # a signal's, or the user's to mend
+        raise
+    except Exception as e:
+        if not crashes:
+            raise
+        return MetricError(f"it crashed, {type(e).__name__}: {e}")
 
 
 def batch_size(protocol: Protocol, device: torch.device) -> int:

@@ -16,7 +16,7 @@ from ganlab.disk import read_json
 from ganlab.errors import ConfigError, DataError, Diverged, Mistake
 from ganlab.experiment import NO_LABELS, Experiment
 from ganlab.facts import FREE, find_device, keep_memory, run_path, set_precision
-from ganlab.record import told
+from ganlab.record import memory_errors, told
 from ganlab.run import Run
 from ganlab.run_folder import RunFolder
 from ganlab.shared import Shared
@@ -33,7 +33,7 @@ def train(
     Raises GanlabError for everything that a user can mend (see ``errors``), ``Diverged`` and ``Stopped``
     included: by then the state is saved.
     """
-    with StopFlag() as stop:
+    with StopFlag() as stop, memory_errors(experiment.batch_size):
         for _ in turns(experiment, config, choices, overrides, stop, Shared()):
             pass
     return 0

@@ -12,6 +12,7 @@ from ganlab.experiment import Experiment
 from ganlab.fakes import generators
 from ganlab.game import Game
 from ganlab.log import Log
+from ganlab.metrics.base import MetricError
 from ganlab.metrics.protocol import Protocol
 from ganlab.run_folder import RunFolder
 from ganlab.run_record import RunRecord
@@ -34,6 +35,7 @@ class Observer:
         self.folder, self.e, self.game, self.log, self.record = folder, e, game, log, record
         self.evaluators, self.poll = evaluators, poll
         self._pictures_failed = False  # told once
+        self.alike = False  # all images of a grid were the same; told once
         device = record.device
         self.z, self.y = samples.latents(e.prior, game.z_dim, 64, device, e.seed), None
         if game.num_classes:  # a row per class, its columns sharing a z
@@ -61,18 +63,24 @@ class Observer:
         self.log.say(f"scored in {scores.seconds:.1f} s; evaluation is {share:.1%} of the time so far")
 
     def samples(self, step: int) -> None:
-        """A grid of images from the run's fixed latents."""
-        picture = samples.grid(samples.images(self.game.live, self.z, self.y))
+        """A grid of images from the run's fixed latents. A picture is not worth a run."""
         self.folder.require_here()
         try:
+            images = samples.images(self.game.live, self.z, self.y)
+            picture = samples.grid(images)
             self.folder.samples.mkdir(exist_ok=True)  # not its parents: a deleted folder is not revived
             samples.write_png(self.folder.samples / f"step-{step:09d}.png", picture)
-        except (OSError, EnvError) as error:  # a picture is not worth a run
-            why = error.mistakes[0].what if isinstance(error, EnvError) else error.strerror
+        except (OSError, EnvError, MetricError) as error:
+            why = error.mistakes[0].what if isinstance(error, EnvError) else error
+            why = getattr(error, "strerror", None) or why
             if not self._pictures_failed:
                 self.log.warn(f"samples/step-{step:09d}.png: {why}; training goes on without pictures")
             self._pictures_failed = True
+            return
         self.log.image(step, picture)
+        if not self.alike and bool((images == images[:1]).all()):
+            self.alike = True
+            self.log.warn(f"step {step}: all {len(images)} generated images are the same; G has collapsed")
 
     def spectra(self, step: int) -> None:
         """The spectral norms of D's weights as they act, and of the trained weights under them."""

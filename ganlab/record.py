@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from ganlab.errors import Diverged, EnvError
 from ganlab.scores import Scores
 
+HOST_ALLOCATOR = "DefaultCPUAllocator"  # torch says no more than a RuntimeError with its name
+NO_HOST_MEMORY = "batch_size", "out of host memory", "lower it, data_memory_gb or architecture.width"
+RUNAWAY = 1e6  # a loss beyond it is told: finite, and yet no training
 PRIORITY = ("fid", "kid", "is")  # which score picks the best checkpoint, where a run has several
 
 
@@ -155,6 +158,11 @@ def told(result: Mapping[str, Any]) -> str:
     return text if share is None else f"{text}; evaluation {share:.1%} of the time"
 
 
+def runaway(means: Mapping[str, float]) -> dict[str, float]:
+    """Losses that have left all bounds without leaving the finite numbers."""
+    return {name: value for name, value in means.items() if abs(value) > RUNAWAY}
+
+
 @contextlib.contextmanager
 def memory_errors(batch_size: int) -> Iterator[None]:
     """Turn running out of memory into one line. The batch is never changed silently: that is another run."""
@@ -164,4 +172,8 @@ def memory_errors(batch_size: int) -> Iterator[None]:
         what = f"the device has no memory for {batch_size}: {str(error).split('. ')[0]}"
         raise EnvError("batch_size", what, "lower it, architecture.width or data_memory_gb") from error
     except MemoryError as error:
-        raise EnvError("batch_size", "out of host memory", "lower it, or data_memory_gb") from error
+        raise EnvError(*NO_HOST_MEMORY) from error
+    except RuntimeError as error:
+        if HOST_ALLOCATOR in str(error):
+            raise EnvError(*NO_HOST_MEMORY) from error
+        raise

@@ -23,7 +23,7 @@ from ganlab.facts import crowded
 from ganlab.feed import Feed
 from ganlab.log import Log
 from ganlab.observer import Observer
-from ganlab.record import brief, entry, improves, memory_errors, told
+from ganlab.record import brief, entry, improves, memory_errors, runaway, told
 from ganlab.run_folder import RunFolder
 from ganlab.run_record import RunRecord
 from ganlab.setup import build_game, pack_game, slot_bytes, unpack_game
@@ -54,6 +54,7 @@ class Run:
             self.game.labels = torch.from_numpy(images.labels).to(device)
         self.batches = Batches(images, device, e.seed, e.data_memory_gb)
         self.step, self.saved, self.failed_saves = 0, -1, 0
+        self.runaway: set[str] = set()  # losses out of all bounds, told once
         self.idle_s = 0.0  # spent waiting for a place among other runs: no training time
         feed = Feed(self.batches, e, e.d_steps + self.game.loss.generator_needs_real)
         self.engine = engine.make(e, self.game, feed)
@@ -144,6 +145,7 @@ class Run:
                 rate = (self.step - mark[0]) / max(p["train_s"] - mark[1], 1e-9)
                 self.log.train(self.step, {f"loss/{k}": v for k, v in means.items()}, rate)
                 mark = (self.step, p["train_s"])
+            self._warn_of(runaway(means or {}))
             if last or any(map(self._due, (e.spectral_every, e.sample_every, e.eval_every, e.save_every))):
                 self.engine.settle()
             if self._due(e.spectral_every):
@@ -198,6 +200,12 @@ class Run:
     def _means(self) -> dict[str, float]:
         self.engine.settle()
         return self.engine.ring.means(self.step)
+
+    def _warn_of(self, losses: Mapping[str, float]) -> None:
+        """Losses out of all bounds, each once."""
+        for name in losses.keys() - self.runaway:
+            self.runaway.add(name)
+            self.log.warn(f"step {self.step}: loss {name} is {losses[name]:.3g}; it seems to diverge")
 
     def evaluate(self) -> None:
         """Scores during training; a new best is saved at once."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ganlab import rng
 from ganlab.disk import write_atomic
-from ganlab.fakes import evaluating, to_bytes
+from ganlab.fakes import Pieces, evaluating, to_bytes
 from ganlab.priors import Prior
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
@@ -26,12 +26,15 @@ Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 def images(net: nn.Module, z: Tensor, y: Tensor | None = None, batch_size: int = 256) -> Tensor:
     """uint8 (n, C, H, W) of the latents z (n, Z) and labels y (n,) or None; NaN is grey.
 
-    G runs in evaluation mode and is left as it was.
+    G runs in evaluation mode, in smaller batches where memory runs out, and is left as it was. Raises
+    MetricError if there is no memory for one image.
     """
-    labels = [None] * len(z) if y is None else y.split(batch_size)
+
+    def some(rows: Tensor) -> Tensor:
+        return to_bytes(net(z[rows], None if y is None else y[rows]).float().nan_to_num(0.0))
+
     with evaluating(net):
-        pairs = zip(z.split(batch_size), labels, strict=False)
-        return torch.cat([to_bytes(net(part, label).float().nan_to_num(0.0)) for part, label in pairs])
+        return torch.cat([*Pieces(batch_size)(some, torch.arange(len(z), device=z.device))])
 
 
 def latents(prior: Prior, z_dim: int, n: int, device: torch.device, seed: int, *counters: int) -> Tensor:
