@@ -8,6 +8,7 @@ pipe each would be copied five times.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import signal
@@ -26,6 +27,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 AGAIN = "the same command continues; if it happens again, look at the machine's memory and limits"
+TIMEOUT_S = 120.0  # without an answer; ``GANLAB_DATA_TIMEOUT`` sets another
+STUCK = "is its disk or network there? the same command continues; GANLAB_DATA_TIMEOUT=SECONDS waits longer"
 
 
 # What a decoder frees is kept for the next image: given back to the system each time, its pages would have to
@@ -39,6 +42,22 @@ class ChildCrashed(Exception):
     """The child ran into a signal such as SIGSEGV: what it worked on broke the library that reads it."""
 
 
+class ChildLost(EnvError):
+    """The child was ended from outside, as by ``kill -9`` or for want of memory; its work can be done again."""
+
+
+def timeout() -> float:
+    """Seconds that a child may be silent at its work. Raises EnvError for a variable that is no such number."""
+    text = os.environ.get("GANLAB_DATA_TIMEOUT", "")
+    try:
+        seconds = float(text or TIMEOUT_S)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise EnvError("GANLAB_DATA_TIMEOUT", f"{text!r} is not a number of seconds", "write such as 300")
+    return seconds
+
+
 class Child:
     """One process. ``call`` runs a function of a module there; not for several threads at once.
 
@@ -46,6 +65,7 @@ class Child:
     """
 
     def __init__(self, shared: int = 0) -> None:
+        self._timeout = timeout()
         self._pipe, theirs = Pipe()
         path = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**KEEP_MEMORY, **os.environ, "PYTHONPATH": os.pathsep.join(path)}
@@ -69,7 +89,7 @@ class Child:
             raise
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The function's result. Raises what it raises, ChildCrashed, or EnvError if the child just ended."""
+        """The function's result. Raises what it raises, ChildCrashed, ChildLost, or EnvError if it hangs."""
         self.start(function, *args, **kwargs)
         answer: T = self.result()
         return answer
@@ -86,21 +106,29 @@ class Child:
             raise value
         return value
 
+    def kill(self) -> None:
+        """End the process; whoever waits for its answer, in another thread, hears ChildLost."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process, whatever it does."""
         self._pipe.close()
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a dead disk's reader can't even be killed
+            self._process.wait(5)
 
     def _answer(self) -> Any:
         try:
+            if not self._pipe.poll(self._timeout):
+                what = f"gives no answer for {self._timeout:g} seconds"
+                raise EnvError("a reading process", what, STUCK)
             return self._pipe.recv()
         except (EOFError, OSError):
             code = self._process.wait()
             name = signal.Signals(-code).name if code < 0 else f"exit {code}"
             if -code in CRASHES:
                 raise ChildCrashed(name) from None
-            raise EnvError("a reading process", f"ended ({name})", AGAIN) from None
+            raise ChildLost("a reading process", f"ended ({name})", AGAIN) from None
 
 
 def shared_memory() -> mmap.mmap:

@@ -13,7 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ganlab.data.child import Child
+from ganlab.data.child import Child, ChildLost
+from ganlab.data.files import log
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -24,7 +25,24 @@ class Crew:
 
     def __init__(self, shared: int) -> None:
         self._shared = shared
-        self._idle: list[Child] = []  # a list's append and pop are atomic
+        self._idle: list[Child] = []  # a list's append, pop and remove are atomic
+        self._busy: list[Child] = []
+        self._stopped = False
+
+    def run(self, work: Callable[[Child], T]) -> T:
+        """``work`` with a child of its own; if that is killed, once more with a new one.
+
+        Raises what ``work`` raises: ChildLost the second time, ChildCrashed, EnvError if the child hangs.
+        """
+        try:
+            with self.child() as child:
+                return work(child)
+        except ChildLost as lost:
+            if self._stopped:
+                raise
+            log.warning("%s: %s; started again", lost.mistakes[0].where, lost.mistakes[0].what)
+        with self.child() as child:
+            return work(child)
 
     @contextmanager
     def child(self) -> Iterator[Child]:
@@ -33,20 +51,36 @@ class Crew:
             child = self._idle.pop()
         except IndexError:
             child = Child(self._shared)
+        self._busy.append(child)
         try:
+            if self._stopped:  # it was started while the others were ended
+                child.kill()
             yield child
         except BaseException:
             child.close()
             raise
+        finally:
+            self._busy.remove(child)
         self._idle.append(child)
+
+    def stop(self) -> None:
+        """End the children at work: nobody waits for them any more."""
+        self._stopped = True
+        for child in list(self._busy):
+            child.kill()
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
 
 
-def in_order(work: Callable[[T], U], items: Iterable[T], workers: int) -> Generator[U, None, None]:
-    """``map`` on threads, in order, with at most ``2 * workers`` results waiting."""
+def in_order(
+    work: Callable[[T], U], items: Iterable[T], workers: int, stop: Callable[[], None] = lambda: None
+) -> Generator[U, None, None]:
+    """``map`` on threads, in order, with at most ``2 * workers`` results waiting.
+
+    ``stop`` is called if it ends early: it should make ``work`` return or raise at once.
+    """
     waiting: list[Future[U]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="ganlab-crew") as pool:
         try:
@@ -56,7 +90,10 @@ def in_order(work: Callable[[T], U], items: Iterable[T], workers: int) -> Genera
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
-        finally:  # on a mistake or an interrupt, don't work on what nobody will read
+        except BaseException:  # on a mistake or an interrupt, don't work on what nobody will read
+            stop()
+            raise
+        finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 

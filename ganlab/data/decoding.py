@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ganlab.data.base import Labels, Pixels
-from ganlab.data.child import ChildCrashed, shared_memory
+from ganlab.data.child import Child, ChildCrashed, shared_memory
 from ganlab.data.crew import Crew, in_order, num_cores
 from ganlab.data.images import MAX_FILE, BadImageError, Rule, TooSmallError, decode, shown
 from ganlab.errors import DataError
@@ -94,7 +94,7 @@ def decode_all(
         if workers == 0:
             yield from (decode_chunk(chunk, rule) for chunk in chunks)
         else:
-            yield from in_order(crew.decode, chunks, workers or num_cores())
+            yield from in_order(crew.decode, chunks, workers or num_cores(), crew.stop)
     except OSError as error:
         if error.filename is None:
             raise
@@ -145,13 +145,17 @@ class _Decoders:
         self._crew = Crew(shared=_most(rule) * math.prod(rule.shape))
 
     def decode(self, chunk: Sequence[Encoded]) -> Decoded:
+        def work(child: Child) -> Decoded:
+            block = child.call(_decode_there, chunk, self._rule)
+            return block._replace(images=_pixels(child.memory, len(block.labels), self._rule).copy())
+
         try:
-            with self._crew.child() as child:
-                block = child.call(_decode_there, chunk, self._rule)
-                images = _pixels(child.memory, len(block.labels), self._rule).copy()
-                return block._replace(images=images)
+            return self._crew.run(work)
         except ChildCrashed as crash:
             return self._one_by_one(chunk, str(crash))
+
+    def stop(self) -> None:
+        self._crew.stop()
 
     def close(self) -> None:
         self._crew.close()

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ganlab.data.child import Child, ChildCrashed
+from ganlab.data.child import Child, ChildCrashed, ChildLost
+from ganlab.data.files import log
 from ganlab.data.images import MAX_FILE, BadImageError, shown
 from ganlab.errors import DataError, EnvError
 
@@ -64,18 +65,31 @@ def read_head(path: Path) -> Head:
 def read_entries(path: Path, after: bytes | None = None) -> Iterator[Entry]:
     """(key, value) in the order of keys, from the one that follows ``after``; too large a value is an error.
 
-    Raises DataError if the database is damaged.
+    Raises DataError if the database is damaged, EnvError if the process that reads hangs or dies twice.
     """
     where = shown(str(path))
     try:
         import lmdb  # noqa: F401  # the child would only say that it ended
     except ImportError:
         raise EnvError("lmdb", "is not installed", "pip install lmdb") from None
-    child, key = Child(), after
+    child, key, lost = Child(), after, False
     try:
         child.start(_read, str(path), key)
-        while piece := child.result():
-            key = piece[-1][0]
+        while True:
+            try:
+                piece = child.result()
+            except ChildLost as error:
+                if lost:
+                    raise
+                log.warning("%s: %s; started again", error.mistakes[0].where, error.mistakes[0].what)
+                lost = True
+                child.close()
+                child = Child()
+                child.start(_read, str(path), key)
+                continue
+            if not piece:
+                return
+            lost, key = False, piece[-1][0]
             child.start(_read, str(path), key)  # it reads on while these are worked on
             yield from piece
     except ChildCrashed as crash:

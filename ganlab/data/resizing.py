@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ganlab.data.base import Pixels
-from ganlab.data.child import shared_memory
+from ganlab.data.child import Child, shared_memory
 from ganlab.data.crew import Crew, in_order, num_cores
 from ganlab.data.images import Resample, resize_block
 
@@ -51,15 +51,18 @@ def resize_all(
 
     def work(piece: Pixels) -> Pixels:
         axes = tuple(sorted(range(4), key=lambda axis: -piece.strides[axis]))  # as it lies: no slow copy
-        with crew.child() as child:
-            there = np.ndarray([piece.shape[axis] for axis in axes], np.uint8, child.memory)
-            np.copyto(there, piece.transpose(axes))
+
+        def there(child: Child) -> Pixels:
+            lying = np.ndarray([piece.shape[axis] for axis in axes], np.uint8, child.memory)
+            np.copyto(lying, piece.transpose(axes))
             child.call(_resize_there, _Job(piece.shape, axes, resolution, resample))
             shape = (len(piece), 3, resolution, resolution)
             return np.ndarray(shape, np.uint8, child.memory, piece.size).copy()
 
+        return crew.run(there)
+
     try:
-        yield from in_order(work, pieces, workers)
+        yield from in_order(work, pieces, workers, crew.stop)
     finally:
         crew.close()
 
