@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -74,6 +75,18 @@ def write_new(path: Path, data: bytes, durable: bool = True) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def regular(path: str | os.PathLike[str], flags: int = 0) -> int:
+    """An opener for ``open(path, "rb", opener=regular)``: on a pipe one would wait for ever.
+
+    Raises OSError (EINVAL) for what is no regular file, such as a pipe, a socket or a device.
+    """
+    fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return fd
 
 
 def sync_folder(folder: Path) -> None:

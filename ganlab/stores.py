@@ -108,12 +108,12 @@ def weights() -> Iterator[Finding]:
     for place in inception.places():
         if place.is_file():
             sum_ = sha256(place)
-            right = sum_.startswith(inception.SHA256)
-            text = f"{place}, sha256 {sum_[:16]}" + ("" if right else f", not {inception.SHA256}...")
+            right = sum_ == inception.SHA256
+            text = f"{place}, sha256 {sum_[:16]}" + ("" if right else f", not {inception.SHA256[:16]}...")
             fix = "" if right else "remove it; it is downloaded again"
             yield Finding("weights", "inception", "ok" if right else "absent", text, fix)
             return
-    text = f"missing: {inception.FILE}, {inception.SIZE_MB} MB, sha256 {inception.SHA256}..."
+    text = f"missing: {inception.FILE}, {inception.SIZE_MB} MB, sha256 {inception.SHA256[:8]}..."
     folder = inception.places()[-1].parent
     fix = f"downloaded at first use; or put the file into {folder}, or metric.weights=PATH"
     yield Finding("weights", "inception", "absent", text, f"{fix}; offline: metric.extractor=cifar")

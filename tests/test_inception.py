@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -63,11 +64,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def official(weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The random file plays the official one; both places are empty folders."""
     found = download.sha256(weights)
-    monkeypatch.setattr(inception, "SHA256", found[:8])
+    monkeypatch.setattr(inception, "SHA256", found)
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(inception, "build", lambda path: torch.nn.Identity())
+    monkeypatch.setattr(inception, "build", lambda content, path: torch.nn.Identity())
     return found
+
+
+def own(path: Path, **options: Any) -> Inception:
+    """With a file that is trusted by its sum."""
+    return Inception(weights=str(path), sha256=download.sha256(path), **options)
 
 
 def line(error: pytest.ExceptionInfo[GanlabError]) -> str:
@@ -118,7 +124,7 @@ def test_features_equal_torch_fidelity_in_every_batch_size(weights: Path) -> Non
         "x", list(inception.LAYERS), feature_extractor_weights_path=str(weights)
     )
     before = torch.get_rng_state()
-    ours = Inception(weights=str(weights))
+    ours = own(weights)
     x = torch.cat([pictures(1, 5), pictures(2, 1, 48)[:, :, :32, :32]])
     pool, logits = ours(x)
     assert torch.equal(torch.get_rng_state(), before)
@@ -155,7 +161,7 @@ def test_the_resize_is_torch_fidelitys_bit_for_bit(size: tuple[int, int]) -> Non
 
 
 def test_every_convolution_sees_and_makes_channels_last(weights: Path) -> None:
-    extractor, seen = Inception(weights=str(weights)), []
+    extractor, seen = own(weights), []
     for module in extractor._load().modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda m, x, y: seen.extend([x[0], y]))
@@ -165,7 +171,7 @@ def test_every_convolution_sees_and_makes_channels_last(weights: Path) -> None:
 
 
 def test_bf16_features_carry_their_own_name(weights: Path) -> None:
-    exact, rough = Inception(weights=str(weights)), Inception(weights=str(weights), precision="bf16")
+    exact, rough = own(weights), own(weights, precision="bf16")
     one, other = (e(pictures(1, 2)) for e in (exact, rough))
     assert other.pool.dtype == other.logits.dtype == torch.float32
     assert 1e-3 < off(other.pool, one.pool) < 0.3  # random weights amplify rounding
@@ -189,7 +195,7 @@ def test_scores_equal_torch_fidelity_end_to_end(
         monkeypatch.setattr(module, "CHUNK", N)
     metrics = {"is": InceptionScore(), "fid": FID(), "kid": KID()}
     found = []
-    extractor = Inception(weights=str(weights))
+    extractor = own(weights)
     for batch_size in (N, 3):  # KID subsets of all images: the order in them does not matter
         p = Protocol("t", N, N, is_splits=2, kid_subsets=2, kid_subset_size=N, batch_size=batch_size)
         e = evaluate.Evaluator(extractor, metrics, p, Fixed(real), "cpu", tmp_path)
@@ -228,10 +234,44 @@ def test_a_wrong_file_is_refused_before_training(weights: Path, tmp_path: Path) 
     torch.save({"fc.weight": functools.partial(print, "unpickled")}, evil)
     for path in (truncated, other, evil):
         with pytest.raises(EnvError) as e:
-            Inception(weights=str(path)).check()
+            own(path).check()
         assert line(e).startswith(f"{path}: not weights of the 2015 Inception network (")
-        assert f"give {FILE} (95.7 MB, sha256 6726825d...)" in line(e)
+        assert f"give {FILE} (95.6 MB, sha256 6726825d...)" in line(e)
         assert "\n" not in line(e)
+
+
+def test_torch_never_sees_a_file_whose_sum_is_another(
+    weights: Path, official: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In torch hub's folder, in the cache, at a path of the user's: the sum is compared before anything."""
+    seen: list[Path] = []
+    monkeypatch.setattr(inception, "build", lambda content, path: seen.append(path) or torch.nn.Identity())
+    wrong = tmp_path / "wrong.pth"
+    wrong.write_bytes(weights.read_bytes()[:-1] + b"x")
+    for place in inception.places():
+        place.parent.mkdir(parents=True)
+        shutil.copy(wrong, place)
+        with pytest.raises(EnvError, match="damaged or another file") as e:
+            Inception(download=False).check()
+        assert (e.value.code, line(e).split(":")[0]) == (5, str(place))
+        assert f"{download.sha256(wrong)[:16]}..., expected {official[:16]}..." in line(e)
+        place.unlink()
+    for extractor in (Inception(weights=str(wrong)), Inception(weights=str(wrong), sha256=official)):
+        with pytest.raises(EnvError, match=r"expected .*; give .*, or set metric\.extractor\.sha256 to its sum"):
+            extractor.check()
+    pipe = tmp_path / "pipe.pth"
+    os.mkfifo(pipe)
+    with pytest.raises(EnvError, match=r"metric\.weights: .*pipe\.pth: not a regular file"):
+        Inception(weights=str(pipe)).check()
+    assert seen == []
+    own(wrong).check()
+    Inception(weights=str(weights)).check()  # the official one needs no word
+    assert seen == [wrong, weights]
+    for text in ("abc", official.upper(), official + "0"):
+        with pytest.raises(ValueError, match="sha256: .* is not 64 digits"):
+            Inception(weights=str(wrong), sha256=text)
+    with pytest.raises(ValueError, match="without weights"):
+        Inception(sha256=official)
 
 
 def test_the_hub_folder_comes_first_and_is_verified(weights: Path, official: str, tmp_path: Path) -> None:
@@ -256,7 +296,7 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(
     with pytest.raises(EnvError) as e:
         Inception(download=False).check()
     assert e.value.code == 5
-    for part in (FILE, "95.7 MB", official[:8], str(tmp_path / "cache" / "weights"), "metric.weights=PATH"):
+    for part in (FILE, "95.6 MB", official[:8], str(tmp_path / "cache" / "weights"), "metric.weights=PATH"):
         assert part in line(e)
     assert "metric.extractor=cifar" in line(e)
     monkeypatch.setenv("GANLAB_OFFLINE", "1")
@@ -302,6 +342,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     monkeypatch.setattr(inception, "url", lambda: f"http://127.0.0.1:{running.server_port}/{FILE}")
+    monkeypatch.setattr(inception, "SIZE", len(content))
     monkeypatch.setattr("ganlab.download.time.sleep", lambda s: None)
     monkeypatch.delenv("GANLAB_OFFLINE", raising=False)
     yield kind
@@ -312,7 +353,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
 @pytest.fixture
 def expected(official: str, server: type[Server], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The server's content is the official file; where it must go."""
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(server.content).hexdigest()[:8])
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(server.content).hexdigest())
     return inception.places()[-1]
 
 
@@ -347,9 +388,9 @@ def test_wrong_content_is_not_kept(
 ) -> None:
     with pytest.raises(EnvError) as e:
         Inception().check()
-    found = hashlib.sha256(server.content).hexdigest()[:8]
-    assert f"the download failed: what came has sha256 {found}..., not {official[:8]}..." in caplog.text
-    assert all(told in line(e) for told in (FILE, "95.7 MB", official[:8], "metric.extractor=cifar"))
+    found = hashlib.sha256(server.content).hexdigest()[:16]
+    assert f"the download failed: what came has sha256 {found}..., expected {official[:16]}..." in caplog.text
+    assert all(told in line(e) for told in (FILE, "95.6 MB", official[:8], "metric.extractor=cifar"))
     assert [p.name for p in inception.places()[-1].parent.iterdir()] == [FILE + ".lock"]
 
 

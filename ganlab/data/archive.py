@@ -26,6 +26,7 @@ from typing import IO, Any
 from ganlab.data.files import kind_of
 from ganlab.data.images import MAX_FILE, BadImageError, shown
 from ganlab.data.tar import headers, is_tar_header, open_tar
+from ganlab.disk import regular
 from ganlab.errors import DataError
 
 MAX_ENTRIES = 5_000_000
@@ -262,7 +263,7 @@ def open_source(path: str | Path, where: str = "dataset.path") -> Source:
             return FolderSource(path)
         if path.exists() and not path.is_file():
             raise DataError(where, f"{name} is neither a file nor a folder", "give a folder, zip or tar")
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             head = file.read(512)
     except FileNotFoundError:
         raise DataError(where, f"{name} does not exist", "check the path") from None
@@ -277,7 +278,7 @@ def open_source(path: str | Path, where: str = "dataset.path") -> Source:
 
 
 def open_file(path: Path) -> IO[bytes]:
-    return open(path, "rb")
+    return open(path, "rb", opener=regular)
 
 
 def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:

@@ -21,6 +21,7 @@ from ganlab.data.base import Labels, Pixels
 from ganlab.data.child import Child, ChildCrashed, shared_memory
 from ganlab.data.crew import Crew, in_order, num_cores
 from ganlab.data.images import MAX_FILE, BadImageError, Rule, TooSmallError, decode, shown
+from ganlab.disk import regular
 from ganlab.errors import DataError
 
 CHUNK_IMAGES, CHUNK_BYTES = 128, 1 << 22  # a chunk is full at either, of pixels,
@@ -38,7 +39,7 @@ class Piece(NamedTuple):
     def read(self) -> bytes:
         """Raises BadImageError if it is too large, cut or forbidden; OSError if the disk or network fails."""
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=regular) as file:
                 size = os.fstat(file.fileno()).st_size if self.size < 0 else self.size
                 if size > MAX_FILE:
                     raise BadImageError(f"{size} bytes, more than {MAX_FILE}")

@@ -104,7 +104,7 @@ def fetch(remote: Remote) -> Path:
     check_room(place.parent, size)
     try:
         with progress(f"downloading {remote.file}", size, "bytes") as advance:
-            download.fetch(remote.url, place, remote.sha256, _Watch(size, advance))
+            download.fetch(remote.url, place, remote.sha256, _Watch(advance), size=size)
     except download.NotFetched as error:
         what = f"no download ({error}) from {remote.url}"
         raise EnvError(remote.file, what, remote.by_hand) from None
@@ -112,13 +112,11 @@ def fetch(remote: Remote) -> Path:
 
 
 class _Watch:
-    """Hears of a download's blocks: moves the bar, and ends what is not the wanted file."""
+    """Hears of a download's blocks and moves the bar."""
 
-    def __init__(self, size: int, advance: Callable[[int], None]) -> None:
-        self.size, self.advance, self.shown = size, advance, 0
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance, self.shown = advance, 0
 
     def __call__(self, have: int, of: int) -> None:
-        if of not in (0, self.size) or have > self.size:
-            raise download.NotFetched(f"{max(of, have):,} bytes are offered, {self.size:,} expected")
         self.advance(have - self.shown)
         self.shown = have

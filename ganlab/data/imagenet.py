@@ -21,6 +21,7 @@ from ganlab.data.images import Resample, shown
 from ganlab.data.pack import pack
 from ganlab.data.stream import OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
+from ganlab.disk import regular
 from ganlab.errors import DataError
 from ganlab.schema import Range, checked
 
@@ -102,7 +103,8 @@ class ImageNet(Dataset):
         if self.wanted is None:
             return None
         try:
-            words = Path(self.wanted).expanduser().read_text(errors="replace").split("\n")
+            with open(Path(self.wanted).expanduser(), "rb", opener=regular) as file:
+                words = file.read(1 << 24).decode("utf-8", "replace").split("\n")
         except OSError as error:
             what = f"{shown(self.wanted)} cannot be read ({error.strerror})"
             raise DataError("dataset.classes", what, "give a text file, one WordNet id a line") from None

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ganlab.data.images import shown
 from ganlab.data.tar import headers, open_tar
+from ganlab.disk import regular
 from ganlab.errors import DataError
 
 WNID = re.compile(r"n\d{8}")
@@ -111,7 +112,7 @@ def _kit_files(kit: Path) -> tuple[bytes, bytes]:
 
 def _read(file: Path) -> bytes:
     try:
-        with open(file, "rb") as opened:
+        with open(file, "rb", opener=regular) as opened:
             return opened.read(MOST)
     except OSError as error:
         raise DataError(shown(str(file)), f"cannot be read ({error.strerror})", "check the path") from None

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ganlab.data.child import Child, ChildCrashed, ChildLost
 from ganlab.data.files import log
 from ganlab.data.images import MAX_FILE, BadImageError, shown
+from ganlab.disk import regular
 from ganlab.errors import DataError, EnvError
 
 MAGIC, VERSION = 0xBEEFC0DE, 1
@@ -41,7 +42,7 @@ def read_head(path: Path) -> Head:
     file = data_file(path)
     where = shown(str(file))
     try:
-        with open(file, "rb") as opened:
+        with open(file, "rb", opener=regular) as opened:
             first = opened.read(4096)
             page = struct.unpack_from("<I", first, 40)[0] if len(first) >= 152 else 0
             opened.seek(page)

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self, cast
 
+from ganlab.disk import regular
+
 MAX_PIECE = (1 << 28) + 1024  # bytes read at once: an image (images.MAX_FILE) and a header
 TAIL = 1 << 26  # bytes read beyond the end mark, to let the compressor check its checksum
 
@@ -46,7 +48,7 @@ def index(path: Path, start: int = 0, size: int | None = None) -> Iterator[tuple
     size: None is to the end of the file. The starts are places in ``path``. Reads headers only. Raises
     tarfile.TarError on damage, OSError.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         length = os.fstat(file.fileno()).st_size - start if size is None else size
         part = cast(IO[bytes], _Part(file, start, length))
         with tarfile.open(fileobj=part, mode="r:", tarinfo=_StrictTarInfo) as archive:
@@ -134,7 +136,7 @@ class _Part:
 
 
 def _decompressed(path: Path) -> IO[bytes]:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         head = file.read(6)
     if head.startswith(b"\x1f\x8b"):
         return gzip.open(path)  # type: ignore[return-value]

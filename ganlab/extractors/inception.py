@@ -2,23 +2,26 @@
 
 Network and weights file are torch-fidelity's; features are the 2048 pooled ones and the 1008 logits without
 bias, as in the original Inception Score code. Its TF1 bilinear resize to 299x299 is done here with the same
-bits and an eighth of the work. The weights are read by torch's ``weights_only`` reader alone, and only after
-their checksum was compared.
+bits and an eighth of the work. Neither torch nor torch-fidelity sees a byte of a weights file whose sha256 is
+not the pinned one; then torch's ``weights_only`` reader alone does.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ganlab.download import NotFetched, fetch, sha256
+from ganlab.disk import regular
+from ganlab.download import NotFetched, fetch
 from ganlab.errors import EnvError
 from ganlab.extractors.base import Extractor, Precision, check_images, exact_fp32
 from ganlab.paths import cache_dir
@@ -26,8 +29,10 @@ from ganlab.schema import checked
 from ganlab.types import Features
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
-SHA256 = "6726825d"  # its beginning, which the file's name states (torch hub's convention)
-SIZE_MB = 95.7
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # the name states its beginning
+SIZE = 95_628_359  # bytes
+SIZE_MB = 95.6
+LARGEST = 1 << 30  # bytes of a file of one's own
 LAYERS = ("2048", "logits_unbiased")
 SIDE = 299  # pixels
 ADVICE = "or use metric.extractor=cifar"
@@ -41,8 +46,9 @@ def places() -> list[Path]:
 class Inception(Extractor):
     """torch-fidelity's ``inception-v3-compat``: layers ``2048`` and ``logits_unbiased``.
 
-    weights: a file of your own (the official one, or another: then its scores are marked
-    ``weights_official: false``). None: torch hub's folder, ganlab's cache, or a download into the latter.
+    weights: a file of your own. None: torch hub's folder, ganlab's cache, or a download into the latter.
+    sha256: of ``weights``, 64 hexadecimal digits, if they are not the official ones: without it no other file
+    is read. Its scores are marked ``weights_official: false``.
     download: whether it may be downloaded; ``GANLAB_OFFLINE=1`` forbids it too.
     precision: ``bf16`` is faster where the processor has it, and another protocol: the scores' names end in
     ``_bf16``, and they are not comparable with published ones.
@@ -56,17 +62,25 @@ class Inception(Extractor):
 
     @checked
     def __init__(
-        self, weights: str | None = None, download: bool = True, precision: Precision = "fp32"
+        self,
+        weights: str | None = None,
+        download: bool = True,
+        precision: Precision = "fp32",
+        sha256: str | None = None,
     ) -> None:
         self.choose(precision)
-        self.weights, self.download = weights, download
+        if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise ValueError(f"sha256: {sha256!r} is not 64 digits 0-9a-f, as sha256sum prints them")
+        if sha256 is not None and weights is None:
+            raise ValueError("sha256: is given without weights; leave it out, or name their file")
+        self.weights, self.download, self.expected = weights, download, sha256 or SHA256
         self._device = torch.device("cpu")
         self._net: nn.Module | None = None
         self._sha256 = ""
 
     def identity(self) -> dict[str, str | int | float]:
         self._load()
-        official = self._sha256.startswith(SHA256)
+        official = self._sha256 == SHA256
         return {
             "name": self.name,
             "weights": self._sha256,
@@ -97,22 +111,22 @@ class Inception(Extractor):
 
     def _load(self) -> nn.Module:
         if self._net is None:
-            path, self._sha256 = self._find()
-            self._net = self._place(build(path))
+            path = self._find()
+            content, self._sha256 = verified(path, self.expected, own=self.weights is not None)
+            self._net = self._place(build(content, path))
         return self._net
 
     def _place(self, net: nn.Module) -> nn.Module:
         # channels last: 1.4 times faster on a CPU, and what tensor cores want
         return net.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def _find(self) -> tuple[Path, str]:
-        """The weights file and its sha256. Raises EnvError, one line."""
+    def _find(self) -> Path:
+        """The weights file. Raises EnvError, one line."""
         if self.weights is not None:
-            path = Path(self.weights).expanduser()
-            return path, checksum(path, "metric.weights")
+            return Path(self.weights).expanduser()
         for path in places():
             if path.is_file():
-                return verified(path)
+                return path
         target, reason = places()[-1], "it may not be downloaded (metric.extractor.download=false)"
         if os.environ.get("GANLAB_OFFLINE", "0") not in ("", "0"):
             reason = "GANLAB_OFFLINE is set"
@@ -120,14 +134,14 @@ class Inception(Extractor):
             try:
                 told = logging.getLogger("ganlab")
                 told.warning("downloading %s (%s MB) to %s", FILE, SIZE_MB, target.parent)
-                fetch(url(), target, SHA256)
-                return verified(target)
+                fetch(url(), target, SHA256, size=SIZE)
+                return target
             except NotFetched as e:
                 told.warning("the download failed: %s", e)  # apart: the error has to fit one line
                 reason = "its download failed"
         raise EnvError(
             "metric.weights",
-            f"{FILE} ({SIZE_MB} MB, sha256 {SHA256}...) is not here, {reason}",
+            f"{FILE} ({SIZE_MB} MB, sha256 {SHA256[:8]}...) is not here, {reason}",
             f"put it into {target.parent} or give metric.weights=PATH, {ADVICE}",
         )
 
@@ -147,32 +161,36 @@ def port() -> Any:
     return feature_extractor_inceptionv3
 
 
-def checksum(path: Path, where: str) -> str:
-    """sha256 of a file. Raises EnvError at ``where``."""
+def verified(path: Path, expected: str, own: bool = False) -> tuple[bytes, str]:
+    """The content of a weights file and its sha256, which must be ``expected``.
+
+    What is compared is what is read: the file can't be another one a moment later. ``own``: the user named it.
+    Raises EnvError.
+    """
     try:
-        return sha256(path)
+        with open(path, "rb", opener=regular) as file:
+            content = file.read(LARGEST + 1)
     except OSError as e:
-        fix = f"give the path of {FILE} ({SIZE_MB} MB, sha256 {SHA256}...), {ADVICE}"
-        raise EnvError(where, f"{path}: {e.strerror or e}", fix) from e
+        fix = f"give the path of {FILE} ({SIZE_MB} MB, sha256 {SHA256[:8]}...), {ADVICE}"
+        raise EnvError("metric.weights" if own else str(path), f"{path}: {e.strerror or e}", fix) from e
+    found = hashlib.sha256(content).hexdigest()
+    if found == expected:
+        return content, found
+    what = f"damaged or another file: sha256 {found[:16]}..., expected {expected[:16]}..."
+    fix = f"delete it and it is fetched again, {ADVICE}"
+    if own:
+        fix = f"give {FILE}, or set metric.extractor.sha256 to its sum if you trust it"
+    raise EnvError(str(path), what, fix)
 
 
-def verified(path: Path) -> tuple[Path, str]:
-    """A file that claims to be the official one, and its sha256. Raises EnvError if it is not."""
-    found = checksum(path, str(path))
-    if not found.startswith(SHA256):
-        what = f"damaged or another file: sha256 {found[:8]}..., not {SHA256}..."
-        raise EnvError(str(path), what, f"delete it and it is fetched again, {ADVICE}")
-    return path, found
+def build(content: bytes, path: Path) -> nn.Module:
+    """The frozen network with the weights of a file's ``content``; torch's generators stay as they are.
 
-
-def build(path: Path) -> nn.Module:
-    """The frozen network with the weights of ``path``; torch's default generators stay as they are.
-
-    Raises EnvError if they are not weights of this network.
+    Raises EnvError, naming ``path``, if they are not weights of this network.
     """
     module = port()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         # torch-fidelity unpickles the file that it is given: give it tensors that we wrote ourselves
         clean = io.BytesIO()
         torch.save({str(k): v for k, v in state.items() if isinstance(v, Tensor)}, clean)
@@ -184,7 +202,8 @@ def build(path: Path) -> nn.Module:
     except (OSError, RuntimeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as e:
         why = (str(e) or type(e).__name__).splitlines()[0]
         what = f"not weights of the 2015 Inception network ({why:.100})"
-        raise EnvError(str(path), what, f"give {FILE} ({SIZE_MB} MB, sha256 {SHA256}...), {ADVICE}") from e
+        fix = f"give {FILE} ({SIZE_MB} MB, sha256 {SHA256[:8]}...), {ADVICE}"
+        raise EnvError(str(path), what, fix) from e
     return Trunk(net)
 
 
