@@ -29,6 +29,7 @@ from ganlab.lock import Lock
 BLOCK = 1 << 20
 TRIES = 3
 TIMEOUT_S = 30.0  # without a byte; until the server has answered
+OUT_OF_RANGE = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 SLOW_BYTES, SLOW_S = 1 << 16, 60.0  # fewer bytes than this in so many seconds are no download
 
 
@@ -122,7 +123,9 @@ class _Fetch:
             have = 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         with _Line(urllib.request.Request(self.url, headers=headers)) as line:
-            if line.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            if line.status == OUT_OF_RANGE and not have:
+                raise _Broken(f"the server answers {line.status}", final=True)
+            if line.status == OUT_OF_RANGE:
                 return  # nothing lacks, or it is another file: the checksum tells
             if line.status != HTTPStatus.PARTIAL_CONTENT:
                 have = 0  # the server sends it from the start
@@ -168,7 +171,7 @@ class _Line:
             late.cancel()
         self.status = int(self._answer.status or 0)
         self.length = int(self._answer.headers.get("Content-Length") or 0)
-        if self.status >= 400 and self.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if self.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, OUT_OF_RANGE):
             self._answer.close()
             why = f"the server answers {self.status} {self._answer.reason}"
             raise _Broken(why, final=self.status < 500)

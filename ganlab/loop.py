@@ -108,6 +108,9 @@ def prepare(e: Experiment, shared: Shared | None = None) -> tuple[torch.device, 
     images = shared.images(e)
     if e.architecture.conditional and images.labels is None:
         raise ConfigError("dataset", *NO_LABELS.format(f"{images.name} {images.split}").split("; "))
+    if e.architecture.conditional and len(images.classes) < 2:
+        what = f"{images.name} {images.split} has one class, and this architecture is conditional"
+        raise ConfigError("dataset", what, "use a set with several, or architecture.head=none")
     wrong: dict[Mistake, None] = {}  # of both protocols, each told once
     for protocol in dict.fromkeys([e.metric.progress, e.metric.protocol]):
         try:

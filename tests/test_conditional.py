@@ -315,6 +315,18 @@ def test_a_dataset_that_turns_out_to_have_no_labels(small: Make, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+def test_one_class_is_none(small: Make, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(4):
+        path = tmp_path / "images" / "cat" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), i).save(path)
+    e = small(dataset=Folder(str(tmp_path / "images"), channels=1), batch_size=2)
+    with pytest.raises(ConfigError, match=r"dataset: .* has one class, .*; use .*architecture\.head=none"):
+        go(e)
+
+
 # ---- what is written, samples, scores --------------------------------------------------------------------
 
 

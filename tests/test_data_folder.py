@@ -324,3 +324,19 @@ def test_splits_of_a_pack_are_told_without_reading(tmp_path: Path, monkeypatch: 
     manifest = (fresh.pack_folder("train") or Path()) / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"splits"', '"others"'))  # as it was made until 2026-11
     assert folder(path, split="train").splits() == ("test", "train")
+
+
+def test_skipping_has_a_limit(tmp_path: Path) -> None:
+    """A few broken images may be left out; a disk that lost half of them is no data set."""
+    for i in range(400):
+        (tmp_path / "set" / "a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / "a" / f"{i:03d}.png").write_bytes(png(i) if i >= 15 else b"")
+    few: Any = {"resolution": 8, "on_bad": "skip", "labels": False}
+    with pytest.raises(
+        DataError, match=r"dataset\.max_bad: more than 10 of 400 .*the last .*010\.png: "
+    ) as e:
+        Folder(str(tmp_path / "set"), max_bad=0.0, **few).load()
+    assert e.value.code == 3
+    data = Folder(str(tmp_path / "set"), max_bad=0.04, **few).load()
+    assert (len(data), data.manifest["counts"]["skipped"]) == (385, 15)
+    assert Folder(str(tmp_path / "set"), max_bad=0.5, **few).load().fingerprint == data.fingerprint

@@ -43,7 +43,7 @@ def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
     assert np.array_equal(pixels, np.asarray(image).transpose(2, 0, 1))
     assert pixels.shape == (3, 8, 8)
     assert heard == []
-    for kind in ("BMP", "PPM", "WEBP"):
+    for kind in ("BMP", "WEBP"):
         lossless = {"lossless": True} if kind == "WEBP" else {}
         assert np.array_equal(decoded(encoded(image, kind, **lossless))[0], pixels), kind
 
@@ -84,8 +84,6 @@ def test_sixteen_bits_keep_the_upper_eight() -> None:
     pixels, heard = decoded(encoded(wide), channels=1)
     assert heard == ["16bit"]
     assert set(pixels.flatten().tolist()) == {0x81}
-    pgm = b"P5 8 8 65535\n" + struct.pack(">64H", *[0x4000] * 64)
-    assert set(decoded(pgm, channels=1)[0].flatten().tolist()) == {0x40}
 
 
 def test_cmyk_and_bilevel() -> None:
@@ -113,7 +111,7 @@ def test_exif_orientation_is_applied() -> None:
 
 def test_the_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "lime")]
-    for kind in ("GIF", "WEBP", "PNG"):
+    for kind in ("WEBP", "PNG"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
         pixels, heard = decoded(data)
         assert "animated" in heard, kind
@@ -195,6 +193,9 @@ BAD: dict[str, Callable[[], bytes]] = {
     "heic": lambda: b"\0\0\0\x18ftypheic" + bytes(100),
     "tiff": lambda: encoded(picture(), "TIFF"),
     "svg": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "gif": lambda: encoded(picture(), "GIF"),
+    "ppm": lambda: encoded(picture(), "PPM"),
+    "png without its end": lambda: encoded(picture())[:-12],
     "signature only": lambda: b"\x89PNG\r\n\x1a\n",
     "wrong crc": lambda: encoded(picture())[:20] + b"\xff" + encoded(picture())[21:],
 }
@@ -206,7 +207,13 @@ def test_what_is_no_image_says_so(kind: str) -> None:
         decoded(BAD[kind]())
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_other_formats_are_named() -> None:
+    for kind, name in (("gif", "a GIF image"), ("heic", "a HEIC or AVIF image"), ("tiff", "a TIFF image")):
+        with pytest.raises(BadImageError, match=rf"\(JPEG, PNG, WEBP, BMP\), but {name}$"):
+            decoded(BAD[kind]())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
 def test_a_cut_image_is_bad_at_every_length(kind: str) -> None:
     whole = encoded(picture((32, 32)), kind)
     decoded(whole)
@@ -217,7 +224,7 @@ def test_a_cut_image_is_bad_at_every_length(kind: str) -> None:
 
 
 def test_flipped_bits_never_escape_as_another_error() -> None:
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM"):
+    for kind in ("JPEG", "PNG", "WEBP", "BMP"):
         whole = bytearray(encoded(picture((16, 16)), kind))
         for _ in range(60):
             rotten = whole.copy()

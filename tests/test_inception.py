@@ -257,7 +257,9 @@ def test_torch_never_sees_a_file_whose_sum_is_another(
         assert f"{download.sha256(wrong)[:16]}..., expected {official[:16]}..." in line(e)
         place.unlink()
     for extractor in (Inception(weights=str(wrong)), Inception(weights=str(wrong), sha256=official)):
-        with pytest.raises(EnvError, match=r"expected .*; give .*, or set metric\.extractor\.sha256 to its sum"):
+        with pytest.raises(
+            EnvError, match=r"expected .*; give .*, or set metric\.extractor\.sha256 to its sum"
+        ):
             extractor.check()
     pipe = tmp_path / "pipe.pth"
     os.mkfifo(pipe)
@@ -268,7 +270,7 @@ def test_torch_never_sees_a_file_whose_sum_is_another(
     Inception(weights=str(weights)).check()  # the official one needs no word
     assert seen == [wrong, weights]
     for text in ("abc", official.upper(), official + "0"):
-        with pytest.raises(ValueError, match="sha256: .* is not 64 digits"):
+        with pytest.raises(ValueError, match=r"sha256: .* is not 64 digits"):
             Inception(weights=str(wrong), sha256=text)
     with pytest.raises(ValueError, match="without weights"):
         Inception(sha256=official)

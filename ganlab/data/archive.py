@@ -19,14 +19,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
-from ganlab.data.files import kind_of
+from ganlab.data.files import kind_of, open_file
 from ganlab.data.images import MAX_FILE, BadImageError, shown
 from ganlab.data.tar import headers, is_tar_header, open_tar
-from ganlab.disk import regular
 from ganlab.errors import DataError
 
 MAX_ENTRIES = 5_000_000
@@ -72,6 +71,7 @@ class Member:
 class Source(ABC):
     """Where files come from. ``ignored`` and ``folders`` (every folder named) fill while ``members`` runs.
 
+    ``such_as``: the first name of each reason in ``ignored``.
     ``alone``: whether a file can be damaged without its neighbours (folder, zip) or not (tar).
     """
 
@@ -80,12 +80,13 @@ class Source(ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ignored: Counter[str] = Counter()
+        self.such_as: dict[str, str] = {}
         self.folders: set[str] = set()
         self._entries = 0
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another or from a changed one, without reading its contents."""
+        """What tells this source from another or a changed one; reads no contents."""
 
     @abstractmethod
     def _walk(self) -> Iterator[Member]: ...
@@ -93,6 +94,7 @@ class Source(ABC):
     def members(self) -> Iterator[Member]:
         """Every regular file once. Raises DataError on damage, or on more than ``MAX_ENTRIES`` entries."""
         self.ignored.clear()
+        self.such_as.clear()
         self.folders.clear()
         self._entries = 0
         with self.reading():
@@ -110,6 +112,10 @@ class Source(ABC):
             fix = "fetch it again, or make it again"
             raise DataError(shown(str(self.path)), f"damaged archive ({_why(error)})", fix) from None
 
+    def _pass(self, why: str, name: str) -> None:
+        self.ignored[why] += 1
+        self.such_as.setdefault(why, shown(name))
+
     def _take(self, name: str) -> str | None:
         """The cleaned name, or None (and counted) if the entry is not to be touched."""
         self._entries += 1
@@ -117,9 +123,9 @@ class Source(ABC):
             raise DataError(shown(str(self.path)), f"more than {MAX_ENTRIES} entries", "split it")
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         if ".." in parts or name.startswith("/") or "\0" in name:
-            self.ignored["unsafe name"] += 1
+            self._pass("unsafe name", name)
         elif any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in parts):
-            self.ignored["hidden"] += 1
+            self._pass("hidden", name)
         else:
             return "/".join(parts)
         return None
@@ -128,14 +134,12 @@ class Source(ABC):
 class FolderSource(Source):
     """A folder, walked in sorted order; links inside it are not followed."""
 
-    _identity: dict[str, Any] | None = None
-
     def identity(self) -> dict[str, Any]:
-        if self._identity is None:  # one walk over a million files is enough
-            self._identity = self._found()
         return self._identity
 
-    def _found(self) -> dict[str, Any]:
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """One walk over a million files is enough."""
         digest = hashlib.sha256()
         files = size = 0
         with self.reading():
@@ -143,8 +147,8 @@ class FolderSource(Source):
                 line = f"{name}\0{info.st_size}\0{info.st_mtime_ns}\n"
                 digest.update(line.encode(errors="surrogateescape"))
                 files, size = files + 1, size + info.st_size
-        found = {"files": files, "bytes": size, "listing_sha256": digest.hexdigest()}
-        return {"kind": "folder", "path": str(self.path), **found}
+        return {"kind": "folder", "path": str(self.path), "files": files, "bytes": size,
+                "listing_sha256": digest.hexdigest()}  # fmt: skip
 
     def _walk(self) -> Iterator[Member]:
         for name, info in self._files():
@@ -163,13 +167,13 @@ class FolderSource(Source):
                     if self._take(entry.name) is None:
                         continue
                     if entry.is_symlink():
-                        self.ignored["link"] += 1
+                        self._pass("link", name)
                     elif entry.is_dir(follow_symlinks=False):
                         folders.append(name)
                     elif entry.is_file(follow_symlinks=False):
                         files.append(name)
                     else:
-                        self.ignored["special file"] += 1
+                        self._pass("special file", name)
             self.folders.update(folders)
             below += sorted(folders, reverse=True)
             files.sort()
@@ -201,7 +205,7 @@ class ZipSource(_FileSource):
                 if info.is_dir():
                     self.folders.add(name)
                 elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                    self.ignored["link" if stat.S_ISLNK(mode) else "special file"] += 1
+                    self._pass("link" if stat.S_ISLNK(mode) else "special file", name)
                 else:
                     total += info.file_size
                     if total > limit:
@@ -216,13 +220,14 @@ class TarSource(_FileSource):
     """
 
     alone = False
-    _kept: tuple[list[Member], Counter[str], set[str]] | None = None
+    _kept: tuple[list[Member], Counter[str], dict[str, str], set[str]] | None = None
 
     def _walk(self) -> Iterator[Member]:
         if self._kept is not None:
-            members, ignored, folders = self._kept
+            members, ignored, such_as, folders = self._kept
             self.ignored.update(ignored)
-            self.folders.update(folders)
+            self.such_as |= such_as
+            self.folders |= folders
             yield from members
             return
         members, left = [], KEPT_BYTES
@@ -235,7 +240,7 @@ class TarSource(_FileSource):
                 members.append(member)
             yield member
         if left >= 0:
-            self._kept = members, self.ignored.copy(), self.folders.copy()
+            self._kept = members, self.ignored.copy(), self.such_as.copy(), self.folders.copy()
 
     def _read(self) -> Iterator[Member]:
         with open_tar(self.path, self._limit()) as archive:
@@ -246,9 +251,9 @@ class TarSource(_FileSource):
                 if info.isdir():
                     self.folders.add(name)
                 elif info.issym() or info.islnk():
-                    self.ignored["link"] += 1
+                    self._pass("link", name)
                 elif not info.isreg():
-                    self.ignored["special file"] += 1
+                    self._pass("special file", name)
                 else:
                     yield Member(name, info.size, self, partial(_open_tarred, archive, info))
 
@@ -263,7 +268,7 @@ def open_source(path: str | Path, where: str = "dataset.path") -> Source:
             return FolderSource(path)
         if path.exists() and not path.is_file():
             raise DataError(where, f"{name} is neither a file nor a folder", "give a folder, zip or tar")
-        with open(path, "rb", opener=regular) as file:
+        with open_file(path) as file:
             head = file.read(512)
     except FileNotFoundError:
         raise DataError(where, f"{name} does not exist", "check the path") from None
@@ -275,10 +280,6 @@ def open_source(path: str | Path, where: str = "dataset.path") -> Source:
         return TarSource(path)
     what = f"{name} is not a folder, zip or tar (it is {kind_of(head)})"
     raise DataError(where, what, "give a folder of images, a .zip, .tar, .tar.gz, .tar.xz or .tar.bz2")
-
-
-def open_file(path: Path) -> IO[bytes]:
-    return open(path, "rb", opener=regular)
 
 
 def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:

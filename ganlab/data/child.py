@@ -43,11 +43,11 @@ class ChildCrashed(Exception):
 
 
 class ChildLost(EnvError):
-    """The child was ended from outside, as by ``kill -9`` or for want of memory; its work can be done again."""
+    """The child was ended from outside, as for want of memory; its work can be done again."""
 
 
 def timeout() -> float:
-    """Seconds that a child may be silent at its work. Raises EnvError for a variable that is no such number."""
+    """Seconds that a child may be silent at its work. Raises EnvError if the variable is no such number."""
     text = os.environ.get("GANLAB_DATA_TIMEOUT", "")
     try:
         seconds = float(text or TIMEOUT_S)

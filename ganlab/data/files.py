@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from ganlab.disk import FULL
+from ganlab.disk import FULL, regular
 from ganlab.errors import EnvError, RunInUse
 from ganlab.lock import Lock
 
 log = logging.getLogger("ganlab.data")
 WRITABLE = "set GANLAB_CACHE to a folder you can write"
+HEIF = (b"heic", b"heix", b"heif", b"mif1", b"avif", b"avis")
 EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -131,11 +133,19 @@ class _Lines:
         print(f"{self.title}: {amount}{of} {self.unit}, {rate:,.0f} a second", file=sys.stderr, flush=True)
 
 
+def open_file(path: Path) -> IO[bytes]:
+    """To read from. Raises OSError, on a pipe too, where a reader would wait."""
+    return open(path, "rb", opener=regular)
+
+
 def kind_of(head: bytes) -> str:
     """A guess at a file's kind from its first bytes, for a message."""
     known = {
         b"\x89PNG": "a PNG image",
         b"\xff\xd8\xff": "a JPEG image",
+        b"GIF8": "a GIF image",
+        b"II*\0": "a TIFF image",
+        b"MM\0*": "a TIFF image",
         b"\x89HDF": "an HDF5 file",
         b"\x93NUMPY": "a .npy array",
         b"Rar!": "a RAR archive",
@@ -145,6 +155,10 @@ def kind_of(head: bytes) -> str:
     }
     if not head:
         return "empty"
+    if head[4:8] == b"ftyp":
+        return "a HEIC or AVIF image" if head[8:12] in HEIF else "a video"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "a PPM image"
     for magic, kind in known.items():
         if head.lstrip().startswith(magic):
             return kind

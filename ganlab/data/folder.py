@@ -18,7 +18,7 @@ from ganlab.data.base import Dataset, ImageSet
 from ganlab.data.decoding import Encoded, Piece
 from ganlab.data.images import BadImageError, Fit, Resample, Rule, is_image_name, shown
 from ganlab.data.pack import pack, read_manifest
-from ganlab.data.stream import OnBad, pack_stream
+from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
 from ganlab.schema import Range, checked
@@ -68,7 +68,8 @@ class Folder(Dataset):
     split: a top-level folder such as ``train``; None takes everything (and merges splits). resolution,
     channels, fit, resample, max_pixels: see ``images.Rule``; an image that has the size already keeps its
     pixels. labels: false ignores the sub-folders. on_bad: ``skip`` leaves broken images and empty classes out
-    and counts them. Formats: JPEG, PNG, WEBP, BMP, GIF (first frame), PPM; other files and links are ignored.
+    and counts them, up to the share ``max_bad`` of all (ten are always let pass). Formats: JPEG, PNG, WEBP,
+    BMP; other images count as broken, other files and links are passed over.
     """
 
     name = "folder"
@@ -85,10 +86,11 @@ class Folder(Dataset):
         labels: bool = True,
         on_bad: OnBad = "fail",
         max_pixels: Annotated[int, Range(ge=1, le=1 << 30)] = 1 << 26,
+        max_bad: MaxBad = MAX_BAD,
     ) -> None:
         self.path, self.split, self.resolution, self.channels = path, split or "all", resolution, channels
         self.rule = Rule(resolution, channels, fit, resample, max_pixels)
-        self.labels, self.on_bad = labels, on_bad
+        self.labels, self.on_bad, self.max_bad = labels, on_bad, max_bad
         self.labelled = labels
         self._layouts: tuple[dict[str, Any], Layout] | None = None
 
@@ -135,7 +137,8 @@ class Folder(Dataset):
         writer.source |= {"ignored": dict(layout.ignored), "splits": layout.splits()}
         files = self._encoded(source, label_of, skip=writer.position or 0)
         title, total = f"packing {self.name} {split}", sum(chosen.values())
-        pack_stream(writer, files, self.rule, title=title, total=total, on_bad=self.on_bad)
+        bad = (self.on_bad, self.max_bad)
+        pack_stream(writer, files, self.rule, title=title, total=total, bad=bad)
 
     def _encoded(self, source: Source, label_of: dict[Path_, int], skip: int) -> Iterator[Encoded]:
         """The images of the chosen folders, but for the first ``skip``."""
@@ -159,9 +162,7 @@ class Folder(Dataset):
         if not layout.images:
             seen = ", ".join(f"{n} {what}" for what, n in layout.ignored.most_common(4)) or "nothing"
             what = f"{shown(str(source.path))} holds no image (but {seen})"
-            raise DataError(
-                "dataset.path", what, "give a folder or an archive of JPEG, PNG, WEBP, BMP or GIF"
-            )
+            raise DataError("dataset.path", what, "give a folder or an archive of JPEG, PNG, WEBP or BMP")
         shared = next(iter(layout.images))[: layout.depth]
         if split in layout.tops():
             return (*shared, split)

@@ -19,7 +19,7 @@ from ganlab.data.imagenet_layouts import Layout, find
 from ganlab.data.imagenet_rule import PAPER_SIDE, ImageNetRule, Preprocess
 from ganlab.data.images import Resample, shown
 from ganlab.data.pack import pack
-from ganlab.data.stream import OnBad, pack_stream
+from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.disk import regular
 from ganlab.errors import DataError
@@ -39,7 +39,8 @@ class ImageNet(Dataset):
     preprocess ``paper`` (``ImageNetRule``); ``plain`` is centre crop and ``resample``. min_side: leave out
     images with a shorter side below it; 256 for the count that the authors' script keeps, None takes all.
     classes: a text file with the WordNet ids to take, one a line; None takes all. on_bad: ``skip`` counts
-    broken images. Labels follow the sorted WordNet ids.
+    broken images and leaves them out, up to the share ``max_bad`` (ten are always let pass). Labels
+    follow the sorted WordNet ids.
     """
 
     name = "imagenet"
@@ -56,11 +57,12 @@ class ImageNet(Dataset):
         min_side: Annotated[int, Range(ge=1)] | None = None,
         classes: str | None = None,
         on_bad: OnBad = "skip",
+        max_bad: MaxBad = MAX_BAD,
     ) -> None:
         if preprocess == "paper" and resolution > PAPER_SIDE:
             raise ValueError(f"resolution: {resolution} is more than the {PAPER_SIDE} of preprocess=paper")
         self.path, self.split, self.resolution, self.on_bad = path, split, resolution, on_bad
-        self.wanted = classes
+        self.wanted, self.max_bad = classes, max_bad
         self.rule = ImageNetRule(
             resolution, 3, "crop", resample, preprocess=preprocess, min_side=min_side or 0
         )
@@ -87,7 +89,8 @@ class ImageNet(Dataset):
         total = layout.count(wnids)
         title = f"packing {self.name} {split}"
         files = _files(layout, wnids, after=writer.position)
-        pack_stream(writer, files, self.rule, title=title, total=total, on_bad=self.on_bad)
+        bad = (self.on_bad, self.max_bad)
+        pack_stream(writer, files, self.rule, title=title, total=total, bad=bad)
 
     def _classes(self, layout: Layout) -> list[str]:
         """The classes to take, sorted. Raises DataError if one that is asked for is not there."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from ganlab.data.base import Pixels
+from ganlab.data.files import kind_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 Fit = Literal["crop", "resize"]
 Resample = Literal["box", "bilinear", "bicubic", "lanczos"]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
-READABLE = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
-UNREADABLE = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".psd", ".svg", ".exr")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # no other decoder ever sees a file
+READABLE = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
+UNREADABLE = (
+    ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl",
+    ".tga", ".psd", ".svg", ".exr",
+)  # fmt: skip
 NOTES = {
     "grey": "grey, repeated to three channels",
     "to_grey": "colour, reduced to grey by Rec. 601 luma",
@@ -37,6 +41,7 @@ NOTES = {
     "skipped": "broken, left out",
     "too_small": "smaller than asked for, left out",
 }
+PNG_END = b"IEND\xaeB`\x82"
 MAX_FILE = 1 << 28  # bytes of one encoded image
 
 
@@ -101,14 +106,18 @@ def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header only
         rule.check(*image.size)
-        if image.format in ("GIF", "WEBP", "PNG") and getattr(image, "is_animated", False):
+        if image.format == "PNG" and PNG_END not in data:
+            raise BadImageError("broken image (cut short: it has no end mark)")
+        if image.format in ("WEBP", "PNG") and getattr(image, "is_animated", False):
             note("animated")
         image.load()
         return rule.apply(_upright(image, note) if rule.upright else image, note)
     except BadImageError:
         raise
     except UnidentifiedImageError:
-        raise BadImageError(f"not an image in a format that is read ({', '.join(FORMATS)})") from None
+        kind = kind_of(data[:64])
+        but = "" if kind in ("a PNG image", "a JPEG image") else f", but {kind}"
+        raise BadImageError(f"not an image in a format that is read ({', '.join(FORMATS)}){but}") from None
     except MemoryError:
         raise BadImageError("too large for the memory") from None
     except Exception as error:  # decoders meet hostile bytes with every kind of exception

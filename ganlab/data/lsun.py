@@ -21,7 +21,7 @@ from ganlab.data.download import by_hand_place
 from ganlab.data.images import BadImageError, Resample, Rule, is_image_name, shown
 from ganlab.data.lmdb_reader import data_file, read_entries, read_head
 from ganlab.data.pack import pack
-from ganlab.data.stream import OnBad, pack_stream
+from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
 from ganlab.schema import Range, checked
@@ -36,7 +36,8 @@ class Lsun(Dataset):
     "+", which become the classes. split: ``train`` or ``val``; object databases have no split in their name.
     Folders of images are taken too: ``bedroom_train/``, ``train/bedroom/`` or ``bedroom/``. resolution,
     resample: the largest centred square is resampled. limit: the first so many images of each category, in
-    the order of keys; None takes all. on_bad: ``skip`` counts broken images and leaves them out.
+    the order of keys; None takes all. on_bad: ``skip`` counts broken images and leaves them out, up to the
+    share ``max_bad`` of all (ten are always let pass).
     """
 
     name = "lsun"
@@ -52,6 +53,7 @@ class Lsun(Dataset):
         resample: Resample = "bilinear",
         limit: Annotated[int, Range(ge=1)] | None = None,
         on_bad: OnBad = "skip",
+        max_bad: MaxBad = MAX_BAD,
     ) -> None:
         self.categories = category.split("+")
         if not all(self.categories) or len(set(self.categories)) < len(self.categories):
@@ -63,6 +65,7 @@ class Lsun(Dataset):
             limit,
             on_bad,
         )
+        self.max_bad = max_bad
         self.rule = Rule(resolution, 3, "crop", resample)
 
     def splits(self) -> tuple[str, ...]:
@@ -82,7 +85,8 @@ class Lsun(Dataset):
             writer.classes = list(self.categories)
         title = f"packing {'+'.join(self.categories)} {split}"
         files = self._files(sources, counts, writer.position or [0, 0, None])
-        pack_stream(writer, files, self.rule, title=title, total=sum(counts), on_bad=self.on_bad)
+        bad = (self.on_bad, self.max_bad)
+        pack_stream(writer, files, self.rule, title=title, total=sum(counts), bad=bad)
 
     def _files(self, sources: list[_Source], counts: list[int], after: list[Any]) -> Iterator[Encoded]:
         """Category by category. ``after``: which one, how many of it are done, and the last of them."""

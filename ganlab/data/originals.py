@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ganlab.data.archive import FolderSource, Member, Source, open_file, open_source
+from ganlab.data.archive import FolderSource, Member, Source, open_source
 from ganlab.data.base import Dataset, ImageSet, Pixels
 from ganlab.data.download import Remote, fetch, remotes
-from ganlab.data.files import progress
+from ganlab.data.files import open_file, progress
 from ganlab.data.images import BadImageError, Resample, shown
 from ganlab.data.pack import pack
 from ganlab.data.resizing import resize_all

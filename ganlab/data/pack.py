@@ -95,6 +95,8 @@ def open_pack(folder: Path) -> ImageSet:
             if len(raw) != 8 * shape[0] or hashlib.sha256(raw).hexdigest() != promised:
                 raise _damaged(folder / "labels.i64", "not the promised labels")
             labels = np.frombuffer(raw, "<i8").astype(np.int64)
+            if labels.min() < 0 or labels.max() >= len(classes):
+                raise _damaged(folder / "labels.i64", f"labels that are not of the {len(classes)} classes")
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder / "manifest.json", f"not a manifest ({error!r})") from None
     except OSError as error:

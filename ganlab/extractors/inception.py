@@ -164,8 +164,8 @@ def port() -> Any:
 def verified(path: Path, expected: str, own: bool = False) -> tuple[bytes, str]:
     """The content of a weights file and its sha256, which must be ``expected``.
 
-    What is compared is what is read: the file can't be another one a moment later. ``own``: the user named it.
-    Raises EnvError.
+    What is compared is what is used: the file can't become another one in between. ``own``: the user named
+    it. Raises EnvError.
     """
     try:
         with open(path, "rb", opener=regular) as file:
