@@ -38,10 +38,20 @@ def train(rest: list[str]) -> int:
 
         options = [word for n, v in words.options if n != "--config-dir" for word in (n, v) if word]
         return hydra_itself(options, overrides, dirs)
+    rules = [word for word in overrides if word.startswith("sweep.")]
+    overrides = [word for word in overrides if word not in rules]
     if words.on("--multirun") and show is None:
+        own, others = own_keys(rules, help.RULES)
+        if others:
+            key = others[0].partition("=")[0]
+            raise ConfigError(key, "is no rule of a sweep", suggest(key, list(help.RULES)))
+        from ganlab.planned import rules as ruled
         from ganlab.sweep import sweep
 
-        return sweep(overrides, dirs)
+        most, retry, stall_minutes = own.values()
+        return sweep(overrides, dirs, ruled(most, retry, stall_minutes, "sweep."))
+    if rules and not words.on("--multirun"):
+        raise ConfigError(rules[0].partition("=")[0], "is a rule of sweeps", "add -m, or leave it out")
     from ganlab import config
 
     composed = config.compose(overrides, dirs)
@@ -73,17 +83,18 @@ def sweep(rest: list[str]) -> int:
         raise ConfigError("grid", "is not chosen", "write grid=NAME; 'ganlab sweep --help' lists them")
     from ganlab import grid, planned, runner
 
+    rules = planned.rules(own["max_jobs"], own["retry"], own["stall_minutes"])
     asked = planned.places(own["jobs"], own["per_gpu"], own["gpus"], others)
     dirs = words.all("--config-dir")
     scale = grid.parse_scale(own["scale"]) if own["scale"] else grid.Scale()
     places = runner.checked(asked)
-    found = runner.plan(own["grid"], others, scale, own["out"], dirs)
+    found = runner.plan(own["grid"], others, scale, own["out"], dirs, rules.most)
     if own["dry_run"]:
         from ganlab import cost
 
         cost.show(found, places)
         return 0
-    return runner.sweep(found, places, dirs)
+    return runner.sweep(found, places, dirs, rules)
 
 
 def status(rest: list[str]) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,15 +212,20 @@ def _is_list(axis: str, values: Mapping[str, list[str]]) -> bool:
     return all(len(v) == 1 and v[0].partition("=")[0] == axis for v in values.values())
 
 
-def cells(grid: Grid, words: Sequence[str] = ()) -> list[Cell]:
-    """All cells, block by block, ``words`` appended to each. Raises ConfigError for doubled names."""
+def cells(grid: Grid, words: Sequence[str] = (), most: int = MOST) -> list[Cell]:
+    """All cells, block by block, ``words`` appended to each.
+
+    Raises ConfigError for doubled names, and for none or more than ``most``, before they are made.
+    """
+    count = sum(math.prod(len(labels) for labels in axes.values()) for _, axes in grid.blocks)
+    if not 0 < count <= most:
+        fix = f"at most {most}, at least one; choose part of an axis, or raise max_jobs="
+        raise ConfigError(f"grid {grid.name}", f"has {count} cells", fix)
     found = list(_cells(grid, words))
     names = [cell.name for cell in found]
     if twice := sorted({n for n in names if names.count(n) > 1}):
         what = f"two blocks make a cell called {twice[0]!r}"
         raise ConfigError(f"grid {grid.name}", what, "give their axes other labels")
-    if not 0 < len(found) <= MOST:
-        raise ConfigError(f"grid {grid.name}", f"has {len(found)} cells", f"at most {MOST}, at least one")
     return found
 
 

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -17,17 +18,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
+from ganlab import heartbeat
 from ganlab.disk import write_atomic
 from ganlab.errors import Diverged, RunInUse
 from ganlab.signals import SIGNALS, handled
+from ganlab.watch import NONE, Vitals, Watch
 
 COMMAND = [sys.executable, "-m", "ganlab", "train"]
 PACK = [sys.executable, "-m", "ganlab.pack"]  # and how many cells at once
-STOPPED = frozenset(128 + number for number in SIGNALS)  # exit codes
 POLL = 0.2  # seconds between looks at a running process
-STATES = {0: "finished", Diverged.code: "diverged", RunInUse.code: "elsewhere", None: "pending"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+FINAL = frozenset({2, 3, 4})  # config, data or checkpoint at fault: another try would end the same
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit code (128 + N if signal N killed it), seconds, and why if it failed."""
+
+    code: int
+    seconds: float
+    error: str = ""
 
 
 def run(
@@ -36,35 +47,40 @@ def run(
     *,
     cwd: str | Path,
     env: Mapping[str, str],
-    asked: Callable[[], list[int]],
+    asked: Callable[[], Sequence[int]],
     heard: Callable[[str], None] = lambda line: None,
-) -> int:
-    """Run ``command``, its output to ``log``, and return its exit code (128 + N if signal N killed it).
+    vitals: Vitals = NONE,
+    keep: Sequence[int] = (),
+) -> Ended:
+    """Run ``command``, its output added to ``log``, and return how it ended.
 
     ``asked()`` gives the signals to pass on, all so far; from the third on the process is killed. ``heard``
-    gets each line that it says.
+    gets each line that it says. ``keep``: descriptors that it holds too. Raises OSError if it can't start.
     """
-    with open(log, "wb") as file:
+    began = time.monotonic()
+    with open(log, "ab") as file:
+        start = os.fstat(file.fileno()).st_size
         process = subprocess.Popen(
             [*command],
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=dict(env),
+            env=_env(env, vitals),
+            pass_fds=[*keep],
             start_new_session=True,  # a terminal's Ctrl-C must not reach it twice
         )
-    passed = 0
+    watch = Watch(process, log, vitals)
     with open(log, "rb") as said:
+        said.seek(start)
         while True:
-            ended = process.poll() is not None
+            ended = watch.look(asked())
             for raw in said.readlines() if ended else _whole_lines(said):
                 heard(raw.decode("utf-8", "replace").rstrip())
             if ended:
                 break
-            passed = _pass_on(process, asked(), passed)
             time.sleep(POLL)
-    return _code(process)
+    return Ended(watch.code, time.monotonic() - began, watch.stalled or reason(watch.code, log, start))
 
 
 def converse(
@@ -73,42 +89,61 @@ def converse(
     *,
     cwd: str | Path,
     env: Mapping[str, str],
-    asked: Callable[[], list[int]],
+    asked: Callable[[], Sequence[int]],
     answer: Callable[[Mapping[str, Any]], str | None],
-) -> int:
+    vitals: Vitals = NONE,
+) -> Ended:
     """As ``run``, with a process that says JSON objects, one a line, on its stdout: ``answer`` hears each.
 
     What it returns goes to the process's stdin as a line. Its stderr goes to ``log``.
     """
-    with open(log, "wb") as file:
+    began = time.monotonic()
+    with open(log, "ab") as file:
+        start = os.fstat(file.fileno()).st_size
         process = subprocess.Popen(
             [*command],
             cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=file,
-            env=dict(env),
+            env=_env(env, vitals),
+            bufsize=0,  # or closing a dead process's stdin would try to write once more
             start_new_session=True,
         )
     assert process.stdin is not None
     assert process.stdout is not None
-    passed, rest, open_ = 0, b"", True
+    watch, rest, open_ = Watch(process, log, vitals), b"", True
     with process.stdin, process.stdout:
-        while open_:
-            if select.select([process.stdout], [], [], POLL)[0]:
+        while not watch.look(asked()):
+            if not open_:
+                time.sleep(POLL)
+            elif select.select([process.stdout], [], [], POLL)[0]:
                 got = os.read(process.stdout.fileno(), 1 << 16)
                 open_ = bool(got)  # nothing: it has ended, or closed its stdout
-                *lines, rest = (rest + got).split(b"\n")
-                for line in lines:
-                    if (reply := answer(_event(line))) is not None:
-                        with contextlib.suppress(BrokenPipeError):
-                            process.stdin.write(reply.encode() + b"\n")
-                            process.stdin.flush()
-            passed = _pass_on(process, asked(), passed)
-        while process.poll() is None:
-            passed = _pass_on(process, asked(), passed)
-            time.sleep(POLL)
-    return _code(process)
+                rest = _answered(rest + got, process.stdin, answer)
+                watch.heard += 1
+        while open_ and select.select([process.stdout], [], [], POLL)[0]:  # its last words
+            got = os.read(process.stdout.fileno(), 1 << 16)
+            open_, rest = bool(got), _answered(rest + got, process.stdin, answer)
+    return Ended(watch.code, time.monotonic() - began, watch.stalled or reason(watch.code, log, start))
+
+
+def _answered(said: bytes, stdin: IO[bytes], answer: Callable[[Mapping[str, Any]], str | None]) -> bytes:
+    """Answer the whole lines; what is left of ``said``."""
+    *lines, rest = said.split(b"\n")
+    for line in lines:
+        if (reply := answer(_event(line))) is not None:
+            left = reply.encode() + b"\n"
+            with contextlib.suppress(BrokenPipeError):  # it has ended: what it held is lost, and found so
+                while left:
+                    left = left[stdin.write(left) :]
+    return rest
+
+
+def _env(env: Mapping[str, str], vitals: Vitals) -> dict[str, str]:
+    """With the heartbeat's file; a death in C tells in the log where."""
+    own = {"PYTHONFAULTHANDLER": "1", **env}
+    return own | ({heartbeat.VARIABLE: str(vitals.beat.absolute())} if vitals.beat else {})
 
 
 def _event(line: bytes) -> dict[str, Any]:
@@ -116,19 +151,6 @@ def _event(line: bytes) -> dict[str, Any]:
         found = json.loads(line)
         return found if isinstance(found, dict) else {}
     return {}
-
-
-def _pass_on(process: subprocess.Popen[bytes], signals: Sequence[int], passed: int) -> int:
-    """Send what has come since ``passed`` signals; how many there are now. The third kills."""
-    for count, signum in enumerate(signals[passed:], passed + 1):
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGKILL if count > 2 else signum)
-    return len(signals)
-
-
-def _code(process: subprocess.Popen[bytes]) -> int:
-    code = process.returncode
-    return 128 - code if code < 0 else code
 
 
 def _whole_lines(file: Any) -> Iterator[bytes]:
@@ -150,7 +172,8 @@ def signals_to(note: Callable[[int], None]) -> Iterator[None]:
 
 def state(code: int | None) -> str:
     """``finished``, ``diverged``, ``stopped``, ``failed``, ``pending``; ``elsewhere``: in use."""
-    return STATES.get(code) or ("stopped" if code in STOPPED else "failed")
+    known = {0: "finished", Diverged.code: "diverged", RunInUse.code: "elsewhere", None: "pending"}
+    return known.get(code) or ("stopped" if (code or 0) - 128 in SIGNALS else "failed")
 
 
 def peek(path: Path) -> dict[str, Any]:
@@ -175,13 +198,28 @@ def packed(result: Mapping[str, Any]) -> str:
     return str(found.get("runs", "")) if isinstance(found, dict) else ""
 
 
-def last_error(log: Path) -> str:
-    """The last one-line error that a process told, or its last words."""
-    with contextlib.suppress(OSError):
-        said = log.read_text("utf-8", "replace").splitlines()
-        errors = [s.partition("ganlab: error: ")[2] for s in said if "ganlab: error: " in s]
-        return (errors or [s for s in said if s.strip()] or [""])[-1].strip()
-    return ""
+def reason(code: int, log: Path, start: int = 0) -> str:
+    """Why a process failed: its last one-line error after ``start`` bytes of its log, or how it died."""
+    if code == 0:
+        return ""
+    if state(code) == "failed" and code > 128:
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(code - 128).name
+            return f"died of {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
+    said = list[str]()
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        file.seek(start)
+        said = file.read().decode("utf-8", "replace").splitlines()
+    errors = [s.partition("ganlab: error: ")[2] for s in said if "ganlab: error: " in s]
+    if errors:
+        return plain(errors[-1].strip())
+    words = next((f": {s.strip()}" for s in reversed(said) if s.strip()), "")
+    return plain(f"ended with exit code {code}{words[:200]}")
+
+
+def plain(value: Any) -> str:
+    """As text for a table: nothing for None, and what would steer a terminal as question marks."""
+    return "" if value is None else _CONTROL.sub("?", str(value))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -190,7 +228,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.writer(text)
     writer.writerow(rows[0])
     for row in rows:
-        cells = ["" if v is None else str(v) for v in row.values()]
+        cells = [plain(v) for v in row.values()]
         writer.writerow(["'" + c if c.startswith(("=", "+", "-", "@")) else c for c in cells])
     write_atomic(path, text.getvalue().encode())
 
@@ -205,10 +243,17 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Mapping[str, An
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if v is None else str(v)) for v in row.values()))
+        table.add_row(*(Text(plain(v)) for v in row.values()))
     console = Console()
     console = console if console.is_terminal else Console(width=160)
     console.print(table)
+
+
+def tell_failed(rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """A line on the screen for each row that failed: which, its own error, its exit code and its log."""
+    for row in rows:
+        if row["state"] == "failed":
+            say(plain(f"{row[name]}: {row['error']} (exit code {row['exit']}); {row['log']}"))
 
 
 def say(text: str) -> None:

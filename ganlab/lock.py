@@ -65,6 +65,10 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def fileno(self) -> int:
+        """The descriptor that holds it: a child that has it too holds it as long as it lives."""
+        return self._fd
+
     def release(self) -> None:
         """Give the folder free. Does nothing the second time, nor in a forked child."""
         if self._fd < 0 or os.getpid() != self.pid:

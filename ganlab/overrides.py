@@ -181,7 +181,9 @@ def _hydra(text: str, key: str, value: str, line: CommandLine, multirun: bool) -
         shipped = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(key)]
         if value not in (options := [*shipped, *line.known.get(key, [])]):
             fix = suggest(value, options)
-            fix = f"pip install hydra-submitit-launcher; {fix}" if value.startswith("submitit") else fix
+            for name, extra in (("submitit", "slurm"), ("ray", "ray")):
+                if value.startswith(name):
+                    fix = f"it is an extra: pip install 'ganlab[{extra}]'"
             raise ConfigError(key, f"there is no {value!r}", fix)
     return Given(key, text, group="/" in key)
 

@@ -88,7 +88,7 @@ class Pack:
         """Add the lane of a cell."""
         name, self.order = str(order["cell"]), None
         self.words[name] = [*map(str, order["words"])]
-        out = open(order["log"], "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        out = open(order["log"], "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         lanes.add(Lane(name, self.turns(self.words[name]), lanes.device, out))
 
     def turns(self, words: Sequence[str]) -> loop.Turns:

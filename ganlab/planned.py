@@ -1,24 +1,35 @@
-"""What a sweep is to do and where: cells that were composed, and places to run them."""
+"""What a sweep is to do, where, and by which rules: cells that were composed, and places to run them."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ganlab import grid as grids
 from ganlab import jobs as processes
-from ganlab.errors import ConfigError, Mistake
+from ganlab.disk import strict
+from ganlab.errors import ConfigError, EnvError, Mistake
+from ganlab.run_folder import RunFolder
 
+MOST = 1000  # cells of a sweep, unless it is told otherwise
+STALL_MINUTES = 60  # far more than a slow update, a compiler or a statistics pass is silent
 Lanes = int | Literal["auto"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell that was composed and found right. ``overrides``: all of ``ganlab train``'s words."""
+    """A cell that was composed and found right.
+
+    overrides: all of ``ganlab train``'s words; config: a hash of what is trained; label: for tables.
+    """
 
     name: str
     axes: dict[str, str]
@@ -26,6 +37,36 @@ class Job:
     folder: Path
     steps: int
     tree: dict[str, Any]
+    config: str = ""
+    label: str = ""
+
+    @property
+    def identity(self) -> str:
+        """12 hex digits of its overrides and its config."""
+        text = "\n".join([*sorted(self.overrides), self.config])
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+
+
+def config_hash(saved: Mapping[str, Any], free: Container[str]) -> str:
+    """A hash of a config without the keys that change no training."""
+    kept = {k: v for k, v in saved.items() if k not in free}
+    text = json.dumps(strict(kept), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
+
+def check_folder(folder: Path, saved: Mapping[str, Any], free: frozenset[str], key: str = "run_dir=") -> None:
+    """Raise ConfigError if a run of another config is in a cell's folder: its result is not this cell's.
+
+    ``key``: of the command line, that chooses the folder.
+    """
+    run = RunFolder(folder)
+    try:
+        if run.config.exists():
+            run.check_config(saved, free)
+    except ConfigError as error:
+        raise ConfigError(m._replace(fix=m.fix.replace("run_dir=", key)) for m in error.mistakes) from None
+    except EnvError:
+        pass  # that run's own affair
 
 
 @dataclass(frozen=True)
@@ -57,6 +98,21 @@ class Places(NamedTuple):
 
 
 ALONE = Places()
+
+
+class Rules(NamedTuple):
+    """How a sweep minds its cells.
+
+    most: cells, or it is refused; retry: whether what failed in an earlier sweep is run again; stall_s:
+    seconds without progress after which a cell is ended, 0: never.
+    """
+
+    most: int = MOST
+    retry: bool = True
+    stall_s: float = 60 * STALL_MINUTES
+
+
+DEFAULT = Rules()
 
 
 class Agreement(NamedTuple):
@@ -104,6 +160,26 @@ def places(jobs: str | None, per_gpu: str, gpus: str | None, words: Sequence[str
     if wrong:
         raise ConfigError(wrong)
     return Places(int(slots), "auto" if per_gpu == "auto" else int(per_gpu), numbers)
+
+
+def rules(max_jobs: int, retry: str, stall_minutes: str, prefix: str = "") -> Rules:
+    """From ``max_jobs=``, ``retry=``, ``stall_minutes=`` as written. Raises ConfigError with all mistakes."""
+    wrong = list[Mistake]()
+    if max_jobs < 1:
+        wrong.append(Mistake(f"{prefix}max_jobs", f"{max_jobs} is less than 1", f"the default is {MOST}"))
+    if retry not in ("failed", "never"):
+        wrong.append(
+            Mistake(f"{prefix}retry", f"{retry!r} is neither failed nor never", "the default is failed")
+        )
+    minutes = math.nan
+    with contextlib.suppress(ValueError):
+        minutes = float(stall_minutes)
+    if not 0 <= minutes < math.inf:
+        fix = f"the default is {STALL_MINUTES}; 0: a cell that hangs is left alone"
+        wrong.append(Mistake(f"{prefix}stall_minutes", f"{stall_minutes!r} is no number from 0 on", fix))
+    if wrong:
+        raise ConfigError(wrong)
+    return Rules(max_jobs, retry == "failed", 60 * minutes)
 
 
 def visible(gpu: int) -> str:

@@ -2,7 +2,7 @@
 
 Finished cells are skipped, unfinished ones continued, failed ones tried once more; a cell that another
 process works on is left to it, so several sweeps of one folder share the work (``work.py``). ``grid.json``
-says what the folder is, ``cells.csv`` how far it is, ``.sweep/CELL.log`` what each run said.
+says what the folder is, ``cells.csv`` how far it is, ``.sweep/CELL.log`` what each run said (``ledger.py``).
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from ganlab.disk import write_json
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
 from ganlab.jobs import say
 from ganlab.overrides import quoted
-from ganlab.planned import ALONE, Job, Places, Plan
-from ganlab.run_folder import RunFolder
+from ganlab.planned import ALONE, DEFAULT, MOST, Job, Places, Plan, Rules, check_folder, config_hash
 from ganlab.work import Work
 
 
 def plan(
-    name: str, words: Sequence[str], scale: grids.Scale, out: str | None, config_dirs: Sequence[str] = ()
+    name: str,
+    words: Sequence[str],
+    scale: grids.Scale,
+    out: str | None,
+    config_dirs: Sequence[str] = (),
+    most: int = MOST,
 ) -> Plan:
     """Every cell composed and checked, before anything runs. Raises ConfigError with all mistakes."""
     from ganlab.config_files import user_dirs
@@ -34,7 +38,7 @@ def plan(
     chosen, rest = grids.restrict(grids.load(name, user_dirs(config_dirs)), words)
     place = Path(out) if out else Path("outputs") / grids.folder_name(name, scale, rest)
     found, wrong = list[Job](), dict[Mistake, list[str]]()
-    cells = grids.cells(chosen, rest)
+    cells = grids.cells(chosen, rest, most)
     for cell in cells:
         try:
             found.append(_job(cell, place, scale, rest, config_dirs))
@@ -64,6 +68,8 @@ def _told(wrong: Mapping[Mistake, list[str]], cells: int, axes: Sequence[str]) -
 def _job(
     cell: grids.Cell, place: Path, scale: grids.Scale, words: Sequence[str], config_dirs: Sequence[str]
 ) -> Job:
+    from ganlab.facts import FREE
+
     folder = place / cell.name
     composed = config.compose(cell.overrides, config_dirs)
     smaller = grids.scaled(composed.tree, scale, words)
@@ -73,41 +79,24 @@ def _job(
             (made[at] if at else made)[last] = value
     with contextlib.suppress(DataError, EnvError):  # that run's own affair
         config.build(composed)
-    _check_folder(folder, composed.saved)
+    check_folder(folder, composed.saved, FREE, "out=")
     less = [f"{key}={value}" for key, value in smaller.items()]
     overrides = [*cell.overrides, *less, f"run_dir={quoted(str(folder))}"]
-    return Job(cell.name, cell.axes, overrides, folder, int(composed.tree["steps"]), composed.tree)
+    what = config_hash(composed.saved, FREE)
+    return Job(cell.name, cell.axes, overrides, folder, int(composed.tree["steps"]), composed.tree, what)
 
 
-def _check_folder(folder: Path, saved: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a run of another config is in a cell's folder: its result is not this cell's."""
-    from ganlab.facts import FREE
-
-    run = RunFolder(folder)
-    try:
-        if run.config.exists():
-            run.check_config(saved, FREE)
-    except ConfigError as error:
-        raise ConfigError(m._replace(fix=m.fix.replace("run_dir=", "out=")) for m in error.mistakes) from None
-    except EnvError:
-        pass  # that run's own affair
-
-
-def sweep(planned: Plan, places: Places = ALONE, config_dirs: Sequence[str] = ()) -> int:
+def sweep(
+    planned: Plan, places: Places = ALONE, config_dirs: Sequence[str] = (), rules: Rules = DEFAULT
+) -> int:
     """Run what is not done, as many cells at a time as ``places`` says, and print a table.
 
     Returns 0, or 128 + signal. A diverged cell is a result. Raises SweepFailed if cells failed twice, and
     EnvError if the folder can't be written or a GPU is not there.
     """
     places = checked(places)
-    logs = planned.out / ".sweep"
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fix = "mend its permissions, or choose another out="
-        raise EnvError(str(planned.out), f"can't be made ({error.strerror})", fix) from error
+    work = Work(planned, places, config_dirs, rules)
     _write_record(planned)
-    work = Work(planned, places, config_dirs)
     work.table()
     done = sum(work.states[j.name] in ("finished", "diverged") for j in planned.jobs)
     left = f", {done} are done" if done else ""
@@ -121,13 +110,16 @@ def sweep(planned: Plan, places: Places = ALONE, config_dirs: Sequence[str] = ()
                 thread.join(0.5)  # in pieces: signals come to the main thread
     rows = work.table()
     scale = "" if planned.scale.whole else f" ({planned.scale})"
-    jobs.print_table(f"{planned.title}{scale}: {planned.out}", list(rows[0]), rows)
+    shown = [{k: v for k, v in row.items() if k not in ("run folder", "log")} for row in rows]
+    jobs.print_table(f"{planned.title}{scale}: {planned.out}", list(shown[0]), shown)
+    jobs.tell_failed(rows, "cell")
     if work.signals:
         say(f"stopped by {Signals(work.signals[0]).name}; the same command continues")
         return 128 + work.signals[0]
     if failed := [r["cell"] for r in rows if r["state"] not in ("finished", "diverged")]:
         what = f"{len(failed)} of {len(rows)} cells failed: {', '.join(failed)}"
-        raise SweepFailed(str(planned.out), what, "the same command runs those again")
+        again = "the same command" if rules.retry else "retry=failed"
+        raise SweepFailed(str(planned.out), what, f"{again} runs those again")
     if diverged := sum(r["state"] == "diverged" for r in rows):
         say(f"{diverged} of {len(rows)} cells diverged: a result, not a failure")
     return 0

@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from ganlab.errors import Stopped
+from ganlab.heartbeat import beat
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = tuple(getattr(signal, n) for n in NAMES if hasattr(signal, n))
@@ -87,7 +88,8 @@ class StopFlag:
         self.poll()
 
     def poll(self) -> None:
-        """Raises Stopped if a signal has come; again at each call."""
+        """Raises Stopped if a signal has come; again at each call. A sign of life (``heartbeat.py``)."""
+        beat()
         if self.signum is not None:
             what = "stopped" if self._training else "stopped before training began"
             raise Stopped(self.signum, what, "the same command continues the run")

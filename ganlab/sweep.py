@@ -1,49 +1,41 @@
 """``ganlab train -m``: every combination checked before the first starts, then each in a process of its own.
 
-Hydra expands the sweep, and its launchers (one after the other, joblib, a cluster's) call ``cell``, which
-runs ``python -m ganlab train`` for one combination: a crash, a leak or a divergence stays there. Signals
-are passed on through a file, so that they reach runs behind any launcher.
+Hydra's launchers (one after the other, joblib, a cluster's) run the cells (``launch.py``). Finished ones are
+skipped, unfinished ones continued, failed ones tried once more; what another sweep of the same command works
+on is left to it. The books of a command (``ledger.py``) lie in a folder of its own, by a hash of its cells.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import logging
-import os
-import signal
-import threading
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from signal import Signals
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
 
-from ganlab import config, jobs
-from ganlab.composition import foreign_hydra, hydra_over
+from ganlab import config, jobs, launch
+from ganlab.composition import hydra_over
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
 from ganlab.jobs import say
-from ganlab.overrides import CommandLine, command_line, quoted
+from ganlab.ledger import TRIES, Ledger
+from ganlab.overrides import CommandLine, command_line
+from ganlab.planned import DEFAULT, Job, Rules, check_folder, config_hash, ended
 
 PLACE = Path("outputs/.sweeps")
-MOST = 1000  # combinations
+WAIT = 2.0  # seconds between looks at cells that another process works on
+OVER = ("finished", "diverged")
 
 
-class Cell(NamedTuple):
-    """One combination: its number, what tells it from the others, and its run folder."""
-
-    number: int
-    label: str
-    folder: Path
-
-
-def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
+def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = (), rules: Rules = DEFAULT) -> int:
     """Run all combinations and print a table of them. Returns 0, or 128 + N after signal N.
 
     A diverged run is a result and counts as done. Raises ConfigError before anything starts, if any
@@ -52,29 +44,42 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
     line = command_line(overrides, config_dirs, multirun=True)
     if line.wrong:
         raise ConfigError(line.wrong)
-    cells = _checked(line, config_dirs)
-    place = _new_folder()
-    told = {"command": jobs.COMMAND, "dirs": [str(d) for d in line.dirs], "pid": os.getpid(), "gpus": _gpus()}
-    told["cwd"] = str(Path.cwd())  # a launcher's workers may stand elsewhere
-    (place / "sweep.json").write_text(json.dumps(told))
-    say(f"{len(cells)} runs; what each says is in {place}")
+    cells = _checked(line, config_dirs, rules.most)
+    named = hashlib.sha256("".join(cell.identity for cell in cells).encode()).hexdigest()[:10]
+    books = Ledger(PLACE / named, rules.stall_s)
+    place = launch.new_place(books.place)
+    books.begin(cells)
+    kept = {
+        c.name for c in cells if not rules.retry and books.noted(c.name).get("state") == "failed"
+    }  # failed in an earlier sweep, and left at that
+    left = [c for c in cells if not ended(c.folder, c.steps) and c.name not in kept]
+    say(f"{len(cells)} runs, {len(cells) - len(left)} of them over; what each says is in {books.place}")
     failure: Exception | None = None
-    with jobs.signals_to(lambda signum: _pass_on(signum, place)):
-        try:
-            _launch(line, place)
-        except Exception as error:  # a launcher that broke: the cells' own failures are in their files
-            failure = error
-    rows = [_row(cell, place, bool(_signals(place))) for cell in cells]
-    _write_table(rows, place)
-    if stopped := _signals(place):
-        say(f"stopped by {signal.Signals(stopped[0]).name}; the same command continues")
+    with jobs.signals_to(lambda signum: launch.ask(place, signum)):
+        while left:
+            try:
+                launch.launch(line, left, place, books, rules)
+            except ConfigError:
+                raise
+            except Exception as error:  # a launcher that broke: the cells' own failures are in the books
+                failure = error
+            left = _left_by_others([c for c in left if _state(c, place, books) == "elsewhere"], place, books)
+            place = place if not left else launch.new_place(books.place)
+    stopped = launch.asked(place)
+    rows = [_row(cell, _state(cell, place, books), books) for cell in cells]
+    jobs.write_csv(books.place / "summary.csv", rows)
+    shown = [{k: v for k, v in row.items() if k != "log"} for row in rows]
+    jobs.print_table(f"sweep {books.place}", ["#", *list(shown[0])[1:]], shown)
+    jobs.tell_failed(rows, "number")
+    if stopped:
+        say(f"stopped by {Signals(stopped[0]).name}; the same command continues")
         return 128 + stopped[0]
-    if failed := [r for r in rows if r["state"] not in ("finished", "diverged")]:
-        numbers = ", ".join(f"{r['number']}" for r in failed)
-        what = f"{len(failed)} of {len(rows)} runs failed: {numbers}"
-        if failure is not None and all(r["state"] == "pending" for r in failed):
-            what = f"{what} ({type(failure).__name__}: {failure})".replace("\n", " ")
-        raise SweepFailed("sweep", what, "the same command runs those again")
+    if failed := [r for r in rows if r["state"] not in OVER]:
+        what = f"{len(failed)} of {len(rows)} runs failed: {', '.join(str(r['number']) for r in failed)}"
+        if failure is not None and any(r["state"] in ("pending", "lost") for r in failed):
+            what = f"{what} ({type(failure).__name__}: {failure})"
+        again = "the same command" if rules.retry else "sweep.retry=failed"
+        raise SweepFailed("sweep", jobs.plain(what), f"{again} runs those again")
     if diverged := sum(r["state"] == "diverged" for r in rows):
         say(f"{diverged} of {len(rows)} runs diverged: a result, not a failure")
     return 0
@@ -83,13 +88,13 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
 # ---- before
 
 
-def _checked(line: CommandLine, config_dirs: Sequence[str]) -> list[Cell]:
+def _checked(line: CommandLine, config_dirs: Sequence[str], most: int) -> list[Job]:
     """All combinations, each with a config that is right and a folder of its own. Raises ConfigError."""
-    from ganlab.facts import run_path
+    from ganlab.facts import FREE, run_path
 
-    cells: list[Cell] = []
+    cells: list[Job] = []
     wrong: dict[Mistake, list[str]] = {}
-    combinations = _expanded(line)
+    combinations = _expanded(line, most)
     swept = {g.key for g in line.given if g.sweep}
     for number, texts in enumerate(combinations):
         label = " ".join(t.lstrip("+") for t in texts if t.lstrip("+").partition("=")[0] in swept) or "alone"
@@ -97,150 +102,105 @@ def _checked(line: CommandLine, config_dirs: Sequence[str]) -> list[Cell]:
             composed = config.compose(texts, config_dirs)
             with contextlib.suppress(DataError, EnvError):  # that run's own affair
                 config.build(composed)
+            tree = composed.tree
+            path = run_path(composed.choices, composed.overrides, tree["setting"], tree["seed"])
+            folder = Path(tree["run_dir"] or path)
+            check_folder(folder, composed.saved, FREE)
         except ConfigError as error:
             for mistake in error.mistakes:
                 wrong.setdefault(mistake, []).append(label)
             continue
-        tree = composed.tree
-        own = tree.get("run_dir")
-        path = run_path(composed.choices, composed.overrides, tree["setting"], tree["seed"])
-        cells.append(Cell(number, label, Path(own) if own else path))
+        what = config_hash(composed.saved, FREE)
+        cells.append(Job(f"{number:03d}", {}, texts, folder, int(tree["steps"]), {}, what, label))
     if wrong:
         raise ConfigError(
             m if len(where) == len(combinations) else m._replace(what=f"{m.what} (with {where[0]})")
             for m, where in wrong.items()
         )
+    first: dict[Path, str] = {}
     for cell in cells:
-        if twins := [c.number for c in cells if c.folder == cell.folder and c.number > cell.number]:
-            what = f"runs {cell.number} and {twins[0]} would share {cell.folder}"
+        if (twin := first.setdefault(cell.folder, cell.name)) != cell.name:
+            what = f"runs {int(twin)} and {int(cell.name)} would share {cell.folder}"
             raise ConfigError(
                 "run_dir", what, "leave it out, or write 'run_dir=outputs/x/${setting}-s${seed}'"
             )
     return cells
 
 
-def _expanded(line: CommandLine) -> list[list[str]]:
-    """Hydra's own expansion of a sweep: the overrides of each combination."""
+def _expanded(line: CommandLine, most: int) -> list[list[str]]:
+    """Hydra's own expansion of a sweep: the overrides of each combination, counted before they are made."""
     words = [g.text for g in line.given if not g.key.startswith("hydra")]
     try:
         parsed = OverridesParser.create().parse_overrides(words)
+        count = math.prod(map(_count, parsed))
+        if not 0 < count <= most:
+            fix = f"at most {most}, at least one; sweep over less, or raise sweep.max_jobs="
+            raise ConfigError("sweep", f"has {count} combinations", fix)
         (combinations,) = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
         what = str(error).splitlines()[0]
         raise ConfigError("sweep", what, "sweep with a,b,c or range(start,stop,step) or glob(*)") from error
-    if not 0 < len(combinations) <= MOST:
-        raise ConfigError("sweep", f"has {len(combinations)} combinations", f"at most {MOST}, at least one")
     return [list(c) for c in combinations]
 
 
-def _new_folder() -> Path:
-    PLACE.mkdir(parents=True, exist_ok=True)
-    number = sum(1 for _ in PLACE.iterdir())
-    while True:
-        number += 1
-        with contextlib.suppress(FileExistsError):
-            (PLACE / f"{number:03d}").mkdir()
-            return PLACE / f"{number:03d}"
+def _count(override: Override) -> int:
+    """How many values an override has."""
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return len(value.list)
+    if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None and value.step:
+        return max(0, math.ceil((value.stop - value.start) / value.step))
+    return 1
 
 
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+# ---- afterwards
 
 
-# ---- during
-
-
-def _launch(line: CommandLine, place: Path) -> None:
-    """Hydra's multirun, which calls ``cell`` for each combination through its launcher."""
-    own = [
-        "hydra/job_logging=disabled",
-        "hydra/hydra_logging=disabled",
-        "hydra.output_subdir=null",
-        f"hydra.sweep.dir={quoted(str(place.absolute()))}",
-        "hydra.sweep.subdir=.",
-        "hydra.mode=MULTIRUN",
-    ]
-    words = [*line.texts(), *own]
-    with hydra_over(line.dirs) as hydra:
-        raw = hydra.compose_config(
-            "train", words, RunMode.MULTIRUN, from_shell=False, validate_sweep_overrides=False
-        )
-        env_set = any(g.key.startswith("hydra.job.env_set") for g in line.given)
-        if line.dirs and (wrong := foreign_hydra(raw, env_set=env_set, own=tuple(own))):
-            raise ConfigError(wrong)
-        hydra.multirun("train", cell, words)
-
-
-def cell(_: DictConfig) -> int:
-    """Run one combination in a process of its own and note how it ended. Called by Hydra's launchers."""
-    job, place = HydraConfig.get(), Path(HydraConfig.get().sweep.dir)
-    told = json.loads((place / "sweep.json").read_text())
-    number, words = int(job.job.num), OmegaConf.to_container(job.overrides.task, resolve=False)
-    assert isinstance(words, list)  # unresolved: a ${...} in an override is the run's to resolve
-    if os.getpid() != told["pid"] and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C here too; the file tells us
-    if _signals(place):
-        return 0
-    env = dict(os.environ, GANLAB_CONFIGS=os.pathsep.join(told["dirs"]))
-    if (at_once := job.launcher.get("n_jobs") or 1) != 1:
-        cores = os.cpu_count() or 1
-        env.setdefault("OMP_NUM_THREADS", str(max(1, cores // (cores if at_once < 0 else at_once))))
-        if told["gpus"] > 1 and not any(str(w).lstrip("+").startswith("device=") for w in words):
-            env.setdefault("CUDA_VISIBLE_DEVICES", str(number % told["gpus"]))
-    log, began = place / f"{number:03d}.log", time.monotonic()
-    code = jobs.run(
-        [*told["command"], *map(str, words)],
-        log,
-        cwd=told["cwd"],
-        env=env,
-        asked=lambda: _signals(place),
-        heard=lambda line: say(f"[{number}] {line}"),
+def _state(cell: Job, place: Path, books: Ledger) -> str:
+    """``finished``, ``diverged``, ``failed``, ``stopped``, ``pending``, ``elsewhere``, or ``lost``."""
+    if over := ended(cell.folder, cell.steps):
+        return over
+    note, said = books.noted(cell.name), launch.outcome(place, cell.name)
+    if said:
+        return said
+    if books.holder(cell):
+        return "elsewhere"
+    if note.get("id") != books.before.get(cell.name):
+        return str(note.get("state"))
+    if launch.asked(place):
+        return "pending"
+    return (
+        "failed" if note.get("state") == "failed" else "lost" if books.log(cell.name).exists() else "pending"
     )
-    ended = {"code": code, "seconds": round(time.monotonic() - began, 1)}
-    note = place / f"{number:03d}.json"
-    note.with_suffix(".tmp").write_text(json.dumps(ended))
-    note.with_suffix(".tmp").replace(note)
-    say(f"[{number}] {jobs.state(code)} after {ended['seconds']:.0f} s")
-    return code
 
 
-def _pass_on(signum: int, place: Path) -> None:
-    with open(place / "stop", "a") as file:
-        file.write(f"{signum}\n")
+def _left_by_others(cells: Sequence[Job], place: Path, books: Ledger) -> list[Job]:
+    """Wait for cells that others work on: those that nobody has finished, and that are free now."""
+    waiting = list(cells)
+    if waiting:
+        say(f"{len(waiting)} runs are worked on by others; waiting for them")
+    free = list[Job]()
+    while waiting and not launch.asked(place) and not free:
+        time.sleep(WAIT)
+        waiting = [c for c in waiting if not ended(c.folder, c.steps) and books.tries(c.name) < TRIES]
+        for cell in list(waiting):
+            claim = books.claim(cell.name)
+            if claim is not None:
+                claim.release()
+                if not books.holder(cell):
+                    free.append(cell)
+            if books.stall_s and books.still(cell) > books.stall_s:
+                waiting.remove(cell)
+    return free if not launch.asked(place) else []
 
 
-def _signals(place: Path) -> list[int]:
-    try:
-        return [int(word) for word in (place / "stop").read_text().split()]
-    except (OSError, ValueError):
-        return []
-
-
-# ---- after
-
-
-def _row(cell: Cell, place: Path, stopped: bool) -> dict[str, Any]:
-    """What became of a cell: its end as noted, its scores from the run folder, its last error line."""
-    row: dict[str, Any] = {"number": cell.number, "overrides": cell.label, "state": "pending", "code": None}
-    row |= {"scores": "", "run": str(cell.folder), "error": ""}
-    with contextlib.suppress(OSError, ValueError):
-        row["code"] = int(json.loads((place / f"{cell.number:03d}.json").read_text())["code"])
-    row["state"] = jobs.state(row["code"])
-    row["scores"] = jobs.scores(cell.folder)
-    if row["state"] in ("failed", "diverged"):
-        row["error"] = jobs.last_error(place / f"{cell.number:03d}.log")
-    if row["code"] is None and not stopped:
-        row["error"] = "its process was lost"
+def _row(cell: Job, state: str, books: Ledger) -> dict[str, Any]:
+    """What a table says of a cell."""
+    row = {"number": int(cell.name), "overrides": cell.label, **books.row(cell, state)}
+    if state == "lost":
+        row |= {"state": "failed", "error": "its process was lost, with what launched it"}
+    del row["packed"], row["it/s"]
     return row
-
-
-def _write_table(rows: list[dict[str, Any]], place: Path) -> None:
-    """``summary.csv`` beside the logs, and the same on the screen."""
-    jobs.write_csv(place / "summary.csv", rows)
-    heads = ("#", "overrides", "state", "exit", "last scores", "run folder", "error")
-    jobs.print_table(f"sweep {place}", heads, rows)
 
 
 def hydra_itself(rest: Sequence[str], overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:

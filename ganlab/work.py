@@ -2,11 +2,13 @@
 
 A slot is a thread with one process at a time. It takes a cell and runs it in a process of its own, or, with
 ``per_gpu`` above 1, in a pack: one process with several cells at once (``pack.py``), which asks for the next
-whenever it has a place. A cell that failed is tried again, alone.
+whenever it has a place. A cell that failed is tried again, alone. Who works on a cell holds its claim
+(``ledger.py``), so several sweeps of one folder share the work.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -17,23 +19,34 @@ from typing import Any
 
 from ganlab import jobs
 from ganlab.disk import write_json
-from ganlab.errors import EnvError
-from ganlab.jobs import say
-from ganlab.lock import owner_of
-from ganlab.planned import Agreement, Job, Places, Plan, ended, visible
+from ganlab.errors import EnvError, GanlabError
+from ganlab.jobs import Ended, say
+from ganlab.ledger import AFTER_IN_USE, TRIES, Ledger
+from ganlab.lock import Lock
+from ganlab.planned import DEFAULT, Agreement, Job, Places, Plan, Rules, ended, visible
 
 WAIT = 2.0  # seconds between looks at a cell that another process works on
 
 
 class Work:
-    """The cells' states, shared by the threads that serve them. ``visible``: names of the GPUs in use."""
+    """The cells' states, shared by the threads that serve them. Raises EnvError if they can't be noted."""
 
-    def __init__(self, planned: Plan, places: Places, config_dirs: Sequence[str]) -> None:
-        self.plan, self.places = planned, places
+    def __init__(
+        self, planned: Plan, places: Places, config_dirs: Sequence[str], rules: Rules = DEFAULT
+    ) -> None:
+        self.plan, self.places, self.rules = planned, places, rules
         self.signals: list[int] = []
         self.lock = threading.Lock()
+        self.books = Ledger(planned.out / ".sweep", rules.stall_s)
+        self.books.begin(planned.jobs)
         self.states = {j.name: ended(j.folder, j.steps) or "pending" for j in planned.jobs}
         self.tries = dict.fromkeys(self.states, 0)
+        self.claims: dict[str, Lock] = {}
+        self.in_use: dict[str, float] = {}  # when a cell's folder was last found in use
+        if not rules.retry:
+            for name in (n for n, state in self.states.items() if state == "pending"):
+                if self.books.noted(name).get("state") == "failed":
+                    self.states[name], self.tries[name] = "failed", TRIES
         self.began = time.monotonic()
         self.waiting = sum(state == "pending" for state in self.states.values())
         self.env = dict(os.environ)
@@ -47,20 +60,23 @@ class Work:
     # ---- who takes which
 
     def serve(self, slot: int) -> None:
-        """Take cells and run them until none is left."""
-        while not self.signals:
-            job, busy = self.take()
-            if job is not None and self._packs(job):
-                self.run_pack(job, slot)
-            elif job is not None:
-                self.run(job, slot)
-            elif not busy:
-                return
-            else:
-                time.sleep(WAIT)
+        """Take cells and run them until none is left. If the disk can't be written, it says so."""
+        try:
+            while not self.signals:
+                job, busy = self.take()
+                if job is not None and self._packs(job):
+                    self.run_pack(job, slot)
+                elif job is not None:
+                    self.run(job, slot)
+                elif not busy:
+                    return
+                else:
+                    time.sleep(WAIT)
+        except GanlabError as error:
+            say(f"ganlab: error: {error.mistakes[0]}")
 
     def take(self, like: Job | None = None) -> tuple[Job | None, bool]:
-        """The next cell to run, marked as running; and whether others work on what is left.
+        """The next cell to run, claimed; and whether others work on what is left.
 
         ``like``: only one that may share a process with this cell, those with its data first.
         """
@@ -68,16 +84,34 @@ class Work:
             busy = False
             for wanted in ("pending", "failed"):  # a second try comes last
                 for job in self._order(like):
-                    if self.states[job.name] == "elsewhere" and (over := ended(job.folder, job.steps)):
-                        self.states[job.name] = over
-                    if self.states[job.name] not in (wanted, "elsewhere") or self.tries[job.name] > 1:
+                    if self.states[job.name] not in (wanted, "elsewhere") or self.tries[job.name] >= TRIES:
                         continue
-                    if owner_of(job.folder / ".lock"):
-                        self.states[job.name], busy = "elsewhere", True
-                    else:
-                        self.states[job.name] = "running"
+                    if self._claimed(job):
                         return job, busy
+                    if self.states[job.name] == "elsewhere":
+                        busy = busy or not self._given_up(job)
             return None, busy
+
+    def _claimed(self, job: Job) -> bool:
+        """Claim a cell that is to be run, and note what it is otherwise."""
+        claim = self.books.claim(job.name)
+        over = ended(job.folder, job.steps)
+        self.tries[job.name] = max(self.tries[job.name], 0 if over else self.books.tries(job.name))
+        lately = time.monotonic() - self.in_use.get(job.name, -AFTER_IN_USE) < AFTER_IN_USE
+        if over or self.tries[job.name] >= TRIES:
+            self.states[job.name] = over or "failed"  # by another sweep
+        elif claim is None or lately or self.books.holder(job):
+            self.states[job.name] = "elsewhere"
+        else:
+            self.states[job.name], self.claims[job.name] = "running", claim
+            return True
+        if claim is not None:
+            claim.release()
+        return False
+
+    def _given_up(self, job: Job) -> bool:
+        """Whether a cell of others has shown no progress for so long that it is no longer waited for."""
+        return bool(self.rules.stall_s) and self.books.still(job) > self.rules.stall_s
 
     def _order(self, like: Job | None) -> list[Job]:
         if like is None:
@@ -114,24 +148,29 @@ class Work:
     # ---- running
 
     def run(self, job: Job, slot: int) -> None:
-        """One cell, once, in a process of its own."""
-        began = time.monotonic()
+        """One cell, once, in a process of its own, which holds the claim too: it may outlive the sweep."""
         say(f"[{self.number(job)}] {job.name}: {job.steps:,} updates")
-        command = [*jobs.COMMAND, *job.overrides]
+        self.books.started(job.name)
         try:
-            code = jobs.run(
-                command, self.log(job), cwd=Path.cwd(), env=self._env(job, slot), asked=lambda: self.signals
+            end = jobs.run(
+                [*jobs.COMMAND, *job.overrides],
+                self.log(job),
+                cwd=Path.cwd(),
+                env=self._env(job, slot),
+                asked=lambda: self.signals,
+                vitals=self.books.vitals(job.name),
+                keep=[self.claims[job.name].fileno()],
             )
         except OSError as error:
-            say(f"[{self.number(job)}] {job.name}: can't be started ({error.strerror})")
-            code = EnvError.code
-        self.over(job, code, time.monotonic() - began)
+            end = Ended(EnvError.code, 0.0, f"can't be started ({error.strerror})")
+        self.over(job, end)
 
     def run_pack(self, first: Job, slot: int) -> None:
         """One process for ``first`` and all cells after it that fit: it asks for them as it has places."""
         began: dict[str, float] = {}
         by_name = {job.name: job for job in self.plan.jobs}
         waiting: list[Job] = [first]
+        logs: dict[str, int] = {}  # bytes of a cell's log before this try
 
         def answer(event: Mapping[str, Any]) -> str | None:
             kind, job = event.get("event"), by_name.get(str(event.get("cell")))
@@ -141,36 +180,42 @@ class Work:
                     return "null"
                 began[found.name] = time.monotonic()
                 say(f"[{self.number(found)}] {found.name}: {found.steps:,} updates, in pack {slot}")
+                self.books.started(found.name)
+                logs[found.name] = _size(self.log(found))
                 order = {"cell": found.name, "words": found.overrides, "log": str(self.log(found))}
                 return json.dumps({**order, "device": found.tree.get("device")})
             if kind == "ended" and job is not None and job.name in began:
-                self.over(job, int(event["code"]), time.monotonic() - began.pop(job.name))
+                code = int(event["code"])
+                why = jobs.reason(code, self.log(job), logs[job.name])
+                self.over(job, Ended(code, time.monotonic() - began.pop(job.name), why), packed=True)
             elif kind == "say":
                 say(f"[pack {slot}] {event.get('text')}")
             elif kind == "packing":
                 self._record(event)
             return None
 
-        log = self.plan.out / ".sweep" / f"pack-{slot}.log"
-        command = [*jobs.PACK, str(self.places.lanes)]
+        log = self.books.log(f"pack-{slot}")
         try:
-            code = jobs.converse(
-                command,
+            end = jobs.converse(
+                [*jobs.PACK, str(self.places.lanes)],
                 log,
                 cwd=Path.cwd(),
                 env=self._env(first, slot, pack=True),
                 asked=lambda: self.signals,
                 answer=answer,
+                vitals=self.books.vitals(f"pack-{os.getpid()}-{slot}"),
             )
         except OSError as error:
-            say(f"pack {slot}: can't be started ({error.strerror})")
-            code = EnvError.code
+            end = Ended(EnvError.code, 0.0, f"can't be started ({error.strerror})")
         lost = [*began, *(job.name for job in waiting)]
-        if lost and jobs.state(code) != "stopped":
-            say(f"pack {slot} was lost (exit code {code}); its cells are tried again, each alone; see {log}")
-            code = code or EnvError.code
+        stopped = jobs.state(end.code) == "stopped" and bool(self.signals)
+        if lost and not stopped:
+            what = f"pack {slot} was lost (exit code {end.code})"
+            say(f"{what}; its cells are tried again, each alone; see {log}")
+        why = "" if stopped else f"its pack {end.error or 'ended without it'}"
         for name in lost:
-            self.over(by_name[name], code, time.monotonic() - began.get(name, time.monotonic()))
+            seconds = time.monotonic() - began.get(name, time.monotonic())
+            self.over(by_name[name], Ended(end.code or EnvError.code, seconds, why), packed=True)
 
     def _another(self, first: Job, held: int) -> Job | None:
         """The next cell for a pack that holds ``held``, which leaves the other slots their share."""
@@ -186,17 +231,24 @@ class Work:
             packs = [*(before if isinstance(before, list) else []), told]
             write_json(path, {"format": 1, "packs": packs})
 
-    def over(self, job: Job, code: int, seconds: float) -> None:
-        """A cell's try has ended: its state is what the exit code says."""
+    def over(self, job: Job, end: Ended, packed: bool = False) -> None:
+        """A cell's try has ended. One in a pack may have failed by its neighbours, and is tried again."""
+        state = self.books.ended(job, end, bool(self.signals))
         with self.lock:
-            self.states[job.name] = state = jobs.state(code)
-            self.tries[job.name] += state == "failed"
-        again = state == "failed" and self.tries[job.name] < 2 and not self.signals
+            self.states[job.name] = state
+            if state == "failed":
+                final = end.code in jobs.FINAL and not packed
+                self.tries[job.name] = TRIES if final else self.tries[job.name] + 1
+            if state == "elsewhere":
+                self.in_use[job.name] = time.monotonic()
+            self.claims.pop(job.name).release()
+        again = state == "failed" and self.tries[job.name] < TRIES and not self.signals
         about = jobs.scores(job.folder) if state == "finished" else ""
-        about = jobs.last_error(self.log(job)) if state in ("failed", "diverged") else about
+        about = self.books.noted(job.name).get("error", "") if state in ("failed", "diverged") else about
         more = "; once more later" if again else self._left()
-        say(f"[{self.number(job)}] {job.name}: {state} after {seconds:.0f} s {about}{more}")
-        self.table()
+        say(f"[{self.number(job)}] {job.name}: {state} after {end.seconds:.0f} s {about}{more}")
+        with contextlib.suppress(EnvError):  # a full disk: the notes say it all
+            self.table()
 
     def _left(self) -> str:
         """How many cells are to go, and how long at the pace so far."""
@@ -224,28 +276,17 @@ class Work:
 
     def log(self, job: Job) -> Path:
         """What a cell's run said."""
-        return self.plan.out / ".sweep" / f"{job.name}.log"
+        return self.books.log(job.name)
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each cell, written to ``cells.csv``."""
+        """A row for each cell, written to ``cells.csv``. Raises EnvError."""
         with self.lock:
-            rows = [self._row(job) for job in self.plan.jobs]
+            rows = [{"cell": j.name, **self.books.row(j, self.states[j.name])} for j in self.plan.jobs]
             jobs.write_csv(self.plan.out / "cells.csv", rows)
         return rows
 
-    def _row(self, job: Job) -> dict[str, Any]:
-        result = jobs.peek(job.folder / "result.json")
-        state, error = self.states[job.name], ""
-        if state in ("failed", "diverged"):
-            error = jobs.last_error(self.log(job)) or str(result.get("error") or "")
-        return {
-            "cell": job.name,
-            "state": state,
-            "step": result.get("step", 0),
-            "of": job.steps,
-            "it/s": result.get("it_per_s", ""),
-            "packed": jobs.packed(result),
-            "last scores": jobs.scores(job.folder),
-            "run folder": str(job.folder),
-            "error": error,
-        }
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0

@@ -397,7 +397,9 @@ if code:
     print("ganlab: error: device: is not there; use another", file=sys.stderr)
 if seed == 9:
     os.kill(os.getpid(), signal.SIGKILL)
-(run / "result.json").write_text(json.dumps({"scores": {"last": {"values": {"fid_cifar": 12.5 + seed}}}}))
+state = {0: "finished", 6: "diverged"}.get(code, "failed")
+scores = {"last": {"values": {"fid_cifar": 12.5 + seed}}}
+(run / "result.json").write_text(json.dumps({"status": state, "step": 10**9, "scores": scores}))
 sys.exit(code)
 """
 RUN_DIR = "run_dir=outputs/x/${setting}-s${seed}"
@@ -431,7 +433,7 @@ def test_a_sweep_runs_each_combination_in_its_own_process(say: Any, tmp_path: Pa
         "setting=B seed=1",
     ]
     assert {r["state"] for r in rows(tmp_path)} == {"finished"}
-    assert rows(tmp_path)[1]["scores"] == "fid_cifar 13.5"
+    assert rows(tmp_path)[1]["last scores"] == "fid_cifar 13.5"
     assert len({p.read_text() for p in tmp_path.glob("outputs/x/*/pid")}) == 4
     for word in ("setting=B", "finished", "outputs/x/B-s1", "13.5"):
         assert word in out
@@ -449,7 +451,7 @@ def test_a_sweep_runs_each_combination_in_its_own_process(say: Any, tmp_path: Pa
 def test_failures_stay_alone_and_are_listed_and_divergence_is_a_result(say: Any, tmp_path: Path) -> None:
     code, _, err = say("train", "-m", "setting=A", "seed=5,0,6,9,1", RUN_DIR)
     assert code == SweepFailed.code
-    assert [(r["state"], r["code"]) for r in rows(tmp_path)] == [
+    assert [(r["state"], r["exit"]) for r in rows(tmp_path)] == [
         ("failed", "5"),
         ("finished", "0"),
         ("diverged", "6"),
@@ -506,7 +508,7 @@ def test_a_users_folder_goes_along_behind_a_launcher(say: Any, tmp_path: Path) -
         str(tmp_path / "own"),
         "setting=glob(Z*)",
         "seed=0,1",
-        "run_dir=outputs/y/${seed}",
+        "run_dir=outputs/x/Z1-s${seed}",
     ]
     code, _, err = say("train", "-m", *words, "hydra/launcher=local2")
     assert code == 0, err

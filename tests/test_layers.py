@@ -12,7 +12,7 @@ FLOORS = [
     floor.split()
     for floor in (
         # words, rules, players, plan, engine (in this order), doors (in this order)
-        "__init__ errors paths types rng spelling schema disk lock download",
+        "__init__ errors paths types rng spelling schema disk heartbeat lock download",
         "layers spectra spectral operator_norm losses penalties constraints weight_norms feature_norms "
         "priors metrics",
         "nets data extractors",
@@ -21,8 +21,8 @@ FLOORS = [
         "feature_pass by_class scores evaluate samples facts record setup feed engine run_record observer "
         "shared run loop lanes",
         "targets tree building config_files overrides composition config tools datasets trial report "
-        "analysis recipes explain stores doctor words failing jobs sweep grid planned work runner cost "
-        "status bench help commands cli pack __main__",
+        "analysis recipes explain stores doctor words failing watch jobs grid planned ledger launch sweep "
+        "work runner cost status bench help commands cli pack __main__",
     )
 ]
 ORDERED = (0, 4, 5)  # floors whose files may use the ones before them in the list

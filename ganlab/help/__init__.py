@@ -10,7 +10,7 @@ from ganlab import __version__
 from ganlab.config_files import GRIDS, NAMED, groups, options_of, read, user_dirs
 from ganlab.help.looking import analyze, bench, data, doctor, explain, report, sample
 from ganlab.help.page import arguments, head, marked, plain, shown, table, title, wrap
-from ganlab.help.words import CHECKPOINT, COMMANDS, EXIT_CODES, OPTIONS, SAMPLE, STATUS, SWEEP
+from ganlab.help.words import CHECKPOINT, COMMANDS, EXIT_CODES, OPTIONS, RULES, SAMPLE, STATUS, SWEEP
 from ganlab.paths import config_dir
 
 
@@ -82,7 +82,15 @@ def train(dirs: Sequence[Path] = ()) -> str:
             "options",
             *table(OPTIONS.items()),
             *table(
-                [(f"hydra/launcher={launchers}", "with -m: one cell after the other, or several at once")]
+                [
+                    (f"hydra/launcher={launchers}", "with -m: one cell after the other, or several at once"),
+                    (
+                        "hydra/launcher=submitit_slurm|submitit_local",
+                        "with -m: on SLURM, or as if; pip install 'ganlab[slurm]'",
+                    ),
+                    ("hydra/launcher=ray", "with -m: on Ray; pip install 'ganlab[ray]'"),
+                    *((f"{k}={plain(default)}", f"with -m: {text}") for k, (default, text) in RULES.items()),
+                ]
             ),
             "",
             "examples",
@@ -109,8 +117,10 @@ def sweep(config_dirs: Sequence[str] = ()) -> str:
                 "the GPU, and each is what it is alone. jobs x per_gpu cells go on at once. On a CPU "
                 "processes with a thread each are faster than packing: jobs=CORES. The same command again "
                 "skips what is finished, continues what is not, and runs what failed; within one sweep a "
-                "failed cell is tried twice. Several sweeps of one folder share the work. cells.csv in the "
-                "folder holds the table; 'ganlab status' shows it live, 'ganlab report' draws it."
+                "failed cell is tried twice, unless its config, data or checkpoint is at fault (exit codes 2 "
+                "to 4). Several sweeps of one folder share the work: a SLURM array of this command, too. "
+                "cells.csv in the folder holds the table, .sweep/CELL.log what a cell said; 'ganlab status' "
+                "shows it live, 'ganlab report' draws it."
             ),
             "",
             "grids",
@@ -198,6 +208,7 @@ def evaluate() -> str:
 
 __all__ = [
     "COMMANDS",
+    "RULES",
     "SAMPLE",
     "STATUS",
     "SWEEP",

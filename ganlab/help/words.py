@@ -42,6 +42,16 @@ SAMPLE = {
     "singles": (True, "each image as a PNG of its own too"),
 }
 STATUS = {"watch": (False, "again every 5 seconds, until all are over")}
+_RULES: dict[str, tuple[object, str]] = {
+    "max_jobs": (1000, "more cells than this are refused, with their number"),
+    "retry": ("failed", "what failed in an earlier sweep is run again; never: it is only listed"),
+    "stall_minutes": (
+        "60",
+        "a cell that shows no progress for so long is ended, and tried again; a slow one shows some "
+        "with each update and each batch that is scored; 0: never",
+    ),
+}
+RULES = {f"sweep.{key}": told for key, told in _RULES.items()}
 SWEEP = {
     "grid": (None, "which; a file of configs/grid"),
     "scale": (None, "UPDATES or UPDATES,WIDTH: fractions, as scale=0.01,0.125"),
@@ -53,4 +63,5 @@ SWEEP = {
     "gpus": (None, "which GPUs the processes are spread over, as gpus=[0,1]; default all, if jobs is over 1"),
     "dry_run": (False, "print the cells and what they would cost by a measured rate; run nothing"),
     "out": (None, "folder; default outputs/GRID[-SCALE][-HASH of other overrides]"),
+    **_RULES,
 }
