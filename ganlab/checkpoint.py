@@ -1,20 +1,16 @@
 """Checkpoints that are whole or absent: one folder per step, committed by a rename, verified before use.
 
-``step-000012000/`` holds ``state.safetensors`` (all tensors), ``state.json`` (numbers and text) and
-``MANIFEST.json`` (size and sha256 of both, sealed by a hash of its own, written last). No pickle.
-Neither torch.load nor safetensors notices a flipped bit: the manifest does.
+What lies in such a folder, and how it is verified, stands in ``manifest.py``.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import stat
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,32 +18,21 @@ from typing import Any
 
 from torch import Tensor
 
-from ganlab import __version__
-from ganlab.disk import NO_FOLLOW, disk_error, patiently, sync_folder, write_new
+from ganlab import manifest
+from ganlab.disk import disk_error, patiently, sync_folder, write_new
 from ganlab.errors import CheckpointError, EnvError
-from ganlab.state_tree import digest, flatten, non_finite, on_cpu, pack, require_fit, unflatten, unpack
+from ganlab.manifest import MANIFEST, STATE, TENSORS, DamagedError, OtherRunError
+from ganlab.state_tree import digest, flatten, non_finite, on_cpu, pack, require_fit, unflatten
 
-FORMAT = 1
-NEEDS = "0.1"  # the oldest ganlab that reads FORMAT; an older one names it to its user
-TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "MANIFEST.json"
-MAX_MANIFEST = 1 << 20  # bytes
 STEP_FOLDER = re.compile(r"step-(\d{9,18})")
 QUARANTINED = re.compile(r"step-\d{9,18}\.corrupt(-\d+)?")
+ASIDE = re.compile(r"step-\d{9,18}\.aside(-\d+)?")
 LEFTOVER = re.compile(r"\.(tmp|trash)-\d+-[0-9a-f]{32}")
-OLDER = "resume from another step, or use another run_dir="
 
 Loaded = tuple[int, dict[str, Tensor], dict[str, Any]]
 log = logging.getLogger("ganlab")
 
 __all__ = ["Checkpoints", "digest", "flatten", "require_fit", "unflatten"]
-
-
-class DamagedError(CheckpointError):
-    """This checkpoint can't be used, an older one may be: quarantined when that is so."""
-
-
-class OtherRunError(CheckpointError):
-    """A sound checkpoint that another run wrote: skipped, never renamed or deleted."""
 
 
 class Checkpoints:
@@ -67,18 +52,18 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the folders that have a manifest, ascending. Their content is not verified."""
-        return [s for s in self._found() if (self.path(s) / MANIFEST).is_file()]
+        return [s for s in self.found() if (self.path(s) / MANIFEST).is_file()]
 
     def latest(self) -> int | None:
         """The highest step with a sound manifest of this run. Files are not hashed: ``load`` does that."""
-        return next((s for s in reversed(self._found()) if self._is_ours(s)), None)
+        return next((s for s in reversed(self.found()) if self._is_ours(s)), None)
 
     def has_any(self) -> bool:
         """Whether anything was ever saved, damaged and quarantined ones included.
 
         A run folder for which this is true must not start from scratch silently: call ``load``.
         """
-        return bool(self._found()) or any(QUARANTINED.fullmatch(name) for name in self._names())
+        return bool(self.found()) or any(QUARANTINED.fullmatch(name) for name in self._names())
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Any) -> Path:
         """Commit a checkpoint durably, return its folder; call ``prune`` afterwards.
@@ -98,11 +83,10 @@ class Checkpoints:
             return target
 
         meta = json.dumps(pack(state), allow_nan=False, indent=1).encode()
-        files = {TENSORS: _packed(held), STATE: meta}
-        manifest = {"format": FORMAT, "needs": NEEDS, "ganlab": __version__, "run_id": self.run_id}
-        manifest |= {"step": step, "config_hash": self.config_hash, "tensors": len(held)}
-        manifest["files"] = {k: {"size": len(v), "sha256": _sha256(v)} for k, v in files.items()}
-        files[MANIFEST] = _sealed(manifest)  # written last
+        files = {TENSORS: manifest.packed(held), STATE: meta}
+        files[MANIFEST] = manifest.build(
+            step, self.run_id, self.config_hash, len(held), files
+        )  # written last
         try:
             patiently(lambda: self._commit(step, files))
         except OSError as error:
@@ -147,19 +131,20 @@ class Checkpoints:
         """Bytes of a checkpoint that is there."""
         return sum(entry.stat().st_size for entry in os.scandir(self.path(step)))
 
-    def load(self, step: int | None = None, *, quarantine: bool = True) -> Loaded:
+    def load(self, step: int | None = None, *, quarantine: bool = True, finite: bool = True) -> Loaded:
         """``(step, tensors on the CPU, state)`` of a verified checkpoint.
 
         None: the newest that verifies; damaged newer ones are renamed ``step-N.corrupt`` with a warning
         (``quarantine=False``: only warned of, for readers without the lock). A given step never falls back.
         Raises CheckpointError with each step's reason if there is none, or if a newer ganlab wrote it.
+        ``finite=False``: a given step's NaNs are let through.
         """
         if step is not None:
-            return step, *self._parse(step)
+            return self._load(step, finite)
         failures: list[tuple[int, CheckpointError]] = []
-        for found in reversed(self._found()):
+        for found in reversed(self.found()):
             try:
-                tensors, state = self._parse(found)
+                loaded = self._load(found)
             except (DamagedError, OtherRunError) as error:
                 failures.append((found, error))
                 continue
@@ -168,14 +153,21 @@ class Checkpoints:
                     self._quarantine(bad, why)
                 else:
                     log.warning("%s; skipped", why.mistakes[0]._replace(fix=""))
-            return found, tensors, state
+            return loaded
         if not failures:
             raise CheckpointError(str(self.folder), "holds no checkpoint", "train first, or name another run")
         raise CheckpointError([m for _, error in failures for m in error.mistakes])
 
     def verify(self, step: int) -> None:
         """Raises CheckpointError unless ``load(step)`` would succeed."""
-        self._parse(step)
+        self._load(step)
+
+    def set_aside(self, beyond: int) -> list[str]:
+        """Rename the checkpoints of later steps to ``step-N.aside``, newest first; return the new names.
+
+        For a run that goes on from an older one: nothing falls forward to them, and nothing deletes them.
+        """
+        return [self._rename(step, "aside") for step in reversed(self.found()) if step > beyond]
 
     def prune(self, keep_also: Iterable[int] = ()) -> None:
         """Delete all but the last ``keep`` checkpoints and ``keep_also`` (the best one).
@@ -214,7 +206,7 @@ class Checkpoints:
         except OSError as error:
             raise EnvError(str(self.folder), f"can't read ({error.strerror})") from error
 
-    def _found(self) -> list[int]:
+    def found(self) -> list[int]:
         """Steps of all real folders with a step's exact name, ascending, manifest or not."""
         steps = {int(m[1]) for name in self._names() if (m := STEP_FOLDER.fullmatch(name))}
         return [s for s in sorted(steps) if self.path(s).is_dir() and not self.path(s).is_symlink()]
@@ -226,108 +218,37 @@ class Checkpoints:
             return False
         return True
 
-    def _manifest(self, step: int) -> dict[str, Any]:
-        path = self.path(step) / MANIFEST
-        if self.path(step).is_symlink() or not self.path(step).is_dir():
+    def _there(self, step: int) -> Path:
+        path = self.path(step)
+        if path.is_symlink() or not path.is_dir():
             there = ", ".join(map(str, self.steps())) or "none"
-            raise DamagedError(str(self.path(step)), "no such checkpoint", f"there are: {there}")
-        raw = _read(path, MAX_MANIFEST)
-        try:
-            manifest = json.loads(raw)
-            sound = raw == _sealed({k: v for k, v in manifest.items() if k != "seal"})
-        except (ValueError, RecursionError, AttributeError, TypeError):
-            sound = False
-        if not sound:
-            raise DamagedError(str(path), "damaged (its seal does not fit)", OLDER)
-        if manifest.get("format") != FORMAT:  # a new format still seals its manifest in this way
-            raise CheckpointError(str(path.parent), f"needs ganlab >= {manifest.get('needs')}", "upgrade it")
-        if manifest.get("run_id") != self.run_id:
-            raise OtherRunError(str(path.parent), "belongs to another run", "restore the run's own run.json")
-        if manifest.get("step") != step:
-            raise DamagedError(str(path.parent), f"its manifest is of step {manifest.get('step')}", OLDER)
-        return dict(manifest)
+            raise DamagedError(str(path), "no such checkpoint", f"there are: {there}")
+        return path
 
-    def _files(self, step: int) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """The manifest and the bytes of both files, whose sizes and hashes fit it."""
-        manifest, files = self._manifest(step), {}
-        for name in (TENSORS, STATE):  # never a name out of the manifest
-            path = self.path(step) / name
-            try:
-                size, wanted = int(manifest["files"][name]["size"]), manifest["files"][name]["sha256"]
-            except (KeyError, TypeError, ValueError):
-                raise DamagedError(str(path.parent / MANIFEST), f"does not list {name}", OLDER) from None
-            data = _read(path, size)
-            if len(data) != size:
-                raise DamagedError(str(path), f"truncated: {len(data)} of {size} bytes", OLDER)
-            if _sha256(data) != wanted:
-                raise DamagedError(str(path), "damaged (its sha256 does not fit the manifest's)", OLDER)
-            files[name] = data
-        return manifest, files
+    def _manifest(self, step: int) -> dict[str, Any]:
+        return manifest.read_manifest(self._there(step), self.run_id, step)
 
-    def _parse(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        import safetensors.torch
+    def _files(self, step: int) -> None:
+        """Raises CheckpointError unless sizes and hashes of the step's files fit its manifest."""
+        manifest.read_files(self.path(step), self._manifest(step))
 
-        where = str(self.path(step))
-        manifest, files = self._files(step)
-        try:
-            tensors = safetensors.torch.load(files.pop(TENSORS))
-            state = unpack(json.loads(files[STATE]))
-        except Exception as error:  # signed, yet not what ganlab writes: crafted, never by chance
-            raise DamagedError(where, f"can't be parsed ({type(error).__name__})", OLDER) from error
-        if len(tensors) != manifest.get("tensors"):
-            raise DamagedError(where, f"{len(tensors)} tensors, not {manifest.get('tensors')}", OLDER)
-        if bad := non_finite(tensors):
-            raise DamagedError(where, f"tensor {bad} is not finite", OLDER)
-        return tensors, state
+    def _load(self, step: int, finite: bool = True) -> Loaded:
+        return manifest.read_checkpoint(self._there(step), self.run_id, step, finite)
 
     def _quarantine(self, step: int, why: CheckpointError) -> None:
+        name = self._rename(step, "corrupt")
+        log.warning("%s; set aside as %s", why.mistakes[0]._replace(fix=""), name)
+
+    def _rename(self, step: int, to: str) -> str:
+        """Out of the row of steps, durably; the new name."""
         source, count = self.path(step), 1
-        target = source.with_name(f"{source.name}.corrupt")
+        target = source.with_name(f"{source.name}.{to}")
         while os.path.lexists(target):
             count += 1
-            target = source.with_name(f"{source.name}.corrupt-{count}")
-        log.warning("%s; set aside as %s", why.mistakes[0]._replace(fix=""), target.name)
+            target = source.with_name(f"{source.name}.{to}-{count}")
         try:
             os.rename(source, target)
             sync_folder(self.folder)
         except OSError as error:
             raise disk_error(error, source) from error
-
-
-def _packed(tensors: dict[str, Tensor]) -> bytes:
-    """The tensors in safetensors' format. Raises MemoryError."""
-    import safetensors.torch
-
-    try:
-        return safetensors.torch.save(tensors)
-    except BaseException as error:
-        if type(error).__name__ == "PanicException":  # its Rust part had no memory for the result
-            raise MemoryError(str(error)) from None
-        raise
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _sealed(manifest: dict[str, Any]) -> bytes:
-    """The manifest's only valid spelling, its own hash under ``seal``."""
-    seal = _sha256(json.dumps(manifest, sort_keys=True).encode())
-    return json.dumps({**manifest, "seal": seal}, sort_keys=True, indent=1).encode() + b"\n"
-
-
-def _read(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most ``limit`` bytes, else DamagedError; EnvError if unreadable."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | NO_FOLLOW)  # neither a link nor a pipe that blocks
-        with open(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise DamagedError(str(path), "is not a regular file", OLDER)
-            if status.st_size > limit:  # before anything is read
-                raise DamagedError(str(path), f"{status.st_size} bytes, not {limit}", OLDER)
-            return file.read()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise DamagedError(str(path), "is missing", OLDER) from error
-        raise EnvError(str(path), f"can't read ({error.strerror})", "check disk and permissions") from error
+        return target.name

@@ -111,6 +111,20 @@ def status(rest: list[str]) -> int:
     return tell_status(words.names, own["watch"])
 
 
+def check(rest: list[str]) -> int:
+    """``ganlab check``."""
+    words = parse(rest, more=("--json",))
+    if words.on("--help"):
+        return say(help.check())
+    if words.overrides:
+        raise ConfigError(words.overrides[0], "is no option of check", "it has only --json")
+    if not words.names:
+        raise ConfigError("check", "wants run folders", "name some, or a folder that holds some")
+    from ganlab.check import check as verify
+
+    return verify(words.names, as_json=words.on("--json"))
+
+
 def evaluate(rest: list[str]) -> int:
     """``ganlab evaluate``."""
     words = parse(rest, values={"-cd": "--config-dir"})
@@ -256,6 +270,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "sweep": sweep,
     "status": status,
+    "check": check,
     "evaluate": evaluate,
     "sample": sample,
     "report": report,

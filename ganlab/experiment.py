@@ -101,6 +101,10 @@ class Experiment:
         sample_every: steps between sample grids; 0: only at the end.
         spectral_every: steps between records of the spectral norms of D's weights (exact SVD); 0: none.
         keep_checkpoints: how many of the newest checkpoints stay, besides the best one.
+        keep_every: checkpoints at multiples of this step stay for good; 0: none.
+        resume: ``auto``: go on from the newest checkpoint that verifies; a step, or a step's folder: from
+            that one or not at all, later ones are set aside; ``never``: set the old run aside, begin anew.
+        resume_allow: keys that may differ from the run's, as [optimizer.lr]: the rest is another run.
         run_dir: the run folder; null: derived from the config, under ``outputs/``.
         data_memory_gb: a packed dataset up to this size lies on the device; a larger one is memory-mapped.
         threads: CPU threads of torch; null: torch's choice, all cores (a resumed run takes the recorded
@@ -146,6 +150,9 @@ class Experiment:
         sample_every: Steps = 0,
         spectral_every: Steps = 0,
         keep_checkpoints: Annotated[int, Range(ge=2)] = 2,
+        keep_every: Steps = 0,
+        resume: Annotated[int, Range(ge=0)] | str = "auto",
+        resume_allow: list[str] | None = None,
         run_dir: str | None = None,
         data_memory_gb: NonNegative = 4.0,
         threads: Count | None = None,
@@ -163,7 +170,8 @@ class Experiment:
         self.device, self.precision, self.deterministic = device, precision, deterministic
         self.eval_every, self.eval_start, self.save_every = eval_every, eval_start, save_every
         self.log_every, self.sample_every, self.keep_checkpoints = log_every, sample_every, keep_checkpoints
-        self.spectral_every = spectral_every
+        self.spectral_every, self.keep_every = spectral_every, keep_every
+        self.resume, self.resume_allow = resume, tuple(resume_allow or ())
         self.run_dir, self.data_memory_gb, self.threads = run_dir, data_memory_gb, threads
 
         wrong = []
@@ -183,6 +191,14 @@ class Experiment:
             wrong.append("joint_fakes: fake_labels=data wants the labels of each real batch; set it to false")
         if architecture.conditional and not dataset.labelled:
             wrong.append(f"dataset: {NO_LABELS.format(f'{dataset.name} {dataset.split}')}")
+        if isinstance(resume, str) and not re.search(
+            r"^(auto|never|\d{1,18})$|(^|/)step-\d{9,18}[^/]*/?$", resume
+        ):
+            wrong.append(
+                f"resume: {resume!r} is none of auto, never, a step, a step's folder; use resume=auto"
+            )
+        if keep_every and save_every and keep_every % save_every:
+            wrong.append(f"keep_every: {keep_every} is no multiple of save_every={save_every}; make it one")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             wrong.append(f"device: {device!r} is unknown; use auto, cpu, cuda or cuda:0, cuda:1, ...")
         if lr_decay == "linear" and lr_decay_start >= max(steps, 1):

@@ -30,7 +30,8 @@ PARTS = (
 # Keys that may differ when a run is continued: none of them changes what is trained.
 FREE = frozenset(
     {"run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"}
-    | {"keep_checkpoints", "data_memory_gb", "steps", "spectral_every", "engine"}
+    | {"keep_checkpoints", "keep_every", "data_memory_gb", "steps", "spectral_every", "engine"}
+    | {"resume", "resume_allow"}
 )
 # Keys that do not tell two runs apart: the same run on another device is still the same run.
 UNNAMED = frozenset(
@@ -45,6 +46,9 @@ UNNAMED = frozenset(
         "log_every",
         "save_every",
         "spectral_every",
+        "keep_every",
+        "resume",
+        "resume_allow",
         "data_memory_gb",
     ]
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ganlab import resume
 from ganlab.data.base import ImageSet
 from ganlab.disk import read_json
 from ganlab.errors import ConfigError, DataError, Diverged, Mistake
@@ -52,20 +53,22 @@ def turns(
     Runs of one process that share ``stop`` and ``shared`` may be driven in turns, if they agree in precision,
     determinism, device and threads: those are the process's. Raises as ``train`` does.
     """
+    config = {key: value for key, value in config.items() if key not in resume.ONCE}
     place = Path(e.run_dir) if e.run_dir else run_path(choices, overrides, e.setting, e.seed)
     folder = RunFolder(place)
-    if folder.config.exists():
+    if folder.config.exists() or folder.checkpoints.exists():
         with folder.lock():
             yield from _continued(folder, e, config, choices, stop, shared)
         return
     # A new run: everything that can fail on its config or data fails before its folder exists.
+    resume.require_any(folder, e)
     device, images = prepare(e, shared)
     with folder.lock():
         if folder.config.exists():  # another process was here in the meantime
             yield from _continued(folder, e, config, choices, stop, shared)
             return
         folder.write_config(config)
-        yield from Run(folder, e, choices, stop, device, images, shared).turns()
+        yield from Run(folder, e, choices, stop, device, images, shared, config).turns()
 
 
 def _continued(
@@ -77,23 +80,34 @@ def _continued(
     shared: Shared,
 ) -> Turns:
     """Continue the run in ``folder``, whose lock is held, or tell how it ended."""
-    changed = {d.key: d for d in folder.check_config(config, FREE)}
+    if e.resume == "never":
+        device, images = prepare(e, shared)
+        before = folder.restart()
+        folder.write_config(config)
+        print(f"{folder.path}: begun anew; what was there lies in {before.name}")
+        yield from Run(folder, e, choices, stop, device, images, shared, config).turns()
+        return
+    resume.recover_config(folder)
+    if not folder.config.exists():  # a folder for checkpoints that has none
+        folder.write_config(config)
+    stored = folder.read_config() or {}
+    changed = {d.key: d for d in folder.check_config(config, resume.allowed(e, stored, config))}
     result = read_json(folder.result) or {}
     reached = int(result.get("step", 0))
-    if "steps" in changed:
+    if "steps" in changed and "steps" not in e.resume_allow and e.lr_decay != "none":
+        raise ConfigError("steps", f"made with {changed['steps']}, and lr_decay depends on it", "keep it")
+    if resume.place(e.resume) is None:
         if e.steps < reached:
             raise ConfigError("steps", f"{e.steps} is less than the {reached} already done", "raise it")
-        if e.lr_decay != "none":
-            raise ConfigError("steps", f"made with {changed['steps']}, and lr_decay depends on it", "keep it")
-    if result.get("status") == "diverged":
-        raise Diverged(str(folder.path), f"this run diverged: {result.get('error')}", "use another run_dir=")
-    if result.get("status") == "finished" and reached >= e.steps:
-        print(f"{folder.path}: finished at step {reached}: {told(result)}")
-        return
+        if result.get("status") == "diverged":
+            fix = "use another run_dir=, or resume=never to begin anew"
+            raise Diverged(str(folder.path), f"this run diverged: {result.get('error')}", fix)
+        if result.get("status") == "finished" and reached >= e.steps:
+            print(f"{folder.path}: finished at step {reached}: {told(result)}")
+            return
     device, images = prepare(e, shared)
-    if changed:
-        folder.write_config(config)
-    yield from Run(folder, e, choices, stop, device, images, shared).turns()
+    other = [d for d in changed.values() if d.key.partition(".")[0] not in FREE or d.key in e.resume_allow]
+    yield from Run(folder, e, choices, stop, device, images, shared, config, other).turns()
 
 
 def prepare(e: Experiment, shared: Shared | None = None) -> tuple[torch.device, ImageSet]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-
-# how a step is computed, not what: never taken from a checkpoint. The rate is set anew at each update.
-EXECUTION = ("foreach", "fused", "capturable", "lr")
 
 
 def quick(optimizer: Optimizer, device: torch.device) -> Optimizer:
@@ -50,8 +48,11 @@ class Slots:
         return {"state": state["state"], "param_groups": [_plain(g) for g in groups]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises KeyError or ValueError for another optimiser's state, as torch's does."""
-        built = [{k: g[k] for k in EXECUTION if k in g} for g in self.optimizer.param_groups]
+        """Take slots and step counts; rates and the like stay the config's, which a resume may change.
+
+        Raises KeyError or ValueError for another optimiser's state, as torch's does.
+        """
+        built = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         groups = [saved | kept for saved, kept in zip(state["param_groups"], built, strict=True)]
         self.optimizer.load_state_dict(state | {"param_groups": groups})  # they say where step counts lie
         for group, kept in zip(self.optimizer.param_groups, built, strict=True):
@@ -59,6 +60,17 @@ class Slots:
         for parameter, slots in self.optimizer.state.items():
             for name, value in slots.items():
                 slots[name] = laid_as(value, parameter)
+
+
+def slots_after_a_step(optimizer: Optimizer) -> dict[Any, Any]:
+    """The slots of a copy of ``optimizer`` after a step with gradients of 0: names, shapes, dtypes."""
+    twin = copy.deepcopy(optimizer)
+    for group in twin.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    twin.step()
+    state: dict[Any, Any] = Slots(twin).state_dict()["state"]
+    return state
 
 
 def laid_as(value: Any, parameter: Tensor) -> Any:

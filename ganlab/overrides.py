@@ -24,7 +24,9 @@ from ganlab.paths import config_dir
 from ganlab.spelling import suggest
 
 DEMO = "+experiment=digits"  # what `ganlab train` runs when no experiment and no dataset is asked for
-PATHS = frozenset({"run_dir", "path", "weights", "out", "root"})  # last part of a key whose value is a path
+PATHS = frozenset(
+    {"run_dir", "path", "weights", "out", "root", "resume"}
+)  # last part of a key whose value is a path
 LISTED = "'ganlab train --help' lists them"
 HYDRA = re.compile(r"hydra/launcher|hydra\.(launcher|job\.env_set)\..+|hydra\.verbose")
 _WORD = re.compile(r"(\+\+|\+|~)?([^=]*)(=?)(.*)", re.DOTALL)

@@ -62,7 +62,7 @@ def check_folder(folder: Path, saved: Mapping[str, Any], free: frozenset[str], k
     run = RunFolder(folder)
     try:
         if run.config.exists():
-            run.check_config(saved, free)
+            run.check_config(saved, free.union(saved.get("resume_allow") or ()))
     except ConfigError as error:
         raise ConfigError(m._replace(fix=m.fix.replace("run_dir=", key)) for m in error.mistakes) from None
     except EnvError:

@@ -6,25 +6,25 @@ process may take turns between updates (``lanes.py``): each is what it would be 
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ganlab import engine
+from ganlab import engine, resume
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.base import Batches, ImageSet
 from ganlab.disk import ensure_room
-from ganlab.errors import Diverged, EnvError, GanlabError, Stopped
+from ganlab.errors import ConfigError, Diverged, EnvError, GanlabError, Stopped
 from ganlab.experiment import Experiment
 from ganlab.facts import crowded
 from ganlab.feed import Feed
+from ganlab.identity import identity
 from ganlab.log import Log
 from ganlab.observer import Observer
 from ganlab.record import brief, entry, improves, memory_errors, runaway, told
-from ganlab.run_folder import RunFolder
+from ganlab.run_folder import Difference, RunFolder
 from ganlab.run_record import RunRecord
 from ganlab.setup import build_game, pack_game, slot_bytes, unpack_game
 from ganlab.shared import Shared
@@ -45,6 +45,8 @@ class Run:
         device: torch.device,
         images: ImageSet,
         shared: Shared,
+        config: Mapping[str, Any],
+        changed: Sequence[Difference] = (),
     ) -> None:
         self.folder, self.e, self.stop, self.device = folder, e, stop, device
         self.record = RunRecord(folder, device)
@@ -58,11 +60,16 @@ class Run:
         self.idle_s = 0.0  # spent waiting for a place among other runs: no training time
         feed = Feed(self.batches, e, e.d_steps + self.game.loss.generator_needs_real)
         self.engine = engine.make(e, self.game, feed)
-        self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints)
+        self.identity = identity(e, config, self.game, images, folder.run_id)
+        hashed = self.identity["config_hash"]
+        self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints, hashed)
         self.checkpoints.clean()
-        self._resume(shared.packed)
+        with resume.Heard() as heard:
+            self._resume(shared.packed, config, changed)
         self.record.identify(e, self.game, choices, images, self.step)
         self.log = Log(folder.path, e.steps, start_step=self.step, wall_s=self.record.begun_s)
+        for text in heard.said:
+            self.log.warn(text)
         protocols = {e.metric.progress, e.metric.protocol}
         self.evaluators = {p: shared.evaluator(e, p, device) for p in protocols}
         self.observer = Observer(folder, e, self.game, self.evaluators, self.log, self.record, stop.poll)
@@ -89,6 +96,8 @@ class Run:
             self._rescue()
             self._note("stopped")
             fix = "run the same command again to continue"
+            if self.e.resume != "auto":
+                fix = f"run the same command again, without resume={self.e.resume}, to continue"
             raise Stopped(stopped.signum, f"saved at step {self.saved} of {e.steps}", fix) from None
         except Diverged as error:
             self._note("diverged", str(error.mistakes[0]))
@@ -240,7 +249,7 @@ class Run:
         tensors, state = pack_game(self.game)
         try:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
-            rest["num_classes"] = self.game.num_classes
+            rest |= {"num_classes": self.game.num_classes, "identity": self.identity}
             self.log.flush()  # no checkpoint is older than the metrics that lead to it
             self.checkpoints.save(self.step, tensors, rest)
         except FloatingPointError as error:
@@ -255,8 +264,9 @@ class Run:
             self.log.warn(f"{error.mistakes[0]}; tried again at the next checkpoint")
             return
         self.saved, self.failed_saves = self.step, 0
-        best = self.progress["best"]
-        self.checkpoints.prune({best["step"]} if best else ())
+        best, every = self.progress["best"], self.e.keep_every
+        kept = [s for s in self.checkpoints.steps() if every and s and s % every == 0]
+        self.checkpoints.prune({best["step"], *kept} if best else kept)
         self._note("running")
 
     def _require_room(self) -> None:
@@ -264,7 +274,7 @@ class Run:
         e, size = self.e, self.checkpoints.size(self.step) + slot_bytes(self.game)
         planned = 1 + (e.steps // e.save_every if e.save_every else 0)
         count = min(e.keep_checkpoints, planned) + bool(e.eval_every)  # the best one is kept beside them
-        ensure_room(self.checkpoints.folder, size, count)
+        ensure_room(self.checkpoints.folder, size, count + (e.steps // e.keep_every if e.keep_every else 0))
 
     def _rescue(self) -> None:
         """Save where a signal found the run; a diverged or unwritable state leaves the last good one."""
@@ -273,26 +283,28 @@ class Run:
         except GanlabError as error:
             self.log.warn(f"{error.mistakes[0]}; the last checkpoint is step {self.saved}")
 
-    def _resume(self, packed: bool) -> None:
-        if not self.checkpoints.has_any():
+    def _resume(self, packed: bool, config: Mapping[str, Any], changed: Sequence[Difference]) -> None:
+        """Go on from a checkpoint, if there is one; write nothing before it is known to fit."""
+        loaded = resume.find(self.checkpoints, self.e, config)
+        if loaded is None:
+            if changed:
+                self.folder.write_config(config)
             return
-        step, tensors, state = self.checkpoints.load()
-        unpack_game(self.game, tensors, state["game"], str(self.checkpoints.path(step)))
+        step, tensors, state = loaded
+        if step > self.e.steps:
+            raise ConfigError("steps", f"{self.e.steps} is less than the {step} already done", "raise it")
+        resume.require_same_data(self.e, state, self.identity["data"])
+        resume.restore(self.game, loaded, config, str(self.checkpoints.path(step)))
+        with resume.whole(str(self.checkpoints.path(step))):
+            self.record.resume(state["progress"])
+            self.engine.ring.load_state_dict(self.progress["tally"])
+            resume.take_threads(self.e, int(state["threads"]), packed)
         self.step = self.saved = step
-        self.record.resume(state["progress"])
-        self.engine.ring.load_state_dict(self.progress["tally"])
-        threads = int(state["threads"])
-        if self.e.threads is None and threads != torch.get_num_threads():
-            if packed:
-                what = (
-                    f"made with {threads}, the process that it is packed into has {torch.get_num_threads()}"
-                )
-                raise EnvError("threads", what, "continue it alone")
-            torch.set_num_threads(threads)
-        elif self.e.threads not in (None, threads):
-            logging.getLogger("ganlab").warning(
-                "threads: made with %d, asked %d; the rest is not bit-identical", threads, self.e.threads
-            )
+        self.identity["threads"] = torch.get_num_threads()
+        resume.tell(step, state, self.identity, changed, self.progress)
+        if resume.place(self.e.resume) is not None:
+            resume.step_back(self.checkpoints, step, tensors, state)
+        self.folder.write_config(config)
 
     def _note(self, status: str, error: str | None = None) -> None:
         """As ``_write``, where a disk that refuses is only told: there is more to save or to say."""

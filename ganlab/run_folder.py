@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
+from ganlab import aside
 from ganlab.disk import (
     NO_FOLLOW,
     disk_error,
@@ -72,8 +73,8 @@ class RunFolder:
             remove_stale_files(self.path)
             if self.samples.is_dir() and not self.samples.is_symlink():
                 remove_stale_files(self.samples)
-            if read_json(self.path / "run.json") is None:
-                write_json(self.path / "run.json", {"format": 1, "run_id": uuid.uuid4().hex})
+            aside.finish(self.path)
+            self._identify()
         except BaseException:
             lock.release()
             raise
@@ -86,6 +87,16 @@ class RunFolder:
             raise EnvError(
                 str(self.path), what, "put it back and run the same command again, or use run_dir="
             )
+
+    def _identify(self) -> None:
+        if read_json(self.path / "run.json") is None:
+            write_json(self.path / "run.json", {"format": 1, "run_id": uuid.uuid4().hex})
+
+    def restart(self) -> Path:
+        """Set all that is here aside, in the folder returned; what follows is a new run. Hold the lock."""
+        place = aside.set_aside(self.path)
+        self._identify()
+        return place
 
     @property
     def run_id(self) -> str:
@@ -124,9 +135,10 @@ class RunFolder:
         asked = yaml.safe_load(_dump(resolved))  # as it would come back: tuples are lists
         found = list(differences(stored, asked))
         allowed = [d for d in found if any(d.key == k or d.key.startswith(f"{k}.") for k in free)]
-        fix = "use another run_dir= or the old value"
+        fix = "use another run_dir=, the old value, or resume_allow=[{}]"
         if refused := [d for d in found if d not in allowed]:
-            raise ConfigError([Mistake(d.key, f"this run folder was made with {d}", fix) for d in refused])
+            what = "this run folder was made with"
+            raise ConfigError([Mistake(d.key, f"{what} {d}", fix.format(d.key)) for d in refused])
         return allowed
 
 
@@ -138,7 +150,7 @@ class Difference(NamedTuple):
     asked: Any
 
     def __str__(self) -> str:
-        return f"{_brief(self.stored)}, asked {_brief(self.asked)}"
+        return f"{brief(self.stored)}, asked {brief(self.asked)}"
 
 
 def differences(stored: Any, asked: Any, where: str = "") -> Iterator[Difference]:
@@ -176,7 +188,8 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b) or (a != a and b != b)
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A config's value in a line: a part by its class."""
     if value is ABSENT:
         return "nothing"
     if isinstance(value, dict) and "_target_" in value:

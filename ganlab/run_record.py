@@ -101,6 +101,7 @@ class RunRecord:
             "wall_s": round(p["wall_s"], 3),
             "eval_share": self.eval_share,
             "engine": self.engine,
+            "changes": p.get("changes", []),
             "peak_memory_mb": round(peak_memory_mb(self.device), 1),
             "updated": now(),
         }

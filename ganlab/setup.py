@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -118,6 +119,14 @@ def slot_bytes(game: Game) -> int:
     return total
 
 
+def require_networks(game: Game, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises CheckpointError unless the networks' tensors fit; optimisers' slots come with the first step."""
+    for name, part in parts(game).items():
+        if isinstance(part, nn.Module):
+            wanted, _ = flatten(name, part.state_dict())
+            require_fit({k: v for k, v in tensors.items() if k.startswith(f"{name}/")}, wanted, where)
+
+
 def unpack_game(game: Game, tensors: dict[str, Tensor], rest: dict[str, Any], where: str) -> None:
     """Put a packed state into a freshly built game. Raises CheckpointError unless everything fits."""
     stateful = parts(game)
@@ -125,10 +134,7 @@ def unpack_game(game: Game, tensors: dict[str, Tensor], rest: dict[str, Any], wh
         raise CheckpointError(
             where, f"holds {', '.join(rest)}; this run has {', '.join(stateful)}", "use its own config"
         )
-    for name, part in stateful.items():
-        if isinstance(part, nn.Module):  # an optimiser's slots appear with its first step
-            wanted, _ = flatten(name, part.state_dict())
-            require_fit({k: v for k, v in tensors.items() if k.startswith(f"{name}/")}, wanted, where)
+    require_networks(game, tensors, where)
     for name, part in stateful.items():
         try:
             part.load_state_dict(unflatten(tensors, rest[name]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
 from ganlab.run_folder import RunFolder
 from ganlab.setup import build_game, unpack_game
+from ganlab.state_tree import non_finite
 from ganlab.types import ImageShape
 
 
@@ -41,10 +43,13 @@ def open_run(
     return folder, config.build(config.reopen(saved, overrides, config_dirs))
 
 
-def restore(folder: RunFolder, e: Experiment, checkpoint: str, device: torch.device) -> tuple[Game, int]:
+def restore(
+    folder: RunFolder, e: Experiment, checkpoint: str, device: torch.device, finite: bool = True
+) -> tuple[Game, int]:
     """The players as a checkpoint has them, and its step. ``checkpoint``: ``last``, ``best`` or a step.
 
-    Reads only: the run may still be training. Raises CheckpointError, ConfigError.
+    Reads only: the run may still be training. ``finite=False``: a named one with NaNs in it is only warned
+    of. Raises CheckpointError, ConfigError.
     """
     checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
     step: int | None = None
@@ -63,7 +68,9 @@ def restore(folder: RunFolder, e: Experiment, checkpoint: str, device: torch.dev
     if step is not None and step not in there:
         kept = ", ".join(map(str, there)) or "none"
         raise CheckpointError(str(folder.path), f"has no checkpoint of step {step}", f"it has {kept}")
-    step, tensors, state = checkpoints.load(step, quarantine=False)
+    step, tensors, state = checkpoints.load(step, quarantine=False, finite=finite)
+    if bad := non_finite(tensors):
+        print(f"ganlab: warning: {checkpoints.path(step)}: {bad} is not finite", file=sys.stderr)
     game = build_game(e, device, int(state.get("num_classes", 0)))
     unpack_game(game, tensors, state["game"], str(checkpoints.path(step)))
     return game, step
@@ -238,7 +245,7 @@ def sample_run(
     folder, e = open_run(run, overrides, config_dirs)
     device = find_device(e.device)
     set_precision("fp32", device, False)
-    game, step = restore(folder, e, checkpoint, device)
+    game, step = restore(folder, e, checkpoint, device, finite=False)
     rows = class_rows(classes, game.num_classes, -(-n // columns))
     place = Path(out) if out else folder.samples / f"step-{step:09d}-seed{seed}"
     z = samples.latents(e.prior, game.z_dim, n, device, seed, 1)

@@ -21,7 +21,8 @@ import pytest
 import torch
 from torch import nn
 
-from ganlab import checkpoint, disk
+from ganlab import disk
+from ganlab import manifest as manifest_file
 from ganlab.checkpoint import Checkpoints, digest, flatten, require_fit, unflatten
 from ganlab.errors import CheckpointError, EnvError, GanlabError
 
@@ -83,7 +84,7 @@ def reseal(folder: Path, **changes: Any) -> None:
     for name in FILES[:2]:
         data = (folder / name).read_bytes()
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / "MANIFEST.json").write_bytes(checkpoint._sealed(manifest | changes))
+    (folder / "MANIFEST.json").write_bytes(manifest_file.sealed(manifest | changes))
 
 
 # ---- exactness ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ganlab import __version__
 from ganlab.config_files import GRIDS, NAMED, groups, options_of, read, user_dirs
-from ganlab.help.looking import analyze, bench, data, doctor, explain, report, sample
+from ganlab.help.looking import analyze, bench, check, data, doctor, explain, report, sample
 from ganlab.help.page import arguments, head, marked, plain, shown, table, title, wrap
 from ganlab.help.words import CHECKPOINT, COMMANDS, EXIT_CODES, OPTIONS, RULES, SAMPLE, STATUS, SWEEP
 from ganlab.paths import config_dir
@@ -214,6 +214,7 @@ __all__ = [
     "SWEEP",
     "analyze",
     "bench",
+    "check",
     "data",
     "doctor",
     "evaluate",

@@ -53,6 +53,30 @@ def analyze(chosen: str | None = None) -> str:
     )
 
 
+def check() -> str:
+    """``ganlab check --help``."""
+    return "\n".join(
+        [
+            head("check", "RUN... [--json]"),
+            *wrap(
+                "Reads every checkpoint of the run folders, and of those in folders that hold some (a "
+                "sweep's): its seal, sizes, sha256, content, finite numbers, and whether it fits the run's "
+                "config. A line for each step: good, damaged and why, or other run's; then config.yaml, "
+                "run.json and metrics.jsonl, and what kills, quarantines and resume= have left. Nothing is "
+                "written. Exit code 0: all could go on; 4: something is damaged, or there is nothing to go "
+                "on from; 3: no run."
+            ),
+            "",
+            "options",
+            *table([("--json", "the same as JSON"), ("-h, --help", "this text")]),
+            "",
+            "examples",
+            "  ganlab check outputs/sngan_cifar/C-s0",
+            "  ganlab check outputs/sngan_fig1_cifar --json",
+        ]
+    )
+
+
 def explain() -> str:
     return "\n".join(
         [

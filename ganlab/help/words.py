@@ -6,6 +6,7 @@ COMMANDS = {
     "train": "train one GAN, or a grid of them (-m); again: continue, or report",
     "sweep": "run a paper's whole grid: skips what is done, continues, tries again",
     "status": "how far the runs and grids below a folder are",
+    "check": "verify every checkpoint of runs, without training: could they go on?",
     "evaluate": "score a run's checkpoint again, under any protocol",
     "sample": "draw images from a run: a grid, single PNGs, interpolations",
     "report": "put runs side by side: HTML, Markdown, CSV and figures",

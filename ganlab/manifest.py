@@ -1,0 +1,158 @@
+"""One checkpoint's folder, read and verified before anything of it is used: sizes, hashes, content, numbers.
+
+``step-000012000/`` holds ``state.safetensors`` (all tensors), ``state.json`` (numbers and text) and
+``MANIFEST.json`` (size and sha256 of both, sealed by a hash of its own, written last). No pickle.
+Neither torch.load nor safetensors notices a flipped bit: the manifest does.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ganlab import __version__
+from ganlab.disk import NO_FOLLOW
+from ganlab.errors import CheckpointError, EnvError
+from ganlab.state_tree import non_finite, unpack
+
+FORMAT = 1
+NEEDS = "0.1"  # the oldest ganlab that reads FORMAT; an older one names it to its user
+TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "MANIFEST.json"
+MAX_MANIFEST = 1 << 20  # bytes
+OLDER = "resume from another step, or use another run_dir="
+
+
+class DamagedError(CheckpointError):
+    """This checkpoint can't be used, an older one may be: quarantined when that is so."""
+
+
+class NotFiniteError(DamagedError):
+    """Whole and signed, but a tensor in it holds a NaN or an infinity."""
+
+
+class OtherRunError(CheckpointError):
+    """A sound checkpoint that another run wrote: skipped, never renamed or deleted."""
+
+
+def build(step: int, run_id: str, config_hash: str, tensors: int, files: Mapping[str, bytes]) -> bytes:
+    """The manifest of a checkpoint, for its file. ``tensors``: how many; ``files``: content by name."""
+    manifest = {"format": FORMAT, "needs": NEEDS, "ganlab": __version__, "run_id": run_id}
+    manifest |= {"step": step, "config_hash": config_hash, "tensors": tensors}
+    return sealed(manifest | {"files": {k: {"size": len(v), "sha256": sha256(v)} for k, v in files.items()}})
+
+
+def packed(tensors: dict[str, Tensor]) -> bytes:
+    """The tensors in safetensors' format. Raises MemoryError."""
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.save(tensors)
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # its Rust part had no memory for the result
+            raise MemoryError(str(error)) from None
+        raise
+
+
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest's only valid spelling, its own hash under ``seal``."""
+    seal = sha256(json.dumps(manifest, sort_keys=True).encode())
+    return json.dumps({**manifest, "seal": seal}, sort_keys=True, indent=1).encode() + b"\n"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_manifest(folder: Path, run_id: str, step: int | None = None) -> dict[str, Any]:
+    """The manifest in ``folder``: sealed, of a known format, of this run and, if given, of this step.
+
+    Raises DamagedError, OtherRunError, CheckpointError for a format that this ganlab does not know.
+    """
+    path = folder / MANIFEST
+    raw = read(path, MAX_MANIFEST)
+    try:
+        manifest = json.loads(raw)
+        sound = raw == sealed({k: v for k, v in manifest.items() if k != "seal"})
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        sound = False
+    if not sound:
+        raise DamagedError(str(path), "damaged (its seal does not fit)", OLDER)
+    found = manifest.get("format")
+    if found != FORMAT or type(found) is not int:  # a new format still seals its manifest in this way
+        if type(found) is int and found > FORMAT:
+            raise CheckpointError(str(folder), f"needs ganlab >= {manifest.get('needs')}", "upgrade it")
+        raise DamagedError(str(folder), f"format {found!r} is none that a ganlab ever wrote", OLDER)
+    if manifest.get("run_id") != run_id:
+        raise OtherRunError(str(folder), "belongs to another run", "restore the run's own run.json")
+    if type(manifest.get("step")) is not int or step not in (None, manifest["step"]):
+        raise DamagedError(str(folder), f"its manifest is of step {manifest.get('step')}", OLDER)
+    return dict(manifest)
+
+
+def read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    """The bytes of both files, whose sizes and hashes fit the manifest. Raises DamagedError."""
+    files = {}
+    for name in (TENSORS, STATE):  # never a name out of the manifest
+        path = folder / name
+        try:
+            size, wanted = int(manifest["files"][name]["size"]), manifest["files"][name]["sha256"]
+        except (KeyError, TypeError, ValueError):
+            raise DamagedError(str(folder / MANIFEST), f"does not list {name}", OLDER) from None
+        data = read(path, size)
+        if len(data) != size:
+            raise DamagedError(str(path), f"truncated: {len(data)} of {size} bytes", OLDER)
+        if sha256(data) != wanted:
+            raise DamagedError(str(path), "damaged (its sha256 does not fit the manifest's)", OLDER)
+        files[name] = data
+    return files
+
+
+def read_checkpoint(
+    folder: Path, run_id: str, step: int | None = None, finite: bool = True
+) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+    """``(step, tensors on the CPU, state)`` of a verified checkpoint.
+
+    Raises what ``read_manifest`` and ``read_files`` raise, and with ``finite`` NotFiniteError naming a tensor
+    with a NaN or an infinity.
+    """
+    import safetensors.torch
+
+    manifest = read_manifest(folder, run_id, step)
+    files = read_files(folder, manifest)
+    try:
+        tensors = safetensors.torch.load(files.pop(TENSORS))
+        state = unpack(json.loads(files[STATE]))
+    except Exception as error:  # signed, yet not what ganlab writes: crafted, never by chance
+        raise DamagedError(str(folder), f"can't be parsed ({type(error).__name__})", OLDER) from error
+    if not isinstance(state, dict):
+        raise DamagedError(str(folder), "its state is no mapping", OLDER)
+    if len(tensors) != manifest.get("tensors"):
+        raise DamagedError(str(folder), f"{len(tensors)} tensors, not {manifest.get('tensors')}", OLDER)
+    if finite and (bad := non_finite(tensors)):
+        raise NotFiniteError(str(folder), f"tensor {bad} is not finite", OLDER)
+    return int(manifest["step"]), tensors, state
+
+
+def read(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes, else DamagedError; EnvError if unreadable."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | NO_FOLLOW)  # neither a link nor a pipe that blocks
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise DamagedError(str(path), "is not a regular file", OLDER)
+            if status.st_size > limit:  # before anything is read
+                raise DamagedError(str(path), f"{status.st_size} bytes, not {limit}", OLDER)
+            return file.read()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise DamagedError(str(path), "is missing", OLDER) from error
+        raise EnvError(str(path), f"can't read ({error.strerror})", "check disk and permissions") from error
