@@ -39,13 +39,17 @@ class Checkpoints:
     """The checkpoints of one run, in ``folder`` (``RUN/checkpoints``). Hold the run's lock to write.
 
     run_id: written into each manifest and asked of it. keep: newest ones that ``prune`` leaves, >= 2 (else
-    ValueError), so that there is one to fall back to. config_hash: recorded, not compared.
+    ValueError), so that there is one to fall back to. config_hash: recorded, not compared. every: ``prune``
+    leaves those at multiples of it too; 0: none.
     """
 
-    def __init__(self, folder: Path, run_id: str, keep: int = 3, config_hash: str = "") -> None:
+    def __init__(
+        self, folder: Path, run_id: str, keep: int = 3, config_hash: str = "", every: int = 0
+    ) -> None:
         if keep < 2:
             raise ValueError(f"keep_checkpoints: {keep} leaves none to fall back to; keep at least 2")
-        self.folder, self.run_id, self.keep, self.config_hash = Path(folder), run_id, keep, config_hash
+        self.folder, self.run_id, self.keep = Path(folder), run_id, keep
+        self.config_hash, self.every = config_hash, every
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}"
@@ -170,13 +174,14 @@ class Checkpoints:
         return [self._rename(step, "aside") for step in reversed(self.found()) if step > beyond]
 
     def prune(self, keep_also: Iterable[int] = ()) -> None:
-        """Delete all but the last ``keep`` checkpoints and ``keep_also`` (the best one).
+        """Delete all but the last ``keep`` checkpoints, every ``every``-th, and ``keep_also`` (the best one).
 
         Nothing is deleted before the newest verifies, nor anything but real folders of this run. What can't
         be deleted is warned of.
         """
         ours = [s for s in self.steps() if self._is_ours(s)]
-        doomed = sorted(set(ours[: -self.keep]) - set(keep_also))
+        lasting = {s for s in ours if self.every and s and s % self.every == 0}
+        doomed = sorted(set(ours[: -self.keep]) - set(keep_also) - lasting)
         try:
             if doomed:
                 self._files(ours[-1])

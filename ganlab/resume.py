@@ -85,6 +85,31 @@ def _keys(tree: Any, where: str = "") -> Iterator[str]:
         yield from _keys(value, name)
 
 
+def command(e: Experiment) -> str:
+    """What continues a run that was stopped, for its message."""
+    if place(e.resume) is None and e.resume != "never":
+        return "run the same command again to continue"
+    return f"run the same command again, without resume={e.resume}, to continue"
+
+
+def take(
+    checkpoints: Checkpoints, e: Experiment, game: Game, config: Mapping[str, Any], data: Mapping[str, Any]
+) -> Loaded | None:
+    """``find``, and put it into the freshly built ``game``. ``data``: what ``identity`` says of the images.
+
+    Raises as ``find``, ``restore`` and ``require_same_data`` do; ConfigError if it is beyond ``steps``.
+    """
+    loaded = find(checkpoints, e, config)
+    if loaded is None:
+        return None
+    step, _, state = loaded
+    if step > e.steps:
+        raise ConfigError("steps", f"{e.steps} is less than the {step} already done", "raise it")
+    require_same_data(e, state, data)
+    restore(game, loaded, config, str(checkpoints.path(step)))
+    return loaded
+
+
 def find(checkpoints: Checkpoints, e: Experiment, config: Mapping[str, Any]) -> Loaded | None:
     """The checkpoint to go on from, verified; None for a run that has none yet.
 

@@ -16,7 +16,7 @@ from ganlab import engine, resume
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.base import Batches, ImageSet
 from ganlab.disk import ensure_room
-from ganlab.errors import ConfigError, Diverged, EnvError, GanlabError, Stopped
+from ganlab.errors import Diverged, EnvError, GanlabError, Stopped
 from ganlab.experiment import Experiment
 from ganlab.facts import crowded
 from ganlab.feed import Feed
@@ -61,8 +61,9 @@ class Run:
         feed = Feed(self.batches, e, e.d_steps + self.game.loss.generator_needs_real)
         self.engine = engine.make(e, self.game, feed)
         self.identity = identity(e, config, self.game, images, folder.run_id)
-        hashed = self.identity["config_hash"]
-        self.checkpoints = Checkpoints(folder.checkpoints, folder.run_id, e.keep_checkpoints, hashed)
+        self.checkpoints = Checkpoints(
+            folder.checkpoints, folder.run_id, e.keep_checkpoints, self.identity["config_hash"], e.keep_every
+        )
         self.checkpoints.clean()
         with resume.Heard() as heard:
             self._resume(shared.packed, config, changed)
@@ -95,10 +96,8 @@ class Run:
         except Stopped as stopped:
             self._rescue()
             self._note("stopped")
-            fix = "run the same command again to continue"
-            if self.e.resume != "auto":
-                fix = f"run the same command again, without resume={self.e.resume}, to continue"
-            raise Stopped(stopped.signum, f"saved at step {self.saved} of {e.steps}", fix) from None
+            what = f"saved at step {self.saved} of {e.steps}"
+            raise Stopped(stopped.signum, what, resume.command(e)) from None
         except Diverged as error:
             self._note("diverged", str(error.mistakes[0]))
             self.log.warn(str(error.mistakes[0]))
@@ -264,17 +263,16 @@ class Run:
             self.log.warn(f"{error.mistakes[0]}; tried again at the next checkpoint")
             return
         self.saved, self.failed_saves = self.step, 0
-        best, every = self.progress["best"], self.e.keep_every
-        kept = [s for s in self.checkpoints.steps() if every and s and s % every == 0]
-        self.checkpoints.prune({best["step"], *kept} if best else kept)
+        best = self.progress["best"]
+        self.checkpoints.prune({best["step"]} if best else ())
         self._note("running")
 
     def _require_room(self) -> None:
         """Raise EnvError unless as many checkpoints fit beside the first as there will be at once."""
         e, size = self.e, self.checkpoints.size(self.step) + slot_bytes(self.game)
-        planned = 1 + (e.steps // e.save_every if e.save_every else 0)
-        count = min(e.keep_checkpoints, planned) + bool(e.eval_every)  # the best one is kept beside them
-        ensure_room(self.checkpoints.folder, size, count + (e.steps // e.keep_every if e.keep_every else 0))
+        planned, lasting = (e.steps // every if every else 0 for every in (e.save_every, e.keep_every))
+        count = min(e.keep_checkpoints, 1 + planned) + bool(e.eval_every)  # the best one is kept beside them
+        ensure_room(self.checkpoints.folder, size, count + lasting)
 
     def _rescue(self) -> None:
         """Save where a signal found the run; a diverged or unwritable state leaves the last good one."""
@@ -285,16 +283,12 @@ class Run:
 
     def _resume(self, packed: bool, config: Mapping[str, Any], changed: Sequence[Difference]) -> None:
         """Go on from a checkpoint, if there is one; write nothing before it is known to fit."""
-        loaded = resume.find(self.checkpoints, self.e, config)
+        loaded = resume.take(self.checkpoints, self.e, self.game, config, self.identity["data"])
+        if changed or loaded:
+            self.folder.write_config(config)
         if loaded is None:
-            if changed:
-                self.folder.write_config(config)
             return
         step, tensors, state = loaded
-        if step > self.e.steps:
-            raise ConfigError("steps", f"{self.e.steps} is less than the {step} already done", "raise it")
-        resume.require_same_data(self.e, state, self.identity["data"])
-        resume.restore(self.game, loaded, config, str(self.checkpoints.path(step)))
         with resume.whole(str(self.checkpoints.path(step))):
             self.record.resume(state["progress"])
             self.engine.ring.load_state_dict(self.progress["tally"])
@@ -304,7 +298,6 @@ class Run:
         resume.tell(step, state, self.identity, changed, self.progress)
         if resume.place(self.e.resume) is not None:
             resume.step_back(self.checkpoints, step, tensors, state)
-        self.folder.write_config(config)
 
     def _note(self, status: str, error: str | None = None) -> None:
         """As ``_write``, where a disk that refuses is only told: there is more to save or to say."""
