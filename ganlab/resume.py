@@ -92,6 +92,28 @@ def command(e: Experiment) -> str:
     return f"run the same command again, without resume={e.resume}, to continue"
 
 
+def go_on(run: Any, packed: bool, config: Mapping[str, Any], changed: Sequence[Difference]) -> None:
+    """Bring a freshly built ``run.Run`` to its checkpoint, if there is one; what does not fit leaves all as it is.
+
+    ``config``: kept as the folder's from now on. ``changed``: where it is not what it was, by resume_allow.
+    """
+    loaded = take(run.checkpoints, run.e, run.game, config, run.identity["data"])
+    if changed or loaded:
+        run.folder.write_config(config)
+    if loaded is None:
+        return
+    step, tensors, state = loaded
+    with whole(str(run.checkpoints.path(step))):
+        run.record.resume(state["progress"])
+        run.engine.ring.load_state_dict(run.progress["tally"])
+        take_threads(run.e, int(state["threads"]), packed)
+    run.step = run.saved = step
+    run.identity["threads"] = torch.get_num_threads()
+    tell(step, state, run.identity, changed, run.progress)
+    if place(run.e.resume) is not None:
+        step_back(run.checkpoints, step, tensors, state)
+
+
 def take(
     checkpoints: Checkpoints, e: Experiment, game: Game, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> Loaded | None:

@@ -66,7 +66,7 @@ class Run:
         )
         self.checkpoints.clean()
         with resume.Heard() as heard:
-            self._resume(shared.packed, config, changed)
+            resume.go_on(self, shared.packed, config, changed)
         self.record.identify(e, self.game, choices, images, self.step)
         self.log = Log(folder.path, e.steps, start_step=self.step, wall_s=self.record.begun_s)
         for text in heard.said:
@@ -280,24 +280,6 @@ class Run:
             self.save()
         except GanlabError as error:
             self.log.warn(f"{error.mistakes[0]}; the last checkpoint is step {self.saved}")
-
-    def _resume(self, packed: bool, config: Mapping[str, Any], changed: Sequence[Difference]) -> None:
-        """Go on from a checkpoint, if there is one; write nothing before it is known to fit."""
-        loaded = resume.take(self.checkpoints, self.e, self.game, config, self.identity["data"])
-        if changed or loaded:
-            self.folder.write_config(config)
-        if loaded is None:
-            return
-        step, tensors, state = loaded
-        with resume.whole(str(self.checkpoints.path(step))):
-            self.record.resume(state["progress"])
-            self.engine.ring.load_state_dict(self.progress["tally"])
-            resume.take_threads(self.e, int(state["threads"]), packed)
-        self.step = self.saved = step
-        self.identity["threads"] = torch.get_num_threads()
-        resume.tell(step, state, self.identity, changed, self.progress)
-        if resume.place(self.e.resume) is not None:
-            resume.step_back(self.checkpoints, step, tensors, state)
 
     def _note(self, status: str, error: str | None = None) -> None:
         """As ``_write``, where a disk that refuses is only told: there is more to save or to say."""
