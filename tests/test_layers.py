@@ -12,11 +12,7 @@ FLOORS = [
     floor.split()
     for floor in (
         # words, rules, players, plan, engine (in this order), doors (in this order)
-<<<<<<< HEAD
-        "__init__ errors paths types rng spelling schema disk heartbeat lock download",
-=======
-        "__init__ errors paths types rng spelling schema disk aside lock download",
->>>>>>> c1772d1 (Checkpoints say which run, config, data and machine made them; resume= and resume_allow=, ganlab check, a fixture of format 1)
+        "__init__ errors paths types rng spelling schema disk aside heartbeat lock download",
         "layers spectra spectral operator_norm losses penalties constraints weight_norms feature_norms "
         "priors metrics",
         "nets data extractors",
@@ -27,13 +23,8 @@ FLOORS = [
         "run_record observer "
         "shared run loop lanes",
         "targets tree building config_files overrides composition config tools datasets trial report "
-<<<<<<< HEAD
         "analysis recipes explain stores doctor words failing watch jobs grid planned ledger launch sweep "
-        "work runner cost status bench help commands cli pack __main__",
-=======
-        "analysis recipes explain stores doctor words failing jobs sweep grid planned work runner cost "
-        "status check bench help commands cli pack __main__",
->>>>>>> c1772d1 (Checkpoints say which run, config, data and machine made them; resume= and resume_allow=, ganlab check, a fixture of format 1)
+        "work runner cost status check bench help commands cli pack __main__",
     )
 ]
 ORDERED = (0, 4, 5)  # floors whose files may use the ones before them in the list
