@@ -93,7 +93,7 @@ def command(e: Experiment) -> str:
 
 
 def go_on(run: Any, packed: bool, config: Mapping[str, Any], changed: Sequence[Difference]) -> None:
-    """Bring a freshly built ``run.Run`` to its checkpoint, if there is one; what does not fit leaves all as it is.
+    """Bring a freshly built ``run.Run`` to its checkpoint, if it has one; all or nothing.
 
     ``config``: kept as the folder's from now on. ``changed``: where it is not what it was, by resume_allow.
     """

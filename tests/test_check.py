@@ -375,9 +375,7 @@ def test_slots_of_an_optimiser_must_be_there_and_fit(run: Path) -> None:
         reseal(run, 6, files=about, tensors=len(tensors))
 
     rewrite(lambda ts: {k: v[:1] if k == "d_optimizer/state/0/exp_avg" else v for k, v in ts.items()})
-    with pytest.raises(
-        CheckpointError, match=r"d_optimizer/state/0/exp_avg is \[1\] float32, this config builds \[2\]"
-    ):
+    with pytest.raises(CheckpointError, match=r"exp_avg is \[1\] float32, this config builds \[2\]"):
         train(run, "steps=8", "resume=6")
     rewrite(lambda ts: {k: v for k, v in ts.items() if not k.startswith("d_optimizer/")})
     with pytest.raises(CheckpointError, match="d_optimizer/state/0/step is nothing"):
