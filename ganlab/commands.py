@@ -223,15 +223,17 @@ def data(rest: list[str]) -> int:
     words = parse(rest, values={"-cd": "--config-dir"})
     if words.on("--help") or not words.names:
         return say(help.data()) if words.on("--help") else _usage(help.data())
-    what = words.names[0]
-    if what not in ("prepare", "info"):
-        raise ConfigError(f"data {what}", "is no command", suggest(what, ["prepare", "info"]))
+    what, *names = words.names
+    if what not in ("prepare", "info", "check"):
+        raise ConfigError(f"data {what}", "is no command", suggest(what, ["prepare", "info", "check"]))
     from ganlab import datasets
 
-    if len(words.names) != 2:
+    names += [word.removeprefix("dataset=") for word in words.overrides if word.startswith("dataset=")]
+    if len(names) != 1:
         raise ConfigError(f"data {what}", "wants one dataset", f"choose one of {', '.join(datasets.names())}")
-    show = datasets.prepare if what == "prepare" else datasets.info
-    show(words.names[1], words.overrides, words.all("--config-dir"))
+    show = {"prepare": datasets.prepare, "info": datasets.info, "check": datasets.check}[what]
+    others = [word for word in words.overrides if not word.startswith("dataset=")]
+    show(names[0], others, words.all("--config-dir"))
     return 0
 
 

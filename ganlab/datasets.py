@@ -1,17 +1,28 @@
-"""``ganlab data``: prepare a dataset, or tell what is prepared. Imports no torch before it must."""
+"""``ganlab data``: prepare a dataset, check it, or tell what is prepared. Imports no torch before it must."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ganlab.config_files import groups, user_dirs
 from ganlab.data.base import Dataset
-from ganlab.errors import ConfigError, DataError
+from ganlab.data.images import shown
+from ganlab.disk import write_json
+from ganlab.errors import ConfigError, DataError, Mistake
 from ganlab.spelling import suggest
 
+if TYPE_CHECKING:
+    from ganlab.data.check import Report
+
 TOLD = ("skipped", "too_small", "enlarged", "empty_classes")  # by ``pack.warnings_of``
-OWN = {"verify": ("true", "false")}
+OWN = {  # each command's own keys, beside the dataset's
+    "prepare": (),
+    "info": ("verify",),
+    "check": ("hash", "manifest", "out"),
+}
+SHOWN = 20  # groups of equal files that are printed
 
 
 def names(config_dirs: Sequence[str] = ()) -> list[str]:
@@ -23,7 +34,7 @@ def prepare(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
 
     ``split=all`` for every split. A preparation that was killed goes on where it stopped.
     """
-    dataset, splits, _ = _opened(name, overrides, config_dirs, packs=False)
+    dataset, splits, _ = _opened(name, overrides, config_dirs, "prepare")
     from ganlab.data import pack
 
     for manifest in pack.prepare(dataset, splits):
@@ -40,7 +51,10 @@ def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = 
 
     Raises DataError if a pack is damaged (``verify=true`` reads all of it).
     """
-    dataset, _, verify = _opened(name, overrides, config_dirs, packs=True)
+    dataset, _, own = _opened(name, overrides, config_dirs, "info")
+    if (text := own.get("verify", "false")) not in ("true", "false"):
+        raise ConfigError("verify", f"{text!r} is not true or false", "write verify=true")
+    verify = text == "true"
     from ganlab.data import pack
 
     told = pack.info(dataset, verify=verify)
@@ -71,6 +85,80 @@ def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = 
         raise DataError(where, *rest.split("; ", 1))
 
 
+def check(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> None:
+    """Look at every file of a dataset's source, and print what is wrong or odd; packs and downloads nothing.
+
+    ``hash=write`` writes a manifest of sha256 sums, ``hash=verify`` compares with it; ``manifest=FILE`` is
+    another place for it than beside the source. ``out=FILE`` keeps what was found as JSON. Raises DataError
+    if a file is broken, has changed or is missing.
+    """
+    dataset, splits, own = _opened(name, overrides, config_dirs, "check")
+    if (how := own.get("hash", "none")) not in ("write", "verify", "none"):
+        raise ConfigError("hash", f"{how!r} is not write or verify", "write hash=write, later hash=verify")
+    if how == "none" and "manifest" in own:
+        raise ConfigError("manifest", "goes with hash", "write hash=write or hash=verify")
+    if splits and "manifest" in own:
+        raise ConfigError("manifest", "is one file, for every split", "name the split")
+    found: dict[str, Any] = {}
+    for split in splits or (dataset.split,):
+        found[split] = _check(dataset, split, how, own.get("manifest"))
+    if "out" in own:
+        write_json(Path(own["out"]).expanduser(), {s: r.as_json() for s, r in found.items() if r})
+        print(f"-> {own['out']}")
+    if wrong := [(r.root, r.wrong, r.files) for r in found.values() if r and r.wrong]:
+        fix = "mend or remove them; dataset.on_bad=skip leaves broken images out"
+        raise DataError([Mistake(root, f"{n:,} of {of:,} files are not sound", fix) for root, n, of in wrong])
+
+
+def _check(dataset: Dataset, split: str, how: str, manifest: str | None) -> Report | None:
+    """One split: print what is found, and return it; None for a set that comes with its package."""
+    from ganlab.data import check, pack
+
+    originals = dataset.originals(split)
+    if originals is None:
+        dataset.load(split=split)
+        print(f"{dataset.name} {split}: comes with its package, and loads")
+        return None
+    place = None
+    if how != "none":
+        beside = originals.root.with_name(f"{originals.root.name}-{split}.sha256")
+        place = Path(manifest).expanduser() if manifest else beside
+    report = check.check(originals, place, write=how == "write")
+    for line in _told(report, f"{dataset.name} {split}"):
+        print(line)
+    if place is not None:
+        print(f"  {'written' if how == 'write' else 'compared with'}: {place}")
+    folder = dataset.pack_folder(split)
+    if folder is not None and folder.exists():
+        pack.verify_pack(folder)
+        print(f"  prepared: {folder}, verified")
+    return report
+
+
+def _told(report: Report, title: str) -> Iterator[str]:
+    """What a check found, line by line: the counts, then each file that is not sound."""
+    from ganlab.data.images import NOTES
+
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in report.kinds.most_common()) or "their sums compared"
+    yield f"{title}: {report.files:,} files in {report.root} ({kinds})"
+    if report.classes:
+        yield f"  classes: {', '.join(f'{c} {n:,}' for c, n in list(report.classes.items())[:SHOWN])}" + (
+            f", ... ({len(report.classes):,} in all)" if len(report.classes) > SHOWN else ""
+        )
+    yield from (f"  empty class: {name}" for name in report.empty)
+    yield from (f"  {n:,} {NOTES.get(note, note)}" for note, n in sorted(report.notes.items()))
+    for why, (n, such) in sorted(report.passed.items()):
+        yield f"  passed over: {n:,} {why}" + (f", such as {such}" if such else "")
+    yield from (f"  same content: {' = '.join(map(shown, names))}" for names in report.same[:SHOWN])
+    if more := len(report.same) - SHOWN > 0 and len(report.same) - SHOWN:
+        yield f"  same content: {more:,} more groups"
+    yield from (f"  broken: {shown(name)}: {reason}" for name, reason in report.bad)
+    for what in ("changed", "missing", "new"):
+        yield from (f"  {what}: {shown(name)}" for name in getattr(report, what))
+    if report.damage:
+        yield f"  damaged: {report.damage}"
+
+
 def _absent(dataset: Dataset, split: str) -> str:
     if dataset.pack_folder(split) is None:
         return "comes with its package"
@@ -98,23 +186,21 @@ def _sentence(manifest: Mapping[str, Any]) -> str:
 
 
 def _opened(
-    name: str, overrides: Sequence[str], config_dirs: Sequence[str], *, packs: bool
-) -> tuple[Dataset, Sequence[str] | None, bool]:
-    """The dataset, the splits asked for (None: the training one), and whether to verify.
+    name: str, overrides: Sequence[str], config_dirs: Sequence[str], command: str
+) -> tuple[Dataset, Sequence[str] | None, dict[str, str]]:
+    """The dataset, the splits asked for (None: the training one), and the command's own keys.
 
-    ``packs``: ``verify`` asks for that; else it is the dataset's own key, as ``dataset.verify`` always is.
+    ``verify`` is a key of ``info``; elsewhere it is the dataset's own, as ``dataset.verify`` always is.
     """
     options = names(config_dirs)
     if name not in options:
         raise ConfigError("dataset", f"there is no {name!r}", suggest(name, options))
-    words, splits, verify = [f"dataset={name}"], None, False
+    words, splits, own = [f"dataset={name}"], None, dict[str, str]()
     for word in overrides:
         full, equals, value = word.lstrip("+").partition("=")
         key = full.removeprefix("dataset.")
-        if full == "verify" and packs:
-            if value not in ("true", "false"):
-                raise ConfigError("verify", f"{value!r} is not true or false", "write verify=true")
-            verify = value == "true"
+        if full in OWN[command]:
+            own[full] = value
         elif (key, value) == ("split", "all"):
             splits = ["all"]
         else:
@@ -123,4 +209,4 @@ def _opened(
 
     composed = config.compose(words, config_dirs)
     dataset: Dataset = config.build(composed.tree["dataset"], where="dataset")
-    return dataset, dataset.splits() if splits else None, verify
+    return dataset, dataset.splits() if splits else None, own

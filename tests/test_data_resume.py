@@ -454,7 +454,7 @@ def test_processes_give_what_one_gives(rule: Rule, sizes: list[int], monkeypatch
 
 def test_chunks_are_full_at_a_number_of_images_or_bytes(tmp_path: Path) -> None:
     def sizes(data: Any, rule: Rule, count: int = 300) -> list[int]:
-        return [len(chunk) for chunk in decoding._chunks((Encoded("", 0, data) for _ in range(count)), rule)]
+        return [len(chunk) for chunk in decoding.chunks((Encoded("", 0, data) for _ in range(count)), rule)]
 
     assert sizes(b"", Rule(8)) == [128, 128, 44]
     assert sizes(bytes(1 << 18), Rule(8), 9) == [4, 4, 1]

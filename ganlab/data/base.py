@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ganlab.data.check import Known, Originals
     from ganlab.types import Batch, ImageShape
 
 Pixels = npt.NDArray[np.uint8]
@@ -108,6 +109,13 @@ class Dataset(ABC):
 
     def pack_folder(self, split: str) -> Path | None:
         """Where the packed split lies once it is prepared; None for sets that are made in memory."""
+        return None
+
+    def originals(self, split: str) -> Originals | Known | None:
+        """The files that ``split`` is made from, as they lie (``check.py``); None for a set without any.
+
+        Raises DataError where there is no source.
+        """
         return None
 
     def chosen(self, split: str | None) -> str:

@@ -53,6 +53,7 @@ class Cifar10(OriginalDataset):
 
     name = "cifar10"
     wanted = (*SUMS, META_TEXT)
+    sums = SUMS
     unpacked = ("cifar-10-batches-py", "cifar-10-batches-bin")
     side = 32
 

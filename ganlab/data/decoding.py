@@ -89,13 +89,13 @@ def decode_all(
     workers: processes; None is one per core, 0 decodes here. Raises DataError if a file cannot be read though
     it may be (a lost disk), EnvError if processes die.
     """
-    chunks = _chunks(files, rule)
+    parts = chunks(files, rule)
     crew = _Decoders(rule)
     try:
         if workers == 0:
-            yield from (decode_chunk(chunk, rule) for chunk in chunks)
+            yield from (decode_chunk(chunk, rule) for chunk in parts)
         else:
-            yield from in_order(crew.decode, chunks, workers or num_cores(), crew.stop)
+            yield from in_order(crew.decode, parts, workers or num_cores(), crew.stop)
     except OSError as error:
         if error.filename is None:
             raise
@@ -117,7 +117,7 @@ def decode_chunk(chunk: Sequence[Encoded], rule: Rule, out: Pixels | None = None
         for file in chunk:
             heard: list[str] = []
             try:
-                images[len(labels)] = decode(_bytes(file), rule, heard.append)
+                images[len(labels)] = decode(content(file), rule, heard.append)
             except TooSmallError:
                 notes["too_small"] += 1
             except BadImageError as reason:
@@ -193,7 +193,8 @@ def _most(rule: Rule) -> int:
     return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // math.prod(rule.shape)))
 
 
-def _chunks(files: Iterable[Encoded], rule: Rule) -> Iterator[list[Encoded]]:
+def chunks(files: Iterable[Encoded], rule: Rule) -> Iterator[list[Encoded]]:
+    """The stream in pieces, each for one process at a time."""
     most = _most(rule)
     chunk: list[Encoded] = []
     held = 0
@@ -213,7 +214,8 @@ def _size(file: Encoded) -> int:
     return len(file.data) if isinstance(file.data, bytes) else 0
 
 
-def _bytes(file: Encoded) -> bytes:
+def content(file: Encoded) -> bytes:
+    """The bytes of a file. Raises BadImageError, or OSError if the disk or network fails."""
     if isinstance(file.data, BadImageError):
         raise file.data
     if isinstance(file.data, bytes):

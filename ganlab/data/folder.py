@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from ganlab.data.archive import Source, open_source
 from ganlab.data.base import Dataset, ImageSet
+from ganlab.data.check import Originals
 from ganlab.data.decoding import Encoded, Piece
 from ganlab.data.images import BadImageError, Fit, Resample, Rule, is_image_name, shown
 from ganlab.data.pack import pack, read_manifest
@@ -112,6 +113,15 @@ class Folder(Dataset):
         source, split = self._source(), split or self.split
         return pack(self._recipe(split, source), lambda writer: self._fill(writer, split, source))
 
+    def originals(self, split: str) -> Originals:
+        source = self._source()
+        layout = self._layout(source)
+        chosen = self._chosen(layout, split, source)
+        label_of, classes, hollow = self._named(layout, split, chosen)
+        passed = {why: (n, source.such_as.get(why, "")) for why, n in layout.ignored.items()}
+        files = self._encoded(source, label_of, skip=0)
+        return Originals(source.path, files, sum(chosen.values()), self.rule, classes, hollow, passed)
+
     def _source(self) -> Source:
         if self.path is None:
             raise DataError("dataset.path", "is not set", "give a folder, zip or tar of images")
@@ -131,8 +141,7 @@ class Folder(Dataset):
 
     def _fill(self, writer: Writer, split: str, source: Source) -> None:
         layout = self._layout(source)
-        prefix = self._prefix(layout, split, source)
-        chosen = {path: n for path, n in layout.images.items() if path[: len(prefix)] == prefix}
+        chosen = self._chosen(layout, split, source)
         label_of = self._labels(writer, layout, split, chosen)
         writer.source |= {"ignored": dict(layout.ignored), "splits": layout.splits()}
         files = self._encoded(source, label_of, skip=writer.position or 0)
@@ -175,28 +184,40 @@ class Folder(Dataset):
         has = f"it has {shown(', '.join(splits[:20]))}" if splits else "it has no folders"
         raise DataError("dataset.split", what, f"{hint}{has}; null takes everything")
 
+    def _chosen(self, layout: Layout, split: str, source: Source) -> dict[Path_, int]:
+        """The folders of a split, and how many images they hold. Raises as ``_prefix`` does."""
+        prefix = self._prefix(layout, split, source)
+        return {path: n for path, n in layout.images.items() if path[: len(prefix)] == prefix}
+
     def _labels(
         self, writer: Writer, layout: Layout, split: str, chosen: dict[Path_, int]
     ) -> dict[Path_, int]:
         """Label of each folder (-1: none), with ``writer.classes`` set. Raises DataError on a muddle."""
+        labels, writer.classes, hollow = self._named(layout, split, chosen)
+        if hollow:
+            if self.on_bad == "fail":
+                what = f"class folder {hollow[0]!r} of {split!r} holds no image"
+                raise DataError("dataset.path", what, "remove it or fill it, or dataset.on_bad=skip")
+            if writer.position is None:
+                writer.count("empty_classes", len(hollow))
+        return labels
+
+    def _named(
+        self, layout: Layout, split: str, chosen: dict[Path_, int]
+    ) -> tuple[dict[Path_, int], list[str], list[str]]:
+        """Label of each folder (-1: none), the classes, and those without an image. Raises DataError."""
         index = layout.classes_at(None if split not in layout.tops() else split)
         named = {path: path[index] for path in chosen if len(path) > index}
         if not self.labels or not named:
-            return dict.fromkeys(chosen, -1)
+            return dict.fromkeys(chosen, -1), [], []
         if loose := sum(n for path, n in chosen.items() if path not in named):
             fix = "move them into class folders, or dataset.labels=false to use none"
             raise DataError("dataset.path", f"{loose} images lie beside the class folders", fix)
         prefix = next(iter(chosen))[:index] if split in layout.tops() else ()
         names = sorted(set(named.values()))
         hollow = {p[index] for p in layout.empty if len(p) == index + 1 and p[: len(prefix)] == prefix}
-        if hollow := hollow.difference(names):
-            if self.on_bad == "fail":
-                what = f"class folder {shown(sorted(hollow)[0])!r} of {split!r} holds no image"
-                raise DataError("dataset.path", what, "remove it or fill it, or dataset.on_bad=skip")
-            if writer.position is None:
-                writer.count("empty_classes", len(hollow))
-        writer.classes = [shown(name) for name in names]
-        return {path: names.index(name) for path, name in named.items()}
+        labels = {path: names.index(name) for path, name in named.items()}
+        return labels, list(map(shown, names)), sorted(map(shown, hollow.difference(names)))
 
 
 def read_layout(source: Source, split: str | None = None) -> Layout:
@@ -213,6 +234,7 @@ def read_layout(source: Source, split: str | None = None) -> Layout:
             layout.images[path] += 1
         else:
             layout.ignored["other file"] += 1
+            source.such_as.setdefault("other file", shown(member.name))
     full = {path[:n] for path in busy for n in range(len(path) + 1)}
     layout.empty = {tuple(name.split("/")) for name in source.folders} - full
     layout.ignored += source.ignored

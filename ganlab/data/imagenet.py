@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ganlab.data.base import Dataset, ImageSet
+from ganlab.data.check import Originals
 from ganlab.data.decoding import Encoded
 from ganlab.data.download import by_hand_place
 from ganlab.data.imagenet_labels import WNID
@@ -91,6 +92,12 @@ class ImageNet(Dataset):
         files = _files(layout, wnids, after=writer.position)
         bad = (self.on_bad, self.max_bad)
         pack_stream(writer, files, self.rule, title=title, total=total, bad=bad)
+
+    def originals(self, split: str) -> Originals:
+        layout, _ = self._find(split)
+        wnids = self._classes(layout)
+        files = _files(layout, wnids, after=None)
+        return Originals(layout.path, files, layout.count(wnids), self.rule, wnids)
 
     def _classes(self, layout: Layout) -> list[str]:
         """The classes to take, sorted. Raises DataError if one that is asked for is not there."""

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from ganlab.data.archive import FolderSource
 from ganlab.data.base import Dataset, ImageSet
+from ganlab.data.check import Originals
 from ganlab.data.decoding import Encoded, Piece
 from ganlab.data.download import by_hand_place
 from ganlab.data.images import BadImageError, Resample, Rule, is_image_name, shown
@@ -78,6 +79,13 @@ class Lsun(Dataset):
         split = self.chosen(split)
         sources = self._sources(split)
         return pack(self._recipe(split, sources), lambda writer: self._fill(writer, split, sources))
+
+    def originals(self, split: str) -> Originals:
+        sources = self._sources(split)
+        counts = [min(source.count(), self.limit or source.count()) for source in sources]
+        root = sources[0].path if len(sources) == 1 else sources[0].path.parent
+        classes = self.categories if len(sources) > 1 else []
+        return Originals(root, self._files(sources, counts, [0, 0, None]), sum(counts), self.rule, classes)
 
     def _fill(self, writer: Writer, split: str, sources: list[_Source]) -> None:
         counts = [min(source.count(), self.limit or source.count()) for source in sources]

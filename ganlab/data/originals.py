@@ -17,6 +17,7 @@ from typing import Any
 
 from ganlab.data.archive import FolderSource, Member, Source, open_source
 from ganlab.data.base import Dataset, ImageSet, Pixels
+from ganlab.data.check import Known
 from ganlab.data.download import Remote, fetch, remotes
 from ganlab.data.files import open_file, progress
 from ganlab.data.images import BadImageError, Resample, shown
@@ -76,12 +77,13 @@ class OriginalDataset(Dataset):
     """Base of the datasets that come in an archive of their authors.
 
     Class attributes: ``wanted``, every file that may matter; ``unpacked``, names of the folders that
-    unpacking gives; ``side``, the images' own size in pixels.
+    unpacking gives; ``sums``, known md5 or sha256 of some files; ``side``, the images' own size in pixels.
     """
 
     channels = 3
     wanted: Collection[str]
     unpacked: Collection[str]
+    sums: Mapping[str, str]
     side: int
 
     def __init__(
@@ -107,6 +109,13 @@ class OriginalDataset(Dataset):
             self.fill(writer, split, source)
 
         return pack(self._recipe(split, found), fill)
+
+    def originals(self, split: str) -> Known:
+        found = self._find()
+        if found is None:
+            fix = f"'ganlab data prepare {self.name}' downloads it, or set dataset.path"
+            raise DataError("dataset.path", "is not set, and there is no download", fix)
+        return Known(found.source.path, found.files(), self.sums if self.verify else {})
 
     def add(self, writer: Writer, blocks: Iterable[Pixels], count: int, title: str) -> None:
         """Bring ``count`` images, uint8 blocks (n, 3, side, side), to the resolution and write them."""

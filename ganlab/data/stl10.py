@@ -52,6 +52,7 @@ class Stl10(OriginalDataset):
 
     name = "stl10"
     wanted = (*SUMS, NAMES)
+    sums = SUMS
     unpacked = ("stl10_binary",)
     side = SIDE
 

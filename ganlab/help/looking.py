@@ -107,11 +107,12 @@ def explain() -> str:
 def data() -> str:
     return "\n".join(
         [
-            head("data", "prepare|info DATASET [key=value ...]"),
+            head("data", "prepare|check|info DATASET [key=value ...]"),
             *wrap(
                 "prepare: download (checked, resumable) or read a local source on every core, and pack it "
                 "into one file of pixels with a manifest. Stopped or killed, the same command goes on and "
-                "ends in the same bytes. info: what is prepared, counts, shape, classes, checksums."
+                "ends in the same bytes. check: look at every file of the source: "
+                "broken, odd and equal ones, counts. info: what is prepared, counts, classes, checksums."
             ),
             "",
             "datasets",
@@ -124,6 +125,13 @@ def data() -> str:
                         "path=, split=, ...",
                         "the dataset's own; split=all: every split",
                     ),
+                    (
+                        "hash=write",
+                        "with check: write the sha256 of every file beside the source (sha256sum's format)",
+                    ),
+                    ("hash=verify", "with check: compare with them; finds rotten bits that decode unnoticed"),
+                    ("manifest=FILE", "with hash: another place for them"),
+                    ("out=FILE", "with check: all that was found, as JSON"),
                     ("verify=true", "with info: read every prepared file and compare its checksum"),
                     ("dataset.verify=false", "cifar10, stl10: admit a set of your own in their format"),
                 ]
@@ -134,7 +142,15 @@ def data() -> str:
             "  ganlab data prepare folder path=photos.zip resolution=64",
             "  ganlab data prepare imagenet path=/data/ILSVRC2012 split=all",
             "  ganlab data prepare lsun path=/data/lsun category=bedroom resolution=128",
+            "  ganlab data check folder path=photos hash=write",
+            "  ganlab data check folder path=photos hash=verify",
             "  ganlab data info cifar10 verify=true",
+            "",
+            *wrap(
+                "Environment: GANLAB_CACHE (where packs and downloads lie), GANLAB_OFFLINE=1 (download "
+                "nothing), GANLAB_DATA_TIMEOUT (seconds after which a process that reads and says nothing is "
+                "given up; 120)."
+            ),
         ]
     )
 

@@ -12,7 +12,7 @@ COMMANDS = {
     "report": "put runs side by side: HTML, Markdown, CSV and figures",
     "analyze": "one figure of runs and its numbers: spectra, gradients, speed, samples, ...",
     "explain": "how a run differs from the paper's recipe, and where each value comes from",
-    "data": "prepare a dataset, or tell what is prepared",
+    "data": "prepare or check a dataset, or tell what is prepared",
     "bench": "how fast it is on this machine, beside a plain loop: tables, JSON, charts",
     "doctor": "what is installed, prepared and missing on this machine",
 }
