@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganlab import rng
+from ganlab import ranks, rng
 from ganlab.fakes import CHUNK, Generate, OfClass, chunk, settle
-from ganlab.feature_pass import FeaturePass, Poll, ahead, attempt
+from ganlab.feature_pass import FeaturePass, Poll, agreed, ahead, attempt, attempt_alike
 from ganlab.metrics.base import ClassReference, Group, GroupMetric, MetricError, Protocol
 from ganlab.metrics.protocol import OWN_SPLIT
 from ganlab.reference import Cache, class_key, class_reference, compute_class, piece, rows_of
@@ -85,7 +85,10 @@ class ClassPass:
         return class_reference(tensors)
 
     def group(self, label: int | None, generate: Generate, metrics: list[GroupMetric]) -> Group:
-        """One class, or all images as one group, with what the neediest of ``metrics`` wants."""
+        """One class, or all images as one group, with what the neediest of ``metrics`` wants.
+
+        Of many ranks each makes every ``size``-th chunk, and the first gets all of them.
+        """
         protocol = self.protocol
         n_images = max((m.n_fake(protocol) for m in metrics if m.needs_images), default=0)
         n_pool = max((m.n_fake(protocol) for m in metrics if m.uses_features), default=0)
@@ -99,20 +102,46 @@ class ClassPass:
             random = rng.generator(self.features.device, protocol.seed, "evaluate", *counters)
             return chunk(generate, start, random)
 
-        starts = range(0, max(n_images, n_pool), CHUNK)
+        if ranks.current().size > 1:
+            kept, pools = self._of_ranks(make, generate, n_images, n_pool)
+        starts = range(0, max(n_images, n_pool) if ranks.current().size == 1 else 0, CHUNK)
         for start, images in zip(starts, ahead(make, starts, self.features.device), strict=True):
             if start < n_images:
                 kept.append(images[: n_images - start].to(self.features.home))
             if start < n_pool:
                 pools.extend(found.pool for found in self.features(images[: n_pool - start], self.poll))
         settle(generate)
-        needs_real = label is not None and any(m.needs_real for m in metrics)
-        return Group(
-            label,
-            torch.cat(kept) if kept else None,
-            torch.cat(pools) if pools else None,
-            self.real(label) if needs_real and label is not None else None,
-        )
+        needs_real = label is not None and any(m.needs_real for m in metrics) and ranks.current().first
+        real = agreed(lambda: self.real(label) if needs_real and label is not None else None)
+        return Group(label, torch.cat(kept) if kept else None, torch.cat(pools) if pools else None, real)
+
+    def _of_ranks(
+        self, make: Callable[[int], Tensor], generate: Generate, n_images: int, n_pool: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Chunks of images and of pooled features in order, on the first rank; nothing on the others."""
+        team, features = ranks.current(), self.features
+        shape, kept, pools = self.images.shape, list[Tensor](), list[Tensor]()
+
+        def made(start: int) -> tuple[Tensor, Tensor]:
+            images = torch.zeros(CHUNK, *shape, dtype=torch.uint8, device=features.home)
+            pool = torch.zeros(CHUNK, features.extractor.feature_dim, device=features.home)
+            if start < max(n_images, n_pool):
+                images.copy_(new := make(start))
+                if start < n_pool:
+                    found = [f.pool for f in features(new[: n_pool - start], self.poll)]
+                    torch.cat(found, out=pool[: min(CHUNK, n_pool - start)])
+                settle(generate)
+            return images, pool
+
+        for first in range(0, max(n_images, n_pool), CHUNK * team.size):
+            images, pool = agreed(partial(made, first + team.rank * CHUNK))
+            for n, chunks, all_ranks in ((n_images, kept, images), (n_pool, pools, pool)):
+                if first >= n:
+                    continue
+                found = team.gathered(all_ranks)
+                starts = range(first, n, CHUNK) if team.first else ()
+                chunks += [rows[: n - start] for rows, start in zip(found, starts, strict=False)]
+        return kept, pools
 
     def real_images(self, label: int, n: int) -> Tensor:
         """At most ``n`` real images of a class, in an order drawn by the seed: uint8 (n, C, H, W), n even."""
@@ -143,9 +172,9 @@ def score_groups(
             if not going:
                 break
             made = of_class(label) if of_class and label is not None else generate
-            group = attempt(partial(classes.group, label, made, [*going.values()]))
+            group = attempt_alike(partial(classes.group, label, made, [*going.values()]))
             for name, metric in [*going.items()]:
-                value = group if isinstance(group, Exception) else attempt(partial(metric, group, protocol))
+                value = group if isinstance(group, Exception) else valued(metric, group, protocol)
                 if isinstance(value, Exception):
                     where = "" if label is None else f"class {names[label]!r}: "
                     found[name] = MetricError(f"{where}{value}")
@@ -154,11 +183,23 @@ def score_groups(
                     found[name][label] = value
             if labelled:
                 tell("class", i + 1, len(groups))
-    for name, metric in metrics.items():
+    for name, metric in metrics.items() if ranks.current().first else ():
         if metric.tells_real and not isinstance(found[name], Exception) and name not in classes.of_real:
             real = attempt(partial(real_mean, classes, metric, [*found[name]]))
             classes.of_real[name] = None if isinstance(real, Exception) else real
     return found
+
+
+def valued(metric: GroupMetric, group: Group, protocol: Protocol) -> float | Exception:
+    """What ``metric`` says of a group, or why nothing: of many ranks the first asks it, and all are told."""
+    team = ranks.current()
+    found = team.first_only(lambda: attempt(partial(metric, group, protocol)))
+    if team.size == 1:
+        assert found is not None
+        return found
+    known = (None, str(found)) if isinstance(found, Exception) else (found, "")
+    value, reason = team.first_does(lambda: known)
+    return MetricError(reason) if value is None else float(value)
 
 
 def real_mean(classes: ClassPass, metric: GroupMetric, labels: Iterable[int]) -> float | None:

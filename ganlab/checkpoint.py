@@ -162,6 +162,12 @@ class Checkpoints:
             raise CheckpointError(str(self.folder), "holds no checkpoint", "train first, or name another run")
         raise CheckpointError([m for _, error in failures for m in error.mistakes])
 
+    def read(self, folder: Path) -> Loaded:
+        """A checkpoint of this run that lies in any ``folder``. Raises CheckpointError."""
+        if not folder.is_dir() or folder.is_symlink():
+            raise CheckpointError(str(folder), "no such checkpoint", "name a step's folder, or its step")
+        return manifest.read_checkpoint(folder, self.run_id)
+
     def verify(self, step: int) -> None:
         """Raises CheckpointError unless ``load(step)`` would succeed."""
         self._load(step)

@@ -12,6 +12,7 @@ from ganlab import __version__, help, signals
 from ganlab.commands import COMMANDS, say
 from ganlab.errors import ConfigError
 from ganlab.failing import failed
+from ganlab.launched import require_alone
 from ganlab.spelling import nearest
 
 
@@ -49,4 +50,5 @@ def _command(words: list[str]) -> int:
         if "=" in name or name.startswith("+"):
             fix = f"write 'ganlab train {name}'"
         raise ConfigError(name, f"is no {kind} of ganlab", fix)
+    require_alone(name, rest)
     return COMMANDS[name](rest)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 from ganlab import help
 from ganlab.bench import KEYS
 from ganlab.errors import ConfigError, Mistake
+from ganlab.launched import many_ranks
 from ganlab.spelling import suggest
 from ganlab.words import no_near_miss, one_run, own_keys, parse
 
@@ -52,10 +55,10 @@ def train(rest: list[str]) -> int:
         return sweep(overrides, dirs, ruled(most, retry, stall_minutes, "sweep."))
     if rules and not words.on("--multirun"):
         raise ConfigError(rules[0].partition("=")[0], "is a rule of sweeps", "add -m, or leave it out")
-    from ganlab import config
-
-    composed = config.compose(overrides, dirs)
     if show:
+        from ganlab import config
+
+        composed = config.compose(overrides, dirs)
         print(config.show(composed, resolve=words.on("--resolve"), package=words.last("--package")), end="")
         sys.stdout.flush()
         if wrong := config.mistakes(composed):
@@ -64,7 +67,20 @@ def train(rest: list[str]) -> int:
     for option in ("--resolve", "--package"):
         if words.on(option):
             raise ConfigError(option, "goes with --cfg", f"write --cfg job {option}")
-    experiment = config.build(composed)
+    if not many_ranks():
+        return _train(overrides, dirs)
+    from ganlab.rank_session import joined
+
+    with joined() as team:
+        return _train(overrides, dirs, team.together)
+
+
+def _train(overrides: list[str], dirs: list[str], together: Callable[[], Any] = nullcontext) -> int:
+    from ganlab import config
+
+    with together():
+        composed = config.compose(overrides, dirs)
+        experiment = config.build(composed)
     from ganlab import loop
 
     return int(loop.train(experiment, composed.saved, composed.choices, composed.overrides) or 0)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ganlab import rng
+from ganlab import ranks, rng
 from ganlab.experiment import Experiment
 from ganlab.feed import Feed
 from ganlab.game import Game
@@ -207,6 +207,9 @@ class Graphed(Engine):
 
 def make(e: Experiment, game: Game, feed: Feed) -> Engine:
     """The engine that the config asks for, or what comes nearest, with the reason in ``why``."""
+    if ranks.current().size > 1:
+        asked = e.engine in ("graph", "compile") or (e.engine == "auto" and game.device.type == "cuda")
+        return Engine(e, game, feed, "updates of many ranks are not recorded" if asked else "")
     obstacle = cannot_record(game, feed)
     if e.engine == "compile":
         inner: Engine = Compiled(e, game, feed)

@@ -24,9 +24,14 @@ class Mistake(NamedTuple):
 
 
 class GanlabError(Exception):
-    """A failure that the user can mend. Printed as one line per mistake, without a traceback."""
+    """A failure that the user can mend. Printed as one line per mistake, without a traceback.
+
+    agreed: all ranks of the run raise it, and only one of them is not ``silent``.
+    """
 
     code = 1
+    agreed = False
+    silent = False
 
     def __init__(self, where: str | Iterable[Mistake], what: str = "", fix: str = "") -> None:
         self.mistakes = [Mistake(where, what, fix)] if isinstance(where, str) else list(where)

@@ -7,21 +7,23 @@ number depends on a batch size.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
 
+from ganlab import ranks
 from ganlab.by_class import ClassPass, class_counts, details, mean_over, score_groups
 from ganlab.errors import DataError, Mistake
 from ganlab.extractors.base import Extractor, exact_fp32
 from ganlab.fakes import CHUNK, Generate, OfClass
-from ganlab.feature_pass import FeaturePass, Poll, Seen, attempt, batch_size, show
+from ganlab.feature_pass import FeaturePass, Poll, Seen, attempt, attempt_alike, batch_size, show
 from ganlab.metrics.base import GroupMetric, Measure, Metric, MetricError, Protocol, Reference
 from ganlab.metrics.protocol import OWN_SPLIT, digest
 from ganlab.reference import Cache, cache_key, compute
@@ -190,29 +192,41 @@ class Evaluator:
         for name in self.group_metrics:
             told = self.record(generator, name)
             more[name] = {"protocol": told, "protocol_id": digest(told)}
+        team = ranks.current()
         with exact_fp32(self.device.type):
             crashes = not strict  # a crash costs the scores, not the run
-            real = attempt(lambda: self.reference(poll), crashes) if self._needs_real else None
-            fake = attempt(lambda: self._shown(generate, poll), crashes) if self.metrics else None
-            groups = attempt(lambda: self._groups(generate, of_class, poll), crashes)
-            for name, measure in self.measures.items():
-                if isinstance(measure, Metric):
-                    found = attempt(functools.partial(self._value, name, real, fake), crashes)
-                elif isinstance(groups, Exception):
-                    found = groups
-                else:
-                    found = attempt(functools.partial(self._mean, name, groups[name], more[name]), crashes)
-                if isinstance(found, Exception):
-                    missing.append(Mistake(f"metric.scores.{name}", str(found)))
-                    self._warn(f"{name}: no value, {found}")
-                    found = dict.fromkeys(measure.names, math.nan)
-                values |= {self._full(measure, k): None if math.isnan(v) else v for k, v in found.items()}
-        record, warnings = self.record(generator), self._warnings.copy()
-        self._warnings.clear()
-        if strict and missing:
-            raise DataError(missing)
-        named = {self._full(m, m.names[0]): more[name] for name, m in self.group_metrics.items()}
-        return Scores(step, values, record, digest(record), time.perf_counter() - began, warnings, named)
+            known = functools.partial(attempt, lambda: self.reference(poll), crashes)
+            real = team.first_only(known) if self._needs_real else None
+            fake = attempt_alike(lambda: self._shown(generate, poll), crashes) if self.metrics else None
+            groups = attempt_alike(lambda: self._groups(generate, of_class, poll), crashes)
+
+            def scored() -> Scores:
+                for name, measure in self.measures.items():
+                    if isinstance(measure, Metric):
+                        found = attempt(functools.partial(self._value, name, real, fake), crashes)
+                    elif isinstance(groups, Exception):
+                        found = groups
+                    else:
+                        found = attempt(
+                            functools.partial(self._mean, name, groups[name], more[name]), crashes
+                        )
+                    if isinstance(found, Exception):
+                        missing.append(Mistake(f"metric.scores.{name}", str(found)))
+                        self._warn(f"{name}: no value, {found}")
+                        found = dict.fromkeys(measure.names, math.nan)
+                    values.update({self._full(measure, k): _known(v) for k, v in found.items()})
+                record, warnings = self.record(generator), self._warnings.copy()
+                self._warnings.clear()
+                if strict and missing:
+                    raise DataError(missing)
+                named = {self._full(m, m.names[0]): more[name] for name, m in self.group_metrics.items()}
+                seconds = time.perf_counter() - began
+                return Scores(step, values, record, digest(record), seconds, warnings, named)
+
+            scores = team.first_only(scored)
+        if team.size > 1:
+            scores = Scores(**team.first_does(lambda: dataclasses.asdict(cast(Scores, scores))))
+        return cast(Scores, scores)
 
     @property
     def _needs_real(self) -> bool:
@@ -273,3 +287,8 @@ class Evaluator:
     def _tell(self, what: str, done: int, of: int) -> None:
         if self.progress:
             self.progress(what, done, of)
+
+
+def _known(value: float) -> float | None:
+    """None for what has no value."""
+    return None if math.isnan(value) else value

@@ -68,7 +68,7 @@ class Experiment:
         class_loss: the loss of D's auxiliary classifier, for architecture.head=ac; null: none.
         steps: generator updates in all.
         d_steps: discriminator updates before each generator update (n_dis, n_critic).
-        batch_size: real, and generated, images per D update.
+        batch_size: real, and generated, images per D update, of all ranks together.
         g_batch_size: generated images per G update; null: ``batch_size``.
         accumulate: micro batches that each update is made of, so that a large batch fits a small GPU; batch
             norm sees micro batches, and ``step.py`` says what else is not the same.
@@ -81,6 +81,8 @@ class Experiment:
         fake_labels: the classes that a conditional G is trained on: ``uniform``, as in SNGAN's code, or as in
             the ``data``: the labels of D's real batch, and of random training images in G's updates.
             Scores and pictures draw them uniformly.
+        sync_bn: in a run of many ranks (torchrun), batch norm over the whole batch, as one process has it;
+            ``false``: over each rank's part, as SNGAN's runs on four GPUs had it, and without its exchanges.
         seed: of everything random.
         lr_decay: ``linear``: the learning rates fall to 0 at the last step, from ``lr_decay_start`` on.
         lr_decay_start: step from which they fall.
@@ -134,6 +136,7 @@ class Experiment:
         joint_fakes: bool = False,
         fold: bool = True,
         fake_labels: Literal["uniform", "data"] = "uniform",
+        sync_bn: bool = True,
         seed: Annotated[int, Range(ge=0)] = 0,
         lr_decay: Literal["none", "linear"] = "none",
         lr_decay_start: Steps = 0,
@@ -165,6 +168,7 @@ class Experiment:
         self.class_loss, self.fake_labels = class_loss, fake_labels
         self.accumulate, self.order = accumulate, order
         self.d_pass, self.joint_fakes, self.fold, self.engine = d_pass, joint_fakes, fold, engine
+        self.sync_bn = sync_bn
         self.lr_decay, self.lr_decay_start, self.ema = lr_decay, lr_decay_start, ema
         self.dequantize, self.flip = dequantize, flip
         self.device, self.precision, self.deterministic = device, precision, deterministic

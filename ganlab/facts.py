@@ -18,7 +18,8 @@ from typing import Any, cast
 
 import torch
 
-from ganlab.errors import EnvError
+from ganlab import ranks
+from ganlab.errors import ConfigError, EnvError
 from ganlab.paths import PACKAGE
 
 PARTS = (
@@ -66,15 +67,24 @@ def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str,
 
 
 def find_device(wanted: str) -> torch.device:
-    """The device asked for. Raises EnvError if it is a CUDA device that is not there."""
+    """The device asked for; of many ranks, ``auto`` and ``cuda`` are each its own GPU.
+
+    Raises EnvError if it is a CUDA device that is not there, ConfigError if all ranks were given the same.
+    """
+    team = ranks.current()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
-        return torch.device("cuda:0" if count else "cpu")
+        wanted = "cuda" if count else "cpu"
     if wanted == "cpu":
         return torch.device("cpu")
-    index = int(wanted.partition(":")[2] or 0)
+    if ":" in wanted and team.size > 1:
+        raise ConfigError("device", f"{wanted} for all {team.size} ranks", "use device=auto: a GPU for each")
+    index = int(wanted.partition(":")[2] or team.local)
     if index >= count:
         there = f"this machine has cuda:0 to cuda:{count - 1}" if count else "no CUDA device was found"
+        if team.size > 1:
+            what = f"rank {team.rank} wants cuda:{index}: {there}"
+            raise EnvError("device", what, "start one rank for each GPU, or use device=cpu")
         raise EnvError("device", f"{wanted} is not there: {there}", "use device=cpu or device=auto")
     return torch.device("cuda", index)
 
@@ -123,7 +133,7 @@ def crowded(device: torch.device) -> str:
     be what it is alone.
     """
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or "OMP_NUM_THREADS" in os.environ:
+    if device.type != "cpu" or threads == 1 or ranks.current().size > 1 or "OMP_NUM_THREADS" in os.environ:
         return ""
     try:
         load = os.getloadavg()[0]

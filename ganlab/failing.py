@@ -26,6 +26,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 
 def failed(error: BaseException, words: Sequence[str]) -> int:
     """Tell what went wrong with the command ``words``, and return the exit code."""
+    if getattr(error, "silent", False):  # another rank of the run tells it
+        return int(getattr(error, "code", 1))
     if isinstance(error, GanlabError):
         _debug()
         return tell(error)

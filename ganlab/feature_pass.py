@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ganlab import rng
+from ganlab import ranks, rng
 from ganlab.errors import DataError, EnvError, GanlabError
 from ganlab.experiment import Experiment
 from ganlab.extractors.base import Extractor, exact_fp32
@@ -45,9 +45,33 @@ def attempt(function: Callable[[], T], crashes: bool = False) -> T | Exception:
         return MetricError(f"it crashed, {type(e).__name__}: {e}")
 
 
+def attempt_alike(function: Callable[[], T], crashes: bool = False) -> T | Exception:
+    """The same of what many ranks do together: no value is what they agreed on, any other failure is one."""
+    if ranks.current().size == 1:
+        return attempt(function, crashes)
+    try:
+        return function()
+    except MetricError as e:
+        return e.with_traceback(None)
+
+
 def batch_size(protocol: Protocol, device: torch.device) -> int:
     """Images per forward pass of the extractor: what the protocol says, else what suits the device."""
     return protocol.batch_size or (CHUNK if device.type == "cuda" else BATCH_CPU)
+
+
+def agreed(function: Callable[[], T]) -> T:
+    """What ``function`` returns on each rank. All raise MetricError if one has no value, with its reason."""
+    team = ranks.current()
+    if team.size == 1:
+        return function()
+    with team.together():
+        found = attempt(function, crashes=True)
+    reasons = team.told(str(found) or type(found).__name__ if isinstance(found, Exception) else "")
+    if reason := next(filter(None, reasons), ""):
+        raise MetricError(reason) from (found if isinstance(found, Exception) else None)
+    assert not isinstance(found, Exception)
+    return found
 
 
 class FeaturePass:
@@ -95,8 +119,9 @@ class FeaturePass:
         def make(start: int) -> Tensor:
             return chunk(generate, start, rng.generator(self.device, seed, "evaluate", start))
 
-        for i, images in enumerate(ahead(make, range(0, n, CHUNK), self.device)):
-            for found in self(images[: n - i * CHUNK], poll):
+        chunks = self._chunks if ranks.current().size == 1 else self._chunks_of_ranks
+        for pieces in chunks(make, n, poll, generate):
+            for found in pieces:
                 while len(found.pool):
                     at = done % size
                     taken = min(size - at, len(found.pool))
@@ -106,11 +131,44 @@ class FeaturePass:
                     if done % size == 0:
                         yield block
                 tell(done)
-            if i == 0:
-                settle(generate)  # a generator that diverged is known by now; no need to go on for minutes
         if rest := done % size:
             yield Features(block.pool[:rest], block.logits[:rest])
+
+    def _chunks(
+        self, make: Callable[[int], Tensor], n: int, poll: Poll, generate: Generate
+    ) -> Iterator[Iterator[Features]]:
+        """Of each chunk of ``n`` images the features, piece by piece."""
+        for i, images in enumerate(ahead(make, range(0, n, CHUNK), self.device)):
+            yield self(images[: n - i * CHUNK], poll)
+            if i == 0:
+                settle(generate)  # a generator that diverged is known by now; no need to go on for minutes
         settle(generate)
+
+    def _chunks_of_ranks(
+        self, make: Callable[[int], Tensor], n: int, poll: Poll, generate: Generate
+    ) -> Iterator[list[Features]]:
+        """The same on the first rank, in the same order; each rank makes every ``size``-th chunk.
+
+        The others get nothing. All raise what one does: a signal stops them at the same chunk.
+        """
+        team, widths = ranks.current(), [self.extractor.feature_dim, self.extractor.num_classes]
+
+        def made(start: int) -> Tensor:
+            rows = torch.zeros(CHUNK, sum(widths), device=self.home)
+            if start < n:
+                found = [torch.cat(f, 1) for f in self(make(start)[: n - start], poll)]
+                torch.cat(found, out=rows[: min(CHUNK, n - start)])
+                settle(generate)
+            return rows
+
+        for first in range(0, n, CHUNK * team.size):
+            rows = agreed(functools.partial(made, first + team.rank * CHUNK))
+            found = team.gathered(rows)
+            if team.first:
+                sizes = [min(CHUNK, n - start) for start in range(first, n, CHUNK)]
+                yield from (
+                    [Features(*rows[:k].split(widths, 1))] for rows, k in zip(found, sizes, strict=False)
+                )
 
 
 @dataclass

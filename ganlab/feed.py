@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
 
+import torch
+from torch import Tensor
+
+from ganlab import ranks
 from ganlab.data.base import Batches, to_float
 from ganlab.experiment import Experiment
 from ganlab.types import Batch
@@ -12,8 +16,9 @@ from ganlab.types import Batch
 class Feed:
     """Batches of real images by their place in the run, as float32 (B, C, H, W) in [-1, 1], channels last.
 
-    per_update: batches in an update. capturable: the images lie on the device; then ``place`` writes the
-    update's indices to one buffer and a batch is gathered by them, all in memory that stays where it is.
+    per_update: batches in an update. Of many ranks each gets its share of every micro batch. capturable: the
+    images lie on the device; then ``place`` writes the update's indices to one buffer and a batch is gathered
+    by them, all in memory that stays where it is.
     """
 
     def __init__(self, batches: Batches, e: Experiment, per_update: int) -> None:
@@ -21,8 +26,13 @@ class Feed:
         self.images, self.labels = batches.on_device, batches.labels
         self.capturable = self.images is not None
         self.first, self.turn = 0, 0
+        team = ranks.current()
+        self.size = e.batch_size // team.size
+        self.draw = partial(team.uniform, parts=e.accumulate) if team.size > 1 else torch.rand
+        if team.size > 1:
+            batches.share = self._shares
         if self.images is not None:
-            n = per_update * e.batch_size
+            n = per_update * self.size
             self.index = torch.zeros(n, dtype=torch.int64, device=self.images.device)
 
     def place(self, step: int) -> None:
@@ -30,15 +40,20 @@ class Feed:
         n = self.per_update * self.e.batch_size
         self.first, self.turn = step * n, 0
         if self.images is not None:
-            self.index.copy_(self.batches.indices(self.first, n), non_blocking=True)
+            self.index.copy_(self._shares(self.batches.indices(self.first, n)), non_blocking=True)
+
+    def _shares(self, rows: Tensor) -> Tensor:
+        """This rank's of some whole batches."""
+        return ranks.current().share(rows, len(rows) // self.e.batch_size * self.e.accumulate)
 
     def __call__(self) -> Batch:
         """The next batch of the update."""
-        e, at = self.e, self.turn * self.e.batch_size
+        e, at = self.e, self.turn * self.size
         self.turn += 1
         if self.images is None:
-            x, y = self.batches.batch(self.first + at, e.batch_size)
+            x, y = self.batches.batch(self.first + (self.turn - 1) * e.batch_size, e.batch_size)
         else:
-            rows = self.index[at : at + e.batch_size]
+            rows = self.index[at : at + self.size]
             x, y = self.images[rows], None if self.labels is None else self.labels[rows]
-        return Batch(to_float(x, e.dequantize, e.flip).contiguous(memory_format=torch.channels_last), y)
+        x = to_float(x, e.dequantize, e.flip, draw=self.draw)
+        return Batch(x.contiguous(memory_format=torch.channels_last), y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from ganlab import ranks
 from ganlab.losses import ClassLoss, Loss
 from ganlab.priors import Prior
 from ganlab.types import Batch, Stabiliser, Verdict
@@ -24,7 +26,8 @@ class Game:
     ``num_classes`` is 0 in an unconditional game: then nobody sees labels. ``labels`` (N,) are those of the
     training images, wanted by ``fake_labels="data"`` alone. ``together``: real and generated images pass D in
     one batch. ``joint_fakes``: G makes the images of all ``d_steps`` updates in one pass. ``compiled``: what
-    stands in for ``d_terms`` and ``g_terms``.
+    stands in for ``d_terms`` and ``g_terms``. Batch sizes are those of all ranks; each plays its share.
+    ``apart``: running averages that each rank has of its share, to be averaged after each update.
     """
 
     generator: nn.Module
@@ -50,6 +53,7 @@ class Game:
     together: bool = False
     joint_fakes: bool = False
     averaging: bool = False
+    apart: list[Tensor] = field(default_factory=list)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -59,17 +63,18 @@ class Game:
         """
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
-    def fakes(self, n: int, y: Tensor | None = None) -> Batch:
-        """``n`` images of G with their labels, from fresh z of the default generator.
+    def fakes(self, n: int, batches: int = 1) -> Batch:
+        """``n`` images of G with their labels, for ``batches`` batches; see ``inputs``."""
+        return self.generate(*self.inputs(n, batches=batches))
 
-        ``y`` (n,) None: drawn as ``fake_labels`` says, by the default generator too.
+    def inputs(self, n: int, y: Tensor | None = None, batches: int = 1) -> tuple[Tensor, Tensor | None]:
+        """(z, y) to train on, from the default generator: of many ranks the share of ``n`` in ``batches``.
+
+        ``y`` where it is given (that of this rank), else drawn as ``fake_labels`` says; None without classes.
         """
-        return self.generate(*self.inputs(n, y))
-
-    def inputs(self, n: int, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """(z, y) to train on, from the default generator; ``y`` where it is given, None without classes."""
-        z = self.prior(n, self.z_dim, self.device)
-        return z, self.draw_labels(n) if self.num_classes and y is None else y
+        share = partial(ranks.current().share, parts=batches * self.accumulate)
+        z = share(self.prior(n, self.z_dim, self.device))
+        return z, share(self.draw_labels(n)) if self.num_classes and y is None else y
 
     def generate(self, z: Tensor, y: Tensor | None) -> Batch:
         """G's images of latents z (n, Z) and labels y (n,) or None, float32 (n, C, H, W), with the labels."""

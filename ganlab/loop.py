@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from ganlab import resume
+from ganlab import ranks, resume
 from ganlab.data.base import ImageSet
 from ganlab.disk import read_json
 from ganlab.errors import ConfigError, DataError, Diverged, Mistake
 from ganlab.experiment import NO_LABELS, Experiment
 from ganlab.facts import FREE, find_device, keep_memory, run_path, set_precision
+from ganlab.first_rank import locked, require_alike, run_folder
 from ganlab.record import memory_errors, told
 from ganlab.run import Run
-from ganlab.run_folder import RunFolder
+from ganlab.run_folder import Difference, RunFolder
 from ganlab.shared import Shared
 from ganlab.signals import StopFlag
 
@@ -55,20 +56,20 @@ def turns(
     """
     config = {key: value for key, value in config.items() if key not in resume.ONCE}
     place = Path(e.run_dir) if e.run_dir else run_path(choices, overrides, e.setting, e.seed)
-    folder = RunFolder(place)
-    if folder.config.exists() or folder.checkpoints.exists():
-        with folder.lock():
+    folder, many = RunFolder(place), ranks.current()
+    if many.first_does(lambda: folder.config.exists() or folder.checkpoints.exists()):
+        with locked(folder):
             yield from _continued(folder, e, config, choices, stop, shared)
         return
     # A new run: everything that can fail on its config or data fails before its folder exists.
     resume.require_any(folder, e)
     device, images = prepare(e, shared)
-    with folder.lock():
-        if folder.config.exists():  # another process was here in the meantime
+    with locked(folder):
+        if many.first_does(folder.config.exists):  # another process was here in the meantime
             yield from _continued(folder, e, config, choices, stop, shared)
             return
-        folder.write_config(config)
-        yield from Run(folder, e, choices, stop, device, images, shared, config).turns()
+        many.first_does(lambda: folder.write_config(config))
+        yield from Run(run_folder(place), e, choices, stop, device, images, shared, config).turns()
 
 
 def _continued(
@@ -80,13 +81,30 @@ def _continued(
     shared: Shared,
 ) -> Turns:
     """Continue the run in ``folder``, whose lock is held, or tell how it ended."""
+    many, other = ranks.current(), None
+    if e.resume != "never":
+        other = many.first_only(lambda: _changed(folder, e, config))
+        if many.first_does(lambda: other is None):
+            return
+    device, images = prepare(e, shared)
     if e.resume == "never":
-        device, images = prepare(e, shared)
-        before = folder.restart()
-        folder.write_config(config)
-        print(f"{folder.path}: begun anew; what was there lies in {before.name}")
-        yield from Run(folder, e, choices, stop, device, images, shared, config).turns()
-        return
+        many.first_does(lambda: _restart(folder, config))
+    yield from Run(
+        run_folder(folder.path), e, choices, stop, device, images, shared, config, other or ()
+    ).turns()
+
+
+def _restart(folder: RunFolder, config: dict[str, Any]) -> None:
+    before = folder.restart()
+    folder.write_config(config)
+    print(f"{folder.path}: begun anew; what was there lies in {before.name}")
+
+
+def _changed(folder: RunFolder, e: Experiment, config: dict[str, Any]) -> list[Difference] | None:
+    """Where the run is not to go on as it was made, by ``resume_allow``; None, and told, if it has finished.
+
+    Raises ConfigError for a config that is another run's, Diverged for a run that has.
+    """
     resume.recover_config(folder)
     if not folder.config.exists():  # a folder for checkpoints that has none
         folder.write_config(config)
@@ -104,15 +122,35 @@ def _continued(
             raise Diverged(str(folder.path), f"this run diverged: {result.get('error')}", fix)
         if result.get("status") == "finished" and reached >= e.steps:
             print(f"{folder.path}: finished at step {reached}: {told(result)}")
-            return
-    device, images = prepare(e, shared)
-    other = [d for d in changed.values() if d.key.partition(".")[0] not in FREE or d.key in e.resume_allow]
-    yield from Run(folder, e, choices, stop, device, images, shared, config, other).turns()
+            return None
+    return [d for d in changed.values() if d.key.partition(".")[0] not in FREE or d.key in e.resume_allow]
 
 
 def prepare(e: Experiment, shared: Shared | None = None) -> tuple[torch.device, ImageSet]:
     """Device and images. Raises EnvError or DataError before anything is written into a run folder."""
-    shared = shared or Shared()
+    team = ranks.current()
+    with team.together():
+        _require_shares(e)
+        device, images = _prepared(e, shared or Shared())
+    team.use(device)
+    require_alike(e, device, images)
+    return device, images
+
+
+def _require_shares(e: Experiment) -> None:
+    """Raise ConfigError unless each rank gets the same share of every micro batch."""
+    size, wrong = ranks.current().size, []
+    parts, least = size * e.accumulate, 1 if e.sync_bn else 2
+    for key, batch in (("batch_size", e.batch_size), ("g_batch_size", e.g_batch_size)):
+        if size > 1 and (batch % parts or batch // parts < least):
+            of = f" x accumulate={e.accumulate}" if e.accumulate > 1 else ""
+            what = f"{batch} can't be shared by {size} ranks{of}, {least} or more each"
+            wrong.append(Mistake(key, what, f"choose a multiple of {parts}, {least * parts} or more"))
+    if wrong:
+        raise ConfigError(wrong[:1] if e.batch_size == e.g_batch_size else wrong)
+
+
+def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
     device = find_device(e.device)
     set_precision(e.precision, device, e.deterministic)
     if device.type == "cpu":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from ganlab import samples, spectra
+from ganlab import ranks, samples, spectra
 from ganlab.errors import EnvError
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
@@ -64,6 +64,9 @@ class Observer:
 
     def samples(self, step: int) -> None:
         """A grid of images from the run's fixed latents. A picture is not worth a run."""
+        ranks.current().first_does(lambda: self._samples(step))
+
+    def _samples(self, step: int) -> None:
         self.folder.require_here()
         try:
             images = samples.images(self.game.live, self.z, self.y)
@@ -84,6 +87,9 @@ class Observer:
 
     def spectra(self, step: int) -> None:
         """The spectral norms of D's weights as they act, and of the trained weights under them."""
+        ranks.current().first_does(lambda: self._spectra(step))
+
+    def _spectra(self, step: int) -> None:
         d = self.game.discriminator
         norms = {f"spectral/{name}": value for name, value in spectra.spectral_norms(d).items()}
         norms |= {f"spectral_raw/{name}": value for name, value in spectra.raw_spectral_norms(d).items()}

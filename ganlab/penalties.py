@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganlab import ranks
 from ganlab.layers import CONVOLUTIONS, as_matrix, out_dim, power_iteration, raw_weight, weighted_layers
 from ganlab.schema import Count, NonNegative, Positive, checked
 from ganlab.types import Batch, Stabiliser
@@ -46,7 +47,8 @@ class GradientPenalty(Stabiliser):
         self.weight, self.target, self.sides = weight, target, sides
 
     def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        a = torch.rand(len(real.x), *[1] * (real.x.dim() - 1), device=real.x.device, dtype=real.x.dtype)
+        shape, x = [len(real.x), *[1] * (real.x.dim() - 1)], real.x
+        a = ranks.current().uniform(*shape, device=x.device, dtype=x.dtype)
         between = torch.lerp(fake.x, real.x, a)
         excess = gradient_norms(d, between, real.y) - self.target
         if self.sides == "one":

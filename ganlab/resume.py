@@ -141,10 +141,7 @@ def find(checkpoints: Checkpoints, e: Experiment, config: Mapping[str, Any]) -> 
     asked = place(e.resume)
     try:
         if isinstance(asked, Path):
-            found = asked if asked.is_dir() and not asked.is_symlink() else None
-            if found is None:
-                raise CheckpointError(str(asked), "no such checkpoint", "name a step's folder, or its step")
-            return manifest.read_checkpoint(found, checkpoints.run_id)
+            return checkpoints.read(asked)
         if asked is not None:
             return checkpoints.load(asked)
         return checkpoints.load() if checkpoints.has_any() else None

@@ -7,13 +7,12 @@ process may take turns between updates (``lanes.py``): each is what it would be 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ganlab import engine, resume
-from ganlab.checkpoint import Checkpoints
+from ganlab import engine, first_rank, ranks, resume
 from ganlab.data.base import Batches, ImageSet
 from ganlab.disk import ensure_room
 from ganlab.errors import Diverged, EnvError, GanlabError, Stopped
@@ -21,7 +20,6 @@ from ganlab.experiment import Experiment
 from ganlab.facts import crowded
 from ganlab.feed import Feed
 from ganlab.identity import identity
-from ganlab.log import Log
 from ganlab.observer import Observer
 from ganlab.record import brief, entry, improves, memory_errors, runaway, told
 from ganlab.run_folder import Difference, RunFolder
@@ -61,14 +59,15 @@ class Run:
         feed = Feed(self.batches, e, e.d_steps + self.game.loss.generator_needs_real)
         self.engine = engine.make(e, self.game, feed)
         self.identity = identity(e, config, self.game, images, folder.run_id)
-        self.checkpoints = Checkpoints(
+        self.checkpoints = first_rank.checkpoints(
             folder.checkpoints, folder.run_id, e.keep_checkpoints, self.identity["config_hash"], e.keep_every
         )
         self.checkpoints.clean()
         with resume.Heard() as heard:
             resume.go_on(self, shared.packed, config, changed)
+        ranks.current().copied(pack_game(self.game)[0])
         self.record.identify(e, self.game, choices, images, self.step)
-        self.log = Log(folder.path, e.steps, start_step=self.step, wall_s=self.record.begun_s)
+        self.log = first_rank.log(folder.path, e.steps, self.step, self.record.begun_s)
         for text in heard.said:
             self.log.warn(text)
         protocols = {e.metric.progress, e.metric.protocol}
@@ -85,7 +84,7 @@ class Run:
         e = self.e
         try:
             with memory_errors(e.batch_size):
-                self.stop.training_started()
+                self._poll(self.stop.training_started)
                 self._opening()
                 yield from self._rest()
                 yield from self._steps()
@@ -97,8 +96,9 @@ class Run:
             self._rescue()
             self._note("stopped")
             what = f"saved at step {self.saved} of {e.steps}"
-            raise Stopped(stopped.signum, what, resume.command(e)) from None
+            raise ranks.by_all(Stopped(stopped.signum, what, resume.command(e))) from None
         except Diverged as error:
+            ranks.by_all(error)
             self._note("diverged", str(error.mistakes[0]))
             self.log.warn(str(error.mistakes[0]))
             raise
@@ -126,7 +126,7 @@ class Run:
             self.log.say(hint)
         if self.step == 0 and self.saved < 0:
             self.save()  # a full or read-only disk shows now, not hours later
-            self._require_room()
+            ranks.current().first_does(self._require_room)
         if self.step == 0:
             self.observer.samples(self.step)
         if self.step == 0 and self.e.spectral_every:
@@ -166,7 +166,7 @@ class Run:
                 self.evaluate()
             if self._due(e.save_every):
                 self.save()
-            self.stop.poll()
+            self._poll(self.stop.poll)
             tick = time.perf_counter()
             yield from self._rest()
             tick, self.idle_s = tick + self.idle_s, 0.0
@@ -191,6 +191,11 @@ class Run:
 
     # ---- pieces --------------------------------------------------------------------------------------
 
+    def _poll(self, heard: Callable[[], None]) -> None:
+        """``heard``, which raises Stopped if a signal has come; of many ranks, if it came to any of them."""
+        self.stop.signum = ranks.current().signal(self.stop.signum)
+        heard()
+
     def _due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0
 
@@ -199,10 +204,11 @@ class Run:
         found = self.engine.told
         if found != self.record.engine:
             self.record.engine = found
+            many = first_rank.told(self.e.sync_bn)
             why, threads = f": {found['why']}" if found["why"] else "", torch.get_num_threads()
             self.log.say(
                 f"engine {found['used']}{why}; {found['precision']}, real and generated images pass D "
-                f"{found['d_pass']}, {threads} thread{'s' if threads > 1 else ''}"
+                f"{found['d_pass']}, {threads} thread{'s' if threads > 1 else ''}{many}"
             )
 
     def _means(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ganlab import ranks
 from ganlab.data.base import ImageSet
 from ganlab.disk import read_json, write_json
 from ganlab.experiment import Experiment, method_name
@@ -68,6 +69,7 @@ class RunRecord:
             "parameters": {"generator": size(game.generator), "discriminator": size(game.discriminator)},
             "precision": e.precision,
             "device": device_name(self.device),
+            **_ranks(e.sync_bn),
             "threads": torch.get_num_threads(),
             "versions": versions(),
             "git": git_revision(),
@@ -88,7 +90,7 @@ class RunRecord:
 
     def write(self, status: str, step: int, error: str | None = None) -> None:
         """Write ``result.json``. Raises EnvError, also if the run's folder is not there any more."""
-        self.folder.require_here()
+        self.folder.require_here()  # of many ranks the first looks, and writes
         self.clock()
         p = self.progress
         scores = self.final or {k: p[k] for k in ("last", "best") if p[k]}
@@ -109,4 +111,13 @@ class RunRecord:
             others = self.packed - 1
             how = f"packed with {others} other{'s' if others > 1 else ''}"
             self.result["packed"] = {"runs": self.packed, "how": how}
-        write_json(self.folder.result, self.result)
+        if ranks.current().first:
+            write_json(self.folder.result, self.result)
+
+
+def _ranks(sync_bn: bool) -> dict[str, Any]:
+    """Of many ranks: how many, over what, and whether they share batch norm's statistics; else nothing."""
+    team = ranks.current()
+    if team.size == 1:
+        return {}
+    return {"ranks": {"size": team.size, "backend": team.backend, "sync_bn": sync_bn}}

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ganlab import rng
+from ganlab import ranks, rng
 from ganlab.checkpoint import flatten, require_fit, unflatten
 from ganlab.errors import CheckpointError, ConfigError
 from ganlab.experiment import Experiment
 from ganlab.facts import fast_bf16
 from ganlab.game import Game
 from ganlab.optimizers import Slots, quick
+from ganlab.sync_batch_norm import running_averages, synchronize
 from ganlab.types import Stabiliser
 
 
@@ -37,6 +38,10 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         generator, discriminator = (
             net.to(memory_format=torch.channels_last).to(device) for net in (generator, discriminator)
         )
+        together = ranks.current().size == 1 or e.sync_bn
+        if ranks.current().size > 1 and e.sync_bn:
+            synchronize(generator)
+            synchronize(discriminator)
         g_optimizer, d_optimizer = (
             quick(e.optimizer(net.parameters()), device) for net in (generator, discriminator)
         )
@@ -72,6 +77,7 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         order=e.order,
         together=e.d_pass == "auto" and passes_together(e, discriminator),
         joint_fakes=e.joint_fakes,
+        apart=[] if together else [*running_averages(generator), *running_averages(discriminator)],
     )
 
 

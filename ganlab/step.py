@@ -10,6 +10,11 @@ train_mn.py). What else looks at a whole batch (minibatch features) sees a micro
 in the first micro batch alone, as often for each update as without accumulation: from the second on they
 stand where the first left them.
 
+A run of many ranks (``ranks.py``) shares each micro batch among them and averages the gradients once an
+update: up to rounding what one process does, batch norm included, which takes its statistics over all ranks.
+With ``sync_bn=false`` it takes those of a rank's own part, and the running averages are means over the ranks.
+What else looks at a whole batch would see a rank's part of it.
+
 Nothing here reads a value on the host, and nothing that outlives an update moves in memory, so that an update
 can be recorded once and replayed (``engine.py``).
 """
@@ -25,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
+from ganlab import ranks
 from ganlab.game import Game
 from ganlab.optimizers import laid_as
 from ganlab.types import Batch
@@ -68,6 +74,8 @@ def update(game: Game, real: Callable[[], Batch]) -> Terms:
         log |= update_discriminator(game, seen(), next(fakes) if fakes else None, i + 1 == game.d_steps)
     if game.order == "d_first":
         log |= update_generator(game, seen)
+    if game.apart:
+        torch._foreach_copy_(game.apart, ranks.current().means(game.apart))  # type: ignore[arg-type]
     follow(game)
     return log
 
@@ -101,7 +109,8 @@ def fakes_of_a_round(game: Game) -> Iterator[Batch]:
     """Generated images for ``d_steps`` updates of D from one pass of G: with batch norm another statistic."""
     sizes = [game.d_batch_size] * game.d_steps
     with torch.no_grad():
-        x, y = game.fakes(sum(sizes))
+        x, y = game.fakes(sum(sizes), game.d_steps)
+    sizes = [len(x) // game.d_steps] * game.d_steps  # of this rank
     labels = [None] * len(sizes) if y is None else y.split(sizes)
     return map(Batch, x.split(sizes), labels)
 
@@ -114,7 +123,8 @@ def update_discriminator(game: Game, real: Batch, fakes: Batch | None = None, te
     """
     d = game.discriminator
     stabilisers = game.stabilisers.values()
-    given = fakes or game.inputs(len(real.x), real.y if game.fake_labels == "data" else None)
+    whole = len(real.x) * ranks.current().size
+    given = fakes or game.inputs(whole, real.y if game.fake_labels == "data" else None)
     terms_of = game.compiled.get("d", d_terms)
 
     def parts() -> Iterator[tuple[Terms, Terms]]:
@@ -197,6 +207,8 @@ def descend(optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], game: Ga
                 log[name] = log[name] + mean if i else mean
             if i == 0 < n - 1:
                 stack.enter_context(still(game.discriminator))
+    means = ranks.current().means([*total, *log.values()])
+    total, log = means[: len(total)], dict(zip(log, means[len(total) :], strict=True))  # type: ignore[arg-type]
     for parameter, gradient in zip(parameters, total, strict=True):
         parameter.grad = laid_as(gradient, parameter)
     optimizer.step()

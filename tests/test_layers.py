@@ -12,19 +12,18 @@ FLOORS = [
     floor.split()
     for floor in (
         # words, rules, players, plan, engine (in this order), doors (in this order)
-        "__init__ errors paths types rng spelling schema disk aside heartbeat lock download",
-        "layers spectra spectral operator_norm losses penalties constraints weight_norms feature_norms "
-        "priors metrics",
+        "__init__ errors relayed ranks paths types rng spelling schema disk aside heartbeat lock download",
+        "layers sync_batch_norm spectra spectral operator_norm losses penalties constraints weight_norms "
+        "feature_norms priors metrics",
         "nets data extractors",
         "experiment",
         "optimizers game step state_tree manifest checkpoint run_folder metrics_file signals log "
         "reference fakes "
         "feature_pass by_class scores evaluate samples facts identity record setup resume feed engine "
-        "run_record observer "
-        "shared run loop lanes",
+        "first_rank run_record observer shared run loop lanes rank_session",
         "targets tree building config_files overrides composition config tools datasets trial report "
         "analysis recipes explain stores doctor words failing watch jobs grid planned ledger launch sweep "
-        "work runner cost status check bench help commands cli pack __main__",
+        "work runner cost status check bench help launched commands cli pack __main__",
     )
 ]
 ORDERED = (0, 4, 5)  # floors whose files may use the ones before them in the list

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,7 @@ class Batches:
         self.image_set, self.device, self.seed = image_set, torch.device(device), seed
         self.in_memory = image_set.images.nbytes <= data_memory_gb * 1e9
         self._storage = storage_of(image_set, self.device, self.in_memory)
+        self.share: Callable[[Tensor], Tensor] | None = None  # a rank's of whole batches
         self._orders: dict[int, Tensor] = {}
         self._expected = 0  # the images of samples before this one were asked for
 
@@ -171,8 +173,8 @@ class Batches:
     def batch(self, start: int, size: int) -> Batch:
         """Samples from ``start`` on, on the device: x uint8 (size, C, H, W) and y int64 (size,) or None.
 
-        A batch may straddle epochs. Raises DataError if ``size`` exceeds the number of images, ValueError if
-        ``start`` or ``size`` is negative.
+        A batch may straddle epochs. With ``share`` set: its part. Raises DataError if ``size`` exceeds the
+        number of images, ValueError if ``start`` or ``size`` is negative.
         """
         if start < 0 or size < 0:
             raise ValueError(f"a batch needs start >= 0 and size >= 0, got {start} and {size}")
@@ -181,7 +183,7 @@ class Batches:
             raise DataError("batch_size", f"{size} is more than {there}", f"use at most {len(self)}")
         if not self.in_memory:
             self._expect(start, start + (1 + AHEAD) * size)
-        return self._storage.gather(self.indices(start, size))
+        return self._storage.gather(self._ours(start, size))
 
     def indices(self, start: int, size: int) -> Tensor:
         """Which images the samples from ``start`` on are: int64 (size,), where the images lie."""
@@ -202,8 +204,13 @@ class Batches:
     def _expect(self, start: int, end: int) -> None:
         """Ask for the images of the samples up to ``end``, each once while one batch follows another."""
         first = self._expected if start <= self._expected <= end else start
-        self._storage.expect(self.indices(first, end - first))
+        self._storage.expect(self._ours(first, end - first))
         self._expected = end
+
+    def _ours(self, start: int, size: int) -> Tensor:
+        """``indices``, or the share of them."""
+        chosen = self.indices(start, size)
+        return chosen if self.share is None else self.share(chosen)
 
     def _order(self, epoch: int) -> Tensor:
         """Permutation of one epoch, drawn on the CPU so that it is the same on every device; two are kept."""
@@ -220,19 +227,25 @@ class Batches:
 
 
 def to_float(
-    x: Tensor, dequantize: bool = False, flip: bool = False, generator: torch.Generator | None = None
+    x: Tensor,
+    dequantize: bool = False,
+    flip: bool = False,
+    generator: torch.Generator | None = None,
+    draw: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """uint8 (B, C, H, W) to float32 in [-1, 1] on the same device.
 
     x / 127.5 - 1; with ``dequantize`` x / 128 - 1 + U(0, 1/128), as SN-GAN's released code has it. ``flip``
     mirrors each image left-right with probability 1/2. ``generator`` lies on x's device; None is torch's own.
+    ``draw`` stands in for ``torch.rand``.
     """
     import torch
 
+    draw = draw or torch.rand
     if flip:
-        mirrored = torch.rand(len(x), 1, 1, 1, device=x.device, generator=generator) < 0.5
+        mirrored = draw(len(x), 1, 1, 1, device=x.device, generator=generator) < 0.5
         x = torch.where(mirrored, x.flip(-1), x)
     if not dequantize:
         return x.float().div_(127.5).sub_(1)
-    noise = torch.rand(x.shape, device=x.device, generator=generator)
+    noise = draw(*x.shape, device=x.device, generator=generator)
     return noise.add_(x).div_(128).sub_(1)  # in place: on a CPU half the time of the formula as it is written
