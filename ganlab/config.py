@@ -160,6 +160,8 @@ def composed_from(line: CommandLine) -> tuple[Composed, list[Mistake]]:
     wrong += _put_inside(raw.tree, inside)
     _put_named(raw.saved, line.dirs)
     _put_inside(raw.saved, inside)
+    if not any(one.key == "run_dir" for one in line.given):
+        wrong += _place_of_file(raw.saved.get("run_dir"))
     text = raw.text + "".join(f"# and {one.canonical()}\n" for one in inside)
     choices: dict[str, Any] = {"experiment": None}
     for group, options in raw.options.items():  # Hydra reads a list from its end
@@ -167,6 +169,17 @@ def composed_from(line: CommandLine) -> tuple[Composed, list[Mistake]]:
     choices.update({g: ["none"] for g, several in line.defaults.items() if several and g not in choices})
     also = [g for g in line.known if "/" not in g and g not in NAMED.values()]
     return Composed(raw.tree, raw.saved, choices, line.canonical(), text, raw.files, also), wrong
+
+
+def _place_of_file(run_dir: Any) -> list[Mistake]:
+    """A shared config may not choose any folder to write in: one below the working folder, or the user's
+    own environment's."""
+    if not isinstance(run_dir, str) or "${oc.env:" in run_dir.partition("/")[0]:
+        run_dir = run_dir.partition("/")[2] if isinstance(run_dir, str) else ""
+    if Path(run_dir).is_absolute() or run_dir.startswith("~") or ".." in Path(run_dir).parts:
+        fix = f"write run_dir={run_dir} on the command line, if you want that"
+        return [Mistake("run_dir", f"a config file says {run_dir!r}, outside the working folder", fix)]
+    return []
 
 
 def _parted(line: CommandLine) -> tuple[CommandLine, list[Given]]:

@@ -12,20 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped, unused-ignore]
-
+from ganlab import safe_yaml
 from ganlab.errors import ConfigError, Mistake
 from ganlab.paths import config_dir
 
 NAMED = {"metric.extractor": "extractor", "metric.protocol": "protocol", "metric.progress": "protocol"}
 GRIDS = "grid"  # the folder of grid files: no group of a run
-MAX_BYTES, MAX_ALIASES, MAX_DEPTH = 1_000_000, 20, 30  # far past any honest config
-_FLOAT = re.compile(  # 1e-4 is a number, as people expect; YAML 1.1 wants 1.0e-4
-    r"^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-    r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-)
-_SURPRISE = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+")  # octal, sexagesimal
-_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def user_dirs(given: Iterable[str | Path] = ()) -> list[Path]:
@@ -99,52 +91,9 @@ def find(name: str, dirs: Sequence[Path]) -> Path | None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], str | None]:
-    """A config file's mapping, and the package of its ``# @package`` line.
-
-    Raises ConfigError, with file, line and column, for what YAML or we do not allow: other encodings, doubled
-    keys, tags, 010 (octal), more than 1 MB, deep nesting, many aliases, anything but a mapping at the top.
-    """
-    shown = display(path)
-    text = _text(path, shown)
-    try:
-        _guard(text, shown)
-        found = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{shown}:{mark.line + 1}:{mark.column + 1}" if mark else shown
-        problem = error.problem or "can't be parsed"
-        raise ConfigError(where, problem, _yaml_fix(problem)) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(shown, f"is not YAML: {error}".splitlines()[0], "mend the file") from error
-    if found is not None and not isinstance(found, dict):
-        what = f"holds a {'list' if isinstance(found, list) else 'single value'}, not keys with values"
-        raise ConfigError(shown, what, "write key: value lines")
-    return found or {}, _package(text, shown)
-
-
-def _text(path: Path, shown: str) -> str:
-    try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise ConfigError(shown, f"has {size:,} bytes", f"a config has at most {MAX_BYTES:,}")
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(shown, f"is not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
-    except OSError as error:
-        raise ConfigError(shown, f"can't be read ({error.strerror})", "mend its permissions") from error
-    if not text.strip():
-        raise ConfigError(shown, "is empty", "write something, {} for nothing, or delete it")
-    return text
-
-
-def _guard(text: str, shown: str) -> None:
-    """Refuse what would grow or nest without end, on the flat stream of events."""
-    depth = aliases = 0
-    for event in yaml.parse(text, Loader=_BASE):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        aliases += isinstance(event, yaml.AliasEvent)
-        if depth > MAX_DEPTH or aliases > MAX_ALIASES:
-            what = f"nests more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else "has too many aliases"
-            raise ConfigError(f"{shown}:{event.start_mark.line + 1}", what, "write it out flat")
+    """A config file's mapping, and the package of its ``# @package`` line. Raises as ``safe_yaml.load``."""
+    found, text = safe_yaml.load(path, display(path))
+    return found, _package(text, display(path))
 
 
 def _package(text: str, shown: str) -> str | None:
@@ -157,41 +106,3 @@ def _package(text: str, shown: str) -> str | None:
                 raise ConfigError(f"{shown}:{number}", f"can't read {line!r}", "write '# @package NAME'")
             return words[2]
     return None
-
-
-def _yaml_fix(problem: str) -> str:
-    if "cannot start any token" in problem:
-        return "indent with spaces, not tabs, and quote text that begins with a sign"
-    if "mapping values" in problem:
-        return "put text that holds ': ' in quotes"
-    return "keep one of the two" if "twice" in problem else "mend the YAML there"
-
-
-class _Loader(_BASE):  # type: ignore[misc]
-    """PyYAML's safe loader without its surprises."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is there twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-    def construct_int(self, node: Any) -> Any:
-        value = super().construct_yaml_int(node)
-        if _SURPRISE.fullmatch(node.value):
-            what = f"YAML reads {node.value} as {value}: write {value}, or put it in quotes"
-            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
-        return value
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(t, r) for t, r in rules if not t.endswith((":timestamp", ":float"))]
-    for first, rules in _BASE.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)

@@ -19,10 +19,13 @@ from ganlab.metrics.base import Measure
 from ganlab.metrics.protocol import OPTIONAL, Protocol
 from ganlab.nets.base import Architecture
 from ganlab.priors import Prior
-from ganlab.schema import Count, NonNegative, Range, Steps, Unit, checked
+from ganlab.schema import MOST, Count, NonNegative, Range, Seed, Steps, Threads, Unit, checked
 from ganlab.types import ImageShape, Stabiliser
 
-NO_LABELS = "{} has no class labels, and this architecture is conditional; use a split with labels"
+NO_LABELS = (
+    "{} has no class labels, and the architecture is conditional; "
+    "use a split with labels, or architecture.head=none"
+)
 
 
 class Scoring:
@@ -128,8 +131,8 @@ class Experiment:
         setting: str = "custom",
         steps: Steps = 100_000,
         d_steps: Count = 1,
-        batch_size: Annotated[int, Range(ge=2)] = 64,
-        g_batch_size: Annotated[int, Range(ge=2)] | None = None,
+        batch_size: Annotated[int, Range(ge=2, le=MOST)] = 64,
+        g_batch_size: Annotated[int, Range(ge=2, le=MOST)] | None = None,
         accumulate: Count = 1,
         order: Literal["d_first", "g_first"] = "d_first",
         d_pass: Literal["auto", "apart"] = "auto",
@@ -137,7 +140,7 @@ class Experiment:
         fold: bool = True,
         fake_labels: Literal["uniform", "data"] = "uniform",
         sync_bn: bool = True,
-        seed: Annotated[int, Range(ge=0)] = 0,
+        seed: Seed = 0,
         lr_decay: Literal["none", "linear"] = "none",
         lr_decay_start: Steps = 0,
         ema: Unit = 0.0,
@@ -152,13 +155,13 @@ class Experiment:
         log_every: Steps = 100,
         sample_every: Steps = 0,
         spectral_every: Steps = 0,
-        keep_checkpoints: Annotated[int, Range(ge=2)] = 2,
+        keep_checkpoints: Annotated[int, Range(ge=2, le=MOST)] = 2,
         keep_every: Steps = 0,
-        resume: Annotated[int, Range(ge=0)] | str = "auto",
+        resume: Steps | str = "auto",
         resume_allow: list[str] | None = None,
         run_dir: str | None = None,
         data_memory_gb: NonNegative = 4.0,
-        threads: Count | None = None,
+        threads: Threads | None = None,
         deterministic: bool = False,
     ) -> None:
         self.dataset, self.architecture, self.loss, self.prior = dataset, architecture, loss, prior
@@ -179,12 +182,17 @@ class Experiment:
         self.run_dir, self.data_memory_gb, self.threads = run_dir, data_memory_gb, threads
 
         wrong = []
+        if not re.fullmatch(r"[\w.+ -]{1,64}", setting):
+            wrong.append(
+                f"setting: {setting[:40]!r} is no name, and it names folders; use letters and digits"
+            )
         try:
             architecture.check(self.shape)
         except ValueError as error:
             wrong.append(str(error))
         if architecture.classifies and class_loss is None:
-            wrong.append("class_loss: D has a classifier and no loss for it; set class_loss=acgan or wgan_gp")
+            what = "architecture.head=ac has a classifier and no loss for it"
+            wrong.append(f"class_loss: {what}; set class_loss=acgan or wgan_gp")
         if class_loss is not None and not architecture.classifies:
             wrong.append("class_loss: D has no classifier; set architecture.head=ac, or leave it out")
         for key, size in (("batch_size", self.batch_size), ("g_batch_size", self.g_batch_size)):

@@ -18,11 +18,13 @@ from ganlab.errors import ConfigError, DataError, Diverged, Mistake
 from ganlab.experiment import NO_LABELS, Experiment
 from ganlab.facts import FREE, find_device, keep_memory, run_path, set_precision
 from ganlab.first_rank import locked, require_alike, run_folder
+from ganlab.optimizers import require_usable
 from ganlab.record import memory_errors, told
 from ganlab.run import Run
 from ganlab.run_folder import Difference, RunFolder
 from ganlab.shared import Shared
 from ganlab.signals import StopFlag
+from ganlab.sizes import require_size
 
 Turns = Generator[Run, None, None]
 
@@ -152,6 +154,8 @@ def _require_shares(e: Experiment) -> None:
 
 def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
     device = find_device(e.device)
+    require_size(e)
+    require_usable(e.optimizer, device)
     set_precision(e.precision, device, e.deterministic)
     if device.type == "cpu":
         keep_memory()

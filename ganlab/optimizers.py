@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+
+from ganlab.errors import ConfigError
 
 def quick(optimizer: Optimizer, device: torch.device) -> Optimizer:
     """``optimizer`` with one fused kernel, or multi-tensor ones, for all its parameters.
@@ -28,6 +31,17 @@ def quick(optimizer: Optimizer, device: torch.device) -> Optimizer:
             group["lr"] = torch.tensor(group["initial_lr"], device=device)
             group["capturable"] = True
     return optimizer
+
+
+def require_usable(make: Callable[..., Optimizer], device: torch.device) -> None:
+    """Raise ConfigError for options that do not go together: some optimisers only say so when they step."""
+    weight = nn.Parameter(torch.zeros(2, device=device))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        quick(make([weight]), device).step()
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        what = f"refuses these options: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        raise ConfigError("optimizer", what, "leave them as they are by default") from error
 
 
 def capturable(optimizer: Optimizer) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from ganlab import aside
+from ganlab import aside, safe_yaml
 from ganlab.disk import (
     NO_FOLLOW,
     disk_error,
@@ -112,17 +112,14 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any] | None:
         """The stored config, or None if the folder has none. Raises ConfigError if it is damaged."""
-        try:
-            stored = yaml.safe_load(self.config.read_bytes())
-        except FileNotFoundError:
+        if not os.path.lexists(self.config):
             return None
-        except OSError as error:
-            raise EnvError(str(self.config), f"can't read ({error.strerror})") from error
-        except (yaml.YAMLError, ValueError, RecursionError):
-            stored = None
-        if not isinstance(stored, dict):
-            raise ConfigError(str(self.config), "is damaged", "restore it, or use another run_dir=")
-        return stored
+        try:
+            return safe_yaml.load(self.config, str(self.config), dumped=True)[0]
+        except ConfigError as error:
+            told = error.mistakes[0]
+            fix = "restore it, or use another run_dir="
+            raise ConfigError(told.where, f"is damaged: {told.what}", fix) from error
 
     def check_config(
         self, resolved: Mapping[str, Any], free: set[str] | frozenset[str] = frozenset()

@@ -45,8 +45,11 @@ class Range:
 
 Positive = Annotated[float, Range(gt=0, lt=math.inf)]
 NonNegative = Annotated[float, Range(ge=0, lt=math.inf)]
-Count = Annotated[int, Range(ge=1)]
-Steps = Annotated[int, Range(ge=0)]
+MOST = 1_000_000_000  # of anything counted: past all honest use, and far from what overflows
+Count = Annotated[int, Range(ge=1, le=MOST)]
+Steps = Annotated[int, Range(ge=0, le=MOST)]
+Seed = Annotated[int, Range(ge=0, lt=2**63)]
+Threads = Annotated[int, Range(ge=1, le=1024)]  # OpenMP crashes the process where it can't start them
 Unit = Annotated[float, Range(ge=0, lt=1)]
 
 

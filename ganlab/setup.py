@@ -17,6 +17,7 @@ from ganlab.facts import fast_bf16
 from ganlab.game import Game
 from ganlab.optimizers import Slots, quick
 from ganlab.sync_batch_norm import running_averages, synchronize
+from ganlab.sizes import require_size
 from ganlab.types import Stabiliser
 
 
@@ -24,9 +25,10 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
     """G, D, their optimisers and the rules, freshly initialised from the seed: the same on every device.
 
     ``num_classes``: of the data, for a conditional architecture; any other ignores it.
-    Raises ConfigError for what a stabiliser or optimiser refuses.
+    Raises ConfigError for what a stabiliser or optimiser refuses, and as ``require_size`` does.
     """
     num_classes = num_classes if e.architecture.conditional else 0
+    require_size(e, num_classes)
     rng.seed_default(device, e.seed, "init")
     generator = e.architecture.generator(e.shape, num_classes)
     norm = next((f for s in e.normalization.values() if (f := s.feature_norm())), None)

@@ -12,14 +12,15 @@ FLOORS = [
     floor.split()
     for floor in (
         # words, rules, players, plan, engine (in this order), doors (in this order)
-        "__init__ errors relayed ranks paths types rng spelling schema disk aside heartbeat lock download",
+        "__init__ errors relayed ranks paths types rng spelling schema safe_yaml packages disk aside "
+        "heartbeat lock download",
         "layers sync_batch_norm spectra spectral operator_norm losses penalties constraints weight_norms "
         "feature_norms priors metrics",
         "nets data extractors",
         "experiment",
         "optimizers game step state_tree manifest checkpoint run_folder metrics_file signals log "
         "reference fakes "
-        "feature_pass by_class scores evaluate samples facts identity record setup resume feed engine "
+        "feature_pass by_class scores evaluate samples facts identity record sizes setup resume feed engine "
         "first_rank run_record observer shared run loop lanes rank_session",
         "targets tree building config_files overrides composition config tools datasets trial report "
         "analysis recipes explain stores doctor words failing watch jobs grid planned ledger launch sweep "

@@ -171,7 +171,7 @@ def test_micro_batches_are_never_whole(tiny: Make) -> None:
         ({"accumulate": 4, "g_batch_size": 10}, "do not make g_batch_size=10; choose"),
         (
             {"architecture": ResNet(head="ac")},
-            "class_loss: D has a classifier and no loss for it; set",
+            "class_loss: architecture.head=ac has a classifier and no loss for it; set",
         ),
         ({"class_loss": ClassLoss()}, "class_loss: D has no classifier; set architecture.head=ac"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -55,6 +56,8 @@ class Protocol:
         intra_n_fake: Annotated[int, Range(ge=2)] = 5000,
         intra_classes: Steps = 0,
     ) -> None:
+        if not re.fullmatch(r"[\w.+ -]{1,64}", name):
+            raise ValueError(f"name: {name[:40]!r} is no name, and it names files; use letters and digits")
         if is_splits > is_n_fake:
             raise ValueError(
                 f"is_splits: {is_splits} splits of {is_n_fake} images leave some empty; use at most is_n_fake"
