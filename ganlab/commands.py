@@ -11,6 +11,7 @@ from ganlab import help
 from ganlab.bench import KEYS
 from ganlab.errors import ConfigError, Mistake
 from ganlab.launched import many_ranks
+from ganlab.schema import MOST
 from ganlab.spelling import suggest
 from ganlab.words import no_near_miss, one_run, own_keys, parse
 
@@ -98,6 +99,13 @@ def sweep(rest: list[str]) -> int:
     if own["grid"] is None:
         raise ConfigError("grid", "is not chosen", "write grid=NAME; 'ganlab sweep --help' lists them")
     from ganlab import grid, planned, runner
+    from ganlab.config_files import groups, user_dirs
+
+    axes = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).axes()
+    keys = {*axes, *groups([]), *help.arguments("Experiment")}
+    no_near_miss(
+        [word for word in others if word.lstrip("+").partition("=")[0] not in keys], list(help.SWEEP)
+    )
 
     rules = planned.rules(own["max_jobs"], own["retry"], own["stall_minutes"])
     asked = planned.places(own["jobs"], own["per_gpu"], own["gpus"], others)
@@ -171,10 +179,15 @@ def sample(rest: list[str]) -> int:
         return say(help.sample())
     run = one_run(words, "sample")
     own, others = own_keys(words.overrides, help.SAMPLE)
+    bounds = {"n": (1, 100_000), "seed": (0, MOST), "columns": (1, 1000), "interpolations": (0, 1000)}
     wrong = [
-        Mistake(key, f"{own[key]} is less than {least}", f"the default is {help.SAMPLE[key][0]}")
-        for key, least in (("n", 1), ("seed", 0), ("columns", 1), ("interpolations", 0))
-        if own[key] < least
+        Mistake(
+            key,
+            f"{own[key]} is {f'less than {least}' if own[key] < least else f'more than {most:,}'}",
+            f"the default is {help.SAMPLE[key][0]}",
+        )
+        for key, (least, most) in bounds.items()
+        if not least <= own[key] <= most
     ]
     if wrong:
         raise ConfigError(wrong)

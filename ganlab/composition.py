@@ -181,6 +181,10 @@ def translated(error: Exception, line: CommandLine) -> Mistake:
         return Mistake(match[1], "can't be taken out: it is not there", "leave it out")
     if match := re.match(r"(\S+) appears more than once", text):
         return Mistake(where, f"{match[1]} is in the defaults list twice", "keep one")
+    if match := re.match(r"Error merging override \+*([^=]+)=(.*)", text):
+        return Mistake(
+            match[1], f"{match[2]!r} is not of the kind that stands there", "write a value like it"
+        )
     lines = [part.strip() for part in (text or str(cause)).splitlines() if part.strip()]
     told = [part for part in lines if not part.endswith("raised while composing config:")]
     what = told[0] if told else type(error).__name__

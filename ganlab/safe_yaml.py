@@ -68,13 +68,21 @@ def _text(path: Path, shown: str) -> str:
 
 def _guard(text: str, shown: str) -> None:
     """Refuse what would grow or nest without end, on the flat stream of events."""
-    depth = aliases = 0
+    aliases = 0
+    around = list[str | None]()  # the anchors of the collections that an event lies in
     for event in yaml.parse(text, Loader=_BASE):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        aliases += isinstance(event, yaml.AliasEvent)
-        if depth > MAX_DEPTH or aliases > MAX_ALIASES:
-            what = f"nests more than {MAX_DEPTH} deep" if depth > MAX_DEPTH else "has too many aliases"
-            raise ConfigError(f"{shown}:{event.start_mark.line + 1}", what, "write it out flat")
+        mark = f"{shown}:{event.start_mark.line + 1}"
+        if isinstance(event, yaml.CollectionStartEvent):
+            around.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            around.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+            if event.anchor in around:
+                raise ConfigError(mark, f"*{event.anchor} holds itself", "write it out flat")
+        if len(around) > MAX_DEPTH or aliases > MAX_ALIASES:
+            what = f"nests more than {MAX_DEPTH} deep" if aliases <= MAX_ALIASES else "has too many aliases"
+            raise ConfigError(mark, what, "write it out flat")
 
 
 def _yaml_fix(problem: str) -> str:
@@ -82,6 +90,8 @@ def _yaml_fix(problem: str) -> str:
         return "indent with spaces, not tabs, and quote text that begins with a sign"
     if "mapping values" in problem:
         return "put text that holds ': ' in quotes"
+    if "is no text" in problem:
+        return "put it in quotes"
     return "keep one of the two" if "twice" in problem else "mend the YAML there"
 
 
@@ -96,6 +106,9 @@ class _Loader(_BASE):  # type: ignore[misc]
                     raise yaml.constructor.ConstructorError(
                         None, None, f"the key {key.value!r} is there twice", key.start_mark
                     )
+                if key.tag != "tag:yaml.org,2002:str":
+                    what = f"the key {key.value!r} is no text"
+                    raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 

@@ -213,6 +213,7 @@ __all__ = [
     "STATUS",
     "SWEEP",
     "analyze",
+    "arguments",
     "bench",
     "check",
     "data",
