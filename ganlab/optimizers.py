@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-
 from ganlab.errors import ConfigError
+
 
 def quick(optimizer: Optimizer, device: torch.device) -> Optimizer:
     """``optimizer`` with one fused kernel, or multi-tensor ones, for all its parameters.
