@@ -400,7 +400,7 @@ def test_yaml_without_surprises(tmp_path: Path) -> None:
         ("# @package _global_\ndefaults: [{a: b, c: d}]\n", "own"),
         ("# @package _global_\nsteps: ${sed}\n", "steps: Interpolation key 'sed' not found"),
         ("# @package _global_\nsteps: {a: 1}\n", "steps: {'a': 1} is not a whole number"),
-        ("# @package _global_\n1: 2\n", "1: there is no such key"),
+        ("# @package _global_\n1: 2\n", "the key '1' is no text; put it in quotes"),
     ],
 )
 def test_mistakes_inside_an_experiment_file(tmp_path: Path, text: str, says: str) -> None:
