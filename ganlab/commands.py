@@ -11,6 +11,7 @@ from ganlab import help
 from ganlab.bench import KEYS
 from ganlab.errors import ConfigError, Mistake
 from ganlab.launched import many_ranks
+from ganlab.packages import DRAWING, require
 from ganlab.schema import MOST
 from ganlab.spelling import suggest
 from ganlab.words import no_near_miss, one_run, own_keys, parse
@@ -209,6 +210,7 @@ def report(rest: list[str]) -> int:
         raise ConfigError(key, "is no option of report", suggest(key, ["out"]))
     if not words.names:
         raise ConfigError("report", "wants run folders", "name some, or a folder that holds some")
+    require(*DRAWING)
     from ganlab.report import report as write
 
     print(write(words.names, own["out"]))
@@ -226,6 +228,7 @@ def analyze(rest: list[str]) -> int:
         raise ConfigError(
             "analysis", "is not chosen", "write analysis=NAME; 'ganlab analyze --help' lists them"
         )
+    require(*DRAWING)
     from ganlab.analysis import analyze as make
 
     make(words.names, own["analysis"], own["out"], others, words.all("--config-dir"))

@@ -18,6 +18,7 @@ from typing import Any
 from ganlab import __version__
 from ganlab.disk import BRIEF
 from ganlab.errors import GanlabError, Mistake
+from ganlab.packages import missing, there
 
 LINE = 240  # characters of an error's line, at most
 MOST = 50  # lines for one failure
@@ -85,6 +86,11 @@ def _unforeseen(error: BaseException, words: Sequence[str]) -> int:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not imported
         what = str(error).split(". ")[0] or "no memory is left"
         return tell_line(Mistake("memory", what, "lower batch_size or architecture.width"), 5)
+    if isinstance(error, ImportError) and error.name and error.name.partition(".")[0] != "ganlab":
+        told = missing(error.name)
+        if not there(error.name):
+            return tell_line(told, 5)
+        return tell_line(told._replace(what=f"can't be imported ({error})", fix=f"mend it: {told.fix}"), 5)
     if isinstance(error, OSError):
         where = str(error.filename or "disk")
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

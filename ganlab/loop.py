@@ -19,6 +19,7 @@ from ganlab.experiment import NO_LABELS, Experiment
 from ganlab.facts import FREE, find_device, keep_memory, run_path, set_precision
 from ganlab.first_rank import locked, require_alike, run_folder
 from ganlab.optimizers import require_usable
+from ganlab.packages import RUNS, require
 from ganlab.record import memory_errors, told
 from ganlab.run import Run
 from ganlab.run_folder import Difference, RunFolder
@@ -153,6 +154,7 @@ def _require_shares(e: Experiment) -> None:
 
 
 def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
+    require(*RUNS)
     device = find_device(e.device)
     require_size(e)
     require_usable(e.optimizer, device)

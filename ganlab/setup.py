@@ -16,8 +16,8 @@ from ganlab.experiment import Experiment
 from ganlab.facts import fast_bf16
 from ganlab.game import Game
 from ganlab.optimizers import Slots, quick
-from ganlab.sync_batch_norm import running_averages, synchronize
 from ganlab.sizes import require_size
+from ganlab.sync_batch_norm import running_averages, synchronize
 from ganlab.types import Stabiliser
 
 

@@ -21,6 +21,7 @@ from ganlab.facts import device_name, find_device, git_revision, now, set_precis
 from ganlab.fakes import generators
 from ganlab.game import Game
 from ganlab.metrics.protocol import apart, digest
+from ganlab.packages import RUNS, require
 from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
 from ganlab.run_folder import RunFolder
@@ -36,6 +37,7 @@ def open_run(
 
     Raises DataError if the folder is no run's, ConfigError with every mistake.
     """
+    require(*RUNS)
     folder = RunFolder(run)
     saved = folder.read_config()
     if saved is None:
