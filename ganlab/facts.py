@@ -121,7 +121,8 @@ def set_precision(precision: str, device: torch.device, deterministic: bool) -> 
     else:
         b.cuda.matmul.allow_tf32 = b.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
-    torch.use_deterministic_algorithms(deterministic)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # asking is quick; setting imports much
+        torch.use_deterministic_algorithms(deterministic)
     if deterministic:  # torch refuses products on a GPU without it; read at the first of them
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

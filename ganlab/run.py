@@ -176,9 +176,9 @@ class Run:
         e, p = self.e, self.progress
         one_protocol = e.metric.progress is e.metric.protocol
         self.observer.samples(self.step)
+        self.save()  # before the scores, which may take long, and which it does not need
         if (e.eval_every or one_protocol) and p["evaluated"] < self.step:
             self.evaluate()
-        self.save()
         if one_protocol:
             self.record.final = {"last": p["last"], "best": p["best"] or p["last"]}
             return

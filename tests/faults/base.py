@@ -132,7 +132,7 @@ class Forked:
         before: Callable[[], object] | None = None,
         real_features: bool = False,
     ) -> None:
-        import torch.utils.tensorboard  # noqa: F401 - slow, and once is enough
+        import torchvision.utils  # noqa: F401 - slow, and once is enough
 
         from ganlab import cli, config, loop  # noqa: F401
         from ganlab.extractors.cifar import CifarExtractor
@@ -171,8 +171,9 @@ class Forked:
         for name, number in (("stdout", 1), ("stderr", 2)):  # pytest has put its own there
             setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
         os.chdir(cwd)
+        own = environment(env)
         os.environ.clear()
-        os.environ.update(environment(env))
+        os.environ.update(own)
         if before:
             before()
 

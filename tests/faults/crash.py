@@ -1,0 +1,167 @@
+"""kill -9 at any moment: what was committed is there, and the run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+from .base import Case, Figure, Numbers, environment, inside, nothing_lost, state_digest, tiny, until
+from .launching import (
+    GAMES,
+    OFTEN,
+    assert_identical,
+    begin,
+    committed,
+    finish,
+    last_told,
+    newest,
+    told,
+    whole,
+)
+
+KILLS = 10  # of a case
+
+
+def killed_at_random(game: str, seed: int, kills: int, place: Path) -> None:
+    """``kills`` real kills of runs of one game, each at a moment drawn uniformly from a run's time."""
+    words, draw = (*GAMES[game], *OFTEN), random.Random(seed)
+    takes, left = whole(*words).seconds, kills
+    for number in count():
+        folder = place / str(number)
+        folder.mkdir()
+        with inside(folder):
+            while left:
+                process = begin(folder, *words)
+                time.sleep(draw.random() * takes)
+                process.kill(signal.SIGKILL)
+                done = process.wait()
+                if done.code == 0:
+                    break
+                assert done.code == -signal.SIGKILL, done.err[-300:]
+                left -= 1
+                saved = committed(folder / "run")
+                if saved and (folder / "run" / "metrics.jsonl").exists():
+                    whole_lines = (folder / "run" / "metrics.jsonl").read_bytes().split(b"\n")[:-1]
+                    last = max((json.loads(line)["step"] for line in whole_lines), default=0)
+                    assert last - saved[-1] <= 3, f"step {last} was reached and only {saved[-1]} is saved"
+            finish(folder, *words)
+            assert_identical(folder, *words)
+        shutil.rmtree(folder)
+        if not left:
+            return
+
+
+def killed_for_real(place: Path) -> None:
+    """As a user has it: ``python -m ganlab train``, kill -9, the same command."""
+    words = tiny(*GAMES["sn+ema"], *OFTEN)
+    command = [sys.executable, "-m", "ganlab", *words]
+    with subprocess.Popen(
+        command, cwd=place, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        run = place / "run"
+        deadline = time.monotonic() + 120
+        while newest(run) < 3 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
+    again = subprocess.run(
+        command, cwd=place, env=environment(), capture_output=True, timeout=300, check=False
+    )
+    assert again.returncode == 0, again.stderr[-300:]
+    metrics = told(run)
+    other = place / "other"
+    other.mkdir()
+    subprocess.run(command, cwd=other, env=environment(), capture_output=True, timeout=300, check=True)
+    assert state_digest(run) == state_digest(other / "run")
+    assert metrics == told(other / "run")
+    nothing_lost(run)
+
+
+def crash_loop(kills: int, place: Path) -> None:
+    """Killed again and again one and a half intervals after each start: it gets on, and the disk does not."""
+    words = ("normalization=[sn]", "save_every=2", "keep_checkpoints=2", f"steps={3 * kills + 4}")
+    run, before, sizes = place / "run", -1, []
+    for _ in range(kills):
+        start = max(before, 0)
+        process = begin(place, *words)
+        until(lambda: newest(run) >= start + 2 and last_told(run) > start + 2, process)  # noqa: B023
+        process.kill(signal.SIGKILL)
+        assert process.wait().code == -signal.SIGKILL, "it was over before it was killed"
+        saved = committed(run)[-1]
+        assert saved > before, f"step {saved} after step {before}"
+        before = saved
+        sizes.append(sum(p.stat().st_size for p in (run / "checkpoints").rglob("*") if p.is_file()))
+    assert max(sizes[2:]) <= 4 / 3 * max(sizes[1], sizes[2]), f"the disk fills: {sizes}"
+    finish(place, *words)
+    assert_identical(place, *words)
+
+
+def torn_metrics(cuts: Sequence[int], place: Path) -> None:
+    """The last lines torn at any byte, and steps beyond the checkpoint told: each is told once in the end."""
+    words = ("normalization=[sn]", "save_every=4", "keep_checkpoints=2", "sample_every=4")
+    made, run = place / "made", place / "run"
+    process = begin(place, *words)
+    until(lambda: last_told(run) >= 6, process)
+    process.kill(signal.SIGKILL)
+    assert process.wait().code == -signal.SIGKILL, "it was over before it was killed"
+    run.rename(made)
+    text = (made / "metrics.jsonl").read_bytes()
+    end = len(text.rstrip(b"\n").rpartition(b"\n")[0]) + 1  # of the last line but one
+    for cut in cuts:
+        shutil.copytree(made, run)
+        at = end + cut % (len(text) - end + 1)
+        (run / "metrics.jsonl").write_bytes(text[:at])
+        finish(place, *words)
+        assert_identical(place, *words)
+        points = board(run, "loss/d")
+        assert points == sorted(set(points)), f"TensorBoard shows {points}"
+        assert len(points) == 12
+        shutil.rmtree(run)
+
+
+def board(run: Path, tag: str) -> list[int]:
+    """Steps that TensorBoard shows, in its order."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return [event.step for event in EventAccumulator(str(run)).Reload().Scalars(tag)]
+
+
+def kill9(long: bool) -> list[Case]:
+    draws = range(4 if long else 1)
+    cases = [
+        Case(f"{game} {draw}", functools.partial(killed_at_random, game, 100 * i + draw, kills), kills)
+        for draw in draws
+        for i, (game, kills) in enumerate((g, KILLS if long else 2) for g in GAMES)
+    ]
+    real = Case("python -m ganlab, killed after a checkpoint", killed_for_real)
+    return [*cases, real] if long else cases
+
+
+def loops(long: bool) -> list[Case]:
+    kills = 20 if long else 3
+    return [Case("killed 1.5 intervals after each start", functools.partial(crash_loop, kills), kills)]
+
+
+def torn(long: bool) -> list[Case]:
+    cuts = range(0, 160, 4) if long else (1, 47, 1000)
+    return [Case("metrics cut in their last line", functools.partial(torn_metrics, cuts), len(cuts))]
+
+
+def seeds(_: Sequence[Numbers]) -> str:
+    return f"{', '.join(GAMES)}; seeds 0 to {100 * (len(GAMES) - 1) + 3}"
+
+
+FIGURES = [
+    Figure("kill9", "Real kill -9 at random moments -> bit-identical resumes", (1,), 200, kill9, seeds),
+    Figure("crash_loop", "Kills in a row, 1.5 intervals apart -> steps grow, disk does not", (6,), 20, loops),
+    Figure("torn", "Metrics torn by a kill -> every step once", (5,), 40, torn),
+]
