@@ -23,12 +23,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
+from ganlab.data import zip_directory
 from ganlab.data.files import kind_of, open_file
 from ganlab.data.images import MAX_FILE, BadImageError, shown
 from ganlab.data.tar import headers, is_tar_header, open_tar
 from ganlab.errors import DataError
 
-MAX_ENTRIES = 5_000_000
+MAX_ENTRIES, MAX_ZIP = 5_000_000, 1_500_000  # of a zip all are kept: 1 GB; ImageNet fits
 KEPT_BYTES, KEPT_ENTRY = 1 << 27, 1 << 10  # of a tar in memory; what an entry costs beside its content
 MAX_RATIO, FREE_BYTES = 200, 1 << 30  # an archive may grow 200-fold, or to 1 GB
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError)
@@ -116,11 +117,14 @@ class Source(ABC):
         self.ignored[why] += 1
         self.such_as.setdefault(why, shown(name))
 
+    def _too_many(self, most: int) -> DataError:
+        return DataError(shown(str(self.path)), f"more than {most} entries", "split it")
+
     def _take(self, name: str) -> str | None:
         """The cleaned name, or None (and counted) if the entry is not to be touched."""
         self._entries += 1
         if self._entries > MAX_ENTRIES:
-            raise DataError(shown(str(self.path)), f"more than {MAX_ENTRIES} entries", "split it")
+            raise self._too_many(MAX_ENTRIES)
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         if ".." in parts or name.startswith("/") or "\0" in name:
             self._pass("unsafe name", name)
@@ -140,8 +144,7 @@ class FolderSource(Source):
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """One walk over a million files is enough."""
-        digest = hashlib.sha256()
-        files = size = 0
+        digest, files, size = hashlib.sha256(), 0, 0
         with self.reading():
             for name, info in self._files():
                 line = f"{name}\0{info.st_size}\0{info.st_mtime_ns}\n"
@@ -197,6 +200,8 @@ class ZipSource(_FileSource):
 
     def _walk(self) -> Iterator[Member]:
         limit, total = self._limit(), 0
+        if zip_directory.count(self.path, MAX_ZIP) > MAX_ZIP:
+            raise self._too_many(MAX_ZIP)
         with zipfile.ZipFile(self.path) as archive:
             for info in archive.infolist():
                 name, mode = self._take(info.filename), info.external_attr >> 16
@@ -210,7 +215,7 @@ class ZipSource(_FileSource):
                     total += info.file_size
                     if total > limit:
                         raise zipfile.BadZipFile(f"grows beyond {limit} bytes")
-                    yield Member(name, info.file_size, self, partial(_open_zipped, archive, info))
+                    yield Member(name, info.file_size, self, partial(zip_directory.opened, archive, info))
 
 
 class TarSource(_FileSource):
@@ -280,12 +285,6 @@ def open_source(path: str | Path, where: str = "dataset.path") -> Source:
         return TarSource(path)
     what = f"{name} is not a folder, zip or tar (it is {kind_of(head)})"
     raise DataError(where, what, "give a folder of images, a .zip, .tar, .tar.gz, .tar.xz or .tar.bz2")
-
-
-def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
-    if info.flag_bits & 1:
-        raise BadImageError("encrypted")
-    return archive.open(info)
 
 
 def _open_tarred(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
