@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
@@ -83,7 +84,12 @@ def launch(line: CommandLine, cells: Sequence[Job], place: Path, books: Ledger, 
     ]
     common = [g.text for g in line.given if not g.sweep]
     with hydra_over(line.dirs) as hydra:
-        raw = hydra.compose_config("train", [*common, *own], RunMode.MULTIRUN, from_shell=False)
+        try:
+            raw = hydra.compose_config("train", [*common, *own], RunMode.MULTIRUN, from_shell=False)
+        except HydraException as error:  # the cells composed: it is about the launcher's own keys
+            what = str(error).splitlines()[0]
+            fix = "'ganlab train --cfg hydra hydra/launcher=NAME' shows its keys; a new one wants a plus"
+            raise ConfigError("hydra.launcher", what, fix) from error
         env_set = any(g.key.startswith("hydra.job.env_set") for g in line.given)
         if line.dirs and (wrong := foreign_hydra(raw, env_set=env_set, own=tuple(own))):
             raise ConfigError(wrong)

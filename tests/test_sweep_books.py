@@ -340,3 +340,13 @@ def test_submitit_runs_a_sweep_and_a_preempted_cell_saves_first_and_is_queued_ag
     assert [(r["state"], r["code"]) for r in mine] == [("stopped", 140), ("finished", 0)]
     assert multirun("0,4", "hydra/launcher=submitit_local") == 0  # all over: nothing is submitted
     assert starts(place)["s4"] == 2
+
+
+def test_ray_runs_a_sweep(place: Path, monkeypatch: Any) -> None:
+    """Some 45 seconds, where Ray is installed: it is 330 MB, and no part of the dev extra."""
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'ganlab[ray]'")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    code = multirun("0,5,7", "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
+    assert code == SweepFailed.code
+    assert [r["state"] for r in rows(place)] == ["finished", "failed", "finished"]
+    assert starts(place) == {"s0": 1, "s5": 1, "s7": 1}
