@@ -1,0 +1,397 @@
+"""One run of many ranks: equal to one process, exact over a resume, no rank left behind by another's end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from faults.base import Case, Done, Figure, Forked, Numbers, nothing_lost, records, state_digest, tiny
+from ganlab.checkpoint import Checkpoints
+from ganlab.run_folder import RunFolder
+
+CLOSE = 1e-6  # the largest difference between a tensor of many ranks and that of one process, in float64
+Before = Callable[[int], None]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def launched(size: int, words: Sequence[str], cwd: Path, before: Before | None = None) -> list[Forked]:
+    """``ganlab`` as ``size`` ranks here, in torchrun's environment; ``before(rank)`` runs first."""
+    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        Forked(
+            *words,
+            cwd=cwd,
+            env=place | {"RANK": str(i), "LOCAL_RANK": str(i)},
+            before=partial(before, i) if before else None,
+        )
+        for i in range(size)
+    ]
+
+
+def ranks(
+    size: int, *words: str, cwd: Path, before: Before | None = None, code: int | None = 0, lines: int = 1
+) -> list[Done]:
+    """How they ended: all with ``code`` (None: whatever), and ``lines`` error lines among them."""
+    ended = [process.wait(60) for process in launched(size, words, cwd, before)]
+    if code is not None:
+        told = [d.err.strip()[-200:] for d in ended]
+        assert [d.code for d in ended] == [code] * size, f"{[d.code for d in ended]}, not {code}: {told}"
+        said = errors(ended)
+        assert len(said) == (lines if code else 0), said
+        assert not any("Traceback" in d.err for d in ended)
+    return ended
+
+
+def errors(ended: Sequence[Done]) -> list[str]:
+    return [line for d in ended for line in d.err.splitlines() if line.startswith("ganlab: error: ")]
+
+
+def at(step: int, rank: int, what: Callable[[], object]) -> Before:
+    """On ``rank``, before its update number ``step``: ``what()``."""
+
+    def patch(mine: int) -> None:
+        from ganlab.engine import Engine
+
+        update = Engine.update
+
+        def patched(self: Engine, number: int) -> None:
+            if (number, mine) == (step, rank):
+                what()
+            update(self, number)
+
+        Engine.update = patched  # type: ignore[method-assign]
+
+    return patch
+
+
+def send(signum: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signum)
+
+
+# ---- equal to one process
+
+SAME: dict[str, list[str]] = {
+    "cnn sn": ["normalization=[sn]"],
+    "cnn gp": ["normalization=[gp]", "loss=wasserstein", "d_steps=2"],
+    "resnet sn": ["architecture=resnet", "dataset.resolution=32", "normalization=[sn]"],
+    "resnet gp": ["architecture=resnet", "dataset.resolution=32", "normalization=[gp]", "loss=wasserstein"],
+}
+MORE: dict[str, list[str]] = {
+    "sn and gp, per update": ["normalization=[sn,gp]", "normalization.sn.update=per_update"],
+    "batch norm in D": ["normalization=[bn]"],
+    "batch norm in D under gp": ["normalization=[bn,gp]", "normalization.bn.affine=full"],
+    "accumulate": ["accumulate=2", "normalization=[sn,gp]", "d_steps=2"],
+    "joint fakes, ema, g first": ["joint_fakes=true", "d_steps=2", "ema=0.9", "order=g_first"],
+    "dequantize, flip": ["dequantize=true", "flip=true", "g_batch_size=16"],
+    "accumulate with flips": [
+        "dequantize=true",
+        "flip=true",
+        "accumulate=2",
+        "architecture.dense_norm=feature",
+    ],
+    "dcgan, orthonormal": ["architecture=dcgan", "normalization=[orthonormal]", "loss=least_squares"],
+    "snr, weight clip": ["normalization=[snr,wc]"],
+    "projection, labels of the data": [
+        "architecture=resnet",
+        "architecture.head=projection",
+        "dataset.resolution=32",
+        "fake_labels=data",
+        "steps=3",
+    ],
+    "ac-gan": [
+        "architecture=resnet",
+        "architecture.head=ac",
+        "class_loss=acgan",
+        "dataset.resolution=32",
+        "steps=3",
+    ],
+    "unfolded resnet apart": ["architecture=resnet", "dataset.resolution=32", "fold=false", "d_pass=apart"],
+}
+
+
+def in_float64(_: int = 0) -> None:
+    """All of training in float64: what is left of a difference is no rounding of float32."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+
+
+def tensors_of(run: Path) -> dict[str, Any]:
+    folder = RunFolder(run)
+    return Checkpoints(folder.checkpoints, folder.run_id).load(quarantine=False)[1]
+
+
+def equal(more: Sequence[str], size: int, here: Path) -> Numbers:
+    """Every tensor of the last checkpoint, and every logged mean, of ``size`` ranks and of one process."""
+    words = tiny(
+        "steps=4", "save_every=0", "prior=normal", "batch_size=12" if size == 3 else "batch_size=8", *more
+    )
+    alone = Forked(*words, "run_dir=alone", cwd=here, before=in_float64)
+    ranks(size, *words, cwd=here, before=in_float64)
+    assert alone.wait(60).code == 0, alone.wait().err[-300:]
+    one, many = tensors_of(here / "alone"), tensors_of(here / "run")
+    assert one.keys() == many.keys()
+    off = max(float((one[k].double() - many[k].double()).abs().max()) for k in one if one[k].numel())
+    assert 0 < off <= CLOSE, off  # 0 would say that nothing was shared
+    for a, b in zip(records(here / "alone"), records(here / "run"), strict=True):
+        means = [k for k in a if k.startswith("loss/")]
+        assert all(abs(a[k] - b[k]) <= CLOSE * max(1, abs(a[k])) for k in means), (a, b)
+    return {"difference": off}
+
+
+def same(long: bool) -> list[Case]:
+    chosen = [(name, more, 2) for name, more in SAME.items()]
+    if long:
+        chosen += [(name, more, 2) for name, more in MORE.items()]
+        chosen += [(name, more, size) for name, more in SAME.items() for size in (3, 4)]
+    return [Case(f"{name}, {size} ranks", partial(equal, more, size)) for name, more, size in chosen]
+
+
+SCORES: dict[str, list[str]] = {
+    "is, fid, kid": ["metric=[is,fid,kid,precision_recall]", "metric.protocol.fid_n_fake=1700"],
+    "of classes": [
+        "metric=[fid,intra_fid,ms_ssim,intra_ms_ssim]",
+        "metric.protocol.fid_n_fake=700",
+        "metric.protocol.intra_n_fake=1100",
+        "metric.protocol.intra_classes=2",
+        "architecture=resnet",
+        "architecture.head=projection",
+        "dataset.resolution=32",
+    ],
+}
+
+
+def scored_alike(more: Sequence[str], size: int, here: Path) -> None:
+    """The scores of one and the same G, to the last bit."""
+    words = tiny("steps=1", "eval_start=true", "batch_size=12", *more)
+    alone = Forked(*words, "run_dir=alone", cwd=here)
+    ranks(size, *words, cwd=here)
+    assert alone.wait(60).code == 0, alone.wait().err[-300:]
+    one, many = (records(here / name)[0] for name in ("alone", "run"))
+    assert one["kind"] == "eval"
+    assert one["step"] == 0
+    assert all(value is not None for value in one["scores"].values()), one
+    assert one == many
+
+
+def scores(long: bool) -> list[Case]:
+    chosen = [(name, more, size) for name, more in SCORES.items() for size in ((2, 3) if long else (2,))]
+    return [Case(f"{name}, {size} ranks", partial(scored_alike, more, size)) for name, more, size in chosen]
+
+
+# ---- exact over a resume
+
+
+def uninterrupted(here: Path, *words: str, size: int = 2) -> str:
+    ranks(size, *tiny(*words), "run_dir=whole", cwd=here)
+    return state_digest(here / "whole")
+
+
+def resumed(words: Sequence[str], before: Before, code: int | None, here: Path, size: int = 2) -> None:
+    """Ends by ``before``, goes on by the same command, and is then as if nothing had happened."""
+    wanted = uninterrupted(here, *words, size=size)
+    ended = ranks(size, *tiny(*words), cwd=here, before=before, code=code)
+    if code is None:
+        assert len(errors(ended)) <= 1, errors(ended)
+        assert all(d.code for d in ended)
+    nothing_lost(here / "run")
+    ranks(size, *tiny(*words), cwd=here)
+    nothing_lost(here / "run")
+    assert state_digest(here / "run") == wanted
+
+
+RESUMED: dict[str, list[str]] = {
+    "cnn sn": ["eval_every=6"],
+    "apart, gp, ema": [
+        "sync_bn=false",
+        "normalization=[bn,gp]",
+        "ema=0.9",
+        "dequantize=true",
+        "lr_decay=linear",
+    ],
+    "projection": ["architecture=resnet", "architecture.head=projection", "dataset.resolution=32", "steps=8"],
+}
+
+
+def exact(long: bool) -> list[Case]:
+    names = list(RESUMED) if long else ["apart, gp, ema"]
+    steps = (1, 4, 7) if long else (5,)
+    return [
+        Case(f"{name}, stopped at {step}", partial(resumed, RESUMED[name], at(step, 0, send(15)), 143))
+        for name in names
+        for step in steps
+    ]
+
+
+# ---- one rank ends
+
+
+def failing(kind: str) -> None:
+    if kind == "memory":
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    raise ValueError("a bug")
+
+
+def no_data(rank: int) -> None:
+    """The images are missing on the second rank's machine alone."""
+    from ganlab.data.digits import Digits
+    from ganlab.errors import DataError
+
+    def load(*_: Any, **__: Any) -> None:
+        raise DataError("/data/digits", "is missing", "copy it there")
+
+    if rank == 1:
+        Digits.load = load  # type: ignore[method-assign]
+
+
+def one_says(words: Sequence[str], before: Before | None, code: int, where: str, here: Path) -> None:
+    ended = ranks(2, *tiny(*words), cwd=here, before=before, code=code)
+    assert re.search(where, errors(ended)[0]), errors(ended)
+
+
+def full(rank: int) -> None:
+    """The disk is full from the third checkpoint on."""
+    from ganlab.errors import EnvError
+
+    save = Checkpoints.save
+
+    def saved(self: Checkpoints, step: int, *more: Any) -> Path:
+        if step >= 4:
+            raise EnvError(str(self.path(step)), "disk full", "free some space")
+        return save(self, step, *more)
+
+    if rank == 0:
+        Checkpoints.save = saved  # type: ignore[method-assign]
+
+
+def disk_full(here: Path) -> None:
+    one_says(["save_every=2"], full, 5, "disk full", here)
+    nothing_lost(here / "run")
+    ranks(2, *tiny("save_every=2"), cwd=here)
+    assert state_digest(here / "run") == uninterrupted(here, "save_every=2")
+
+
+def in_use(here: Path) -> None:
+    """Two runs of two ranks on one folder."""
+    from faults.base import until
+
+    first = launched(2, tiny("steps=100000"), here)
+    until(lambda: (here / "run" / "checkpoints" / "step-000000000").exists(), first[0])
+    try:
+        one_says(["steps=100000"], None, 7, "in use", here)
+    finally:
+        for process in first:
+            process.kill(signal.SIGTERM)
+    assert [p.wait().code for p in first] == [143, 143]
+
+
+def other_size(here: Path) -> None:
+    """Made with two ranks, gone on with by one, then by two again: allowed, and told once."""
+    ranks(2, *tiny("steps=4"), cwd=here)
+    alone = Forked(*tiny("steps=8"), cwd=here).wait()
+    assert alone.code == 0
+    assert alone.err.count("world_size 2, now 1") == 1, alone.err
+    ended = ranks(2, *tiny("steps=12"), cwd=here)
+    assert sum(d.err.count("world_size 1, now 2") for d in ended) == 1
+    nothing_lost(here / "run")
+
+
+def signalled(phase: str, rank: int, signum: int) -> Before:
+    """``rank`` gets a signal in a phase of the run."""
+
+    def patch(mine: int) -> None:
+        if mine != rank:
+            return
+        from ganlab import loop
+        from ganlab.extractors.cifar import CifarExtractor
+        from ganlab.observer import Observer
+
+        owner: Any
+        owner, name = {
+            "start-up": (loop, "_prepared"),
+            "evaluation": (CifarExtractor, "__call__"),
+            "samples": (Observer, "samples"),
+            "save": (Checkpoints, "_commit"),
+        }[phase]
+        method, calls = getattr(owner, name), []
+
+        def patched(*given: Any, **more: Any) -> Any:
+            calls.append(1)
+            if len(calls) == (1 if phase in ("start-up", "evaluation") else 2):
+                os.kill(os.getpid(), signum)
+            return method(*given, **more)
+
+        setattr(owner, name, patched)
+
+    return patch
+
+
+PHASED = ["eval_every=6", "sample_every=3", "metric.protocol.is_n_fake=1000"]
+
+
+def ends(long: bool) -> list[Case]:
+    return [*_ends(long)]
+
+
+def _ends(long: bool) -> Iterator[Case]:
+    kill = signal.SIGKILL
+    for rank, step in [(0, 5), (1, 5), (1, 0), (0, 9), (1, 11)] if long else [(1, 5)]:
+        yield Case(
+            f"kill -9 of rank {rank} at {step}", partial(resumed, [], at(step, rank, send(kill)), None)
+        )
+    if long:
+        yield Case(
+            "kill -9 of rank 2 of 3", partial(resumed, ["batch_size=12"], at(5, 2, send(kill)), None, size=3)
+        )
+    heard: list[tuple[str, int, int]] = [("evaluation", 1, 15)]
+    if long:
+        heard += [(p, r, s) for p in ("start-up", "evaluation") for r in (0, 1) for s in (2, 10)]
+        heard += [("samples", 0, 15), ("save", 0, 15), ("samples", 1, 2)]
+    for phase, rank, signum in heard:
+        hit = partial(resumed, PHASED, signalled(phase, rank, signum), 128 + signum)
+        if phase == "start-up":
+            hit = partial(one_says, [], signalled(phase, rank, signum), 128 + signum, "before training")
+        yield Case(f"{signal.Signals(signum).name} to rank {rank} in {phase}", hit)
+    said: Mapping[str, tuple[list[str], Before | None, int, str]] = {
+        "a batch that can't be shared": (["batch_size=9"], None, 2, "batch_size"),
+        "a misspelt key": (["batch_sise=8"], None, 2, "batch_size"),
+        "data missing for one rank": ([], no_data, 3, "/data/digits"),
+        "memory out on one rank": ([], at(5, 1, partial(failing, "memory")), 5, "batch_size"),
+        "a bug on one rank": ([], at(5, 1, partial(failing, "bug")), 1, "a bug"),
+        "divergence": (["optimizer.lr=1e30"], None, 6, "not finite"),
+    }
+    for name, given in said.items():
+        if long or name in ("data missing for one rank", "memory out on one rank"):
+            yield Case(name, partial(one_says, *given))
+    if long:
+        yield Case("full disk", disk_full)
+        yield Case("folder in use", in_use)
+        yield Case("another number of ranks", other_size)
+
+
+def told(numbers: Sequence[Numbers]) -> str:
+    return f"largest difference {max(n['difference'] for n in numbers):.0e}, float64, after 4 updates"
+
+
+FIGURES = [
+    Figure("ranks_same", "Runs of 2 to 4 ranks -> equal to one process to 1e-6", (), 24, same, told),
+    Figure("ranks_scores", "Scores shared by 2 or 3 ranks -> the same to the last bit", (), 4, scores),
+    Figure("ranks_exact", "Runs of 2 ranks, stopped -> bit-identical resumes", (), 9, exact),
+    Figure(
+        "ranks_end", "One rank killed, stopped or failing -> all end, nothing lost, rerun exact", (), 25, ends
+    ),
+]
