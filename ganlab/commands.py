@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
 
 from ganlab import help
 from ganlab.bench import KEYS
 from ganlab.errors import ConfigError, Mistake
-from ganlab.launched import many_ranks
 from ganlab.packages import DRAWING, require
 from ganlab.schema import MOST
 from ganlab.spelling import suggest
@@ -69,23 +66,9 @@ def train(rest: list[str]) -> int:
     for option in ("--resolve", "--package"):
         if words.on(option):
             raise ConfigError(option, "goes with --cfg", f"write --cfg job {option}")
-    if not many_ranks():
-        return _train(overrides, dirs)
-    from ganlab.rank_session import joined
+    from ganlab import launched
 
-    with joined() as team:
-        return _train(overrides, dirs, team.together)
-
-
-def _train(overrides: list[str], dirs: list[str], together: Callable[[], Any] = nullcontext) -> int:
-    from ganlab import config
-
-    with together():
-        composed = config.compose(overrides, dirs)
-        experiment = config.build(composed)
-    from ganlab import loop
-
-    return int(loop.train(experiment, composed.saved, composed.choices, composed.overrides) or 0)
+    return launched.train(overrides, dirs)
 
 
 def sweep(rest: list[str]) -> int:

@@ -1,9 +1,14 @@
-"""Whether this process is one of several that torchrun, or a launcher like it, started. No torch."""
+"""A training run as this process was launched: alone, or as one of many by torchrun or a launcher like it.
+
+Imports nothing heavy but inside.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 from ganlab.errors import ConfigError
 
@@ -21,3 +26,24 @@ def require_alone(command: str, rest: Sequence[str]) -> None:
         error = ConfigError("train -m" if sweeps else command, what, "start it without torchrun")
         error.silent = os.environ["RANK"] != "0"
         raise error
+
+
+def train(overrides: list[str], config_dirs: list[str]) -> int:
+    """``ganlab train`` on the command line's overrides. Returns the exit code; raises as ``loop.train``."""
+    if not many_ranks():
+        return _train(overrides, config_dirs)
+    from ganlab.rank_session import joined
+
+    with joined() as team:
+        return _train(overrides, config_dirs, team.together)
+
+
+def _train(overrides: list[str], dirs: list[str], together: Callable[[], Any] = nullcontext) -> int:
+    from ganlab import config
+
+    with together():
+        composed = config.compose(overrides, dirs)
+        experiment = config.build(composed)
+    from ganlab import loop
+
+    return int(loop.train(experiment, composed.saved, composed.choices, composed.overrides) or 0)

@@ -129,8 +129,6 @@ class Ranks(Alone):
 
     def means(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
         there = [t.detach() for t in tensors if t is not None]
-        if not there:
-            return list(tensors)
         flat = self.sum_(torch.cat([t.reshape(-1) for t in there])).div_(self.size)
         found = iter(flat.split([t.numel() for t in there]))
         return [None if t is None else next(found).view(t.shape) for t in tensors]

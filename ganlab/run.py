@@ -7,7 +7,7 @@ process may take turns between updates (``lanes.py``): each is what it would be 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ class Run:
         e = self.e
         try:
             with memory_errors(e.batch_size):
-                self._poll(self.stop.training_started)
+                self.stop.training_started(ranks.current().signal)
                 self._opening()
                 yield from self._rest()
                 yield from self._steps()
@@ -166,7 +166,7 @@ class Run:
                 self.evaluate()
             if self._due(e.save_every):
                 self.save()
-            self._poll(self.stop.poll)
+            self.stop.poll(ranks.current().signal)
             tick = time.perf_counter()
             yield from self._rest()
             tick, self.idle_s = tick + self.idle_s, 0.0
@@ -190,11 +190,6 @@ class Run:
             self.record.final["best"] = self._score_checkpoint(best["step"])
 
     # ---- pieces --------------------------------------------------------------------------------------
-
-    def _poll(self, heard: Callable[[], None]) -> None:
-        """``heard``, which raises Stopped if a signal has come; of many ranks, if it came to any of them."""
-        self.stop.signum = ranks.current().signal(self.stop.signum)
-        heard()
 
     def _due(self, every: int) -> bool:
         return bool(every) and self.step % every == 0

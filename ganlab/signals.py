@@ -18,6 +18,7 @@ from ganlab.heartbeat import beat
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = tuple(getattr(signal, n) for n in NAMES if hasattr(signal, n))
+Agree = Callable[[int | None], int | None] | None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -82,17 +83,22 @@ class StopFlag:
             self._handling.__exit__(None, None, None)
         self._handling = None
 
-    def training_started(self) -> None:
+    def training_started(self, agree: Agree = None) -> None:
         """From now on there is something to save. Raises Stopped if a signal came before."""
         self._training = True
-        self.poll()
+        self.poll(agree)
 
-    def poll(self) -> None:
-        """Raises Stopped if a signal has come; again at each call. A sign of life (``heartbeat.py``)."""
+    def poll(self, agree: Agree = None) -> None:
+        """Raises Stopped if a signal has come; again at each call. A sign of life (``heartbeat.py``).
+
+        ``agree``: makes one answer of the signals, or None, that the ranks of a run have heard.
+        """
         beat()
-        if self.signum is not None:
+        signum = agree(self.signum) if agree else self.signum
+        if signum is not None:  # one that came meanwhile is for the next call
+            self.signum = signum
             what = "stopped" if self._training else "stopped before training began"
-            raise Stopped(self.signum, what, "the same command continues the run")
+            raise Stopped(signum, what, "the same command continues the run")
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.signum = self.signum or signum  # the first one is the exit code

@@ -54,6 +54,25 @@ def test_a_stop_that_somebody_swallowed_before_training_comes_again() -> None:
             stop.training_started()
 
 
+def test_many_ranks_stop_where_they_agree_and_not_at_a_signal_that_comes_meanwhile() -> None:
+    with StopFlag() as stop:
+        stop.training_started(lambda mine: mine)
+
+        def nobody_yet(mine: int | None) -> int | None:
+            send(signal.SIGTERM)
+            return mine
+
+        stop.poll(nobody_yet)
+        with pytest.raises(Stopped) as caught:
+            stop.poll(lambda mine: mine)
+        assert caught.value.code == 143
+    with StopFlag() as stop:
+        stop.training_started(lambda mine: None)
+        with pytest.raises(Stopped) as caught:
+            stop.poll(lambda mine: signal.SIGUSR1)  # another rank's
+        assert caught.value.code == 138
+
+
 def test_the_first_signal_is_the_exit_code() -> None:
     with StopFlag() as stop:
         stop.training_started()
