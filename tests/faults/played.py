@@ -199,6 +199,14 @@ def _code(work: Callable[[], object]) -> int:
         return 1
 
 
+@functools.cache
+def composed_of(*more: str) -> Any:
+    """The config of these words; nobody changes it."""
+    from ganlab import config
+
+    return config.compose(words_of(*more))
+
+
 def play(cwd: Path, *more: str, stop: int | None = None, patch: Callable[[], object] = lambda: None) -> str:
     """Begin or continue the run in ``cwd/run`` in a process of its own; what it said.
 
@@ -207,7 +215,7 @@ def play(cwd: Path, *more: str, stop: int | None = None, patch: Callable[[], obj
     from ganlab import config, loop
 
     warm()
-    composed = config.compose(words_of(*more))
+    composed = composed_of(*more)
 
     def work() -> int:
         take_few()

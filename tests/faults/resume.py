@@ -9,15 +9,14 @@ from pathlib import Path
 from .base import Case, Failed, Figure, Numbers
 from .played import POINTS, STEPS, everything, play, seen, unlike
 
-SHORT = (  # what is worth a stop or two at every commit; the long part has all
-    *("loss=wasserstein", "loss=lsgan", "normalization=sn", "normalization=bn", "normalization=wn"),
-    *("architecture=dcgan", "head=projection", "accumulate", "joint_fakes", "g_first", "sn gamma"),
-    *("decay, flips, dequantize",),
-)
+SHORT = ("normalization=bn", "head=projection", "sn gamma", "architecture=dcgan")  # at every commit
 
 
-def identical(words: Sequence[str], points: Mapping[str, int]) -> Callable[[Path], Numbers]:
-    """The same run whole, and stopped at each of the points by a real SIGTERM, in processes of their own."""
+def identical(words: Sequence[str], at_once: bool) -> Callable[[Path], Numbers]:
+    """The same run whole, and stopped at each of the points by a real SIGTERM, in processes of their own.
+
+    ``at_once``: one run is stopped at all of them, one after the other; else each has a run of its own.
+    """
 
     def check(place: Path) -> Numbers:
         folders = {name: place / name for name in ("whole", "parts")}
@@ -25,31 +24,29 @@ def identical(words: Sequence[str], points: Mapping[str, int]) -> Callable[[Path
             folder.mkdir()
         play(folders["whole"], *words)
         whole, bad = seen(folders["whole"] / "run"), list[str]()
-        for name, step in points.items():
-            run = folders["parts"] / "run"
+        run = folders["parts"] / "run"
+        for name, step in POINTS.items():
             play(folders["parts"], *words, stop=step)
             saved = run / "checkpoints" / f"step-{step:09d}"
             assert saved.is_dir(), f"nothing was saved at step {step}"
+            if at_once and step != max(POINTS.values()):
+                continue
             play(folders["parts"], *words)
             if different := unlike(whole, seen(run)):
-                bad.append(f"stopped at step {step} ({name}): {different} differ")
+                bad += [f"stopped at step {step} ({name}): {different} differ"] * (
+                    len(POINTS) if at_once else 1
+                )
             shutil.rmtree(run)
         if bad:
-            raise Failed(len(bad), "; ".join(bad))
-        return {"identical": len(points)}
+            raise Failed(len(bad), "; ".join(dict.fromkeys(bad)))
+        return {"identical": len(POINTS)}
 
     return check
 
 
 def matrix(long: bool) -> list[Case]:
-    found, names = everything(), list(POINTS)
-    if long:
-        return [Case(name, identical(words, POINTS), len(POINTS)) for name, words in found.items()]
-    cases = []
-    for i, name in enumerate(SHORT):
-        points = {n: POINTS[n] for n in (names[i % 7], names[(i + 3) % 7])}
-        cases.append(Case(name, identical(found[name], points), len(points)))
-    return cases
+    found = everything()
+    return [Case(name, identical(found[name], not long), len(POINTS)) for name in (found if long else SHORT)]
 
 
 def controls(long: bool) -> list[Case]:
@@ -111,9 +108,7 @@ def untouched(words: Sequence[str], looks: Mapping[str, str]) -> Callable[[Path]
 
 def looking(long: bool) -> list[Case]:
     found = everything()
-    names = (
-        [n for n in found if n.startswith(("normalization=", "head=", "EMA"))] if long else ["head=ac acgan"]
-    )
+    names = [n for n in found if n.startswith(("normalization=", "head=", "EMA"))] if long else ["EMA"]
     looks = LOOKS if long else {k: LOOKS[k] for k in ("eval_every", "spectral_every", "nothing at all")}
     return [Case(name, untouched(found[name], looks), len(looks)) for name in names]
 
