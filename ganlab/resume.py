@@ -24,6 +24,7 @@ from ganlab.facts import FREE
 from ganlab.game import Game
 from ganlab.optimizers import slots_after_a_step
 from ganlab.run_folder import Difference, RunFolder, brief, differences
+from ganlab.schema import parameters
 from ganlab.setup import require_networks, unpack_game
 from ganlab.state_tree import flatten, require_fit
 
@@ -68,7 +69,7 @@ def allowed(e: Experiment, stored: Mapping[str, Any], asked: Mapping[str, Any]) 
 
     Raises ConfigError for a name in it that is no key.
     """
-    keys, wrong = {*_keys(stored), *_keys(asked)}, []
+    keys, wrong = {*_keys(stored), *_keys(asked), *parameters(Experiment)}, []
     for name in e.resume_allow:
         if name not in keys:
             fix = "name keys as 'ganlab train --cfg job' shows them, with dots"
