@@ -95,6 +95,16 @@ def stopped(place: Path, *more: str) -> Path:
     return place / "run" / "checkpoints" / "step-000000005"
 
 
+def trained(run: Path) -> str:
+    """Digest of the newest networks and optimisers: what was trained, not what was looked at on the way."""
+    from ganlab.checkpoint import Checkpoints, digest
+    from ganlab.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    step, tensors, state = Checkpoints(folder.checkpoints, folder.run_id).load(quarantine=False)
+    return f"{step} {digest(tensors, state['game'])}"
+
+
 def first(tensors: Mapping[str, Any], prefix: str) -> str:
     """The name of the first tensor there that is no number."""
     return min(name for name in tensors if name.startswith(prefix) and tensors[name].ndim)
