@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from ganlab import __version__
 from ganlab.errors import EnvError
@@ -94,32 +95,36 @@ def _disk(section: str, what: str, folder: Path, key: str) -> Finding:
     return Finding(section, what, "absent" if fix else "ok", f"{shown}, {free / 1e9:,.1f} GB free", fix)
 
 
+EXTRAS = {"slurm": "sweeps on a SLURM cluster", "ray": "sweeps on Ray", "dev": "for developers"}
+
+
 def _packages() -> Iterator[Finding]:
-    for requirement in importlib.metadata.requires("ganlab") or []:
-        wanted, _, marker = requirement.partition(";")
-        match = re.match(r"\s*([\w.-]+)\s*(.*)", wanted)
-        if match is None:
-            continue
-        package, bounds, extra = match[1], match[2].strip(), "extra" in marker
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            who = "for developers" if extra else "required"
-            fix = f"pip install '{package}{bounds}'"
-            yield Finding("packages", package, "absent" if extra else "broken", f"missing, {who}", fix)
-            continue
-        if fits(version, bounds):
-            yield Finding("packages", package, "ok", version)
-        else:
-            fix = f"pip install '{package}{bounds}'"
-            yield Finding(
-                "packages", package, "absent" if extra else "broken", f"{version}, wants {bounds}", fix
-            )
-    for package, use in (("hydra-submitit-launcher", "sweeps on a Slurm cluster"),):
-        try:
-            yield Finding("packages", package, "ok", importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding("packages", package, "absent", f"optional: {use}", f"pip install {package}")
+    """Each package once: what is required first, then the extras in the order of ``EXTRAS``."""
+    seen = set[str]()
+    wanted = importlib.metadata.requires("ganlab") or []
+    for of in ("", *EXTRAS):
+        for requirement in wanted:
+            text, _, marker = requirement.partition(";")
+            match = re.match(r"\s*([\w.-]+)\s*(.*)", text)
+            extra = re.search(r"""extra\s*==\s*["'](\w+)""", marker)
+            if match and match[1] not in seen and (extra[1] if extra else "") == of:
+                seen.add(match[1])
+                yield _package(match[1], match[2].strip(), of)
+
+
+def _package(package: str, bounds: str, extra: str) -> Finding:
+    kind: Literal["absent", "broken"] = "absent" if extra else "broken"
+    fix = f"pip install '{package}{bounds}'"
+    fix = f"pip install 'ganlab[{extra}]'" if extra in EXTRAS and extra != "dev" else fix
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        use = EXTRAS.get(extra, "required")
+        use = use if extra in ("", "dev") else f"optional: {use}"
+        return Finding("packages", package, kind, f"missing, {use}", fix)
+    if fits(version, bounds):
+        return Finding("packages", package, "ok", version)
+    return Finding("packages", package, kind, f"{version}, wants {bounds}", fix)
 
 
 def fits(version: str, bounds: str) -> bool:

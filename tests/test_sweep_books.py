@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -253,7 +254,7 @@ def test_a_pack_that_dies_before_its_answer_is_lost_in_plain_words(tmp_path: Pat
 
     def answer(event: Any) -> str:
         time.sleep(0.3)  # it is dead by now
-        return "x" * 100_000
+        return "x"
 
     end = jobs.converse(
         [sys.executable, "-S", "-c", code],
@@ -275,6 +276,14 @@ def test_a_cell_that_others_hold_without_progress_is_not_waited_for(place: Path,
     assert [r["state"] for r in rows(place)] == ["elsewhere", "finished"]
     assert f"{os.getpid()}@" in rows(place)[0]["error"]
     assert multirun("0,7") == 0
+
+
+def test_a_dead_owner_whose_number_another_process_has_now_holds_nothing(place: Path) -> None:
+    run = place / "outputs/x/s0"
+    run.mkdir(parents=True)
+    (run / ".lock").write_text(f"{os.getpid()}@{socket.gethostname()}\n")  # alive, and no ganlab
+    assert multirun("0") == 0
+    assert starts(place) == {"s0": 1}
 
 
 def test_a_heartbeat_is_a_touched_file(tmp_path: Path, monkeypatch: Any) -> None:
