@@ -16,7 +16,17 @@ from ganlab.disk import FULL, regular
 from ganlab.errors import EnvError, RunInUse
 from ganlab.lock import Lock
 
+
+class _Told(logging.Handler):
+    """Warnings on stderr, as every command has them, unless a run keeps a log of its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger("ganlab").handlers:
+            print(f"ganlab: warning: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
 log = logging.getLogger("ganlab.data")
+log.addHandler(_Told(logging.WARNING))
 WRITABLE = "set GANLAB_CACHE to a folder you can write"
 HEIF = (b"heic", b"heix", b"heif", b"mif1", b"avif", b"avis")
 EVERY = 60.0  # seconds between two lines of progress where there is no terminal

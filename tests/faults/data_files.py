@@ -42,7 +42,7 @@ def unix(root: Path) -> object:
 
 
 def piped(name: str, files: dict[str, bytes], pipe: str, where: str, *words: str) -> Check:
-    """A pipe in the place of a file that is read: one line at once. In a process of its own: it could hang."""
+    """A pipe in the place of a file that is read: one line at once. In its own process: it could hang."""
 
     def check(place: Path) -> None:
         root = tree(place / "set", files)
