@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ganlab.data import archive, tar
+from ganlab.data import archive, tar, zip_directory
 from ganlab.data.archive import open_source
 from ganlab.errors import DataError
 
@@ -238,6 +238,29 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_ENTRIES", 5)
     with pytest.raises(DataError, match="more than 5 entries"):
         contents(put(tmp_path / "many.tar", tar_bytes(FILES.items())))
+
+
+def test_a_zips_entries_are_counted_before_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in (0, 1, 3000):
+        whole = zip_bytes((f"{i}{'x' * (i % 90)}.jpg", b"") for i in range(n))
+        for tail in (b"", b"a comment"):  # of the archive
+            path = put(tmp_path / "n.zip", whole[:-2] + len(tail).to_bytes(2, "little") + tail)
+            assert zip_directory.count(path, 5000) == n
+    assert zip_directory.count(path, 100) == 101
+    before = bytes(1000)  # a self-extracting archive begins with a program
+    assert zip_directory.count(put(tmp_path / "sfx.zip", before + whole), 5000) == 3000
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 100)  # beyond, the directory's end is the 64-bit one
+    path = put(tmp_path / "64.zip", zip_bytes((f"{i}.jpg", b"") for i in range(300)))
+    assert b"PK\x06\x06" in path.read_bytes()
+    assert zip_directory.count(path, 5000) == 300
+    monkeypatch.setattr(archive, "MAX_ZIP", 200)
+    with pytest.raises(DataError, match=r"64\.zip: more than 200 entries"):
+        contents(path)
+    for data in (b"PK\x03\x04" + bytes(200), whole[: len(whole) // 2], whole[-22:]):
+        with pytest.raises(zipfile.BadZipFile):
+            zip_directory.count(put(tmp_path / "cut.zip", data), 5000)
 
 
 def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 from ganlab import cli, stores
 from ganlab.data import decoding, pack, stream
 from ganlab.data.base import Dataset
-from ganlab.data.child import Child, ChildCrashed
+from ganlab.data.child import TIMEOUT_S, Child, ChildCrashed, ChildLost, timeout
 from ganlab.data.crew import Crew
 from ganlab.data.decoding import Encoded, Piece, decode_all
 from ganlab.data.folder import Folder
@@ -355,6 +355,69 @@ def test_children_that_die() -> None:
     with pytest.raises(EnvError, match=r"a reading process: ended \(SIGKILL\); the same command continues"):
         other.call(os.kill, other._process.pid, signal.SIGKILL)
     other.close()
+
+
+def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Child()
+    child._timeout = 0.3
+    with pytest.raises(EnvError, match=r"gives no answer for 0\.3 seconds; .*GANLAB_DATA_TIMEOUT") as e:
+        child.call(os.kill, child._process.pid, signal.SIGSTOP)
+    assert (e.value.code, isinstance(e.value, ChildLost)) == (5, False)  # to start it again would hang again
+    child.close()
+    assert child._process.poll() is not None
+    monkeypatch.setenv("GANLAB_DATA_TIMEOUT", "7.5")
+    assert timeout() == 7.5
+    for text in ("soon", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("GANLAB_DATA_TIMEOUT", text)
+        with pytest.raises(EnvError, match=r"GANLAB_DATA_TIMEOUT: .* is not a number of seconds"):
+            timeout()
+    monkeypatch.delenv("GANLAB_DATA_TIMEOUT")
+    assert timeout() == TIMEOUT_S == 120
+
+
+def test_a_killed_child_is_replaced_once(caplog: pytest.LogCaptureFixture) -> None:
+    crew, seen = Crew(shared=1), list[Child]()
+
+    def work(deaths: int) -> Callable[[Child], int]:
+        def once(child: Child) -> int:
+            seen.append(child)
+            if len(seen) <= deaths:
+                child._process.kill()
+                child._process.wait()
+            return child.call(len, "abc")
+
+        return once
+
+    assert crew.run(work(1)) == 3
+    assert len({id(child) for child in seen}) == 2
+    assert [r.getMessage() for r in caplog.records] == ["a reading process: ended (SIGKILL); started again"]
+    seen.clear()
+    with pytest.raises(ChildLost):
+        crew.run(work(2))
+    crew.stop()
+    seen.clear()
+    with pytest.raises(ChildLost):  # nobody waits for the work any more: no new one
+        crew.run(work(1))
+    assert len(seen) == 1
+    crew.close()
+
+
+def test_the_others_do_not_keep_a_failed_preparation_waiting(sources: Path) -> None:
+    """Two processes hang: the first that is given up ends both."""
+    files = [Encoded(str(i), i, image(1)) for i in range(40)]
+    inner, began = Child.start, time.monotonic()
+
+    def start(self: Child, *args: Any) -> None:
+        self._timeout = 0.5 if args[1][0].name == "0" else 60
+        os.kill(self._process.pid, signal.SIGSTOP)
+        inner(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "CHUNK_IMAGES", 10)
+        patch.setattr(Child, "start", start)
+        with pytest.raises(EnvError, match=r"no answer for 0\.5 seconds"):
+            list(decode_all(files, Rule(8), workers=2))
+    assert time.monotonic() - began < 50  # not the other's minute
 
 
 def test_a_crew_keeps_its_children_but_for_those_that_failed() -> None:

@@ -235,7 +235,7 @@ def cases(long: bool) -> list[Case]:
 
 FIGURES = [
     Figure(
-        "data-kills", "kill -9 at every file operation of preparing, downloading -> same bytes", (47, 48), 168,
+        "data-kills", "kill -9 at every file operation of data commands -> same bytes", (47, 48), 168,
         cases,
         lambda found: f"{sum(n.get('points', 0) for n in found):.0f} kills",
     ),
