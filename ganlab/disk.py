@@ -64,6 +64,12 @@ def disk_error(error: OSError, path: Path, num_bytes: int = 0) -> EnvError:
     return EnvError(str(path), f"can't write ({error.strerror or error})", fix)
 
 
+def gone(folder: Path) -> EnvError:
+    """The one line for a folder that went away under a run."""
+    what = "was deleted or moved while its run went on"
+    return EnvError(str(folder), what, "put it back and run the same command again, or use run_dir=")
+
+
 def write_new(path: Path, data: bytes, durable: bool = True) -> None:
     """Create ``path``, which must not exist (a planted link is not followed), write it and fsync it."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)

@@ -25,9 +25,13 @@ from ganlab.run_folder import RunFolder
 from ganlab.state_tree import pack, unpack
 
 
-def run_folder(path: Path) -> RunFolder:
-    """The run folder at ``path``, as every rank of the run may use it."""
-    return RunFolder(path) if ranks.current().size == 1 else RanksFolder(path)
+def run_folder(folder: RunFolder) -> RunFolder:
+    """A run's folder, locked, as every rank of the run may use it."""
+    if ranks.current().size == 1:
+        return folder
+    of_all = RanksFolder(folder.path)
+    of_all.owner = folder.owner
+    return of_all
 
 
 def checkpoints(*given: Any) -> Checkpoints:

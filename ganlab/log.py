@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ganlab.disk import NO_FOLLOW
+from ganlab.disk import NO_FOLLOW, gone
 from ganlab.errors import GanlabError
 from ganlab.metrics_file import Metrics
 
@@ -154,7 +154,8 @@ class Log:
             self._try("the progress line", self._bar.stop)
             self._bar = None
         if self._writer is not None:
-            self._board(lambda writer: writer.close())
+            if self.metrics.here():  # TensorBoard opens its file by name at each flush
+                self._board(lambda writer: writer.close())
             self._writer = None
             self._broken.add("TensorBoard")
         if threading.excepthook == self._hook:
@@ -165,7 +166,9 @@ class Log:
         self.metrics.close()
 
     def _record(self, record: Mapping[str, Any]) -> bool:
-        """A line of metrics.jsonl; where it has to wait, say so once."""
+        """A line of metrics.jsonl; where it has to wait, say so once. Raises EnvError if the file is gone."""
+        if not self.metrics.here():
+            raise gone(self.folder)
         failing, new = self.metrics.failing, self.metrics.append(record)
         if self.metrics.failing and not failing:
             self.warn(f"{self.metrics.failing.mistakes[0]}; its lines wait until the next checkpoint")

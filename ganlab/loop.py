@@ -72,7 +72,7 @@ def turns(
             yield from _continued(folder, e, config, choices, stop, shared)
             return
         many.first_does(lambda: folder.write_config(config))
-        yield from Run(run_folder(place), e, choices, stop, device, images, shared, config).turns()
+        yield from Run(run_folder(folder), e, choices, stop, device, images, shared, config).turns()
 
 
 def _continued(
@@ -92,9 +92,7 @@ def _continued(
     device, images = prepare(e, shared)
     if e.resume == "never":
         many.first_does(lambda: _restart(folder, config))
-    yield from Run(
-        run_folder(folder.path), e, choices, stop, device, images, shared, config, other or ()
-    ).turns()
+    yield from Run(run_folder(folder), e, choices, stop, device, images, shared, config, other or ()).turns()
 
 
 def _restart(folder: RunFolder, config: dict[str, Any]) -> None:

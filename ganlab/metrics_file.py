@@ -83,6 +83,13 @@ class Metrics:
         except OSError as error:
             raise disk_error(error, self.path, len(self._waiting)) from error
 
+    def here(self) -> bool:
+        """Whether the file is still found under its path: neither deleted nor moved."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), patiently(lambda: os.stat(self.path)))
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Write what waits, if that can be; later calls do nothing."""
         if self._fd >= 0:

@@ -266,7 +266,7 @@ class Run:
         self.saved, self.failed_saves = self.step, 0
         best = self.progress["best"]
         self.checkpoints.prune({best["step"]} if best else ())
-        self._note("running")
+        (self._note if self.step else self._write)("running")  # at first a disk's every quirk is told
 
     def _require_room(self) -> None:
         """Raise EnvError unless as many checkpoints fit beside the first as there will be at once."""

@@ -21,6 +21,7 @@ from ganlab import aside, safe_yaml
 from ganlab.disk import (
     NO_FOLLOW,
     disk_error,
+    gone,
     read_json,
     remove_stale_files,
     strict,
@@ -45,7 +46,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
-        self._lock: Lock | None = None
+        self.owner: Lock | None = None  # while this process is
 
     def create(self) -> None:
         """Make the folder if it is not there, and make sure that it can be written to. Raises EnvError."""
@@ -68,7 +69,7 @@ class RunFolder:
         self.create()
         if self.path.is_symlink() and os.geteuid() not in {self.path.lstat().st_uid, self.path.stat().st_uid}:
             raise EnvError(str(self.path), "is a link that belongs to another user", ELSEWHERE)
-        lock = self._lock = Lock(self.path / ".lock", beats=True)
+        lock = self.owner = Lock(self.path / ".lock", beats=True)
         try:
             remove_stale_files(self.path)
             if self.samples.is_dir() and not self.samples.is_symlink():
@@ -82,11 +83,8 @@ class RunFolder:
 
     def require_here(self) -> None:
         """Raise EnvError if the folder was deleted or moved since it was locked: nothing is revived there."""
-        if self._lock is not None and not self._lock.here():
-            what = "was deleted or moved while its run went on"
-            raise EnvError(
-                str(self.path), what, "put it back and run the same command again, or use run_dir="
-            )
+        if self.owner is not None and not self.owner.here():
+            raise gone(self.path)
 
     def _identify(self) -> None:
         if read_json(self.path / "run.json") is None:

@@ -1,0 +1,414 @@
+"""Full disks and disks that fail: the last good checkpoint stays, the path is named, training goes on."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import resource
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .base import Case, Done, Figure, Numbers, one_line
+from .launching import assert_identical, begin, committed, finish, told, whole
+
+GAME = (
+    "normalization=[sn]",
+    "steps=12",
+    "save_every=2",
+    "keep_checkpoints=2",
+    "sample_every=4",
+    "log_every=1",
+)
+BIG = ("normalization=[sn]", "architecture.width=0.5", "steps=4", "save_every=1", "keep_checkpoints=3")
+BRIEF = {"EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "ESTALE": errno.ESTALE}
+
+
+def fails(
+    call: str, code: int, which: Callable[[str], bool], first: int, times: int, once: bool = True
+) -> Callable[[], None]:
+    """In the child ``os.<call>`` fails ``times`` times, from its ``first`` on a path that ``which`` names."""
+
+    def patch() -> None:
+        real, count = getattr(os, call), 0
+
+        def broken(on: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            path = os.readlink(f"/proc/self/fd/{on}") if isinstance(on, int) else os.fsdecode(on)
+            if which(path):
+                count += 1
+                if first <= count < first + times:
+                    raise OSError(code, os.strerror(code), path)
+            return real(on, *args, **kwargs)
+
+        setattr(os, call, broken)
+        if once:
+            from ganlab import disk
+
+            disk.PAUSES = (0.01, 0.02, 0.05)  # the patience, in less time
+
+    return patch
+
+
+def of_checkpoint(path: str) -> bool:
+    return "/checkpoints" in path
+
+
+def named(name: str) -> Callable[[str], bool]:
+    return lambda path: name in os.path.basename(path)
+
+
+def warned(done: Done, pattern: str) -> int:
+    """How often; what is said of the game itself (a G so small collapses) does not count."""
+    lines = [line for line in done.err.splitlines() if line.startswith("ganlab: warning: ")]
+    return sum(pattern in line and "collapsed" not in line for line in lines)
+
+
+# ---- full
+
+
+def full_at(limit: int, times: int, place: Path) -> None:
+    """A file-size limit strikes ``limit`` bytes into the files of a checkpoint, ``times`` saves long."""
+    run = place / "run"
+
+    def before() -> None:
+        from ganlab.checkpoint import Checkpoints
+
+        commit, saves = Checkpoints._commit, 0
+
+        def limited(self: Any, *args: Any) -> None:
+            nonlocal saves
+            saves += 1
+            if not 2 < saves <= 2 + times:
+                return commit(self, *args)
+            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            try:
+                return commit(self, *args)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+        Checkpoints._commit = limited  # type: ignore[method-assign]
+
+    done = begin(place, *GAME, before=before).wait()
+    steps = committed(run)
+    told_full = f"disk full writing {run.name}/checkpoints/step-000000004: needs "
+    if times < 3:
+        assert done.code == 0, done.err[-300:]
+        assert warned(done, told_full) == 1
+        assert "MB free" in done.err
+    else:
+        one_line(done, 5, "disk full writing .*step-000000008: needs .* MB free", "run_dir=|free some space")
+        assert warned(done, "disk full writing") == 2
+        assert steps == [0, 2]
+        assert json.loads((run / "result.json").read_text())["status"] == "failed"
+        finish(place, *GAME)
+    assert_identical(place, *GAME)
+
+
+def too_small(share: float, place: Path) -> None:
+    """A disk of its own, too small for the checkpoints to come: it is told before the first update."""
+    with small_disk(place, *BIG) as (mount, size):
+        mount(int(size * share))
+        done = begin(place, *BIG).wait()
+        one_line(done, 5, "disk full writing run", "free some space|run_dir=")
+        lines = (
+            (place / "run" / "metrics.jsonl").read_text()
+            if (place / "run" / "metrics.jsonl").exists()
+            else ""
+        )
+        assert "train" not in lines, "it trained before it told"
+
+
+def just_enough(place: Path) -> None:
+    """A disk of its own that holds the run: it is let in, and ends."""
+    with small_disk(place, *BIG) as (mount, size):
+        mount(int(size * 5.5))
+        done = begin(place, *BIG).wait()
+        assert done.code == 0, done.err[-300:]
+        committed(place / "run")
+
+
+class small_disk:  # noqa: N801 - a context
+    """A tmpfs at ``place/run`` of a size that is chosen inside; told the size of the game's checkpoint."""
+
+    def __init__(self, place: Path, *words: str) -> None:
+        self.run = place / "run"
+        self.words = words
+
+    def __enter__(self) -> tuple[Callable[[int], None], int]:
+        size = checkpoint_bytes(*self.words)
+        self.run.mkdir()
+        return self.mount, size
+
+    def mount(self, size: int) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "ganlab-test", str(self.run)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", str(self.run)], check=False, capture_output=True)
+
+
+@functools.cache
+def checkpoint_bytes(*words: str) -> int:
+    """Of a run that has its optimisers' slots."""
+    found: list[int] = []
+
+    def look(place: Path) -> None:
+        finish(place, *words)
+        newest = max((place / "run" / "checkpoints").iterdir())
+        found.append(sum(p.stat().st_size for p in newest.iterdir()))
+
+    import tempfile
+
+    from .base import inside
+
+    with tempfile.TemporaryDirectory(dir=Path.cwd().parent) as folder, inside(Path(folder)):
+        look(Path(folder))
+    return found[0]
+
+
+@functools.cache
+def can_mount() -> bool:
+    """Whether a small disk can be made here: root may."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "ganlab-test", folder], check=False, capture_output=True
+        )
+        if made.returncode == 0:
+            subprocess.run(["umount", folder], check=True)
+    return made.returncode == 0
+
+
+def no_room(call: int, code: int, place: Path) -> None:
+    """The allocation of the ``call``-th checkpoint to come is refused: as on a disk too small, or a quota."""
+
+    def before() -> None:
+        count, real = 0, os.posix_fallocate
+
+        def refuse(fd: int, start: int, size: int) -> None:
+            nonlocal count
+            count += 1
+            if count == call:
+                raise OSError(code, os.strerror(code))
+            real(fd, start, size)
+
+        os.posix_fallocate = refuse
+
+    done = begin(place, *BIG, before=before).wait()
+    one_line(done, 5, "disk full writing run/checkpoints: 3 more checkpoints need", "keep_checkpoints")
+    assert json.loads((place / "run" / "result.json").read_text())["step"] == 0
+    assert sorted(os.listdir(place / "run" / "checkpoints")) == ["step-000000000"]
+    finish(place, *BIG)
+    assert_identical(place, *BIG)
+
+
+# ---- failing
+
+
+def brief(call: str, code: int, which: Callable[[str], bool], first: int, times: int, place: Path) -> None:
+    """An error that goes away is not even told, and the run is what it would be."""
+    done = begin(place, *GAME, before=fails(call, code, which, first, times)).wait()
+    assert done.code == 0, done.err[-300:]
+    assert not warned(done, ""), done.err
+    assert_identical(place, *GAME)
+
+
+def lasting(call: str, code: int, place: Path) -> None:
+    """A disk that fails for good after the second checkpoint: code 5, the path named, the last one whole."""
+    run = place / "run"
+    broken = fails(
+        call, code, of_checkpoint, {"write": 7, "fsync": 13, "rename": 3, "mkdir": 4}[call], 10_000
+    )
+    done = begin(place, *GAME, before=broken).wait()
+    one_line(done, 5, r"run/checkpoints/step-\d+", "run_dir=|free some space")
+    steps = committed(run)
+    assert steps, "nothing is left"
+    finish(place, *GAME)
+    assert_identical(place, *GAME)
+
+
+def metrics_full(code: int, place: Path) -> None:
+    """metrics.jsonl has no room for a while: told once, its lines wait, none is lost."""
+    done = begin(place, *GAME, before=fails("write", code, named("metrics.jsonl"), 2, 3)).wait()
+    assert done.code == 0, done.err[-300:]
+    assert warned(done, "its lines wait until the next checkpoint") == 1, done.err
+    assert warned(done, "tried again at the next checkpoint") <= 1, done.err
+    assert_identical(place, *GAME)
+
+
+def metrics_dead(place: Path) -> None:
+    """metrics.jsonl has no room for ever: no checkpoint runs ahead of it; three in a row and it ends."""
+    broken = fails("write", errno.ENOSPC, named("metrics.jsonl"), 4, 10_000)
+    done = begin(place, *GAME, before=broken).wait()
+    one_line(done, 5, "disk full writing run/metrics.jsonl", "free some space")
+    assert committed(place / "run")[-1] == 2
+    finish(place, *GAME)
+    assert_identical(place, *GAME)
+
+
+def pictures_full(place: Path) -> None:
+    """Pictures have no room: told once, and training goes on."""
+    broken = fails("write", errno.ENOSPC, lambda path: "/samples/" in path, 1, 10_000)
+    done = begin(place, *GAME, before=broken).wait()
+    assert done.code == 0, done.err[-300:]
+    assert warned(done, "samples/step-000000000.png") == warned(done, "") == 1, done.err
+    assert os.listdir(place / "run" / "samples") == []
+    assert told(place / "run") == whole(*GAME).records
+
+
+def board_full(place: Path) -> None:
+    """TensorBoard has no room: told once, and training goes on."""
+
+    def before() -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        def refuse(self: Any, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        RecordWriter.write = refuse
+
+    done = begin(place, *GAME, before=before).wait()
+    assert done.code == 0, done.err[-300:]
+    assert warned(done, "TensorBoard failed") == warned(done, "") == 1, done.err
+    assert_identical(place, *GAME)
+
+
+def result_full(place: Path) -> None:
+    """result.json has no room for a while: told, and training goes on."""
+    broken = fails("write", errno.ENOSPC, lambda path: ".result.json." in path, 3, 3)
+    done = begin(place, *GAME, before=broken).wait()
+    assert done.code == 0, done.err[-300:]
+    assert warned(done, "result.json") == 3, done.err
+    assert_identical(place, *GAME)
+
+
+def order(place: Path) -> None:
+    """What a power cut leaves: each renamed file was synced before, and its folder after."""
+    run, happened = place / "run", place / "happened"
+
+    def before() -> None:
+        note = os.open(happened, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        fsync, rename, replace, write = os.fsync, os.rename, os.replace, os.write
+
+        def say(*words: object) -> None:
+            write(note, (json.dumps([str(w) for w in words]) + "\n").encode())
+
+        def noted(call: Callable[..., Any], what: str) -> Callable[..., Any]:
+            def noting(*args: Any, **kwargs: Any) -> Any:
+                found = call(*args, **kwargs)
+                paths = [
+                    os.readlink(f"/proc/self/fd/{a}") if isinstance(a, int) else Path(a).absolute()
+                    for a in args[: 2 if what == "rename" else 1]
+                ]
+                say(what, *paths)
+                return found
+
+            return noting
+
+        os.write, os.fsync = noted(write, "write"), noted(fsync, "fsync")
+        os.rename, os.replace = noted(rename, "rename"), noted(replace, "rename")
+
+    done = begin(place, *GAME, before=before).wait()
+    assert done.code == 0, done.err[-300:]
+    events = [json.loads(line) for line in happened.read_text().splitlines()]
+    commits = 0
+    for i, (what, *paths) in enumerate(events):
+        if what != "rename" or ".trash-" in paths[1] or "/samples/" in paths[1]:
+            continue
+        old, new = paths
+        commits += 1
+        earlier = events[:i]
+        files = {
+            p[0] for kind, *p in earlier if kind == "write" and (p[0] == old or p[0].startswith(old + "/"))
+        }
+        assert files, f"{new} was written by nobody"
+        for file in files:
+            last_write = max(j for j, e in enumerate(earlier) if e[0] == "write" and e[1] == file)
+            assert ["fsync", file] in earlier[last_write:], f"{file} was renamed before it was synced"
+        if "/step-" in new:
+            last_file = max(j for j, e in enumerate(earlier) if e[0] == "fsync" and e[1] in files)
+            assert ["fsync", old] in earlier[last_file:], f"{old} was renamed before the folder was synced"
+            manifest = max(j for j, e in enumerate(earlier) if e[0] == "write" and e[1] in files)
+            assert earlier[manifest][1].endswith("MANIFEST.json"), "the manifest is not the last"
+            lines = [j for j, e in enumerate(earlier) if e[1].endswith("metrics.jsonl") and e[0] == "write"]
+            synced = [j for j, e in enumerate(earlier) if e[1].endswith("metrics.jsonl") and e[0] == "fsync"]
+            assert not lines or synced[-1] > lines[-1], "a checkpoint is ahead of its metrics"
+        following = [e for e in events[i + 1 :] if e[0] in ("fsync", "rename")]
+        assert following[0] == ["fsync", str(Path(new).parent)], (
+            f"{Path(new).parent} was not synced after {new}"
+        )
+    assert commits >= 15, f"only {commits} renames were seen"
+    assert run.is_dir()
+
+
+# ---- folders
+
+
+def cases(long: bool) -> list[Case]:
+    found: list[Case] = []
+
+    def add(name: str, check: Callable[..., None], *args: Any) -> None:
+        found.append(Case(name, functools.partial(check, *args)))
+
+    limits = [0, 1, 7, 100, 512, 1000, 2000, 3000, 4095, 4096, 4097, 6000, 8192, 9000, 10000, 11000, 12000]
+    for limit in limits if long else (0, 4096):
+        add(f"full at byte {limit}, once", full_at, limit, 1)
+    for limit in limits[::4] if long else (1000,):
+        add(f"full at byte {limit}, three times", full_at, limit, 3)
+    for number, code in enumerate((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), 1):
+        if long or number == 2:
+            add(f"no room for checkpoint {number} to come, {errno.errorcode[code]}", no_room, number, code)
+    for name, code in BRIEF.items():
+        for call, which, first in (
+            ("write", of_checkpoint, 4),
+            ("fsync", of_checkpoint, 8),
+            ("fsync", named("metrics.jsonl"), 2),
+            ("write", named("metrics.jsonl"), 2),
+            ("replace", named("result.json"), 2),
+        ):
+            times = 3 if call == "write" else 1
+            if long or (name, call) in (("EIO", "fsync"), ("ESTALE", "replace")):
+                where = "checkpoints" if which is of_checkpoint else "other files"
+                add(
+                    f"{name} in {call} {first} of {where}, {times} times",
+                    brief,
+                    call,
+                    code,
+                    which,
+                    first,
+                    times,
+                )
+        for call in ("write", "fsync", "rename", "mkdir") if long else ():
+            add(f"{name} in {call} for good", lasting, call, code)
+    for code in (errno.ENOSPC, errno.EDQUOT) if long else (errno.ENOSPC,):
+        add(f"metrics.jsonl for a while, {errno.errorcode[code]}", metrics_full, code)
+    for check in (metrics_dead, pictures_full, board_full, result_full, order):
+        if long or check is not board_full:
+            add(str(check.__doc__).partition(":")[0], check)
+    if can_mount():
+        for share in (0.2, 0.5, 0.9, 1.5, 2.0, 2.5, 3.0) if long else (0.5,):
+            add(f"a disk of {share} checkpoints", too_small, share)
+        add("a disk of 5.5 checkpoints holds them", just_enough)
+    return found
+
+
+def about(_: Sequence[Numbers]) -> str:
+    return "" if can_mount() else "small disks of its own: not run, mounting them needs root"
+
+
+FIGURES = [
+    Figure(
+        "disks",
+        "Disk-full and IO-error points -> last good intact, path named",
+        (13, 14, 15),
+        50,
+        cases,
+        about,
+    )
+]
