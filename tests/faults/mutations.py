@@ -204,4 +204,4 @@ def told(numbers: Sequence[Numbers]) -> str:
     )
 
 
-FIGURES = [Figure("mutations", "State components dropped -> detected", (32,), 200, cases, told)]
+FIGURES = [Figure("mutations", "State components dropped -> detected", (32,), 100, cases, told)]

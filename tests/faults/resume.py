@@ -10,6 +10,11 @@ from .base import Case, Failed, Figure, Numbers
 from .played import POINTS, STEPS, everything, play, seen, unlike
 
 SHORT = ("normalization=bn", "head=projection", "sn gamma", "architecture=dcgan")  # at every commit
+APART = (  # each of their points has a run of its own in the long part
+    *("loss=wasserstein", "loss=lsgan", "normalization=sn", "normalization=bn", "normalization=wn"),
+    *("architecture=dcgan", "head=projection", "accumulate", "joint_fakes", "g_first", "sn gamma"),
+    *("decay, flips, dequantize", "EMA"),
+)
 
 
 def identical(words: Sequence[str], at_once: bool) -> Callable[[Path], Numbers]:
@@ -46,7 +51,8 @@ def identical(words: Sequence[str], at_once: bool) -> Callable[[Path], Numbers]:
 
 def matrix(long: bool) -> list[Case]:
     found = everything()
-    return [Case(name, identical(found[name], not long), len(POINTS)) for name in (found if long else SHORT)]
+    names = found if long else SHORT
+    return [Case(name, identical(found[name], not long or name not in APART), len(POINTS)) for name in names]
 
 
 def controls(long: bool) -> list[Case]:
@@ -108,7 +114,9 @@ def untouched(words: Sequence[str], looks: Mapping[str, str]) -> Callable[[Path]
 
 def looking(long: bool) -> list[Case]:
     found = everything()
-    names = [n for n in found if n.startswith(("normalization=", "head=", "EMA"))] if long else ["EMA"]
+    parts = ("sn", "bn", "wn", "snr", "gp")
+    names = ["EMA", "head=ac acgan", "architecture=dcgan", *(f"normalization={n}" for n in parts)]
+    names = names if long else ["EMA"]
     looks = LOOKS if long else {k: LOOKS[k] for k in ("eval_every", "spectral_every", "nothing at all")}
     return [Case(name, untouched(found[name], looks), len(looks)) for name in names]
 
@@ -120,5 +128,5 @@ def told(numbers: Sequence[Numbers]) -> str:
 FIGURES = [
     Figure("resume", "Resume points x configs identical (CPU)", (7, 32, 33), 200, matrix, told),
     Figure("resume-controls", "Negative controls of the resume digest", (), 2, controls),
-    Figure("looking", "Ways of looking that leave training as it was", (), 60, looking),
+    Figure("looking", "Ways of looking that leave training as it was", (), 50, looking),
 ]
