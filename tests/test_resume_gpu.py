@@ -1,4 +1,4 @@
-"""On a CUDA device: resume is bit-identical with deterministic=true, with and without graphs, with bf16 or not.
+"""On a CUDA device: resume is bit-identical with deterministic=true; graphs or not, bf16 or not.
 
 Skipped where there is none, but for one that shows on a CPU that the tests themselves are sound.
 """
