@@ -27,6 +27,8 @@ FORMAT = 1
 NEEDS = "0.1"  # the oldest ganlab that reads FORMAT; an older one names it to its user
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "MANIFEST.json"
 MAX_MANIFEST = 1 << 20  # bytes
+MAX_STATE = 1 << 25  # numbers and text: a parsed one takes ten times as much memory
+MAX_HEADER = 1 << 24  # of the tensors' file: 100,000 tensors and more
 OLDER = "resume from another step, or use another run_dir="
 
 
@@ -106,7 +108,11 @@ def read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
             size, wanted = int(manifest["files"][name]["size"]), manifest["files"][name]["sha256"]
         except (KeyError, TypeError, ValueError):
             raise DamagedError(str(folder / MANIFEST), f"does not list {name}", OLDER) from None
+        if name == STATE and size > MAX_STATE:
+            raise DamagedError(str(path), f"{size} bytes, more than {MAX_STATE}", OLDER)
         data = read(path, size)
+        if name == TENSORS and int.from_bytes(data[:8], "little") > MAX_HEADER:
+            raise DamagedError(str(path), f"its header is longer than {MAX_HEADER} bytes", OLDER)
         if len(data) != size:
             raise DamagedError(str(path), f"truncated: {len(data)} of {size} bytes", OLDER)
         if sha256(data) != wanted:

@@ -24,7 +24,7 @@ from ganlab.facts import FREE
 from ganlab.game import Game
 from ganlab.optimizers import slots_after_a_step
 from ganlab.run_folder import Difference, RunFolder, brief, differences
-from ganlab.schema import parameters
+from ganlab.schema import Threads, describe, fits, parameters
 from ganlab.setup import require_networks, unpack_game
 from ganlab.state_tree import flatten, require_fit
 
@@ -105,6 +105,7 @@ def go_on(run: Any, packed: bool, config: Mapping[str, Any], changed: Sequence[D
         return
     step, tensors, state = loaded
     with whole(str(run.checkpoints.path(step))):
+        require_scores(state["progress"])
         run.record.resume(state["progress"])
         run.engine.ring.load_state_dict(run.progress["tally"])
         take_threads(run.e, int(state["threads"]), packed)
@@ -235,12 +236,22 @@ def whole(where: str) -> Iterator[None]:
         raise CheckpointError(where, what, "resume from another step") from error
 
 
+def require_scores(progress: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the scores told so far are what ``record.entry`` makes."""
+    for key in ("last", "best"):
+        told = progress.get(key)
+        if told is not None and not (type(told["step"]) is int and isinstance(told["values"], dict)):
+            raise ValueError(f"progress.{key} is no evaluation")
+
+
 def take_threads(e: Experiment, threads: int, packed: bool) -> None:
     """The thread count that the run was made with, where nobody asks for another.
 
     Raises EnvError in a process that several runs share: it has one count.
     """
     here = torch.get_num_threads()
+    if not fits(threads, Threads):
+        raise ValueError(f"threads: {threads} is not {describe(Threads)}")
     if e.threads is None and threads != here:
         if packed:
             what = f"made with {threads}, the process that it is packed into has {here}"

@@ -69,6 +69,7 @@ class RunFolder:
         self.create()
         if self.path.is_symlink() and os.geteuid() not in {self.path.lstat().st_uid, self.path.stat().st_uid}:
             raise EnvError(str(self.path), "is a link that belongs to another user", ELSEWHERE)
+        self.require_own()
         lock = self.owner = Lock(self.path / ".lock", beats=True)
         try:
             remove_stale_files(self.path)
@@ -80,6 +81,16 @@ class RunFolder:
             lock.release()
             raise
         return lock
+
+    def require_own(self) -> None:
+        """Raise EnvError if what is written below the folder would land elsewhere, through a link in it."""
+        wrong = [
+            Mistake(str(path), "is a link, and a run writes inside its own folder", "put a real folder there")
+            for path in (self.checkpoints, self.samples, self.path / "evaluations", self.path / "analysis")
+            if path.is_symlink()
+        ]
+        if wrong:
+            raise EnvError(wrong)
 
     def require_here(self) -> None:
         """Raise EnvError if the folder was deleted or moved since it was locked: nothing is revived there."""

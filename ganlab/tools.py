@@ -24,6 +24,7 @@ from ganlab.metrics.protocol import apart, digest
 from ganlab.packages import RUNS, require
 from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
+from ganlab.resume import whole
 from ganlab.run_folder import RunFolder
 from ganlab.setup import build_game, unpack_game
 from ganlab.state_tree import non_finite
@@ -40,6 +41,7 @@ def open_run(
     require(*RUNS)
     folder = RunFolder(run)
     saved = folder.read_config()
+    folder.require_own()
     if saved is None:
         raise DataError(run, "is not a run folder: it has no config.yaml", "name a folder under outputs/")
     return folder, config.build(config.reopen(saved, overrides, config_dirs))
@@ -73,8 +75,9 @@ def restore(
     step, tensors, state = checkpoints.load(step, quarantine=False, finite=finite)
     if bad := non_finite(tensors):
         print(f"ganlab: warning: {checkpoints.path(step)}: {bad} is not finite", file=sys.stderr)
-    game = build_game(e, device, int(state.get("num_classes", 0)))
-    unpack_game(game, tensors, state["game"], str(checkpoints.path(step)))
+    with whole(str(checkpoints.path(step))):
+        game = build_game(e, device, int(state.get("num_classes", 0)))
+        unpack_game(game, tensors, state["game"], str(checkpoints.path(step)))
     return game, step
 
 

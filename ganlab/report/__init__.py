@@ -9,12 +9,15 @@ says what the seeds allow to say, ``rescored`` compares protocols; ``bars``, ``c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ganlab.errors import DataError
+from ganlab.paths import cache_dir
 
 OUT = Path("outputs/report")
+os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))  # it writes there; not below $HOME
 
 
 def report(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:

@@ -1,0 +1,297 @@
+"""Checkpoints, weights, data, configs and run folders that someone else made: nothing in them runs or escapes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import hostile_files as files
+from .base import LINE, Case, Failed, Figure, Numbers, pixel_means, tiny
+from .config_fuzz import said
+from .watch import watching
+
+SLOW = 20.0  # CPU seconds that one file may take; 5 are wanted, and the machine may be busy
+MOST_MB = 200  # beside twice the file
+
+
+@contextlib.contextmanager
+def quick() -> Iterator[None]:
+    """Inside, features cost nothing, and nothing is downloaded."""
+    from ganlab.extractors.cifar import CifarExtractor
+
+    call, env = CifarExtractor.__call__, os.environ.get("GANLAB_OFFLINE")
+    CifarExtractor.__call__ = pixel_means  # type: ignore[assignment, method-assign]
+    os.environ["GANLAB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        CifarExtractor.__call__ = call  # type: ignore[method-assign]
+        os.environ.pop("GANLAB_OFFLINE")
+        if env is not None:
+            os.environ["GANLAB_OFFLINE"] = env
+
+
+def trained(place: Path, *more: str) -> Path:
+    """A small sound run in ``place/run``."""
+    os.chdir(place)
+    with quick():
+        done = said(tiny("steps=2", "save_every=1", "metric.protocol.is_n_fake=32", *more))
+    assert done.code == 0, done.err
+    return place / "run"
+
+
+class Attack:
+    """One case: points one after the other, each with what was done to the machine meanwhile."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.wrong, self.points, self.told = place, list[str](), 0, {"cpu": 0.0, "mb": 0.0}
+        os.environ["GANLAB_TOKEN"] = "s3cret-of-the-environment"
+
+    def try_(
+        self,
+        name: str,
+        words: Sequence[str],
+        codes: Sequence[int],
+        allowed: Sequence[Path] = (),
+        size: int = 0,
+        after: Callable[[], object] | None = None,
+    ) -> None:
+        """``ganlab words`` must end with one of ``codes``, write below ``allowed`` and the cache alone."""
+        self.points += 1
+        cache = Path(os.environ["GANLAB_CACHE"])
+        began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with quick(), watching(cache, *allowed) as seen:
+            done = said(words)
+        spent = time.process_time() - began
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - 2 * size / 1e6
+        self.told = {"cpu": max(spent, self.told["cpu"]), "mb": max(grown, self.told["mb"])}
+        lines = done.err.splitlines()
+        canaries = [p for p in self.place.rglob(files.CANARY)]
+        why = ""
+        if seen.told():
+            why = seen.told()
+        elif canaries:
+            why = "the canary is there"
+        elif done.code not in codes:
+            why = f"code {done.code}: {done.err[-200:]}"
+        elif "Traceback" in done.err + done.out or any(len(line) > LINE for line in lines):
+            why = f"said {done.err[-200:]}"
+        elif spent > SLOW or grown > MOST_MB:
+            why = f"took {spent:.1f} s, {grown:.0f} MB"
+        elif after:
+            try:
+                after()
+            except AssertionError as error:
+                why = str(error)
+        if why:
+            self.wrong.append(f"{name}: {why}")
+            for canary in canaries:
+                canary.unlink()
+
+    def over(self, least: int) -> Numbers:
+        assert self.points >= least, f"only {self.points} points"
+        if self.wrong:
+            raise Failed(len(self.wrong), "; ".join(self.wrong[:15]))
+        return self.told
+
+
+def pickles(place: Path, long: bool) -> Numbers:
+    """Every payload as weights, as a checkpoint and as data."""
+    attack, made = Attack(place), files.payloads(place)
+    run = trained(place)
+    shutil.copytree(run, place / "sound")
+    for name, content in made.items() if long else list(made.items())[::3]:
+        bad = place / ("bad.npz" if "np" in name else "bad.pth")
+        bad.write_bytes(content)
+        attack.try_(f"{name} as weights", tiny(f"metric.weights={bad}", "run_dir=new"), (5,))
+        words = tiny(f"metric.weights={bad}", "metric.extractor=inception", "run_dir=new")
+        attack.try_(f"{name} as Inception's weights", words, (5,))
+        data = ["train", "dataset=folder", f"dataset.path={bad}", "dataset.resolution=16", "run_dir=new"]
+        attack.try_(f"{name} as data", data, (3,))
+        shutil.rmtree(run)
+        shutil.copytree(place / "sound", run)
+        files.plant(run, tensors=content)
+        attack.try_(f"{name} as a checkpoint", ["sample", "run", "n=2"], (4,), [run])
+        attack.try_(f"{name} to evaluate", ["evaluate", str(bad)], (2, 3, 5))
+    return attack.over(20 if long else 20)
+
+
+def tensors(place: Path, long: bool) -> Numbers:
+    """Well-signed checkpoints that lie; checked, sampled, resumed."""
+    attack = Attack(place)
+    run = trained(place)
+    shutil.copytree(run, place / "sound")
+
+    def fresh() -> None:
+        shutil.rmtree(run)
+        shutil.copytree(place / "sound", run)
+
+    resume = tiny("steps=3", "save_every=1", "metric.protocol.is_n_fake=32")
+    for number, (name, content) in enumerate(files.crafted().items()):
+        if not long and number % 4:
+            continue
+        fresh()
+        files.plant(run, tensors=content, tensors_=1)
+        attack.try_(f"sample: {name}", ["sample", "run", "n=2"], (4,), [run], len(content))
+        if long:
+            attack.try_(f"check: {name}", ["check", "run"], (4,), [run], len(content))
+    for number, (name, content) in enumerate(files.states().items()):
+        if not long and number % 4:
+            continue
+        fresh()
+        files.plant(run, state=content)
+        attack.try_(f"state, {name}", ["sample", "run", "n=2"], (4,), [run], len(content))
+        attack.try_(f"resume, {name}", resume, (4,), [run], len(content))
+    free = [word for word in resume if not word.startswith("threads=")]
+    for name, change in {
+        "10**9 threads": lambda s: s.update(threads=10**9),
+        "0 threads": lambda s: s.update(threads=0),
+        "text for threads": lambda s: s.update(threads="many"),
+        "10**12 classes": lambda s: s.update(num_classes=10**12),
+        "a step of text": lambda s: s["progress"].update(best={"step": "x"}),
+        "no progress": lambda s: s.pop("progress"),
+    }.items():
+        fresh()
+        files.edited(run, change)
+        attack.try_(f"resume, {name}", free, (0, 4) if "classes" in name else (4,), [run])
+    return attack.over(15)
+
+
+def folders(place: Path, long: bool) -> Numbers:
+    """A run folder whose files say what they should not."""
+    attack = Attack(place)
+    run = trained(place)
+    sound = yaml.safe_load((run / "config.yaml").read_text())
+    for number, (name, (key, value)) in enumerate(files.configs().items()):
+        if not long and number % 3:
+            continue
+        (run / "config.yaml").write_text(yaml.safe_dump(changed(sound, key, value), sort_keys=False))
+        for words in (["evaluate", "run"], ["sample", "run", "n=2"]) if long else (["sample", "run", "n=2"],):
+            attack.try_(f"{words[0]}: {name}", words, (2, 3, 4, 5), [run])
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+    )
+    for name, text in {
+        "an alias bomb": bomb,
+        "1,000 deep": "a: " + "[" * 1000 + "]" * 1000,
+        "a tag": f"a: !!python/object/apply:os.system ['touch {place}/canary']",
+        "10 MB": "#" * 10_000_000,
+        "nothing": "",
+    }.items():
+        (run / "config.yaml").write_text(text)
+        for words in (["sample", "run", "n=2"], ["explain", "run"], ["report", "run", "out=out"]):
+            codes = (0, 2, 3) if words[0] == "report" else (2, 3)
+            attack.try_(f"{words[0]}: {name}", words, codes, [run, place / "out"])
+    (run / "config.yaml").unlink()
+    os.mkfifo(run / "config.yaml")
+    attack.try_("a pipe for a config", ["sample", "run", "n=2"], (2, 3, 5), [run])
+    (run / "config.yaml").unlink()
+    secret = changed(
+        sound, "dataset.path" if "path" in sound["dataset"] else "run_dir", "${oc.env:GANLAB_TOKEN}"
+    )
+    (run / "config.yaml").write_text(yaml.safe_dump(secret, sort_keys=False))
+    attack.try_(
+        "a token of the environment", ["evaluate", "run"], (0, 2, 3), [run], after=lambda: silent(place)
+    )
+    (run / "config.yaml").write_text(yaml.safe_dump(sound, sort_keys=False))
+    for name, text in {
+        "deep": "[" * 100_000,
+        "nan": '{"step": NaN}',
+        "a list": "[]",
+        "binary": "\x00\xff",
+    }.items():
+        for file in ("result.json", "metrics.jsonl"):
+            (run / file).write_text(text)
+            for words in (["status", "run"], ["report", "run", "out=out"]):
+                attack.try_(f"{words[0]}: {file}, {name}", words, (0, 2, 3, 4), [run, place / "out"])
+    return attack.over(15)
+
+
+def silent(place: Path) -> None:
+    """The secret is in no file of the run."""
+    token = os.environ["GANLAB_TOKEN"].encode()
+    told = [p for p in place.rglob("*") if p.is_file() and token in p.read_bytes()]
+    assert not told, f"the token stands in {told[0].name}"
+
+
+def changed(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A tree with another value at a dotted key."""
+    copy = json.loads(json.dumps(tree))
+    *parents, last = key.split(".")
+    node = copy
+    for name in parents:
+        if not isinstance(node.get(name), dict):
+            node[name] = {}
+        node = node[name]
+    node[last] = value
+    return dict(copy)
+
+
+def sent_configs(place: Path, long: bool) -> Numbers:
+    """Fault 57: a folder of configs that someone sent."""
+    attack = Attack(place)
+    for number, (name, (content, words)) in enumerate(files.user_configs().items()):
+        here = place / str(number)
+        for path, data in content.items():
+            (here / path).parent.mkdir(parents=True, exist_ok=True)
+            (here / path).write_bytes(data)
+        os.chdir(here)
+        attack.try_(
+            name,
+            ["train", "--config-dir", "mine", *words],
+            (2, 5) if name == "mode" else (2,),
+            [here / "outputs"],
+        )
+    os.chdir(place)
+    for word in (
+        "hydra.callbacks.x._target_=os.system",
+        "hydra/job_logging=x",
+        "hydra.searchpath=[pkg://os]",
+        "hydra.sweeper._target_=os.system",
+        "loss._target_=os.system",
+        "+x._target_=os.system",
+        "optimizer._target_=torch.optim.sys.exit",
+    ):
+        attack.try_(word, ["train", word], (2,))
+        attack.try_(f"-m {word}", ["train", "-m", "seed=1,2", word], (2,))
+    return attack.over(20)
+
+
+def case(name: str, check: Callable[[Path, bool], Numbers], long: bool, n: int) -> Case:
+    return Case(name, lambda place: check(place, long), n)
+
+
+def tell(numbers: Sequence[Numbers]) -> str:
+    cpu, mb = (max(n.get(k, 0) for n in numbers) for k in ("cpu", "mb"))
+    none = "0 executions, 0 escapes, 0 connections, 0 listening sockets"
+    return f"{none}; slowest {cpu:.1f} s of CPU time, at most {mb:.0f} MB beside twice the file"
+
+
+def cases(long: bool) -> list[Case]:
+    return [
+        case("pickles as weights, checkpoints, data", pickles, long, 65 if long else 25),
+        case("crafted checkpoints", tensors, long, 67 if long else 16),
+        case("crafted run folders", folders, long, 85 if long else 43),
+        case("configs that were sent", sent_configs, long, 37),
+    ]
+
+
+FIGURES = [
+    Figure(
+        "hostile",
+        "Hostile checkpoints, weights, data, configs, run folders -> executions, escapes, connections",
+        (55, 56, 57),
+        80,
+        cases,
+        tell,
+    )
+]
