@@ -15,7 +15,7 @@ from typing import Any
 from ganlab import aside, config, jobs, resume
 from ganlab.checkpoint import ASIDE, LEFTOVER, QUARANTINED, Checkpoints, Loaded
 from ganlab.disk import STALE_FILE, read_json
-from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, GanlabError, Mistake
+from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, GanlabError, Mistake, printable
 from ganlab.facts import FREE
 from ganlab.game import Game
 from ganlab.lock import owner_of
@@ -43,7 +43,7 @@ def check(places: Sequence[str], as_json: bool = False) -> int:
     if as_json:
         print(json.dumps({"ok": not any(r["problems"] for r in runs), "runs": runs}, indent=1))
     else:
-        print("\n".join(line for run in runs for line in told(run)))
+        print(printable("\n".join(line for run in runs for line in told(run))))
     if wrong := [r for r in runs if r["problems"]]:
         raise CheckpointError([m for run in wrong for m in _mistakes(run)])
     return 0

@@ -30,6 +30,8 @@ from ganlab.step import d_terms, g_terms, set_rates, update
 WARM = 3  # eager updates before one is recorded: libraries choose their kernels in these
 RING = 1000  # most updates between two looks at the losses
 CHOSEN = "TORCHINDUCTOR_CACHE_DIR" in os.environ  # by the user, where compiled code is kept
+if not CHOSEN:  # torch's own choice is a known name in /tmp, where others may put code first
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir() / "compiled")
 CHECK_EVERY = 100  # updates between looks where nothing is logged
 
 

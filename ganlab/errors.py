@@ -7,8 +7,16 @@ failed jobs, 128+N stopped by signal N with the state saved.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text of someone else's for a screen: no escapes and no signs that turn lines around; lines stay."""
+    return _CONTROL.sub("?", text)
 
 
 class Mistake(NamedTuple):

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import platform
-import re
 import signal
 import sys
 import tempfile
@@ -17,12 +16,11 @@ from typing import Any
 
 from ganlab import __version__
 from ganlab.disk import BRIEF
-from ganlab.errors import GanlabError, Mistake
+from ganlab.errors import GanlabError, Mistake, printable
 from ganlab.packages import missing, there
 
 LINE = 240  # characters of an error's line, at most
 MOST = 50  # lines for one failure
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def failed(error: BaseException, words: Sequence[str]) -> int:
@@ -57,7 +55,7 @@ def tell(error: GanlabError) -> int:
 
 def tell_line(mistake: Mistake, code: int) -> int:
     """``ganlab: error: where: what; fix`` on stderr, printable, at most ``LINE`` characters."""
-    clean = Mistake(*(_CONTROL.sub("?", " ".join(part.split())) for part in mistake))
+    clean = Mistake(*(printable(" ".join(part.split())) for part in mistake))
     for part, least in (("what", 60), ("where", 60), ("fix", 80)):
         over = len(f"ganlab: error: {clean}") - LINE
         text = getattr(clean, part)

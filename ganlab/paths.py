@@ -17,6 +17,11 @@ def config_dir() -> Path:
     raise FileNotFoundError(f"no configs/train.yaml in or beside {PACKAGE}; reinstall ganlab")
 
 
+def keep_caches() -> None:
+    """Let matplotlib write into ``cache_dir``, not below ``$HOME``, unless the user has chosen a place."""
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))
+
+
 def cache_dir() -> Path:
     """Prepared datasets, reference statistics and weights: ``$GANLAB_CACHE``, else ``~/.cache/ganlab``.
 

@@ -9,15 +9,14 @@ says what the seeds allow to say, ``rescored`` compares protocols; ``bars``, ``c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ganlab.errors import DataError
-from ganlab.paths import cache_dir
+from ganlab.paths import keep_caches
 
 OUT = Path("outputs/report")
-os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))  # it writes there; not below $HOME
+keep_caches()  # before matplotlib is imported
 
 
 def report(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:

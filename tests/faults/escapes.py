@@ -1,4 +1,4 @@
-"""Links planted in run folders, words that are code elsewhere, and what a sound run touches of the machine."""
+"""Links planted in run folders, words that are code elsewhere, and what a sound run touches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -72,9 +73,7 @@ def pruned(place: Path) -> None:
     run, theirs = trained(place), victim(place)
     before = tree(theirs)
     shutil.copytree(run / "checkpoints" / "step-000000002", place / "other")
-    (run / "checkpoints" / "step-000000000").symlink_to(theirs) if not (
-        run / "checkpoints" / "step-000000000"
-    ).exists() else (run / "checkpoints" / "step-000000003").symlink_to(theirs)
+    (run / "checkpoints" / "step-000000003").symlink_to(theirs)
     (run / "checkpoints" / f".tmp-9-{'0' * 32}").symlink_to(theirs)
     (run / "checkpoints" / f".trash-9-{'0' * 32}").symlink_to(theirs)
     (run / f".config.yaml.{'0' * 32}.tmp").symlink_to(theirs / "notes.txt")
@@ -200,12 +199,12 @@ def judged(out: Path) -> None:
                     )
     text = (out / "report.md").read_text()
     assert "<script" not in text
-    assert "](javascript" not in text
+    assert not re.search(r"(?<!\\)\]\(javascript", text)
 
 
 def env_kept(place: Path) -> None:
     """A value of the environment reaches no file of the run."""
-    os.environ["GANLAB_TOKEN"] = "s3cret-of-the-environment"  # noqa: S105
+    os.environ["GANLAB_TOKEN"] = "s3cret-of-the-environment"
     (place / "s3cret-of-the-environment").mkdir()
     os.chdir(place)
     words = [w for w in WORDS if not w.startswith("run_dir=")]
@@ -222,9 +221,11 @@ def env_kept(place: Path) -> None:
 
 
 def quiet(place: Path) -> Numbers:
-    """Train, evaluate, sample, report, check and a sweep: no socket, no write outside run, cache and output."""
+    """All that a run is used for: no socket, no write outside run, cache and output."""
     os.chdir(place)
-    grid = "title: two\nblocks:\n  - overrides: [+experiment=digits]\n    axes: {seed: {'0': [seed=0], '1': [seed=1]}}\n"
+    axes = "axes: {seed: {'0': [seed=0], '1': [seed=1]}}"
+    grid = f"title: two\nblocks:\n  - overrides: [+experiment=digits]\n    {axes}\n"
+    tempfile.gettempdir()  # Python tries the folder, once
     (place / "mine" / "grid").mkdir(parents=True)
     (place / "mine" / "grid" / "two.yaml").write_text(grid)
     allowed = [place / "run", Path(os.environ["GANLAB_CACHE"]), place / "out"]

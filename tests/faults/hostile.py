@@ -1,4 +1,4 @@
-"""Checkpoints, weights, data, configs and run folders that someone else made: nothing in them runs or escapes."""
+"""Checkpoints, weights, data, configs, run folders of someone else: nothing in them runs or escapes."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def pickles(place: Path, long: bool) -> Numbers:
         files.plant(run, tensors=content)
         attack.try_(f"{name} as a checkpoint", ["sample", "run", "n=2"], (4,), [run])
         attack.try_(f"{name} to evaluate", ["evaluate", str(bad)], (2, 3, 5))
-    return attack.over(20 if long else 20)
+    return attack.over(20)
 
 
 def tensors(place: Path, long: bool) -> Numbers:

@@ -20,7 +20,8 @@ class Seen:
     """What was not allowed: ``writes`` outside ``allowed``, ``programs``, ``sockets`` (AF_UNIX aside)."""
 
     def __init__(self, allowed: Sequence[Path]) -> None:
-        self.allowed = [os.path.realpath(p) for p in allowed]
+        own = (os.environ.get(name) for name in ("MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"))
+        self.allowed = [os.path.realpath(p) for p in (*allowed, *filter(None, own))]
         self.writes, self.programs, self.sockets = list[str](), list[str](), list[str]()
 
     def outside(self, path: Any) -> bool:
@@ -35,7 +36,9 @@ class Seen:
     def event(self, name: str, args: tuple[Any, ...]) -> None:
         if name == "open":
             path, _, flags = (*args, None, 0)[:3]
-            if isinstance(flags, int) and flags & WRITING and (self.outside(path) or self._through(path)):
+            follows = isinstance(flags, int) and not flags & os.O_NOFOLLOW
+            through = follows and self._through(path)
+            if isinstance(flags, int) and flags & WRITING and (self.outside(path) or through):
                 self.writes.append(f"open {path!r}")
         elif name in CHANGES:
             last = args[-1] if name not in ("os.chmod", "os.truncate") else -1  # a dir_fd
