@@ -177,3 +177,11 @@ def memory_errors(batch_size: int) -> Iterator[None]:
         if HOST_ALLOCATOR in str(error):
             raise EnvError(*NO_HOST_MEMORY) from error
         raise
+
+
+def require_scores(progress: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the scores told so far are what ``record.entry`` makes."""
+    for key in ("last", "best"):
+        told = progress.get(key)
+        if told is not None and not (type(told["step"]) is int and isinstance(told["values"], dict)):
+            raise ValueError(f"progress.{key} is no evaluation")

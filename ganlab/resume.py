@@ -23,6 +23,7 @@ from ganlab.experiment import Experiment
 from ganlab.facts import FREE
 from ganlab.game import Game
 from ganlab.optimizers import slots_after_a_step
+from ganlab.record import require_scores
 from ganlab.run_folder import Difference, RunFolder, brief, differences
 from ganlab.schema import Threads, describe, fits, parameters
 from ganlab.setup import require_networks, unpack_game
@@ -234,14 +235,6 @@ def whole(where: str) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         what = f"its state does not fit ({type(error).__name__}: {error})"
         raise CheckpointError(where, what, "resume from another step") from error
-
-
-def require_scores(progress: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the scores told so far are what ``record.entry`` makes."""
-    for key in ("last", "best"):
-        told = progress.get(key)
-        if told is not None and not (type(told["step"]) is int and isinstance(told["values"], dict)):
-            raise ValueError(f"progress.{key} is no evaluation")
 
 
 def take_threads(e: Experiment, threads: int, packed: bool) -> None:
