@@ -7,12 +7,12 @@ import functools
 import json
 import os
 import resource
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .base import Case, Done, Figure, Numbers, one_line
+from .base import Case, Figure, Numbers, one_line
+from .injecting import can_mount, fails, named, of_checkpoint, small_disk, warned
 from .launching import assert_identical, begin, committed, finish, told, whole
 
 GAME = (
@@ -25,46 +25,6 @@ GAME = (
 )
 BIG = ("normalization=[sn]", "architecture.width=0.5", "steps=4", "save_every=1", "keep_checkpoints=3")
 BRIEF = {"EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "ESTALE": errno.ESTALE}
-
-
-def fails(
-    call: str, code: int, which: Callable[[str], bool], first: int, times: int, once: bool = True
-) -> Callable[[], None]:
-    """In the child ``os.<call>`` fails ``times`` times, from its ``first`` on a path that ``which`` names."""
-
-    def patch() -> None:
-        real, count = getattr(os, call), 0
-
-        def broken(on: Any, *args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            path = os.readlink(f"/proc/self/fd/{on}") if isinstance(on, int) else os.fsdecode(on)
-            if which(path):
-                count += 1
-                if first <= count < first + times:
-                    raise OSError(code, os.strerror(code), path)
-            return real(on, *args, **kwargs)
-
-        setattr(os, call, broken)
-        if once:
-            from ganlab import disk
-
-            disk.PAUSES = (0.01, 0.02, 0.05)  # the patience, in less time
-
-    return patch
-
-
-def of_checkpoint(path: str) -> bool:
-    return "/checkpoints" in path
-
-
-def named(name: str) -> Callable[[str], bool]:
-    return lambda path: name in os.path.basename(path)
-
-
-def warned(done: Done, pattern: str) -> int:
-    """How often; what is said of the game itself (a G so small collapses) does not count."""
-    lines = [line for line in done.err.splitlines() if line.startswith("ganlab: warning: ")]
-    return sum(pattern in line and "collapsed" not in line for line in lines)
 
 
 # ---- full
@@ -130,59 +90,6 @@ def just_enough(place: Path) -> None:
         done = begin(place, *BIG).wait()
         assert done.code == 0, done.err[-300:]
         committed(place / "run")
-
-
-class small_disk:  # noqa: N801 - a context
-    """A tmpfs at ``place/run`` of a size that is chosen inside; told the size of the game's checkpoint."""
-
-    def __init__(self, place: Path, *words: str) -> None:
-        self.run = place / "run"
-        self.words = words
-
-    def __enter__(self) -> tuple[Callable[[int], None], int]:
-        size = checkpoint_bytes(*self.words)
-        self.run.mkdir()
-        return self.mount, size
-
-    def mount(self, size: int) -> None:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "ganlab-test", str(self.run)]
-        subprocess.run(command, check=True, capture_output=True)
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", str(self.run)], check=False, capture_output=True)
-
-
-@functools.cache
-def checkpoint_bytes(*words: str) -> int:
-    """Of a run that has its optimisers' slots."""
-    found: list[int] = []
-
-    def look(place: Path) -> None:
-        finish(place, *words)
-        newest = max((place / "run" / "checkpoints").iterdir())
-        found.append(sum(p.stat().st_size for p in newest.iterdir()))
-
-    import tempfile
-
-    from .base import inside
-
-    with tempfile.TemporaryDirectory(dir=Path.cwd().parent) as folder, inside(Path(folder)):
-        look(Path(folder))
-    return found[0]
-
-
-@functools.cache
-def can_mount() -> bool:
-    """Whether a small disk can be made here: root may."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        made = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "ganlab-test", folder], check=False, capture_output=True
-        )
-        if made.returncode == 0:
-            subprocess.run(["umount", folder], check=True)
-    return made.returncode == 0
 
 
 def no_room(call: int, code: int, place: Path) -> None:
@@ -288,68 +195,6 @@ def result_full(place: Path) -> None:
     assert_identical(place, *GAME)
 
 
-def order(place: Path) -> None:
-    """What a power cut leaves: each renamed file was synced before, and its folder after."""
-    run, happened = place / "run", place / "happened"
-
-    def before() -> None:
-        note = os.open(happened, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        fsync, rename, replace, write = os.fsync, os.rename, os.replace, os.write
-
-        def say(*words: object) -> None:
-            write(note, (json.dumps([str(w) for w in words]) + "\n").encode())
-
-        def noted(call: Callable[..., Any], what: str) -> Callable[..., Any]:
-            def noting(*args: Any, **kwargs: Any) -> Any:
-                found = call(*args, **kwargs)
-                paths = [
-                    os.readlink(f"/proc/self/fd/{a}") if isinstance(a, int) else Path(a).absolute()
-                    for a in args[: 2 if what == "rename" else 1]
-                ]
-                say(what, *paths)
-                return found
-
-            return noting
-
-        os.write, os.fsync = noted(write, "write"), noted(fsync, "fsync")
-        os.rename, os.replace = noted(rename, "rename"), noted(replace, "rename")
-
-    done = begin(place, *GAME, before=before).wait()
-    assert done.code == 0, done.err[-300:]
-    events = [json.loads(line) for line in happened.read_text().splitlines()]
-    commits = 0
-    for i, (what, *paths) in enumerate(events):
-        if what != "rename" or ".trash-" in paths[1] or "/samples/" in paths[1]:
-            continue
-        old, new = paths
-        commits += 1
-        earlier = events[:i]
-        files = {
-            p[0] for kind, *p in earlier if kind == "write" and (p[0] == old or p[0].startswith(old + "/"))
-        }
-        assert files, f"{new} was written by nobody"
-        for file in files:
-            last_write = max(j for j, e in enumerate(earlier) if e[0] == "write" and e[1] == file)
-            assert ["fsync", file] in earlier[last_write:], f"{file} was renamed before it was synced"
-        if "/step-" in new:
-            last_file = max(j for j, e in enumerate(earlier) if e[0] == "fsync" and e[1] in files)
-            assert ["fsync", old] in earlier[last_file:], f"{old} was renamed before the folder was synced"
-            manifest = max(j for j, e in enumerate(earlier) if e[0] == "write" and e[1] in files)
-            assert earlier[manifest][1].endswith("MANIFEST.json"), "the manifest is not the last"
-            lines = [j for j, e in enumerate(earlier) if e[1].endswith("metrics.jsonl") and e[0] == "write"]
-            synced = [j for j, e in enumerate(earlier) if e[1].endswith("metrics.jsonl") and e[0] == "fsync"]
-            assert not lines or synced[-1] > lines[-1], "a checkpoint is ahead of its metrics"
-        following = [e for e in events[i + 1 :] if e[0] in ("fsync", "rename")]
-        assert following[0] == ["fsync", str(Path(new).parent)], (
-            f"{Path(new).parent} was not synced after {new}"
-        )
-    assert commits >= 15, f"only {commits} renames were seen"
-    assert run.is_dir()
-
-
-# ---- folders
-
-
 def cases(long: bool) -> list[Case]:
     found: list[Case] = []
 
@@ -388,7 +233,7 @@ def cases(long: bool) -> list[Case]:
             add(f"{name} in {call} for good", lasting, call, code)
     for code in (errno.ENOSPC, errno.EDQUOT) if long else (errno.ENOSPC,):
         add(f"metrics.jsonl for a while, {errno.errorcode[code]}", metrics_full, code)
-    for check in (metrics_dead, pictures_full, board_full, result_full, order):
+    for check in (metrics_dead, pictures_full, board_full, result_full):
         if long or check is not board_full:
             add(str(check.__doc__).partition(":")[0], check)
     if can_mount():
