@@ -25,7 +25,7 @@ FAMILIES: dict[str, Callable[[bool], Iterator[Point]]] = {
     "devices": config_broken.devices,
     "words": config_broken.words,
 }
-SHORT = {"misspelt": 45, "fields": 45, "files": 25, "combinations": 12, "devices": 6, "words": 25}
+SHORT = {"misspelt": 30, "fields": 30, "files": 18, "combinations": 8, "devices": 4, "words": 16}
 
 
 def points(family: str, long: bool) -> list[Point]:
