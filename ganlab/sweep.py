@@ -75,6 +75,10 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = (), rules: Rule
         say(f"stopped by {Signals(stopped[0]).name}; the same command continues")
         return 128 + stopped[0]
     if failed := [r for r in rows if r["state"] not in OVER]:
+        if failure is not None and all(r["state"] == "pending" for r in failed):
+            what = f"no run has begun ({type(failure).__name__}: {str(failure)[:120]})"
+            fix = "choose one that works here; several 'ganlab sweep' on one folder share its cells too"
+            raise EnvError("hydra/launcher", jobs.plain(what), fix)
         what = f"{len(failed)} of {len(rows)} runs failed: {', '.join(str(r['number']) for r in failed)}"
         if failure is not None and any(r["state"] in ("pending", "lost") for r in failed):
             what = f"{what} ({type(failure).__name__}: {failure})"

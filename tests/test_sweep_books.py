@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -320,6 +321,18 @@ def test_a_missing_launcher_is_told_with_its_extra(place: Path, capsys: Any, mon
         assert multirun("0,7", f"hydra/launcher={name}") == 2
         assert f"pip install 'ganlab[{extra}]'" in capsys.readouterr().err
     assert not (place / "outputs").exists()
+
+
+def test_a_launcher_that_can_not_work_here_is_told_in_one_line(place: Path, capsys: Any) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'ganlab[slurm]'")
+    if shutil.which("srun"):
+        pytest.skip("this machine has SLURM")
+    assert multirun("0,7", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=9") == 5
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ganlab: error: ")]
+    assert 'hydra/launcher: no run has begun (RuntimeError: Could not detect "srun"' in told
+    assert not starts(place)
+    assert multirun("0,7", "hydra/launcher=submitit_local", "hydra.launcher.timeout=9") == 2
+    assert "hydra.launcher: Could not override 'hydra.launcher.timeout'" in capsys.readouterr().err
 
 
 def test_submitit_runs_a_sweep_and_a_preempted_cell_saves_first_and_is_queued_again(place: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from faults import cells
-from faults.base import Case, Figure, Forked, nothing_lost, records, state_digest, tiny, until
+from faults.base import Case, Figure, Forked, ganlab, nothing_lost, records, state_digest, tiny, until
 from ganlab import ledger
 from ganlab.checkpoint import Checkpoints, digest
 from ganlab.run_folder import RunFolder
@@ -125,6 +125,21 @@ def sabotaged(folder: Path, seeds: Sequence[int], ways: Sequence[str]) -> None:
 
 
 # ---- killed and stopped sweeps
+
+
+def real(folder: Path, seeds: Sequence[int]) -> None:
+    """As ``killed``, with cells that are started as a user's are, once."""
+    grid(folder, seeds)
+    line = ["sweep", "--config-dir", "conf", "grid=g", "out=out", "jobs=2"]
+    process = Forked(*line, cwd=folder)
+    until(lambda: lines(folder) >= 2, process)
+    process.kill(signal.SIGKILL)
+    process.wait()
+    done = ganlab(*line, cwd=folder)
+    assert done.code == 0, done.err[-900:]
+    for seed in seeds:
+        nothing_lost(folder / "out" / f"s{seed}")
+        assert weights(folder / "out" / f"s{seed}") == expected_weights(seed), seed
 
 
 def killed(folder: Path, seeds: Sequence[int], times: int, random_: random.Random, door: str) -> None:
@@ -244,7 +259,8 @@ def _sabotage(long: bool) -> list[Case]:
 
 def _killed(long: bool) -> list[Case]:
     times = 4 if long else 2
-    return [
+    started = Case("a kill of ganlab sweep, cells of new processes", lambda folder: real(folder, range(3)))
+    return [started] * long + [
         Case(
             f"{times} kills of ganlab {door}, seed {number}",
             functools.partial(_kill, number=number, door=door, long=long),
