@@ -11,9 +11,8 @@ from .played import POINTS, STEPS, everything, play, seen, unlike
 
 SHORT = ("normalization=bn", "head=projection", "sn gamma", "architecture=dcgan")  # at every commit
 APART = (  # each of their points has a run of its own in the long part
-    *("loss=wasserstein", "loss=lsgan", "normalization=sn", "normalization=bn", "normalization=wn"),
-    *("architecture=dcgan", "head=projection", "accumulate", "joint_fakes", "g_first", "sn gamma"),
-    *("decay, flips, dequantize", "EMA"),
+    *("loss=wasserstein", "normalization=sn", "normalization=bn", "normalization=wn"),
+    *("architecture=dcgan", "head=projection", "joint_fakes", "sn gamma"),
 )
 
 
