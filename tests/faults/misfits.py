@@ -95,7 +95,6 @@ def misfits(long: bool) -> list[Case]:
         return [Case(name, check) for name, check in cases.items()]
     configs = {
         "architecture.z_dim": ["architecture.z_dim=6"],
-        "dataset.resolution": ["dataset.resolution=32"],
         "dataset.channels": ["dataset.channels=3"],
         "normalization.sn": ["normalization=[wn]"],
         "normalization.bn": ["normalization=[sn,bn]"],
@@ -103,9 +102,7 @@ def misfits(long: bool) -> list[Case]:
         "ema": ["ema=0.9"],
         "dataset.resolution": [*RESNET],  # the first of two
     }
-    cases |= {
-        f"config: {k}": of_config(words, k) for k, words in configs.items() if k != "dataset.resolution"
-    }
+    cases |= {f"config: {k}": of_config(words, k) for k, words in configs.items()}
     cases["config: head"] = of_config(
         [*RESNET, "architecture.head=projection"], "architecture.head", [*RESNET]
     )
