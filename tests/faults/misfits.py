@@ -25,7 +25,7 @@ def of_config(asked: Sequence[str], key: str, made: Sequence[str] = ()) -> Calla
     def check(place: Path) -> None:
         stopped(place, *made)
         group = key.partition(".")[0]
-        allow = f"resume_allow=[{group},dataset,class_loss,d_steps,optimizer]"
+        allow = f"resume_allow=[{group},architecture,dataset,class_loss,d_steps,optimizer]"
         before = sorted(p.name for p in (place / "run" / "checkpoints").iterdir())
         said = train(place, *asked, allow)
         refused(said, 4, r"step-000000005: (tensor|holds) ", rf"it was made with {re.escape(key)} ")
