@@ -268,7 +268,7 @@ def test_conditional_resume_is_bitwise(
     go(small(head, run_dir=str(whole), **changes))
     seen = 0
 
-    def poll(self: StopFlag) -> None:
+    def poll(self: StopFlag, *_: object) -> None:
         nonlocal seen
         seen += 1
         if seen == 3:

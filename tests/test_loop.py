@@ -88,7 +88,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
     """A SIGTERM that is noticed at the ``polls``-th look, in training or in an evaluation."""
     seen = 0
 
-    def poll(self: StopFlag) -> None:
+    def poll(self: StopFlag, *_: object) -> None:
         nonlocal seen
         seen += 1
         if seen == polls:
