@@ -3,12 +3,14 @@
 #   make test       sets up .venv, then lints, type-checks and tests
 # And a third: make bench measures how fast this machine is (make bench ARGS=quick=true: does it work at all?).
 # make reliability injects every fault there is (an hour on two cores) and writes RELIABILITY.md.
+# Tests run on two processes: make test WORKERS=8, or 0 for none.
 # ARGS passes on: make train ARGS="+experiment=sngan_cifar setting=B"
 # An older CUDA driver: make train TORCH='"torch<2.11" "torchvision<0.26"'
 PYTHON ?= python3
 ARGS ?=
 TORCH ?= "torch==2.15.*" "torchvision==0.29.*"
 CONSTRAINTS ?= constraints.txt
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -30,7 +32,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 test: lint
-	@OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)  # tests fork; a forked child has no thread pool
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)  # tests fork; a forked child has no thread pool
 
 $(READY): pyproject.toml $(wildcard $(CONSTRAINTS)) Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
