@@ -22,7 +22,7 @@ from ganlab import manifest
 from ganlab.disk import disk_error, patiently, sync_folder, write_new
 from ganlab.errors import CheckpointError, EnvError
 from ganlab.manifest import MANIFEST, STATE, TENSORS, DamagedError, OtherRunError
-from ganlab.state_tree import digest, flatten, non_finite, on_cpu, pack, require_fit, unflatten
+from ganlab.state_tree import digest, flatten, non_finite, pack, require_fit, unflatten
 
 STEP_FOLDER = re.compile(r"step-(\d{9,18})")
 QUARANTINED = re.compile(r"step-\d{9,18}\.corrupt(-\d+)?")
@@ -78,8 +78,7 @@ class Checkpoints:
         """
         if step < 0:
             raise ValueError(f"step must be >= 0, got {step}")
-        # Copies: safetensors refuses shared memory, and the caller may train on.
-        held = {k: on_cpu(v) for k, v in tensors.items()}
+        held = {k: v.detach().cpu() for k, v in tensors.items()}
         if bad := non_finite(held):
             raise FloatingPointError(f"{bad} is not finite at step {step}")
         target = self.path(step)

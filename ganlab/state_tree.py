@@ -85,7 +85,15 @@ def on_cpu(tensor: Tensor) -> Tensor:
 
 def non_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor with a NaN or an infinity in it."""
-    return next((k for k, t in tensors.items() if not t.isfinite().all()), None)
+    return next((k for k, t in tensors.items() if not _finite(t)), None)
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    if tensor.is_complex():
+        return bool(tensor.isfinite().all())
+    return all(bool(end.isfinite()) for end in tensor.aminmax())  # both are NaN where one element is
 
 
 def pack(value: Any, where: str = "state") -> Any:

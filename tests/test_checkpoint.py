@@ -25,6 +25,7 @@ from ganlab import disk
 from ganlab import manifest as manifest_file
 from ganlab.checkpoint import Checkpoints, digest, flatten, require_fit, unflatten
 from ganlab.errors import CheckpointError, EnvError, GanlabError
+from ganlab.state_tree import non_finite
 
 RUN = "a" * 32
 FILES = ("state.safetensors", "state.json", "MANIFEST.json")
@@ -893,3 +894,38 @@ def test_an_interrupt_while_saving_leaves_no_trace(tmp_path: Path, monkeypatch: 
             kept.save(2, *some_state(2))
     assert leftovers(kept) == []
     assert loads(kept) == 1
+
+
+def test_tensors_are_packed_as_safetensors_packs_them() -> None:
+    """The library reads what we write, and would have written the same bytes."""
+    import safetensors.torch
+
+    whole = torch.randn(3, 4, 2, 2)
+    tensors = {
+        "w/é": whole,
+        "w/last": whole.to(memory_format=torch.channels_last),
+        "a view": whole[1:],
+        "step": torch.tensor(3),
+        "mask": torch.tensor([True, False]),
+        "none": torch.empty(0, 3),
+        "int": torch.arange(3, dtype=torch.int32),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        **{str(t): torch.randn(3).to(t) for t in (torch.float64, torch.bfloat16, torch.float16)},
+    }
+    found = manifest_file.packed(tensors)
+    back = safetensors.torch.load(found)
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype
+        assert torch.equal(back[name], tensor)
+    assert found == safetensors.torch.save({k: t.contiguous().clone() for k, t in tensors.items()})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_element_that_is_not_finite_is_found(bad: float, dtype: torch.dtype) -> None:
+    tensor = torch.zeros(5, 7, dtype=dtype)
+    whole = {"none": torch.empty(0), "count": torch.tensor(2), "mask": torch.tensor([True]), "w": tensor}
+    assert non_finite(whole) is None
+    tensor[3, 4] = bad
+    assert non_finite(whole) == "w"

@@ -282,9 +282,6 @@ def host_memory(words: tuple[str, ...], spare: int) -> Callable[[Path], None]:
 
     def check(place: Path) -> None:
         done = Forked(*tiny(*words), cwd=place, before=limit).wait()
-        own = [line for line in done.err.splitlines() if line.startswith("ganlab: ")]
-        if "panicked" in done.err:  # safetensors' Rust part tells its own end
-            done = done._replace(err="\n".join(own))
         one_line(done, 5, "batch_size", "lower")
         if (place / "run").is_dir():
             nothing_lost(place / "run")
