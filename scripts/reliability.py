@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,18 @@ PIECE = 25  # cases of one process
 LIMIT = 3600  # seconds for one case
 BEGIN = "<!-- figures: made by scripts/reliability.py from benchmarks/reliability; do not edit -->"
 END = "<!-- end of figures -->"
+GROUPS = {  # the page's order; a figure of none stands at the end
+    "Stops and resumes": "kill9 fileops crash_loop torn signals twice interrupted power resume "
+    "resume-controls looking mutations machines finished changed schedules",
+    "Checkpoints": "corruption fallback misfits not-finite formats lost save-cost",
+    "Disks, owners, clocks": "disks folders owners locks clocks networks paths",
+    "Numbers and memory": "numerics soak",
+    "Sweeps": "sabotage sweepkill packkill sweepstop sweepshare",
+    "Many ranks": "ranks_same ranks_scores ranks_exact ranks_end",
+    "Data": "cut-images odd-images bit-rot bad-sets containers come-and-go downloads data-kills data-workers",
+    "Configs": "config missing",
+    "Hostile input": "hostile archives escapes",
+}
 NEVER = {  # what can't be measured on a CPU, or not in one evening
     "Resume on a GPU, deterministic mode, with and without CUDA graphs": "no GPU (`pytest -m gpu`)",
     "Real out-of-memory of a GPU in training, sampling and scoring": "no GPU",
@@ -93,9 +105,12 @@ def work(key: str, long: bool, part: int, parts: int) -> None:
 class Suite:
     """The figures to run, cut into pieces, each a process; two at a time."""
 
-    def __init__(self, keys: Sequence[str], long: bool, jobs: int) -> None:
+    def __init__(
+        self, keys: Sequence[str], long: bool, jobs: int, done: Callable[[str, dict[str, Any]], None]
+    ) -> None:
         from faults.base import figures
 
+        self.done, self.facts = done, facts()
         self.figures, self.long, self.jobs = {k: figures()[k] for k in keys}, long, jobs
         self.rows: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
         self.lock, self.seconds = threading.Lock(), dict.fromkeys(keys, 0.0)
@@ -149,11 +164,8 @@ class Suite:
                 tell(f"  {row['name']}: {row['why'][:300]}")
             if failed:
                 tell(done.stderr[-3000:])
-
-    def records(self) -> dict[str, dict[str, Any]]:
-        """What came out, by figure."""
-        about = facts()
-        return {key: self._record(key, figure) | about for key, figure in self.figures.items()}
+            if len(self.rows[key]) == len(self.figures[key].cases(self.long)):
+                self.done(key, self._record(key, self.figures[key]) | self.facts)
 
     def _record(self, key: str, figure: Any) -> dict[str, Any]:
         rows = self.rows[key]
@@ -190,14 +202,10 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     from faults.base import figures
 
     lines = ["", "| Figure | Faults | Points | Held | Also |", "|---|---|--:|--:|---|"]
-    for key, figure in figures().items():
-        record = records.get(key)
-        faults = ", ".join(ranges(figure.faults))
-        if record is None:
-            lines.append(f"| {figure.title} | {faults} | | not run | |")
-            continue
-        held = record["points"] - record["failed"]
-        lines.append(f"| {figure.title} | {faults} | {record['points']:,} | {held:,} | {record['told']} |")
+    for group, keys in grouped(figures()).items():
+        lines.append(f"| **{group}** | | | | |")
+        lines += [row(figures()[key], records.get(key)) for key in keys]
+    lines += ["| **Not here** | | | | |"]
     lines += [f"| {title} | | | not run | {why} |" for title, why in NEVER.items()]
     failed = [f"- `{k}` {failure}" for k, r in records.items() for failure in r["failures"]]
     lines += ["", "## What failed", "", *(failed or ["Nothing of the above."])]
@@ -211,6 +219,22 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     ]
     lines[-1] += " (`tests/faults/`)."
     return "\n".join(lines) + "\n"
+
+
+def grouped(keys: Iterable[str]) -> dict[str, list[str]]:
+    """The figures there are, in the page's order."""
+    there = {group: [k for k in names.split() if k in keys] for group, names in GROUPS.items()}
+    rest = [key for key in keys if not any(key in names for names in there.values())]
+    return there | ({"Others": rest} if rest else {})
+
+
+def row(figure: Any, record: Mapping[str, Any] | None) -> str:
+    """A line of the table."""
+    faults = ", ".join(ranges(figure.faults))
+    if record is None:
+        return f"| {figure.title} | {faults} | | not run | |"
+    held = record["points"] - record["failed"]
+    return f"| {figure.title} | {faults} | {record['points']:,} | {held:,} | {record['told']} |"
 
 
 def told(records: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
@@ -266,19 +290,21 @@ def main() -> int:
 
     records: dict[str, dict[str, Any]] = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     failed = 0
+
+    def done(key: str, record: dict[str, Any]) -> None:
+        nonlocal failed
+        failed += record["failed"]
+        points = record["points"]
+        print(f"{key:16} {points - record['failed']} of {points}  {record['told']}", flush=True)
+        if not words.short:  # after each, for the rest may take an hour
+            records[key] = record
+            RECORD.parent.mkdir(parents=True, exist_ok=True)
+            write_json(RECORD, {key: records[key] for key in figures() if key in records})
+
     if not words.page:
-        suite = Suite(words.figures or list(figures()), not words.short, words.jobs)
-        suite.run()
-        found = suite.records()
-        failed = sum(record["failed"] for record in found.values())
-        for key, record in found.items():
-            print(f"{key:16} {record['points'] - record['failed']} of {record['points']}  {record['told']}")
-        records |= found
+        Suite(words.figures or list(figures()), not words.short, words.jobs, done).run()
     if not words.short:
-        RECORD.parent.mkdir(parents=True, exist_ok=True)
-        records = {key: records[key] for key in figures() if key in records}
-        write_json(RECORD, records)
-        write_atomic(PAGE, page(records).encode())
+        write_atomic(PAGE, page({key: records[key] for key in figures() if key in records}).encode())
     return 1 if failed else 0
 
 
