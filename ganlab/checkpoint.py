@@ -182,15 +182,15 @@ class Checkpoints:
         """Delete all but the last ``keep`` checkpoints, every ``every``-th, and ``keep_also`` (the best one).
 
         Nothing is deleted before the newest verifies, nor anything but real folders of this run. What can't
-        be deleted is warned of.
+        be read or deleted is warned of.
         """
-        ours = [s for s in self.steps() if self._is_ours(s)]
-        lasting = {s for s in ours if self.every and s and s % self.every == 0}
-        doomed = sorted(set(ours[: -self.keep]) - set(keep_also) - lasting)
         try:
+            ours = [s for s in self.steps() if self._is_ours(s)]
+            lasting = {s for s in ours if self.every and s and s % self.every == 0}
+            doomed = sorted(set(ours[: -self.keep]) - set(keep_also) - lasting)
             if doomed:
                 self._files(ours[-1])
-        except CheckpointError as error:
+        except (CheckpointError, EnvError) as error:
             log.warning("%s; older checkpoints are kept", error.mistakes[0]._replace(fix=""))
             return
         for step in doomed:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ganlab import __version__
-from ganlab.disk import NO_FOLLOW
-from ganlab.errors import CheckpointError, EnvError
+from ganlab.disk import NO_FOLLOW, patiently
+from ganlab.errors import CheckpointError, EnvError, GanlabError
 from ganlab.state_tree import non_finite, unpack
 
 FORMAT = 1
@@ -125,7 +125,7 @@ def read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         path = folder / name
         try:
             size, wanted = int(manifest["files"][name]["size"]), manifest["files"][name]["sha256"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise DamagedError(str(folder / MANIFEST), f"does not list {name}", OLDER) from None
         if name == STATE and size > MAX_STATE:
             raise DamagedError(str(path), f"{size} bytes, more than {MAX_STATE}", OLDER)
@@ -155,6 +155,8 @@ def read_checkpoint(
     try:
         tensors = safetensors.torch.load(files.pop(TENSORS))
         state = unpack(json.loads(files[STATE]))
+    except (GanlabError, MemoryError):  # a signal's, the machine's: the files are not to blame
+        raise
     except Exception as error:  # signed, yet not what ganlab writes: crafted, never by chance
         raise DamagedError(str(folder), f"can't be parsed ({type(error).__name__})", OLDER) from error
     if not isinstance(state, dict):
@@ -168,7 +170,8 @@ def read_checkpoint(
 
 def read(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most ``limit`` bytes, else DamagedError; EnvError if unreadable."""
-    try:
+
+    def content() -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | NO_FOLLOW)  # neither a link nor a pipe that blocks
         with open(fd, "rb") as file:
             status = os.fstat(fd)
@@ -177,6 +180,9 @@ def read(path: Path, limit: int) -> bytes:
             if status.st_size > limit:  # before anything is read
                 raise DamagedError(str(path), f"{status.st_size} bytes, not {limit}", OLDER)
             return file.read()
+
+    try:
+        return patiently(content)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise DamagedError(str(path), "is missing", OLDER) from error

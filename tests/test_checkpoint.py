@@ -346,6 +346,25 @@ def test_nothing_is_pruned_while_the_newest_does_not_verify(
     assert "older checkpoints are kept" in caplog.text
 
 
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_read_that_fails_is_tried_again_and_no_reason_to_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    kept, real, left = made(tmp_path, 1, 2, 3, 4), os.open, times
+
+    def opened(path: Any, *rest: Any, **how: Any) -> int:
+        nonlocal left
+        if str(path).endswith("state.safetensors") and (left := left - 1) >= 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *rest, **how)
+
+    monkeypatch.setattr(disk, "PAUSES", (0, 0))
+    monkeypatch.setattr(os, "open", opened)
+    kept.prune()
+    assert kept.steps() == ([3, 4] if times == 1 else [1, 2, 3, 4])
+    assert ("older checkpoints are kept" in caplog.text) is (times > 1)
+
+
 def test_a_delete_that_fails_warns_and_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ganlab.data.decoding import Encoded, decode_all
 from ganlab.data.images import BadImageError, Rule, decode, resize_block, shown
+from ganlab.errors import Stopped
 
 RNG = np.random.default_rng(0)
 
@@ -205,6 +206,20 @@ BAD: dict[str, Callable[[], bytes]] = {
 def test_what_is_no_image_says_so(kind: str) -> None:
     with pytest.raises(BadImageError, match=r"not an image in a format|broken image"):
         decoded(BAD[kind]())
+
+
+@pytest.mark.parametrize("where", ["load", "getexif"])
+def test_a_signal_while_one_is_decoded_is_not_its_damage(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(file, "JPEG", exif=exif)
+
+    def interrupted(_: object) -> None:
+        raise Stopped(15)
+
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile." + where, interrupted)
+    with pytest.raises(Stopped):
+        decode(file.getvalue(), Rule(8, channels=3))
 
 
 def test_other_formats_are_named() -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ganlab.data.images import shown
 from ganlab.data.tar import headers, open_tar
 from ganlab.disk import regular
-from ganlab.errors import DataError
+from ganlab.errors import DataError, GanlabError
 
 WNID = re.compile(r"n\d{8}")
 VAL_NAME = "ILSVRC2012_val_{:08d}.JPEG"
@@ -88,7 +88,7 @@ def _devkit(kit: Path) -> tuple[dict[str, str], dict[str, str]]:
         names = {str(row["WNID"]): str(row["words"]).split(",")[0].strip() for row in synsets}
         numbers = [int(word) for word in truth.split()]
         labels = {VAL_NAME.format(i + 1): wnids[number] for i, number in enumerate(numbers)}
-    except DataError:
+    except GanlabError:
         raise
     except Exception as error:  # scipy meets a damaged file with every kind of exception
         what = f"not the development kit of 2012 ({error or type(error).__name__})"

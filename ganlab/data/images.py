@@ -15,6 +15,7 @@ import numpy as np
 
 from ganlab.data.base import Pixels
 from ganlab.data.files import kind_of
+from ganlab.errors import GanlabError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,7 +113,7 @@ def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None
             note("animated")
         image.load()
         return rule.apply(_upright(image, note) if rule.upright else image, note)
-    except BadImageError:
+    except (BadImageError, GanlabError):  # the latter a signal's: no image is to blame
         raise
     except UnidentifiedImageError:
         kind = kind_of(data[:64])
@@ -158,6 +159,8 @@ def _upright(image: Image, note: Callable[[str], None]) -> Image:
     try:
         turned = image.getexif().get(0x0112, 1) not in (1, None)
         upright = ImageOps.exif_transpose(image) if turned else image
+    except GanlabError:
+        raise
     except Exception:  # broken metadata is no reason to lose the pixels
         return image
     if turned:

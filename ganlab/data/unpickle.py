@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ganlab.errors import GanlabError
+
 
 class RefusedError(ValueError):
     """The pickle wants something that data does not need."""
@@ -22,7 +24,7 @@ def unpickle(data: bytes) -> Any:
     """The object in ``data``; Python 2's byte strings become latin-1 text. Raises ValueError if it is odd."""
     try:
         return _Unpickler(io.BytesIO(data), encoding="latin1").load()
-    except RefusedError:
+    except (RefusedError, GanlabError):  # the latter a signal's
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(f"not a sound pickle ({type(error).__name__}: {error})") from None
