@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from ganlab.disk import disk_error, read_json, sync_folder, write_json
-from ganlab.errors import DataError
+from ganlab.errors import DataError, EnvError
 
 NOTE = ".restart"
 PLACE = re.compile(r"before-\d{1,9}")
@@ -28,7 +28,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def finish(folder: Path) -> None:
-    """Go on with what a killed ``set_aside`` has left. Raises DataError if its note is damaged, EnvError."""
+    """Go on with what a killed ``set_aside`` has left. Raises DataError if its note is damaged; EnvError."""
     note = read_json(folder / NOTE)
     if note is None:
         return
@@ -36,6 +36,9 @@ def finish(folder: Path) -> None:
     if not isinstance(name, str) or not PLACE.fullmatch(name):
         raise DataError(str(folder / NOTE), "is damaged", "delete it; the run is partly in before-N")
     into = folder / name
+    if into.is_symlink():
+        what = "is a link, and a run writes inside its own folder"
+        raise EnvError(str(into), what, f"delete it and {folder / NOTE}")
     try:
         into.mkdir(exist_ok=True)
         if not (into / LAST).exists():  # else all is there, but for the note

@@ -13,7 +13,6 @@ import torch
 
 from ganlab import ranks, resume
 from ganlab.data.base import ImageSet
-from ganlab.disk import read_json
 from ganlab.errors import ConfigError, DataError, Diverged, Mistake
 from ganlab.experiment import NO_LABELS, Experiment
 from ganlab.facts import FREE, find_device, keep_memory, run_path, set_precision
@@ -23,6 +22,7 @@ from ganlab.packages import RUNS, require
 from ganlab.record import memory_errors, told
 from ganlab.run import Run
 from ganlab.run_folder import Difference, RunFolder
+from ganlab.run_record import read_result
 from ganlab.shared import Shared
 from ganlab.signals import StopFlag
 from ganlab.sizes import require_size
@@ -111,7 +111,7 @@ def _changed(folder: RunFolder, e: Experiment, config: dict[str, Any]) -> list[D
         folder.write_config(config)
     stored = folder.read_config() or {}
     changed = {d.key: d for d in folder.check_config(config, resume.allowed(e, stored, config))}
-    result = read_json(folder.result) or {}
+    result = read_result(folder.result) or {}
     reached = int(result.get("step", 0))
     if "steps" in changed and "steps" not in e.resume_allow and e.lr_decay != "none":
         raise ConfigError("steps", f"made with {changed['steps']}, and lr_decay depends on it", "keep it")

@@ -274,8 +274,8 @@ def tell(
 
 def step_back(checkpoints: Checkpoints, step: int, tensors: Mapping[str, Tensor], state: Any) -> None:
     """Make a named checkpoint the run's newest: later ones are set aside, one from elsewhere is taken in."""
+    checkpoints.save(step, tensors, state)  # first: a kill in between must not leave a run without any
     aside = checkpoints.set_aside(step)
-    checkpoints.save(step, tensors, state)
     later = f"; {len(aside)} later set aside" if aside else ""
     log.warning("goes on from step %d, as asked%s", step, later)
 

@@ -15,7 +15,7 @@ import torch
 from ganlab import engine, first_rank, ranks, resume
 from ganlab.data.base import Batches, ImageSet
 from ganlab.disk import ensure_room
-from ganlab.errors import Diverged, EnvError, GanlabError, Stopped
+from ganlab.errors import CheckpointError, Diverged, EnvError, GanlabError, Stopped
 from ganlab.experiment import Experiment
 from ganlab.facts import crowded
 from ganlab.feed import Feed
@@ -65,8 +65,8 @@ class Run:
         self.checkpoints.clean()
         with resume.Heard() as heard:
             resume.go_on(self, shared.packed, config, changed)
-        ranks.current().copied(pack_game(self.game)[0])
-        self.record.identify(e, self.game, choices, images, self.step)
+            ranks.current().copied(pack_game(self.game)[0])
+            self.record.identify(e, self.game, choices, images, self.step)
         self.log = first_rank.log(folder.path, e.steps, self.step, self.record.begun_s)
         for text in heard.said:
             self.log.warn(text)
@@ -187,7 +187,10 @@ class Run:
         self.record.final = {"last": entry(last), "best": entry(last)}
         best = p["best"]
         if best and best["step"] != self.step:
-            self.record.final["best"] = self._score_checkpoint(best["step"])
+            try:
+                self.record.final["best"] = self._score_checkpoint(best["step"])
+            except CheckpointError as error:  # a lost best one must not keep a run from its end
+                self.log.warn(f"{error.mistakes[0]._replace(fix='')}; the last one stands for the best")
 
     # ---- pieces --------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +13,14 @@ import torch
 from ganlab import ranks
 from ganlab.data.base import ImageSet
 from ganlab.disk import read_json, write_json
+from ganlab.errors import DataError
 from ganlab.experiment import Experiment, method_name
 from ganlab.facts import device_name, git_revision, now, peak_memory_mb, versions
 from ganlab.game import Game
-from ganlab.record import size
+from ganlab.record import size, told
 from ganlab.run_folder import RunFolder
+
+log = logging.getLogger("ganlab")
 
 
 class RunRecord:
@@ -48,7 +53,10 @@ class RunRecord:
     ) -> None:
         """What does not change any more: the config in short, the machine, the versions."""
         names = list(e.normalization)
-        before = read_json(self.folder.result) or {}
+        before = read_result(self.folder.result)
+        if before is None:
+            log.warning("%s: was damaged; written anew", self.folder.result)
+            before = {}
         self.packed = max(self.packed, int((before.get("packed") or {}).get("runs", 1)))
         self.result = {
             "format": 1,
@@ -113,6 +121,17 @@ class RunRecord:
             self.result["packed"] = {"runs": self.packed, "how": how}
         if ranks.current().first:
             write_json(self.folder.result, self.result)
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """``result.json``; {} if there is none, None if it is damaged: the run writes it anew."""
+    try:
+        found: dict[str, Any] = read_json(path) or {}
+        told(found)
+        numbers = found.get("step", 0), (found.get("packed") or {}).get("runs", 1)
+    except (DataError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return found if all(type(n) is int for n in numbers) else None
 
 
 def _ranks(sync_bn: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from ganlab import aside, cli, config, loop, resume
 from ganlab.checkpoint import Checkpoints, digest
-from ganlab.errors import CheckpointError, ConfigError, DataError
+from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, GanlabError, Stopped
 from ganlab.manifest import MANIFEST, STATE, TENSORS, sealed
 from ganlab.run_folder import RunFolder
 
@@ -256,6 +256,89 @@ def test_setting_aside_can_be_cut_short_at_every_rename(run: Path, monkeypatch: 
         for path in place.iterdir():
             real(path, run / path.name)
         place.rmdir()
+
+
+def test_setting_aside_never_follows_a_link(run: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "config.yaml").write_text("theirs")
+    (run / "before-1").symlink_to(victim)
+    (run / aside.NOTE).write_text('{"into": "before-1"}')
+    before = content(victim)
+    with pytest.raises(EnvError, match="before-1: is a link"):
+        train(run)
+    assert content(victim) == before
+    assert len(steps(run)) == 2
+
+
+def test_a_checkpoint_from_elsewhere_that_cannot_be_saved_leaves_the_others(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = Path(shutil.move(run / "checkpoints" / "step-000000004", tmp_path / "step-000000004"))
+
+    def save(*_: object) -> None:
+        raise EnvError("disk", "full")
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with pytest.raises(EnvError, match="full"):
+        train(run, f"resume={backup}")
+    assert steps(run) == ["step-000000006"]
+
+
+# ---- what is not the checkpoint's fault, and what must not keep a run from its end
+
+
+@pytest.mark.parametrize("error", [Stopped(15), MemoryError()])
+def test_a_signal_or_no_memory_while_a_checkpoint_is_parsed_is_not_its_damage(
+    run: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import safetensors.torch
+
+    def load(_: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr(safetensors.torch, "load", load)
+    with pytest.raises(GanlabError, match=r"SIGTERM|out of host memory") as caught:
+        train(run, "steps=8")
+    assert caught.value.code == (143 if isinstance(error, Stopped) else 5)
+    assert steps(run) == ["step-000000004", "step-000000006"]
+
+
+def test_a_size_that_is_no_number_is_damage(run: Path) -> None:
+    reseal(run, 6, files={TENSORS: {"size": float("inf"), "sha256": ""}})
+    with pytest.raises(CheckpointError, match="does not list"):
+        train(run, "steps=8", "resume=6")
+
+
+DAMAGED = ["{", "[1]", '{"step": "x"}', '{"packed": 3}', '{"scores": {"last": {"step": 6}}}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_record_is_written_anew(
+    run: Path, trained: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "result.json").write_text(text)
+    train(run)
+    assert f"ganlab: warning: {run / 'result.json'}: was damaged" in capsys.readouterr().err
+    told, was = (json.loads((r / "result.json").read_text()) for r in (run, trained))
+    assert (told["status"], told["step"]) == ("finished", 6)
+    assert told["scores"]["last"]["values"] == was["scores"]["last"]["values"]
+
+
+def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, words = tmp_path / "run", ("eval_every=2", "metric.progress=smoke", "metric.progress.is_n_fake=16")
+    monkeypatch.setattr("ganlab.run.improves", lambda new, old, better: old is None)  # the first is the best
+    train(run, *words)
+    assert json.loads((run / "result.json").read_text())["scores"]["best"]["step"] == 2
+    flip(run, 2)
+    (run / "result.json").unlink()  # as killed at the end
+    train(run, *words)
+    told = json.loads((run / "result.json").read_text())
+    assert told["status"] == "finished"
+    assert told["scores"]["best"]["step"] == 6
+    assert "the last one stands for the best" in capsys.readouterr().err
 
 
 # ---- what may change
