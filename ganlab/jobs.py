@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from ganlab import heartbeat
-from ganlab.disk import write_atomic
+from ganlab.disk import read_regular, write_atomic
 from ganlab.errors import Diverged, RunInUse
+from ganlab.paths import PACKAGE
 from ganlab.signals import SIGNALS, handled
 from ganlab.watch import NONE, Vitals, Watch
 
-COMMAND = [sys.executable, "-m", "ganlab", "train"]
-PACK = [sys.executable, "-m", "ganlab.pack"]  # and how many cells at once
+_PYTHON = [sys.executable, "-P", "-m"]  # -P: a yaml.py in the working folder is not the library
+COMMAND = [*_PYTHON, "ganlab", "train"]
+PACK = [*_PYTHON, "ganlab.pack"]  # and how many cells at once
 POLL = 0.2  # seconds between looks at a running process
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 FINAL = frozenset({2, 3, 4})  # config, data or checkpoint at fault: another try would end the same
@@ -141,8 +143,9 @@ def _answered(said: bytes, stdin: IO[bytes], answer: Callable[[Mapping[str, Any]
 
 
 def _env(env: Mapping[str, str], vitals: Vitals) -> dict[str, str]:
-    """With the heartbeat's file; a death in C tells in the log where."""
-    own = {"PYTHONFAULTHANDLER": "1", **env}
+    """With this ganlab's place and the heartbeat's file; a death in C tells in the log where."""
+    path = [str(PACKAGE.parent), *filter(None, [env.get("PYTHONPATH")])]
+    own = {"PYTHONFAULTHANDLER": "1", **env, "PYTHONPATH": os.pathsep.join(path)}
     return own | ({heartbeat.VARIABLE: str(vitals.beat.absolute())} if vitals.beat else {})
 
 
@@ -179,7 +182,7 @@ def state(code: int | None) -> str:
 def peek(path: Path) -> dict[str, Any]:
     """A JSON object that may be written meanwhile, or be damaged: empty then."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(read_regular(path))
         return found if isinstance(found, dict) else {}
     return {}
 

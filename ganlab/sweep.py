@@ -55,6 +55,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = (), rules: Rule
     left = [c for c in cells if not ended(c.folder, c.steps) and c.name not in kept]
     say(f"{len(cells)} runs, {len(cells) - len(left)} of them over; what each says is in {books.place}")
     failure: Exception | None = None
+    others = list[Job]()  # whatever happens to one of them, the rest is waited for
     with jobs.signals_to(lambda signum: launch.ask(place, signum)):
         while left:
             try:
@@ -63,7 +64,12 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = (), rules: Rule
                 raise
             except Exception as error:  # a launcher that broke: the cells' own failures are in the books
                 failure = error
-            left = _left_by_others([c for c in left if _state(c, place, books) == "elsewhere"], place, books)
+            others = [
+                c
+                for c in {c.name: c for c in (*others, *left)}.values()
+                if _state(c, place, books) == "elsewhere"
+            ]
+            left = _left_by_others(others, place, books)
             place = place if not left else launch.new_place(books.place)
     stopped = launch.asked(place)
     rows = [_row(cell, _state(cell, place, books), books) for cell in cells]

@@ -279,6 +279,42 @@ def test_a_cell_that_others_hold_without_progress_is_not_waited_for(place: Path,
     assert multirun("0,7") == 0
 
 
+def test_one_of_others_cells_that_comes_free_lets_the_rest_be_waited_for(place: Path) -> None:
+    runs = [place / "outputs/x/s0", place / "outputs/x/s7"]
+    for run in runs:
+        run.mkdir(parents=True)
+    locks = [Lock(run / ".lock") for run in runs]
+
+    def others() -> None:
+        while not list(place.glob("outputs/.sweeps/*/launches/*/001.json")):  # both were found taken
+            time.sleep(0.02)
+        locks[0].release()  # died: ours now
+        while not (runs[0] / "result.json").exists():
+            time.sleep(0.02)
+        time.sleep(1.0)
+        result = {"status": "finished", "step": 10**9, "scores": {}}
+        (runs[1] / "result.json").write_text(json.dumps(result))
+        locks[1].release()
+
+    later = threading.Thread(target=others, daemon=True)
+    later.start()
+    assert multirun("0,7") == 0
+    later.join()
+    assert [r["state"] for r in rows(place)] == ["finished", "finished"]
+    assert starts(place) == {"s0": 1}
+
+
+def test_cells_import_nothing_from_the_working_folder(tmp_path: Path) -> None:
+    for name in ("yaml", "ganlab"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    for command in ([*jobs.COMMAND[:-1], "--version"], [*jobs.COMMAND, "steps=x"], jobs.PACK):
+        jobs.run(command, tmp_path / "log", cwd=tmp_path, env=env, asked=list)
+    said = (tmp_path / "log").read_text()
+    assert "ganlab: error: steps" in said
+    assert not (tmp_path / "canary").exists()
+
+
 def test_a_dead_owner_whose_number_another_process_has_now_holds_nothing(place: Path) -> None:
     run = place / "outputs/x/s0"
     run.mkdir(parents=True)
