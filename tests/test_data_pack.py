@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ganlab import heartbeat
+from ganlab.data import files
 from ganlab.data import pack as packs
 from ganlab.data.base import fingerprint
 from ganlab.data.files import progress
 from ganlab.data.pack import open_pack, pack, verify_pack
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError, EnvError
+from ganlab.lock import Lock
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
@@ -288,6 +292,21 @@ def test_a_prepared_cache_may_be_read_only(cache: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(packs, "locked", never)  # nothing is locked, so nothing is written
     monkeypatch.setattr(packs, "writing", never)
     pack(recipe(), never)
+
+
+def test_to_wait_for_anothers_pack_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "beat"
+    path.touch()
+    os.utime(path, (0, 0))
+    monkeypatch.setenv(heartbeat.VARIABLE, str(path))
+    monkeypatch.setattr(heartbeat, "_last", -1e9)
+    other = Lock(tmp_path / "lock")
+    later = threading.Timer(0.3, other.release)
+    later.start()
+    with files.locked(tmp_path / "lock", "packing"):
+        pass
+    later.join()
+    assert path.stat().st_mtime > 0
 
 
 def test_permissions_follow_the_umask() -> None:

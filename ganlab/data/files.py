@@ -14,6 +14,7 @@ from typing import IO
 
 from ganlab.disk import FULL, regular
 from ganlab.errors import EnvError, RunInUse
+from ganlab.heartbeat import beat
 from ganlab.lock import Lock
 
 
@@ -45,6 +46,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
             if not said:
                 log.warning("%s: %s; waiting", doing, error.mistakes[0].what)
             said = True
+            beat()  # to wait for hours is not to hang
             time.sleep(0.1)
         except EnvError as error:
             raise EnvError(str(path.parent), error.mistakes[0].what, WRITABLE) from None
