@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from ganlab.errors import ConfigError
 
 MAX_BYTES, MAX_ALIASES, MAX_DEPTH = 1_000_000, 20, 30  # far past any honest config
+MAX_VALUES = 10_000  # what aliases stand for counted each time
 _FLOAT = re.compile(  # 1e-4 is a number, as people expect; YAML 1.1 wants 1.0e-4
     r"^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
     r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
@@ -68,18 +69,26 @@ def _text(path: Path, shown: str) -> str:
 
 def _guard(text: str, shown: str) -> None:
     """Refuse what would grow or nest without end, on the flat stream of events."""
-    aliases = 0
-    around = list[str | None]()  # the anchors of the collections that an event lies in
+    aliases, values = 0, 0
+    around = list[tuple[str | None, int]]()  # the collections that an event lies in: anchor, values before it
+    sizes = dict[str | None, int]()  # values under an anchor
     for event in yaml.parse(text, Loader=_BASE):
         mark = f"{shown}:{event.start_mark.line + 1}"
         if isinstance(event, yaml.CollectionStartEvent):
-            around.append(event.anchor)
+            around.append((event.anchor, values))
+            values += 1
         elif isinstance(event, yaml.CollectionEndEvent):
-            around.pop()
+            anchor, before = around.pop()
+            sizes[anchor] = values - before
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
-            if event.anchor in around:
+            if event.anchor in [anchor for anchor, _ in around]:
                 raise ConfigError(mark, f"*{event.anchor} holds itself", "write it out flat")
+            values += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+        if values > MAX_VALUES:
+            raise ConfigError(mark, f"stands for more than {MAX_VALUES:,} values", "make it smaller")
         if len(around) > MAX_DEPTH or aliases > MAX_ALIASES:
             what = f"nests more than {MAX_DEPTH} deep" if aliases <= MAX_ALIASES else "has too many aliases"
             raise ConfigError(mark, what, "write it out flat")

@@ -360,6 +360,7 @@ def test_missing_values_are_named(tmp_path: Path) -> None:
         ("a: 1:30\n", "YAML reads 1:30 as 90"),
         ("a: !!python/object/apply:os.system [ls]\n", "mine.yaml:1:4: could not determine a constructor"),
         ("a: *b\n", "mine.yaml:1:4"),
+        ("a: &a [" + "0, " * 2000 + "]\nb: [*a, *a, *a, *a, *a]\n", "more than 10,000 values"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [" + "*b, " * 30 + "]\n", "too many aliases"),
         ("a: " + "[" * 1000 + "]" * 1000, "nests more than"),
         ("a: " + "x" * 1_100_000, "has 1,100,003 bytes"),
