@@ -8,6 +8,7 @@ import http.server
 import os
 import shutil
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,22 @@ def test_torch_never_sees_a_file_whose_sum_is_another(
             Inception(weights=str(wrong), sha256=text)
     with pytest.raises(ValueError, match="without weights"):
         Inception(sha256=official)
+
+
+def test_compressed_weights_are_refused_before_torch_unpacks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, packed = tmp_path / "plain.pth", tmp_path / "packed.pth"
+    torch.save({"a": torch.zeros(1_000_000)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    assert torch.load(packed, weights_only=True)["a"].numel() == 1_000_000  # torch would
+    seen: list[object] = []
+    monkeypatch.setattr(torch, "load", lambda *a, **_: seen.append(a))
+    with pytest.raises(EnvError, match=r"not weights of the 2015 Inception network .its entries are compr"):
+        Inception(weights=str(packed), sha256=download.sha256(packed)).check()
+    assert seen == []
 
 
 def test_the_hub_folder_comes_first_and_is_verified(weights: Path, official: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import logging
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, Self
 
@@ -190,6 +191,7 @@ def build(content: bytes, path: Path) -> nn.Module:
     """
     module = port()
     try:
+        _require_unpacked(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         # torch-fidelity unpickles the file that it is given: give it tensors that we wrote ourselves
         clean = io.BytesIO()
@@ -199,12 +201,28 @@ def build(content: bytes, path: Path) -> nn.Module:
             net = module.FeatureExtractorInceptionV3(
                 "inception-v3-compat", list(LAYERS), feature_extractor_weights_path=clean
             )
-    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as e:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        AttributeError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as e:
         why = (str(e) or type(e).__name__).splitlines()[0]
         what = f"not weights of the 2015 Inception network ({why:.100})"
         fix = f"give {FILE} ({SIZE_MB} MB, sha256 {SHA256[:8]}...), {ADVICE}"
         raise EnvError(str(path), what, fix) from e
     return Trunk(net)
+
+
+def _require_unpacked(content: bytes) -> None:
+    """Raise ValueError for a compressed file, which torch never writes: 1 GB of it could stand for 1 TB."""
+    if content.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > len(content):
+                raise ValueError("its entries are compressed or lie over each other")
 
 
 class Trunk(nn.Module):
