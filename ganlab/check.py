@@ -14,13 +14,13 @@ from typing import Any
 
 from ganlab import aside, config, jobs, resume
 from ganlab.checkpoint import ASIDE, LEFTOVER, QUARANTINED, Checkpoints, Loaded
-from ganlab.disk import STALE_FILE, read_json
+from ganlab.disk import STALE_FILE, read_json, read_regular
 from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, GanlabError, Mistake, printable
 from ganlab.facts import FREE
 from ganlab.game import Game
 from ganlab.lock import owner_of
 from ganlab.manifest import MANIFEST, MAX_MANIFEST, OtherRunError, read
-from ganlab.metrics_file import read_metrics
+from ganlab.metrics_file import LARGEST, read_metrics
 from ganlab.run_folder import RunFolder, differences
 
 DEPTH = 4  # folders below the one that is named
@@ -167,7 +167,7 @@ def _same_config(
 def _metrics(run: RunFolder, problems: list[str], notes: list[str]) -> None:
     """``metrics.jsonl``: whole lines, steps that only grow within a kind."""
     try:
-        raw = run.metrics.read_bytes()
+        raw = read_regular(run.metrics, LARGEST)
     except FileNotFoundError:
         notes.append("metrics.jsonl: there is none")
         return

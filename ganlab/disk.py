@@ -28,6 +28,7 @@ BRIEF = frozenset(
 PAUSES = (0.1, 0.5, 2.0)  # seconds before each further try after such an error
 STALE_FILE = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+MOST = 1 << 26  # bytes of a JSON file; a thousand cells' are 1 MB
 T = TypeVar("T")
 
 
@@ -93,6 +94,15 @@ def regular(path: str | os.PathLike[str], flags: int = 0) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     return fd
+
+
+def read_regular(path: Path, most: int = MOST) -> bytes:
+    """A file's content. Raises OSError for what is no regular file, or has more than ``most`` bytes."""
+    with open(path, "rb", opener=regular) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"has more than {most:,} bytes", os.fspath(path))
+    return data
 
 
 def sync_folder(folder: Path) -> None:
@@ -196,7 +206,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The parsed file, or None if there is none. Raises DataError if it is not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from ganlab.disk import NO_FOLLOW, disk_error, patiently, write_new
+from ganlab.disk import NO_FOLLOW, disk_error, patiently, regular, write_new
 from ganlab.errors import RunInUse
 
 BEAT_S = 20.0  # seconds between two touches of a lock's file
@@ -154,7 +154,7 @@ class Lock:
             if not (match := pattern.fullmatch(name)) or path == self._named:
                 continue
             try:
-                owner = path.read_text(errors="replace")[:200]
+                owner = _text(path)
             except FileNotFoundError:
                 continue
             if _alive(owner):
@@ -172,12 +172,17 @@ def owner_of(path: Path) -> str | None:
     One on another host counts as alive until it was silent for ``SILENT_S``.
     """
     try:
-        text = path.read_text(errors="replace")[:200].strip()
+        text = _text(path).strip()
     except OSError:
         return None
     if not text or not _alive(text) or (_elsewhere(text) and _silence(path) > SILENT_S):
         return None
     return text
+
+
+def _text(path: Path) -> str:
+    with open(path, "rb", opener=regular) as file:
+        return file.read(200).decode(errors="replace")
 
 
 def _elsewhere(owner: str) -> bool:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ganlab.disk import BRIEF, NO_FOLLOW, disk_error, patiently, strict, write_atomic
+from ganlab.disk import BRIEF, NO_FOLLOW, disk_error, patiently, read_regular, strict, write_atomic
 from ganlab.errors import EnvError
+
+LARGEST = 1 << 31  # bytes of a metrics.jsonl
 
 
 class Metrics:
@@ -125,7 +127,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
     """Each line with its newline, and its record: None if it is torn or is no record."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = read_regular(path, LARGEST).splitlines(keepends=True)
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ganlab import jobs
+from ganlab.disk import regular
 from ganlab.errors import DataError
 from ganlab.lock import owner_of
 
@@ -134,7 +135,7 @@ def _since(result: dict[str, Any]) -> float:
 def _last_line(path: Path) -> dict[str, Any]:
     """The last whole record of ``metrics.jsonl``, or nothing."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
             lines = file.read().split(b"\n")[:-1]
     except OSError:

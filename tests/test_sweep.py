@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -431,6 +432,36 @@ def test_gpus_that_are_not_there_are_refused_and_others_spread(place: Path, monk
 
 
 # ---- status
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", ".lock", "samples/step-1.png"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_status_and_report_read_regular_files_alone(name: str, kind: str, place: Path) -> None:
+    def late(*_: Any) -> None:
+        raise AssertionError("still reading")
+
+    run = place / "run"
+    (run / "samples").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "result.json").write_text('{"status": "finished", "step": 2, "steps": 2}')
+    (run / name).unlink(missing_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(run / name)
+    else:
+        (run / name).symlink_to("/dev/zero")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = signal.signal(signal.SIGALRM, late)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), hard))
+    signal.alarm(60)
+    try:
+        codes = [cli.main(["status", "run"]), cli.main(["report", "run", "out=out"])]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert codes[0] == 0
+    assert codes[1] in (0, 3)
 
 
 def test_status_tells_each_run_and_sums_up(place: Path, capsys: Any) -> None:

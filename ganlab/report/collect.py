@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
+from ganlab.disk import regular
 from ganlab.errors import DataError
 from ganlab.report import history, text
 from ganlab.report.text import clean
@@ -178,7 +179,7 @@ def read(folder: Path, shown: str) -> Run:
 
 
 def _bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         data = file.read(MAX_FILE + 1)
     if len(data) > MAX_FILE:
         raise ValueError(f"larger than {MAX_FILE >> 20} MB")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganlab.disk import regular
 from ganlab.report.collect import Run
 from ganlab.report.text import clean
 
@@ -69,7 +70,7 @@ def read(folder: Path, runs: dict[Path, Run]) -> Grid:
     """One ``grid.json``; a damaged one gives the folder's name and says what is wrong."""
     name = clean(folder.name, 80)
     try:
-        with (folder / NAME).open("rb") as file:
+        with open(folder / NAME, "rb", opener=regular) as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES >> 20} MB")

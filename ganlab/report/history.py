@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganlab.disk import regular
 from ganlab.report import text
 
 MAX_BYTES = 512 << 20
@@ -37,7 +38,7 @@ def read(path: Path, notes: list[str]) -> Curves:
     curves: Curves = {}
     broken = 0
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 notes.append(f"metrics.jsonl is larger than {MAX_BYTES >> 20} MB: no curves")
                 return curves

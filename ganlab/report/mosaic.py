@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ganlab.disk import regular
 from ganlab.report import figures, text
 from ganlab.report.cells import Cell, Group, Key, Section
 from ganlab.report.collect import Run
@@ -82,7 +83,7 @@ def newest(run: Run, resolution: int, tiles: int) -> tuple[Image.Image, int] | N
     """
     for path in reversed(run.samples):
         try:
-            with Image.open(path, formats=["PNG"]) as image:
+            with open(path, "rb", opener=regular) as file, Image.open(file, formats=["PNG"]) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError("too many pixels")
                 side = _side(image.width, image.height, resolution, tiles)
