@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from ganlab import ranks, resume
+from ganlab.checkpoint import Checkpoints
 from ganlab.data.base import ImageSet
-from ganlab.errors import ConfigError, DataError, Diverged, Mistake
+from ganlab.errors import CheckpointError, ConfigError, DataError, Diverged, Mistake
 from ganlab.experiment import NO_LABELS, Experiment
 from ganlab.facts import FREE, find_device, keep_memory, run_path, set_precision
 from ganlab.first_rank import locked, require_alike, run_folder
@@ -124,6 +125,11 @@ def _changed(folder: RunFolder, e: Experiment, config: dict[str, Any]) -> list[D
         if result.get("status") == "finished" and reached >= e.steps:
             print(f"{folder.path}: finished at step {reached}: {told(result)}")
             return None
+        if reached and not Checkpoints(folder.checkpoints, folder.run_id).has_any():
+            what = f"holds no checkpoint, and the run had reached step {reached}"
+            raise CheckpointError(
+                str(folder.checkpoints), what, "restore it, or begin anew with resume=never"
+            )
     return [d for d in changed.values() if d.key.partition(".")[0] not in FREE or d.key in e.resume_allow]
 
 

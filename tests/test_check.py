@@ -310,6 +310,17 @@ def test_a_size_that_is_no_number_is_damage(run: Path) -> None:
         train(run, "steps=8", "resume=6")
 
 
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_silently(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    assert train(run) == 0  # it has finished: told, and nothing needed
+    before = content(run)
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint, and the run had reached step 6"):
+        train(run, "steps=8")
+    assert content(run) == before
+    train(run, "steps=8", "resume=never")
+    assert "step-000000008" in steps(run)
+
+
 DAMAGED = ["{", "[1]", '{"step": "x"}', '{"packed": 3}', '{"scores": {"last": {"step": 6}}}']
 
 
