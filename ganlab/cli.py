@@ -5,6 +5,7 @@ Imports nothing heavy: a command imports what it needs. Exit codes: ``ganlab --h
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
+    if logging.lastResort is not None:  # where no run keeps a log
+        logging.lastResort.setFormatter(_Line())
     try:
         with signals.interrupting():  # until a run or a sweep takes them over
             code = _command(words)
@@ -29,6 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except BaseException as error:
         return failed(error, words)
+
+
+class _Line(logging.Formatter):
+    """What ganlab's modules warn of, as the line that all its warnings are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"ganlab: warning: {' '.join(text.split())}" if record.name.startswith("ganlab") else text
 
 
 def _command(words: list[str]) -> int:

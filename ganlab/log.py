@@ -45,6 +45,7 @@ class Log:
         self.metrics.truncate_after(self._kept)
         self._broken: set[str] = set()
         self._writer: Any = None
+        self._place = -1  # the folder's descriptor
         self._text: TextIO | None = None
         self._it_per_s = 0.0
         self._losses = self._scores = ""
@@ -154,10 +155,12 @@ class Log:
             self._try("the progress line", self._bar.stop)
             self._bar = None
         if self._writer is not None:
-            if self.metrics.here():  # TensorBoard opens its file by name at each flush
-                self._board(lambda writer: writer.close())
+            self._board(lambda writer: writer.close())
             self._writer = None
             self._broken.add("TensorBoard")
+        if self._place >= 0:
+            os.close(self._place)
+            self._place = -1
         if threading.excepthook == self._hook:
             threading.excepthook = self._old_hook
         if self._text is not None:
@@ -194,8 +197,12 @@ class Log:
             if self._writer is None:
                 from torch.utils.tensorboard import SummaryWriter
 
+                # It opens its file by name whenever it writes: of this folder, whatever has its name by then.
+                self._place = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+                here = Path(f"/proc/self/fd/{self._place}")
                 # TensorBoard hides what earlier attempts wrote from purge_step on.
-                self._writer = SummaryWriter(str(self.folder), purge_step=self._kept + 1)
+                where = str(here if here.is_dir() else self.folder)
+                self._writer = SummaryWriter(where, purge_step=self._kept + 1)
             action(self._writer)
 
         self._try("TensorBoard", act)

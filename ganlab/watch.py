@@ -71,7 +71,7 @@ class Watch:
         return 128 - code if code < 0 else code
 
     def _ended(self) -> bool:
-        if hasattr(os, "waitid"):
+        if self.process.returncode is None and hasattr(os, "waitid"):
             asked = os.WEXITED | os.WNOHANG | os.WNOWAIT  # not reaped yet
             return os.waitid(os.P_PID, self.process.pid, asked) is not None
         return self.process.poll() is not None

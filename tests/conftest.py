@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from ganlab.nets.cnn import CNN
 from ganlab.priors import Normal
 from ganlab.types import Features
 from ganlab.weight_norms import SpectralNorm
+
+# Whoever runs the tests in the background (`nohup make test &`) has these ignored; tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from ganlab.errors import ConfigError, EnvError, GanlabError, Mistake
+from ganlab.paths import PACKAGE
 
-COMMAND = [sys.executable, "-m", "ganlab.bench.child"]
+COMMAND = [sys.executable, "-P", "-m", "ganlab.bench.child"]  # -P: no library of the working folder's
 FAILED = {kind.code: kind for kind in (ConfigError, EnvError)}
 
 
@@ -23,7 +24,8 @@ class Child:
 
     def __init__(self, name: str, threads: int, config_dirs: Sequence[str] = ()) -> None:
         self.name = name
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        path = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(path)}
         if config_dirs:
             env["GANLAB_CONFIGS"] = os.pathsep.join([*config_dirs, env.get("GANLAB_CONFIGS", "")])
         self.asked_at = time.time()
