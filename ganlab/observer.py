@@ -18,6 +18,8 @@ from ganlab.run_folder import RunFolder
 from ganlab.run_record import RunRecord
 from ganlab.scores import Scores
 
+SETTLED = 500  # updates before which equal images say nothing: a small G starts out grey
+
 
 class Observer:
     """Looks at ``game`` and tells ``log``. ``poll`` is called between pieces of a long look and may raise."""
@@ -81,7 +83,7 @@ class Observer:
             self._pictures_failed = True
             return
         self.log.image(step, picture)
-        if not self.alike and bool((images == images[:1]).all()):
+        if step >= SETTLED and not self.alike and bool((images == images[:1]).all()):
             self.alike = True
             self.log.warn(f"step {step}: all {len(images)} generated images are the same; G has collapsed")
 
