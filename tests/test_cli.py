@@ -578,7 +578,7 @@ def test_hostile_hydra_settings_do_not_reach_a_sweep(say: Any, stand_in: Path) -
 
 
 def test_what_the_stand_in_stands_for() -> None:
-    assert [sys.executable, "-m", "ganlab", "train"] == jobs.COMMAND
+    assert [sys.executable, "-P", "-m", "ganlab", "train"] == jobs.COMMAND
 
 
 @pytest.mark.parametrize("group", ["experiment", "grid"])

@@ -97,7 +97,7 @@ def fork_cells(sabotaged: bool = False) -> None:
     ForkedCell.sabotaged = sabotaged
 
     def popen(command: Sequence[str], **more: Any) -> Any:
-        forked = list(command[:4]) == jobs.COMMAND
+        forked = list(command[: len(jobs.COMMAND)]) == jobs.COMMAND
         return ForkedCell(command, **more) if forked else subprocess.Popen(command, **more)
 
     names = {name: getattr(subprocess, name) for name in ("PIPE", "DEVNULL", "STDOUT")}

@@ -53,7 +53,7 @@ def die_at(k: int, inside: str, counted: list[int] | None = None, changes: bool 
             return
         name = os.fsdecode(args[0])
         at = args[-1] if event in ("os.remove", "os.rmdir") else -1  # a folder's descriptor
-        if os.path.abspath(os.readlink(f"/proc/self/fd/{at}") if at >= 0 else name).startswith(inside):
+        if os.path.realpath(os.readlink(f"/proc/self/fd/{at}") if at >= 0 else name).startswith(inside):
             reached()
 
     def below(fd: int) -> bool:
