@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 from ganlab import heartbeat
 from ganlab.disk import read_regular, write_atomic
 from ganlab.errors import Diverged, RunInUse
-from ganlab.paths import PACKAGE
+from ganlab.paths import python_path
 from ganlab.signals import SIGNALS, handled
 from ganlab.watch import NONE, Vitals, Watch
 
@@ -144,8 +144,7 @@ def _answered(said: bytes, stdin: IO[bytes], answer: Callable[[Mapping[str, Any]
 
 def _env(env: Mapping[str, str], vitals: Vitals) -> dict[str, str]:
     """With this ganlab's place and the heartbeat's file; a death in C tells in the log where."""
-    path = [str(PACKAGE.parent), *filter(None, [env.get("PYTHONPATH")])]
-    own = {"PYTHONFAULTHANDLER": "1", **env, "PYTHONPATH": os.pathsep.join(path)}
+    own = {"PYTHONFAULTHANDLER": "1", **env, "PYTHONPATH": python_path(env)}
     return own | ({heartbeat.VARIABLE: str(vitals.beat.absolute())} if vitals.beat else {})
 
 

@@ -46,7 +46,6 @@ class Told(NamedTuple):
     cwd: str
     process: str
     gpus: int
-    retry: bool
     stall_s: float
     before: dict[str, Any]
     cells: list[dict[str, Any]]
@@ -64,7 +63,6 @@ def launch(line: CommandLine, cells: Sequence[Job], place: Path, books: Ledger, 
         str(Path.cwd()),
         _me(),
         _gpus(),
-        rules.retry,
         rules.stall_s,
         books.before,
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -31,3 +32,8 @@ def cache_dir() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ganlab"
+
+
+def python_path(env: Mapping[str, str]) -> str:
+    """PYTHONPATH for a child that is to find this ganlab: its place before what ``env`` has."""
+    return os.pathsep.join([str(PACKAGE.parent), *filter(None, [env.get("PYTHONPATH")])])

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from ganlab.errors import ConfigError, EnvError, GanlabError, Mistake
-from ganlab.paths import PACKAGE
+from ganlab.paths import python_path
 
 COMMAND = [sys.executable, "-P", "-m", "ganlab.bench.child"]  # -P: no library of the working folder's
 FAILED = {kind.code: kind for kind in (ConfigError, EnvError)}
@@ -24,8 +24,7 @@ class Child:
 
     def __init__(self, name: str, threads: int, config_dirs: Sequence[str] = ()) -> None:
         self.name = name
-        path = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(path)}
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": python_path(os.environ)}
         if config_dirs:
             env["GANLAB_CONFIGS"] = os.pathsep.join([*config_dirs, env.get("GANLAB_CONFIGS", "")])
         self.asked_at = time.time()

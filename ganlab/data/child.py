@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar
 
 from ganlab.errors import EnvError
-from ganlab.paths import PACKAGE
+from ganlab.paths import python_path
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,8 +67,7 @@ class Child:
     def __init__(self, shared: int = 0) -> None:
         self._timeout = timeout()
         self._pipe, theirs = Pipe()
-        path = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**KEEP_MEMORY, **os.environ, "PYTHONPATH": os.pathsep.join(path)}
+        environment = {**KEEP_MEMORY, **os.environ, "PYTHONPATH": python_path(os.environ)}
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         # -P: a random.py of the user's in the working folder is not Python's
         main = "from ganlab.data.child import serve; serve()"

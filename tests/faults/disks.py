@@ -13,18 +13,12 @@ from typing import Any
 
 from ganlab import disk
 
+from . import launching
 from .base import Case, Figure, Numbers, one_line
 from .injecting import can_mount, fails, named, of_checkpoint, small_disk, warned
 from .launching import assert_identical, begin, committed, finish, told, whole
 
-GAME = (
-    "normalization=[sn]",
-    "steps=12",
-    "save_every=2",
-    "keep_checkpoints=2",
-    "sample_every=4",
-    "log_every=1",
-)
+GAME = (*launching.GAME, "steps=12")
 BIG = ("normalization=[sn]", "architecture.width=0.5", "steps=4", "save_every=1", "keep_checkpoints=3")
 BRIEF = {"EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "ESTALE": errno.ESTALE}
 

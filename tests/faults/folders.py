@@ -15,17 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import launching
 from .base import Case, Figure, nothing_lost, one_line, until
 from .launching import assert_identical, begin, committed, finish, last_told, stop_soon
 
-GAME = (
-    "normalization=[sn]",
-    "steps=8",
-    "save_every=2",
-    "keep_checkpoints=2",
-    "sample_every=4",
-    "log_every=1",
-)
+GAME = (*launching.GAME, "steps=8")
 
 
 # ---- folders that go away

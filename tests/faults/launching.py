@@ -34,6 +34,15 @@ GAMES: dict[str, tuple[str, ...]] = {
 }
 OFTEN = ("save_every=3", "keep_checkpoints=2")
 
+# A run with checkpoints and grids on its way; `steps=` is its user's.
+GAME = (
+    "normalization=[sn]",
+    "save_every=2",
+    "keep_checkpoints=2",
+    "sample_every=4",
+    "log_every=1",
+)
+
 
 @functools.cache
 def composed(words: tuple[str, ...]) -> Any:

@@ -16,17 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import launching
 from .base import Case, Done, Figure, nothing_lost, one_line, until
 from .launching import assert_identical, begin, finish, last_told, stop_soon
 
-GAME = (
-    "normalization=[sn]",
-    "steps=8",
-    "save_every=2",
-    "keep_checkpoints=2",
-    "sample_every=4",
-    "log_every=1",
-)
+GAME = (*launching.GAME, "steps=8")
 ME = f"{os.getpid()}@{socket.gethostname()}"
 
 

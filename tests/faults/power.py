@@ -8,17 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import launching
 from .base import Case, Figure
 from .launching import begin
 
-GAME = (
-    "normalization=[sn]",
-    "steps=12",
-    "save_every=2",
-    "keep_checkpoints=2",
-    "sample_every=4",
-    "log_every=1",
-)
+GAME = (*launching.GAME, "steps=12")
 
 
 def order(place: Path) -> None:
