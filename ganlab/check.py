@@ -135,13 +135,13 @@ def _game(stored: Mapping[str, Any], loaded: Loaded) -> Game | None:
     """The players that the config builds, to see whether a checkpoint fits them; None if it builds none."""
     import torch
 
-    from ganlab.setup import build_game
+    from ganlab.setup import build_game, told_shape
 
     try:
         e = config.build(config.reopen(stored))
         classes = int(loaded[2].get("num_classes", 0))
         random = torch.default_generator.get_state()
-        game = build_game(e, torch.device("cpu"), classes)
+        game = build_game(e, torch.device("cpu"), classes, told_shape(e, loaded[2]))
         torch.default_generator.set_state(random)
     except (ConfigError, DataError, EnvError, TypeError, ValueError):
         return None

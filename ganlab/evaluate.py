@@ -18,16 +18,25 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor
 
-from ganlab import ranks
+from ganlab import by_sample, ranks
 from ganlab.by_class import ClassPass, class_counts, details, mean_over, score_groups
 from ganlab.errors import DataError, Mistake
 from ganlab.extractors.base import Extractor, exact_fp32
 from ganlab.fakes import CHUNK, Generate, OfClass
 from ganlab.feature_pass import FeaturePass, Poll, Seen, attempt, attempt_alike, batch_size, show
-from ganlab.metrics.base import GroupMetric, Measure, Metric, MetricError, Protocol, Reference
+from ganlab.metrics.base import (
+    GroupMetric,
+    Measure,
+    Metric,
+    MetricError,
+    Protocol,
+    Reference,
+    SampleMetric,
+)
 from ganlab.metrics.protocol import OWN_SPLIT, digest
 from ganlab.reference import Cache, cache_key, compute
 from ganlab.scores import Scores as Scores
+from ganlab.types import ImageShape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +67,7 @@ class Evaluator:
         self.measures = dict(metrics)
         self.metrics = {name: m for name, m in metrics.items() if isinstance(m, Metric)}
         self.group_metrics = {name: m for name, m in metrics.items() if isinstance(m, GroupMetric)}
+        self.sample_metrics = {name: m for name, m in metrics.items() if isinstance(m, SampleMetric)}
         self.dataset, self.progress = dataset, progress
         self._warnings: list[str] = []
         self._cache = Cache(cache_dir / "reference", self._warn)
@@ -81,23 +91,26 @@ class Evaluator:
         """Before training: raise DataError if the images are too few, EnvError without the weights."""
         mistakes, protocol, available = [], self.protocol, len(self.images)
         n_real = protocol.fid_n_real or available
-        if self.images.shape.channels not in (1, 3):
-            mistakes.append(Mistake("dataset", f"scores need grey or RGB images, not {self.images.shape}"))
+        shape = self.images.shape
+        if isinstance(shape, ImageShape) and shape.channels not in (1, 3):
+            mistakes.append(Mistake("dataset", f"scores need grey or RGB images, not {shape}"))
         if self._needs_real and n_real > available:
             what = f"{protocol.name} compares with {n_real} images of split {self.images.split!r}"
             fix = f"set it to at most {available} or 0 (all), or choose another metric.protocol"
             there = f"{self.images.name} has {available}"
             mistakes.append(Mistake("metric.protocol.fid_n_real", f"{what}, {there}", fix))
             n_real = available
-        for name, measure in self.measures.items():
+        for name, measure in [*self.measures.items()]:
             try:
                 if isinstance(measure, Metric):
                     measure.check(protocol, n_real)
-                elif isinstance(measure, GroupMetric):
+                elif isinstance(measure, SampleMetric):
+                    self._check_samples(name, measure)
+                elif isinstance(measure, GroupMetric) and isinstance(shape, ImageShape):
                     n_of_class = (
                         class_counts(self.images, self.dataset, protocol) if measure.needs_labels else {}
                     )
-                    measure.check(protocol, self.images.shape, n_of_class)
+                    measure.check(protocol, shape, n_of_class)
             except MetricError as e:
                 fix = "choose another metric.protocol, or leave this metric out"
                 mistakes.append(Mistake(f"metric.scores.{name}", str(e), fix))
@@ -105,6 +118,17 @@ class Evaluator:
             raise DataError(mistakes)
         if self._uses_features:
             self.extractor.check()
+
+    def _check_samples(self, name: str, measure: SampleMetric) -> None:
+        """Leave out a metric that says nothing of this dataset, unless it is alone. Raises MetricError."""
+        real = by_sample.real_of(self.images)
+        if (why := measure.foreign(real)) and len(self.measures) > 1:
+            del self.measures[name], self.sample_metrics[name]
+            self._warn(f"{name}: left out, {why}")
+            return
+        if why:
+            raise MetricError(why)
+        measure.check(self.protocol, real)
 
     def check_classes(self, num_classes: int) -> None:
         """Raise DataError unless the reference images have as many classes as the generator."""
@@ -131,7 +155,8 @@ class Evaluator:
         ``group``: those of this group metric; else those of all others. So no number's record depends on
         which scores are computed beside it, but for the options of other metrics.
         """
-        measures: Mapping[str, Measure] = {group: self.measures[group]} if group else self.metrics
+        others: Mapping[str, Measure] = {**self.metrics, **self.sample_metrics}
+        measures = {group: self.measures[group]} if group else others
         options = {name: told for name, measure in measures.items() if (told := measure.options())}
         heeded = {field for measure in measures.values() for field in measure.protocol_fields}
         uses_features = any(measure.uses_features for measure in measures.values())
@@ -185,7 +210,7 @@ class Evaluator:
         G's weights they come from. ``poll`` is called before every batch and may raise to abort. A metric
         without a value gives None and a warning; with ``strict`` DataError is raised, of all such.
         """
-        began = time.perf_counter()
+        began, protocol = time.perf_counter(), self.protocol
         values: dict[str, float | None] = {}
         missing: list[Mistake] = []
         more: dict[str, dict[str, Any]] = {}
@@ -201,8 +226,12 @@ class Evaluator:
             groups = attempt_alike(lambda: self._groups(generate, of_class, poll), crashes)
 
             def scored() -> Scores:
+                samples = by_sample.SamplePass(self.sample_metrics, protocol, self.images, self.device)
+                samples.show(generate, poll if team.size == 1 else None, crashes)
                 for name, measure in self.measures.items():
-                    if isinstance(measure, Metric):
+                    if isinstance(measure, SampleMetric):
+                        found = attempt(functools.partial(samples.value, name), crashes)
+                    elif isinstance(measure, Metric):
                         found = attempt(functools.partial(self._value, name, real, fake), crashes)
                     elif isinstance(groups, Exception):
                         found = groups

@@ -7,7 +7,7 @@ schema: ``config.py`` checks a config against them before anything is built.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Literal
 
 from torch.optim import Optimizer
@@ -20,7 +20,7 @@ from ganlab.metrics.protocol import OPTIONAL, Protocol
 from ganlab.nets.base import Architecture
 from ganlab.priors import Prior
 from ganlab.schema import MOST, Count, NonNegative, Range, Seed, Steps, Threads, Unit, checked
-from ganlab.types import ImageShape, Stabiliser
+from ganlab.types import Shape, Stabiliser
 
 NO_LABELS = (
     "{} has no class labels, and the architecture is conditional; "
@@ -81,6 +81,8 @@ class Experiment:
         joint_fakes: G makes the images of all ``d_steps`` updates of D in one pass: faster; its batch norm
             then sees all of them at once, which no paper does.
         fold: up- and downsampling folded into the ResNets' convolutions: the same numbers up to rounding.
+        fixed_generator: above 0, generated samples are real ones plus N(0, fixed_generator^2), and G is not
+            trained: WGAN-GP's Figure 1a, of D alone, has 1. Such a run has no scores.
         fake_labels: the classes that a conditional G is trained on: ``uniform``, as in SNGAN's code, or as in
             the ``data``: the labels of D's real batch, and of random training images in G's updates.
             Scores and pictures draw them uniformly.
@@ -138,6 +140,7 @@ class Experiment:
         d_pass: Literal["auto", "apart"] = "auto",
         joint_fakes: bool = False,
         fold: bool = True,
+        fixed_generator: NonNegative = 0.0,
         fake_labels: Literal["uniform", "data"] = "uniform",
         sync_bn: bool = True,
         seed: Seed = 0,
@@ -171,7 +174,9 @@ class Experiment:
         self.class_loss, self.fake_labels = class_loss, fake_labels
         self.accumulate, self.order = accumulate, order
         self.d_pass, self.joint_fakes, self.fold, self.engine = d_pass, joint_fakes, fold, engine
-        self.sync_bn = sync_bn
+        self.sync_bn, self.fixed_generator = sync_bn, fixed_generator
+        if fixed_generator:  # scores of a G that is not trained say nothing
+            self.metric = Scoring(metric.extractor, metric.protocol, {})
         self.lr_decay, self.lr_decay_start, self.ema = lr_decay, lr_decay_start, ema
         self.dequantize, self.flip = dequantize, flip
         self.device, self.precision, self.deterministic = device, precision, deterministic
@@ -186,10 +191,7 @@ class Experiment:
             wrong.append(
                 f"setting: {setting[:40]!r} is no name, and it names folders; use letters and digits"
             )
-        try:
-            architecture.check(self.shape)
-        except ValueError as error:
-            wrong.append(str(error))
+        wrong += _misfits(self)
         if architecture.classifies and class_loss is None:
             what = "architecture.head=ac has a classifier and no loss for it"
             wrong.append(f"class_loss: {what}; set class_loss=acgan or wgan_gp")
@@ -232,15 +234,37 @@ class Experiment:
             raise ValueError("\n".join(wrong))
 
     @property
-    def shape(self) -> ImageShape:
-        """Shape of the images: what the dataset gives and the architecture builds."""
-        return ImageShape(self.dataset.channels, self.dataset.resolution, self.dataset.resolution)
+    def shape(self) -> Shape:
+        """Shape of the samples: what the dataset gives and the architecture builds; see ``Dataset.shape``."""
+        return self.dataset.shape
 
     def lr_factor(self, step: int) -> float:
         """What the learning rates are multiplied by in the update number ``step``, counted from 0."""
         if self.lr_decay == "none" or step < self.lr_decay_start:
             return 1.0
         return 1.0 - (step - self.lr_decay_start) / (self.steps - self.lr_decay_start)
+
+
+def _misfits(e: Experiment) -> Iterator[str]:
+    """Parts that do not know the dataset's kind of samples, and options that only images have."""
+    kind, named = e.shape.kind, e.dataset.name
+    if kind not in e.architecture.kinds:
+        fix = {"images": "cnn", "points": "mlp", "text": "charlm"}[kind]
+        what = f"builds {' and '.join(e.architecture.kinds)}, and dataset {named} has {kind}"
+        yield f"architecture: it {what}; use architecture={fix}"
+    else:
+        try:
+            e.architecture.check(e.shape)
+        except ValueError as error:
+            yield str(error)
+    fix = {"points": "modes,wasserstein1", "text": "ngram_js", "images": "is,fid,kid"}[kind]
+    for name, measure in e.metric.scores.items():
+        if kind not in measure.kinds:
+            what = f"scores {' and '.join(measure.kinds)}, and dataset {named} has {kind}"
+            yield f"metric.scores.{name}: {what}; use metric=[{fix}]"
+    for key in ("dequantize", "flip"):
+        if getattr(e, key) and kind != "images":
+            yield f"{key}: is for images, and dataset {named} has {kind}; set it to false"
 
 
 def method_name(normalization: Mapping[str, object] | list[str], loss: str) -> str:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ganlab import layers
 from ganlab.metrics.base import MetricError, Protocol
-from ganlab.types import ImageShape
+from ganlab.types import ImageShape, Kind, Shape
 
 CHUNK = 500  # generated images per random stream: changing it moves every score
 NOT_FINITE = "the generator's images are not finite"
+STORED = (torch.uint8, torch.float32, torch.int16)
 T = TypeVar("T")
 Generate = Callable[[int, int, torch.Generator], Tensor]
 OfClass = Callable[[int], Generate]  # the ``Generate`` of images of one class
@@ -63,8 +64,10 @@ class Fakes:
         protocol: Protocol,
         batch_size: int = CHUNK,
         label: int | None = None,
+        kind: Kind = "images",
     ) -> None:
         self.g, self.draw, self.protocol, self.label = g, draw, protocol, label
+        self.kind = kind
         self._pieces = Pieces(CHUNK if protocol.bn == "batch" else batch_size)
         self._finite: Tensor | None = None  # on the device: reading it makes the host wait
         self._made: torch.cuda.Event | None = None
@@ -80,7 +83,7 @@ class Fakes:
             x = self.g(z[rows], None if y is None else y[rows])
             finite = torch.isfinite(x).all()
             self._finite = finite if self._finite is None else self._finite & finite
-            return quantized(x, self.protocol.quantize)
+            return stored(x, self.kind, self.protocol.quantize)
 
         with torch.no_grad(), evaluating(self.g, self.protocol.bn):
             rows = torch.arange(n, device=z.device)
@@ -106,20 +109,35 @@ def settle(generate: Generate) -> None:
 
 
 def chunk(generate: Generate, start: int, random: torch.Generator) -> Tensor:
-    """``CHUNK`` images, uint8: always as many, or the last ones would differ by rounding."""
+    """``CHUNK`` samples as stored: always as many, or the last ones would differ by rounding."""
     images = generate(CHUNK, start, random)
-    if images.dtype != torch.uint8 or len(images) != CHUNK:
-        raise TypeError(f"wanted {CHUNK} uint8 images, got {images.dtype} {tuple(images.shape)}")
+    if images.dtype not in STORED or len(images) != CHUNK:
+        raise TypeError(f"wanted {CHUNK} stored samples, got {images.dtype} {tuple(images.shape)}")
     return images
 
 
-def generators(g: nn.Module, draw: Draw, protocol: Protocol, shape: ImageShape) -> tuple[Generate, OfClass]:
-    """What ``Evaluator.score`` takes, of images of ``shape``: of all, and of one class c: ``of_class(c)``.
+def generators(g: nn.Module, draw: Draw, protocol: Protocol, shape: Shape) -> tuple[Generate, OfClass]:
+    """What ``Evaluator.score`` takes, of samples of ``shape``: of all, and of one class c: ``of_class(c)``.
 
     Above 64x64 G makes fewer images at a time than a chunk: 500 of 128x128 are 2 GB in every layer.
     """
-    rows = max(1, min(CHUNK, CHUNK * 64 * 64 // (shape.height * shape.width)))
-    return Fakes(g, draw, protocol, rows), lambda label: Fakes(g, draw, protocol, rows, label)
+    pixels = shape.height * shape.width if isinstance(shape, ImageShape) else 1
+    rows = max(1, min(CHUNK, CHUNK * 64 * 64 // pixels))
+
+    def of(label: int | None) -> Generate:
+        return Fakes(g, draw, protocol, rows, label, shape.kind)
+
+    return of(None), of
+
+
+def stored(x: Tensor, kind: Kind, how: Literal["round", "truncate"] = "round") -> Tensor:
+    """Samples of G as they are stored, without a look at the values.
+
+    Images: uint8 (n, C, H, W). Points: float32 (n, 2). Text: the symbol of the largest weight, int16 (n, L).
+    """
+    if kind == "points":
+        return x.float()
+    return x.argmax(1).to(torch.int16) if kind == "text" else quantized(x, how)
 
 
 def to_bytes(x: Tensor, how: Literal["round", "truncate"] = "round") -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ganlab import ranks
-from ganlab.data.base import Batches, to_float
+from ganlab.data.base import Batches
 from ganlab.experiment import Experiment
 from ganlab.types import Batch
 
@@ -55,5 +55,5 @@ class Feed:
         else:
             rows = self.index[at : at + self.size]
             x, y = self.images[rows], None if self.labels is None else self.labels[rows]
-        x = to_float(x, e.dequantize, e.flip, draw=self.draw)
-        return Batch(x.contiguous(memory_format=torch.channels_last), y)
+        x = self.batches.image_set.seen(x, e.dequantize, e.flip, draw=self.draw)
+        return Batch(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from ganlab import ranks
 from ganlab.losses import ClassLoss, Loss
 from ganlab.priors import Prior
-from ganlab.types import Batch, Stabiliser, Verdict
+from ganlab.types import Batch, Shape, Stabiliser, Verdict
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Game:
     training images, wanted by ``fake_labels="data"`` alone. ``together``: real and generated images pass D in
     one batch. ``joint_fakes``: G makes the images of all ``d_steps`` updates in one pass. ``compiled``: what
     stands in for ``d_terms`` and ``g_terms``. Batch sizes are those of all ranks; each plays its share.
+    ``shape``: of a sample. ``noise``: above 0, fakes are real samples plus so much noise, and G rests.
     ``apart``: running averages that each rank has of its share, to be averaged after each update.
     """
 
@@ -43,6 +44,7 @@ class Game:
     d_batch_size: int
     g_batch_size: int
     device: torch.device
+    shape: Shape
     bf16: bool = False
     num_classes: int = 0
     fake_labels: Literal["uniform", "data"] = "uniform"
@@ -53,6 +55,7 @@ class Game:
     together: bool = False
     joint_fakes: bool = False
     averaging: bool = False
+    noise: float = 0.0
     apart: list[Tensor] = field(default_factory=list)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
 

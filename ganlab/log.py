@@ -115,6 +115,11 @@ class Log:
         """A grid of samples for TensorBoard: uint8 array (H, W, C)."""
         self._board(lambda writer: writer.add_image("samples", grid, step, dataformats="HWC"))
 
+    def text(self, step: int, text: str) -> None:
+        """Sampled lines, for TensorBoard's text page: one a row, as they are."""
+        shown = "\n".join(f"    {line}" for line in text.splitlines())  # indented: Markdown leaves it alone
+        self._board(lambda writer: writer.add_text("samples", shown, step))
+
     def say(self, text: str) -> None:
         """A plain line, on the console and in log.txt."""
         self._write(text)

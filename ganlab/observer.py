@@ -12,6 +12,7 @@ from ganlab.experiment import Experiment
 from ganlab.fakes import generators
 from ganlab.game import Game
 from ganlab.log import Log
+from ganlab.looks import Look
 from ganlab.metrics.base import MetricError
 from ganlab.metrics.protocol import Protocol
 from ganlab.run_folder import RunFolder
@@ -33,13 +34,15 @@ class Observer:
         log: Log,
         record: RunRecord,
         poll: Callable[[], None],
+        look: Look,
     ) -> None:
         self.folder, self.e, self.game, self.log, self.record = folder, e, game, log, record
         self.evaluators, self.poll = evaluators, poll
         self._pictures_failed = False  # told once
         self.alike = False  # all images of a grid were the same; told once
         device = record.device
-        self.z, self.y = samples.latents(e.prior, game.z_dim, 64, device, e.seed), None
+        self.look = look
+        self.z, self.y = samples.latents(e.prior, game.z_dim, look.count, device, e.seed), None
         if game.num_classes:  # a row per class, its columns sharing a z
             self.z, self.y = samples.by_class(self.z[:8], samples.some_classes(game.num_classes))
 
@@ -48,7 +51,7 @@ class Observer:
         game, began = game or self.game, time.perf_counter()
         try:
             return self.evaluators[protocol].score(
-                *generators(game.live, game.draw, protocol, self.e.shape),
+                *generators(game.live, game.draw, protocol, game.shape),
                 step=step,
                 generator="raw" if game.average is None else "ema",
                 poll=self.poll,
@@ -65,27 +68,32 @@ class Observer:
         self.log.say(f"scored in {scores.seconds:.1f} s; evaluation is {share:.1%} of the time so far")
 
     def samples(self, step: int) -> None:
-        """A grid of images from the run's fixed latents. A picture is not worth a run."""
+        """What the run's fixed latents look like. A picture is not worth a run."""
         ranks.current().first_does(lambda: self._samples(step))
 
     def _samples(self, step: int) -> None:
         self.folder.require_here()
+        name = f"step-{step:09d}.{self.look.ending}"
         try:
-            images = samples.images(self.game.live, self.z, self.y)
-            picture = samples.grid(images)
+            shown = self.look(self.game, self.z, self.y)
             self.folder.samples.mkdir(exist_ok=True)  # not its parents: a deleted folder is not revived
-            samples.write_png(self.folder.samples / f"step-{step:09d}.png", picture)
+            shown.write(self.folder.samples / name)
         except (OSError, EnvError, MetricError) as error:
             why = error.mistakes[0].what if isinstance(error, EnvError) else error
             why = getattr(error, "strerror", None) or why
             if not self._pictures_failed:
-                self.log.warn(f"samples/step-{step:09d}.png: {why}; training goes on without pictures")
+                self.log.warn(f"samples/{name}: {why}; training goes on without pictures")
             self._pictures_failed = True
             return
-        self.log.image(step, picture)
-        if step >= SETTLED and not self.alike and bool((images == images[:1]).all()):
+        if shown.picture is not None:
+            self.log.image(step, shown.picture)
+        else:
+            self.log.text(step, shown.text or "")
+        if step >= SETTLED and not self.alike and shown.alike:
             self.alike = True
-            self.log.warn(f"step {step}: all {len(images)} generated images are the same; G has collapsed")
+            what = {"points": "points", "text": "lines"}.get(self.game.shape.kind, "images")
+            n = len(self.z)
+            self.log.warn(f"step {step}: all {n} generated {what} are the same; G has collapsed")
 
     def spectra(self, step: int) -> None:
         """The spectral norms of D's weights as they act, and of the trained weights under them."""

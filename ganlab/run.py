@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ganlab import engine, first_rank, ranks, resume
-from ganlab.data.base import Batches, ImageSet
+from ganlab import engine, first_rank, looks, ranks, resume
+from ganlab.data.base import ImageSet
 from ganlab.disk import ensure_room
 from ganlab.errors import CheckpointError, Diverged, EnvError, GanlabError, Stopped
 from ganlab.experiment import Experiment
@@ -24,7 +24,7 @@ from ganlab.observer import Observer
 from ganlab.record import brief, entry, improves, memory_errors, runaway, told
 from ganlab.run_folder import Difference, RunFolder
 from ganlab.run_record import RunRecord
-from ganlab.setup import build_game, pack_game, slot_bytes, unpack_game
+from ganlab.setup import build_game, pack_game, shape_facts, slot_bytes, unpack_game
 from ganlab.shared import Shared
 from ganlab.signals import StopFlag
 
@@ -49,10 +49,10 @@ class Run:
         self.folder, self.e, self.stop, self.device = folder, e, stop, device
         self.record = RunRecord(folder, device)
         self.progress = self.record.progress
-        self.game = build_game(e, device, len(images.classes))
+        self.game = build_game(e, device, len(images.classes), images.shape)
         if self.game.num_classes and images.labels is not None:
             self.game.labels = torch.from_numpy(images.labels).to(device)
-        self.batches = Batches(images, device, e.seed, e.data_memory_gb)
+        self.batches = images.batches(device, e.seed, e.data_memory_gb)
         self.step, self.saved, self.failed_saves = 0, -1, 0
         self.runaway: set[str] = set()  # losses out of all bounds, told once
         self.idle_s = 0.0  # spent waiting for a place among other runs: no training time
@@ -72,7 +72,8 @@ class Run:
             self.log.warn(text)
         protocols = {e.metric.progress, e.metric.protocol}
         self.evaluators = {p: shared.evaluator(e, p, device) for p in protocols}
-        self.observer = Observer(folder, e, self.game, self.evaluators, self.log, self.record, stop.poll)
+        seen = self.log, self.record, stop.poll, looks.of(images, e.seed)
+        self.observer = Observer(folder, e, self.game, self.evaluators, *seen)
 
     # ---- the loop ------------------------------------------------------------------------------------
 
@@ -182,6 +183,8 @@ class Run:
         if one_protocol:
             self.record.final = {"last": p["last"], "best": p["best"] or p["last"]}
             return
+        if not e.metric.scores:
+            return
         last = self.observer.score(e.metric.protocol, self.step)
         self.observer.tell(last, "final")
         self.record.final = {"last": entry(last), "best": entry(last)}
@@ -221,6 +224,8 @@ class Run:
 
     def evaluate(self) -> None:
         """Scores during training; a new best is saved at once."""
+        if not self.e.metric.scores:
+            return
         scores, p = self.observer.score(self.e.metric.progress, self.step), self.progress
         p["evaluated"] = self.step
         self.observer.tell(scores)
@@ -235,7 +240,7 @@ class Run:
 
     def _score_checkpoint(self, step: int) -> dict[str, Any]:
         _, tensors, state = self.checkpoints.load(step)
-        game = build_game(self.e, self.device, self.game.num_classes)
+        game = build_game(self.e, self.device, self.game.num_classes, self.game.shape)
         unpack_game(game, tensors, state["game"], str(self.checkpoints.path(step)))
         scores = self.observer.score(self.e.metric.protocol, step, game)
         self.log.say(f"best checkpoint, step {step}: {brief(scores.values)}")
@@ -253,6 +258,7 @@ class Run:
         try:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
             rest |= {"num_classes": self.game.num_classes, "identity": self.identity}
+            rest |= shape_facts(self.game)
             self.log.flush()  # no checkpoint is older than the metrics that lead to it
             self.checkpoints.save(self.step, tensors, rest)
         except FloatingPointError as error:

@@ -18,21 +18,23 @@ from ganlab.game import Game
 from ganlab.optimizers import Slots, quick
 from ganlab.sizes import require_size
 from ganlab.sync_batch_norm import running_averages, synchronize
-from ganlab.types import Stabiliser
+from ganlab.types import Shape, Stabiliser, TextShape
 
 
-def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Game:
+def build_game(e: Experiment, device: torch.device, num_classes: int = 0, shape: Shape | None = None) -> Game:
     """G, D, their optimisers and the rules, freshly initialised from the seed: the same on every device.
 
-    ``num_classes``: of the data, for a conditional architecture; any other ignores it.
+    ``num_classes``: of the data, for a conditional architecture; any other ignores it. ``shape``: of the
+    data's samples, where it is known better than ``e.shape``.
     Raises ConfigError for what a stabiliser or optimiser refuses, and as ``require_size`` does.
     """
     num_classes = num_classes if e.architecture.conditional else 0
-    require_size(e, num_classes)
+    shape = shape or e.shape
+    require_size(e, num_classes, shape)
     rng.seed_default(device, e.seed, "init")
-    generator = e.architecture.generator(e.shape, num_classes)
+    generator = e.architecture.generator(shape, num_classes)
     norm = next((f for s in e.normalization.values() if (f := s.feature_norm())), None)
-    discriminator = e.architecture.discriminator(e.shape, num_classes, norm)
+    discriminator = e.architecture.discriminator(shape, num_classes, norm)
     try:
         for stabiliser in e.normalization.values():
             stabiliser.prepare(discriminator)
@@ -71,6 +73,7 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         d_batch_size=e.batch_size,
         g_batch_size=e.g_batch_size,
         device=device,
+        shape=shape,
         bf16=e.precision == "bf16" or (e.precision == "auto" and fast_bf16(device)),
         num_classes=num_classes,
         fake_labels=e.fake_labels,
@@ -79,8 +82,25 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         order=e.order,
         together=e.d_pass == "auto" and passes_together(e, discriminator),
         joint_fakes=e.joint_fakes,
+        noise=e.fixed_generator,
         apart=[] if together else [*running_averages(generator), *running_averages(discriminator)],
     )
+
+
+def shape_facts(game: Game) -> dict[str, Any]:
+    """What a checkpoint tells of the samples' shape: that of text, which its config does not know."""
+    return {"shape": list(game.shape)} if game.shape.kind == "text" else {}
+
+
+def told_shape(e: Experiment, state: Mapping[str, Any]) -> Shape | None:
+    """The shape in a checkpoint's ``state``; None where the config knows it. Raises ValueError, TypeError."""
+    if e.shape.kind != "text" or "shape" not in state:
+        return None
+    found, most = TextShape(*map(int, state["shape"])), e.shape
+    assert isinstance(most, TextShape)
+    if not 1 <= found.vocabulary <= most.vocabulary or found.length != most.length:
+        raise ValueError(f"shape: {state['shape']} is not that of the config")
+    return found
 
 
 def passes_together(e: Experiment, d: nn.Module) -> bool:

@@ -9,25 +9,27 @@ from torch import nn
 
 from ganlab.errors import ConfigError, EnvError
 from ganlab.experiment import Experiment
+from ganlab.types import Shape
 
 MAX_PARAMETERS = 4_000_000_000  # of G and D together: four times the largest GANs there are
 FIX = "lower architecture.width"
 
 
-def require_size(e: Experiment, num_classes: int = 0) -> None:
+def require_size(e: Experiment, num_classes: int = 0, shape: Shape | None = None) -> None:
     """Raise ConfigError for networks past ``MAX_PARAMETERS``, EnvError for more than this machine's memory.
 
-    ``num_classes``: of the data; 0 where not known yet. Both networks are built on torch's "meta" device,
-    which has shapes and no memory: milliseconds.
+    ``num_classes`` and ``shape``: of the data; 0 and None where not known yet. Both networks are built on
+    torch's "meta" device, which has shapes and no memory: milliseconds.
     """
     conditional = e.architecture.conditional
     classes = max(num_classes, 2) if conditional else 0
+    shape = shape or e.shape
     norm = next((f for s in e.normalization.values() if (f := s.feature_norm())), None)
     try:
         with torch.device("meta"):
             nets: list[nn.Module] = [
-                e.architecture.generator(e.shape, classes),
-                e.architecture.discriminator(e.shape, classes, norm),
+                e.architecture.generator(shape, classes),
+                e.architecture.discriminator(shape, classes, norm),
             ]
         total = sum(t.numel() for net in nets for t in (*net.parameters(), *net.buffers()))
     except NotImplementedError:

@@ -68,6 +68,8 @@ def update(game: Game, real: Callable[[], Batch]) -> Terms:
         batch = real()
         return batch if game.num_classes else batch._replace(y=None)
 
+    if game.noise:
+        return update_critic(game, seen)
     log: Terms = update_generator(game, seen) if game.order == "g_first" else {}
     fakes = fakes_of_a_round(game) if game.joint_fakes else None
     for i in range(game.d_steps):
@@ -77,6 +79,26 @@ def update(game: Game, real: Callable[[], Batch]) -> Terms:
     if game.apart:
         torch._foreach_copy_(game.apart, ranks.current().means(game.apart))  # type: ignore[arg-type]
     follow(game)
+    return log
+
+
+def update_critic(game: Game, real: Callable[[], Batch]) -> Terms:
+    """Update D ``d_steps`` times against real samples plus noise: the fixed G of WGAN-GP's Figure 1a.
+
+    Each generated sample is a real one of the same batch and N(0, noise^2), as in WGAN-GP's released code
+    (gan_toy.py). ``g`` of what is told is G's loss on the last of them; nobody descends it.
+    """
+    log: Terms = {}
+    for i in range(game.d_steps):
+        batch = real()
+        team, shape = ranks.current(), batch.x.shape
+        noise = torch.randn(shape[0] * team.size, *shape[1:], device=batch.x.device)
+        fake = batch._replace(x=batch.x + game.noise * team.share(noise, game.accumulate))
+        log |= update_discriminator(game, batch, fake, i + 1 == game.d_steps)
+    with torch.no_grad():
+        (mean,) = ranks.current().means([game.loss.generator(None, game.verdict(*fake))])
+    assert mean is not None
+    log["g"] = mean
     return log
 
 

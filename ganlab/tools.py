@@ -26,9 +26,8 @@ from ganlab.paths import cache_dir
 from ganlab.record import brief, entry
 from ganlab.resume import whole
 from ganlab.run_folder import RunFolder
-from ganlab.setup import build_game, unpack_game
+from ganlab.setup import build_game, told_shape, unpack_game
 from ganlab.state_tree import non_finite
-from ganlab.types import ImageShape
 
 
 def open_run(
@@ -76,7 +75,7 @@ def restore(
     if bad := non_finite(tensors):
         print(f"ganlab: warning: {checkpoints.path(step)}: {bad} is not finite", file=sys.stderr)
     with whole(str(checkpoints.path(step))):
-        game = build_game(e, device, int(state.get("num_classes", 0)))
+        game = build_game(e, device, int(state.get("num_classes", 0)), told_shape(e, state))
         unpack_game(game, tensors, state["game"], str(checkpoints.path(step)))
     return game, step
 
@@ -138,7 +137,7 @@ def _evaluate(
     for evaluator in evaluators:
         if game.num_classes and any(m.needs_labels for m in evaluator.measures.values()):
             evaluator.check_classes(game.num_classes)
-    return [_score(run, folder, game, evaluator, first.shape, step, checkpoint) for evaluator in evaluators]
+    return [_score(run, folder, game, evaluator, step, checkpoint) for evaluator in evaluators]
 
 
 def _score(
@@ -146,14 +145,13 @@ def _score(
     folder: RunFolder,
     game: Game,
     evaluator: Evaluator,
-    shape: ImageShape,
     step: int,
     checkpoint: str,
 ) -> dict[str, Any]:
     """Score, print and keep."""
     with _Bars() as evaluator.progress:
         scores = evaluator.score(
-            *generators(game.live, game.draw, evaluator.protocol, shape),
+            *generators(game.live, game.draw, evaluator.protocol, game.shape),
             step=step,
             generator="raw" if game.average is None else "ema",
             strict=True,

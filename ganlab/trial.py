@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ganlab import engine
-from ganlab.data.base import Batches, ImageSet, fingerprint
+from ganlab.data.base import ImageSet, fingerprint
 from ganlab.experiment import Experiment
 from ganlab.facts import set_precision
 from ganlab.feed import Feed
@@ -30,11 +30,12 @@ class Trial:
         if e.threads:
             torch.set_num_threads(e.threads)
         self.e, self.device, self.step = e, device, 0
-        self.game = build_game(e, device, CLASSES)
-        images = random_images(e) if images is None else images
+        if images is None:  # points and text are small: they are loaded
+            images = random_images(e) if e.shape.kind == "images" else e.dataset.load()
+        self.game = build_game(e, device, CLASSES, images.shape)
         if self.game.num_classes and images.labels is not None:
             self.game.labels = torch.from_numpy(images.labels).to(device)
-        batches = Batches(images, device, e.seed, e.data_memory_gb)
+        batches = images.batches(device, e.seed, e.data_memory_gb)
         feed = Feed(batches, e, e.d_steps + self.game.loss.generator_needs_real)
         self.engine = engine.make(e, self.game, feed)
 

@@ -1,13 +1,14 @@
 """The nouns that every floor uses, with their shapes.
 
 x: data, images as float32 (B, C, H, W) in [-1, 1]; y: class labels, int64 (B,); z: noise, float32 (B, Z).
+Points are float32 (B, 2), text is float32 (B, V, L): for each of L places the weights of V symbols.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -31,12 +32,43 @@ class Verdict(NamedTuple):
     class_logits: Tensor | None = None
 
 
+Kind = Literal["images", "points", "text"]
+
+
 class ImageShape(NamedTuple):
-    """Shape of one image: channels, height, width (pixels)."""
+    """Shape of one image: channels, height, width (pixels). Stored as uint8."""
 
     channels: int
     height: int
     width: int
+
+    @property
+    def kind(self) -> Kind:
+        return "images"
+
+
+class PointShape(NamedTuple):
+    """Shape of one point: its coordinates. Stored as float32, as players see it."""
+
+    dim: int
+
+    @property
+    def kind(self) -> Kind:
+        return "points"
+
+
+class TextShape(NamedTuple):
+    """Shape of one line of text: symbols in the vocabulary, places in a line. Stored as int16 (L,)."""
+
+    vocabulary: int
+    length: int
+
+    @property
+    def kind(self) -> Kind:
+        return "text"
+
+
+Shape = ImageShape | PointShape | TextShape
 
 
 class Features(NamedTuple):
@@ -50,7 +82,7 @@ class Features(NamedTuple):
 class FeatureNorm:
     """What D puts beside its activations, and where: called as ``norm(channels)`` for one layer's module.
 
-    make: channels -> module for (B, C, H, W). first: after D's first convolution too. after_activation: the
+    make: channels -> module for (B, C, ...). first: after D's first convolution too. after_activation: the
     module stands behind the activation that follows its convolution, not between the two.
     """
 

@@ -20,7 +20,8 @@ FLOORS = [
         "experiment",
         "optimizers game step state_tree manifest checkpoint run_folder metrics_file signals log "
         "reference fakes "
-        "feature_pass by_class scores evaluate samples facts identity record sizes setup resume feed engine "
+        "feature_pass by_class by_sample scores evaluate samples looks facts identity record sizes setup "
+        "resume feed engine "
         "first_rank run_record observer shared run loop lanes rank_session",
         "targets tree building config_files overrides composition config tools datasets trial report "
         "analysis recipes explain stores doctor words failing watch jobs grid planned ledger launch sweep "

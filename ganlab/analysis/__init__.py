@@ -115,6 +115,11 @@ def _make(
     if len(runs) > most:
         what = f"shows at most {most} run{'s' if most > 1 else ''}, and was given {len(runs)}"
         raise DataError(name, what, "name fewer")
+    if len(maker.kinds) < 3:
+        for run in runs:
+            if (kind := run.experiment.shape.kind) not in maker.kinds:
+                what = f"is of {' and '.join(maker.kinds)}, and {run.run.shown} has {kind}"
+                raise DataError(name, what, f"name other runs; {LISTED}")
     if words and not runs and not maker.composes:
         key = words[0].partition("=")[0]
         raise ConfigError(key, f"is no key of {name}", spelling.suggest(key, schema.parameters(type(maker))))

@@ -14,6 +14,7 @@ from ganlab.analysis.subjects import Subject
 from ganlab.config_files import display
 from ganlab.disk import disk_error, write_atomic
 from ganlab.report.text import csv_cell
+from ganlab.types import Kind
 
 MANY = 1000
 Row = Mapping[str, object]
@@ -62,11 +63,13 @@ def table(rows: Sequence[Row]) -> bytes:
 class Analysis(ABC):
     """One figure of runs. The constructor takes the keys of the command line; every one has a default.
 
-    runs: how many runs it wants, least and most. composes: whether, without a run, it takes config overrides.
-    words, config_dirs: the overrides of the command line that are not its own keys; set before ``make``.
+    runs: how many runs it wants, least and most. kinds: of samples that their runs may be of. composes:
+    whether, without a run, it takes config overrides. words, config_dirs: the overrides of the command line
+    that are not its own keys; set before ``make``.
     """
 
     runs: ClassVar[tuple[int, int]] = (1, MANY)
+    kinds: ClassVar[tuple[Kind, ...]] = ("images", "points", "text")
     composes: ClassVar[bool] = False
     words: Sequence[str] = ()
     config_dirs: Sequence[str] = ()

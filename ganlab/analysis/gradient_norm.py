@@ -44,7 +44,7 @@ class GradientNorm(Analysis):
             z, y = subject.draw(game, n, self.seed)
             fake = generate(game, z, y)
             random = rng.generator(subject.device, self.seed, "analysis", 3)
-            a = torch.rand(n, 1, 1, 1, device=subject.device, generator=random)
+            a = torch.rand(n, *[1] * (real.x.dim() - 1), device=subject.device, generator=random)
             kinds = {
                 "data": norms(game, real.x, real.y),
                 "between": norms(game, torch.lerp(fake, real.x, a), real.y),

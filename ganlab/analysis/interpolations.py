@@ -26,6 +26,7 @@ class Interpolations(Analysis):
         seed: of the latents; the same for all runs of one z length.
     """
 
+    kinds = ("images",)
     runs = (1, 12)
 
     @checked

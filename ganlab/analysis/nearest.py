@@ -48,6 +48,7 @@ class Nearest(Analysis):
         seed: of everything drawn.
     """
 
+    kinds = ("images",)
     runs = (1, 1)
 
     @checked

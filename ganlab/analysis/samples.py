@@ -26,6 +26,8 @@ class Samples(Analysis):
         seed: of the latents; the same for all runs of one z length.
     """
 
+    kinds = ("images",)
+
     @checked
     def __init__(self, checkpoint: str | int = "last", side: Count = 4, seed: Steps = 0) -> None:
         self.checkpoint, self.side, self.seed = str(checkpoint), side, seed

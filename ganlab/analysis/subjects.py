@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ganlab import rng, tools
-from ganlab.data.base import ImageSet, to_float
+from ganlab.data.base import ImageSet
 from ganlab.errors import DataError
 from ganlab.experiment import Experiment
 from ganlab.facts import find_device, set_precision
@@ -92,7 +92,7 @@ class Subject:
         rows = order[:n].sort().values.numpy()
         noise = rng.generator(self.device, seed, "analysis", 1)
         pixels = torch.from_numpy(images.images[rows]).to(self.device)
-        x = to_float(pixels, self.experiment.dequantize, generator=noise)
+        x = images.seen(pixels, self.experiment.dequantize, generator=noise)
         labelled = bool(getattr(game, "num_classes", 0)) and images.labels is not None
         y = torch.from_numpy(images.labels[rows]).to(self.device) if labelled else None  # type: ignore[index]
         return Batch(x, y)

@@ -1,6 +1,8 @@
 """What a dataset is (``Dataset``, ``ImageSet``) and how batches are drawn from it (``Batches``).
 
 Images are uint8 (N, C, H, W) here, at the border; ``to_float`` makes the float32 [-1, 1] that players see.
+Other samples are an ``ImageSet`` of another class (``points.py``, ``text.py``): its ``seen`` makes what
+players see of them, and their kind is told by ``shape``.
 Importing this page does not import torch: ``ganlab doctor`` and ``ganlab data`` read datasets without it.
 """
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ganlab.data.check import Known, Originals
-    from ganlab.types import Batch, ImageShape
+    from ganlab.types import Batch, Shape
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -32,7 +34,7 @@ HASH_BLOCK = 1 << 24  # bytes hashed at a time: a memory map never has to be res
 AHEAD = 8  # batches that the kernel is asked for beforehand, of a set in a memory map
 
 
-def fingerprint(images: Pixels, labels: Labels | None) -> str:
+def fingerprint(images: npt.NDArray[Any], labels: Labels | None) -> str:
     """sha256 (hex) over the pixel bytes, then the shape as text, then the labels (little-endian int64).
 
     Two sets agree in it if and only if they hold the same images and labels in the same order; names,
@@ -58,13 +60,14 @@ def finish_fingerprint(digest: Any, shape: tuple[int, ...], labels: Labels | Non
 class ImageSet:
     """A split of a dataset, ready to train on.
 
-    images: uint8 (N, C, H, W), in memory or memory-mapped. labels: int64 (N,) in [0, len(classes)), or None.
-    classes: their names, by label. fingerprint: see ``fingerprint``; caches are keyed by it, never by name.
-    warnings: things a user should hear of (one class only, empty classes, skipped images); never fatal.
+    images: uint8 (N, C, H, W), in memory or memory-mapped; a subclass may hold other samples. labels: int64
+    (N,) in [0, len(classes)), or None. classes: their names, by label. fingerprint: see ``fingerprint``;
+    caches are keyed by it, never by name. warnings: things a user should hear of (one class only, empty
+    classes, skipped images); never fatal.
     manifest: where the images come from and what was done to them (``pack.py``), or empty.
     """
 
-    images: Pixels
+    images: npt.NDArray[Any]
     labels: Labels | None
     classes: list[str]
     fingerprint: str
@@ -74,10 +77,26 @@ class ImageSet:
     manifest: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def shape(self) -> ImageShape:
+    def shape(self) -> Shape:
+        """Of one sample, as players see it."""
         from ganlab.types import ImageShape
 
         return ImageShape(*map(int, self.images.shape[1:]))
+
+    def seen(
+        self,
+        x: Tensor,
+        dequantize: bool = False,
+        flip: bool = False,
+        generator: torch.Generator | None = None,
+        draw: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
+        """What players see of stored samples ``x``, float32 on the same device; options of ``to_float``."""
+        return to_float(x, dequantize, flip, generator, draw)
+
+    def batches(self, device: torch.device | str, seed: int, data_memory_gb: float = 4.0) -> Batches:
+        """The samples of a run in the order in which it sees them."""
+        return Batches(self, device, seed, data_memory_gb)
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -86,8 +105,9 @@ class ImageSet:
 class Dataset(ABC):
     """A source of images. Constructors are cheap: they check their arguments and read nothing.
 
-    Attributes: ``name``; ``split``, the one that training uses; ``resolution`` (pixels, square);
-    ``channels`` (1 grey, 3 RGB); ``labelled``, False where it is certain that ``split`` has no class labels.
+    Attributes: ``name``; ``split``, the one that training uses; ``resolution`` (pixels, square) and
+    ``channels`` (1 grey, 3 RGB) of images; ``labelled``, False where it is certain that ``split`` has no
+    class labels.
     """
 
     name: str
@@ -95,6 +115,13 @@ class Dataset(ABC):
     resolution: int
     channels: int
     labelled: bool = True
+
+    @property
+    def shape(self) -> Shape:
+        """Of one sample. Of text, whose vocabulary is known once it is loaded, the largest that it may be."""
+        from ganlab.types import ImageShape
+
+        return ImageShape(self.channels, self.resolution, self.resolution)
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
@@ -179,7 +206,7 @@ class Batches:
         if start < 0 or size < 0:
             raise ValueError(f"a batch needs start >= 0 and size >= 0, got {start} and {size}")
         if size > len(self):
-            there = f"the {len(self)} images of {self.image_set.name} {self.image_set.split}"
+            there = f"the {len(self)} samples of {self.image_set.name} {self.image_set.split}"
             raise DataError("batch_size", f"{size} is more than {there}", f"use at most {len(self)}")
         if not self.in_memory:
             self._expect(start, start + (1 + AHEAD) * size)

@@ -16,13 +16,14 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ganlab.data.base import ImageSet, Pixels
+from ganlab.data.base import ImageSet
 from ganlab.types import Batch
 
-BLOCK = 1 << 25  # bytes sent to a device at a time
+BLOCK = 1 << 25  # values (bytes, of images) sent to a device at a time
 SLOTS = 4  # batches on their way to a GPU at once
 
 _SHARED: WeakValueDictionary[tuple[Any, ...], Storage] = WeakValueDictionary()
@@ -53,15 +54,16 @@ def storage_of(image_set: ImageSet, device: torch.device, in_memory: bool) -> St
 class Storage:
     """The images and labels of a set for ``device``.
 
-    on_device: all images, uint8 (N, C, H, W), on a device that is not the CPU; None where a batch is gathered
-    on the host by numpy, which on a CPU is the faster one.
+    on_device: all images, uint8 (N, C, H, W), or other samples as they are stored, on a device that is not
+    the CPU; None where a batch is gathered on the host by numpy, which on a CPU is the faster one.
     """
 
     def __init__(self, image_set: ImageSet, device: torch.device, in_memory: bool) -> None:
         self.image_set, self.device = image_set, device
         self.on_device: Tensor | None = None
         self.labels = None if image_set.labels is None else torch.from_numpy(np.array(image_set.labels))
-        self._host: Pixels = np.asarray(image_set.images)  # a memmap is a slow kind of array
+        self._host: npt.NDArray[Any] = np.asarray(image_set.images)  # a memmap is a slow kind of array
+        self._dtype = torch.from_numpy(np.empty(0, self._host.dtype)).dtype
         self._map: mmap.mmap | None = None
         self._ring = _Ring(device) if device.type == "cuda" and not in_memory else None
         if not in_memory:
@@ -79,10 +81,10 @@ class Storage:
         y = None if self.labels is None else self.labels[chosen]
         shape = (len(chosen), *self._host.shape[1:])
         if self._ring is None:
-            x = torch.empty(shape, dtype=torch.uint8)
+            x = torch.empty(shape, dtype=self._dtype)
             self._take(chosen, x)
             return Batch(x.to(self.device), None if y is None else y.to(self.device))
-        with self._ring.slot(shape) as slot:
+        with self._ring.slot(shape, self._dtype) as slot:
             self._take(chosen, slot.x)
             if y is not None:
                 slot.y.copy_(y)
@@ -108,8 +110,8 @@ class Storage:
 class _Slot:
     """Pinned memory for a batch on its way to the GPU; free again once ``sent`` has happened."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.x = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.x = torch.empty(shape, dtype=dtype, pin_memory=True)
         self.y = torch.empty(shape[0], dtype=torch.int64, pin_memory=True)
         self.sent = torch.cuda.Event()
 
@@ -122,10 +124,10 @@ class _Ring:
         self._slots: dict[tuple[int, ...], list[_Slot]] = defaultdict(list)  # by shape, the oldest first
 
     @contextmanager
-    def slot(self, shape: tuple[int, ...]) -> Iterator[_Slot]:
+    def slot(self, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[_Slot]:
         """A slot to be filled by the host, then to be given to ``send``."""
         of_shape = self._slots[shape]
-        oldest = of_shape.pop(0) if len(of_shape) >= SLOTS else _Slot(shape)
+        oldest = of_shape.pop(0) if len(of_shape) >= SLOTS else _Slot(shape, dtype)
         oldest.sent.synchronize()  # of a new slot: at once
         yield oldest
         of_shape.append(oldest)
@@ -144,18 +146,19 @@ class _Ring:
         return Batch(x, y)
 
 
-def _map_of(images: Pixels) -> mmap.mmap | None:
+def _map_of(images: npt.NDArray[Any]) -> mmap.mmap | None:
     """The map of a file that ``images`` are as a whole; a part of one does not tell where it begins."""
     base = images.base if isinstance(images, np.memmap) else None
     return base if isinstance(base, mmap.mmap) else None
 
 
-def _sent(images: Pixels, device: torch.device) -> Tensor:
+def _sent(images: npt.NDArray[Any], device: torch.device) -> Tensor:
     """All images on the device, in blocks: the host never holds a second copy of a large set."""
-    whole = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
+    whole = torch.empty(images.shape, dtype=dtype, device=device)
     source, target = images.reshape(-1), whole.view(-1)
     pinned = device.type == "cuda"
-    blocks = [torch.empty(min(BLOCK, source.size), dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+    blocks = [torch.empty(min(BLOCK, source.size), dtype=dtype, pin_memory=pinned) for _ in range(2)]
     events = [torch.cuda.Event() for _ in blocks] if pinned else []
     for number, start in enumerate(range(0, source.size, BLOCK)):
         part = source[start : start + BLOCK]

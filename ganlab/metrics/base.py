@@ -7,6 +7,7 @@ another (each class, or all as one) and then the mean over the groups.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ganlab.metrics.protocol import Protocol as Protocol  # the one word that every metric needs
-from ganlab.types import Features, ImageShape
+from ganlab.types import Features, ImageShape, Kind
 
 BLOCK = 5000  # rows taken to float64 at a time: 80 MB at 2048 features
 
@@ -70,15 +71,17 @@ class Measure(ABC):
     """What ``Metric`` and ``GroupMetric`` have in common.
 
     names: of its values, the score itself first. better: the good direction. needs_real: the real images'
-    statistics. needs_labels: a conditional generator, asked for one class at a time. uses_features: its
-    numbers depend on the feature network, whose suffix ends its names then. protocol_fields: the fields of
-    ``Protocol`` that move this metric's numbers alone; a record tells them only where it is used.
+    statistics. kinds: of samples that it can score. needs_labels: a conditional generator, asked for one
+    class at a time. uses_features: its numbers depend on the feature network, whose suffix ends its names
+    then. protocol_fields: the fields of ``Protocol`` that move this metric's numbers alone; a record tells
+    them only where it is used.
     """
 
     names: ClassVar[tuple[str, ...]]
     better: ClassVar[Literal["lower", "higher"]]
     needs_real: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
+    kinds: ClassVar[tuple[Kind, ...]] = ("images",)
     uses_features: ClassVar[bool] = True
     protocol_fields: ClassVar[tuple[str, ...]] = ()
 
@@ -161,6 +164,31 @@ class GroupMetric(Measure):
     @abstractmethod
     def __call__(self, group: Group, protocol: Protocol) -> float:
         """The value of one group. Raises MetricError where there is none."""
+
+
+class Real(NamedTuple):
+    """Real samples as they are stored (N, ...), and the facts that their dataset tells of them."""
+
+    samples: Any
+    facts: Mapping[str, Any]
+
+
+class SampleMetric(Measure):
+    """A score of generated samples themselves, as they are stored, against the real ones: no features."""
+
+    needs_real = False
+    uses_features = False
+
+    def foreign(self, real: Real) -> str:
+        """Why it does not apply to this dataset at all, and is left out beside others; "" if it does."""
+        return ""
+
+    def check(self, protocol: Protocol, real: Real) -> None:
+        """Before training: raise MetricError if these real samples can give no value."""
+
+    @abstractmethod
+    def __call__(self, real: Real, fake: Tensor, protocol: Protocol) -> dict[str, float]:
+        """A value for each of ``names``, of ``fake`` (n, ...) on the CPU. Raises MetricError without one."""
 
 
 class Moments:

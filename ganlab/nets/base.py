@@ -5,36 +5,39 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ganlab.types import FeatureNorm, ImageShape
+from ganlab.types import FeatureNorm, ImageShape, Kind
 
 Norm = FeatureNorm | None
 
 
 class Architecture(ABC):
-    """Builds a generator and a discriminator for images of a given shape.
+    """Builds a generator and a discriminator for images of a given shape, or for other samples.
 
-    ``z_dim``: length of z. G is called as ``g(z, y)`` and returns x (B, C, H, W) in [-1, 1]; D as
-    ``d(x, y)`` and returns a ``Verdict``. ``conditional``: whether both want labels y (B,), int64; y is None
-    for unconditional networks. ``classifies``: whether D's verdict has class logits.
+    ``kinds``: of samples that it can build; ``check`` and the builders get shapes of these alone. ``z_dim``:
+    length of z. G is called as ``g(z, y)`` and returns x (B, ...) as players see it, images (B, C, H, W) in
+    [-1, 1]; D as ``d(x, y)`` and returns a ``Verdict``. ``conditional``: whether both want labels y (B,),
+    int64; y is None for unconditional networks. ``classifies``: whether D's verdict has class logits.
     """
 
+    kinds: ClassVar[tuple[Kind, ...]] = ("images",)
     z_dim: int
     conditional: bool = False
     classifies: bool = False
 
     @abstractmethod
-    def check(self, shape: ImageShape) -> None:
+    def check(self, shape: Any) -> None:
         """Raise ValueError("dataset.resolution: ...; fix") if images of this shape can't be built."""
 
     @abstractmethod
-    def generator(self, shape: ImageShape, num_classes: int) -> nn.Module:
+    def generator(self, shape: Any, num_classes: int) -> nn.Module:
         """A freshly initialised G for images of ``shape``; ``num_classes`` is 0 without labels."""
 
     @abstractmethod
-    def discriminator(self, shape: ImageShape, num_classes: int, norm: Norm) -> nn.Module:
+    def discriminator(self, shape: Any, num_classes: int, norm: Norm) -> nn.Module:
         """A freshly initialised D; ``norm(channels)`` makes the feature norm to put in it, or is None."""
 
 

@@ -1,0 +1,141 @@
+"""What a run shows of its samples on the way: a grid of images, a map of points, a page of text.
+
+One class for each kind of samples. Looking has random streams of its own and never changes a run.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ganlab import rng, samples
+from ganlab.data.base import ImageSet
+from ganlab.disk import write_atomic
+from ganlab.fakes import Pieces, evaluating, stored
+from ganlab.game import Game
+from ganlab.samples import Picture
+
+POINTS = 1000  # of either kind in a map
+REAL, FAKE = "#0072b2", "#d55e00"  # Okabe and Ito's blue for real samples, vermilion for generated ones
+
+
+class Shown(NamedTuple):
+    """What there is to see, a picture (H, W, 3) or lines of text; alike: all samples are the same."""
+
+    picture: Picture | None
+    text: str | None
+    alike: bool
+
+    def write(self, path: Path) -> None:
+        """Save, whole or not at all. Raises EnvError."""
+        if self.picture is not None:
+            samples.write_png(path, self.picture)
+        else:
+            write_atomic(path, (self.text or "").encode(), durable=False)
+
+
+class Look(ABC):
+    """How samples of one kind are shown. ``count``: latents that it wants; ``ending``: of its files."""
+
+    count, ending = 64, "png"
+
+    @abstractmethod
+    def __call__(self, game: Game, z: Tensor, y: Tensor | None) -> Shown:
+        """The samples of ``game.live`` for latents z (n, Z) and labels y (n,). Raises MetricError."""
+
+
+class Images(Look):
+    """A grid, row by row."""
+
+    def __call__(self, game: Game, z: Tensor, y: Tensor | None) -> Shown:
+        images = samples.images(game.live, z, y)
+        return Shown(samples.grid(images), None, bool((images == images[:1]).all()))
+
+
+class Points(Look):
+    """Generated points over real ones, in the plane that holds the real ones."""
+
+    count = POINTS
+
+    def __init__(self, images: ImageSet, seed: int) -> None:
+        drawn = torch.randperm(len(images), generator=rng.generator("cpu", seed, "samples", 3))[:POINTS]
+        self.real = np.asarray(images.images)[drawn.numpy()]
+
+    def __call__(self, game: Game, z: Tensor, y: Tensor | None) -> Shown:
+        if game.noise:  # a fixed G: real points and noise
+            noise = torch.randn(len(self.real), 2, generator=rng.generator("cpu", 0, "samples", 4))
+            fake = torch.from_numpy(self.real) + game.noise * noise
+        else:
+            fake = made(game, z, y)
+        return Shown(point_map(self.real, fake.numpy()), None, bool((fake == fake[:1]).all()))
+
+
+class Text(Look):
+    """Lines, one a sample; the symbol that pads a line is left out at its end."""
+
+    ending = "txt"
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.symbols = symbols
+
+    def __call__(self, game: Game, z: Tensor, y: Tensor | None) -> Shown:
+        rows = made(game, z, y)
+        text = "".join(f"{line}\n" for line in lines(rows, self.symbols))
+        return Shown(None, text, bool((rows == rows[:1]).all()))
+
+
+def of(images: ImageSet, seed: int) -> Look:
+    """The look for samples like these."""
+    kind = images.shape.kind
+    if kind == "points":
+        return Points(images, seed)
+    return Text(images.manifest["vocabulary"]) if kind == "text" else Images()
+
+
+@torch.no_grad()
+def made(game: Game, z: Tensor, y: Tensor | None) -> Tensor:
+    """Samples of ``game.live`` as they are stored, on the CPU; what is not finite counts as 0."""
+
+    def some(rows: Tensor) -> Tensor:
+        x = game.live(z[rows], None if y is None else y[rows])
+        return stored(x.float().nan_to_num(0.0), game.shape.kind)
+
+    with evaluating(game.live):
+        return torch.cat([*Pieces(256)(some, torch.arange(len(z), device=z.device))]).cpu()
+
+
+def lines(rows: Tensor, symbols: Sequence[str], pad: str = "`") -> list[str]:
+    """Symbols (n, L) as lines of text, without the padding at their ends."""
+    return ["".join(symbols[int(i)] for i in row).rstrip(pad) for row in rows]
+
+
+def point_map(real: npt.NDArray[Any], fake: npt.NDArray[Any], side: float = 5.0) -> Picture:
+    """A picture of real and generated points (n, 2) in the square around the real ones."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    ax = figure.add_subplot()
+    ax.scatter(real[:, 0], real[:, 1], s=5, c=REAL, lw=0, alpha=0.6, label="real")
+    ax.scatter(fake[:, 0], fake[:, 1], s=5, c=FAKE, lw=0, alpha=0.6, label="generated")
+    centre = (real.max(0) + real.min(0)) / 2
+    reach = 0.75 * float((real.max(0) - real.min(0)).max())
+    ax.set(xlim=(centre[0] - reach, centre[0] + reach), ylim=(centre[1] - reach, centre[1] + reach))
+    ax.set_aspect("equal")
+    outside = float((np.abs(fake - centre) > reach).any(1).mean())
+    if outside:
+        ax.set_title(f"{outside:.0%} of the generated points lie outside", fontsize=8)
+    ax.legend(loc="upper right", fontsize=8)
+    FigureCanvasAgg(figure)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return np.asarray(Image.open(out).convert("RGB"))
