@@ -58,7 +58,7 @@ def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = 
     from ganlab.data import pack
 
     told = pack.info(dataset, verify=verify)
-    print(f"{told['name']}: {told['resolution']}x{told['resolution']}, {told['channels']} channels")
+    print(f"{dataset.name}: {dataset.described}")
     print(f"splits: {', '.join(told['splits'])} (training: {told['split']})")
     damaged = []
     for split, manifest in told["packs"].items():

@@ -9,6 +9,7 @@ from ganlab.errors import EnvError, Mistake
 NAMED = {  # module -> what pip calls it, where that differs
     "PIL": "pillow",
     "hydra": "hydra-core",
+    "ot": "pot",
     "sklearn": "scikit-learn",
     "torch_fidelity": "torch-fidelity",
     "yaml": "pyyaml",

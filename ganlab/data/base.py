@@ -123,6 +123,11 @@ class Dataset(ABC):
 
         return ImageShape(self.channels, self.resolution, self.resolution)
 
+    @property
+    def described(self) -> str:
+        """What a sample is, in a few words."""
+        return f"{self.resolution}x{self.resolution}, {self.channels} channels"
+
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
         """The splits that ``load`` accepts."""

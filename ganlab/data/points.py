@@ -104,6 +104,10 @@ class Points(Dataset):
     def shape(self) -> PointShape:
         return PointShape(2)
 
+    @property
+    def described(self) -> str:
+        return "points in the plane"
+
     def splits(self) -> tuple[str, ...]:
         return SPLITS
 

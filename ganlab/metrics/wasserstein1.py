@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganlab import rng
+from ganlab import packages, rng
 from ganlab.metrics.base import MetricError, Protocol, Real, SampleMetric
 from ganlab.schema import Count, checked
 
@@ -35,6 +35,7 @@ class Wasserstein1(SampleMetric):
         return self.n
 
     def check(self, protocol: Protocol, real: Real) -> None:
+        packages.require("ot")
         if len(real.samples) < self.n:
             raise MetricError(f"needs {self.n} real points, there are {len(real.samples)}")
 
