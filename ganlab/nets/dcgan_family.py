@@ -1,7 +1,7 @@
 """The set of random architectures of WGAN-GP's Tables 1, 2 and 5: DCGANs of any depth, width and activation.
 
-Source: Gulrajani et al. 2017, arXiv:1704.00028, section 4. Table 1 gives the fields and their values. The code
-was not released, and how a depth becomes layers, how leaky the leaky ReLU is and how weights start is told
+Source: Gulrajani et al. 2017, arXiv:1704.00028, section 4. Table 1 gives the fields and their values. No code
+was released, and how a depth becomes layers, how leaky the leaky ReLU is and how weights start is told
 nowhere: the readings here are ours, see ``DCGANFamily``.
 """
 
@@ -28,8 +28,8 @@ class DCGANFamily(Architecture):
     size. 4 is DCGAN: a dense layer and three resampling 5x5 convolutions; a doubled side adds one. The layers
     beyond 4 are 3x3 convolutions of stride 1, with the activation and norm of the others, behind the layer
     that makes their map, spread evenly over the maps of 4, 8 and 16 pixels, the smaller ones first: 4 more
-    are 2, 1 and 1. The leaky ReLU's slope is 0.2 and the start is He's, as in the released nets. D's norm is that
-    of ``normalization=bn_full``, or ``ln_full`` under WGAN-GP, and spares the first convolution.
+    are 2, 1 and 1. The leaky ReLU's slope is 0.2 and the start is He's, as in the released nets. D's norm is
+    that of ``normalization=bn_full``, or ``ln_full`` under WGAN-GP, and spares the first convolution.
 
     Args:
         g_activation, d_activation: relu, leaky_relu, smooth_elu (appendix D) or tanh.
