@@ -44,7 +44,7 @@ ARCHITECTURES = {
     "dcgan": "DCGAN",
     "wgan": "WGAN's DCGAN",
     "bedrooms": "Bedrooms",
-    "dcganfamily": "DCGAN family",
+    "dcgan_family": "DCGAN family",
 }
 SCORES = {
     "is": "IS",
