@@ -85,8 +85,8 @@ def sweep(rest: list[str]) -> int:
     from ganlab import grid, planned, runner
     from ganlab.config_files import groups, user_dirs
 
-    axes = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).axes()
-    keys = {*axes, *groups([]), *help.arguments("Experiment")}
+    known = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).words()
+    keys = {*known, *groups([]), *help.arguments("Experiment")}
     no_near_miss(
         [word for word in others if word.lstrip("+").partition("=")[0] not in keys], list(help.SWEEP)
     )
