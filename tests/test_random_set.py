@@ -1,4 +1,4 @@
-"""Random sets of a grid: the same members everywhere, overrides by method, mistakes in a line; a real sweep."""
+"""Random sets of a grid: the same members everywhere, overrides by method, mistakes in a line, a sweep."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from ganlab.report.cells import Key, Section
 from ganlab.report.collect import Run
 from ganlab.report.figures import Picture
 from ganlab.report.grids import Grid
+from ganlab.report.successes import Told
 from ganlab.report.table import Table
 
 MAX_INLINE_SVG = 1_500_000  # bytes; a larger drawing goes into the page as PNG
@@ -144,8 +145,18 @@ def _measured(section: Section, key: Key) -> str:
     return f"{key.checkpoint} checkpoint, protocol {name}, {seeds}"
 
 
-def write(runs: Sequence[Run], sections: Sequence[Section], out: Path, grids: Sequence[Grid] = ()) -> Path:
-    """Write everything into ``out``; returns the HTML page. Raises EnvError if that can't be written."""
+def write(
+    runs: Sequence[Run],
+    sections: Sequence[Section],
+    out: Path,
+    grids: Sequence[Grid] = (),
+    studies: Sequence[Told] = (),
+    more: Mapping[str, str] | None = None,
+) -> Path:
+    """Write everything into ``out``; returns the HTML page. Raises EnvError if that can't be written.
+
+    more: further CSV files by name.
+    """
     _prepare(out)
     stems: dict[str, int] = {}
     views = []
@@ -159,6 +170,8 @@ def write(runs: Sequence[Run], sections: Sequence[Section], out: Path, grids: Se
         "views": views,
         "title": "; ".join(g.heading for g in grids) or "ganlab report",
         "grids": grids,
+        "studies": studies,
+        "more": sorted(more or {}),
         "version": ganlab.__version__,
         "num_runs": len(runs),
         "warnings": clashes,
@@ -178,6 +191,7 @@ def write(runs: Sequence[Run], sections: Sequence[Section], out: Path, grids: Se
         "report.md": _environment(html=False).get_template("page.md.j2").render(context).encode(),
         "report.html": to_html(context).encode(),
     }
+    files |= {name: content.encode("utf-8", "replace") for name, content in (more or {}).items()}
     try:
         for old in (out / "figures").iterdir():
             if _OURS.fullmatch(old.name) and f"figures/{old.name}" not in files and not old.is_symlink():

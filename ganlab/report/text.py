@@ -29,6 +29,9 @@ METHODS = {
     "snr": "SN regularisation",
     "orthonormal_init": "Orthonormal start",
     "dcgan": "DCGAN",
+    "gan": "GAN",
+    "lsgan": "LSGAN",
+    "wgan": "WGAN",
     "real-data": "Real data",
 }
 DATASETS = {
