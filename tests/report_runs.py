@@ -213,10 +213,26 @@ def make_pairs(
                 continue
             method, setting = nets.get(label, ("wgan-gp", "A"))
             found = {"status": "diverged"} if value is None else {"inception": value}
-            keys = {"architecture.g_depth": chosen["architecture.g_depth"], "penalty": label}
+            net = {"width": 0.25, "g_depth": chosen["architecture.g_depth"], "z_dim": 8 + number}
+            keys = {"architecture": net, "penalty": label}
             own = {"folder": cell, "suffix": suffix, "protocol": protocol, "overrides": keys} | changes
             make_run(root, method, setting, number, **(own | found))
     pairs = {"axis": axis, "count": count, "paper": "wgan_gp"}
     drawn = {"n": len(scores), "seed": 0, "of": 9216}
     record = {"title": "Random architectures", "pairs": pairs, "random": drawn, "cells": cells}
     (root / "grid.json").write_text(json.dumps(record))
+
+
+def make_crossing(root: Path, down: list[str], across: list[str], **cells: dict[str, Any]) -> None:
+    """A grid of two axes, ``pair`` and ``method``; ``cells``: changes by ``pair_method``, or {} for no run."""
+    listed = []
+    nets = {"dcgan": ("bn", "C"), "lsgan": ("none", "C"), "wgan": ("wc", "A"), "wgan-gp": ("wgan-gp", "A")}
+    for pair in down:
+        for method in across:
+            name = f"{pair}-{method}"
+            listed.append({"name": name, "run": name, "axes": {"pair": pair, "method": method, "seed": "s0"}})
+            changes = cells.get(f"{pair}_{method.replace('-', '_')}", {"status": "finished"})
+            if changes:
+                own = {"folder": name, "overrides": {"architecture": {"width": 0.25, "pair": pair}}}
+                make_run(root, *nets[method], **(own | changes))
+    (root / "grid.json").write_text(json.dumps({"title": "Pairs of nets", "cells": listed}))

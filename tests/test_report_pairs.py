@@ -112,8 +112,8 @@ def test_tables_2_and_5_stand_beside_ours(tmp_path: Path, capsys: pytest.Capture
     page = (tmp_path / "r" / "report.html").read_text()
     markdown = (tmp_path / "r" / "report.md").read_text()
     for words in (
-        "only GAN, ours",
-        "only WGAN-GP, paper",
+        "only GAN",
+        "only WGAN-GP",
         "The standard DCGAN scores 7.24 in the paper",
         "2 of GAN, 1 of WGAN-GP",
         "6 of 9,216 drawn by seed 0",
@@ -144,7 +144,7 @@ def test_a_score_of_another_network_has_thresholds_of_its_own(tmp_path: Path) ->
     make_pairs(tmp_path, BY_HAND, suffix="_cifar", protocol=SMALL, dataset="digits")
     ours, *theirs = successes.told(study_of(tmp_path)).tables
     assert ours.title == "Successes over thresholds (ours: 6 pairs)"
-    assert [c.label for c in ours.columns][:2] == ["is_cifar above", "only GAN, ours"]
+    assert [c.label for c in ours.columns][:2] == ["is_cifar above", "only GAN"]
     assert "deciles of the 9 scores found here" in ours.notes[0]
     assert [t.title for t in theirs] == [
         f"WGAN-GP Table {k}, published (the paper's: 200 architectures)" for k in (2, 5)

@@ -109,8 +109,8 @@ def _table(
     label = text.score_label(study.score or "is") if ours else "IS"
     columns = [Column(f"{label} above", True)]
     for outcome in names.values():
-        columns += [Column(f"{outcome}, ours", True)] if ours else []
-        columns += [Column(f"{outcome}, paper", True)] if paper else []
+        columns += [Column(outcome, True)] if ours else []
+        columns += [Column("paper" if ours else outcome, True)] if paper else []
     rows = []
     for threshold in thresholds:
         counts = pairs.successes(study.pairs, threshold)
@@ -125,7 +125,10 @@ def _table(
 
 
 def _share(count: float | None, of: int) -> str:
-    return "–" if count is None else f"{count:g} ({count / of:.0%})" if of else "–"
+    if count is None or not of:
+        return "–"
+    share = count / of
+    return f"{count:g} ({share:.{int(0 < share < 0.01)}%})"
 
 
 def _lines(
