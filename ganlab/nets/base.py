@@ -63,6 +63,25 @@ def normal_init(net: nn.Module, std: float) -> None:
                 nn.init.zeros_(m.bias)
 
 
+def uniform_init(net: nn.Module, std: float) -> None:
+    """Weights of convolutions and linear layers uniform around 0 with deviation ``std``, their biases 0.
+
+    Source: improved_wgan_training, gan_64x64.py (``set_weights_stdev``).
+    """
+    for m in net.modules():
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.uniform_(m.weight, -math.sqrt(3) * std, math.sqrt(3) * std)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+def he_init(layer: nn.Linear) -> None:
+    """He-uniform weight, of variance 2 / fan_in; bias 0."""
+    bound = math.sqrt(6 / layer.in_features)
+    nn.init.uniform_(layer.weight, -bound, bound)
+    nn.init.zeros_(layer.bias)
+
+
 def glorot_init(layer: nn.Module, gain: float = 1.0) -> None:
     """Glorot-uniform weight, bias 0. ``gain`` sqrt(2) is the "he" variant of SNGAN's and WGAN-GP's code."""
     assert isinstance(layer, (nn.Conv2d, nn.Linear, nn.Embedding))
@@ -71,10 +90,11 @@ def glorot_init(layer: nn.Module, gain: float = 1.0) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def strided_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+def strided_init(layer: nn.Conv2d | nn.ConvTranspose2d, numerator: int = 4) -> None:
     """Uniform with variance 4 / (fan_in + fan_out), the strided side's fan divided by stride^2; bias 0.
 
-    Source: improved_wgan_training, tflib/ops/conv2d.py and deconv2d.py (``he_init``).
+    Source: improved_wgan_training, tflib/ops/conv2d.py and deconv2d.py (``he_init``); where that is off the
+    ``numerator`` is 2.
     """
     area, stride2 = layer.kernel_size[0] * layer.kernel_size[1], layer.stride[0] * layer.stride[1]
     fan_in, fan_out = float(layer.in_channels * area), float(layer.out_channels * area)
@@ -82,7 +102,7 @@ def strided_init(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
         fan_in /= stride2
     else:
         fan_out /= stride2
-    bound = math.sqrt(3 * 4 / (fan_in + fan_out))
+    bound = math.sqrt(3 * numerator / (fan_in + fan_out))
     nn.init.uniform_(layer.weight, -bound, bound)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -98,6 +118,26 @@ def activated(x: Tensor, norm: nn.Module, activation: Callable[[Tensor], Tensor]
     if getattr(norm, "after_activation", False):
         return norm(activation(x))  # type: ignore[no-any-return]
     return activation(norm(x))
+
+
+def stages(side: int) -> int:
+    """How often ``side`` halves down to a start of 4 to 7 pixels: 32 -> 3, 48 -> 3, 64 -> 4."""
+    return int(math.log2(side / 4)) if side >= 8 else 0
+
+
+def pyramid(shape: ImageShape, net: str, start: int | None = None) -> None:
+    """Raise ValueError unless the image is square and halves at least twice down to ``start`` pixels.
+
+    ``start``: 4, or None for 4 to 7.
+    """
+    side, n = shape.height, stages(shape.height)
+    fits = shape.height == shape.width and 2 <= n <= 8 and side % 2**n == 0
+    if not fits or start not in (None, side >> n):
+        sides = "4 to 7 times a power of two" if start is None else "4 times a power of two"
+        raise ValueError(
+            f"dataset.resolution: {shape.width}x{shape.height} can't be built by {net}, whose sides "
+            f"are {sides}, from 16 up; set dataset.resolution=32"
+        )
 
 
 def flat(x: Tensor) -> Tensor:

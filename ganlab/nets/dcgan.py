@@ -1,22 +1,37 @@
-"""The DCGAN-style conv net of the WGAN-GP code (improved_wgan_training, gan_cifar.py; arXiv:1704.00028)."""
+"""The DCGAN-style conv net of the WGAN-GP code (improved_wgan_training, gan_cifar.py; arXiv:1704.00028).
+
+Its G and D are parts for others too: ``bedrooms.py`` and ``dcgan_family.py`` choose other activations, places
+of batch norm and more layers.
+"""
 
 from __future__ import annotations
 
-import math
-from functools import partial
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganlab.nets.base import Architecture, Norm, activated, flat, glorot_init, maybe, scaled, strided_init
+from ganlab.nets.base import (
+    Architecture,
+    Norm,
+    activated,
+    flat,
+    glorot_init,
+    maybe,
+    pyramid,
+    scaled,
+    stages,
+    strided_init,
+)
 from ganlab.schema import Count, Positive, Range, checked
 from ganlab.types import ImageShape, Verdict
 
 
-def stages(side: int) -> int:
-    """How often ``side`` halves down to a start of 4 to 7 pixels: 32 -> 3, 48 -> 3, 64 -> 4."""
-    return int(math.log2(side / 4)) if side >= 8 else 0
+class Layer(NamedTuple):
+    """A convolution: its channels behind the activation, and whether it resamples by 2."""
+
+    channels: int
+    resamples: bool = True
 
 
 class DCGAN(Architecture):
@@ -39,66 +54,118 @@ class DCGAN(Architecture):
         self.width, self.z_dim, self.slope = width, z_dim, slope
 
     def check(self, shape: ImageShape) -> None:
-        side, n = shape.height, stages(shape.height)
-        if shape.height != shape.width or n < 2 or side % 2**n or n > 8:
-            raise ValueError(
-                f"dataset.resolution: {shape.width}x{shape.height} can't be built by the dcgan, whose sides "
-                "are 4 to 7 times a power of two, from 16 up; set dataset.resolution=32"
-            )
+        pyramid(shape, "the dcgan")
 
-    def _channels(self, shape: ImageShape) -> list[int]:
-        return [scaled(max(1, 512 // 2**i), self.width) for i in range(stages(shape.height))]
+    def _layers(self, shape: ImageShape) -> list[Layer]:
+        counts = [max(1, 512 // 2**i) for i in range(stages(shape.height))]
+        return [Layer(scaled(c, self.width)) for c in counts]
 
     def generator(self, shape: ImageShape, num_classes: int) -> nn.Module:
-        return Generator(shape, self.z_dim, self._channels(shape))
+        start, *layers = self._layers(shape)
+        return Generator(shape, self.z_dim, start.channels, layers)
 
     def discriminator(self, shape: ImageShape, num_classes: int, norm: Norm) -> nn.Module:
-        return Discriminator(shape, self._channels(shape)[::-1], self.slope, norm)
+        return Discriminator(shape, self._layers(shape)[::-1], norm, nn.LeakyReLU(self.slope))
 
 
 class Generator(nn.Module):
-    """z (B, Z) -> dense, BN, ReLU -> 5x5 stride-2 deconvolutions (BN, ReLU) -> tanh."""
+    """z (B, Z) -> dense -> ``layers``, each with norm and activation -> 5x5 stride-2 deconvolution, tanh.
 
-    def __init__(self, shape: ImageShape, z_dim: int, channels: list[int]) -> None:
+    A layer that resamples is such a deconvolution too, another one a 3x3 convolution. ``start``: channels of
+    the dense layer's map, which is as small as the layers leave it.
+
+    Args:
+        norm: batch norm after each layer, ``none``, or one scale and offset per ``feature`` or per
+            ``channel`` of the dense layer's map (elsewhere always per channel).
+        activation: makes one activation; of half the channels it is given, if ``gated``.
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        z_dim: int,
+        start: int,
+        layers: Sequence[Layer],
+        norm: Literal["feature", "channel", "none"] = "feature",
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        gated: bool = False,
+    ) -> None:
         super().__init__()
-        side = shape.height // 2 ** len(channels)
-        self.start = (channels[0], side, side)
-        self.dense = nn.Linear(z_dim, channels[0] * side * side)
-        self.dense_norm = nn.BatchNorm1d(channels[0] * side * side)
+        factor = 2 if gated else 1
+        side = shape.height >> sum(layer.resamples for layer in layers) + 1
+        self.start = (factor * start, side, side)
+        self.dense = nn.Linear(z_dim, factor * start * side * side)
+        self.dense_norm: nn.Module = nn.Identity()
+        if norm == "feature":
+            self.dense_norm = nn.BatchNorm1d(factor * start * side * side)
         glorot_init(self.dense)
-        layers: list[nn.Module] = []
-        for c_in, c_out in zip(channels, [*channels[1:], shape.channels], strict=True):
-            deconv = nn.ConvTranspose2d(c_in, c_out, 5, 2, 2, output_padding=1)
-            strided_init(deconv)
-            layers += [deconv, nn.BatchNorm2d(c_out), nn.ReLU()]
-        self.body = nn.Sequential(*layers[:-2], nn.Tanh())
+        self.start_norm = nn.BatchNorm2d(factor * start) if norm == "channel" else nn.Identity()
+        self.activation = activation()
+        body: list[nn.Module] = []
+        c_in = start
+        for channels, resamples in layers:
+            c_out = factor * channels
+            conv = upward(c_in, c_out) if resamples else same(c_in, c_out)
+            body += [conv, *([nn.BatchNorm2d(c_out)] if norm != "none" else []), activation()]
+            c_in = channels
+        self.body = nn.Sequential(*body, upward(c_in, shape.channels), nn.Tanh())
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        h = F.relu(self.dense_norm(self.dense(z)))
-        return self.body(h.view(-1, *self.start))  # type: ignore[no-any-return]
+        h = self.dense_norm(self.dense(z)).view(-1, *self.start)
+        return self.body(self.activation(self.start_norm(h)))  # type: ignore[no-any-return]
 
 
 class Discriminator(nn.Module):
-    """5x5 stride-2 convolutions with leaky ReLU, then a dense layer to one score."""
+    """5x5 stride-2 convolutions, or 3x3 ones, with an activation; then a dense layer to one score.
 
-    def __init__(self, shape: ImageShape, channels: list[int], slope: float, norm: Norm) -> None:
+    ``activation`` makes half the channels of what it is given, if ``gated``.
+    """
+
+    def __init__(
+        self,
+        shape: ImageShape,
+        layers: Sequence[Layer],
+        norm: Norm,
+        activation: nn.Module,
+        gated: bool = False,
+    ) -> None:
         super().__init__()
-        self.slope = slope
+        self.activation = activation
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         c_in = shape.channels
-        for i, c_out in enumerate(channels):
-            conv = nn.Conv2d(c_in, c_out, 5, 2, 2)
-            strided_init(conv)
-            self.convs.append(conv)
-            self.norms.append(maybe(norm, c_out, first=i == 0))
-            c_in = c_out
-        side = shape.height // 2 ** len(channels)
+        for i, (channels, resamples) in enumerate(layers):
+            c_out = 2 * channels if gated else channels
+            self.convs.append(downward(c_in, c_out) if resamples else same(c_in, c_out))
+            seen = channels if norm and norm.after_activation else c_out
+            self.norms.append(maybe(norm, seen, first=i == 0))
+            c_in = channels
+        side = shape.height >> sum(layer.resamples for layer in layers)
         self.dense = nn.Linear(c_in * side * side, 1)
         glorot_init(self.dense)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
-        leaky_relu = partial(F.leaky_relu, negative_slope=self.slope)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = activated(conv(x), norm, leaky_relu)
+            x = activated(conv(x), norm, self.activation)
         features = flat(x)
         return Verdict(self.dense(features).squeeze(1), features)
+
+
+def upward(c_in: int, c_out: int) -> nn.ConvTranspose2d:
+    """5x5 deconvolution to twice the side."""
+    conv = nn.ConvTranspose2d(c_in, c_out, 5, 2, 2, output_padding=1)
+    strided_init(conv)
+    return conv
+
+
+def downward(c_in: int, c_out: int) -> nn.Conv2d:
+    """5x5 convolution to half the side."""
+    conv = nn.Conv2d(c_in, c_out, 5, 2, 2)
+    strided_init(conv)
+    return conv
+
+
+def same(c_in: int, c_out: int) -> nn.Conv2d:
+    """3x3 convolution that keeps the side."""
+    conv = nn.Conv2d(c_in, c_out, 3, 1, 1)
+    strided_init(conv)
+    return conv

@@ -41,7 +41,14 @@ DATASETS = {
     "imagenet": "ImageNet",
     "lsun": "LSUN",
 }
-ARCHITECTURES = {"cnn": "CNN", "resnet": "ResNet", "dcgan": "DCGAN"}
+ARCHITECTURES = {
+    "cnn": "CNN",
+    "resnet": "ResNet",
+    "dcgan": "DCGAN",
+    "wgan": "WGAN's DCGAN",
+    "bedrooms": "Bedrooms",
+    "dcgan_family": "DCGAN family",
+}
 SCORES = {
     "is": "IS",
     "fid": "FID",
