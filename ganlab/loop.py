@@ -162,6 +162,7 @@ def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
     device = find_device(e.device)
     require_size(e)
     require_usable(e.optimizer, device)
+    require_usable(e.optimizer_of_d, device, "d_optimizer")
     set_precision(e.precision, device, e.deterministic)
     if device.type == "cpu":
         keep_memory()

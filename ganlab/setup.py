@@ -44,9 +44,8 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
         if ranks.current().size > 1 and e.sync_bn:
             synchronize(generator)
             synchronize(discriminator)
-        g_optimizer, d_optimizer = (
-            quick(e.optimizer(net.parameters()), device) for net in (generator, discriminator)
-        )
+        g_optimizer = quick(e.optimizer(generator.parameters()), device)
+        d_optimizer = quick(e.optimizer_of_d(discriminator.parameters()), device)
     except (TypeError, ValueError) as error:
         where, _, what = str(error).partition(": ")
         raise ConfigError(where if what else "optimizer", what or where) from error
