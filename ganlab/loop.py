@@ -169,6 +169,7 @@ def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
     if e.threads:
         torch.set_num_threads(e.threads)
     images = shared.images(e)
+    shared.held_out(e)
     if e.architecture.conditional and images.labels is None:
         raise ConfigError("dataset", *NO_LABELS.format(f"{images.name} {images.split}").split("; "))
     if e.architecture.conditional and len(images.classes) < 2:

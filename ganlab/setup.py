@@ -82,6 +82,18 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0) -> Gam
     )
 
 
+def doubts(game: Game) -> list[str]:
+    """What a run should be warned of at its start: allowed, and hardly meant."""
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in game.discriminator.modules()):
+        return []
+    return [
+        f"normalization.{name}: the penalty is of each sample by itself, and batch norm in D couples them; "
+        "use normalization=ln in its place (arXiv:1704.00028, section 4)"
+        for name, stabiliser in game.stabilisers.items()
+        if stabiliser.per_sample
+    ]
+
+
 def passes_together(e: Experiment, d: nn.Module) -> bool:
     """Whether D's verdict on an image does not depend on which pass and batch the image is in."""
     couples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in d.modules())

@@ -110,7 +110,7 @@ class _Check:
     def arguments_of(self, given: Any, wanted: Any, node: dict[str, Any], where: str) -> list[Mistake]:
         """Mistakes of a mapping that holds arguments of another argument of ``node``; see ``Arguments``."""
         marks = get_args(wanted)[1:] if get_origin(wanted) is Annotated else ()
-        other = next((node.get(mark.of) for mark in marks if isinstance(mark, Arguments)), None)
+        other: Any = next((node.get(mark.of) for mark in marks if isinstance(mark, Arguments)), None)
         if not is_node(other) or not isinstance(given, dict):
             return []
         if is_node(given):
@@ -232,7 +232,7 @@ def _out_of_range(value: Any, bounds: Range, where: str) -> Iterator[Mistake]:
 
 
 def all_keys(tree: Any, where: str = "") -> Iterator[str]:
-    """Every dotted key that a tree may have: arguments of its nodes' classes, and keys of mappings that hold some."""
+    """Every dotted key that a tree may have: arguments of its nodes' classes, keys of mappings of nodes."""
     if not isinstance(tree, dict):
         return
     names: Iterable[str] = map(str, tree)

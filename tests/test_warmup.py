@@ -94,7 +94,7 @@ def test_d_and_g_are_updated_as_often_as_said(tiny: Make, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["sn", "gp"])
 def test_warm_updates_among_recorded_ones(name: str, tiny: Make) -> None:
-    """A recorded update has its number of D updates: those that warm up run by themselves, before and after."""
+    """A recorded update has its number of D updates; those that warm up run eagerly, before and after."""
 
     def fresh() -> Experiment:
         more: dict[str, Any] = {"normalization": {"gp": GradientPenalty()}, "loss": Wasserstein()}
