@@ -61,14 +61,16 @@ def show(planned: Plan, places: Places = ALONE) -> None:
         images = scored_images(e)
         scored = images * cost.score if cost.score is not None else 0.0
         unscored |= cost.score is None and images > 0
-        training, scoring = training + job.steps * cost.update, scoring + scored
+        warming = e.extra_d_steps(job.steps) / (e.d_steps + 1)  # in usual updates, G's taken for one of D's
+        seconds = (job.steps + warming) * cost.update
+        training, scoring = training + seconds, scoring + scored
         rows.append(
             {
                 "cell": job.name,
                 "updates": f"{job.steps:,}",
                 "d_steps": e.d_steps,
                 "s / 100 updates": f"{100 * cost.update:.3g}",
-                "training": told(job.steps * cost.update),
+                "training": told(seconds),
                 "scoring": told(scored) if cost.score is not None else "?",
             }
         )

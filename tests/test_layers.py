@@ -21,7 +21,7 @@ FLOORS = [
         "optimizers game step state_tree manifest checkpoint run_folder metrics_file signals log "
         "reference fakes "
         "feature_pass by_class scores evaluate samples facts identity record sizes setup resume feed engine "
-        "first_rank run_record observer shared run loop lanes rank_session",
+        "first_rank run_record validation observer shared run loop lanes rank_session",
         "targets tree building config_files overrides composition config tools datasets trial report "
         "analysis recipes explain stores doctor words failing watch jobs scaling random_set grid planned "
         "ledger launch sweep work runner cost status check bench help launched commands cli pack __main__",

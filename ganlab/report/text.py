@@ -24,6 +24,8 @@ METHODS = {
     "orthonormal": "Orthonormal",
     "sn": "SN",
     "gp": "GP",
+    "r1": "R1",
+    "r2": "R2",
     "fn": "FN",
     "in": "IN",
     "snr": "SN regularisation",
