@@ -224,7 +224,7 @@ def make_pairs(
 
 
 def make_crossing(root: Path, down: list[str], across: list[str], **cells: dict[str, Any]) -> None:
-    """A grid of two axes, ``pair`` and ``method``; ``cells``: changes by ``pair_method``, or {} for no run."""
+    """A grid of two axes, ``pair`` and ``method``; ``cells``: changes by ``pair_method``, {} for no run."""
     listed = []
     nets = {"dcgan": ("bn", "C"), "lsgan": ("none", "C"), "wgan": ("wc", "A"), "wgan-gp": ("wgan-gp", "A")}
     for pair in down:

@@ -59,7 +59,7 @@ def test_the_sign_test_is_exact() -> None:
 def test_deciles_lie_between_the_scores_found() -> None:
     assert pairs.deciles([float(v) for v in range(11)]) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert pairs.deciles([2.0]) == []
-    assert pairs.deciles([1.23456] * 4) == [1.23]
+    assert pairs.deciles([1.23456] * 4) == [1.235]
 
 
 def test_failures_count_and_what_is_not_over_waits(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from ganlab.report import (
     sidebyside,
     tables,
     text,
+    whole,
 )
 from ganlab.report.cells import Key, Section
 from ganlab.report.collect import Run
@@ -117,7 +118,8 @@ def _parts(section: Section) -> list[tuple[str, list[Table]]]:
     orders = [t for k in lead for t in ranking.tables(section, k, _reduced(section))]
     chance = [t for k in lead if (t := noise.table(section, k)) is not None]
     protocols = [t for t in [rescored.table(section)] if t is not None]
-    named = [("Order and robustness", orders), ("Seed noise", chance), ("Protocols apart", protocols)]
+    named = [("Published tables, whole", whole.tables(section))]
+    named += [("Order and robustness", orders), ("Seed noise", chance), ("Protocols apart", protocols)]
     return [(heading, found) for heading, found in named if found]
 
 

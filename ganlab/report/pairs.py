@@ -70,11 +70,11 @@ def sign_test(first: int, second: int) -> float:
 
 
 def deciles(scores: Sequence[float]) -> list[float]:
-    """The nine deciles of the scores, to three digits, each once; nothing of fewer than two scores."""
+    """The nine deciles of the scores, to four digits, each once; nothing of fewer than two scores."""
     if len(scores) < 2:
         return []
     found = statistics.quantiles(scores, n=10, method="inclusive")
-    return sorted({float(f"{value:.3g}") for value in found})
+    return sorted({float(f"{value:.4g}") for value in found})
 
 
 @dataclass(frozen=True)
