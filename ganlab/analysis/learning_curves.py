@@ -1,4 +1,4 @@
-"""A score over updates or time: SNGAN's Figures 5 and 13 (arXiv:1802.05957), WGAN-GP's 3 (arXiv:1704.00028)."""
+"""A score over updates or time: SNGAN's Figures 5, 13 (arXiv:1802.05957), WGAN-GP's 3 (arXiv:1704.00028)."""
 
 from __future__ import annotations
 
