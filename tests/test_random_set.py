@@ -180,3 +180,51 @@ def test_grid_json_says_what_was_drawn(place: Path) -> None:
         set(c["chosen"]) == {"architecture.slope", "architecture.z_dim", "d_norm"} for c in record["cells"]
     )
     assert record["cells"][0]["chosen"] != record["cells"][2]["chosen"]
+
+
+def test_a_random_grid_runs_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two members by two methods, two updates each, in one process; the same command again does nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
+    small = [
+        "dataset=digits",
+        "dataset.resolution=32",
+        "batch_size=4",
+        "steps=2",
+        "eval_every=0",
+        "log_every=1",
+    ]
+    scored = [
+        "metric.extractor=cifar",
+        "metric.protocol=smoke",
+        "metric.progress=null",
+        "threads=1",
+        "device=cpu",
+    ]
+    words = [
+        "grid=wgan_gp_random_architectures",
+        "n=2",
+        "scale=1,0.03",
+        "per_gpu=4",
+        "out=o",
+        *small,
+        *scored,
+    ]
+    assert cli.main(["sweep", *words]) == 0
+    names = ["a000-gan", "a000-wgan-gp", "a001-gan", "a001-wgan-gp"]
+    results = [json.loads((tmp_path / "o" / name / "result.json").read_text()) for name in names]
+    assert [(r["status"], r["step"], r["seed"]) for r in results] == [
+        ("finished", 2, i // 2) for i in range(4)
+    ]
+    assert cli.main(["sweep", *words]) == 0
+    assert "4 are done" in capfd.readouterr().err
+    assert cli.main(["report", "o", "out=r", "thresholds=0.5,99"]) == 0
+    said = capfd.readouterr().out.splitlines()
+    counted = said[said.index("Successes over thresholds (ours: 2 pairs)") + 2 :][:2]
+    assert [line.split() for line in counted] == [
+        ["0.5", "0", "(0%)", "0", "(0%)", "2", "(100%)", "0", "(0%)"],
+        ["99", "0", "(0%)", "0", "(0%)", "0", "(0%)", "2", "(100%)"],
+    ]
+    assert len((tmp_path / "r" / "pairs.csv").read_text().splitlines()) == 5
