@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ganlab import cli, grid, random_set, runner
+from ganlab import cli, cost, grid, random_set, runner
 from ganlab.errors import ConfigError
 
 FILE = """
@@ -180,6 +180,25 @@ def test_grid_json_says_what_was_drawn(place: Path) -> None:
         set(c["chosen"]) == {"architecture.slope", "architecture.z_dim", "d_norm"} for c in record["cells"]
     )
     assert record["cells"][0]["chosen"] != record["cells"][2]["chosen"]
+
+
+def test_dry_run_times_some_kinds_and_takes_the_rest_for_their_mean(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every cell of a random set is a kind of its own. By hand: 1 and 3 s an update make a third cell 2 s."""
+    seconds = iter([1.0, 3.0])
+    monkeypatch.setattr(cost, "MOST_KINDS", 2)
+    monkeypatch.setattr(cost, "measure", lambda *_: cost.Cost(next(seconds), 0.5))
+    words = ["grid=nets", "method=gan", "dry_run=true", "setting=C", "device=cpu", "metric.extractor=cifar"]
+    assert cli.main(["sweep", "--config-dir", "conf", *words]) == 0
+    said = capsys.readouterr()
+    assert [line.split()[3] for line in said.out.splitlines() if line.startswith("a00")] == [
+        "100",
+        "300",
+        "~200",
+    ]
+    assert "~: 1 cells taken for the mean of the 2 kinds that were measured, by d_steps" in said.out
+    assert said.err.count("measuring") == 2
 
 
 def test_a_random_grid_runs_and_is_counted(
