@@ -129,7 +129,8 @@ class Mnist(OriginalDataset):
         if missing := [f"{name}.gz" for name in FILES[split] if name not in files]:
             fix = "put it there" if len(missing) == 1 else "put them there"
             for other in FILES:
-                if other != split and any(True for _ in found.files([f"{n}.gz" for n in FILES[other]])):
+                names = [name + end for name in FILES[other] for end in ("", ".gz")]
+                if other != split and any(True for _ in found.files(names)):
                     fix += f", or set dataset.split={other}: its files are there"
             raise DataError(str(found.source.path), f"holds no {' and no '.join(missing)}", fix)
         images, labels = (
