@@ -188,6 +188,27 @@ def test_learning_curves_are_the_logs(made: Make, analysis_runs: Runs) -> None:
     assert len(rows) == 9
 
 
+def test_overfitting_is_the_log_of_runs_that_look(
+    made: Make, analysis_runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = made("overfitting", ["gp-held", "sn"])
+    log = [json.loads(x) for x in (analysis_runs["gp-held"] / "metrics.jsonl").read_text().splitlines()]
+    names = {
+        "train": "critic/negative_critic_loss_train",
+        "validation": "critic/negative_critic_loss_validation",
+    }
+    wanted = [{k: r[name] for k, name in names.items()} for r in log if r["kind"] == "train"]
+    assert [{k: float(row[k]) for k in names} for row in rows] == wanted
+    assert [int(row["step"]) for row in rows] == [1, 2, 3]
+    assert {row["curve"] for row in rows} == {"negative critic loss"}
+    for row in rows:
+        assert float(row["gap"]) == float(row["train"]) - float(row["validation"])
+    said = capsys.readouterr().out
+    assert "SN, " in said
+    assert "trained without validation=true" in said
+    assert [int(r["step"]) for r in made("overfitting", ["gp-held"], "since=2")] == [2, 3]
+
+
 def test_interpolations_begin_and_end_at_the_latents(made: Make, analysis_runs: Runs) -> None:
     rows = made("interpolations", ["sn"], "pairs=2", "columns=4")
     subject = opened(analysis_runs, "sn")
