@@ -31,8 +31,7 @@ BINS = 50  # points of a line at most
 
 def draw(section: Section, title: str, name: str) -> figures.Picture | None:
     """One panel per score and loss (times settings, where one panel would be a tangle); None without data."""
-    curves = {k for r in section.runs for k, c in r.curves.items() if len(c.steps) > 1}
-    rows = sorted((k for k in curves if k[0] == ESTIMATE or not k[0].startswith(OTHERS)), key=_order)
+    rows = drawn_rows(section.runs)
     if not rows:
         return None
     styles = figures.method_style(section.groups)
@@ -66,6 +65,12 @@ def draw(section: Section, title: str, name: str) -> figures.Picture | None:
         how = "" if apart else " Colour and marker: method; dashes: setting."
         caption = f"One line per run.{how} Losses are means over bins of updates."
         return figures.save(figure, name, f"{title}. {caption}", caption)
+
+
+def drawn_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What is drawn of the runs, (score or loss, protocol), in this order: scores first."""
+    curves = {k for r in runs for k, c in r.curves.items() if len(c.steps) > 1}
+    return sorted((k for k in curves if k[0] == ESTIMATE or not k[0].startswith(OTHERS)), key=_order)
 
 
 def _order(row: tuple[str, str]) -> tuple[bool, tuple[int, str], str]:
