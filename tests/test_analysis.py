@@ -32,7 +32,7 @@ EVERY = {
         "learning_curves",
         "nearest",
     ),
-    *("operator_norms", "samples", "scores", "singular_values", "spectral_norms", "speed"),
+    *("operator_norms", "overfitting", "samples", "scores", "singular_values", "spectral_norms", "speed"),
 }
 QUICK = [
     "n=12",
@@ -50,6 +50,7 @@ GIVEN = {  # which runs each analysis is tried on
     "d_steps": ["sn", "sn-s1", "wn", "wn-s1", "sn-d2", "wn-d2"],
     "feature_dim": ["sn", "sn-s1", "sn-f2"],
     "nearest": ["sn"],
+    "overfitting": ["gp-held", "sn"],
     "speed": ["sn"],
     "samples": ["sn", "wn", "none-A"],
     "learning_curves": ["sn", "sn-s1", "wn"],
@@ -129,7 +130,7 @@ def test_all_makes_what_fits_and_says_why_the_rest_does_not(
 ) -> None:
     words = [*QUICK, "checkpoint=last"]
     made = analysis.analyze([analysis_runs["sn"], analysis_runs["wn"]], "all", tmp_path, words)
-    not_made = {"d_steps", "feature_dim", "nearest", "speed"}
+    not_made = {"d_steps", "feature_dim", "nearest", "overfitting", "speed"}
     assert {p.stem for p in made} == EVERY - not_made
     said = capsys.readouterr().out.splitlines()
     reasons = {line.partition(":")[0]: line for line in said if ": not made: " in line}
@@ -137,6 +138,7 @@ def test_all_makes_what_fits_and_says_why_the_rest_does_not(
     assert "have one d_steps: 1" in reasons["d_steps"]
     assert "have one architecture.last_factor: 1" in reasons["feature_dim"]
     assert "at most 1 run, and was given 2" in reasons["nearest"]
+    assert "no run says anything of held-out images" in reasons["overfitting"]
 
 
 def fails(code: int, capfd: pytest.CaptureFixture[str], *words: str) -> str:

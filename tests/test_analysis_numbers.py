@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 import statistics
 from collections.abc import Callable
@@ -224,6 +225,26 @@ def test_lines_are_told_apart_by_their_optimizer() -> None:
     assert list(series._names(lines, alike).values()) == names
     two_of_one = {**used, ("bn", "D"): "Adam"}
     assert series._names({**lines, (bn, "D"): {}}, two_of_one)[bn, "D"] == "BN, setting D"
+
+
+def test_overfitting_is_the_log_of_runs_that_look(
+    made: Make, analysis_runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = made("overfitting", ["gp-held", "sn"])
+    log = [json.loads(x) for x in (analysis_runs["gp-held"] / "metrics.jsonl").read_text().splitlines()]
+    names = {
+        "train": "critic/negative_critic_loss_train",
+        "validation": "critic/negative_critic_loss_validation",
+    }
+    wanted = [{k: r[name] for k, name in names.items()} for r in log if r["kind"] == "train"]
+    assert [{k: float(row[k]) for k in names} for row in rows] == wanted
+    assert [int(row["step"]) for row in rows] == [1, 2, 3]
+    assert {row["curve"] for row in rows} == {"negative critic loss"}
+    for row in rows:
+        assert float(row["gap"]) == float(row["train"]) - float(row["validation"])
+    said = capsys.readouterr().out
+    assert re.search(r"^  SN.*: trained without validation=true$", said, re.MULTILINE)
+    assert [int(r["step"]) for r in made("overfitting", ["gp-held"], "since=2")] == [2, 3]
 
 
 def test_interpolations_begin_and_end_at_the_latents(made: Make, analysis_runs: Runs) -> None:

@@ -133,7 +133,10 @@ def data() -> str:
                     ("manifest=FILE", "with hash: another place for them"),
                     ("out=FILE", "with check: all that was found, as JSON"),
                     ("verify=true", "with info: read every prepared file and compare its checksum"),
-                    ("dataset.verify=false", "cifar10, stl10: admit a set of your own in their format"),
+                    (
+                        "dataset.verify=false",
+                        "cifar10, stl10, mnist: admit a set of your own in their format",
+                    ),
                 ]
             ),
             "",

@@ -16,6 +16,7 @@ from ganlab.report import text
 
 MAX_BYTES = 512 << 20
 MAX_CURVES = 160
+LOGGED = ("loss/", "critic/", "validation/")
 
 
 @dataclass
@@ -104,7 +105,7 @@ def _add(curves: Curves, step: int, row: dict[str, Any]) -> None:
             if not text.spread_of(k)
         }
     else:
-        named = {(k, ""): v for k, v in row.items() if k.startswith("loss/")}
+        named = {(k, ""): v for k, v in row.items() if k.startswith(LOGGED)}
     for (name, ident), value in named.items():
         key = (text.clean(name, 40), ident)
         if isinstance(value, (int, float)) and (key in curves or len(curves) < MAX_CURVES):

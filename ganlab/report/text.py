@@ -40,6 +40,7 @@ DATASETS = {
     "cifar10": "CIFAR-10",
     "stl10": "STL-10",
     "digits": "Digits",
+    "mnist": "MNIST",
     "imagenet": "ImageNet",
     "lsun": "LSUN",
 }
