@@ -71,7 +71,7 @@ def test_failures_count_and_what_is_not_over_waits(tmp_path: Path) -> None:
         tuple(FAILED if v is None else v for v in values) for values in BY_HAND.values()
     ]
     assert found.waiting == ["a006"]
-    assert found.ended == {"gan": 2, "wgan-gp": 1}
+    assert {k: n for k, n in found.ended.items() if n} == {("gan", "diverged"): 2, ("wgan-gp", "diverged"): 1}
     assert pairs.successes(found.pairs, 5.0) == (1, 2, 1, 2)
 
 
@@ -83,6 +83,16 @@ def test_a_run_without_the_score_or_still_running_leaves_its_pair_out(tmp_path: 
     found = study_of(tmp_path)
     assert [p.name for p in found.pairs] == ["a000"]
     assert (found.unscored, found.waiting) == (["a001"], ["a002"])
+
+
+def test_a_crash_counts_as_a_failure_and_is_told_apart(tmp_path: Path) -> None:
+    make_pairs(tmp_path, {"a000": (4.0, 6.0)}, dataset="imagenet")
+    path = tmp_path / "a000-gan" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "failed"}))
+    found = study_of(tmp_path)
+    assert found.pairs == [Pair("a000", FAILED, 6.0, found.pairs[0].chosen)]
+    notes = " ".join(successes.told(found).tables[0].notes)
+    assert "1 GAN failed; what failed (memory, disk) the sweep's command tries again." in notes
 
 
 def test_every_published_count_is_there() -> None:
@@ -115,7 +125,7 @@ def test_tables_2_and_5_stand_beside_ours(tmp_path: Path, capsys: pytest.Capture
         "only GAN",
         "only WGAN-GP",
         "The standard DCGAN scores 7.24 in the paper",
-        "2 of GAN, 1 of WGAN-GP",
+        "Without a score, below every threshold: 2 GAN diverged, 1 WGAN-GP diverged.",
         "6 of 9,216 drawn by seed 0",
         "147 (74%)",
     ):

@@ -81,8 +81,8 @@ def deciles(scores: Sequence[float]) -> list[float]:
 class Study:
     """The pairs of a grid. first, second: labels of ``axis``; score, protocol: what they are scored by.
 
-    ended: how many runs of either label diverged or failed; waiting: pairs with a run that is not over;
-    unscored: pairs with a finished run that has no such score.
+    ended: how many runs of a label diverged, and failed, by (label, status); waiting: pairs with a run that
+    is not over; unscored: pairs with a finished run that has no such score.
     """
 
     grid: Grid
@@ -93,7 +93,7 @@ class Study:
     protocol: dict[str, Any]
     protocol_id: str
     pairs: list[Pair]
-    ended: dict[str, int] = field(default_factory=dict)
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
     waiting: list[str] = field(default_factory=list)
     unscored: list[str] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
@@ -137,7 +137,7 @@ def _add(found: Study, name: str, both: tuple[Run | None, Run | None], chosen: M
         found.unscored.append(name)
         return
     for run, label in zip(there, (found.first, found.second), strict=True):
-        found.ended[label] = found.ended.get(label, 0) + (run.status != "finished")
+        found.ended[label, run.status] += run.status != "finished"
     found.runs.extend(there)
     found.pairs.append(Pair(name, first, second, chosen))
 

@@ -248,9 +248,11 @@ def _about(study: Study) -> list[str]:
             f"Random set: {drawn['n']} of {drawn['of']:,} drawn by seed {drawn['seed']}, each choice uniform "
             "and independent (an assumption: the paper says random), all different."
         )
-    fell = [f"{n} of {text.method_label(label)}" for label, n in study.ended.items() if n]
+    fell = [f"{n} {text.method_label(at[0])} {at[1]}" for at, n in sorted(study.ended.items()) if n]
     if fell:
-        lines.append(f"Runs that diverged or failed, which succeed at no threshold: {', '.join(fell)}.")
+        crashed = any(n and status == "failed" for (_, status), n in study.ended.items())
+        again = "; what failed (memory, disk) the sweep's command tries again" if crashed else ""
+        lines.append(f"Without a score, below every threshold: {', '.join(fell)}{again}.")
     for names, why in (
         (study.waiting, "are left out until both of their runs are over"),
         (study.unscored, f"are left out, for a run of theirs has no {study.score} under this protocol"),
