@@ -11,7 +11,7 @@ from ganlab.errors import ConfigError, Mistake
 from ganlab.packages import DRAWING, require
 from ganlab.schema import MOST
 from ganlab.spelling import suggest
-from ganlab.words import no_near_miss, one_run, own_keys, parse
+from ganlab.words import no_near_miss, numbers, one_run, own_keys, parse
 
 
 def say(text: str) -> int:
@@ -85,8 +85,8 @@ def sweep(rest: list[str]) -> int:
     from ganlab import grid, planned, runner
     from ganlab.config_files import groups, user_dirs
 
-    axes = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).axes()
-    keys = {*axes, *groups([]), *help.arguments("Experiment")}
+    known = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).words()
+    keys = {*known, *groups([]), *help.arguments("Experiment")}
     no_near_miss(
         [word for word in others if word.lstrip("+").partition("=")[0] not in keys], list(help.SWEEP)
     )
@@ -187,16 +187,17 @@ def report(rest: list[str]) -> int:
     words = parse(rest)
     if words.on("--help"):
         return say(help.report())
-    own, others = own_keys(words.overrides, {"out": (None, "")})
+    own, others = own_keys(words.overrides, help.REPORT)
     if others:
         key = others[0].partition("=")[0]
-        raise ConfigError(key, "is no option of report", suggest(key, ["out"]))
+        raise ConfigError(key, "is no option of report", suggest(key, list(help.REPORT)))
+    thresholds = numbers("thresholds", own["thresholds"])
     if not words.names:
         raise ConfigError("report", "wants run folders", "name some, or a folder that holds some")
     require(*DRAWING)
     from ganlab.report import report as write
 
-    print(write(words.names, own["out"]))
+    print(write(words.names, own["out"], thresholds))
     return 0
 
 

@@ -1,7 +1,8 @@
 """What a grid would cost: the updates counted, the seconds of one measured here, nothing trained.
 
-A few updates of each different kind of cell are timed on random images of the right shape, as a run would do
-them: by the engine that its config asks for. With ``per_gpu`` the cells are timed together too.
+A few updates of each different kind of cell (of the first 24 kinds) are timed on random images of the right
+shape, as a run would do them: by the engine that its config asks for. With ``per_gpu`` the cells are timed
+together too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ganlab.lanes import measure as together
 from ganlab.planned import ALONE, Places, Plan
 from ganlab.trial import Trial
 
+MOST_KINDS = 24  # that are timed; a random set has a kind for each of its cells
 TIMES, WARM = 3, 1  # updates timed, and those before them on a CPU
 ENOUGH = 2.0  # seconds of timing after which one timed update will do
 KIND = (
@@ -45,7 +47,8 @@ def show(planned: Plan, places: Places = ALONE) -> None:
     """Print the cells, their updates and hours, and the sum. Raises EnvError if the device is not there."""
     found: dict[str, Cost] = {}
     kinds: list[tuple[Experiment, float]] = []  # one of each, with the seconds of its update
-    rows, training, scoring, unscored = list[dict[str, Any]](), 0.0, 0.0, False
+    alike: dict[tuple[int, str], list[Cost]] = {}  # by D updates and device
+    rows, training, scoring, unscored, guessed = list[dict[str, Any]](), 0.0, 0.0, False, 0
     here = torch.device("cpu")
     for job in planned.jobs:
         e: Experiment = config.build(job.tree)
@@ -53,22 +56,27 @@ def show(planned: Plan, places: Places = ALONE) -> None:
         optimizer = (job.tree.get("optimizer") or {}).get("_target_")  # whatever its rates are
         kind = [*(job.tree.get(k) for k in KIND), optimizer, list(e.shape), str(here)]
         key = json.dumps(kind, default=str)
-        if key not in found:
+        known = key in found or len(found) < MOST_KINDS
+        if key not in found and known:
             say(f"measuring {job.name} on {device_name(here)}")
             found[key] = measure(e, here)
             kinds.append((e, found[key].update))
-        cost = found[key]
+            alike.setdefault((e.d_steps, str(here)), []).append(found[key])
+        cost = found[key] if known else _mean(alike.get((e.d_steps, str(here))) or list(found.values()))
+        guessed += not known
         images = scored_images(e)
         scored = images * cost.score if cost.score is not None else 0.0
         unscored |= cost.score is None and images > 0
-        training, scoring = training + job.steps * cost.update, scoring + scored
+        warming = e.extra_d_steps(job.steps) / (e.d_steps + 1)  # in usual updates, G's taken for one of D's
+        seconds = (job.steps + warming) * cost.update
+        training, scoring = training + seconds, scoring + scored
         rows.append(
             {
                 "cell": job.name,
                 "updates": f"{job.steps:,}",
                 "d_steps": e.d_steps,
-                "s / 100 updates": f"{100 * cost.update:.3g}",
-                "training": told(job.steps * cost.update),
+                "s / 100 updates": f"{'' if known else '~'}{100 * cost.update:.3g}",
+                "training": told(seconds),
                 "scoring": told(scored) if cost.score is not None else "?",
             }
         )
@@ -77,6 +85,10 @@ def show(planned: Plan, places: Places = ALONE) -> None:
     scale = "" if planned.scale.whole else f", {planned.scale}"
     total = f"about {told(training + scoring)} one after the other on {device_name(here)}"
     print(f"{len(rows)} cells, {updates:,} updates{scale}: {total}")
+    if guessed:
+        print(
+            f"~: {guessed} cells taken for the mean of the {len(found)} kinds that were measured, by d_steps"
+        )
     gain = 1.0
     if places.lanes != 1 and len(rows) > 1:
         lanes, gain = packing(kinds, here, places.lanes, len(rows))
@@ -89,6 +101,12 @@ def show(planned: Plan, places: Places = ALONE) -> None:
         print(f"jobs={places.slots}: {told((training / gain + scoring) / places.slots)} {slow}")
     if unscored:
         print("scoring is not in it: the extractor's weights are not here ('ganlab doctor' tells where)")
+
+
+def _mean(costs: Sequence[Cost]) -> Cost:
+    """What a cell of an unmeasured kind is taken for."""
+    scores = [cost.score for cost in costs if cost.score is not None]
+    return Cost(statistics.fmean(c.update for c in costs), statistics.fmean(scores) if scores else None)
 
 
 def packing(

@@ -92,6 +92,7 @@ class Engine:
     def _prepare(self, step: int) -> None:
         rng.seed_default(self.game.device, self.e.seed, "train", 0, step)
         self.feed.place(step)
+        self.game.d_steps = self.e.d_steps_of(step)
         factor = self.e.lr_factor(step)
         if factor != self.factor:
             set_rates(self.game, factor)
@@ -141,7 +142,10 @@ class Compiled(Engine):
 
 
 class Graphed(Engine):
-    """Updates recorded once and replayed. ``inner`` plays the first ones, and all if recording fails."""
+    """Updates recorded once and replayed.
+
+    ``inner`` plays the first ones, those that warm D up, and all if recording fails.
+    """
 
     def __init__(self, inner: Engine) -> None:
         super().__init__(inner.e, inner.game, inner.feed, inner.why)
@@ -157,7 +161,9 @@ class Graphed(Engine):
             super().update(step)
 
     def _play(self, step: int) -> None:
-        if self.graph is not None:
+        if self.game.d_steps != self.e.d_steps:  # a warm-up of D is not what is recorded
+            self.inner._play(step)
+        elif self.graph is not None:
             self.graph.replay()
         elif self.used != self.inner.used:
             self._warm_or_record(step)

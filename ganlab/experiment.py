@@ -7,9 +7,10 @@ schema: ``config.py`` checks a config against them before anything is built.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ganlab.data.base import Dataset
@@ -19,7 +20,7 @@ from ganlab.metrics.base import Measure
 from ganlab.metrics.protocol import OPTIONAL, Protocol
 from ganlab.nets.base import Architecture
 from ganlab.priors import Prior
-from ganlab.schema import MOST, Count, NonNegative, Range, Seed, Steps, Threads, Unit, checked
+from ganlab.schema import MOST, Arguments, Count, NonNegative, Range, Seed, Steps, Threads, Unit, checked
 from ganlab.types import Shape, Stabiliser
 
 NO_LABELS = (
@@ -66,11 +67,18 @@ class Experiment:
         loss: the adversarial loss of both players.
         prior: where z comes from.
         optimizer: called with parameters; one for each player.
+        d_optimizer: the optimizer's arguments that are others for D, as {lr: 4e-4, weight_decay: 1e-3}; null:
+            none.
         setting: name of the optimizer setting, A to F of SNGAN's Table 1, or your own.
         metric: how the run is scored.
         class_loss: the loss of D's auxiliary classifier, for architecture.head=ac; null: none.
         steps: generator updates in all.
         d_steps: discriminator updates before each generator update (n_dis, n_critic).
+        d_warmup_steps: so many instead, before generator updates that warm D up; 0: there are none. WGAN's
+            code has 100 (arXiv:1701.07875).
+        d_warmup_updates: the first so many generator updates do; WGAN's code: 25.
+        d_warmup_every: and every one whose number, counted from 0, is a multiple of this; WGAN's code: 500;
+            0: no others.
         batch_size: real, and generated, images per D update, of all ranks together.
         g_batch_size: generated images per G update; null: ``batch_size``.
         accumulate: micro batches that each update is made of, so that a large batch fits a small GPU; batch
@@ -106,6 +114,10 @@ class Experiment:
         save_every: steps between checkpoints; 0: only at evaluations that are the best so far, and the end.
         log_every: steps between log lines; 0: never.
         sample_every: steps between sample grids; 0: only at the end.
+        validation: at every log line D's loss on images that it was not trained on, beside that on training
+            images: of this split of the dataset; true: its test or validation split, or what ``limit`` left
+            out; null: none. Training is the same with it.
+        validation_n: how many images of each, the same ones every time.
         spectral_every: steps between records of the spectral norms of D's weights (exact SVD); 0: none.
         keep_checkpoints: how many of the newest checkpoints stay, besides the best one.
         keep_every: checkpoints at multiples of this step stay for good; 0: none.
@@ -129,10 +141,14 @@ class Experiment:
         prior: Prior,
         optimizer: Callable[..., Optimizer],
         metric: Scoring,
+        d_optimizer: Annotated[dict[str, Any] | None, Arguments("optimizer")] = None,
         class_loss: ClassLoss | None = None,
         setting: str = "custom",
         steps: Steps = 100_000,
         d_steps: Count = 1,
+        d_warmup_steps: Steps = 0,
+        d_warmup_updates: Steps = 0,
+        d_warmup_every: Steps = 0,
         batch_size: Annotated[int, Range(ge=2, le=MOST)] = 64,
         g_batch_size: Annotated[int, Range(ge=2, le=MOST)] | None = None,
         accumulate: Count = 1,
@@ -157,6 +173,8 @@ class Experiment:
         save_every: Steps = 0,
         log_every: Steps = 100,
         sample_every: Steps = 0,
+        validation: bool | str | None = None,
+        validation_n: Count = 1000,
         spectral_every: Steps = 0,
         keep_checkpoints: Annotated[int, Range(ge=2, le=MOST)] = 2,
         keep_every: Steps = 0,
@@ -169,7 +187,10 @@ class Experiment:
     ) -> None:
         self.dataset, self.architecture, self.loss, self.prior = dataset, architecture, loss, prior
         self.normalization, self.optimizer, self.metric = normalization, optimizer, metric
+        self.d_optimizer = d_optimizer or {}
         self.setting, self.steps, self.d_steps, self.seed = setting, steps, d_steps, seed
+        self.d_warmup_steps, self.d_warmup_updates = d_warmup_steps, d_warmup_updates
+        self.d_warmup_every, self.validation, self.validation_n = d_warmup_every, validation, validation_n
         self.batch_size, self.g_batch_size = batch_size, g_batch_size or batch_size
         self.class_loss, self.fake_labels = class_loss, fake_labels
         self.accumulate, self.order = accumulate, order
@@ -186,7 +207,7 @@ class Experiment:
         self.resume, self.resume_allow = resume, tuple(resume_allow or ())
         self.run_dir, self.data_memory_gb, self.threads = run_dir, data_memory_gb, threads
 
-        wrong = []
+        wrong = [*self._warmup_mistakes()]
         if not re.fullmatch(r"[\w.+ -]{1,64}", setting):
             wrong.append(
                 f"setting: {setting[:40]!r} is no name, and it names folders; use letters and digits"
@@ -237,6 +258,38 @@ class Experiment:
     def shape(self) -> Shape:
         """Shape of the samples: what the dataset gives and the architecture builds; see ``Dataset.shape``."""
         return self.dataset.shape
+
+    def optimizer_of_d(self, parameters: Iterable[Tensor]) -> Optimizer:
+        """D's optimiser."""
+        return self.optimizer(parameters, **self.d_optimizer)
+
+    def d_steps_of(self, step: int) -> int:
+        """D's updates before generator update number ``step``, counted from 0."""
+        every = self.d_warmup_every
+        warming = step < self.d_warmup_updates or (every and step % every == 0)
+        return self.d_warmup_steps if warming and self.d_warmup_steps else self.d_steps
+
+    def extra_d_steps(self, step: int) -> int:
+        """How many more than ``d_steps`` each D's warm-ups take in all generator updates before ``step``."""
+        if not self.d_warmup_steps:
+            return 0
+        first, every = min(step, self.d_warmup_updates), self.d_warmup_every
+        warming = first + (-(-step // every) - -(-first // every) if every else 0)
+        return warming * (self.d_warmup_steps - self.d_steps)
+
+    def _warmup_mistakes(self) -> Iterator[str]:
+        steps, when = self.d_warmup_steps, self.d_warmup_updates or self.d_warmup_every
+        if steps and not when:
+            what = f"{steps} updates of D, and no update of G that wants them"
+            yield f"d_warmup_steps: {what}; set d_warmup_updates=25 or d_warmup_every=500"
+        if when and not steps:
+            key = "d_warmup_updates" if self.d_warmup_updates else "d_warmup_every"
+            yield f"{key}: there is no warm-up with d_warmup_steps=0; set d_warmup_steps=100"
+        if steps and steps < self.d_steps:
+            yield f"d_warmup_steps: {steps} are fewer than d_steps={self.d_steps}; raise it"
+        if steps and self.joint_fakes:
+            what = f"images of all {steps} updates of a warm-up from one pass of G"
+            yield f"joint_fakes: {what} would be too many; set it to false, or d_warmup_steps=0"
 
     def lr_factor(self, step: int) -> float:
         """What the learning rates are multiplied by in the update number ``step``, counted from 0."""

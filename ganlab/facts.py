@@ -32,7 +32,7 @@ PARTS = (
 FREE = frozenset(
     {"run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"}
     | {"keep_checkpoints", "keep_every", "data_memory_gb", "steps", "spectral_every", "engine"}
-    | {"resume", "resume_allow"}
+    | {"resume", "resume_allow", "validation", "validation_n"}
 )
 # Keys that do not tell two runs apart: the same run on another device is still the same run.
 UNNAMED = frozenset(
@@ -47,6 +47,8 @@ UNNAMED = frozenset(
         "log_every",
         "save_every",
         "spectral_every",
+        "validation",
+        "validation_n",
         "keep_every",
         "resume",
         "resume_allow",

@@ -16,9 +16,9 @@ from ganlab.types import Batch
 class Feed:
     """Batches of real images by their place in the run, as float32 (B, C, H, W) in [-1, 1], channels last.
 
-    per_update: batches in an update. Of many ranks each gets its share of every micro batch. capturable: the
-    images lie on the device; then ``place`` writes the update's indices to one buffer and a batch is gathered
-    by them, all in memory that stays where it is.
+    per_update: batches in an update; one that warms D up has more (``Experiment.d_steps_of``). Of many ranks
+    each gets its share of every micro batch. capturable: the images lie on the device; then ``place`` writes
+    the update's indices to one buffer and a batch is gathered by them, all in memory that stays where it is.
     """
 
     def __init__(self, batches: Batches, e: Experiment, per_update: int) -> None:
@@ -32,15 +32,17 @@ class Feed:
         if team.size > 1:
             batches.share = self._shares
         if self.images is not None:
-            n = per_update * self.size
+            n = (per_update - e.d_steps + max(e.d_steps, e.d_warmup_steps)) * self.size
             self.index = torch.zeros(n, dtype=torch.int64, device=self.images.device)
 
     def place(self, step: int) -> None:
         """On the host: what follows are the batches of update number ``step``, counted from 0."""
-        n = self.per_update * self.e.batch_size
-        self.first, self.turn = step * n, 0
+        e = self.e
+        n = (self.per_update - e.d_steps + e.d_steps_of(step)) * e.batch_size
+        self.first, self.turn = (step * self.per_update + e.extra_d_steps(step)) * e.batch_size, 0
         if self.images is not None:
-            self.index.copy_(self._shares(self.batches.indices(self.first, n)), non_blocking=True)
+            shares = self._shares(self.batches.indices(self.first, n))
+            self.index[: len(shares)].copy_(shares, non_blocking=True)
 
     def _shares(self, rows: Tensor) -> Tensor:
         """This rank's of some whole batches."""

@@ -9,70 +9,110 @@
           method: {sn: normalization=sn, wgan-gp: [normalization=gp, loss=wasserstein]}
           setting: [A, B]                # a list: the axis is the key
           seed: [0]
+        random: {...}                    # members drawn at random, each with every cell (``random_set.py``)
+    pairs: {axis: method, ...}           # a report counts the pairs of cells along an axis (``Pairs``)
 
 A new grid is one file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ganlab.config_files import GRIDS, display, find, options_of, read
 from ganlab.errors import ConfigError, Mistake
+from ganlab.random_set import DRAW, LABEL, RandomSet
+from ganlab.random_set import overrides as _overrides
+from ganlab.random_set import read as _random
+from ganlab.scaling import Scale as Scale  # a grid's, for those who import this
+from ganlab.scaling import folder_name as folder_name
+from ganlab.scaling import parse_scale as parse_scale
+from ganlab.scaling import scaled as scaled
 from ganlab.spelling import suggest
 
 MOST = 1000  # cells
-SCALED = ("steps", "eval_every", "save_every", "log_every", "sample_every", "lr_decay_start")
-WIDTH = "architecture.width"
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_SILENT = ("device", "threads", "data_memory_gb", "keep_checkpoints")  # move no folder: they change no run
+COUNTS = ("successes", "wins")  # of pairs
 
 
-class Scale(NamedTuple):
-    """Fractions of a grid's updates and of its networks' width."""
-
-    updates: float = 1.0
-    width: float = 1.0
-
-    @property
-    def whole(self) -> bool:
-        return self == Scale()
-
-    def __str__(self) -> str:
-        return f"{self.updates:g} of the updates, {self.width:g} of the width"
+Axes = dict[str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid. ``axes``: axis -> label; ``overrides``: for ``ganlab train``, run_dir left out."""
+    """One run of a grid. ``axes``: axis -> label; ``overrides``: for ``ganlab train``, run_dir left out.
+
+    ``chosen``: of a random set's member, what was drawn for each key.
+    """
 
     name: str
     axes: dict[str, str]
     overrides: list[str]
+    chosen: dict[str, str] = field(default_factory=dict)
+
+
+class Block(NamedTuple):
+    """A product of axes (axis -> label -> overrides), with every member of a random set if there is one."""
+
+    overrides: list[str]
+    axes: Axes
+    random: RandomSet | None = None
+
+    @property
+    def size(self) -> int:
+        """How many cells it has."""
+        cells = math.prod(len(labels) for labels in self.axes.values())
+        return cells * (self.random.n if self.random else 1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which cells a report compares two by two: those that differ along ``axis`` alone, which has two labels.
+
+    count: ``successes`` of either over thresholds, or the ``wins`` of each. paper: whose counts are beside.
+    """
+
+    axis: str
+    count: str
+    paper: str = ""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid file as read: blocks of (overrides, axis -> label -> overrides)."""
+    """A grid file as read."""
 
     name: str
     title: str
-    blocks: list[tuple[list[str], dict[str, dict[str, list[str]]]]] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    pairs: Pairs | None = None
 
     def axes(self) -> dict[str, list[str]]:
         """Every axis with its labels, over all blocks."""
         found: dict[str, dict[str, None]] = {}
-        for _, axes in self.blocks:
-            for axis, values in axes.items():
+        for block in self.blocks:
+            for axis, values in block.axes.items():
                 found.setdefault(axis, {}).update(dict.fromkeys(values))
         return {axis: list(labels) for axis, labels in found.items()}
+
+    def words(self) -> list[str]:
+        """The keys that ``restrict`` knows: the axes, and ``n`` and ``seed`` of random sets."""
+        return [*self.axes(), *(["n", "seed"] if any(block.random for block in self.blocks) else [])]
+
+    def facts(self) -> dict[str, Any]:
+        """For ``grid.json``: the pairs that a report counts, and how a random set was drawn."""
+        sets = [block.random.record() for block in self.blocks if block.random]
+        pairs = {"pairs": asdict(self.pairs)} if self.pairs else {}
+        return {**pairs, **({"random": sets[0]} if sets else {})}
+
+    def marks(self) -> list[str]:
+        """What the folder's name must tell: that a random set was drawn by another seed than the file's."""
+        sets = [block.random for block in self.blocks if block.random]
+        return [f"seed{found.seed}" for found in sets[:1] if found.seed != found.own_seed]
 
 
 def load(name: str, dirs: Sequence[Path] = ()) -> Grid:
@@ -87,8 +127,9 @@ def load(name: str, dirs: Sequence[Path] = ()) -> Grid:
     content, _ = read(path)
     shown, wrong = display(path), list[Mistake]()
     for key in content:
-        if key not in ("title", "blocks"):
-            wrong.append(Mistake(f"{shown}: {key}", "is no key of a grid", suggest(key, ["title", "blocks"])))
+        if key not in ("title", "blocks", "pairs"):
+            fix = suggest(key, ["title", "blocks", "pairs"])
+            wrong.append(Mistake(f"{shown}: {key}", "is no key of a grid", fix))
     blocks = content.get("blocks")
     if not isinstance(content.get("title"), str):
         wrong.append(Mistake(f"{shown}: title", "is missing", "write title: what the grid is"))
@@ -102,20 +143,37 @@ def load(name: str, dirs: Sequence[Path] = ()) -> Grid:
             grid.blocks.append(_block(block, where))
         except ConfigError as error:
             wrong += error.mistakes
+    pairs = None
+    if "pairs" in content and not wrong:
+        try:
+            pairs = _pairs(content["pairs"], grid.axes(), f"{shown}: pairs")
+        except ConfigError as error:
+            wrong += error.mistakes
     if wrong:
         raise ConfigError(wrong)
-    return grid
+    return replace(grid, pairs=pairs)
 
 
-def _block(block: Any, where: str) -> tuple[list[str], dict[str, dict[str, list[str]]]]:
+def _pairs(given: Any, axes: Mapping[str, list[str]], where: str) -> Pairs:
+    if not isinstance(given, dict) or not {"axis", "count"} <= {*given} <= {"axis", "count", "paper"}:
+        raise ConfigError(where, "is no axis, count and paper", "write {axis: method, count: successes}")
+    found = Pairs(str(given["axis"]), str(given["count"]), str(given.get("paper", "")))
+    if len(axes.get(found.axis, [])) != 2:
+        raise ConfigError(f"{where}.axis", f"{found.axis!r} has not two labels", "name an axis that has two")
+    if found.count not in COUNTS:
+        raise ConfigError(f"{where}.count", f"there is no {found.count!r}", suggest(found.count, COUNTS))
+    return found
+
+
+def _block(block: Any, where: str) -> Block:
     if not isinstance(block, dict):
         raise ConfigError(where, "is no mapping", "write overrides: [...] and axes: {...}")
     wrong = [
-        Mistake(f"{where}.{key}", "is no key of a block", suggest(str(key), ["overrides", "axes"]))
+        Mistake(f"{where}.{key}", "is no key of a block", suggest(str(key), Block._fields))
         for key in block
-        if key not in ("overrides", "axes")
+        if key not in Block._fields
     ]
-    axes: dict[str, dict[str, list[str]]] = {}
+    axes: Axes = {}
     given = block.get("axes", {})
     if not isinstance(given, dict):
         wrong.append(Mistake(f"{where}.axes", "is no mapping", "write axes: {setting: [A, B]}"))
@@ -130,9 +188,12 @@ def _block(block: Any, where: str) -> tuple[list[str], dict[str, dict[str, list[
         overrides = _overrides(block.get("overrides", []), f"{where}.overrides")
     except ConfigError as error:
         wrong += error.mistakes
+    random = None
+    if "random" in block and not wrong:
+        random = _random(block["random"], axes, f"{where}.random")
     if wrong:
         raise ConfigError(wrong)
-    return overrides, axes
+    return Block(overrides, axes, random)
 
 
 def _axis(axis: str, values: Any, where: str) -> dict[str, list[str]]:
@@ -146,7 +207,7 @@ def _axis(axis: str, values: Any, where: str) -> dict[str, list[str]]:
     else:
         raise ConfigError(where, "is neither a list of values nor labels with overrides", "write [A, B]")
     for label in found:
-        if not _LABEL.fullmatch(label):
+        if not LABEL.fullmatch(label):
             raise ConfigError(where, f"{label!r} can't name a folder", "use letters, digits, . _ + -")
     return found
 
@@ -158,15 +219,6 @@ def _label(axis: str, value: Any) -> str:
     return f"{'s' if axis == 'seed' else axis.rpartition('.')[2]}{value}"
 
 
-def _overrides(given: Any, where: str) -> list[str]:
-    words = [given] if isinstance(given, str) else given
-    if not isinstance(words, list) or not all(isinstance(w, str) and "=" in w for w in words):
-        raise ConfigError(where, "is no list of key=value overrides", "write [key=value, ...]")
-    if any(w.lstrip("+").startswith("run_dir=") for w in words):
-        raise ConfigError(where, "sets run_dir", "leave it out: a grid's cells have folders of their own")
-    return list(words)
-
-
 def restrict(grid: Grid, words: Sequence[str]) -> tuple[Grid, list[str]]:
     """The grid with ``axis=a,b`` words applied, and the other words.
 
@@ -174,37 +226,41 @@ def restrict(grid: Grid, words: Sequence[str]) -> tuple[Grid, list[str]]:
     block without the axis stays. Raises ConfigError.
     """
     known, rest, wrong = grid.axes(), list[str](), list[Mistake]()
-    blocks = [(overrides, dict(axes)) for overrides, axes in grid.blocks]
+    blocks = [block._replace(axes=dict(block.axes)) for block in grid.blocks]
+    sets = any(block.random for block in blocks)
     for word in words:
         axis, equals, text = word.partition("=")
-        if axis not in known or not equals:
-            rest.append(word)
-            continue
-        asked = [v for v in text.strip("[]").split(",") if v]
-        if not asked:
-            wrong.append(Mistake(axis, "has no value", f"write {axis}={','.join(known[axis])}"))
-            continue
-        if all(axis not in axes or _is_list(axis, axes[axis]) for _, axes in blocks):
-            labels = {_label(axis, value): [f"{axis}={value}"] for value in asked}
-            blocks = [(o, {**axes, axis: labels} if axis in axes else axes) for o, axes in blocks]
-            continue
-        if missing := [label for label in asked if label not in known[axis]]:
-            wrong += [
-                Mistake(axis, f"there is no {label!r}", suggest(label, known[axis])) for label in missing
-            ]
-            continue
-        kept = []
-        for overrides, axes in blocks:
-            if axis in axes:
-                some = {label: v for label, v in axes[axis].items() if label in asked}
-                if not some:
-                    continue
-                axes[axis] = some
-            kept.append((overrides, axes))
-        blocks = kept
+        try:
+            if equals and sets and axis in ("n", "seed"):
+                blocks = [b._replace(random=b.random and b.random.asked(axis, text)) for b in blocks]
+            elif equals and axis in known:
+                blocks = _restricted(blocks, axis, text, known[axis])
+            else:
+                rest.append(word)
+        except ConfigError as error:
+            wrong += error.mistakes
     if wrong:
         raise ConfigError(wrong)
-    return Grid(grid.name, grid.title, blocks), rest
+    return replace(grid, blocks=blocks), rest
+
+
+def _restricted(blocks: Sequence[Block], axis: str, text: str, known: Sequence[str]) -> list[Block]:
+    """The blocks with an axis cut down to some labels, or with new values. Raises ConfigError."""
+    asked = [v for v in text.strip("[]").split(",") if v]
+    if not asked:
+        raise ConfigError(axis, "has no value", f"write {axis}={','.join(known)}")
+    if all(axis not in block.axes or _is_list(axis, block.axes[axis]) for block in blocks):
+        labels = {_label(axis, value): [f"{axis}={value}"] for value in asked}
+        return [b._replace(axes={**b.axes, axis: labels}) if axis in b.axes else b for b in blocks]
+    if missing := [label for label in asked if label not in known]:
+        raise ConfigError(Mistake(axis, f"there is no {m!r}", suggest(m, known)) for m in missing)
+    kept = []
+    for block in blocks:
+        if axis not in block.axes:
+            kept.append(block)
+        elif some := {label: v for label, v in block.axes[axis].items() if label in asked}:
+            kept.append(block._replace(axes={**block.axes, axis: some}))
+    return kept
 
 
 def _is_list(axis: str, values: Mapping[str, list[str]]) -> bool:
@@ -217,7 +273,7 @@ def cells(grid: Grid, words: Sequence[str] = (), most: int = MOST) -> list[Cell]
 
     Raises ConfigError for doubled names, and for none or more than ``most``, before they are made.
     """
-    count = sum(math.prod(len(labels) for labels in axes.values()) for _, axes in grid.blocks)
+    count = sum(block.size for block in grid.blocks)
     if not 0 < count <= most:
         fix = f"at most {most}, at least one; choose part of an axis, or raise max_jobs="
         raise ConfigError(f"grid {grid.name}", f"has {count} cells", fix)
@@ -230,53 +286,14 @@ def cells(grid: Grid, words: Sequence[str] = (), most: int = MOST) -> list[Cell]
 
 
 def _cells(grid: Grid, words: Sequence[str]) -> Iterator[Cell]:
-    for overrides, axes in grid.blocks:
-        for labels in itertools.product(*axes.values()):
-            chosen = dict(zip(axes, labels, strict=True))
-            own = [word for axis, label in chosen.items() for word in axes[axis][label]]
-            name = "-".join(labels) or "run"
-            yield Cell(name, chosen, [*overrides, *own, *words])
-
-
-def scaled(tree: Mapping[str, Any], scale: Scale, words: Sequence[str]) -> dict[str, Any]:
-    """Key -> value of what brings a composed cell to ``scale``; keys that ``words`` set are left alone.
-
-    Raises ConfigError if the width is to change and the architecture has none.
-    """
-    mine = {w.lstrip("+~").partition("=")[0] for w in words}
-    found: dict[str, Any] = {}
-    for key in SCALED if scale.updates != 1 else ():
-        value = tree.get(key)
-        if isinstance(value, int) and value > 0 and key not in mine:
-            found[key] = max(1, round(value * scale.updates))
-    if scale.width != 1 and WIDTH not in mine:
-        width = (tree.get("architecture") or {}).get("width")
-        if not isinstance(width, int | float):
-            raise ConfigError("scale", "this architecture has no width", "scale=UPDATES alone")
-        found[WIDTH] = float(f"{width * scale.width:g}")
-    return found
-
-
-def parse_scale(text: str) -> Scale:
-    """``0.01`` or ``0.01,0.125``: updates, width. Raises ConfigError."""
-    parts = text.strip("[]").split(",")
-    try:
-        numbers = [float(p) for p in parts]
-        assert len(numbers) in (1, 2)
-        assert all(0 < n <= 1 for n in numbers)
-    except (ValueError, AssertionError):
-        fix = "write scale=UPDATES or scale=UPDATES,WIDTH, fractions such as scale=0.01,0.125"
-        raise ConfigError("scale", f"{text!r} is not one or two fractions", fix) from None
-    return Scale(*numbers)
-
-
-def folder_name(grid: str, scale: Scale, words: Sequence[str]) -> str:
-    """``NAME``, ``NAME-u0.01``, ``NAME-u0.01-w0.125``, and a hash of the other overrides, if any."""
-    parts = [grid]
-    if scale.updates != 1:
-        parts.append(f"u{scale.updates:g}")
-    if scale.width != 1:
-        parts.append(f"w{scale.width:g}")
-    if others := sorted(w.lstrip("+") for w in words if w.lstrip("+~").partition("=")[0] not in _SILENT):
-        parts.append(hashlib.sha256("\n".join(others).encode()).hexdigest()[:6])
-    return "-".join(parts)
+    for overrides, axes, random in grid.blocks:
+        for member in random.members() if random else [None]:
+            for labels in itertools.product(*axes.values()):
+                chosen = dict(zip(axes, labels, strict=True))
+                own = [word for axis, label in chosen.items() for word in axes[axis][label]]
+                if member is None:
+                    yield Cell("-".join(labels) or "run", chosen, [*overrides, *own, *words])
+                    continue
+                own += member.words(labels)
+                name, at = "-".join([member.label, *labels]), {DRAW: member.label, **chosen}
+                yield Cell(name, at, [*overrides, *own, *words], member.chosen)

@@ -71,9 +71,9 @@ class Log:
         return time.monotonic() - self._began
 
     def train(self, step: int, values: Mapping[str, float | None], it_per_s: float) -> None:
-        """A line of training: ``values`` by name (``loss/d``, ``loss/g``), G updates per second."""
+        """A line of training: ``values`` by name, people being told ``loss/``; G updates per second."""
         self._step, self._it_per_s = step, it_per_s
-        self._losses = _told(values)
+        self._losses = _told({k: v for k, v in values.items() if k.startswith("loss/")})
         times = {"it_per_s": it_per_s, "wall_s": round(self.wall_s, 3)}
         self._record({"step": step, "kind": "train", **values, **times})
         for name, value in {**values, "time/it_per_s": it_per_s}.items():

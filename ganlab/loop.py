@@ -162,12 +162,14 @@ def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
     device = find_device(e.device)
     require_size(e)
     require_usable(e.optimizer, device)
+    require_usable(e.optimizer_of_d, device, "d_optimizer")
     set_precision(e.precision, device, e.deterministic)
     if device.type == "cpu":
         keep_memory()
     if e.threads:
         torch.set_num_threads(e.threads)
     images = shared.images(e)
+    shared.held_out(e)
     if e.architecture.conditional and images.labels is None:
         raise ConfigError("dataset", *NO_LABELS.format(f"{images.name} {images.split}").split("; "))
     if e.architecture.conditional and len(images.classes) < 2:

@@ -30,6 +30,10 @@ class Loss(nn.Module):
         """G's loss (scalar) from D's verdict on generated images."""
         raise NotImplementedError
 
+    def curves(self, d: float, penalties: float) -> dict[str, float]:
+        """What papers plot, by name, from D's loss and the sum of the penalties beside it (means, floats)."""
+        return {}
+
 
 class Standard(Loss):
     """D: mean softplus(-D(x)) + mean softplus(D(G(z)));  G: mean softplus(-D(G(z))).
@@ -88,6 +92,11 @@ class Wasserstein(Loss):
 
     def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
         return -fake.score.mean()
+
+    def curves(self, d: float, penalties: float) -> dict[str, float]:
+        """The estimate of the distance, mean D(x) - mean D(G(z)), which falls as G learns; and the negative
+        critic loss, penalties in it, of WGAN-GP's Figure 5 (arXiv:1704.00028)."""
+        return {"critic/wasserstein_estimate": -d, "critic/negative_critic_loss": -(d + penalties)}
 
 
 class LeastSquares(Loss):

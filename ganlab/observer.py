@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from ganlab import ranks, samples, spectra
+from ganlab import ranks, samples, spectra, validation
 from ganlab.errors import EnvError
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
@@ -18,6 +18,7 @@ from ganlab.metrics.protocol import Protocol
 from ganlab.run_folder import RunFolder
 from ganlab.run_record import RunRecord
 from ganlab.scores import Scores
+from ganlab.validation import Validation
 
 SETTLED = 500  # updates before which equal images say nothing: a small G starts out grey
 
@@ -38,6 +39,7 @@ class Observer:
     ) -> None:
         self.folder, self.e, self.game, self.log, self.record = folder, e, game, log, record
         self.evaluators, self.poll = evaluators, poll
+        self.validation: Validation | None = None
         self._pictures_failed = False  # told once
         self.alike = False  # all images of a grid were the same; told once
         device = record.device
@@ -66,6 +68,14 @@ class Observer:
         self.log.scores(scores.step, scores.values, scores.protocol_id, kind, scores.own_ids)
         share = self.record.eval_share
         self.log.say(f"scored in {scores.seconds:.1f} s; evaluation is {share:.1%} of the time so far")
+
+    def curves(self, means: Mapping[str, float]) -> dict[str, float | None]:
+        """What a log line holds: the losses' means, their names of the papers, and D's on held-out images."""
+        found: dict[str, float | None] = {f"loss/{name}": value for name, value in means.items()}
+        found |= validation.means(means, self.game)
+        if self.validation is not None:
+            found |= ranks.current().first_does(self.validation.look)
+        return found
 
     def samples(self, step: int) -> None:
         """What the run's fixed latents look like. A picture is not worth a run."""

@@ -33,7 +33,7 @@ def quick(optimizer: Optimizer, device: torch.device) -> Optimizer:
     return optimizer
 
 
-def require_usable(make: Callable[..., Optimizer], device: torch.device) -> None:
+def require_usable(make: Callable[..., Optimizer], device: torch.device, key: str = "optimizer") -> None:
     """Raise ConfigError for options that do not go together: some optimisers only say so when they step."""
     weight = nn.Parameter(torch.zeros(2, device=device))
     weight.grad = torch.zeros_like(weight)
@@ -41,7 +41,7 @@ def require_usable(make: Callable[..., Optimizer], device: torch.device) -> None
         quick(make([weight]), device).step()
     except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         what = f"refuses these options: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise ConfigError("optimizer", what, "leave them as they are by default") from error
+        raise ConfigError(key, what, "leave them as they are by default") from error
 
 
 def capturable(optimizer: Optimizer) -> bool:

@@ -17,8 +17,11 @@ from ganlab.schema import Count, NonNegative, Positive, checked
 from ganlab.types import Batch, Stabiliser
 
 
-def gradient_norms(d: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
-    """L2 norm (B,) of the gradient of each sample's score by its own x (B, ...); differentiable again."""
+def gradients(d: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
+    """The gradient of each sample's score by its own x (B, ...), as (B, N); differentiable again.
+
+    It is that of a sample alone only where D judges each by itself: batch norm couples them.
+    """
     if (
         torch.compiler.is_compiling()
     ):  # it refuses a double backward, and traces this; eagerly they cost the same
@@ -26,7 +29,13 @@ def gradient_norms(d: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
     else:
         x = x.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(d(x, y).score.sum(), x, create_graph=True)
-    norms: Tensor = gradient.flatten(1).norm(dim=1)
+    flat: Tensor = gradient.flatten(1)
+    return flat
+
+
+def gradient_norms(d: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
+    """L2 norms (B,) of ``gradients``; the norm's own gradient is 0 where the norm is."""
+    norms: Tensor = gradients(d, x, y).norm(dim=1)
     return norms
 
 
@@ -39,6 +48,7 @@ class GradientPenalty(Stabiliser):
     """
 
     has_penalty = True
+    per_sample = True
 
     @checked
     def __init__(
@@ -54,6 +64,37 @@ class GradientPenalty(Stabiliser):
         if self.sides == "one":
             excess = excess.clamp_min(0)
         return self.weight * excess.square().mean()
+
+
+class _ZeroCentered(Stabiliser):
+    has_penalty = True
+    per_sample = True
+
+    @checked
+    def __init__(self, gamma: NonNegative = 10.0) -> None:
+        self.gamma = gamma
+
+    def on(self, d: nn.Module, batch: Batch) -> Tensor:
+        return self.gamma / 2 * gradients(d, *batch).square().sum(1).mean()
+
+
+class R1(_ZeroCentered):
+    """(gamma / 2) * mean ||grad D(x)||^2 on real images; the gradient is of the raw score.
+
+    Source: Mescheder, Geiger & Nowozin 2018, arXiv:1801.04406; gamma 10 as in their experiments. With ``R2``
+    beside it, ``normalization=[r1,r2]``, R3GAN's (arXiv:2501.05441), whose gamma goes from 0.005 to 150 with
+    the data set.
+    """
+
+    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
+        return self.on(d, real)
+
+
+class R2(_ZeroCentered):
+    """(gamma / 2) * mean ||grad D(G(z))||^2: as ``R1``, on generated images."""
+
+    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
+        return self.on(d, fake)
 
 
 Scope = Literal["all", "convolutions"]

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +28,8 @@ Lanes = int | Literal["auto"]
 class Job:
     """A cell that was composed and found right.
 
-    overrides: all of ``ganlab train``'s words; config: a hash of what is trained; label: for tables.
+    overrides: all of ``ganlab train``'s words; config: a hash of what is trained; label: for tables;
+    chosen: of a random set's member, what was drawn for each key.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Job:
     tree: dict[str, Any]
     config: str = ""
     label: str = ""
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -71,22 +73,25 @@ def check_folder(folder: Path, saved: Mapping[str, Any], free: frozenset[str], k
 
 @dataclass(frozen=True)
 class Plan:
-    """A grid at a scale, in a folder."""
+    """A grid at a scale, in a folder. facts: what else ``grid.json`` says of it."""
 
     grid: str
     title: str
     scale: grids.Scale
     out: Path
     jobs: list[Job]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """``grid.json``: what reports and ``ganlab status`` read."""
         told = [
             {"name": j.name, "axes": j.axes, "overrides": j.overrides, "run": j.folder.name, "steps": j.steps}
+            | ({"chosen": dict(j.chosen)} if j.chosen else {})
             for j in self.jobs
         ]
         scale = {"updates": self.scale.updates, "width": self.scale.width}
-        return {"format": 1, "grid": self.grid, "title": self.title, "scale": scale, "cells": told}
+        head = {"format": 1, "grid": self.grid, "title": self.title, "scale": scale}
+        return {**head, **self.facts, "cells": told}
 
 
 class Places(NamedTuple):

@@ -11,7 +11,7 @@ import hashlib
 
 import torch
 
-STREAMS = ("train", "init", "order", "evaluate", "samples", "metric", "labels", "analysis")
+STREAMS = ("train", "init", "order", "evaluate", "samples", "metric", "labels", "analysis", "validation")
 
 
 def fold(seed: int, stream: str, *counters: int) -> int:

@@ -24,9 +24,10 @@ from ganlab.observer import Observer
 from ganlab.record import brief, entry, improves, memory_errors, runaway, told
 from ganlab.run_folder import Difference, RunFolder
 from ganlab.run_record import RunRecord
-from ganlab.setup import build_game, pack_game, shape_facts, slot_bytes, unpack_game
+from ganlab.setup import build_game, doubts, pack_game, shape_facts, slot_bytes, unpack_game
 from ganlab.shared import Shared
 from ganlab.signals import StopFlag
+from ganlab.validation import validating
 
 SAVE_TRIES = 3  # full-disk failures in a row before a run gives up
 
@@ -68,12 +69,13 @@ class Run:
             ranks.current().copied(pack_game(self.game)[0])
             self.record.identify(e, self.game, choices, images, self.step)
         self.log = first_rank.log(folder.path, e.steps, self.step, self.record.begun_s)
-        for text in heard.said:
+        for text in [*heard.said, *([] if self.step else doubts(self.game))]:
             self.log.warn(text)
         protocols = {e.metric.progress, e.metric.protocol}
         self.evaluators = {p: shared.evaluator(e, p, device) for p in protocols}
         seen = self.log, self.record, stop.poll, looks.of(images, e.seed)
         self.observer = Observer(folder, e, self.game, self.evaluators, *seen)
+        self.observer.validation = validating(e, self.game, images, shared.held_out(e))
 
     # ---- the loop ------------------------------------------------------------------------------------
 
@@ -152,7 +154,7 @@ class Run:
             p["train_s"] += time.perf_counter() - tick
             if means and e.log_every:
                 rate = (self.step - mark[0]) / max(p["train_s"] - mark[1], 1e-9)
-                self.log.train(self.step, {f"loss/{k}": v for k, v in means.items()}, rate)
+                self.log.train(self.step, self.observer.curves(means), rate)
                 mark = (self.step, p["train_s"])
             self._warn_of(runaway(means or {}))
             if last or any(map(self._due, (e.spectral_every, e.sample_every, e.eval_every, e.save_every))):

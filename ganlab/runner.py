@@ -23,6 +23,8 @@ from ganlab.overrides import quoted
 from ganlab.planned import ALONE, DEFAULT, MOST, Job, Places, Plan, Rules, check_folder, config_hash
 from ganlab.work import Work
 
+MANY = 100  # cells whose composing takes so long that it is told
+
 
 def plan(
     name: str,
@@ -36,9 +38,11 @@ def plan(
     from ganlab.config_files import user_dirs
 
     chosen, rest = grids.restrict(grids.load(name, user_dirs(config_dirs)), words)
-    place = Path(out) if out else Path("outputs") / grids.folder_name(name, scale, rest)
+    place = Path(out) if out else Path("outputs") / grids.folder_name(name, scale, rest, chosen.marks())
     found, wrong = list[Job](), dict[Mistake, list[str]]()
     cells = grids.cells(chosen, rest, most)
+    if len(cells) > MANY:
+        say(f"{len(cells)} cells: each is composed and checked before the first starts")
     for cell in cells:
         try:
             found.append(_job(cell, place, scale, rest, config_dirs))
@@ -46,8 +50,8 @@ def plan(
             for mistake in error.mistakes:
                 wrong.setdefault(mistake, []).append(cell.name)
     if wrong:
-        raise ConfigError(_told(wrong, len(cells), list(chosen.axes())))
-    return Plan(name, chosen.title, scale, place, found)
+        raise ConfigError(_told(wrong, len(cells), chosen.words()))
+    return Plan(name, chosen.title, scale, place, found, chosen.facts())
 
 
 def _told(wrong: Mapping[Mistake, list[str]], cells: int, axes: Sequence[str]) -> list[Mistake]:
@@ -83,7 +87,9 @@ def _job(
     less = [f"{key}={value}" for key, value in smaller.items()]
     overrides = [*cell.overrides, *less, f"run_dir={quoted(str(folder))}"]
     what = config_hash(composed.saved, FREE)
-    return Job(cell.name, cell.axes, overrides, folder, int(composed.tree["steps"]), composed.tree, what)
+    steps = int(composed.tree["steps"])
+    told = (cell.name, cell.axes, overrides, folder, steps, composed.tree, what)
+    return Job(*told, chosen=cell.chosen)
 
 
 def sweep(

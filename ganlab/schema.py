@@ -43,6 +43,13 @@ class Range:
         return " and ".join(f"{sign} {bound:g}" for sign, bound in signs if bound is not None)
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """Marks a mapping: its keys and values are arguments of the node that is the argument ``of``."""
+
+    of: str
+
+
 Positive = Annotated[float, Range(gt=0, lt=math.inf)]
 NonNegative = Annotated[float, Range(ge=0, lt=math.inf)]
 MOST = 1_000_000_000  # of anything counted: past all honest use, and far from what overflows

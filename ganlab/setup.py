@@ -46,9 +46,8 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0, shape:
         if ranks.current().size > 1 and e.sync_bn:
             synchronize(generator)
             synchronize(discriminator)
-        g_optimizer, d_optimizer = (
-            quick(e.optimizer(net.parameters()), device) for net in (generator, discriminator)
-        )
+        g_optimizer = quick(e.optimizer(generator.parameters()), device)
+        d_optimizer = quick(e.optimizer_of_d(discriminator.parameters()), device)
     except (TypeError, ValueError) as error:
         where, _, what = str(error).partition(": ")
         raise ConfigError(where if what else "optimizer", what or where) from error
@@ -101,6 +100,18 @@ def told_shape(e: Experiment, state: Mapping[str, Any]) -> Shape | None:
     if not 1 <= found.vocabulary <= most.vocabulary or found.length != most.length:
         raise ValueError(f"shape: {state['shape']} is not that of the config")
     return found
+
+
+def doubts(game: Game) -> list[str]:
+    """What a run should be warned of at its start: allowed, and hardly meant."""
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in game.discriminator.modules()):
+        return []
+    return [
+        f"normalization.{name}: the penalty is of each sample by itself, and batch norm in D couples them; "
+        "use normalization=ln in its place (arXiv:1704.00028, section 4)"
+        for name, stabiliser in game.stabilisers.items()
+        if stabiliser.per_sample
+    ]
 
 
 def passes_together(e: Experiment, d: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
 from ganlab.metrics.protocol import Protocol
 from ganlab.paths import cache_dir
+from ganlab.validation import split_of
 
 
 class Shared:
@@ -26,7 +27,7 @@ class Shared:
     def __init__(self, packed: bool = False) -> None:
         self.packed = packed
         self._parts: dict[str, Any] = {}
-        self._images: dict[int, ImageSet] = {}
+        self._images: dict[tuple[int, str], ImageSet] = {}
         self._evaluators: dict[tuple[Any, ...], Evaluator] = {}
 
     def adopt(self, e: Experiment, tree: Mapping[str, Any]) -> None:
@@ -39,10 +40,19 @@ class Shared:
 
     def images(self, e: Experiment) -> ImageSet:
         """The training images, loaded once for a dataset. Raises DataError or EnvError."""
+        return self._split(e, e.dataset.split)
+
+    def held_out(self, e: Experiment) -> ImageSet | None:
+        """The images of ``validation``, or None where it is off. Raises as ``images``, and ConfigError."""
+        split = split_of(e)
+        return None if split is None else self._split(e, split)
+
+    def _split(self, e: Experiment, split: str) -> ImageSet:
         self._parts.setdefault(f"dataset {id(e.dataset)}", e.dataset)
-        if id(e.dataset) not in self._images:
-            self._images[id(e.dataset)] = e.dataset.load()
-        return self._images[id(e.dataset)]
+        key = id(e.dataset), split
+        if key not in self._images:
+            self._images[key] = e.dataset.load(split=split)
+        return self._images[key]
 
     def evaluator(self, e: Experiment, protocol: Protocol, device: torch.device) -> Evaluator:
         """The evaluator of a run under ``protocol``; it reads nothing yet."""

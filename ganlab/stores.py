@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from ganlab.paths import PACKAGE, cache_dir
@@ -43,7 +44,11 @@ def datasets() -> Iterator[Finding]:
         remotes = [r for r in KNOWN if r.dataset == dataset]
         there = [r for r in remotes if r.place.is_file()]
         whole = [r for r in there if r.place.stat().st_size == r.size]
-        if whole:
+        if remotes[0].part and 0 < len(whole) < len(remotes):
+            names = ", ".join(r.file for r in remotes if r not in whole)
+            fix = f"'ganlab data prepare {dataset} split=all'"
+            yield Finding("datasets", dataset, "absent", f"not downloaded: {names}", fix)
+        elif whole:
             yield Finding("datasets", dataset, "ok", f"downloaded, {whole[0].place}")
         elif there:
             size = there[0].place.stat().st_size
@@ -51,6 +56,8 @@ def datasets() -> Iterator[Finding]:
             yield Finding("datasets", dataset, "absent", text, "remove it; it is downloaded again")
         else:
             r = remotes[0]
+            if r.part:
+                r = replace(r, file=f"{r.file} and the like", size=sum(other.size for other in remotes))
             text = f"not downloaded: {r.file}, {r.size / 1e6:,.0f} MB, sha256 {r.sha256}"
             fix = f"'ganlab data prepare {dataset}', or get {r.url} elsewhere and put it at {r.place}"
             yield Finding("datasets", dataset, "absent", text, fix)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from ganlab.errors import EnvError, Mistake
-from ganlab.schema import Range, describe, fits
+from ganlab.schema import Arguments, Range, describe, fits
 from ganlab.spelling import nearest
 from ganlab.targets import arguments, is_node, resolve, short
 
@@ -93,6 +93,7 @@ class _Check:
                 wrong += self.value(value, wanted[key], join(where, key))[0]
                 if found.__module__.startswith("torch.optim") and key in _OPTIMIZER:
                     wrong += _out_of_range(value, _OPTIMIZER[key], join(where, key))
+                wrong += self.arguments_of(value, wanted[key][0], node, join(where, key))
             else:
                 wrong.append(self.unknown(found, key, wanted, where))
         if not partial and found.__module__.startswith("torch."):
@@ -105,6 +106,17 @@ class _Check:
                 if n not in node and default is inspect.Parameter.empty
             ]
         return wrong, functools.partial(found) if partial else _StandIn(found)
+
+    def arguments_of(self, given: Any, wanted: Any, node: dict[str, Any], where: str) -> list[Mistake]:
+        """Mistakes of a mapping that holds arguments of another argument of ``node``; see ``Arguments``."""
+        marks = get_args(wanted)[1:] if get_origin(wanted) is Annotated else ()
+        other: Any = next((node.get(mark.of) for mark in marks if isinstance(mark, Arguments)), None)
+        if not is_node(other) or not isinstance(given, dict):
+            return []
+        if is_node(given):
+            return [Mistake(where, f"{short(given)} is a class, not arguments", "leave out its _target_")]
+        found, _ = self.node({**given, "_target_": other["_target_"], "_partial_": True}, where)
+        return [m for m in found if m.where != join(where, "_target_")]  # the other's own mistake
 
     def unknown(self, found: type, key: Any, wanted: Iterable[str], where: str) -> Mistake:
         key, names = str(key), list(wanted)
@@ -220,7 +232,7 @@ def _out_of_range(value: Any, bounds: Range, where: str) -> Iterator[Mistake]:
 
 
 def all_keys(tree: Any, where: str = "") -> Iterator[str]:
-    """Every dotted key that a tree may have: arguments of its nodes' classes, and keys of plain mappings."""
+    """Every dotted key that a tree may have: arguments of its nodes' classes, keys of mappings of nodes."""
     if not isinstance(tree, dict):
         return
     names: Iterable[str] = map(str, tree)
@@ -231,7 +243,9 @@ def all_keys(tree: Any, where: str = "") -> Iterator[str]:
             names = [n for n in names if n not in ("_target_", "_partial_")]
     for name in names:
         yield join(where, name)
-        yield from all_keys(tree.get(name), join(where, name))
+        below = tree.get(name)
+        if isinstance(below, dict) and (is_node(below) or any(map(is_node, below.values()))):
+            yield from all_keys(below, join(where, name))
 
 
 def _elsewhere(key: str, keys: Iterable[str], only_exact: bool = False) -> str | None:

@@ -29,7 +29,9 @@ class Trial:
         set_precision(e.precision, device, e.deterministic)
         if e.threads:
             torch.set_num_threads(e.threads)
-        self.e, self.device, self.step = e, device, 0
+        self.e, self.device = e, device
+        every = e.d_warmup_every  # the usual updates are timed: those after a warm-up of D
+        self.step = -(-e.d_warmup_updates // every) * every + 1 if every else e.d_warmup_updates
         if images is None:  # points and text are small: they are loaded
             images = random_images(e) if e.shape.kind == "images" else e.dataset.load()
         self.game = build_game(e, device, CLASSES, images.shape)

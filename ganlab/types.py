@@ -105,6 +105,7 @@ class Stabiliser:
 
     has_penalty = False
     normalizes_weights = False  # one such stabiliser a run
+    per_sample = False  # its penalty takes D's score of a sample for that sample's alone: no batch norm
     looks_at_passes = False  # D differs from pass to pass: real and generated images must not share one
     capturable = True  # its hooks read no value on the host, so that an update may be recorded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -95,6 +96,19 @@ def own_keys(words: Sequence[str], own: dict[str, tuple[Any, str]]) -> tuple[dic
     if wrong:
         raise ConfigError(wrong)
     return values, others
+
+
+def numbers(key: str, text: str | None) -> list[float]:
+    """``1,2.5`` as numbers; none if ``text`` is None. Raises ConfigError."""
+    found = []
+    for word in (text or "").strip("[]").split(",") if text is not None else ():
+        try:
+            found.append(float(word))
+        except ValueError:
+            found.append(math.nan)
+    if not all(map(math.isfinite, found)):
+        raise ConfigError(key, f"{text!r} is no list of numbers", f"write {key}=1,2.5,3")
+    return found
 
 
 def no_near_miss(others: Sequence[str], own: Sequence[str]) -> None:

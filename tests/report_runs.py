@@ -188,3 +188,51 @@ def make_grid(root: Path, **kwargs: Any) -> None:
                 score = 8.6 - 0.035 * value
                 run = {"fid": value, "inception": max(1.3, score), "status": status} | kwargs
                 make_run(root, method, setting, seed, samples=(m + s) % 11 != 10, **run)
+
+
+def make_pairs(
+    root: Path,
+    scores: dict[str, tuple[float | None, float | None]],
+    labels: tuple[str, str] = ("gan", "wgan-gp"),
+    axis: str = "method",
+    count: str = "successes",
+    suffix: str = "",
+    protocol: dict[str, Any] = TTUR,
+    missing: tuple[str, ...] = (),
+    **changes: Any,
+) -> None:
+    """A grid that compares two by two: member -> scores of its runs, None: diverged; ``missing``: no run."""
+    cells = []
+    nets = {"gan": ("bn", "C"), "wgan-gp": ("wgan-gp", "A")}
+    for number, (name, values) in enumerate(scores.items()):
+        chosen = {"architecture.g_depth": "4" if number % 2 else "12", "d_norm": "norm"}
+        for label, value in zip(labels, values, strict=True):
+            cell = f"{name}-{label}"
+            cells.append({"name": cell, "run": cell, "axes": {"draw": name, axis: label}, "chosen": chosen})
+            if cell in missing:
+                continue
+            method, setting = nets.get(label, ("wgan-gp", "A"))
+            found = {"status": "diverged"} if value is None else {"inception": value}
+            net = {"width": 0.25, "g_depth": chosen["architecture.g_depth"], "z_dim": 8 + number}
+            keys = {"architecture": net, "penalty": label}
+            own = {"folder": cell, "suffix": suffix, "protocol": protocol, "overrides": keys} | changes
+            make_run(root, method, setting, number, **(own | found))
+    pairs = {"axis": axis, "count": count, "paper": "wgan_gp"}
+    drawn = {"n": len(scores), "seed": 0, "of": 9216}
+    record = {"title": "Random architectures", "pairs": pairs, "random": drawn, "cells": cells}
+    (root / "grid.json").write_text(json.dumps(record))
+
+
+def make_crossing(root: Path, down: list[str], across: list[str], **cells: dict[str, Any]) -> None:
+    """A grid of two axes, ``pair`` and ``method``; ``cells``: changes by ``pair_method``, {} for no run."""
+    listed = []
+    nets = {"dcgan": ("bn", "C"), "lsgan": ("none", "C"), "wgan": ("wc", "A"), "wgan-gp": ("wgan-gp", "A")}
+    for pair in down:
+        for method in across:
+            name = f"{pair}-{method}"
+            listed.append({"name": name, "run": name, "axes": {"pair": pair, "method": method, "seed": "s0"}})
+            changes = cells.get(f"{pair}_{method.replace('-', '_')}", {"status": "finished"})
+            if changes:
+                own = {"folder": name, "overrides": {"architecture": {"width": 0.25, "pair": pair}}}
+                make_run(root, *nets[method], **(own | changes))
+    (root / "grid.json").write_text(json.dumps({"title": "Pairs of nets", "cells": listed}))

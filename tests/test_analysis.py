@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import analysis_runs as maker
 import pytest
@@ -14,8 +16,8 @@ import torch
 from PIL import Image
 
 from ganlab import analysis, cli
-from ganlab.analysis import subjects
-from ganlab.errors import ConfigError, GanlabError
+from ganlab.analysis import sheet, subjects
+from ganlab.errors import ConfigError, DataError, GanlabError
 from ganlab.schema import parameters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,7 +32,7 @@ EVERY = {
         "learning_curves",
         "nearest",
     ),
-    *("operator_norms", "samples", "scores", "singular_values", "spectral_norms", "speed"),
+    *("operator_norms", "overfitting", "samples", "scores", "singular_values", "spectral_norms", "speed"),
 }
 QUICK = [
     "n=12",
@@ -48,6 +50,7 @@ GIVEN = {  # which runs each analysis is tried on
     "d_steps": ["sn", "sn-s1", "wn", "wn-s1", "sn-d2", "wn-d2"],
     "feature_dim": ["sn", "sn-s1", "sn-f2"],
     "nearest": ["sn"],
+    "overfitting": ["gp-held", "sn"],
     "speed": ["sn"],
     "samples": ["sn", "wn", "none-A"],
     "learning_curves": ["sn", "sn-s1", "wn"],
@@ -127,7 +130,7 @@ def test_all_makes_what_fits_and_says_why_the_rest_does_not(
 ) -> None:
     words = [*QUICK, "checkpoint=last"]
     made = analysis.analyze([analysis_runs["sn"], analysis_runs["wn"]], "all", tmp_path, words)
-    not_made = {"d_steps", "feature_dim", "nearest", "speed"}
+    not_made = {"d_steps", "feature_dim", "nearest", "overfitting", "speed"}
     assert {p.stem for p in made} == EVERY - not_made
     said = capsys.readouterr().out.splitlines()
     reasons = {line.partition(":")[0]: line for line in said if ": not made: " in line}
@@ -135,6 +138,7 @@ def test_all_makes_what_fits_and_says_why_the_rest_does_not(
     assert "have one d_steps: 1" in reasons["d_steps"]
     assert "have one architecture.last_factor: 1" in reasons["feature_dim"]
     assert "at most 1 run, and was given 2" in reasons["nearest"]
+    assert "no run says anything of held-out images" in reasons["overfitting"]
 
 
 def fails(code: int, capfd: pytest.CaptureFixture[str], *words: str) -> str:
@@ -228,3 +232,59 @@ def test_help_lists_them_and_the_keys_of_one(capsys: pytest.CaptureFixture[str])
     assert "methods=none,sn,wn,wgan-gp" in out
     assert "rounds=5" in out
     assert cli.main(["analyze", "analysis=sped", "--help"]) == ConfigError.code
+
+
+def crossed(runs: Runs, root: Path, **changes: dict[str, object]) -> Path:
+    """Runs copied into a grid of the axes ``pair`` and ``method``, one cell of it never begun."""
+    cells = []
+    for name, source, axes in (
+        ("a-wn", "wn", {"pair": "a", "method": "wn"}),
+        ("a-sn", "sn", {"pair": "a", "method": "sn"}),
+        ("b-wn", "wn-s1", {"pair": "b", "method": "wn"}),
+        ("b-sn", "", {"pair": "b", "method": "sn"}),
+    ):
+        cells.append({"name": name, "run": name, "axes": {**axes, "seed": "s0"}})
+        if source:
+            run = Path(shutil.copytree(runs[source], root / name))
+            path = run / "result.json"
+            path.write_text(
+                json.dumps(json.loads(path.read_text()) | changes.get(name.replace("-", "_"), {}))
+            )
+    (root / "grid.json").write_text(json.dumps({"title": "Two pairs", "cells": cells}))
+    return root
+
+
+def test_samples_down_and_across_any_axis_or_key(
+    analysis_runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grid's own labels in its own order; a run that diverged and one that has no checkpoint say so."""
+    root = crossed(analysis_runs, tmp_path / "g", b_wn={"status": "diverged", "error": "step 2: d/loss"})
+    shutil.rmtree(root / "a-sn" / "checkpoints")
+    drawn = []
+
+    def note(title: str, rows: list[str], columns: list[str], cells: dict[Any, Any], note: str = "") -> bytes:
+        drawn.append(
+            (rows, columns, {place: (tile[0] is not None, *tile[1:]) for place, tile in cells.items()})
+        )
+        return real(title, rows, columns, cells, note)
+
+    real = sheet.png
+    monkeypatch.setattr(sheet, "png", note)
+    analysis.analyze([root], "samples", tmp_path / "o", ["side=2", "down=pair", "across=method"])
+    rows, columns, cells = drawn.pop()
+    assert (rows, columns) == (["a", "b"], ["WN", "SN"])
+    assert {place: (there, alarm) for place, (there, _, alarm) in cells.items()} == {
+        (0, 0): (True, False),
+        (0, 1): (False, False),
+        (1, 0): (True, True),
+        (1, 1): (False, False),
+    }
+    assert cells[0, 1][1] == "no checkpoint"
+    assert cells[1, 0][1].startswith("diverged · step 3")
+    assert cells[1, 1][1] == "not begun"
+    words = ["side=2", "down=optimizer", "across=seed"]
+    analysis.analyze([root], "samples", tmp_path / "o", words)
+    rows, columns, _ = drawn.pop()
+    assert (rows, columns) == (["Adam"], ["s0"])
+    with pytest.raises(DataError, match="no run has 'par'; the grid has pair, method, seed; or name a key"):
+        analysis.analyze([root], "samples", tmp_path / "o", ["down=par"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +17,16 @@ import torch
 from PIL import Image
 
 from ganlab import analysis, spectra
-from ganlab.analysis import nearest, speed, subjects
+from ganlab.analysis import nearest, series, speed, subjects
 from ganlab.analysis.subjects import as_bytes, generate
 from ganlab.config_files import user_dirs
 from ganlab.data.base import ImageSet
+from ganlab.errors import DataError
 from ganlab.extractors.base import Extractor
 from ganlab.fakes import evaluating
 from ganlab.layers import weighted_layers
 from ganlab.operator_norm import layer_norms
+from ganlab.report.cells import Group
 from ganlab.samples import interpolate
 from ganlab.types import Features
 from ganlab.weight_norms import WeightNorm
@@ -186,6 +190,61 @@ def test_learning_curves_are_the_logs(made: Make, analysis_runs: Runs) -> None:
     own = {int(float(r["step"])): float(r["value"]) for r in rows if (r["method"], r["seed"]) == ("sn", "1")}
     assert own == wanted
     assert len(rows) == 9
+
+
+@pytest.mark.parametrize("x", ["time", "both"])
+def test_learning_curves_over_the_training_s_own_time(made: Make, analysis_runs: Runs, x: str) -> None:
+    rows = made("learning_curves", ["sn", "sn-s1", "wn"], "score=fid_cifar", f"x={x}")
+    log = [json.loads(x) for x in (analysis_runs["sn-s1"] / "metrics.jsonl").read_text().splitlines()]
+    spent = [1 / r["it_per_s"] for r in log if r["kind"] == "train"]  # a line an update
+    own = [r for r in rows if (r["method"], r["seed"]) == ("sn", "1")]
+    assert [int(float(r["step"])) for r in own] == [1, 2, 3]
+    assert all(close(r["train_s"], sum(spent[: i + 1])) for i, r in enumerate(own))
+    walls = [r["wall_s"] for r in log if r["kind"] == "eval"]
+    assert float(own[-1]["train_s"]) < walls[-1]  # scoring is in that one
+
+
+def test_no_time_is_known_without_speeds(analysis_runs: Runs, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(analysis_runs["sn"], tmp_path / "run"))
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if '"train"' not in line))
+    with pytest.raises(
+        DataError, match="do not tell their speed, so no time is known; train with log_every=N"
+    ):
+        analysis.analyze([run], "learning_curves", tmp_path / "o", ["x=time"])
+
+
+def test_lines_are_told_apart_by_their_optimizer() -> None:
+    """WGAN-GP's Figure 3: two settings of one method, called by the optimizer where that tells all apart."""
+    gp, bn = Group("wgan-gp", ""), Group("bn", "")
+    lines: dict[series.Line, dict[float, series.Place]] = {(gp, "A"): {}, (gp, "wgan_tf"): {}, (bn, "C"): {}}
+    used = {("wgan-gp", "A"): "Adam", ("wgan-gp", "wgan_tf"): "RMSProp", ("bn", "C"): "Adam"}
+    assert list(series._names(lines, used).values()) == ["WGAN-GP (Adam)", "WGAN-GP (RMSProp)", "BN (Adam)"]
+    alike = dict.fromkeys(used, "Adam")
+    names = ["WGAN-GP, setting A", "WGAN-GP, setting wgan_tf", "BN, setting C"]
+    assert list(series._names(lines, alike).values()) == names
+    two_of_one = {**used, ("bn", "D"): "Adam"}
+    assert series._names({**lines, (bn, "D"): {}}, two_of_one)[bn, "D"] == "BN, setting D"
+
+
+def test_overfitting_is_the_log_of_runs_that_look(
+    made: Make, analysis_runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = made("overfitting", ["gp-held", "sn"])
+    log = [json.loads(x) for x in (analysis_runs["gp-held"] / "metrics.jsonl").read_text().splitlines()]
+    names = {
+        "train": "critic/negative_critic_loss_train",
+        "validation": "critic/negative_critic_loss_validation",
+    }
+    wanted = [{k: r[name] for k, name in names.items()} for r in log if r["kind"] == "train"]
+    assert [{k: float(row[k]) for k in names} for row in rows] == wanted
+    assert [int(row["step"]) for row in rows] == [1, 2, 3]
+    assert {row["curve"] for row in rows} == {"negative critic loss"}
+    for row in rows:
+        assert float(row["gap"]) == float(row["train"]) - float(row["validation"])
+    said = capsys.readouterr().out
+    assert re.search(r"^  SN.*: trained without validation=true$", said, re.MULTILINE)
+    assert [int(r["step"]) for r in made("overfitting", ["gp-held"], "since=2")] == [2, 3]
 
 
 def test_interpolations_begin_and_end_at_the_latents(made: Make, analysis_runs: Runs) -> None:

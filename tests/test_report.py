@@ -22,7 +22,7 @@ from ganlab.errors import DataError, EnvError
 from ganlab.metrics.protocol import Protocol
 from ganlab.report import cells, compare, mosaic, published, report, sheet, tables, text
 from ganlab.report.collect import Run, collect
-from ganlab.report.curves import BINS, _binned
+from ganlab.report.curves import BINS, _binned, drawn_rows
 from ganlab.report.history import Curve
 
 NASTY = "<script>alert(1)</script>=cmd|' /C calc'!A0\x1b[31mred\x1b[0m\u202e$x^2$ ](javascript:x) http://evil.example/"
@@ -490,6 +490,23 @@ def test_broken_metrics_lines_are_counted_and_skipped(tmp_path: Path) -> None:
     assert list(read.curves[("loss/d", "")].steps) == [1, 2]
     assert list(read.curves[("fid", "p")].values) == [5.0]
     assert ("is_std", "p") not in read.curves
+
+
+def test_a_critics_estimate_is_drawn_and_the_curves_of_held_out_images_are_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path, samples=False)
+    names = (
+        "loss/d",
+        "critic/wasserstein_estimate",
+        "critic/negative_critic_loss_validation",
+        "validation/d_train",
+    )
+    lines = [{"step": step, "kind": "train", **dict.fromkeys(names, 1.0 / step)} for step in (1, 2, 3)]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (read,) = collect([tmp_path])
+    assert all(list(read.curves[(name, "")].steps) == [1, 2, 3] for name in names)
+    drawn = [name for name, _ in drawn_rows([read])]
+    assert drawn[-2:] == ["critic/wasserstein_estimate", "loss/d"]
+    assert not {"critic/negative_critic_loss_validation", "validation/d_train"} & {*drawn}
 
 
 def test_long_curves_are_drawn_as_means() -> None:

@@ -140,7 +140,8 @@ def starts(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_grid_composes_and_scales(name: str) -> None:
-    planned = runner.plan(name, [], grid.Scale(0.01, 0.25), None)
+    words = ["n=2"] if "n" in grid.load(name).words() else []  # two members of a random set, not all
+    planned = runner.plan(name, words, grid.Scale(0.01, 0.25), None)
     assert len({job.folder for job in planned.jobs}) == len(planned.jobs) > 1
     assert all(job.steps < 10_000 for job in planned.jobs)
     assert planned.out == Path("outputs") / f"{name}-u0.01-w0.25"

@@ -41,8 +41,9 @@ class DSteps(Analysis):
             raise DataError("d_steps", what, "give runs of several, as grid=sngan_fig11 makes")
         lines = series.lines(runs, "d_steps", lambda s: {} if (v := at(s)) is None else {d_steps(s): v})
         title = f"D updates per G update: {subjects.common(runs)}"
-        words = (title, "D updates per G update", f"after {step:,} generator updates")
-        return series.finding(lines, "d_steps", words, score, protocol, ticks=True)
+        words = series.Words(title, f"after {step:,} generator updates")
+        axis = series.Axis("D updates per G update", lines, ticks=True)
+        return series.finding(lines, "d_steps", [axis], words, score, protocol)
 
 
 def d_steps(subject: Subject) -> int:

@@ -41,8 +41,9 @@ class FeatureDim(Analysis):
             raise DataError("feature_dim", what, "give runs of several, as grid=sngan_fig4 makes")
         lines = series.lines(runs, KEY, lambda s: {} if (v := at(s)) is None else {factor(s): v})
         title = f"Width of D's last convolution: {subjects.common(runs)}"
-        words = (title, "factor on the dimensions of D's last convolution", f"after {step:,} updates")
-        return series.finding(lines, "last_factor", words, score, protocol, ticks=True)
+        words = series.Words(title, f"after {step:,} updates")
+        axis = series.Axis("factor on the dimensions of D's last convolution", lines, ticks=True)
+        return series.finding(lines, "last_factor", [axis], words, score, protocol)
 
 
 def factor(subject: Subject) -> float:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from PIL import Image
-
 from ganlab.analysis import sheet, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject, as_bytes, generate
+from ganlab.report.mosaic import Tile
 from ganlab.samples import interpolate
 from ganlab.schema import Count, Range, Steps, checked
 
@@ -40,7 +39,7 @@ class Interpolations(Analysis):
         self.checkpoint, self.pairs, self.columns, self.seed = str(checkpoint), pairs, columns, seed
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        cells: dict[tuple[int, int], tuple[Image.Image, str]] = {}
+        cells: dict[tuple[int, int], Tile] = {}
         rows: list[Row] = []
         says = ["root mean square change of a pixel (range 2) per step on the way: mean, largest"]
         pairs = self.pairs or (6 if len(runs) == 1 else 2)
@@ -50,7 +49,7 @@ class Interpolations(Analysis):
             way = interpolate(z[:pairs], z[pairs:], self.columns)
             labels = None if y is None else y[:pairs].repeat_interleave(self.columns)
             x = generate(game, way, labels)
-            cells[i, 0] = (sheet.block(as_bytes(x), self.columns), f"step {step:,}")
+            cells[i, 0] = Tile(sheet.block(as_bytes(x), self.columns), f"step {step:,}")
             path = x.reshape(pairs, self.columns, -1)
             changes = path.diff(dim=1).square().mean(2).sqrt()
             says.append(f"  {subject.label}: {changes.mean():.4f}, {changes.max():.4f}")

@@ -20,6 +20,7 @@ from ganlab.report.cells import Group
 from ganlab.report.curves import DASHES
 
 Line = tuple[Group, str]  # method with its variant, and setting
+OPTIMIZERS = {"RMSprop": "RMSProp"}  # torch's names, where papers write others
 
 
 class Measure(NamedTuple):
@@ -114,79 +115,122 @@ def lines(
                 for where, score in value(subject).items():
                     at[where].append((int(subject.run.number("seed") or 0), score))
             if at:
-                found[group, setting] = {k: Place(*zip(*sorted(at[k]), strict=True)) for k in sorted(at)}
+                by_seed = {k: sorted(at[k], key=lambda pair: pair[0]) for k in sorted(at)}
+                found[group, setting] = {k: Place(*zip(*pairs, strict=True)) for k, pairs in by_seed.items()}
     return found
 
 
-def finding(
-    found: Lines, x: str, words: tuple[str, str, str], score: str, protocol: str, ticks: bool = False
-) -> Finding:
-    """Picture, a row per run and x, and the means printed. ``words``: title, x axis, what was measured.
+def optimizers(runs: Sequence[Subject]) -> dict[tuple[str, str], str]:
+    """The optimizer's name by method and setting, where all runs of these agree."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for subject in runs:
+        name = str(subject.run.config.get("optimizer._target_") or "").rpartition(".")[2]
+        found[subject.method, subject.setting].add(text.clean(OPTIMIZERS.get(name, name), 20))
+    return {place: names.pop() for place, names in found.items() if len(names) == 1}
 
-    ticks: the x axis is logarithmic, with a tick at each x.
+
+class Axis(NamedTuple):
+    """A panel's x axis: its label, the lines over it, and whether it is logarithmic with a tick at each x."""
+
+    label: str
+    lines: Lines
+    ticks: bool = False
+
+
+class Words(NamedTuple):
+    """What a figure says of itself: its title, and what was measured."""
+
+    title: str
+    what: str
+
+
+def finding(
+    found: Lines,
+    x: str,
+    axes: Sequence[Axis],
+    words: Words,
+    score: str,
+    protocol: str,
+    clock: Lines | None = None,
+    optimizers: Mapping[tuple[str, str], str] | None = None,
+) -> Finding:
+    """Picture with a panel for each of ``axes``, a row per run and x, and the means printed.
+
+    clock: the training seconds of the same lines, places and seeds, for a column ``train_s``. optimizers: by
+    method and setting; where they tell the lines apart, they stand in the place of the settings.
     """
     rows: list[Row] = []
+    names = _names(found, optimizers or {})
     says = [f"{score} under protocol {protocol}: mean +- std over seeds"]
     for (group, setting), places in found.items():
         told = {"method": group.method, "variant": group.variant, "setting": setting}
         for where, place in places.items():
-            rows += [
-                {**told, x: where, "seed": seed, "score": score, "protocol_id": protocol, "value": value}
-                for seed, value in zip(place.seeds, place.values, strict=True)
-            ]
+            for i, (seed, value) in enumerate(zip(place.seeds, place.values, strict=True)):
+                row = {
+                    **told,
+                    x: where,
+                    "seed": seed,
+                    "score": score,
+                    "protocol_id": protocol,
+                    "value": value,
+                }
+                rows.append(row | ({"train_s": clock[group, setting][where].values[i]} if clock else {}))
         shown = [f"{k:g}: {text.spread(p.mean, p.std)}" for k, p in places.items()]
         shown = shown if len(shown) <= 8 else [shown[0], "...", *shown[-3:]]
-        says.append(f"  {_label(group, setting, found)}: {', '.join(shown)}")
-    return Finding(_draw(found, words, score, protocol, ticks), rows, says)
+        says.append(f"  {names[group, setting]}: {', '.join(shown)}")
+    return Finding(_draw(axes, names, words, score, protocol), rows, says)
 
 
-def _label(group: Group, setting: str, found: Lines) -> str:
+def _names(found: Lines, optimizers: Mapping[tuple[str, str], str]) -> dict[Line, str]:
+    """A label for each line: its method, and its optimizer or its setting where lines differ in them."""
+    used = {line: optimizers.get((line[0].method, line[1]), "") for line in found}
+    named = {line: f"{line[0].label} ({name})" for line, name in used.items()}
+    if len(set(used.values())) > 1 and len(set(named.values())) == len(named) and all(used.values()):
+        return named
     several = len({s for _, s in found}) > 1
-    return f"{group.label}, setting {setting}" if several and setting else group.label
+    return {(g, s): f"{g.label}, setting {s}" if several and s else g.label for g, s in found}
 
 
-def _draw(found: Lines, words: tuple[str, str, str], score: str, protocol: str, ticks: bool) -> bytes:
-    title, x_label, what = words
-    groups = list(dict.fromkeys(group for group, _ in found))
-    settings = sorted({s for _, s in found}, key=text.setting_rank)
-    styles = figures.method_style(groups)
+def _draw(axes: Sequence[Axis], names: Mapping[Line, str], words: Words, score: str, protocol: str) -> bytes:
+    styles = figures.method_style(list(dict.fromkeys(group for group, _ in names)))
+    settings = sorted({s for _, s in names}, key=text.setting_rank)
+    wide = 5.6 if len(axes) == 1 else 4.4 * len(axes)
     with drawing.style():
-        figure = Figure(figsize=(5.6, 3.9), layout="constrained")
-        (ax,) = drawing.panels(figure, 1, 1)
-        for (group, setting), places in found.items():
-            color, marker = styles[group]
-            dash = DASHES[settings.index(setting) % len(DASHES)]
-            many = len(places) > 25
-            xs, means = list(places), [p.mean for p in places.values()]
-            label = text.plain(_label(group, setting, found), 60)
-            dots = {"marker": "" if many else marker, "ms": 4.5, "mew": 0}
-            ax.plot(xs, means, color=color, ls=dash, lw=1.3, label=label, **dots)  # type: ignore[arg-type]
-            low, high = ([p.mean + k * (p.std or 0) for p in places.values()] for k in (-1, 1))
-            ax.fill_between(xs, low, high, color=color, alpha=0.18, lw=0)
-        _axes(ax, found, score, ticks)
-        ax.set_xlabel(x_label)
+        figure = Figure(figsize=(wide, 3.9), layout="constrained")
+        panels = drawing.panels(figure, len(axes), len(axes), sharey=True)
+        for ax, axis in zip(panels, axes, strict=True):
+            for (group, setting), places in axis.lines.items():
+                color, marker = styles[group]
+                dash = DASHES[settings.index(setting) % len(DASHES)]
+                xs, means = list(places), [p.mean for p in places.values()]
+                label = text.plain(names[group, setting], 60)
+                dots = {"marker": "" if len(places) > 25 else marker, "ms": 4.5, "mew": 0}
+                ax.plot(xs, means, color=color, ls=dash, lw=1.3, label=label, **dots)  # type: ignore[arg-type]
+                low, high = ([p.mean + k * (p.std or 0) for p in places.values()] for k in (-1, 1))
+                ax.fill_between(xs, low, high, color=color, alpha=0.18, lw=0)
+            _axes(ax, axis, score)
         direction = text.better(score)
         label = text.plain(text.score_label(score))
-        ax.set_ylabel(f"{label} ({direction} is better)" if direction else label)
+        panels[0].set_ylabel(f"{label} ({direction} is better)" if direction else label)
         small = {"fontsize": 7.2, "color": figures.GREY}
-        seeds = sorted({len(p.seeds) for places in found.values() for p in places.values()})
+        seeds = sorted({len(p.seeds) for places in axes[0].lines.values() for p in places.values()})
         n = text.span(str(seeds[0]), str(seeds[-1]))
         band = "band: +- std over seeds" if seeds[-1] > 1 else "one seed: no band"
-        note = f"{what}; {n} run{'s' if seeds[-1] > 1 else ''} per point, {band}; protocol {protocol}"
-        ax.set_title(figures.wrap(note, 95, 3), loc="left", **small)  # type: ignore[arg-type]
-        names = [text.plain(_label(*line, found), 60) for line in found]
-        fit = figures.columns(names, 5.6)
-        figure.legend(loc="outside lower center", ncols=fit)
-        drawing.titled(figure, title)
+        note = f"{words.what}; {n} run{'s' if seeds[-1] > 1 else ''} per point, {band}; protocol {protocol}"
+        panels[0].set_title(figures.wrap(note, int(95 * wide / 5.6 / len(axes)), 4), loc="left", **small)  # type: ignore[arg-type]
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=figures.columns(labels, wide))
+        drawing.titled(figure, words.title)
         return drawing.png(figure)
 
 
-def _axes(ax: Axes, found: Lines, score: str, ticks: bool) -> None:
-    values = [v for places in found.values() for p in places.values() for v in p.values]
+def _axes(ax: Axes, axis: Axis, score: str) -> None:
+    values = [v for places in axis.lines.values() for p in places.values() for v in p.values]
+    ax.set_xlabel(axis.label)
     if figures.is_log(score, values):
         figures.log_axis(ax, values)
-    if ticks:
-        where = sorted({x for places in found.values() for x in places})
+    if axis.ticks:
+        where = sorted({x for places in axis.lines.values() for x in places})
         ax.set_xscale("log")
         ax.set_xticks(where, [f"{x:g}" for x in where])
         ax.minorticks_off()

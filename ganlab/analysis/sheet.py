@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ganlab.errors import DataError
 from ganlab.report import figures, text
+from ganlab.report.mosaic import Tile
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -57,29 +58,31 @@ def png(
     title: str,
     rows: Sequence[str],
     columns: Sequence[str],
-    cells: Mapping[tuple[int, int], tuple[Image.Image, str]],
+    cells: Mapping[tuple[int, int], Tile],
     note: str = "",
 ) -> bytes:
     """A sheet of blocks with a caption each, ``rows`` labelled at the left and ``columns`` at the top.
+
+    A tile without an image is an empty box with its words inside.
 
     Raises DataError if it would be enormous.
     """
     label, small, bold = font(15), font(12), font(16, "-Bold")
     names = [figures.wrap(row, 18, 4) for row in rows]
+    sizes = {place: tile.image.size for place, tile in cells.items() if tile.image is not None}
+    least = min((min(size) for size in sizes.values()), default=64)
     widths = [
-        max((cells[i, j][0].width for i in range(len(rows)) if (i, j) in cells), default=64)
-        for j in range(len(columns))
+        max([w for (_, k), (w, _) in sizes.items() if k == j], default=least) for j in range(len(columns))
     ]
     heights = [
-        max((cells[i, j][0].height for j in range(len(columns)) if (i, j) in cells), default=64)
-        for i in range(len(rows))
+        max([h for (k, _), (_, h) in sizes.items() if k == i], default=least) for i in range(len(rows))
     ]
     lines = [line for name in names for line in name.split("\n")]
     left = GAP + (GAP + max(map(int, map(label.getlength, lines))) if any(lines) else 0)
     wide = max(left + sum(w + GAP for w in widths), 420)
     headline = figures.wrap(title, wide // 11, 4)
     head = 28 if any(columns) else 4
-    foot = 20 if any(caption for _, caption in cells.values()) else 2
+    foot = 20 if any(tile.words for tile in cells.values()) else 2
     top = 2 * GAP + 20 * (headline.count("\n") + 1) + head
     under = figures.wrap(note, wide // 7, 4) if note else ""
     tail = 18 * (under.count("\n") + 1) + GAP if under else 0
@@ -98,9 +101,16 @@ def png(
                 place: Any = (x + width / 2, top - head / 2)
                 pen.text(place, text.plain(columns[j], 24), figures.INK, label, "mm")
             if (i, j) in cells:
-                image, caption = cells[i, j]
-                sheet.paste(image, (x, y))
-                pen.text((x, y + height + 2), fitting(caption, width, small), figures.GREY, small)
+                image, words, alarm = cells[i, j]
+                color = figures.ALARM if alarm else figures.GREY
+                if image is not None:
+                    sheet.paste(image, (x, y))
+                    pen.text((x, y + height + 2), fitting(words, width, small), color, small)
+                else:
+                    pen.rectangle((x, y, x + width - 1, y + height - 1), outline="#cccccc", fill="#f4f4f4")
+                    inside = figures.wrap(words, max(8, width // 8), 6)
+                    middle: Any = (x + width / 2, y + height / 2)
+                    pen.multiline_text(middle, inside, color, small, "mm", align="center")
             x += width + GAP
         y += height + foot + GAP
     if under:

@@ -20,6 +20,7 @@ from ganlab.game import Game
 from ganlab.report import cells, collect, text
 from ganlab.run_folder import RunFolder
 from ganlab.types import Batch
+from ganlab.validation import held_out
 
 PIECE = 256  # images that pass through a network at a time
 DIFFERING = (
@@ -103,10 +104,8 @@ class Subject:
 
     def held_out(self, wanted: str | None) -> str | None:
         """The split that training did not use: ``wanted``, else test or validation, else None."""
-        there = [s for s in self.experiment.dataset.splits() if s != self.experiment.dataset.split]
-        if wanted is not None:
-            return self.experiment.dataset.chosen(wanted)
-        return next((s for s in ("test", "val", "validation", "valid") if s in there), None)
+        dataset = self.experiment.dataset
+        return held_out(dataset) if wanted is None else dataset.chosen(wanted)
 
 
 @torch.no_grad()

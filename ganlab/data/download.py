@@ -27,6 +27,7 @@ class Remote:
     size: int
     md5: str
     sha256: str
+    part: bool = False  # of a dataset that is all of its files; else any one of them is the dataset
 
     @property
     def place(self) -> Path:
@@ -37,6 +38,13 @@ class Remote:
     def by_hand(self) -> str:
         """How to do without a download."""
         return f"put it in {self.place.parent} ({self.size:,} bytes, md5 {self.md5}) or set dataset.path"
+
+
+def _of_mnist(file: str, size: int, md5: str, sha256: str) -> Remote:
+    """torchvision's mirror: the authors' own site no longer gives them to everyone."""
+    return Remote(
+        "mnist", file, f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}", size, md5, sha256, True
+    )
 
 
 KNOWN = (
@@ -64,6 +72,30 @@ KNOWN = (
         "91f7769df0f17e558f3565bffb0c7dfb",
         "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
     ),
+    _of_mnist(
+        "train-images-idx3-ubyte.gz",
+        9_912_422,
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    ),
+    _of_mnist(
+        "train-labels-idx1-ubyte.gz",
+        28_881,
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    ),
+    _of_mnist(
+        "t10k-images-idx3-ubyte.gz",
+        1_648_877,
+        "9fb629c4189551a2d022fa330f9573f3",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    ),
+    _of_mnist(
+        "t10k-labels-idx1-ubyte.gz",
+        4_542,
+        "ec29112dd5afa0611ce80d1b7f02629c",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
 )
 BY_HAND = {  # what comes no other way: why, and what to put into ``by_hand_place``
     "imagenet": (
@@ -83,7 +115,7 @@ def by_hand_place(dataset: str) -> Path:
 
 
 def remotes(dataset: str) -> tuple[Remote, ...]:
-    """The archives that a dataset can come in; any one of them is enough, the first is downloaded."""
+    """The archives that a dataset can come in, one of which is enough; or every ``part`` of it."""
     return tuple(remote for remote in KNOWN if remote.dataset == dataset)
 
 

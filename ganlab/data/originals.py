@@ -98,20 +98,21 @@ class OriginalDataset(Dataset):
         """Read the files of ``split`` out of ``found`` and ``add`` their images."""
 
     def pack_folder(self, split: str) -> Path | None:
-        return self._recipe(split, self._find()).folder
+        return self._recipe(split, self._find(split)).folder
 
     def load(self, *, split: str | None = None) -> ImageSet:
-        split, found = self.chosen(split), self._find()
+        split = self.chosen(split)
+        found = self._find(split)
 
         def fill(writer: Writer) -> None:
-            source = found or self._fetched()
+            source = found or self._fetched(split)
             writer.source["read_from"] = str(source.source.path)
             self.fill(writer, split, source)
 
         return pack(self._recipe(split, found), fill)
 
     def originals(self, split: str) -> Known:
-        found = self._find()
+        found = self._find(split)
         if found is None:
             fix = f"'ganlab data prepare {self.name}' downloads it, or set dataset.path"
             raise DataError("dataset.path", "is not set, and there is no download", fix)
@@ -128,12 +129,13 @@ class OriginalDataset(Dataset):
                 writer.add(block)
                 advance(len(block))
 
-    def _find(self) -> Original | None:
+    def _find(self, split: str) -> Original | None:
+        """Where ``split`` can be read from, or None. One archive has every split, if a class says no else."""
         return find(self.name, self.path, self.wanted, self.unpacked)
 
-    def _fetched(self) -> Original:
+    def _fetched(self, split: str) -> Original:
         fetch(remotes(self.name)[0])
-        found = self._find()
+        found = self._find(split)
         assert found is not None, "it was just fetched"
         return found
 
@@ -143,7 +145,7 @@ class OriginalDataset(Dataset):
         transform: dict[str, Any] = {"resolution": self.resolution, "verify": self.verify}
         if self.resolution != self.side:
             transform["resample"] = self.resample
-        return Recipe(self.name, split, (3, self.resolution, self.resolution), source, transform)
+        return Recipe(self.name, split, (self.channels, self.resolution, self.resolution), source, transform)
 
 
 def find(dataset: str, path: str | None, names: Collection[str], folders: Collection[str]) -> Original | None:

@@ -10,7 +10,7 @@ from ganlab import __version__
 from ganlab.config_files import GRIDS, NAMED, groups, options_of, read, user_dirs
 from ganlab.help.looking import analyze, bench, check, data, doctor, explain, report, sample
 from ganlab.help.page import arguments, head, marked, plain, shown, table, title, wrap
-from ganlab.help.words import CHECKPOINT, COMMANDS, EXIT_CODES, OPTIONS, RULES, SAMPLE, STATUS, SWEEP
+from ganlab.help.words import CHECKPOINT, COMMANDS, EXIT_CODES, OPTIONS, REPORT, RULES, SAMPLE, STATUS, SWEEP
 from ganlab.paths import config_dir
 
 
@@ -129,6 +129,7 @@ def sweep(config_dirs: Sequence[str] = ()) -> str:
             "keys",
             *table((f"{k}={plain(default)}", text) for k, (default, text) in SWEEP.items()),
             *table([("AXIS=a,b", "only these of an axis, as method=sn,wn; or other values, as seed=0,1,2")]),
+            *table([("n=, seed=", "of a grid that samples: how many of its random set, and the set's seed")]),
             *table([("key=value", "for every cell, as in 'ganlab train --help'; unscaled")]),
             "",
             "options",
@@ -139,6 +140,7 @@ def sweep(config_dirs: Sequence[str] = ()) -> str:
             "  ganlab sweep grid=sngan_fig1_cifar method=sn,wn seed=0,1,2",
             "  ganlab sweep grid=sngan_fig1_cifar scale=0.01,0.0625 jobs=2 metric.extractor=cifar",
             "  ganlab sweep grid=sngan_fig1_cifar per_gpu=auto gpus=[0,1]",
+            "  ganlab sweep grid=wgan_gp_random_architectures n=12 seed=0",
         ]
     )
 
@@ -208,6 +210,7 @@ def evaluate() -> str:
 
 __all__ = [
     "COMMANDS",
+    "REPORT",
     "RULES",
     "SAMPLE",
     "STATUS",

@@ -6,7 +6,7 @@ from ganlab import analysis
 from ganlab.bench import KEYS as BENCH
 from ganlab.config_files import groups
 from ganlab.help.page import body, default, described, head, plain, table, wrap
-from ganlab.help.words import OPTIONS, SAMPLE
+from ganlab.help.words import OPTIONS, REPORT, SAMPLE
 
 
 def analyze(chosen: str | None = None) -> str:
@@ -133,7 +133,10 @@ def data() -> str:
                     ("manifest=FILE", "with hash: another place for them"),
                     ("out=FILE", "with check: all that was found, as JSON"),
                     ("verify=true", "with info: read every prepared file and compare its checksum"),
-                    ("dataset.verify=false", "cifar10, stl10: admit a set of your own in their format"),
+                    (
+                        "dataset.verify=false",
+                        "cifar10, stl10, mnist: admit a set of your own in their format",
+                    ),
                 ]
             ),
             "",
@@ -202,18 +205,23 @@ def doctor() -> str:
 def report() -> str:
     return "\n".join(
         [
-            head("report", "RUN... [out=outputs/report]"),
+            head("report", "RUN... [out=outputs/report] [thresholds=a,b,...]"),
             *wrap(
                 "Reads run folders, and folders that hold some; writes report.html (one file, nothing from "
                 "the network), report.md, CSV files and figures: bars by method and setting, curves, "
                 "samples; published values, other implementations' and ours side by side, each with its "
                 "protocol and whether it is like for like; the order of methods and their robustness beside "
                 "the paper's; whether differences are more than seed noise; one checkpoint under several "
-                "protocols."
+                "protocols. Of a grid that compares its cells two by two (random architectures) it prints "
+                "and writes the counts beside the paper's."
             ),
             "",
-            "example",
+            "keys",
+            *table((f"{k}={plain(default)}", text) for k, (default, text) in REPORT.items()),
+            "",
+            "examples",
             "  ganlab report outputs/sngan_cifar outputs/wgan_gp_cifar out=benchmarks/cifar",
+            "  ganlab report outputs/wgan_gp_random_architectures thresholds=2,3,4",
         ]
     )
 

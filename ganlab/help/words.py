@@ -42,6 +42,10 @@ SAMPLE = {
     "interpolations": (8, "pairs of latents to go between; 0: none"),
     "singles": (True, "each image as a PNG of its own too"),
 }
+REPORT = {
+    "out": (None, "folder; default outputs/report"),
+    "thresholds": (None, "of success, as 2,3.5, for grids that count it; default: the paper's, or deciles"),
+}
 STATUS = {"watch": (False, "again every 5 seconds, until all are over")}
 _RULES: dict[str, tuple[object, str]] = {
     "max_jobs": (1000, "more cells than this are refused, with their number"),

@@ -24,6 +24,7 @@ _SILENT = (
 )
 _SILENT_GROUPS = ("metric.", "hydra.")
 _SETTING = ("setting", "d_steps", "optimizer.")  # what a setting chooses: may differ between settings
+CROWDED = 40  # groups
 _SCALE = ("steps", "architecture.width", "batch_size")  # shown whenever it differs within a section
 
 
@@ -132,6 +133,11 @@ class Section:
     @property
     def groups(self) -> list[Group]:
         return groups(self.cells)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it has too many groups for a figure, or to compare each with each: a random set has."""
+        return len({group for group, _ in self.cells}) > CROWDED
 
     @property
     def settings(self) -> list[str]:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,9 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)  # flat: "architecture.width" -> 0.25
     scores: list[Score] = field(default_factory=list)
     curves: dict[tuple[str, str], history.Curve] = field(default_factory=dict)  # (name, protocol id or "")
+    train_s: Callable[[int], float | None] = field(
+        default=lambda step: None
+    )  # at a step, evaluations left out
 
     def text(self, key: str) -> str:
         return self.texts.get(key, "")
@@ -174,7 +177,8 @@ def read(folder: Path, shown: str) -> Run:
     run.texts["dataset_path"] = clean(Path(str(run.config.get("dataset.path") or "")).name, 60)
     run.scores = list(_scores(result.get("scores"), run.notes))
     _read_evaluations(run)
-    run.curves = history.read(run.folder / "metrics.jsonl", run.notes)
+    told = history.read(run.folder / "metrics.jsonl", run.notes)
+    run.curves, run.train_s = told.curves, told.seconds
     return run
 
 

@@ -23,12 +23,15 @@ DASHES: tuple[Any, ...] = (
     *((0, (9, 2)), (0, (2, 2, 6, 2))),
 )
 IN_ONE_PANEL = 12  # more cells than this, and each setting gets a column of its own
+ESTIMATE = "critic/wasserstein_estimate"  # of the distance, that falls; the rest of them is
+OTHERS = ("critic/", "validation/")  # for ``analysis=overfitting``
+LOSSES = ("loss/", "critic/")
 BINS = 50  # points of a line at most
 
 
 def draw(section: Section, title: str, name: str) -> figures.Picture | None:
     """One panel per score and loss (times settings, where one panel would be a tangle); None without data."""
-    rows = sorted({k for r in section.runs for k, c in r.curves.items() if len(c.steps) > 1}, key=_order)
+    rows = drawn_rows(section.runs)
     if not rows:
         return None
     styles = figures.method_style(section.groups)
@@ -64,8 +67,14 @@ def draw(section: Section, title: str, name: str) -> figures.Picture | None:
         return figures.save(figure, name, f"{title}. {caption}", caption)
 
 
+def drawn_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What is drawn of the runs, (score or loss, protocol), in this order: scores first."""
+    curves = {k for r in runs for k, c in r.curves.items() if len(c.steps) > 1}
+    return sorted((k for k in curves if k[0] == ESTIMATE or not k[0].startswith(OTHERS)), key=_order)
+
+
 def _order(row: tuple[str, str]) -> tuple[bool, tuple[int, str], str]:
-    return row[0].startswith("loss/"), text.score_rank(row[0]), row[1]
+    return row[0].startswith(LOSSES), text.score_rank(row[0]), row[1]
 
 
 def _panel(
@@ -82,7 +91,7 @@ def _panel(
         for run in cell.runs if column in ("", setting) else ():
             if (curve := run.curves.get(row)) is not None:
                 drawn = _line(ax, run, curve, styles[group], "-" if column else dashes[setting])
-                values += drawn if run.status != "diverged" or not row[0].startswith("loss/") else []
+                values += drawn if run.status != "diverged" or not row[0].startswith(LOSSES) else []
     return values
 
 
@@ -122,7 +131,7 @@ def _axes(axes: Sequence[Axes], row: tuple[str, str], values: Sequence[float], a
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1000:g}k" if v >= 1000 else f"{v:g}"))
         if figures.is_log(name, values):
             figures.log_axis(ax, values)
-        elif name.startswith("loss/") and len(values) > 20:
+        elif name.startswith(LOSSES) and len(values) > 20:
             ordered = sorted(values)
             low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
             if high > low:

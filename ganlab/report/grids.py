@@ -20,11 +20,26 @@ from ganlab.report.text import clean
 NAME = "grid.json"
 MAX_BYTES = 8 << 20
 MAX_CELLS = 5000
+MAX_AXES = 40
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell as ``grid.json`` lists it. axes, chosen: labels by axis, and of a random set's member by key."""
+
+    name: str
+    folder: Path
+    axes: dict[str, str]
+    chosen: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid's folder in words. updates, width: fractions of the paper's, None if not told."""
+    """A grid's folder in words. updates, width: fractions of the paper's, None if not told.
+
+    pairs: the axis along which its cells are compared two by two, how (``count``), and whose ``paper``'s
+    counts are beside. random: how its random set was drawn (``n``, ``seed``, ``of`` how many).
+    """
 
     title: str
     updates: float | None = None
@@ -33,6 +48,18 @@ class Grid:
     missing: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     problem: str = ""
+    folder: Path = Path()
+    places: list[Place] = field(default_factory=list)
+    pairs: dict[str, str] = field(default_factory=dict)
+    random: dict[str, int] = field(default_factory=dict)
+
+    def axes(self) -> dict[str, list[str]]:
+        """Every axis with its labels, in the order of the cells."""
+        found: dict[str, dict[str, None]] = {}
+        for place in self.places:
+            for axis, label in place.axes.items():
+                found.setdefault(axis, {})[label] = None
+        return {axis: list(labels) for axis, labels in found.items()}
 
     @property
     def scale(self) -> str:
@@ -84,17 +111,29 @@ def read(folder: Path, runs: dict[Path, Run]) -> Grid:
     listed = told.get("cells")
     cells = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
     counts: Counter[str] = Counter()
-    missing = []
+    missing, places = [], []
     for cell in cells[:MAX_CELLS]:
         place = str(cell.get("run") or cell.get("name") or "")[:200]
         run = runs.get(folder / place)  # only runs that were found count, whatever path the file has
+        shown = clean(cell.get("name") or place or "unnamed", 60)
+        places.append(Place(shown, folder / place, _labels(cell.get("axes")), _labels(cell.get("chosen"))))
         if run is not None:
             counts["unreadable" if run.problem else run.status] += 1
         else:
-            missing.append(clean(cell.get("name") or place or "unnamed", 60))
+            missing.append(shown)
     title = clean(told.get("title") or told.get("grid") or name, 160)
     updates, width = (_fraction(scale.get(key)) for key in ("updates", "width"))
-    return Grid(title, updates, width, min(len(cells), MAX_CELLS), missing, dict(counts))
+    pairs, drawn = _labels(told.get("pairs")), told.get("random")
+    numbers = {k: v for k, v in drawn.items() if type(v) is int} if isinstance(drawn, dict) else {}
+    random = {key: numbers[key] for key in ("n", "seed", "of") if key in numbers}
+    about = (title, updates, width, min(len(cells), MAX_CELLS), missing, dict(counts))
+    return Grid(*about, folder=folder, places=places, pairs=pairs, random=random)
+
+
+def _labels(told: object) -> dict[str, str]:
+    """Names and their labels, as clean text."""
+    pairs = list(told.items())[:MAX_AXES] if isinstance(told, dict) else []
+    return {clean(key, 60): clean(value, 60) for key, value in pairs}
 
 
 def _fraction(value: Any) -> float | None:

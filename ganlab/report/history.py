@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import math
 import os
 from array import array
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from ganlab.report import text
 
 MAX_BYTES = 512 << 20
 MAX_CURVES = 160
+LOGGED = ("loss/", "critic/", "validation/")
 
 
 @dataclass
@@ -33,15 +36,37 @@ class Curve:
 Curves = dict[tuple[str, str], Curve]  # (loss or score, protocol id or "")
 
 
-def read(path: Path, notes: list[str]) -> Curves:
+@dataclass
+class Told:
+    """What metrics.jsonl tells: curves, and ``train_s``, the seconds that the updates up to a step took.
+
+    A line of training has the updates per second since the line before, evaluations, samples and saves left
+    out: the sum is the training's own wall clock, whatever the run did beside it. (The lines' ``wall_s`` has
+    all in it.)
+    """
+
+    curves: Curves = field(default_factory=dict)
+    train_s: Curve = field(default_factory=Curve)
+
+    def seconds(self, step: int) -> float | None:
+        """Training seconds at a step, straight between the lines; None outside them, or without speeds."""
+        steps, values = self.train_s.steps, self.train_s.values
+        i = bisect.bisect_left(steps, step)
+        if step == 0 or i == len(steps):
+            return 0.0 if step == 0 and steps else None
+        before, spent = (steps[i - 1], values[i - 1]) if i else (0, 0.0)
+        return spent + (values[i] - spent) * (step - before) / (steps[i] - before)
+
+
+def read(path: Path, notes: list[str]) -> Told:
     """The losses and scores over the steps; lines that are broken are skipped, and counted in ``notes``."""
-    curves: Curves = {}
-    broken = 0
+    told = Told()
+    curves, broken = told.curves, 0
     try:
         with open(path, "rb", opener=regular) as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 notes.append(f"metrics.jsonl is larger than {MAX_BYTES >> 20} MB: no curves")
-                return curves
+                return told
             for line in file:
                 try:
                     row = json.loads(line)
@@ -49,15 +74,24 @@ def read(path: Path, notes: list[str]) -> Curves:
                     if not isinstance(step, int) or not 0 <= step < 1 << 62:
                         raise ValueError("step is not a count")
                     _add(curves, step, row)
+                    _spend(told.train_s, step, row)
                 except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                     broken += 1
     except FileNotFoundError:
-        return curves
+        return told
     except OSError as e:
         notes.append(f"metrics.jsonl can't be read: {text.clean(e, 120)}")
     if broken:
         notes.append(f"{broken} broken line(s) in metrics.jsonl skipped")
-    return curves
+    return told
+
+
+def _spend(train_s: Curve, step: int, row: dict[str, Any]) -> None:
+    """Add the seconds of the updates since the last line of training."""
+    rate = row.get("it_per_s")
+    if row.get("kind") == "train" and isinstance(rate, (int, float)) and 0 < rate < math.inf:
+        before, spent = (train_s.steps[-1], train_s.values[-1]) if train_s.steps else (0, 0.0)
+        train_s.add(step, spent + (step - before) / rate)
 
 
 def _add(curves: Curves, step: int, row: dict[str, Any]) -> None:
@@ -71,7 +105,7 @@ def _add(curves: Curves, step: int, row: dict[str, Any]) -> None:
             if not text.spread_of(k)
         }
     else:
-        named = {(k, ""): v for k, v in row.items() if k.startswith("loss/")}
+        named = {(k, ""): v for k, v in row.items() if k.startswith(LOGGED)}
     for (name, ident), value in named.items():
         key = (text.clean(name, 40), ident)
         if isinstance(value, (int, float)) and (key in curves or len(curves) < MAX_CURVES):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ganlab.disk import regular
 from ganlab.report import figures, text
-from ganlab.report.cells import Cell, Group, Key, Section
+from ganlab.report.cells import Cell, Key, Section
 from ganlab.report.collect import Run
 
 if TYPE_CHECKING:
@@ -20,60 +21,101 @@ if TYPE_CHECKING:
 MAX_PIXELS = 40_000_000  # of one sample grid; checked in the header, before anything is decoded
 PADDING = 2  # between the tiles of a run's sample grid
 GAP = 10
+MARKS = {"diverged": "div.", "failed": "failed", "finished": ""}
+
+
+class Tile(NamedTuple):
+    """A cell of a sheet: samples and what stands below; without an image an empty box, ``words`` inside.
+
+    alarm: the words tell of a run that did not finish.
+    """
+
+    image: Image.Image | None
+    words: str
+    alarm: bool = False
 
 
 def draw(section: Section, title: str, name: str, key: Key | None) -> figures.Picture | None:
     """The newest samples of one run per cell, with its step and the score ``key``; None without samples."""
-    groups, settings = section.groups, section.settings
-    many = len(section.cells) > 12
-    resolution = int(section.resolution) if re.fullmatch(r"\d{1,4}", section.resolution) else 0
-    tiles, zoom = (3 if many else 4), (2 if 0 < resolution <= 64 else 1)
-    crops: dict[tuple[Group, str], tuple[Image.Image, Run, int]] = {}
-    for place, cell in section.cells.items():
-        for run in sorted(cell.runs, key=lambda r: (r.status != "finished", r.number("seed") or 0, r.shown)):
-            if (found := newest(run, resolution, tiles)) is not None:
-                crops[place] = (found[0], run, found[1])
+    resolution, tiles = pixels(section.resolution), (3 if len(section.cells) > 12 else 4)
+    found: dict[tuple[int, int], Tile] = {}
+    for (group, setting), cell in section.cells.items():
+        place = section.groups.index(group), section.settings.index(setting)
+        found[place] = Tile(None, "no samples")
+        for run in lowest_first(cell.runs):
+            if (samples := newest(run, resolution, tiles)) is not None:
+                words = _caption(cell, run, samples[1], key)
+                found[place] = Tile(samples[0], words, run.status != "finished")
                 break
-    if not crops:
+    rows = [group.label for group in section.groups]
+    columns = [f"setting {setting}" for setting in section.settings]
+    png = compose(title, rows, columns, found, 2 if 0 < resolution <= 64 else 1)
+    caption = f"The newest {tiles}×{tiles} samples of one run per cell (lowest seed), uncurated."
+    return figures.Picture(name, png, b"", f"{title}. {caption}", caption) if png else None
+
+
+def pixels(resolution: str) -> int:
+    """A resolution as a number, 0 if it is none."""
+    return int(resolution) if re.fullmatch(r"\d{1,4}", resolution) else 0
+
+
+def lowest_first(runs: Iterable[Run]) -> list[Run]:
+    """Finished runs first, then by seed."""
+    return sorted(runs, key=lambda r: (r.status != "finished", r.number("seed") or 0, r.shown))
+
+
+def compose(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    tiles: Mapping[tuple[int, int], Tile],
+    zoom: int = 1,
+) -> bytes | None:
+    """A PNG of ``tiles`` by (row, column), their images enlarged ``zoom`` times; None without any image."""
+    images = [tile.image for tile in tiles.values() if tile.image is not None]
+    if not images:
         return None
-    side = max(max(image.size) for image, _, _ in crops.values()) * zoom
+    side = max(max(image.size) for image in images) * zoom
     font, small = _font(15), _font(12)
-    left = GAP * 2 + max(int(font.getlength(w)) for g in groups for w in _label(g).split("\n"))
-    wide = left + len(settings) * (side + GAP)
+    names = [figures.wrap(row, 16, 4) for row in rows]
+    left = GAP * 2 + max(int(font.getlength(w)) for name in names for w in name.split("\n"))
+    wide = left + len(columns) * (side + GAP)
     bold = _font(16, "-Bold")
     headline = figures.wrap(title, max(24, wide // 11), 3)
     head, foot, top = 28, 20, 24 + 20 * (headline.count("\n") + 1)
-    size = (wide, top + head + len(groups) * (side + foot + GAP))
+    size = (wide, top + head + len(rows) * (side + foot + GAP))
     if size[0] * size[1] > 6 * MAX_PIXELS:
         return None
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     pen.multiline_text((GAP, GAP), headline, "black", bold)
-    for j, setting in enumerate(settings):
+    for j, column in enumerate(columns):
         x = left + j * (side + GAP)
-        pen.text((x + side / 2, top + head / 2), f"setting {text.plain(setting, 12)}", "black", font, "mm")
-        for i, group in enumerate(groups):
+        pen.text((x + side / 2, top + head / 2), text.plain(column, 24), "black", font, "mm")
+        for i, name in enumerate(names):
             y = top + head + i * (side + foot + GAP)
             if j == 0:
-                pen.multiline_text((GAP, y + side / 2), _label(group), "black", font, "lm")
-            if (group, setting) in crops:
-                image, run, step = crops[group, setting]
-                larger = (image.width * zoom, image.height * zoom)
-                sheet.paste(image.resize(larger, Image.Resampling.NEAREST), (x, y))
-                words = _caption(section.cells[group, setting], run, step, key)
-                color = figures.ALARM if run.status != "finished" else figures.GREY
-            elif (group, setting) in section.cells:
-                pen.rectangle((x, y, x + side - 1, y + side - 1), outline="#cccccc", fill="#f4f4f4")
-                words, color = "no samples", figures.GREY
-            else:
+                pen.multiline_text((GAP, y + side / 2), name, "black", font, "lm")
+            if (tile := tiles.get((i, j))) is None:
                 continue
-            while small.getlength(words) > side + GAP - 4 and len(words) > 4:
-                words = words[:-2].rstrip(" ·,") + "…"
-            pen.text((x, y + side + 2), words, color, small)
+            color = figures.ALARM if tile.alarm else figures.GREY
+            if tile.image is not None:
+                larger = (tile.image.width * zoom, tile.image.height * zoom)
+                sheet.paste(tile.image.resize(larger, Image.Resampling.NEAREST), (x, y))
+                pen.text((x, y + side + 2), _fitting(tile.words, side + GAP - 4, small), color, small)
+            else:
+                pen.rectangle((x, y, x + side - 1, y + side - 1), outline="#cccccc", fill="#f4f4f4")
+                inside = figures.wrap(tile.words, max(8, side // 8), 6)
+                pen.multiline_text((x + side / 2, y + side / 2), inside, color, small, "mm", align="center")
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)
-    caption = f"The newest {tiles}×{tiles} samples of one run per cell (lowest seed), uncurated."
-    return figures.Picture(name, out.getvalue(), b"", f"{title}. {caption}", caption)
+    return out.getvalue()
+
+
+def _fitting(words: str, width: int, in_font: FreeTypeFont) -> str:
+    while in_font.getlength(words) > width and len(words) > 4:
+        words = words[:-2].rstrip(" ·,") + "…"
+    return words
 
 
 def newest(run: Run, resolution: int, tiles: int) -> tuple[Image.Image, int] | None:
@@ -107,14 +149,10 @@ def _side(width: int, height: int, resolution: int, tiles: int) -> tuple[int, in
     return square, square
 
 
-def _label(group: Group) -> str:
-    return figures.wrap(group.label, 16, 4)
-
-
 def _caption(cell: Cell, run: Run, step: int, key: Key | None) -> str:
     """``step 1,000 · FID 45.20``, of the run shown, not of the cell's mean."""
     own = [s.value for r, s in cell.scores(key) if r is run] if key else []
-    mark = {"diverged": "div.", "failed": "failed", "finished": ""}.get(run.status, "unf.")
+    mark = MARKS.get(run.status, "unf.")
     score = f"{text.plain(text.score_label(key.score), 16)} {text.number(own[0])}" if key and own else ""
     return " · ".join(part for part in (mark, f"step {step:,}", score) if part)
 

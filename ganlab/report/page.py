@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ganlab.errors import EnvError
 from ganlab.report import (
     bars,
     compare,
+    crossing,
     curves,
     mosaic,
     noise,
@@ -29,11 +30,13 @@ from ganlab.report import (
     sidebyside,
     tables,
     text,
+    whole,
 )
 from ganlab.report.cells import Key, Section
 from ganlab.report.collect import Run
 from ganlab.report.figures import Picture
 from ganlab.report.grids import Grid
+from ganlab.report.successes import Told
 from ganlab.report.table import Table
 
 MAX_INLINE_SVG = 1_500_000  # bytes; a larger drawing goes into the page as PNG
@@ -64,11 +67,12 @@ def view(section: Section, number: int, stem: str) -> View:
     ``stem``: what the names of its figures have in common.
     """
     keys = section.measured("last") or section.measured()
+    few = [] if section.crowded else keys
     several = {k.score for k in keys if sum(k.score == other.score for other in keys) > 1}
     scale = _scale(section)
     pictures: list[Picture] = []
     beside: dict[Key, compare.Beside] = {}
-    for key in keys[:24]:
+    for key in few[:24]:
         found = beside[key] = compare.beside(section, key)
         name = text.slug("bars", stem, key.score, *([key.protocol_id] if key.score in several else []))
         title = f"{text.score_label(key.score)}: {section.title}{scale}"
@@ -80,11 +84,16 @@ def view(section: Section, number: int, stem: str) -> View:
         where = text.DATASETS.get(section.dataset, section.dataset) or "this dataset"
         notes = [f"ganlab's table has no published score for these methods on {where}."]
     fid = next((k for k in keys if text.split_score(k.score)[0] == "fid"), keys[0] if keys else None)
-    drawn = (
-        curves.draw(section, f"Learning curves: {section.title}{scale}", text.slug("curves", stem)),
-        mosaic.draw(section, f"Samples: {section.title}{scale}", text.slug("samples", stem), fid),
-    )
-    pictures += [p for p in drawn if p is not None]
+    if section.crowded:
+        notes = [
+            f"{len(section.groups)} methods and variants: too many for figures, or to compare each with each."
+        ]
+    else:
+        drawn = (
+            curves.draw(section, f"Learning curves: {section.title}{scale}", text.slug("curves", stem)),
+            mosaic.draw(section, f"Samples: {section.title}{scale}", text.slug("samples", stem), fid),
+        )
+        pictures += [p for p in drawn if p is not None]
     names = tables.score_names(section)
     return View(
         section.title,
@@ -95,8 +104,8 @@ def view(section: Section, number: int, stem: str) -> View:
         notes,
         [tables.matrix(section, key) for key in section.measured()[:48]],
         compare.comparison(section, beside),
-        sidebyside.table(section),
-        _parts(section),
+        None if section.crowded else sidebyside.table(section),
+        [] if section.crowded else _parts(section),
         [text.score_label(n) for n in names],
         tables.run_rows(section, names),
     )
@@ -109,7 +118,8 @@ def _parts(section: Section) -> list[tuple[str, list[Table]]]:
     orders = [t for k in lead for t in ranking.tables(section, k, _reduced(section))]
     chance = [t for k in lead if (t := noise.table(section, k)) is not None]
     protocols = [t for t in [rescored.table(section)] if t is not None]
-    named = [("Order and robustness", orders), ("Seed noise", chance), ("Protocols apart", protocols)]
+    named = [("Published tables, whole", whole.tables(section))]
+    named += [("Order and robustness", orders), ("Seed noise", chance), ("Protocols apart", protocols)]
     return [(heading, found) for heading, found in named if found]
 
 
@@ -144,8 +154,18 @@ def _measured(section: Section, key: Key) -> str:
     return f"{key.checkpoint} checkpoint, protocol {name}, {seeds}"
 
 
-def write(runs: Sequence[Run], sections: Sequence[Section], out: Path, grids: Sequence[Grid] = ()) -> Path:
-    """Write everything into ``out``; returns the HTML page. Raises EnvError if that can't be written."""
+def write(
+    runs: Sequence[Run],
+    sections: Sequence[Section],
+    out: Path,
+    grids: Sequence[Grid] = (),
+    studies: Sequence[Told] = (),
+    more: Mapping[str, str] | None = None,
+) -> Path:
+    """Write everything into ``out``; returns the HTML page. Raises EnvError if that can't be written.
+
+    more: further CSV files by name.
+    """
     _prepare(out)
     stems: dict[str, int] = {}
     views = []
@@ -159,6 +179,9 @@ def write(runs: Sequence[Run], sections: Sequence[Section], out: Path, grids: Se
         "views": views,
         "title": "; ".join(g.heading for g in grids) or "ganlab report",
         "grids": grids,
+        "studies": studies,
+        "crossings": _crossings(grids, runs),
+        "more": sorted(more or {}),
         "version": ganlab.__version__,
         "num_runs": len(runs),
         "warnings": clashes,
@@ -168,16 +191,18 @@ def write(runs: Sequence[Run], sections: Sequence[Section], out: Path, grids: Se
         "protocols": shown,
         "sources": _sources(views),
     }
-    pictures = {p.name: p for v in views for p in v.pictures}
+    pictures = {p.name: p for v in views for p in v.pictures} | {p.name: p for p in context["crossings"]}
+    compared = [section for section in sections if not section.crowded]
     files = {f"figures/{p.name}.{kind}": data for p in pictures.values() for kind, data in _kinds(p) if data}
     files |= {
         "results.csv": sheet.to_csv(sections, runs).encode("utf-8", "replace"),
         "published.csv": sidebyside.csv_of(sections).encode("utf-8", "replace"),
-        "ranking.csv": ranking.csv_of(sections).encode("utf-8", "replace"),
-        "differences.csv": noise.csv_of(sections).encode("utf-8", "replace"),
+        "ranking.csv": ranking.csv_of(compared).encode("utf-8", "replace"),
+        "differences.csv": noise.csv_of(compared).encode("utf-8", "replace"),
         "report.md": _environment(html=False).get_template("page.md.j2").render(context).encode(),
         "report.html": to_html(context).encode(),
     }
+    files |= {name: content.encode("utf-8", "replace") for name, content in (more or {}).items()}
     try:
         for old in (out / "figures").iterdir():
             if _OURS.fullmatch(old.name) and f"figures/{old.name}" not in files and not old.is_symlink():
@@ -189,6 +214,13 @@ def write(runs: Sequence[Run], sections: Sequence[Section], out: Path, grids: Se
     except EnvError as e:
         raise EnvError(e.mistakes[0].where, e.mistakes[0].what, "choose another out=") from e
     return out / "report.html"
+
+
+def _crossings(grids: Sequence[Grid], runs: Sequence[Run]) -> list[Picture]:
+    """The grids' pictures of samples, one axis down and one across."""
+    names = [text.slug("samples", "grid", grid.folder.name) for grid in grids]
+    drawn = [crossing.draw(grid, runs, name) for grid, name in zip(grids, names, strict=True)]
+    return [picture for picture in drawn if picture is not None]
 
 
 def _prepare(out: Path) -> None:

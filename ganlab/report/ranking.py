@@ -7,6 +7,7 @@ so at most of the settings A-F. The paper prints numbers only for each method's 
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,9 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, f
     """Kendall's tau-b and its p, Spearman's rho and its p, of two lists of the same methods' values."""
     from scipy.stats import kendalltau, spearmanr  # imported late: it takes a second
 
-    tau, rho = kendalltau(a, b), spearmanr(a, b)
+    with warnings.catch_warnings():  # of constant values, whose correlation is NaN
+        warnings.simplefilter("ignore")
+        tau, rho = kendalltau(a, b), spearmanr(a, b)
     return float(tau.statistic), float(tau.pvalue), float(rho.statistic), float(rho.pvalue)
 
 

@@ -82,13 +82,14 @@ def table(section: Section) -> Table | None:
     """Every method's published, other implementations' and own values; None where nothing is published."""
     kinds = [k for k in text.SCORES if any(text.split_score(x.score)[0] == k for x in section.measured())]
     rows: list[list[Field]] = []
-    several: set[str] = set()
+    several: set[tuple[str, str]] = set()  # by method, and by how D is told the class: their rows differ
     for group in section.groups:
         there = [p for p in rows_of(section, group) if p.score in kinds and p.quoted_from != ITS_PAPER]
-        if not there or group.method in several:
+        kind = (group.method, section.of(group)[0].head)
+        if not there or kind in several:
             continue  # the variants of a method follow its first one
-        several.add(group.method)
-        variants = [g for g in section.groups if g.method == group.method]
+        several.add(kind)
+        variants = [g for g in section.groups if (g.method, section.of(g)[0].head) == kind]
         lines = [line for g in variants for line in _ours(section, g, kinds)]
         lines += [_published(section, group, same, kinds) for same in _together(there)]
         rows += [[Field(group.label if i == 0 else ""), *line] for i, line in enumerate(lines)]

@@ -54,3 +54,17 @@ def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     writer.writerow(columns)
     writer.writerows([text.csv_cell(value) for value in row] for row in rows)
     return out.getvalue()
+
+
+def in_words(found: Table) -> str:
+    """A table for the console: its title, and columns padded with spaces."""
+    lines = [[column.label for column in found.columns], *([f.words for f in row] for row in found.rows)]
+    wide = [max(len(line[i]) for line in lines) for i in range(len(found.columns))]
+    told = [
+        "  ".join(
+            word.rjust(w) if column.number else word.ljust(w)
+            for word, w, column in zip(line, wide, found.columns, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([found.title, *told])

@@ -24,17 +24,23 @@ METHODS = {
     "orthonormal": "Orthonormal",
     "sn": "SN",
     "gp": "GP",
+    "r1": "R1",
+    "r2": "R2",
     "fn": "FN",
     "in": "IN",
     "snr": "SN regularisation",
     "orthonormal_init": "Orthonormal start",
     "dcgan": "DCGAN",
+    "gan": "GAN",
+    "lsgan": "LSGAN",
+    "wgan": "WGAN",
     "real-data": "Real data",
 }
 DATASETS = {
     "cifar10": "CIFAR-10",
     "stl10": "STL-10",
     "digits": "Digits",
+    "mnist": "MNIST",
     "imagenet": "ImageNet",
     "lsun": "LSUN",
 }

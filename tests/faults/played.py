@@ -69,6 +69,8 @@ TECHNIQUES = {
     "bf16": ["precision=bf16"],
     "passes apart": ["d_pass=apart", "normalization=[sn,gp]", "loss=wasserstein"],
     "memory map": ["data_memory_gb=0"],
+    "warm-up of D": ["d_warmup_steps=4", "d_warmup_updates=2", "d_warmup_every=5"],
+    "D's own optimizer": ["d_optimizer={lr: 4e-4, weight_decay: 1e-3}"],
     "sn per_update": ["normalization.sn.update=per_update"],
     "sn svd": ["normalization.sn.method=svd"],
     "sn gamma": ["normalization=[sn,gp]", "normalization.sn.gamma=learned", "normalization.sn.warmup=3"],

@@ -93,6 +93,7 @@ MORE: dict[str, list[str]] = {
     "batch norm in D under gp": ["normalization=[bn,gp]", "normalization.bn.affine=full"],
     "accumulate": ["accumulate=2", "normalization=[sn,gp]", "d_steps=2"],
     "joint fakes, ema, g first": ["joint_fakes=true", "d_steps=2", "ema=0.9", "order=g_first"],
+    "warm-up of D": ["d_warmup_steps=4", "d_warmup_updates=2", "d_warmup_every=3", "d_steps=2"],
     "dequantize, flip": ["dequantize=true", "flip=true", "g_batch_size=16"],
     "accumulate with flips": [
         "dequantize=true",

@@ -1,0 +1,206 @@
+"""MNIST from its IDX files, gzipped as its authors ship them or unpacked: grey digits of 28x28.
+
+60,000 training and 10,000 test images. LeCun, Cortes & Burges 1998, "The MNIST database of handwritten
+digits".
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from gzip import GzipFile
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from ganlab.data.base import Labels, Pixels
+from ganlab.data.download import Remote, fetch, remotes
+from ganlab.data.files import progress
+from ganlab.data.images import Resample, resize
+from ganlab.data.originals import Original, OriginalDataset, find, md5
+from ganlab.data.writer import Recipe, Writer
+from ganlab.errors import DataError
+from ganlab.schema import Count, Range, Seed, checked
+
+SIDE = 28
+CLASSES = [str(digit) for digit in range(10)]
+FILES = {  # of images and of labels
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+SUMS = {  # md5 of what is in them: zipped again they are another file, and the same images
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+IMAGES, LABELS = 0x803, 0x801  # the first four bytes: unsigned bytes, in three dimensions or in one
+LIMIT = 1 << 27  # bytes of a file, unpacked; the largest of the originals has 47 MB
+BLOCK = 1000  # images resized at a time
+
+
+class Mnist(OriginalDataset):
+    """MNIST from ``path``: a folder with the original files, gzipped or not.
+
+    path: None looks in the cache and downloads there what is needed of the four files (11.6 MB, by checksum).
+    split: ``train`` (60,000) or ``test`` (10,000). resolution: 28 is the original; 32 puts two black pixels
+    around it; others are resampled by Pillow's ``resample`` from the original. limit: of ``split`` the first
+    so many after a shuffle by ``limit_seed``, as the unused ``limit`` of WGAN-GP's loader has it; the split
+    ``rest`` is then what is left out of the same files. verify: the files, unpacked, must have the
+    originals' checksums; false admits sets of your own in this format.
+    """
+
+    name = "mnist"
+    channels = 1
+    wanted = (*SUMS, *(f"{name}.gz" for name in SUMS))
+    sums = SUMS
+    unpacked = ("MNIST/raw", "mnist")
+    side = SIDE
+
+    @checked
+    def __init__(
+        self,
+        path: str | None = None,
+        split: Literal["train", "test"] = "train",
+        resolution: Annotated[int, Range(ge=4, le=512)] = 32,
+        resample: Resample = "bilinear",
+        limit: Count | None = None,
+        limit_seed: Seed = 0,
+        verify: bool = True,
+    ) -> None:
+        super().__init__(path, split, resolution, resample, verify)
+        self.limit, self.limit_seed = limit, limit_seed
+
+    def splits(self) -> tuple[str, ...]:
+        return (*FILES, "rest") if self.limit else tuple(FILES)
+
+    def fill(self, writer: Writer, split: str, found: Original) -> None:
+        images, labels = self._read(found, self.split if split == "rest" else split)
+        if self.limit and split in (self.split, "rest"):
+            rows = self._rows(len(images), split)
+            images, labels = images[rows], labels[rows]
+        writer.expect(len(images))
+        if self.resolution > SIDE and self.resolution != 32:
+            writer.count("enlarged", len(images))
+        with progress(f"packing {self.name} {split}", len(images)) as advance:
+            for block in np.array_split(images, -(-len(images) // BLOCK)):
+                writer.add(self._sized(block)[:, None])
+                advance(len(block))
+        writer.classes = CLASSES
+        writer.add_labels(labels)
+
+    def _rows(self, count: int, split: str) -> Any:
+        """Which images of the files ``split`` has: the first of a shuffle, or (``rest``) those after them."""
+        import torch
+
+        from ganlab.rng import generator
+
+        assert self.limit is not None
+        if self.limit > count or (split == "rest" and self.limit == count):
+            what = "leaves none of" if self.limit == count else "is more than"
+            raise DataError(
+                "dataset.limit", f"{self.limit} {what} the {count} images of {self.split}", "lower it"
+            )
+        order = torch.randperm(count, generator=generator("cpu", self.limit_seed, "order")).numpy()
+        return order[self.limit :] if split == "rest" else order[: self.limit]
+
+    def _sized(self, images: Pixels) -> Pixels:
+        """uint8 (n, 28, 28) at the resolution."""
+        from PIL import Image
+
+        if self.resolution == SIDE:
+            return images
+        if self.resolution == 32:
+            return np.pad(images, ((0, 0), (2, 2), (2, 2)))
+        side = self.resolution
+        sized = [resize(Image.fromarray(i), side, "resize", self.resample) for i in images]
+        return np.stack([np.asarray(picture) for picture in sized])
+
+    def _read(self, found: Original, split: str) -> tuple[Pixels, Labels]:
+        """Images (n, 28, 28) and labels (n,) of the two files of ``split``. Raises DataError."""
+        files: dict[str, tuple[str, bytes]] = {}
+        for name, member in found.files([n + end for n in FILES[split] for end in (".gz", "")]):
+            raw, stem = found.read(member, LIMIT), name.removesuffix(".gz")
+            data = raw if name == stem else _unzipped(found, name, raw)
+            if self.verify:
+                found.check(name, md5(data), {name: SUMS[stem]})
+            files.setdefault(stem, (name, data))
+        if missing := [f"{name}.gz" for name in FILES[split] if name not in files]:
+            fix = "put it there" if len(missing) == 1 else "put them there"
+            for other in FILES:
+                names = [name + end for name in FILES[other] for end in ("", ".gz")]
+                if other != split and any(True for _ in found.files(names)):
+                    fix += f", or set dataset.split={other}: its files are there"
+            raise DataError(str(found.source.path), f"holds no {' and no '.join(missing)}", fix)
+        images, labels = (
+            _array(found, *files[name], magic)
+            for name, magic in zip(FILES[split], (IMAGES, LABELS), strict=True)
+        )
+        name = files[FILES[split][0]][0]
+        if images.shape[1:] != (SIDE, SIDE):
+            what = f"images of {images.shape[2]}x{images.shape[1]} pixels, not {SIDE}x{SIDE}"
+            raise found.wrong(name, what, "give files of MNIST's own format")
+        label_name = files[FILES[split][1]][0]
+        if len(labels) != len(images):
+            raise found.wrong(label_name, f"{len(labels)} labels for {len(images)} images")
+        if len(images) == 0:
+            raise found.wrong(name, "holds no images")
+        if labels.max() >= len(CLASSES):
+            raise found.wrong(label_name, f"label {labels.max()} in a set of {len(CLASSES)} classes")
+        return images, labels.astype(np.int64)
+
+    def _find(self, split: str) -> Original | None:
+        """Where the files of ``split`` are; None if they are not all there and are to be downloaded."""
+        if self.path is not None:
+            return super()._find(split)
+        parts = self._remotes(split)
+        if not all(p.place.is_file() and p.place.stat().st_size == p.size for p in parts):
+            return None
+        return find(self.name, str(parts[0].place.parent), self.wanted, self.unpacked)
+
+    def _fetched(self, split: str) -> Original:
+        for remote in self._remotes(split):
+            fetch(remote)
+        found = self._find(split)
+        assert found is not None, "it was just fetched"
+        return found
+
+    def _remotes(self, split: str) -> list[Remote]:
+        names = FILES[split if split in FILES else self.split]
+        return [remote for remote in remotes(self.name) if remote.file.removesuffix(".gz") in names]
+
+    def _recipe(self, split: str, found: Original | None) -> Recipe:
+        recipe = super()._recipe(split, found)
+        if self.limit and split in (self.split, "rest"):
+            chosen = {"limit": self.limit, "limit_seed": self.limit_seed, "of": self.split}
+            recipe.transform.update(chosen)
+        return recipe
+
+
+def _array(found: Original, name: str, data: bytes, magic: int) -> Pixels:
+    """The bytes of an IDX file, uint8, in its own shape. Raises DataError."""
+    axes = magic & 0xFF
+    head = 4 * (1 + axes)
+    if len(data) < head:
+        raise found.wrong(name, f"ends within its head, after {len(data)} of {head} bytes")
+    first, *shape = struct.unpack(f">{1 + axes}I", data[:head])
+    if first != magic:
+        what = "images" if magic == IMAGES else "labels"
+        raise found.wrong(name, f"begins with {first:#010x}; an IDX file of {what} with {magic:#010x}")
+    wanted = int(np.prod(shape, dtype=object))
+    if len(data) - head != wanted:
+        told = "x".join(map(str, shape))
+        raise found.wrong(name, f"{len(data) - head} bytes behind its head, which promises {told} = {wanted}")
+    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
+
+
+def _unzipped(found: Original, name: str, raw: bytes) -> bytes:
+    try:
+        with GzipFile(fileobj=io.BytesIO(raw)) as file:
+            data = file.read(LIMIT + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise found.wrong(name, f"not a whole gzip file ({error})") from None
+    if len(data) > LIMIT:
+        raise found.wrong(name, f"more than {LIMIT:,} bytes unpacked", "give the original")
+    return data
