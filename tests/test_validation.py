@@ -113,10 +113,9 @@ NORMALIZATIONS: dict[str, Callable[[], dict[str, Stabiliser]]] = {
 @pytest.mark.parametrize("name", NORMALIZATIONS)
 def test_looking_changes_nothing(name: str, tiny: Make, tmp_path: Path) -> None:
     def run(folder: str, **more: Any) -> str:
-        e = wgan_gp(tiny, normalization=NORMALIZATIONS[name](), dequantize=True, flip=True, ema=0.9, **more)
-        e.run_dir = str(tmp_path / folder)
-        assert go(e) == 0
-        return state(tmp_path / folder, 12)
+        more |= {"normalization": NORMALIZATIONS[name](), "dequantize": True, "flip": True, "ema": 0.9}
+        assert go(wgan_gp(tiny, steps=6, run_dir=str(tmp_path / folder), **more)) == 0
+        return state(tmp_path / folder, 6)
 
     assert run("plain") == run("looked", validation=True) == run("often", validation="test", log_every=1)
     plain, looked = told(tmp_path / "plain"), told(tmp_path / "looked")

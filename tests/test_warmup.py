@@ -28,6 +28,7 @@ from ganlab.losses import Wasserstein
 from ganlab.penalties import GradientPenalty
 from ganlab.run_folder import RunFolder
 from ganlab.setup import build_game
+from ganlab.trial import Trial
 from ganlab.types import Batch
 
 Make = Callable[..., Experiment]
@@ -164,6 +165,14 @@ def test_the_shares_of_ranks_make_up_a_warm_update(tiny: Make) -> None:
             shares.append(feed.index[: 5 * 4].view(5, 4))
     whole.place(4)
     assert torch.equal(torch.cat(shares, 1), whole.index[: 5 * 8].view(5, 8))
+
+
+def test_what_is_timed_for_an_estimate_is_a_usual_update(tiny: Make) -> None:
+    for changes, first in ((WARM, 5), ({**WARM, "d_warmup_every": 0}, 2), ({}, 0)):
+        trial = Trial(tiny(**changes), torch.device("cpu"))
+        assert trial.step == first
+        assert trial.e.d_steps_of(first) == trial.e.d_steps
+        trial.update()
 
 
 # ---- d_optimizer

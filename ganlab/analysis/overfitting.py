@@ -23,7 +23,7 @@ NAMES = {  # of the curves on training and on held-out images; the first pair th
     "D's loss": ("validation/d_train", "validation/d_held_out"),
 }
 COLORS = {"train": "#0072b2", "validation": "#d55e00"}
-EARLY = 0.1  # share of the updates whose values do not stretch the axis
+EARLY = 0.25  # share of the updates whose values do not stretch the axis
 
 
 class Point(NamedTuple):
