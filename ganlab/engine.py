@@ -232,7 +232,7 @@ def cannot_record(game: Game, feed: Feed) -> str:
     if game.device.type != "cuda":
         return "only a CUDA device records graphs"
     if not feed.capturable:
-        return "the images do not lie on the device (data_memory_gb)"
+        return feed.batches.obstacle
     if not all(map(capturable, (game.g_optimizer, game.d_optimizer))):
         return f"{type(game.d_optimizer).__name__} can't be recorded"
     for name, stabiliser in game.stabilisers.items():

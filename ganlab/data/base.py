@@ -190,6 +190,11 @@ class Batches:
         return len(self.image_set)
 
     @property
+    def obstacle(self) -> str:
+        """Why an update can't be recorded that draws from here, while ``on_device`` is None."""
+        return "the images do not lie on the device (data_memory_gb)"
+
+    @property
     def on_device(self) -> Tensor | None:
         """All images, uint8 (N, C, H, W), where they lie on a device as a whole; None on a CPU or in a map.
 
