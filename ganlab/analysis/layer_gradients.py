@@ -67,13 +67,14 @@ class LayerGradients(Analysis):
         runs = list(found)
         styles = drawing.run_styles(runs)
         with drawing.style():
-            figure = Figure(figsize=(5.0, 3.6), layout="constrained")
+            figure = Figure(figsize=(6.4, 3.8), layout="constrained")
             (ax,) = drawing.panels(figure, 1, 1)
             for subject, norms in found.items():
                 shown = [(i, n.norm) for i, n in enumerate(norms, 1) if n.norm > 0]
                 if shown:
                     ax.plot(*zip(*shown, strict=True), marker="o", ms=3, lw=1.4, **styles[subject])
             ax.set_yscale("log")
+            drawing.logarithmic(ax.yaxis)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_xlabel("layer of D that the activations enter")
             ax.set_ylabel("norm of the gradient of D's loss")

@@ -141,7 +141,7 @@ class ValueSurface(Analysis):
                 line[0].set_ylabel(text.plain(row, 40))
             _legend(figure)
             steps = {p.step for p in found}
-            at = f" at step {steps.pop():,}" if len(steps) == 1 else ""
+            at = f" at step {steps.pop():,}" if len(steps) == 1 and self.checkpoint != "last" else ""
             said = subjects.common([p.subject for p in found])
             drawing.titled(figure, f"Value surfaces of critics{at}: {said}")
             return drawing.png(figure)

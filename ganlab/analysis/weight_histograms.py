@@ -77,14 +77,15 @@ class WeightHistograms(Analysis):
                 counts, edges = counted[subject]
                 color = styles[subject]["color"]
                 ax.stairs(counts, edges, fill=True, color=color, alpha=0.75)
-                ax.set_xlim(edges[0], edges[-1])
+                ax.set_xlim(1.02 * edges[0], 1.02 * edges[-1])
+                ax.set_xticks([edges[0], 0, edges[-1]], [f"{edges[0]:.3g}", "0", f"{edges[-1]:.3g}"])
                 if self.log:
                     ax.set_yscale("log")
+                    drawing.logarithmic(ax.yaxis)
                     ax.set_ylim(bottom=0.7)
                 ax.set_title(text.plain(subject.label, 60))
             figure.supxlabel("weight", fontsize=8)
             figure.supylabel("count", fontsize=8)
-            figure.suptitle("")
             drawing.titled(figure, f"Trained weights of D: {subjects.common(runs)}")
             return drawing.png(figure)
 
