@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ganlab import analysis, cli
 from ganlab.analysis.layer_gradients import Norms, by_layer, factor
-from ganlab.analysis.value_surface import explained, surface
+from ganlab.analysis.value_surface import auc, steepest, surface
 from ganlab.analysis.weight_histograms import histogram, summed, weights
 from ganlab.losses import Hinge, Loss, Wasserstein
 from ganlab.types import Batch, Verdict
@@ -117,17 +117,12 @@ def test_a_surface_is_ds_value_at_each_point() -> None:
     values = surface(game, axis)
     assert values[0, 4] == pytest.approx(2 * 1 - 3 * -1)  # row: y, column: x
     assert values[3, 1] == pytest.approx(2 * -0.5 - 3 * 0.5)
-    assert explained(values, axis) == pytest.approx(1)
+    assert steepest(values, axis) == pytest.approx(math.sqrt(2**2 + 3**2))
 
 
-def test_what_degree_2_explains() -> None:
-    axis = np.linspace(-1, 1, 9)
-    x, y = np.meshgrid(axis, axis)
-    assert explained(1 + x - 2 * x * y + 3 * y * y, axis) == pytest.approx(1)
-    assert explained(np.ones_like(x), axis) == 1
-    odd = x**3  # of which a line is the best that degree 2 has
-    slope = (x * odd).sum() / (x * x).sum()
-    assert explained(odd, axis) == pytest.approx(1 - ((odd - slope * x) ** 2).sum() / (odd**2).sum())
+def test_auc_counts_pairs() -> None:
+    assert auc(np.array([1.0, 3.0]), np.array([0.0, 2.0, 3.0])) == pytest.approx((1 + 2.5) / 6)
+    assert auc(np.array([5.0]), np.array([5.0])) == 0.5
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -146,7 +141,10 @@ def test_the_surfaces_of_a_grid_of_runs(analysis_runs: Runs, tmp_path: Path) -> 
         ("wgan-gp", "swissroll"),
     }
     assert {float(r["x"]) for r in rows} == {-2, -1, 0, 1, 2}
-    assert all(0 <= float(r["degree_2_share"]) <= 1 for r in read(tmp_path / "value_surface_summary.csv"))
+    for told in read(tmp_path / "value_surface_summary.csv"):
+        assert 0 <= float(told["auc"]) <= 1
+        assert float(told["w1_bound"]) == pytest.approx(float(told["gap"]) / float(told["steepest"]))
+        assert float(told["w1_bound"]) < float(told["w1"])  # weak duality, up to the grid
 
 
 def test_the_film_has_a_frame_per_checkpoint(analysis_runs: Runs, tmp_path: Path) -> None:

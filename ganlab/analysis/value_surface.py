@@ -19,6 +19,7 @@ from ganlab.analysis.scores import scores
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
 from ganlab.game import Game
+from ganlab.metrics.wasserstein1 import distance
 from ganlab.report import figures, text
 from ganlab.schema import Count, Positive, Range, Steps, checked
 
@@ -29,13 +30,17 @@ Matrix = npt.NDArray[np.float64]
 
 
 class Panel(NamedTuple):
-    """A critic at a step: its values (rows are y, columns x) and the points that it was asked about."""
+    """A critic at a step: its values on the grid (rows are y, columns x), points (n, 2) and what it tells.
+
+    told: its values (n,) at the real points, and at the generated ones.
+    """
 
     subject: Subject
     step: int
     values: Matrix
     real: Matrix
     fake: Matrix
+    told: tuple[Matrix, Matrix]
 
 
 class ValueSurface(Analysis):
@@ -43,8 +48,10 @@ class ValueSurface(Analysis):
 
     For runs on points. Columns are data sets, rows whatever else tells the runs apart. The paper holds G
     fixed (``fixed_generator=1``): a clipped critic stays simple and overlooks higher moments of the data, a
-    penalised one does not. The summary has, per run, D's mean on real less that on generated points, and the
-    share of the surface's variance that a polynomial of degree 2 explains: near 1 for a simple surface.
+    penalised one does not. The summary has, per run, what D sees, whatever its scale: ``auc``, how often a
+    real point has the higher value of a real and a generated one, and ``w1_bound``, D's mean on real less
+    that on generated points over its steepest slope on the grid, a lower bound of ``w1``, the exact
+    Wasserstein-1 distance between these points.
 
     Args:
         checkpoint: last, best, or a step.
@@ -78,13 +85,13 @@ class ValueSurface(Analysis):
         found = [self.panel(subject, self.checkpoint) for subject in runs]
         rows: list[Row] = []
         summary: list[Row] = []
-        says = ["mean value of real - of generated points; share of the surface that degree 2 explains"]
+        says = ["what D sees: AUC of real against generated points; its bound of W1, of the exact W1"]
         for panel in found:
             told = {**panel.subject.columns, "dataset": panel.subject.run.text("dataset"), "step": panel.step}
             rows += self._rows(told, panel.values)
             summary.append({**told, **self._facts(panel)})
-            gap, share = (summary[-1][k] for k in ("gap", "degree_2_share"))
-            says.append(f"  {panel.subject.label}: {gap:.4g}; {share:.3f}")
+            auc, bound, w1 = (summary[-1][k] for k in ("auc", "w1_bound", "w1"))
+            says.append(f"  {panel.subject.label}: {auc:.3f}; {bound:.3f} of {w1:.3f}")
         moving = {}
         if steps:
             moving["value_surface.gif"] = film.gif(
@@ -97,8 +104,9 @@ class ValueSurface(Analysis):
         """The critic of a run at a checkpoint."""
         game, step = subject.restore(checkpoint)
         real = subject.real(game, self.points, self.seed).x
-        fake = subject.fake(game, len(real), self.seed).x
-        return Panel(subject, step, surface(game, self.axis()), _plain(real), _plain(fake))
+        fake = subject.fake(game, len(real), self.seed + 1).x  # of a fixed G: of other real points
+        told = _plain(scores(game, real)), _plain(scores(game, fake))
+        return Panel(subject, step, surface(game, self.axis()), _plain(real), _plain(fake), told)
 
     def axis(self) -> Matrix:
         return np.linspace(-self.reach, self.reach, self.grid)
@@ -111,16 +119,17 @@ class ValueSurface(Analysis):
         ]
 
     def _facts(self, panel: Panel) -> dict[str, float]:
-        game, _ = panel.subject.restore(str(panel.step))
-        tell = {
-            k: scores(game, torch.from_numpy(v).float()) for k, v in (("r", panel.real), ("f", panel.fake))
-        }
-        gap = float(tell["r"].mean() - tell["f"].mean())
+        real, fake = panel.told
+        slope = steepest(panel.values, self.axis())
+        gap = float(real.mean() - fake.mean())
         return {
-            "gap": gap,
             "lowest": float(panel.values.min()),
             "highest": float(panel.values.max()),
-            "degree_2_share": explained(panel.values, self.axis()),
+            "gap": gap,
+            "steepest": slope,
+            "auc": auc(real, fake),
+            "w1_bound": gap / slope if slope else 0.0,
+            "w1": distance(panel.real, panel.fake),
         }
 
     def _draw(self, found: Sequence[Panel]) -> bytes:
@@ -177,16 +186,15 @@ def surface(game: Game, axis: Matrix) -> Matrix:
     return scores(game, points).double().numpy().reshape(x.shape)
 
 
-def explained(values: Matrix, axis: Matrix) -> float:
-    """Share of the variance of ``values`` (n, n) that a polynomial of degree 2 in x and y explains."""
-    x, y = (m.ravel() for m in np.meshgrid(axis, axis))
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
-    flat = values.ravel()
-    spread = float(((flat - flat.mean()) ** 2).sum())
-    if not spread:
-        return 1.0
-    fitted = terms @ np.linalg.lstsq(terms, flat, rcond=None)[0]
-    return 1 - float(((flat - fitted) ** 2).sum()) / spread
+def steepest(values: Matrix, axis: Matrix) -> float:
+    """The largest gradient norm of ``values`` (n, n) on the grid, by central differences."""
+    return float(np.hypot(*np.gradient(values, axis, axis)).max())
+
+
+def auc(real: Matrix, fake: Matrix) -> float:
+    """How often a real value (n,) is above a generated one (m,) of all pairs; a tie counts half."""
+    above = (real[:, None] > fake).mean() + (real[:, None] == fake).mean() / 2
+    return float(above)
 
 
 def places(runs: Sequence[Subject]) -> list[tuple[str, str]]:
