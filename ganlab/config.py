@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from ganlab import building, spelling
 from ganlab import tree as trees
-from ganlab.composition import compose_raw, with_environment
+from ganlab.composition import Raw, compose_raw, with_environment
 from ganlab.config_files import NAMED, find, groups, read
 from ganlab.errors import ConfigError, Mistake
 from ganlab.overrides import CommandLine, Given, command_line
@@ -156,6 +156,7 @@ def composed_from(line: CommandLine) -> tuple[Composed, list[Mistake]]:
     """
     rest, inside = _parted(line)
     raw = compose_raw(rest)
+    _forget_unchosen(raw, line)
     wrong = [*raw.wrong, *_put_named(raw.tree, line.dirs)]
     wrong += _put_inside(raw.tree, inside)
     _put_named(raw.saved, line.dirs)
@@ -169,6 +170,23 @@ def composed_from(line: CommandLine) -> tuple[Composed, list[Mistake]]:
     choices.update({g: ["none"] for g, several in line.defaults.items() if several and g not in choices})
     also = [g for g in line.known if "/" not in g and g not in NAMED.values()]
     return Composed(raw.tree, raw.saved, choices, line.canonical(), text, raw.files, also), wrong
+
+
+def _forget_unchosen(raw: Raw, line: CommandLine) -> None:
+    """Drop what a file says of an option that the command line chose others for.
+
+    ``normalization=wc`` beside an experiment that sets ``normalization.gp.weight``, say: without ``gp`` that
+    weight is nobody's. Words of the command line about such an option stay, and are told as mistakes.
+    """
+    for group, several in line.defaults.items():
+        if not several or not any(one.group and one.key == group for one in line.given):
+            continue
+        for option in set(line.known[group]) - set(raw.options.get(group, [])):
+            if not any(one.key.startswith(f"{group}.{option}.") for one in line.given):
+                for tree in (raw.tree, raw.saved):
+                    there = (tree.get(group) or {}).get(option)
+                    if isinstance(there, dict) and "_target_" not in there:
+                        del tree[group][option]
 
 
 def _place_of_file(run_dir: Any) -> list[Mistake]:

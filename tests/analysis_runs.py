@@ -46,6 +46,20 @@ RUNS = {
     "none-A": ["normalization=none", "setting=A"],
     "gp-held": ["normalization=gp", "loss=wasserstein", "validation=true", "dataset=mnist"],
 }
+POINTS = [  # for runs on points, in the place of COMMON
+    *("+experiment=wgan_gp_toy", "architecture.width=0.05", "steps=3", "batch_size=16"),
+    *("dataset.n=60", "metric.scores.wasserstein1.n=50", "device=cpu", "threads=1"),
+    *("eval_every=0", "save_every=1", "keep_every=1", "log_every=1", "sample_every=0"),
+]
+POINT_RUNS = {
+    "points-gp": ["dataset=8gaussians", "fixed_generator=1"],
+    "points-wc": [
+        *("dataset=8gaussians", "fixed_generator=1"),
+        *("normalization=wc", "normalization.wc.scope=all", "setting=wgan"),
+    ],
+    "points-roll": ["dataset=swissroll", "fixed_generator=1"],
+    "points-trained": ["dataset=8gaussians"],
+}
 CONDITIONAL = [
     *("architecture=resnet", "architecture.head=projection", "dataset.resolution=32", "normalization=sn"),
     *("loss=hinge", "steps=1", "eval_every=0"),
@@ -69,7 +83,8 @@ def train(root: Path, name: str, words: list[str]) -> Path:
     protocols.mkdir(parents=True, exist_ok=True)
     (protocols / "tiny.yaml").write_text(PROTOCOL)
     keys = {w.partition("=")[0] for w in words}
-    given = [*(w for w in COMMON if w.partition("=")[0] not in keys), *words, f"run_dir={root / name}"]
+    common = POINTS if name in POINT_RUNS else COMMON
+    given = [*(w for w in common if w.partition("=")[0] not in keys), *words, f"run_dir={root / name}"]
     if "dataset=mnist" in words:
         given += [f"dataset.path={digits(root / 'mnist')}", "dataset.verify=false"]
     composed = config.compose(given, [str(protocols.parent)])

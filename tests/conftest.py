@@ -149,7 +149,8 @@ def analysis_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     before = os.environ.get("GANLAB_CACHE")
     os.environ["GANLAB_CACHE"] = str(root / "cache")
     try:
-        return {name: maker.train(root, name, words) for name, words in maker.RUNS.items()}
+        runs = {**maker.RUNS, **maker.POINT_RUNS}
+        return {name: maker.train(root, name, words) for name, words in runs.items()}
     finally:
         os.environ.pop("GANLAB_CACHE")
         if before is not None:

@@ -33,6 +33,7 @@ EVERY = {
         "nearest",
     ),
     *("operator_norms", "overfitting", "samples", "scores", "singular_values", "spectral_norms", "speed"),
+    *("layer_gradients", "value_surface", "weight_histograms"),
 }
 QUICK = [
     "n=12",
@@ -54,6 +55,7 @@ GIVEN = {  # which runs each analysis is tried on
     "speed": ["sn"],
     "samples": ["sn", "wn", "none-A"],
     "learning_curves": ["sn", "sn-s1", "wn"],
+    "value_surface": ["points-gp", "points-wc", "points-roll"],
 }
 
 
@@ -130,7 +132,7 @@ def test_all_makes_what_fits_and_says_why_the_rest_does_not(
 ) -> None:
     words = [*QUICK, "checkpoint=last"]
     made = analysis.analyze([analysis_runs["sn"], analysis_runs["wn"]], "all", tmp_path, words)
-    not_made = {"d_steps", "feature_dim", "nearest", "overfitting", "speed"}
+    not_made = {"d_steps", "feature_dim", "nearest", "overfitting", "speed", "value_surface"}
     assert {p.stem for p in made} == EVERY - not_made
     said = capsys.readouterr().out.splitlines()
     reasons = {line.partition(":")[0]: line for line in said if ": not made: " in line}
@@ -139,6 +141,7 @@ def test_all_makes_what_fits_and_says_why_the_rest_does_not(
     assert "have one architecture.last_factor: 1" in reasons["feature_dim"]
     assert "at most 1 run, and was given 2" in reasons["nearest"]
     assert "no run says anything of held-out images" in reasons["overfitting"]
+    assert "is of points, and wn has images" in reasons["value_surface"]
 
 
 def fails(code: int, capfd: pytest.CaptureFixture[str], *words: str) -> str:

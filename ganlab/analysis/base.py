@@ -25,12 +25,14 @@ class Finding:
     """What an analysis made: ``png`` bytes, ``rows`` of its CSV, and ``says``, lines for the console.
 
     more: further tables, by what their file's name ends in. All rows of a table have the same columns.
+    files: whatever else, by name.
     """
 
     png: bytes
     rows: Sequence[Row]
     says: Sequence[str] = ()
     more: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     def write(self, place: Path, name: str) -> Path:
         """``NAME.png``, ``NAME.csv`` and ``NAME_MORE.csv`` in the folder ``place``; returns the first.
@@ -45,6 +47,8 @@ class Finding:
         write_atomic(picture, self.png)
         for ending, rows in {"": self.rows, **{f"_{k}": v for k, v in self.more.items()}}.items():
             write_atomic(place / f"{name}{ending}.csv", table(rows))
+        for file, content in self.files.items():
+            write_atomic(place / file, content)
         for line in self.says:
             print(line)
         print(f"{name} -> {display(picture.absolute())}, {name}.csv")

@@ -10,9 +10,11 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ganlab.analysis.subjects import Subject
 from ganlab.report import figures, text
@@ -79,6 +81,13 @@ def legend(figure: Figure, subjects: Sequence[Subject], styles: dict[Subject, St
     handles = [Line2D([], [], lw=1.6, label=text.plain(s.label, 60), **styles[s]) for s in subjects]
     fit = figures.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=fit, handlelength=2.8)
+
+
+def logarithmic(axis: Axis) -> None:
+    """A logarithmic axis labelled in plain text, at powers of ten alone: 0.01, 1e-05."""
+    axis.set_major_locator(LogLocator(numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def thousands(value: float, _: object = None) -> str:

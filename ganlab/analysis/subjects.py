@@ -33,6 +33,7 @@ DIFFERING = (
     ("architecture.width", "width {}"),
     ("architecture.last_factor", "factor {}"),
     ("batch_size", "batch {}"),
+    ("normalization.wc.bound", "c = {}"),
     ("seed", "seed {}"),
 )
 
@@ -101,6 +102,16 @@ class Subject:
     def draw(self, game: Game, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
         """(z, y) for ``n`` images: the same for every run with this z, seed and device."""
         return game.draw(n, rng.generator(self.device, seed, "analysis", 2))
+
+    def fake(self, game: Game, n: int, seed: int) -> Batch:
+        """``n`` generated samples; of a fixed G, ``n`` real ones (all if there are fewer) plus its noise."""
+        if not game.noise:
+            z, y = self.draw(game, n, seed)
+            return Batch(generate(game, z, y), y)
+        real = self.real(game, n, seed)
+        random = rng.generator(self.device, seed, "analysis", 4)
+        noise = torch.randn(real.x.shape, device=self.device, generator=random)
+        return real._replace(x=real.x + game.noise * noise)
 
     def held_out(self, wanted: str | None) -> str | None:
         """The split that training did not use: ``wanted``, else test or validation, else None."""

@@ -43,6 +43,9 @@ DATASETS = {
     "mnist": "MNIST",
     "imagenet": "ImageNet",
     "lsun": "LSUN",
+    "8gaussians": "8 Gaussians",
+    "25gaussians": "25 Gaussians",
+    "swissroll": "Swiss roll",
 }
 ARCHITECTURES = {
     "cnn": "CNN",
@@ -51,6 +54,7 @@ ARCHITECTURES = {
     "wgan": "WGAN's DCGAN",
     "bedrooms": "Bedrooms",
     "dcgan_family": "DCGAN family",
+    "mlp": "MLP",
 }
 SCORES = {
     "is": "IS",
@@ -59,7 +63,11 @@ SCORES = {
     "intra_fid": "Intra-FID",
     "intra_ms_ssim": "Intra-class MS-SSIM",
     "ms_ssim": "MS-SSIM",
+    "w1": "W1",
+    "modes": "Modes",
+    "high_quality": "High quality",
 }
+HIGHER = ("is", "modes", "high_quality")  # is better
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 _MARKDOWN = re.compile(r"[\\`*\[\]{}|#~$@]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.")
@@ -209,6 +217,6 @@ def score_label(name: str) -> str:
 
 
 def better(name: str) -> str:
-    """``higher`` for IS, ``lower`` for the others that are known, empty for the rest."""
+    """``higher`` for IS and coverage, ``lower`` for the others that are known, empty for the rest."""
     kind = split_score(name)[0]
-    return "" if kind not in SCORES else "higher" if kind == "is" else "lower"
+    return "" if kind not in SCORES else "higher" if kind in HIGHER else "lower"
