@@ -115,6 +115,7 @@ class Dataset(ABC):
     resolution: int
     channels: int
     labelled: bool = True
+    comes = "comes with its package"  # of a set that is not packed: where its samples are from
 
     @property
     def shape(self) -> Shape:

@@ -96,6 +96,7 @@ class Points(Dataset):
     """
 
     channels, resolution, labelled = 1, 1, False  # of images: none here
+    comes = "is drawn when a run starts"
     n: int
     split: str
     data_seed: int
