@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -226,3 +227,36 @@ def test_points_are_sampled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     more[-1] = "fixed_generator=1"
     assert cli.main(["train", "+experiment=wgan_gp_toy", *words, *more, "resume=never"]) == 0
     assert cli.main(["sample", str(run)]) == 2
+
+
+def test_pictures_and_pages_of_text(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The divergences over the updates with the floor, and a report whose lines are no markup."""
+    assert train(corpus, "runs/a", "steps=2", "eval_every=1", "eval_start=true") == 0
+    gan = ["steps=2", "eval_every=1", "d_steps=1"]
+    assert train(corpus, "runs/b", *gan, experiment="gan_language") == 0
+    runs, out = corpus.parent / "runs", corpus.parent / "out"
+    corpus.unlink()
+    capsys.readouterr()
+    assert cli.main(["analyze", str(runs), "analysis=ngram_js", f"out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert "WGAN-GP, wasserstein loss: js1 " in said
+    assert "real lines: js1 " in said
+    table = list(csv.DictReader((out / "ngram_js.csv").open()))
+    steps = {m: [r["step"] for r in table if (r["method"], r["n"]) == (m, "4")] for m in ("wgan-gp", "none")}
+    assert steps == {"wgan-gp": ["0", "1", "2"], "none": ["1", "2"]}
+    records = [json.loads(line) for line in (runs / "a" / "metrics.jsonl").read_text().splitlines()]
+    real = next(r for r in records if r["kind"] == "real")
+    scored = [r["scores"]["js2"] for r in records if r["kind"] == "eval"]
+    mine = [r for r in table if (r["method"], r["n"]) == ("wgan-gp", "2")]
+    assert [float(r["js"]) for r in mine] == scored
+    assert {float(r["real"]) for r in mine} == {real["real/js2"]}
+    assert (out / "ngram_js.png").read_bytes().startswith(b"\x89PNG")
+
+    shown = runs / "a" / "samples" / "step-000000002.txt"
+    shown.write_text("<script>alert(1)</script>\n# no *heading*\x1b[2J\n" + "x\n" * 20)
+    assert cli.main(["report", str(runs), f"out={out}"]) == 0
+    page, markdown = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert "<script>" not in page
+    assert "<pre>&lt;script&gt;alert(1)&lt;/script&gt;\n# no *heading*\nx\n" in page
+    assert "\n    <script>alert(1)</script>\n    # no *heading*\n    x\n" in markdown
+    assert markdown.count("\n    x") == 10

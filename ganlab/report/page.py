@@ -20,6 +20,7 @@ from ganlab.report import (
     bars,
     compare,
     curves,
+    lines,
     mosaic,
     noise,
     published,
@@ -56,6 +57,7 @@ class View:
     parts: list[tuple[str, list[Table]]]
     score_names: list[str]
     runs: list[tables.RunRow]
+    sampled: list[lines.Sampled]
 
 
 def view(section: Section, number: int, stem: str) -> View:
@@ -99,6 +101,7 @@ def view(section: Section, number: int, stem: str) -> View:
         _parts(section),
         [text.score_label(n) for n in names],
         tables.run_rows(section, names),
+        lines.sampled(section),
     )
 
 

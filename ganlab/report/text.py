@@ -38,7 +38,7 @@ DATASETS = {
     "imagenet": "ImageNet",
     "lsun": "LSUN",
 }
-ARCHITECTURES = {"cnn": "CNN", "resnet": "ResNet", "dcgan": "DCGAN"}
+ARCHITECTURES = {"cnn": "CNN", "resnet": "ResNet", "dcgan": "DCGAN", "charlm": "character language model"}
 SCORES = {
     "is": "IS",
     "fid": "FID",
@@ -46,6 +46,10 @@ SCORES = {
     "intra_fid": "Intra-FID",
     "intra_ms_ssim": "Intra-class MS-SSIM",
     "ms_ssim": "MS-SSIM",
+    "js1": "JS of 1-grams",
+    "js2": "JS of 2-grams",
+    "js3": "JS of 3-grams",
+    "js4": "JS of 4-grams",
 }
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
