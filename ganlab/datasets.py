@@ -39,7 +39,8 @@ def prepare(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
 
     for manifest in pack.prepare(dataset, splits):
         if manifest.get("folder") is None:
-            print(f"{dataset.name}: comes with its package; nothing to prepare")
+            print(f"{dataset.name}: {dataset.comes}; nothing to prepare")
+            _told_loaded(dataset, manifest)
         else:
             print(f"{dataset.name}: {_sentence(manifest)} -> {manifest['folder']}")
             for line in (*_counts(manifest, but=TOLD), *pack.warnings_of(manifest)):
@@ -58,7 +59,7 @@ def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = 
     from ganlab.data import pack
 
     told = pack.info(dataset, verify=verify)
-    print(f"{dataset.name}: {dataset.described}")
+    print(f"{dataset.name}: {_shape(dataset)}")
     print(f"splits: {', '.join(told['splits'])} (training: {told['split']})")
     damaged = []
     for split, manifest in told["packs"].items():
@@ -116,8 +117,12 @@ def _check(dataset: Dataset, split: str, how: str, manifest: str | None) -> Repo
 
     originals = dataset.originals(split)
     if originals is None:
-        dataset.load(split=split)
-        print(f"{dataset.name} {split}: comes with its package, and loads")
+        if how != "none":
+            what = f"{dataset.name} {dataset.comes}: no sums are kept of it"
+            raise ConfigError("hash", what, "leave it out")
+        loaded = dataset.load(split=split)
+        print(f"{dataset.name} {split}: {dataset.comes}, and loads")
+        _told_loaded(dataset, loaded.manifest)
         return None
     place = None
     if how != "none":
@@ -159,9 +164,30 @@ def _told(report: Report, title: str) -> Iterator[str]:
         yield f"  damaged: {report.damage}"
 
 
+def _shape(dataset: Dataset) -> str:
+    """Of a sample, in words."""
+    kind, sizes = dataset.shape.kind, list(dataset.shape)
+    if kind == "text":
+        return f"lines of {sizes[1]} symbols, at most {sizes[0]} different ones"
+    if kind == "points":
+        return f"points of {sizes[0]} numbers"
+    return f"{dataset.resolution}x{dataset.resolution}, {dataset.channels} channels"
+
+
+def _told_loaded(dataset: Dataset, manifest: Mapping[str, Any]) -> None:
+    """What a set that is not packed turned out to be, where it is none of images."""
+    if (kind := dataset.shape.kind) == "images":
+        return
+    print(f"  {_sentence(manifest).replace('images', {'text': 'lines'}.get(kind, kind), 1)}")
+    for line in _counts(manifest):
+        print(f"  {line}")
+    if found := manifest.get("vocabulary"):
+        print(f"  {len(found)} symbols, the unknown one first: {''.join(found[: SHOWN * 5])!r}")
+
+
 def _absent(dataset: Dataset, split: str) -> str:
     if dataset.pack_folder(split) is None:
-        return "comes with its package"
+        return dataset.comes
     return f"not prepared; 'ganlab data prepare {dataset.name} split={split}'"
 
 

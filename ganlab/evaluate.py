@@ -130,6 +130,11 @@ class Evaluator:
             raise MetricError(why)
         measure.check(self.protocol, real)
 
+    def told(self) -> dict[str, float]:
+        """What real samples score against each other, by name, where a metric tells it. After ``check``."""
+        real = by_sample.real_of(self.images) if self.sample_metrics else None
+        return {k: v for m in self.sample_metrics.values() if real for k, v in m.told(real).items()}
+
     def check_classes(self, num_classes: int) -> None:
         """Raise DataError unless the reference images have as many classes as the generator."""
         if (there := len(self.images.classes)) != num_classes:

@@ -15,6 +15,7 @@ from ganlab.log import Log
 from ganlab.looks import Look
 from ganlab.metrics.base import MetricError
 from ganlab.metrics.protocol import Protocol
+from ganlab.record import brief
 from ganlab.run_folder import RunFolder
 from ganlab.run_record import RunRecord
 from ganlab.scores import Scores
@@ -60,6 +61,15 @@ class Observer:
             )
         finally:
             self.record.progress["eval_s"] += time.perf_counter() - began
+
+    def real(self) -> None:
+        """Beside the scores to come, those of real samples, where there are any: a record and a line."""
+        ranks.current().first_does(self._real)
+
+    def _real(self) -> None:
+        if told := self.evaluators[self.e.metric.progress].told():
+            self.log.numbers(0, "real", {f"real/{name}": value for name, value in told.items()})
+            self.log.say(f"real samples against the others: {brief(told)}")
 
     def tell(self, scores: Scores, kind: str = "eval") -> None:
         """Warnings, the scores, and what evaluation costs so far, into the log."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ganlab import engine, first_rank, looks, ranks, resume
+from ganlab import engine, first_rank, looks, ranks, resume, vocabulary
 from ganlab.data.base import ImageSet
 from ganlab.disk import ensure_room
 from ganlab.errors import CheckpointError, Diverged, EnvError, GanlabError, Stopped
@@ -64,6 +64,7 @@ class Run:
             folder.checkpoints, folder.run_id, e.keep_checkpoints, self.identity["config_hash"], e.keep_every
         )
         self.checkpoints.clean()
+        vocabulary.keep(folder, images)
         with resume.Heard() as heard:
             resume.go_on(self, shared.packed, config, changed)
             ranks.current().copied(pack_game(self.game)[0])
@@ -132,6 +133,7 @@ class Run:
             ranks.current().first_does(self._require_room)
         if self.step == 0:
             self.observer.samples(self.step)
+            self.observer.real()
         if self.step == 0 and self.e.spectral_every:
             self.observer.spectra(self.step)
         if self.e.eval_start and self.step == 0 and p["evaluated"] < 0:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ganlab import config, samples
+from ganlab import config, samples, sampling
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.files import progress
 from ganlab.disk import read_json, write_json
@@ -240,6 +240,7 @@ def sample_run(
 ) -> Path:
     """``grid.png``, single PNGs and ``interpolation.png`` of a checkpoint's G, in the folder returned.
 
+    Of text and points: the files of ``sampling.write``.
     ``out`` None: ``RUN/samples/step-N-seedS``. The interpolation has ``interpolations`` rows, each of
     ``columns`` images on the way from one latent to another, along the great circle. In a conditional run
     every row is of one class: of ``classes`` ("0,3,7") in turn, or spread evenly over all of them. Raises
@@ -253,20 +254,17 @@ def sample_run(
     place = Path(out) if out else folder.samples / f"step-{step:09d}-seed{seed}"
     z = samples.latents(e.prior, game.z_dim, n, device, seed, 1)
     y = samples.row_labels(rows, n, columns, device)
-    images = samples.images(game.live, z, y)
+    way = way_y = None
+    if interpolations:
+        ends = samples.latents(e.prior, game.z_dim, 2 * interpolations, device, seed, 2)
+        way = samples.interpolate(ends[:interpolations], ends[interpolations:], columns)
+        way_y = samples.row_labels(rows, len(way), columns, device)
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EnvError(str(place), f"can't be made ({error.strerror})", "choose another out=") from error
-    samples.write_png(place / "grid.png", samples.grid(images, columns))
-    if singles:
-        for i, image in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
-            samples.write_png(place / f"{i:05d}.png", image)
-    if interpolations:
-        ends = samples.latents(e.prior, game.z_dim, 2 * interpolations, device, seed, 2)
-        way = samples.interpolate(ends[:interpolations], ends[interpolations:], columns)
-        there = samples.images(game.live, way, samples.row_labels(rows, len(way), columns, device))
-        samples.write_png(place / "interpolation.png", samples.grid(there, columns))
+    drawn = sampling.Drawn(z, y, way, way_y, columns, singles)
+    sampling.write(place, folder, e.dataset, game, drawn)
     labels = None if y is None else y.tolist()
     meta = {"run": run, "step": step, "n": n, "seed": seed, "labels": labels, "when": now()}
     write_json(place / "samples.json", meta)

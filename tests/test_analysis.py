@@ -35,6 +35,7 @@ EVERY = {
     *("operator_norms", "overfitting", "samples", "scores", "singular_values", "spectral_norms", "speed"),
     *("layer_gradients", "value_surface", "weight_histograms"),
 }
+OTHERS = {"ngram_js"}  # of samples that are not images; tested with them
 QUICK = [
     "n=12",
     "n_real=40",
@@ -82,7 +83,7 @@ def content(folder: Path) -> dict[str, str]:
 
 def test_every_analysis_is_found_and_documents_its_keys() -> None:
     known = analysis.catalogue()
-    assert set(known) == EVERY
+    assert set(known) == EVERY | OTHERS
     for name, entry in known.items():
         kind = analysis.load(name)
         assert set(entry.keys) == set(parameters(kind)), name
@@ -229,7 +230,7 @@ def test_conditional_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_help_lists_them_and_the_keys_of_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["analyze", "--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {name} " in out for name in [*EVERY, "all"])
+    assert all(f"\n  {name} " in out for name in [*EVERY, *OTHERS, "all"])
     assert cli.main(["analyze", "analysis=speed", "--help"]) == 0
     out = capsys.readouterr().out
     assert "methods=none,sn,wn,wgan-gp" in out
@@ -291,3 +292,9 @@ def test_samples_down_and_across_any_axis_or_key(
     assert (rows, columns) == (["Adam"], ["s0"])
     with pytest.raises(DataError, match="no run has 'par'; the grid has pair, method, seed; or name a key"):
         analysis.analyze([root], "samples", tmp_path / "o", ["down=par"])
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_those_of_other_samples_refuse_images(name: str, analysis_runs: Runs) -> None:
+    with pytest.raises(GanlabError, match=f"{name}: is of (text|points), and sn has images"):
+        analysis.analyze([analysis_runs["sn"]], name, None, [])

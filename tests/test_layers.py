@@ -19,13 +19,14 @@ FLOORS = [
         "nets data extractors",
         "experiment",
         "optimizers game step state_tree manifest checkpoint run_folder metrics_file signals log "
-        "reference fakes "
+        "vocabulary reference fakes "
         "feature_pass by_class by_sample scores evaluate samples looks facts identity record sizes setup "
         "resume feed engine "
         "first_rank run_record validation observer shared run loop lanes rank_session",
-        "targets tree building config_files overrides composition config tools datasets trial report "
-        "analysis recipes explain stores doctor words failing watch jobs scaling random_set grid planned "
-        "ledger launch sweep work runner cost status check bench help launched commands cli pack __main__",
+        "targets tree building config_files overrides composition config sampling tools datasets "
+        "trial report analysis recipes explain stores doctor words failing watch jobs scaling random_set "
+        "grid planned ledger launch sweep work runner cost status check bench help launched commands cli "
+        "pack __main__",
     )
 ]
 ORDERED = (0, 4, 5)  # floors whose files may use the ones before them in the list

@@ -115,6 +115,7 @@ class Dataset(ABC):
     resolution: int
     channels: int
     labelled: bool = True
+    comes = "comes with its package"  # of a set that is not packed: where its samples are from
 
     @property
     def shape(self) -> Shape:
@@ -122,11 +123,6 @@ class Dataset(ABC):
         from ganlab.types import ImageShape
 
         return ImageShape(self.channels, self.resolution, self.resolution)
-
-    @property
-    def described(self) -> str:
-        """What a sample is, in a few words."""
-        return f"{self.resolution}x{self.resolution}, {self.channels} channels"
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:

@@ -100,6 +100,7 @@ class Points(Dataset):
     """
 
     channels, resolution, labelled = 1, 1, False  # of images: none here
+    comes = "is drawn when a run starts"
     n: int
     split: str
     data_seed: int
@@ -107,10 +108,6 @@ class Points(Dataset):
     @property
     def shape(self) -> PointShape:
         return PointShape(2)
-
-    @property
-    def described(self) -> str:
-        return "points in the plane"
 
     def splits(self) -> tuple[str, ...]:
         return SPLITS

@@ -230,7 +230,10 @@ def sample() -> str:
     return "\n".join(
         [
             head("sample", "RUN [n=64] [out=DIR] [key=value ...]"),
-            *wrap("Draws images from a checkpoint's generator: grid.png, single PNGs, interpolation.png."),
+            *wrap(
+                "Draws from a checkpoint's generator. Images: grid.png, single PNGs, interpolation.png; "
+                "text: samples.txt, interpolation.txt; points: points.csv, grid.png, interpolation.csv."
+            ),
             "",
             "keys",
             *table((f"{k}={plain(default)}", text) for k, (default, text) in SAMPLE.items()),

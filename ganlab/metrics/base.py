@@ -186,6 +186,10 @@ class SampleMetric(Measure):
     def check(self, protocol: Protocol, real: Real) -> None:
         """Before training: raise MetricError if these real samples can give no value."""
 
+    def told(self, real: Real) -> dict[str, float]:
+        """Values of real samples against the others, by name: what a generator can hope for. Told once."""
+        return {}
+
     @abstractmethod
     def __call__(self, real: Real, fake: Tensor, protocol: Protocol) -> dict[str, float]:
         """A value for each of ``names``, of ``fake`` (n, ...) on the CPU. Raises MetricError without one."""

@@ -87,7 +87,7 @@ def he_init(layer: nn.Linear) -> None:
 
 def glorot_init(layer: nn.Module, gain: float = 1.0) -> None:
     """Glorot-uniform weight, bias 0. ``gain`` sqrt(2) is the "he" variant of SNGAN's and WGAN-GP's code."""
-    assert isinstance(layer, (nn.Conv2d, nn.Linear, nn.Embedding))
+    assert isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.Embedding))
     nn.init.xavier_uniform_(layer.weight, gain)
     if not isinstance(layer, nn.Embedding) and layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -21,6 +21,7 @@ from ganlab.report import (
     compare,
     crossing,
     curves,
+    lines,
     mosaic,
     noise,
     published,
@@ -59,6 +60,7 @@ class View:
     parts: list[tuple[str, list[Table]]]
     score_names: list[str]
     runs: list[tables.RunRow]
+    sampled: list[lines.Sampled]
 
 
 def view(section: Section, number: int, stem: str) -> View:
@@ -108,6 +110,7 @@ def view(section: Section, number: int, stem: str) -> View:
         [] if section.crowded else _parts(section),
         [text.score_label(n) for n in names],
         tables.run_rows(section, names),
+        lines.sampled(section),
     )
 
 

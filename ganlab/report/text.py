@@ -55,6 +55,7 @@ ARCHITECTURES = {
     "bedrooms": "Bedrooms",
     "dcgan_family": "DCGAN family",
     "mlp": "MLP",
+    "charlm": "character language model",
 }
 SCORES = {
     "is": "IS",
@@ -66,6 +67,10 @@ SCORES = {
     "w1": "W1",
     "modes": "Modes",
     "high_quality": "High quality",
+    "js1": "JS of 1-grams",
+    "js2": "JS of 2-grams",
+    "js3": "JS of 3-grams",
+    "js4": "JS of 4-grams",
 }
 HIGHER = ("is", "modes", "high_quality")  # is better
 

@@ -1,0 +1,88 @@
+"""Samples of a run as files: a grid and single pictures, lines of text, or points in the plane."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ganlab import looks, samples, vocabulary
+from ganlab.data.base import Dataset
+from ganlab.disk import write_atomic
+from ganlab.errors import ConfigError
+from ganlab.game import Game
+from ganlab.run_folder import RunFolder
+
+
+class Drawn(NamedTuple):
+    """Latents of samples (n, Z) with their labels; and of ways between two, ``columns`` to each, or None."""
+
+    z: Tensor
+    y: Tensor | None
+    way: Tensor | None
+    way_y: Tensor | None
+    columns: int
+    singles: bool
+
+
+def write(place: Path, folder: RunFolder, dataset: Dataset, game: Game, drawn: Drawn) -> None:
+    """Into the folder ``place``. Raises EnvError; DataError where a run's text and vocabulary are gone.
+
+    Images: ``grid.png``, ``00000.png`` ... with ``singles``, ``interpolation.png``. Text: ``samples.txt``, a
+    line each, and ``interpolation.txt``, an empty line after each way. Points: ``points.csv``, ``grid.png``
+    (a map, real ones too) and ``interpolation.csv``. Raises ConfigError for a G that is not trained.
+    """
+    if game.noise:
+        raise ConfigError("fixed_generator", "is above 0: this run trains no G", "name another run")
+    {"images": _images, "text": _text, "points": _points}[game.shape.kind](
+        place, folder, dataset, game, drawn
+    )
+
+
+def _images(place: Path, folder: RunFolder, dataset: Dataset, game: Game, drawn: Drawn) -> None:
+    made = samples.images(game.live, drawn.z, drawn.y)
+    samples.write_png(place / "grid.png", samples.grid(made, drawn.columns))
+    if drawn.singles:
+        for i, image in enumerate(made.permute(0, 2, 3, 1).cpu().numpy()):
+            samples.write_png(place / f"{i:05d}.png", image)
+    if drawn.way is not None:
+        there = samples.images(game.live, drawn.way, drawn.way_y)
+        samples.write_png(place / "interpolation.png", samples.grid(there, drawn.columns))
+
+
+def _text(place: Path, folder: RunFolder, dataset: Dataset, game: Game, drawn: Drawn) -> None:
+    symbols = vocabulary.symbols(folder, dataset, game.shape[0])
+    lines = looks.lines(looks.made(game, drawn.z, drawn.y), symbols)
+    _write_lines(place / "samples.txt", lines)
+    if drawn.way is not None:
+        there = looks.lines(looks.made(game, drawn.way, drawn.way_y), symbols)
+        ways = [there[i : i + drawn.columns] for i in range(0, len(there), drawn.columns)]
+        _write_lines(place / "interpolation.txt", [line for way in ways for line in [*way, ""]])
+
+
+def _points(place: Path, folder: RunFolder, dataset: Dataset, game: Game, drawn: Drawn) -> None:
+    made = looks.made(game, drawn.z, drawn.y).numpy()
+    _write_points(place / "points.csv", made)
+    real = np.asarray(dataset.load().images)[: looks.POINTS]
+    samples.write_png(place / "grid.png", looks.point_map(real, made))
+    if drawn.way is not None:
+        there = looks.made(game, drawn.way, drawn.way_y).numpy()
+        _write_points(place / "interpolation.csv", there, drawn.columns)
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    write_atomic(path, "".join(f"{line}\n" for line in lines).encode(), durable=False)
+
+
+def _write_points(path: Path, points: npt.NDArray[np.float32], way: int = 0) -> None:
+    """A row for each point; ``way``: how many belong to one way, whose number stands first."""
+    out = io.StringIO()
+    out.write(("way," if way else "") + ",".join("xyz"[i] for i in range(points.shape[1])) + "\n")
+    for i, point in enumerate(points.tolist()):
+        first = [str(i // way)] if way else []
+        out.write(",".join([*first, *(f"{value:.6g}" for value in point)]) + "\n")
+    write_atomic(path, out.getvalue().encode(), durable=False)
