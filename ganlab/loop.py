@@ -184,6 +184,7 @@ def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
     if wrong:
         raise DataError(wrong)
     if len(images) < e.batch_size:
-        what = f"{e.batch_size} is more than the {len(images)} images of {images.name} {images.split}"
+        kind = {"text": "lines"}.get(images.shape.kind, images.shape.kind)
+        what = f"{e.batch_size} is more than the {len(images)} {kind} of {images.name} {images.split}"
         raise ConfigError("batch_size", what, f"use at most {len(images)}")
     return device, images

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ganlab import cli
 from ganlab.data import lines as reading
@@ -75,6 +76,8 @@ def test_what_players_see_is_one_hot(file: Path) -> None:
     seen = images.seen(x)
     assert (seen.shape, seen.dtype) == ((2, 4, 4), torch.float32)
     assert torch.equal(seen, torch.nn.functional.one_hot(x.long(), 4).transpose(1, 2).float())
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # which refuses to read a value on the host
+        assert images.seen(mode.from_tensor(x)).shape == (2, 4, 4)
     first = images.batches("cpu", seed=3).batch(0, 2)
     assert first.x.dtype == torch.int16
     assert first.y is None
@@ -185,7 +188,7 @@ def test_bad_bytes_become_the_unknown_symbol(file: Path) -> None:
     ("words", "code", "line"),
     [
         (["dataset.length=0"], 2, "dataset.length: 0 is not a whole number >= 1"),
-        ([], 2, "batch_size: 64 is more than the 2 images of text train"),
+        ([], 2, "batch_size: 64 is more than the 2 lines of text train"),
         (["batch_size=2", "dataset.length=3"], 3, "metric.scores.ngram_js: needs lines of 4 symbols"),
         (["dataset.path=null"], 3, "dataset.path: is not set; give a text file"),
         (["architecture=cnn"], 2, "architecture: it builds images, and dataset text has text; use arch"),

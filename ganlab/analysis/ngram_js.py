@@ -73,9 +73,10 @@ class NgramJS(Analysis):
             for ax in figure.axes[2:]:
                 ax.set_xlabel("generator updates")
             for ax in figure.axes[::2]:
-                ax.set_ylabel("JS divergence, bits (lower is better)")
+                ax.set_ylabel("JS divergence, bits")
             _legend(figure, runs, styles)
             title = f"Character n-grams: {subjects.common(runs)}"
+            figure.align_ylabels()
             drawing.titled(figure, title)
             return drawing.png(figure)
 
