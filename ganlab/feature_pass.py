@@ -263,15 +263,17 @@ def scoring_pass(e: Experiment, game: Game, device: torch.device, images: int) -
     """What makes ``images`` images of G and looks at them as an evaluation of ``e`` does, to be timed.
 
     Its batch sizes and precision, chunks made ahead on a GPU; metrics left out. None without the extractor's
-    weights: nothing is fetched to learn a speed. ``game`` stays as it is.
+    weights: nothing is fetched to learn a speed. Points and text want none. ``game`` stays as it is.
     """
     extractor, protocol = e.metric.extractor, e.metric.protocol
+    seen = game.shape.kind == "images"
     extractor.download = False
     try:
-        extractor.check()
+        if seen:
+            extractor.check()
     except (DataError, EnvError):
         return None
-    generate, _ = generators(game.live, game.draw, protocol, e.shape)
+    generate, _ = generators(game.live, game.draw, protocol, game.shape)
     features = FeaturePass(extractor, batch_size(protocol, device), device, lambda warning: None)
 
     def make(start: int) -> Tensor:
@@ -281,6 +283,7 @@ def scoring_pass(e: Experiment, game: Game, device: torch.device, images: int) -
     def once() -> None:
         with exact_fp32(device.type):
             for chunk in ahead(make, range(0, images, CHUNK), device):
-                deque(features(chunk), maxlen=0)
+                if seen:
+                    deque(features(chunk), maxlen=0)
 
     return once

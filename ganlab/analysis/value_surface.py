@@ -171,10 +171,10 @@ class ValueSurface(Analysis):
 
     def _frame(self, panel: Panel) -> Figure:
         with drawing.style():
-            figure = Figure(figsize=(4.2, 4.5), layout="constrained")
+            figure = Figure(figsize=(4.2, 4.7), layout="constrained")
             ax = figure.subplots()
             self.plot(ax, panel, 8)
-            ax.set_title(text.plain(f"{panel.subject.label}, step {panel.step:,}", 60))
+            ax.set_title(text.plain(f"{panel.subject.label}, step {panel.step:,}", 60), pad=8)
             _legend(figure)
         return figure
 
