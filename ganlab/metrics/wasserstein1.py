@@ -17,7 +17,8 @@ class Wasserstein1(SampleMetric):
     """W1 (Euclidean cost) between ``n`` generated points and as many real ones, in the points' units.
 
     The empirical distance, by POT's network simplex (Bonneel et al. 2011; Flamary et al. 2021). Two samples
-    of one distribution are not at 0 either: of 1,000 points each 0.03 to 0.09 for the toy sets.
+    of one distribution are not at 0 either: with 1,000 points each the toy sets have 0.08 to 0.09 on average,
+    0.04 to 0.15 in 20 draws of each.
     """
 
     names = ("w1",)
