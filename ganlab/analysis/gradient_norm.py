@@ -10,7 +10,7 @@ from torch import Tensor
 from ganlab import rng
 from ganlab.analysis import histograms
 from ganlab.analysis.base import Analysis, Finding
-from ganlab.analysis.subjects import PIECE, Subject, generate
+from ganlab.analysis.subjects import PIECE, Subject
 from ganlab.fakes import evaluating
 from ganlab.game import Game
 from ganlab.penalties import gradient_norms
@@ -41,8 +41,7 @@ class GradientNorm(Analysis):
             game, step = subject.restore(self.checkpoint)
             real = subject.real(game, self.n, self.seed)
             n = len(real.x)
-            z, y = subject.draw(game, n, self.seed)
-            fake = generate(game, z, y)
+            fake, y = subject.fake(game, n, self.seed)
             random = rng.generator(subject.device, self.seed, "analysis", 3)
             a = torch.rand(n, *[1] * (real.x.dim() - 1), device=subject.device, generator=random)
             kinds = {

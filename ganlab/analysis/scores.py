@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ganlab.analysis import histograms
 from ganlab.analysis.base import Analysis, Finding
-from ganlab.analysis.subjects import PIECE, Subject, generate
+from ganlab.analysis.subjects import PIECE, Subject
 from ganlab.fakes import evaluating
 from ganlab.game import Game
 from ganlab.schema import Count, Steps, checked
@@ -43,8 +43,7 @@ class Scores(Analysis):
             kinds = {"training images": scores(game, *real)}
             if (split := subject.held_out(self.split)) is not None:
                 kinds["held-out images"] = scores(game, *subject.real(game, self.n, self.seed, split))
-            z, y = subject.draw(game, self.n, self.seed)
-            kinds["samples"] = scores(game, generate(game, z, y), y)
+            kinds["samples"] = scores(game, *subject.fake(game, self.n, self.seed))
             found.append(histograms.Panel(subject, step, kinds))
         return histograms.finding(found, "D's scores", "D's raw score", "score")
 
