@@ -27,6 +27,7 @@ from ganlab.run_record import read_result
 from ganlab.shared import Shared
 from ganlab.signals import StopFlag
 from ganlab.sizes import require_size
+from ganlab.validation import split_of
 
 Turns = Generator[Run, None, None]
 
@@ -168,6 +169,7 @@ def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
         keep_memory()
     if e.threads:
         torch.set_num_threads(e.threads)
+    split_of(e)  # a wrong name shows before the data are read
     images = shared.images(e)
     shared.held_out(e)
     if e.architecture.conditional and images.labels is None:
@@ -183,7 +185,7 @@ def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
             wrong |= dict.fromkeys(error.mistakes)
     if wrong:
         raise DataError(wrong)
-    if len(images) < e.batch_size:
+    if len(images) < e.batch_size and not images.endless:
         kind = {"text": "lines"}.get(images.shape.kind, images.shape.kind)
         what = f"{e.batch_size} is more than the {len(images)} {kind} of {images.name} {images.split}"
         raise ConfigError("batch_size", what, f"use at most {len(images)}")

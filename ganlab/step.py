@@ -86,7 +86,7 @@ def update_critic(game: Game, real: Callable[[], Batch]) -> Terms:
     """Update D ``d_steps`` times against real samples plus noise: the fixed G of WGAN-GP's Figure 1a.
 
     Each generated sample is a real one of the same batch and N(0, noise^2), as in WGAN-GP's released code
-    (gan_toy.py). ``g`` of what is told is G's loss on the last of them; nobody descends it.
+    (gan_toy.py). G has no loss to tell.
     """
     log: Terms = {}
     for i in range(game.d_steps):
@@ -95,10 +95,6 @@ def update_critic(game: Game, real: Callable[[], Batch]) -> Terms:
         noise = torch.randn(shape[0] * team.size, *shape[1:], device=batch.x.device)
         fake = batch._replace(x=batch.x + game.noise * team.share(noise, game.accumulate))
         log |= update_discriminator(game, batch, fake, i + 1 == game.d_steps)
-    with torch.no_grad():
-        (mean,) = ranks.current().means([game.loss.generator(None, game.verdict(*fake))])
-    assert mean is not None
-    log["g"] = mean
     return log
 
 

@@ -23,7 +23,16 @@ from ganlab.spelling import suggest
 from ganlab.types import Batch
 
 PIECE = 250  # images that pass D at a time
-HELD_OUT = ("test", "val", "validation", "valid", "rest")  # names of splits that are not trained on
+HELD_OUT = (
+    "test",
+    "testing",
+    "val",
+    "validation",
+    "valid",
+    "dev",
+    "eval",
+    "rest",
+)  # names of splits that are not trained on
 
 
 def held_out(dataset: Dataset) -> str | None:
@@ -39,7 +48,8 @@ def split_of(e: Experiment) -> str | None:
     there = [s for s in dataset.splits() if s != dataset.split]
     if wanted is True:
         if (found := held_out(dataset)) is None:
-            name = f"name one of {', '.join(there)}" if there else "take another dataset, or validation=null"
+            ways = [dataset.to_hold_out or "take another dataset", "validation=null"]
+            name = f"name one of {', '.join(there)}" if there else f"{ways[0]}, or {ways[1]}"
             what = f"{dataset.name} {dataset.split} has no test or validation split beside it"
             raise ConfigError("validation", what, name)
         return found
@@ -132,10 +142,12 @@ class Validation:
             evaluating(nets[0]),
             evaluating(nets[1]),
         ):
-            yield
-        for buffer, before in kept:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
+            try:
+                yield
+            finally:
+                for buffer, before in kept:
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
 
 
 def validating(e: Experiment, game: Game, train: ImageSet, held: ImageSet | None) -> Validation | None:

@@ -143,8 +143,8 @@ def test_the_surfaces_of_a_grid_of_runs(analysis_runs: Runs, tmp_path: Path) -> 
     assert {float(r["x"]) for r in rows} == {-2, -1, 0, 1, 2}
     for told in read(tmp_path / "value_surface_summary.csv"):
         assert 0 <= float(told["auc"]) <= 1
-        assert float(told["w1_bound"]) == pytest.approx(float(told["gap"]) / float(told["steepest"]))
-        assert float(told["w1_bound"]) < float(told["w1"])  # weak duality, up to the grid
+        assert float(told["gap_over_slope"]) == pytest.approx(float(told["gap"]) / float(told["steepest"]))
+        assert float(told["gap_over_slope"]) < float(told["w1"])  # weak duality, up to the grid
 
 
 def test_the_film_has_a_frame_per_checkpoint(analysis_runs: Runs, tmp_path: Path) -> None:

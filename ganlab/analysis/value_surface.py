@@ -49,9 +49,10 @@ class ValueSurface(Analysis):
     For runs on points. Columns are data sets, rows whatever else tells the runs apart. The paper holds G
     fixed (``fixed_generator=1``): a clipped critic stays simple and overlooks higher moments of the data, a
     penalised one does not. The summary has, per run, what D sees, whatever its scale: ``auc``, how often a
-    real point has the higher value of a real and a generated one, and ``w1_bound``, D's mean on real less
-    that on generated points over its steepest slope on the grid, a lower bound of ``w1``, the exact
-    Wasserstein-1 distance between these points.
+    real point has the higher value of a real and a generated one, and ``gap_over_slope``, D's mean on real
+    less that on generated points over its steepest slope from one point of the grid to the next. Over the
+    steepest of all it would be a lower bound of ``w1``, the exact Wasserstein-1 distance between these
+    points; the grid misses kinks between its points, and what lies outside.
 
     Args:
         checkpoint: last, best, or a step.
@@ -85,13 +86,13 @@ class ValueSurface(Analysis):
         found = [self.panel(subject, self.checkpoint) for subject in runs]
         rows: list[Row] = []
         summary: list[Row] = []
-        says = ["what D sees: AUC of real against generated points; its bound of W1, of the exact W1"]
+        says = ["what D sees: AUC of real against generated points; gap over slope; exact W1"]
         for panel in found:
             told = {**panel.subject.columns, "dataset": panel.subject.run.text("dataset"), "step": panel.step}
             rows += self._rows(told, panel.values)
             summary.append({**told, **self._facts(panel)})
-            auc, bound, w1 = (summary[-1][k] for k in ("auc", "w1_bound", "w1"))
-            says.append(f"  {panel.subject.label}: {auc:.3f}; {bound:.3f} of {w1:.3f}")
+            auc, over, w1 = (summary[-1][k] for k in ("auc", "gap_over_slope", "w1"))
+            says.append(f"  {panel.subject.label}: {auc:.3f}; {over:.3f}; {w1:.3f}")
         moving = {}
         if steps:
             moving["value_surface.gif"] = film.gif(
@@ -128,7 +129,7 @@ class ValueSurface(Analysis):
             "gap": gap,
             "steepest": slope,
             "auc": auc(real, fake),
-            "w1_bound": gap / slope if slope else 0.0,
+            "gap_over_slope": gap / slope if slope else 0.0,
             "w1": distance(panel.real, panel.fake),
         }
 

@@ -83,6 +83,11 @@ class ImageSet:
 
         return ImageShape(*map(int, self.images.shape[1:]))
 
+    @property
+    def endless(self) -> bool:
+        """Whether training draws samples anew, however many there are here."""
+        return False
+
     def seen(
         self,
         x: Tensor,
@@ -115,6 +120,7 @@ class Dataset(ABC):
     resolution: int
     channels: int
     labelled: bool = True
+    to_hold_out: str = ""  # what gives it a split that training does not use, as key=value
     comes = "comes with its package"  # of a set that is not packed: where its samples are from
 
     @property

@@ -42,6 +42,10 @@ class PointSet(ImageSet):
     def shape(self) -> PointShape:
         return PointShape(int(self.images.shape[1]))
 
+    @property
+    def endless(self) -> bool:
+        return self.draw is not None
+
     def seen(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         return x
 
@@ -50,7 +54,10 @@ class PointSet(ImageSet):
 
 
 class InOrder(Batches):
-    """Every epoch in the order of the set, which was shuffled once when it was made."""
+    """Every epoch in the order of the set, which was shuffled once when it was made.
+
+    A batch may straddle two epochs, where the code leaves the last 160 of 100,000 points out of each.
+    """
 
     def _order(self, epoch: int) -> Tensor:
         import torch

@@ -66,6 +66,7 @@ class Text(Dataset):
     """
 
     name, channels, resolution, labelled = "text", 1, 1, False
+    to_hold_out = "set dataset.held_out=0.1"
     comes = "is read when a run starts"
 
     @checked

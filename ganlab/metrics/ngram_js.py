@@ -59,7 +59,7 @@ class NgramJS(SampleMetric):
         return {f"js{k}": self.floor(real, k) for k in range(MOST, 0, -1)}
 
     def floor(self, real: Real, k: int) -> float:
-        """Of the first ``n`` real lines against the others: the set was shuffled when it was made."""
+        """Of the first ``n`` real lines against the others; a training set was shuffled when it was made."""
         every, some = self._real(real)[k - 1], grams(real.samples[: self.n], k, _bits(real))
         counts = every.counts.copy()
         counts[np.searchsorted(every.codes, some.codes)] -= some.counts

@@ -7,12 +7,14 @@ one protocol.
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ganlab.config_files import find, read
 from ganlab.report import text
 from ganlab.report.collect import Run, Score
 
@@ -20,7 +22,7 @@ from ganlab.report.collect import Run, Score
 _SILENT = (
     *("seed", "run_dir", "device", "threads", "deterministic", "keep_checkpoints", "data_memory_gb"),
     *("save_every", "log_every", "sample_every", "spectral_every", "eval_every", "eval_start"),
-    *("dataset.path", "name"),
+    *("dataset.path", "name", "validation", "validation_n"),
 )
 _SILENT_GROUPS = ("metric.", "hydra.")
 _SETTING = ("setting", "d_steps", "optimizer.")  # what a setting chooses: may differ between settings
@@ -218,7 +220,16 @@ def _recipe(run: Run) -> dict[str, Any]:
     """What the run was asked to do, less what can't move its scores."""
     if not run.config:  # the little that result.json says
         return {"steps": run.number("steps"), "loss._target_": run.text("loss")}
-    return {k: v for k, v in run.config.items() if k not in _SILENT and not k.startswith(_SILENT_GROUPS)}
+    told = {**_defaults(), **run.config}  # a run from before a key was there had what is its default now
+    return {k: v for k, v in told.items() if k not in _SILENT and not k.startswith(_SILENT_GROUPS)}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """Plain values that every run has unless its config says otherwise."""
+    path = find("train", [])
+    assert path is not None, "configs/train.yaml is part of the package"
+    return {k: v for k, v in read(path)[0].items() if isinstance(v, bool | int | float | str) and k[0] != "_"}
 
 
 def _differing(recipes: Sequence[dict[str, Any]], of_setting: bool) -> set[str]:
@@ -253,4 +264,5 @@ def _word(key: str, value: object) -> str:
         key, value = key.removesuffix("._target_"), "none" if value is None else str(value).rsplit(".", 1)[-1]
     shown = "unset" if value is None else f"{value:g}" if isinstance(value, float) else value
     short = {"architecture.width": "width", "batch_size": "batch"}.get(key, key.rsplit(".", 1)[-1])
+    short = f"D's {short}" if key.startswith("d_optimizer.") else short
     return f"{text.clean(short, 24)} {text.clean(shown, 20)}"

@@ -47,7 +47,11 @@ def draw(grid: Grid, runs: Iterable[Run], name: str) -> figures.Picture | None:
     title = f"Samples: {grid.heading}"
     png = mosaic.compose(title, rows, columns, tiles, 2 if small else 1)
     where = f"down: {pair[0]}; across: {pair[1]}"
-    caption = f"The newest {TILES}×{TILES} samples of every cell (lowest seed), uncurated; {where}."
+    known = all(
+        mosaic.pixels(text.clean(r.config.get("dataset.resolution") or "", 8)) for r in by_folder.values()
+    )
+    what = f"{TILES}×{TILES} samples" if known else "samples"
+    caption = f"The newest {what} of every cell (lowest seed), uncurated; {where}."
     return figures.Picture(name, png, b"", f"{title}. {caption}", caption) if png else None
 
 

@@ -50,7 +50,8 @@ def draw(section: Section, title: str, name: str, key: Key | None) -> figures.Pi
     rows = [group.label for group in section.groups]
     columns = [f"setting {setting}" for setting in section.settings]
     png = compose(title, rows, columns, found, 2 if 0 < resolution <= 64 else 1)
-    caption = f"The newest {tiles}×{tiles} samples of one run per cell (lowest seed), uncurated."
+    what = f"{tiles}×{tiles} samples" if resolution else "samples"
+    caption = f"The newest {what} of one run per cell (lowest seed), uncurated."
     return figures.Picture(name, png, b"", f"{title}. {caption}", caption) if png else None
 
 
