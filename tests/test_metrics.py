@@ -295,4 +295,5 @@ def test_every_protocol_file_builds(path: Path) -> None:
     protocol = Protocol(**fields)
     assert protocol.name == path.stem
     assert path.read_text().startswith("# ")
-    KID().check(protocol, protocol.fid_n_real or 1797)
+    if path.stem != "language":  # of lines, which have no features
+        KID().check(protocol, protocol.fid_n_real or 1797)

@@ -19,7 +19,7 @@ from ganlab.feature_norms import BatchNorm, LayerNorm, SampleNorm
 from ganlab.nets.activations import Activation, Gate, SmoothELU, activation, smooth_elu
 from ganlab.nets.base import Architecture
 from ganlab.nets.bedrooms import Bedrooms, Pair
-from ganlab.nets.bottleneck import Bottleneck
+from ganlab.nets.bottleneck import Bottleneck, EveryOther
 from ganlab.nets.dcgan_family import DCGANFamily
 from ganlab.nets.wgan import WGAN
 from ganlab.setup import build_game
@@ -515,3 +515,18 @@ def test_figure_3_and_table_3() -> None:
     assert (free["architecture"]["head"], labelled["architecture"]["head"]) == ("none", "ac")
     differing = {k for k in labelled if free.get(k) != labelled[k]}
     assert differing == {"architecture", "class_loss", "fake_labels"}
+
+
+def test_every_other_pixel_is_a_strided_convolution() -> None:
+    """With few channels torch's own backward pass writes past its memory on a CPU; this one may not."""
+    torch.manual_seed(0)
+    for c_in, c_out in ((2, 4), (4, 8), (8, 16)):
+        ours = EveryOther(c_in, c_out)
+        plain = nn.Conv2d(c_in, c_out, 1, 2).double()
+        plain.load_state_dict(ours.state_dict())
+        x = torch.randn(16, c_in, 32, 32).to(memory_format=torch.channels_last).requires_grad_()
+        exact = x.detach().double().contiguous().requires_grad_()
+        wanted = plain(exact)
+        (gradient,) = torch.autograd.grad(ours.to(memory_format=torch.channels_last)(x).square().sum(), x)
+        (other,) = torch.autograd.grad(wanted.square().sum(), exact)
+        torch.testing.assert_close(gradient.double(), other, rtol=1e-4, atol=1e-5)

@@ -84,8 +84,10 @@ def legend(figure: Figure, subjects: Sequence[Subject], styles: dict[Subject, St
 
 
 def logarithmic(axis: Axis) -> None:
-    """A logarithmic axis labelled in plain text, at powers of ten alone: 0.01, 1e-05."""
-    axis.set_major_locator(LogLocator(numticks=8))
+    """A logarithmic axis labelled in plain text: 0.01, 1e-05; at powers of ten, on a short one at 2 and 5."""
+    low, high = axis.get_view_interval()
+    short = low <= 0 or high / low < 300
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=12 if short else 8))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

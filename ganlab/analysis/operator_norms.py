@@ -51,7 +51,7 @@ class OperatorNorms(Analysis):
         for subject in runs:
             game, step = subject.restore(self.checkpoint)
             y = torch.zeros(1, dtype=torch.long, device=subject.device) if game.num_classes else None
-            norms = layer_norms(game.discriminator, tuple(subject.experiment.shape), y)
+            norms = layer_norms(game.discriminator, tuple(game.shape), y)
             found[subject] = norms
             rows += [{**subject.columns, "step": step, **_flat(n)} for n in norms]
             ratios = [n["ratio"] for n in norms if n["kernel"]]

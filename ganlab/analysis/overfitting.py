@@ -133,5 +133,5 @@ def _say(subject: Subject, what: str, points: Sequence[Point]) -> str:
     before = sum(p.train - p.validation for p in early) / len(early)
     return (
         f"  {subject.label}: {what} {last.train:.4g} on training, {last.validation:.4g} on held-out images "
-        f"at step {last.step:,}: {last.train - last.validation:+.3g}, at first {before:+.3g}"
+        f"at step {last.step:,}: {last.train - last.validation:+.3g} between them, at first {before:+.3g}"
     )

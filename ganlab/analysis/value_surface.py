@@ -93,6 +93,8 @@ class ValueSurface(Analysis):
             summary.append({**told, **self._facts(panel)})
             auc, over, w1 = (summary[-1][k] for k in ("auc", "gap_over_slope", "w1"))
             says.append(f"  {panel.subject.label}: {auc:.3f}; {over:.3f}; {w1:.3f}")
+            if panel.subject.experiment.ema:
+                says[-1] += " (points of the average of G, which D has not played)"
         moving = {}
         if steps:
             moving["value_surface.gif"] = film.gif(

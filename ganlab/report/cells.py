@@ -22,7 +22,7 @@ from ganlab.report.collect import Run, Score
 _SILENT = (
     *("seed", "run_dir", "device", "threads", "deterministic", "keep_checkpoints", "data_memory_gb"),
     *("save_every", "log_every", "sample_every", "spectral_every", "eval_every", "eval_start"),
-    *("dataset.path", "name", "validation", "validation_n"),
+    *("dataset.path", "name", "validation", "validation_n", "keep_every", "resume"),
 )
 _SILENT_GROUPS = ("metric.", "hydra.")
 _SETTING = ("setting", "d_steps", "optimizer.")  # what a setting chooses: may differ between settings

@@ -210,6 +210,9 @@ def write(
         for old in (out / "figures").iterdir():
             if _OURS.fullmatch(old.name) and f"figures/{old.name}" not in files and not old.is_symlink():
                 old.unlink()
+        for name in ("pairs.csv", "successes.csv"):  # of a report that was here before
+            if name not in files and not (out / name).is_symlink():
+                (out / name).unlink(missing_ok=True)
         for name, data in files.items():
             write_atomic(out / name, data)
     except OSError as e:

@@ -254,8 +254,8 @@ def _about(study: Study) -> list[str]:
         again = "; what failed (memory, disk) the sweep's command tries again" if crashed else ""
         lines.append(f"Without a score, below every threshold: {', '.join(fell)}{again}.")
     for names, why in (
-        (study.waiting, "are left out until both of their runs are over"),
-        (study.unscored, f"are left out, for a run of theirs has no {study.score} under this protocol"),
+        (study.waiting, "left out until both runs are over"),
+        (study.unscored, f"left out for want of a {study.score} under this protocol"),
     ):
         if names:
             listed = f"{', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
