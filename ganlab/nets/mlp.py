@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganlab.nets import activations
+from ganlab.nets.activations import Activation
 from ganlab.nets.base import Architecture, Norm, activated, flat, glorot_init, maybe, scaled
 from ganlab.schema import Count, Positive, Range, checked
 from ganlab.types import ImageShape, PointShape, Verdict
-
-Activation = Literal["relu", "leaky_relu", "tanh"]
-ACTIVATIONS = {"relu": F.relu, "leaky_relu": lambda x: F.leaky_relu(x, 0.2), "tanh": torch.tanh}
 
 
 class MLP(Architecture):
@@ -76,7 +73,7 @@ class Generator(nn.Module):
 
     def __init__(self, shape: PointShape | ImageShape, sizes: list[int], activation: Activation) -> None:
         super().__init__()
-        self.shape, self.activation, self.layers = shape, ACTIVATIONS[activation], layers(sizes)
+        self.shape, self.activation, self.layers = shape, activations.activation(activation), layers(sizes)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         *hidden, last = self.layers
@@ -91,7 +88,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, sizes: list[int], activation: Activation, norm: Norm) -> None:
         super().__init__()
-        self.activation, self.layers = ACTIVATIONS[activation], layers(sizes)
+        self.activation, self.layers = activations.activation(activation), layers(sizes)
         self.norms = nn.ModuleList(maybe(norm, n, first=i == 0) for i, n in enumerate(sizes[1:-1]))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
