@@ -25,7 +25,16 @@ CONFIGS = {
     "cnn wgan-gp": ["normalization=[gp]", "loss=wasserstein", "dataset.resolution=16"],
     "resnet projection": ["architecture=resnet", "architecture.head=projection", "dataset.resolution=32"],
     "dcgan EMA": ["architecture=dcgan", "ema=0.9", "dataset.resolution=32", "flip=true", "lr_decay=linear"],
+    "wgan warm-up": [
+        *("normalization=[wc_all]", "loss=wasserstein", "setting=wgan", "dataset.resolution=16", "d_steps=2"),
+        *("d_warmup_steps=4", "d_warmup_updates=2", "d_warmup_every=5"),
+    ],
+    "text wgan-gp": [
+        *("dataset=text", "architecture=charlm", "normalization=[gp]", "loss=wasserstein"),
+        *("metric=[ngram_js]", "metric.scores.ngram_js.n=16"),
+    ],
 }
+CORPUS = "".join(f"line {i} of a short text, {i * i} times\n" for i in range(60))
 POINTS = (1, 3, 4, 5, 7, 10, 13)  # graphs are recorded in the fourth update of a process
 WORDS = [
     *("dataset=digits", "architecture.width=0.1", "architecture.z_dim=8", "loss=hinge", "steps=14"),
@@ -67,6 +76,9 @@ def state(run: Path) -> str:
 
 def resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
+    if "dataset=text" in words:
+        (tmp_path / "corpus.txt").write_text(CORPUS)
+        words = [*words, f"dataset.path={tmp_path / 'corpus.txt'}"]
     train(tmp_path / "whole", words, None, monkeypatch)
     for point in POINTS:
         run = tmp_path / f"stopped-{point}"
@@ -90,10 +102,13 @@ def test_resume_on_a_gpu_is_bitwise(
     assert told["used"] == engine, told["why"]
 
 
-def test_the_same_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+@pytest.mark.parametrize("name", ["cnn sn", "wgan warm-up", "text wgan-gp"])
+def test_the_same_on_a_cpu(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
     """What the tests above do is sound: here they run without a GPU."""
     monkeypatch.setattr("test_resume_gpu.POINTS", (5,))
-    resumes(tmp_path, monkeypatch, [*CONFIGS["cnn sn"], "device=cpu", "threads=1"])
+    resumes(tmp_path, monkeypatch, [*CONFIGS[name], "device=cpu", "threads=1"])
 
 
 @pytest.mark.gpu
