@@ -19,7 +19,6 @@ from torch import Tensor
 from ganlab import rng, samples
 from ganlab.data.base import ImageSet
 from ganlab.disk import write_atomic
-from ganlab.fakes import Pieces, evaluating, stored
 from ganlab.game import Game
 from ganlab.samples import Picture
 
@@ -100,16 +99,9 @@ def of(images: ImageSet, seed: int) -> Look:
     return Text(images.manifest["vocabulary"]) if kind == "text" else Images()
 
 
-@torch.no_grad()
 def made(game: Game, z: Tensor, y: Tensor | None) -> Tensor:
-    """Samples of ``game.live`` as they are stored, on the CPU; what is not finite counts as 0."""
-
-    def some(rows: Tensor) -> Tensor:
-        x = game.live(z[rows], None if y is None else y[rows])
-        return stored(x.float().nan_to_num(0.0), game.shape.kind)
-
-    with evaluating(game.live):
-        return torch.cat([*Pieces(256)(some, torch.arange(len(z), device=z.device))]).cpu()
+    """Samples of ``game.live`` as they are stored, on the CPU; NaN counts as 0."""
+    return samples.images(game.live, z, y, kind=game.shape.kind).cpu()
 
 
 def lines(rows: Tensor, symbols: Sequence[str], pad: str = "`") -> list[str]:

@@ -27,6 +27,7 @@ from ganlab.run_record import read_result
 from ganlab.shared import Shared
 from ganlab.signals import StopFlag
 from ganlab.sizes import require_size
+from ganlab.types import NOUNS
 from ganlab.validation import split_of
 
 Turns = Generator[Run, None, None]
@@ -186,7 +187,7 @@ def _prepared(e: Experiment, shared: Shared) -> tuple[torch.device, ImageSet]:
     if wrong:
         raise DataError(wrong)
     if len(images) < e.batch_size and not images.endless:
-        kind = {"text": "lines"}.get(images.shape.kind, images.shape.kind)
-        what = f"{e.batch_size} is more than the {len(images)} {kind} of {images.name} {images.split}"
+        named = NOUNS[images.shape.kind]
+        what = f"{e.batch_size} is more than the {len(images)} {named} of {images.name} {images.split}"
         raise ConfigError("batch_size", what, f"use at most {len(images)}")
     return device, images

@@ -19,6 +19,7 @@ from ganlab.record import brief
 from ganlab.run_folder import RunFolder
 from ganlab.run_record import RunRecord
 from ganlab.scores import Scores
+from ganlab.types import NOUNS
 from ganlab.validation import Validation
 
 SETTLED = 500  # updates before which equal images say nothing: a small G starts out grey
@@ -111,8 +112,7 @@ class Observer:
             self.log.text(step, shown.text or "")
         if step >= SETTLED and not self.alike and shown.alike:
             self.alike = True
-            what = {"points": "points", "text": "lines"}.get(self.game.shape.kind, "images")
-            n = len(self.z)
+            what, n = NOUNS[self.game.shape.kind], len(self.z)
             self.log.warn(f"step {step}: all {n} generated {what} are the same; G has collapsed")
 
     def spectra(self, step: int) -> None:

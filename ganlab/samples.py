@@ -16,22 +16,27 @@ from torch import Tensor, nn
 
 from ganlab import rng
 from ganlab.disk import write_atomic
-from ganlab.fakes import Pieces, evaluating, to_bytes
+from ganlab.fakes import Pieces, evaluating, stored
 from ganlab.priors import Prior
+from ganlab.types import Kind
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 
 
 @torch.no_grad()
-def images(net: nn.Module, z: Tensor, y: Tensor | None = None, batch_size: int = 256) -> Tensor:
+def images(
+    net: nn.Module, z: Tensor, y: Tensor | None = None, batch_size: int = 256, kind: Kind = "images"
+) -> Tensor:
     """uint8 (n, C, H, W) of the latents z (n, Z) and labels y (n,) or None; NaN is grey.
+
+    Of another ``kind``: samples as ``fakes.stored`` makes them, NaN being 0.
 
     G runs in evaluation mode, in smaller batches where memory runs out, and is left as it was. Raises
     MetricError if there is no memory for one image.
     """
 
     def some(rows: Tensor) -> Tensor:
-        return to_bytes(net(z[rows], None if y is None else y[rows]).float().nan_to_num(0.0))
+        return stored(net(z[rows], None if y is None else y[rows]).float().nan_to_num(0.0), kind)
 
     with evaluating(net):
         return torch.cat([*Pieces(batch_size)(some, torch.arange(len(z), device=z.device))])

@@ -33,6 +33,11 @@ class Verdict(NamedTuple):
 
 
 Kind = Literal["images", "points", "text"]
+NOUNS: dict[Kind, str] = {
+    "images": "images",
+    "points": "points",
+    "text": "lines",
+}  # several samples, in words
 
 
 class ImageShape(NamedTuple):

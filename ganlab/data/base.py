@@ -218,9 +218,10 @@ class Batches:
         if start < 0 or size < 0:
             raise ValueError(f"a batch needs start >= 0 and size >= 0, got {start} and {size}")
         if size > len(self):
-            kind = self.image_set.shape.kind
-            what = "lines" if kind == "text" else kind
-            there = f"the {len(self)} {what} of {self.image_set.name} {self.image_set.split}"
+            from ganlab.types import NOUNS
+
+            named = NOUNS[self.image_set.shape.kind]
+            there = f"the {len(self)} {named} of {self.image_set.name} {self.image_set.split}"
             raise DataError("batch_size", f"{size} is more than {there}", f"use at most {len(self)}")
         if not self.in_memory:
             self._expect(start, start + (1 + AHEAD) * size)

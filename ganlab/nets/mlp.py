@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ganlab.nets import activations
 from ganlab.nets.activations import Activation
-from ganlab.nets.base import Architecture, Norm, activated, flat, glorot_init, maybe, scaled
+from ganlab.nets.base import Architecture, Norm, activated, flat, glorot_init, he_init, maybe, scaled
 from ganlab.schema import Count, Positive, Range, checked
 from ganlab.types import ImageShape, PointShape, Verdict
 
@@ -62,8 +62,7 @@ def layers(sizes: list[int]) -> nn.ModuleList:
     """Linear layers between ``sizes``, He-uniform but the last."""
     found = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
     for layer in found[:-1]:
-        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
+        he_init(layer)
     glorot_init(found[-1])
     return nn.ModuleList(found)
 

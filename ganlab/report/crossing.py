@@ -39,17 +39,12 @@ def draw(grid: Grid, runs: Iterable[Run], name: str) -> figures.Picture | None:
     for at, found in there.items():
         for run in reversed(mosaic.lowest_first(found)):  # the first one wins
             tiles[at] = tile(run, tiles[at])
-    small = all(
-        mosaic.pixels(text.clean(r.config.get("dataset.resolution") or "", 8)) <= 64
-        for r in by_folder.values()
-    )
+    small = all(mosaic.side(r) <= 64 for r in by_folder.values())
     rows, columns = ([text.method_label(label) for label in labels] for labels in (down, across))
     title = f"Samples: {grid.heading}"
     png = mosaic.compose(title, rows, columns, tiles, 2 if small else 1)
     where = f"down: {pair[0]}; across: {pair[1]}"
-    known = all(
-        mosaic.pixels(text.clean(r.config.get("dataset.resolution") or "", 8)) for r in by_folder.values()
-    )
+    known = all(mosaic.side(r) for r in by_folder.values())
     what = f"{TILES}×{TILES} samples" if known else "samples"
     caption = f"The newest {what} of every cell (lowest seed), uncurated; {where}."
     return figures.Picture(name, png, b"", f"{title}. {caption}", caption) if png else None
@@ -67,7 +62,7 @@ def tile(run: Run, otherwise: mosaic.Tile) -> mosaic.Tile:
     """What a run has to show: its newest samples with step and score, or why there are none."""
     if run.problem:
         return mosaic.Tile(None, run.problem, alarm=True)
-    resolution = mosaic.pixels(text.clean(run.config.get("dataset.resolution") or "", 8))
+    resolution = mosaic.side(run)
     found = mosaic.newest(run, resolution, TILES)
     ill = run.status != "finished"
     if found is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ganlab.disk import regular
-from ganlab.report import text
+from ganlab.report import mosaic, text
 from ganlab.report.cells import Section
 from ganlab.report.collect import Run
 
@@ -25,7 +25,7 @@ def sampled(section: Section) -> list[Sampled]:
     """Of the run with the lowest seed in each cell, finished ones first; nothing for runs on images."""
     found = []
     for (group, setting), cell in section.cells.items():
-        for run in sorted(cell.runs, key=lambda r: (r.status != "finished", r.number("seed") or 0, r.shown)):
+        for run in mosaic.lowest_first(cell.runs):
             if (newest := _newest(run)) is not None:
                 step, lines = newest
                 label = f"{group.label}, setting {setting}, step {step:,}"

@@ -60,6 +60,11 @@ def pixels(resolution: str) -> int:
     return int(resolution) if re.fullmatch(r"\d{1,4}", resolution) else 0
 
 
+def side(run: Run) -> int:
+    """Pixels a side of a run's images; 0 if it does not say, or has none."""
+    return pixels(text.clean(run.config.get("dataset.resolution") or "", 8))
+
+
 def lowest_first(runs: Iterable[Run]) -> list[Run]:
     """Finished runs first, then by seed."""
     return sorted(runs, key=lambda r: (r.status != "finished", r.number("seed") or 0, r.shown))
