@@ -244,7 +244,7 @@ def out_of_memory(where: str, calls: int) -> Callable[[], None]:
         elif where == "images":
             fakes.quantized = failing(fakes.quantized)
         else:
-            samples.to_bytes = failing(samples.to_bytes)
+            samples.stored = failing(samples.stored)
 
     return patch
 
