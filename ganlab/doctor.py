@@ -170,11 +170,11 @@ def _speed() -> Iterator[Finding]:
 
     from ganlab.facts import fast_bf16, find_device
 
-    fast = fast_bf16(find_device("auto"))
-    text = (
-        "precision=bf16 is fast here" if fast else "precision=bf16 would be slow: the processor emulates it"
-    )
-    yield Finding("devices", "bf16", "ok" if fast else "absent", text)
+    if fast_bf16(find_device("auto")):
+        yield Finding("devices", "bf16", "ok", "precision=bf16 is fast here")
+    else:
+        text = "precision=bf16 would be slow: the processor emulates it"
+        yield Finding("devices", "bf16", "absent", text, "leave precision as it is, or take precision=auto")
     compiler = shutil.which("c++") or shutil.which("g++")
     missing = [] if compiler else ["g++"]
     if torch.cuda.is_available() and importlib.util.find_spec("triton") is None:

@@ -322,8 +322,12 @@ def test_data_prepare_packs_a_folder(say: Any, tmp_path: Path, monkeypatch: pyte
     assert "dataset.path" in one_error(say("data", "info", "folder", "path=/no/such/place"), 3)
 
 
-def test_doctor_tells_what_is_here(say: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "no-bf16"])
+def test_doctor_tells_what_is_here(
+    say: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bf16: bool
+) -> None:
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ganlab.facts.fast_bf16", lambda device: bf16)
     code, out, _ = say("doctor", "--json")
     told = json.loads(out)
     assert code == (0 if told["ok"] else 5)
@@ -335,6 +339,7 @@ def test_doctor_tells_what_is_here(say: Any, monkeypatch: pytest.MonkeyPatch, tm
         ("weights", "cifar"),
     ):
         assert key in found
+    assert found["devices", "bf16"]["state"] == ("ok" if bf16 else "absent")
     cifar = found["datasets", "cifar10"]
     assert cifar["state"] == "absent"
     assert "sha256" in cifar["text"]

@@ -563,6 +563,14 @@ def test_numbers_for_reading() -> None:
     assert text.spread(123.45, 1.0) == "123.5 ± 1.0"
     assert [text.number(v) for v in (0.01234, 1.2e-7, 0.0)] == ["0.0123", "1.2e-07", "0.0000"]
     assert text.number(None) == text.number(float("nan")) == "–"
+    near = {1.0: "1.00", 100.0: "100.0", 1000.0: "1,000", 1e-3: "0.0010"}
+    for size, shown in near.items():  # the last bits, which processors disagree in, choose no digits
+        for value in (size * (1 - 1e-9), size, size * (1 + 1e-9)):
+            assert text.number(value) == shown
+            assert text.spread(value, 0.0).startswith(f"{shown} ± ")
+            assert len(text.spread(value, 0.0)) == len(text.spread(size, 0.0))
+    assert text.number(0.9999) == "0.9999"
+    assert [text.signed(v, like=5) for v in (-1e-17, 0.0, 1e-17, -0.3)] == ["+0.00", "+0.00", "+0.00", "-0.30"]
     assert [text.duration(s) for s in (41, 720, 11520)] == ["41 s", "12 min", "3.2 h"]
     assert sorted(["d_steps 10", "d_steps 2"], key=text.natural) == ["d_steps 2", "d_steps 10"]
     assert text.method_label("sn+gp") == "SN + GP"

@@ -132,21 +132,25 @@ def natural(text: str) -> list[tuple[int, float, str]]:
 
 
 def number(value: float | None, like: float | None = None) -> str:
-    """A score or a rate for reading; with as many decimals as ``like`` would get."""
+    """A score or a rate for reading; with as many decimals as ``like`` would get.
+
+    The size is judged as it is printed: 0.9999999 is 1.00, as 1 is, or the last bits would choose the digits.
+    """
     if value is None or not math.isfinite(value):
         return "–"
     size = abs(value if like is None else like)
-    if 0 < size < 1e-3:
+    if 0 < float(f"{size:.1e}") < 1e-3:
         return f"{value:.1e}"
-    if size >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.{1 if size >= 100 else 2 if size >= 1 else 4}f}"
+    for decimals, below in ((4, 1), (2, 100), (1, 1000)):
+        if round(size, decimals) < below:
+            return f"{value:z.{decimals}f}"
+    return f"{value:z,.0f}"
 
 
 def signed(value: float | None, like: float | None = None) -> str:
     """A difference, its sign always told: ``+1.20``."""
-    told = number(value, like)
-    return told if value is None or value < 0 or told == "–" else f"+{told}"
+    shown = number(value, like)
+    return shown if shown.startswith(("-", "–")) else f"+{shown}"
 
 
 def spread(value: float | None, std: float | None) -> str:
