@@ -60,8 +60,9 @@ def train(rest: list[str]) -> int:
         composed = config.compose(overrides, dirs)
         print(config.show(composed, resolve=words.on("--resolve"), package=words.last("--package")), end="")
         sys.stdout.flush()
-        if wrong := config.mistakes(composed):
-            raise ConfigError(wrong)
+        from ganlab.loop import require_possible
+
+        require_possible(config.build(composed))
         return 0
     for option in ("--resolve", "--package"):
         if words.on(option):

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -43,6 +43,16 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ganlab.data.base import Dataset, ImageSet
+
+
+def require_split(protocol: Protocol, dataset: str, there: Sequence[str]) -> None:
+    """Raise DataError unless ``dataset``, whose splits are ``there``, has the one that is compared with."""
+    if protocol.real_split not in (OWN_SPLIT, *there):
+        raise DataError(
+            "metric.protocol.real_split",
+            f"{protocol.name} compares with split {protocol.real_split!r}, {dataset} has no such split",
+            f"it has {', '.join(there)}; choose one, or another metric.protocol",
+        )
 
 
 class Evaluator:
@@ -78,13 +88,8 @@ class Evaluator:
     @functools.cached_property
     def images(self) -> ImageSet:
         """The real images to compare with. Raises DataError if the dataset has no such split."""
-        split, there = self.protocol.real_split, self.dataset.splits()
-        if split not in (OWN_SPLIT, *there):
-            raise DataError(
-                "metric.protocol.real_split",
-                f"{self.protocol.name} compares with split {split!r}, {self.dataset.name} has no such split",
-                f"it has {', '.join(there)}; choose one, or another metric.protocol",
-            )
+        split = self.protocol.real_split
+        require_split(self.protocol, self.dataset.name, self.dataset.splits())
         return self.dataset.load(split=None if split == OWN_SPLIT else split)
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from ganlab.data.base import Dataset
 from ganlab.extractors.base import Extractor
 from ganlab.losses import ClassLoss, Loss
-from ganlab.metrics.base import Measure
+from ganlab.metrics.base import Measure, Metric, MetricError
 from ganlab.metrics.protocol import OPTIONAL, Protocol
 from ganlab.nets.base import Architecture
 from ganlab.priors import Prior
@@ -27,6 +27,7 @@ NO_LABELS = (
     "{} has no class labels, and the architecture is conditional; "
     "use a split with labels, or architecture.head=none"
 )
+UNLIMITED = 1 << 62  # images: as many as a protocol can ask for
 
 
 class Scoring:
@@ -38,6 +39,8 @@ class Scoring:
         scores: the metrics by name, computed from one feature pass.
         progress: the protocol of the evaluations during training; null: the same.
         weights: a file of the extractor's weights; null: the packaged, cached or downloaded one.
+
+    Raises ValueError for scores that no number of real images makes possible under a protocol.
     """
 
     @checked
@@ -53,6 +56,19 @@ class Scoring:
         self.weights = weights
         same = progress is None or progress.record(OPTIONAL) == protocol.record(OPTIONAL)
         self.progress = protocol if progress is None or same else progress  # one object where they agree
+        if wrong := dict.fromkeys(self._impossible()):
+            raise ValueError("\n".join(wrong))
+
+    def _impossible(self) -> Iterator[str]:
+        """The scores that a protocol's counts rule out, however many real images there are."""
+        for protocol in (self.progress, self.protocol):
+            for name, score in self.scores.items():
+                if isinstance(score, Metric):
+                    try:
+                        score.check(protocol, protocol.fid_n_real or UNLIMITED)
+                    except MetricError as error:
+                        fix = "choose another metric.protocol, or leave this metric out"
+                        yield f"scores.{name}: {error}; {fix}"
 
 
 class Experiment:

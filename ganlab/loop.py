@@ -14,7 +14,8 @@ import torch
 from ganlab import ranks, resume
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.base import ImageSet
-from ganlab.errors import CheckpointError, ConfigError, DataError, Diverged, Mistake
+from ganlab.errors import CheckpointError, ConfigError, DataError, Diverged, EnvError, Mistake
+from ganlab.evaluate import require_split
 from ganlab.experiment import NO_LABELS, Experiment
 from ganlab.facts import FREE, find_device, keep_memory, run_path, set_precision
 from ganlab.first_rank import locked, require_alike, run_folder
@@ -144,6 +145,20 @@ def prepare(e: Experiment, shared: Shared | None = None) -> tuple[torch.device, 
     team.use(device)
     require_alike(e, device, images)
     return device, images
+
+
+def require_possible(e: Experiment) -> None:
+    """Raise ConfigError or DataError for a split that its data set has not. Reads no images.
+
+    A data set that is not on this machine, and would be on another, is not asked.
+    """
+    try:
+        there = e.dataset.splits()
+    except (DataError, EnvError):
+        return
+    for protocol in dict.fromkeys([e.metric.progress, e.metric.protocol]):
+        require_split(protocol, e.dataset.name, there)
+    split_of(e)
 
 
 def _require_shares(e: Experiment) -> None:

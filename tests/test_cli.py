@@ -200,6 +200,38 @@ def test_cfg_job_prints_the_config_and_checks_it(say: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "told", "code"),
+    [
+        (
+            ["metric.protocol.is_splits=20", "metric.protocol.is_n_fake=10"],
+            "metric.protocol.is_splits: 20 splits of 10 images",
+            2,
+        ),
+        (
+            ["metric=[kid]", "metric.protocol.kid_subset_size=100000"],
+            "metric.scores.kid: kid_subset_size=100000 needs at least 100000 generated images",
+            2,
+        ),
+        (["metric.protocol.fid_n_real=1"], "metric.protocol.fid_n_real: one image has no covariance", 2),
+        (["metric.protocol.real_split=nope"], "metric.protocol.real_split: demo compares with split 'nope'", 3),
+        (["validation=true"], "validation: digits train has no test or validation split", 2),
+        (["dataset=text"], "architecture: it builds images, and dataset text has text", 2),
+    ],
+)
+def test_cfg_job_refuses_what_training_would(say: Any, words: list[str], told: str, code: int) -> None:
+    """Whatever the machine and its data: the same line as training has, and the config is printed all the same."""
+    found, out, err = say("train", *words, "--cfg", "job")
+    assert (found, "metric:" in out) == (code, True)
+    assert told in err[0]
+    assert say("train", *words)[2] == err
+
+
+def test_cfg_job_asks_for_no_data(say: Any) -> None:
+    for words in (["dataset=folder", "dataset.path=/nope"], ["dataset=lsun"], ["dataset=folder"]):
+        assert say("train", *words, "--cfg", "job")[::2] == (0, [])
+
+
+@pytest.mark.parametrize(
     "words", [["--cfg", "hydra"], ["--info", "searchpath"], ["--info", "defaults"], ["--hydra-help"]]
 )
 def test_hydras_own_answers(say: Any, words: list[str]) -> None:
