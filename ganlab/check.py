@@ -75,7 +75,7 @@ def look(folder: Path) -> dict[str, Any]:
     if newest is not None:
         _same_config(run, newest, stored, problems, notes)
     _metrics(run, problems, notes)
-    _leftovers(run, rows, notes)
+    _leftovers(run, rows, problems, notes)
     return {"run": str(folder), "checkpoints": rows, "problems": problems, "notes": notes}
 
 
@@ -188,8 +188,10 @@ def _metrics(run: RunFolder, problems: list[str], notes: list[str]) -> None:
     notes.append(f"metrics.jsonl: {len(records)} records up to step {max(last.values(), default=0)}")
 
 
-def _leftovers(run: RunFolder, rows: Sequence[Mapping[str, Any]], notes: list[str]) -> None:
-    """What a kill, a quarantine or ``resume=`` has left, and a best checkpoint that is gone."""
+def _leftovers(
+    run: RunFolder, rows: Sequence[Mapping[str, Any]], problems: list[str], notes: list[str]
+) -> None:
+    """What a kill, a quarantine or ``resume=`` has left; a last or best checkpoint that is gone."""
     for place in (run.checkpoints, run.path):
         names = sorted(os.listdir(place)) if place.is_dir() else []
         for name in names:
@@ -205,8 +207,11 @@ def _leftovers(run: RunFolder, rows: Sequence[Mapping[str, Any]], notes: list[st
             elif place is run.checkpoints and not re.fullmatch(r"step-\d{9,18}", name):
                 notes.append(f"{name}: none of ganlab's")
     try:
-        scores = (read_json(run.result) or {}).get("scores") or {}
-        best = (scores.get("best") or {}).get("step")
+        result = read_json(run.result) or {}
+        best = ((result.get("scores") or {}).get("best") or {}).get("step")
+        if rows and result.get("status") == "finished" and not run.finished(result):
+            step = result.get("step")
+            problems.append(f"result.json: says finished at step {step}, and has no checkpoint of that step")
     except (DataError, AttributeError):
         notes.append("result.json: is damaged; the next start writes it anew")
         return

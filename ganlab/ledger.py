@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -25,6 +24,7 @@ from ganlab import jobs
 from ganlab.disk import NO_FOLLOW, disk_error, strict, sync_folder, write_json
 from ganlab.errors import EnvError, RunInUse
 from ganlab.lock import Lock, owner_of
+from ganlab.metrics_file import parsed
 from ganlab.planned import Job, ended
 from ganlab.watch import Vitals
 
@@ -93,14 +93,8 @@ class Ledger:
         return None
 
     def holder(self, cell: Job) -> str | None:
-        """Who holds the cell's run folder, as a process that outlived its sweep may: "pid@host".
-
-        A name on this host counts only while its lock does: the number may be another process's by now.
-        """
-        path = cell.folder / ".lock"
-        owner = owner_of(path)
-        mine = owner is not None and owner.endswith(f"@{socket.gethostname()}")
-        return None if mine and _unlocked(path) else owner
+        """Who holds the cell's run folder, as a process that outlived its sweep may: "pid@host"."""
+        return owner_of(cell.folder / ".lock")
 
     def still(self, cell: Job) -> float:
         """Seconds that a cell of others has shown no progress, as far as this process has looked."""
@@ -190,7 +184,7 @@ def rows(place: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError):
         for line in (place / TABLE).read_bytes().splitlines():
             with contextlib.suppress(ValueError, RecursionError):
-                record = json.loads(line)
+                record = parsed(line)
                 if isinstance(record, dict):
                     found.append(record)
     return found
@@ -202,22 +196,6 @@ def _who() -> dict[str, str]:
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _unlocked(path: Path) -> bool:
-    """Whether a lock's file is there and nobody holds it; False where the file system can't tell."""
-    try:
-        fd = os.open(path, os.O_RDONLY | NO_FOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        return not any(path.parent.glob(f"{path.name}.[0-9]*"))  # locks where flock is unknown
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

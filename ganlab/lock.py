@@ -26,13 +26,15 @@ SILENT_S = 300.0  # seconds without a touch after which an owner on another host
 class Lock:
     """The ownership of a folder: flock on ``path``, whose text names the owner; freed at process death.
 
+    The text: "pid@host start", the start of the process in the kernel's ticks, for a pid may live again.
+
     Raises RunInUse if somebody owns it. Where the file system knows no flock: numbered files ``path.N``.
     ``beats``: touch the file while it is held, and refuse one of another host that was touched lately.
     """
 
     def __init__(self, path: Path, beats: bool = False) -> None:
         self.path, self.pid, self._beats = path, os.getpid(), beats
-        self._me = f"{self.pid}@{socket.gethostname()}\n".encode()
+        self._me = f"{self.pid}@{socket.gethostname()} {_started(self.pid)}".strip().encode() + b"\n"
         self._named: Path | None = None
         self._over = threading.Event()
         try:
@@ -91,9 +93,7 @@ class Lock:
 
     def _take(self) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._in_use(self._owner()) from None
+            self._flock()
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
                 raise disk_error(error, self.path) from error
@@ -113,15 +113,22 @@ class Lock:
             wait = (
                 f"it is free {SILENT_S / 60:.0f} min after its owner's last sign of life, {silent:.0f} s ago"
             )
-            raise self._in_use(owner, f"{wait}; if that process is gone, delete {self.path}")
+            raise self._in_use(_name(owner), f"{wait}; if that process is gone, delete {self.path}")
 
-    def _owner(self) -> str:
-        for _ in range(20):  # between the owner's flock and its name lie microseconds
-            text = os.pread(self._fd, 200, 0).decode(errors="replace")
-            if text.strip() and _alive(text):
-                return text.strip()
-            time.sleep(0.01)
-        return "another process"
+    def _flock(self) -> None:
+        """Raises RunInUse, naming the owner: it holds the lock microseconds before its name stands there.
+
+        Who only looks (``owner_of``) holds it for as long, and leaves no name.
+        """
+        for _ in range(20):
+            try:
+                return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = os.pread(self._fd, 200, 0).decode(errors="replace")
+                if text.strip() and _alive(text):
+                    raise self._in_use(_name(text)) from None
+                time.sleep(0.01)
+        raise self._in_use("another process")
 
     def _in_use(self, owner: str, fix: str = "") -> RunInUse:
         fix = fix or "wait for it, stop it, or choose another run_dir="
@@ -158,7 +165,7 @@ class Lock:
             except FileNotFoundError:
                 continue
             if _alive(owner):
-                told = owner.strip() or "another process"
+                told = _name(owner) or "another process"
                 if _elsewhere(owner) and (silent := _silence(path)) > SILENT_S:
                     told += f", silent for {silent / 60:,.0f} min"
                 raise self._in_use(told, f"if that process is gone, delete {path}")
@@ -167,17 +174,19 @@ class Lock:
 
 
 def owner_of(path: Path) -> str | None:
-    """The live owner of the lock at ``path`` as "pid@host", or None; asks without touching the lock.
+    """The live owner of the lock at ``path`` as "pid@host", or None. Changes nothing.
 
-    One on another host counts as alive until it was silent for ``SILENT_S``.
+    One on this host must hold the lock, where flock is known: its pid may be another process's by now. One on
+    another host counts as alive until it was silent for ``SILENT_S``.
     """
     try:
         text = _text(path).strip()
     except OSError:
         return None
-    if not text or not _alive(text) or (_elsewhere(text) and _silence(path) > SILENT_S):
+    if not text or not _alive(text):
         return None
-    return text
+    gone = _silence(path) > SILENT_S if _elsewhere(text) else _unlocked(path)
+    return None if gone else _name(text)
 
 
 def _text(path: Path) -> str:
@@ -185,10 +194,29 @@ def _text(path: Path) -> str:
         return file.read(200).decode(errors="replace")
 
 
+def _parts(owner: str) -> tuple[int, str, str] | None:
+    """Pid, host and start of "pid@host start"; the start is "" where none is told, as by older versions."""
+    match = re.fullmatch(r"(\d+)@(\S+)(?: (\d+))?", owner.strip())
+    return (int(match[1]), match[2], match[3] or "") if match else None
+
+
+def _name(owner: str) -> str:
+    """An owner as people read it: "pid@host"."""
+    return f"{parts[0]}@{parts[1]}" if (parts := _parts(owner)) else owner.strip()
+
+
 def _elsewhere(owner: str) -> bool:
     """Whether "pid@host" names another host."""
-    pid, at, host = owner.strip().partition("@")
-    return bool(at) and pid.isdigit() and host != socket.gethostname()
+    parts = _parts(owner)
+    return parts is not None and parts[1] != socket.gethostname()
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks since the machine did; "" where the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def _silence(path: Path) -> float:
@@ -201,13 +229,29 @@ def _silence(path: Path) -> float:
 
 def _alive(owner: str) -> bool:
     """Whether "pid@host" may live: unknown hosts and unreadable text count as alive."""
-    pid, at, host = owner.strip().partition("@")
-    if not at or not pid.isdigit() or host != socket.gethostname():
+    if (parts := _parts(owner)) is None or _elsewhere(owner):
         return True
+    pid, _, start = parts
     try:
-        os.kill(int(pid), 0)  # signal 0 only asks
+        os.kill(pid, 0)  # signal 0 only asks
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return not start or _started(pid) in ("", start)
+
+
+def _unlocked(path: Path) -> bool:
+    """Whether nobody holds the lock at ``path``; False where the file system can't tell."""
+    try:
+        fd = os.open(path, os.O_RDONLY | NO_FOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        return not any(path.parent.glob(f"{path.name}.[0-9]*"))  # locks where flock is unknown
+    except OSError:
+        return False
+    finally:
+        os.close(fd)

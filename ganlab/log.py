@@ -54,6 +54,8 @@ class Log:
         self._try("log.txt", self._open_text)
         if not quiet and _is_terminal(sys.stderr):
             self._try("the progress line", self._open_bar)
+        if lost := self.metrics.lost:
+            self.warn(f"{self.metrics.path}: {lost} damaged line{'s' if lost > 1 else ''} dropped")
         self._handler = _Handler(self)
         logging.getLogger("ganlab").addHandler(self._handler)
         self._old_hook, self._hook = threading.excepthook, self._thread_failed

@@ -125,7 +125,7 @@ def _changed(folder: RunFolder, e: Experiment, config: dict[str, Any]) -> list[D
         if result.get("status") == "diverged":
             fix = "use another run_dir=, or resume=never to begin anew"
             raise Diverged(str(folder.path), f"this run diverged: {result.get('error')}", fix)
-        if result.get("status") == "finished" and reached >= e.steps:
+        if folder.finished(result, e.steps):
             print(f"{folder.path}: finished at step {reached}: {told(result)}")
             return None
         if reached and not Checkpoints(folder.checkpoints, folder.run_id).has_any():

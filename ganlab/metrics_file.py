@@ -19,11 +19,11 @@ class Metrics:
     """``metrics.jsonl``: one strict JSON object per line, steps strictly increasing within each ``kind``.
 
     Opening it drops a line that a kill left torn. Call `truncate_after` before resuming. ``failing``: why
-    lines wait in memory, None where none does.
+    lines wait in memory, None where none does. ``lost``: whole lines that were no records, dropped.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._fd = Path(path), -1
+        self.path, self._fd, self.lost = Path(path), -1, 0
         self.failing: EnvError | None = None
         self._waiting = b""
         self._open(keep=lambda record: True)
@@ -104,9 +104,10 @@ class Metrics:
         """(Re)open with only the sound lines that ``keep`` wants; return how many others there were."""
         self.close()
         lines = _lines(self.path)
-        kept = [(raw, record) for raw, record in lines if record is not None and keep(record)]
+        self.lost += sum(record is None and raw.endswith(b"\n") for raw, record in lines)
+        kept = [(raw.lstrip(b"\0"), record) for raw, record in lines if record is not None and keep(record)]
         data = b"".join(raw for raw, _ in kept)
-        if len(kept) < len(lines):
+        if len(data) < sum(len(raw) for raw, _ in lines):
             write_atomic(self.path, data)
         self._end = len(data)
         self._last: dict[str, int] = {}
@@ -124,6 +125,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [record for _, record in _lines(path) if record is not None]
 
 
+def parsed(raw: bytes) -> Any:
+    """A line as JSON. Raises ValueError or RecursionError.
+
+    NUL bytes before it, which a power cut leaves where some file systems had not written, cost no record.
+    """
+    return json.loads(raw.lstrip(b"\0"))
+
+
 def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
     """Each line with its newline, and its record: None if it is torn or is no record."""
     try:
@@ -137,7 +146,7 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
 
 def _record(raw: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(raw)
+        record = parsed(raw)
     except (ValueError, RecursionError):
         return None
     sound = (

@@ -133,13 +133,11 @@ class Agreement(NamedTuple):
 
 
 def ended(folder: Path, steps: int) -> str | None:
-    """``finished`` or ``diverged`` if the run in ``folder`` is over, by its ``result.json``."""
+    """``finished`` or ``diverged`` if the run in ``folder`` is over, by its result and last checkpoint."""
     result = processes.peek(folder / "result.json")
     if result.get("status") == "diverged":
         return "diverged"
-    reached = result.get("step")
-    done = result.get("status") == "finished" and isinstance(reached, int) and reached >= steps
-    return "finished" if done else None
+    return "finished" if RunFolder(folder).finished(result, steps) else None
 
 
 def places(jobs: str | None, per_gpu: str, gpus: str | None, words: Sequence[str]) -> Places:

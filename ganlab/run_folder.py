@@ -48,6 +48,13 @@ class RunFolder:
         self.samples = self.path / "samples"
         self.owner: Lock | None = None  # while this process is
 
+    def finished(self, result: Mapping[str, Any], steps: int = 0) -> bool:
+        """Whether the run is over, at ``steps`` or later: ``result`` says so, and its checkpoint is there."""
+        step = result.get("step")
+        if result.get("status") != "finished" or type(step) is not int or step < steps:
+            return False
+        return (self.checkpoints / f"step-{step:09d}" / "MANIFEST.json").is_file()
+
     def create(self) -> None:
         """Make the folder if it is not there, and make sure that it can be written to. Raises EnvError."""
         try:

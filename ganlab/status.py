@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -16,6 +15,8 @@ from ganlab import jobs
 from ganlab.disk import regular
 from ganlab.errors import DataError
 from ganlab.lock import owner_of
+from ganlab.metrics_file import parsed
+from ganlab.run_folder import RunFolder
 
 DEPTH = 4  # folders below the one that is named
 TAIL = 4096  # bytes of metrics.jsonl that hold its last line
@@ -106,6 +107,8 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 def _row(folder: Path) -> dict[str, Any]:
     result = jobs.peek(folder / "result.json")
     state, step, steps = str(result.get("status", "running")), result.get("step", 0), result.get("steps", "")
+    if state == "finished" and not RunFolder(folder).finished(result):
+        state = "no checkpoint"  # of the step that the result names
     alive = owner_of(folder / ".lock") is not None
     if state == "running" and not alive:
         state = "killed"  # the same command continues it
@@ -142,7 +145,7 @@ def _last_line(path: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         with contextlib.suppress(ValueError):
-            record = json.loads(line)
+            record = parsed(line)
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 return record
     return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ganlab.paths import PACKAGE, cache_dir
 
@@ -23,14 +23,13 @@ class Finding(NamedTuple):
 
 
 def datasets() -> Iterator[Finding]:
-    from ganlab.config_files import groups
+    from ganlab.config_files import find, groups, read
     from ganlab.data.download import BY_HAND, KNOWN, by_hand_place
+    from ganlab.targets import resolve
 
     options, known = groups([]).get("dataset", []), {r.dataset for r in KNOWN}
     for option in options:
-        if option == "digits":
-            yield Finding("datasets", option, "ok", "built in")
-        elif option in BY_HAND:
+        if option in BY_HAND:
             place, (why, what) = by_hand_place(option), BY_HAND[option]
             if place.is_dir():
                 yield Finding("datasets", option, "ok", str(place))
@@ -38,8 +37,9 @@ def datasets() -> Iterator[Finding]:
                 yield Finding(
                     "datasets", option, "absent", why, f"put {what} in {place}, or set dataset.path"
                 )
-        elif option not in known:
-            yield Finding("datasets", option, "ok", "your own images: dataset.path=FOLDER|ZIP|TAR")
+        elif option not in known and (file := find(f"dataset/{option}", [])):
+            kind: Any = resolve(read(file)[0]["_target_"])
+            yield Finding("datasets", option, "ok", kind.comes)
     for dataset in dict.fromkeys(r.dataset for r in KNOWN):
         remotes = [r for r in KNOWN if r.dataset == dataset]
         there = [r for r in remotes if r.place.is_file()]

@@ -213,13 +213,13 @@ def test_cfg_job_prints_the_config_and_checks_it(say: Any) -> None:
             2,
         ),
         (["metric.protocol.fid_n_real=1"], "metric.protocol.fid_n_real: one image has no covariance", 2),
-        (["metric.protocol.real_split=nope"], "metric.protocol.real_split: demo compares with split 'nope'", 3),
+        (["metric.protocol.real_split=nope"], "metric.protocol.real_split: demo compares with split", 3),
         (["validation=true"], "validation: digits train has no test or validation split", 2),
         (["dataset=text"], "architecture: it builds images, and dataset text has text", 2),
     ],
 )
 def test_cfg_job_refuses_what_training_would(say: Any, words: list[str], told: str, code: int) -> None:
-    """Whatever the machine and its data: the same line as training has, and the config is printed all the same."""
+    """Whatever the machine and its data: training's own line, and the config is printed all the same."""
     found, out, err = say("train", *words, "--cfg", "job")
     assert (found, "metric:" in out) == (code, True)
     assert told in err[0]
@@ -227,8 +227,8 @@ def test_cfg_job_refuses_what_training_would(say: Any, words: list[str], told: s
 
 
 def test_cfg_job_asks_for_no_data(say: Any) -> None:
-    for words in (["dataset=folder", "dataset.path=/nope"], ["dataset=lsun"], ["dataset=folder"]):
-        assert say("train", *words, "--cfg", "job")[::2] == (0, [])
+    for choice in (["dataset=folder", "dataset.path=/nope"], ["dataset=lsun"], ["dataset=folder"]):
+        assert say("train", *choice, "--cfg", "job")[::2] == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -372,6 +372,13 @@ def test_doctor_tells_what_is_here(
     ):
         assert key in found
     assert found["devices", "bf16"]["state"] == ("ok" if bf16 else "absent")
+    own = {name: found["datasets", name]["text"] for name in ("folder", "text", "25gaussians", "digits")}
+    assert own == {
+        "folder": "is packed from your own images: dataset.path=FOLDER|ZIP|TAR",
+        "text": "is read from your own text when a run starts: dataset.path=FILE|FOLDER",
+        "25gaussians": "is drawn when a run starts",
+        "digits": "comes with its package",
+    }
     cifar = found["datasets", "cifar10"]
     assert cifar["state"] == "absent"
     assert "sha256" in cifar["text"]
@@ -436,6 +443,9 @@ if seed == 9:
     os.kill(os.getpid(), signal.SIGKILL)
 state = {0: "finished", 6: "diverged"}.get(code, "failed")
 scores = {"last": {"values": {"fid_cifar": 12.5 + seed}}}
+saved = run / "checkpoints" / ("step-%09d" % 10**9)
+saved.mkdir(parents=True, exist_ok=True)
+(saved / "MANIFEST.json").touch()
 (run / "result.json").write_text(json.dumps({"status": state, "step": 10**9, "scores": scores}))
 sys.exit(code)
 """

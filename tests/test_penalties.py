@@ -12,7 +12,7 @@ from ganlab.constraints import WeightClip
 from ganlab.feature_norms import BatchNorm
 from ganlab.layers import as_matrix, raw_weight, weighted_layers
 from ganlab.nets.cnn import CNN
-from ganlab.penalties import GradientPenalty, Orthonormal, SpectralNormRegularization, gradient_norms
+from ganlab.penalties import R1, R2, GradientPenalty, Orthonormal, SpectralNormRegularization, gradient_norms
 from ganlab.types import Batch, ImageShape, Verdict
 from ganlab.weight_norms import SpectralNorm
 
@@ -38,13 +38,47 @@ REAL, FAKE = Batch(torch.randn(5, 1, 2, 2)), Batch(torch.randn(5, 1, 2, 2))
         (0.25, {}, 10 * 0.5625),
         (0.25, {"sides": "one"}, 0.0),
         (3.0, {"sides": "one", "weight": 2.0}, 8.0),
-        (3.0, {"target": 5.0, "weight": 1.0}, 4.0),
+        (2.0, {"target": 5.0, "weight": 1.0}, 9.0),
+        (2.0, {"target": 5.0, "weight": 1.0, "sides": "one"}, 0.0),
+        (7.0, {"target": 4.0, "weight": 1.0, "sides": "one"}, 9.0),
     ],
 )
 def test_gradient_penalty_of_a_linear_d(norm: float, options: dict[str, float], expected: float) -> None:
     a = nn.functional.normalize(torch.tensor([1.0, -2.0, 0.5, 3.0]), dim=0) * norm
     got = GradientPenalty(**options).penalty(LinearD(a), REAL, FAKE)
     assert got.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+class QuadraticD(nn.Module):
+    """D(x, y) = (y + 1) |x|^2 / 2: its gradient is (y + 1) x."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
+        score = x.flatten(1).square().sum(1) / 2
+        return Verdict(score if y is None else (y + 1) * score)
+
+
+def test_zero_centered_penalties_by_hand() -> None:
+    """gamma / 2 times the mean over samples of the squared norm; each on images and labels of its own."""
+    real, fake = torch.arange(12.0).view(3, 1, 2, 2), torch.full((3, 1, 2, 2), 5.0)
+    of_real = (0 + 1 + 4 + 9 + 16 + 25 + 36 + 49 + 64 + 81 + 100 + 121) / 3
+    assert R1(gamma=3.0).penalty(QuadraticD(), Batch(real), Batch(fake)).item() == pytest.approx(
+        1.5 * of_real
+    )
+    assert R2(gamma=3.0).penalty(QuadraticD(), Batch(real), Batch(fake)).item() == pytest.approx(1.5 * 100)
+    assert R1().penalty(QuadraticD(), Batch(real), Batch(fake)).item() == pytest.approx(5 * of_real)
+    y_real, y_fake = torch.tensor([1, 1, 1]), torch.tensor([0, 0, 3])
+    labelled = Batch(real, y_real), Batch(fake, y_fake)
+    assert R1(gamma=1.0).penalty(QuadraticD(), *labelled).item() == pytest.approx(0.5 * 4 * of_real)
+    assert R2(gamma=1.0).penalty(QuadraticD(), *labelled).item() == pytest.approx(
+        0.5 * 100 * (1 + 1 + 16) / 3
+    )
+
+
+def test_gradient_penalty_takes_the_labels_of_real_images() -> None:
+    ones = torch.ones(3, 1, 2, 2)  # |grad| is 2 (y + 1), wherever between real and generated
+    labels = torch.tensor([0, 1, 2]), torch.tensor([7, 7, 7])
+    got = GradientPenalty(weight=1.0).penalty(QuadraticD(), *(Batch(ones, y) for y in labels))
+    assert got.item() == pytest.approx((1 + 9 + 25) / 3)
 
 
 def test_gradient_penalty_reaches_d_by_the_chain_rule() -> None:

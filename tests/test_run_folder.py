@@ -6,6 +6,7 @@ import errno
 import fcntl
 import math
 import os
+import re
 import resource
 import signal
 import socket
@@ -22,6 +23,7 @@ from ganlab import lock as lock_module
 from ganlab.disk import read_json, write_atomic, write_json
 from ganlab.errors import ConfigError, DataError, EnvError, RunInUse
 from ganlab.lock import Lock, owner_of
+from ganlab.log import Log
 from ganlab.metrics_file import Metrics, read_metrics
 from ganlab.penalties import GradientPenalty
 from ganlab.run_folder import RunFolder, differences
@@ -246,11 +248,31 @@ def test_the_death_of_the_owner_frees_the_folder(tmp_path: Path) -> None:
     assert in_child(work) == -signal.SIGKILL
     assert (tmp_path / ".lock").read_text()  # its name is still there
     with RunFolder(tmp_path).lock():
-        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}@{socket.gethostname()}\n"
+        assert re.fullmatch(rf"{os.getpid()}@{socket.gethostname()} \d+\n", (tmp_path / ".lock").read_text())
         with pytest.raises(RunInUse) as caught:
             Lock(tmp_path / ".lock")
         assert caught.value.code == 7
     assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_dead_owner_whose_number_another_process_has_now_owns_nothing(tmp_path: Path) -> None:
+    """Its text is still there, and its pid lives: by what the kernel says of the lock and of the process."""
+    name = f"{os.getpid()}@{socket.gethostname()}"
+    path = tmp_path / ".lock"
+    for text in (name, f"{name} 1", f"{name} {lock_module._started(os.getpid())}"):
+        path.write_text(f"{text}\n")
+        assert owner_of(path) is None
+    with RunFolder(tmp_path).lock():
+        assert owner_of(path) == name
+
+
+def test_who_looks_for_an_owner_stands_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.touch()
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.05, lambda: os.close(looking)).start()
+    Lock(path).release()
 
 
 def test_a_forked_child_neither_frees_nor_keeps_the_lock(tmp_path: Path) -> None:
@@ -302,6 +324,18 @@ def test_without_flock_there_is_never_more_than_one_owner(tmp_path: Path, no_flo
         assert sorted(os.listdir(tmp_path / f"run{number}")) == [".lock", "run.json"]
 
 
+def test_without_flock_a_start_tells_a_pid_that_lives_again(tmp_path: Path, no_flock: None) -> None:
+    name, started = f"{os.getpid()}@{socket.gethostname()}", lock_module._started(os.getpid())
+    assert int(started) > 0
+    for text in (name, f"{name} {started}"):  # older versions told no start
+        (tmp_path / ".lock.0").write_text(f"{text}\n")
+        with pytest.raises(RunInUse, match=f"in use by {name};"):
+            RunFolder(tmp_path).lock()
+    (tmp_path / ".lock.0").write_text(f"{name} {int(started) - 1}\n")
+    RunFolder(tmp_path).lock().release()
+    assert not (tmp_path / ".lock.0").exists()
+
+
 def test_without_flock_another_hosts_lock_holds_and_the_line_says_what_to_delete(
     tmp_path: Path, no_flock: None
 ) -> None:
@@ -321,7 +355,7 @@ def test_an_owner_on_another_host_is_believed_while_it_touches_its_lock(tmp_path
         assert (owner_of(path) is None) == free
         if free:
             with RunFolder(tmp_path).lock():
-                assert path.read_text() == f"{os.getpid()}@{socket.gethostname()}\n"
+                assert path.read_text().startswith(f"{os.getpid()}@{socket.gethostname()} ")
         else:
             with pytest.raises(RunInUse, match=r"in use by 999999999@some-other-host; it is free 5 min "):
                 RunFolder(tmp_path).lock()
@@ -553,6 +587,25 @@ def test_truncation_keeps_earlier_lines_byte_for_byte_and_in_order(tmp_path: Pat
     metrics.append(line(1))
     metrics.close()
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_nul_bytes_cost_no_record_and_a_lost_one_is_told(tmp_path: Path) -> None:
+    """A power cut leaves zeros where a file system had not written; the next record follows in their line."""
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in (1, 2, 3):
+        metrics.append(line(step, loss=0.25))
+    metrics.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + bytes(512) + lines[1] + lines[2])
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3]
+    metrics = Metrics(path)
+    metrics.close()
+    assert (metrics.lost, path.read_bytes()) == (0, b"".join(lines))
+    path.write_bytes(lines[0] + lines[1][:9] + bytes(8) + lines[1][17:] + lines[2][:-3])
+    with Log(tmp_path, 4, 3, quiet=True) as log:
+        assert [r["step"] for r in log.metrics.read()] == [1]
+    assert "metrics.jsonl: 1 damaged line dropped" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_line_torn_at_any_byte_is_dropped_and_nothing_else(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ for one in (signal.SIGTERM, signal.SIGUSR1):
 with open(run / "starts", "a") as file:
     file.write(os.environ["SLURM_ARRAY_TASK_ID"] + chr(10))
 time.sleep(600 if Path("hold").exists() else 0.5)
+saved = run / "checkpoints" / ("step-%09d" % 4)
+saved.mkdir(parents=True, exist_ok=True)
+(saved / "MANIFEST.json").touch()
 (run / "result.json").write_text(json.dumps({"status": "finished", "step": 4, "scores": {}}))
 """
 

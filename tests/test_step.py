@@ -21,7 +21,7 @@ from ganlab.nets.base import Architecture, Norm
 from ganlab.nets.resnet import ResNet
 from ganlab.penalties import Orthonormal, SpectralNormRegularization
 from ganlab.setup import build_game
-from ganlab.step import play_round, still, update_discriminator, update_generator
+from ganlab.step import follow, play_round, still, update_discriminator, update_generator
 from ganlab.types import Batch, ImageShape, Verdict
 from ganlab.weight_norms import SpectralNorm
 
@@ -83,6 +83,48 @@ def played(tiny: Make, rounds: int = 3, **changes: Any) -> tuple[list[Tensor], d
         told = play_round(game, lambda: Batch(next(batches)))
     weights = [*game.generator.state_dict().values(), *game.discriminator.state_dict().values()]
     return weights, {name: float(value) for name, value in told.items()}
+
+
+def test_the_moving_average_follows_weights_and_buffers(tiny: Make) -> None:
+    """It becomes G first, then moves by a quarter, batch norm's averages and counts with it."""
+    game = build_game(tiny(ema=0.75), CPU)
+    assert game.average is not None
+
+    def state(net: nn.Module) -> dict[str, Tensor]:
+        return {k: v.clone() for k, v in net.state_dict().items()}
+
+    names = state(game.generator)
+    assert {k.rpartition(".")[2] for k in names} >= {"weight", "running_mean", "running_var"}
+    expected: dict[str, Tensor] = {}
+    for number in range(3):
+        with torch.no_grad():
+            for value in game.generator.state_dict().values():
+                value.add_(torch.randn(value.shape) if value.is_floating_point() else 9)
+        follow(game)
+        g = state(game.generator)
+        for k, new in g.items():
+            old = expected.get(k, new)
+            mixed = 0.75 * old.double() + 0.25 * new.double()
+            expected[k] = mixed.float() if new.is_floating_point() else mixed.long()
+        for k, value in state(game.average.module).items():
+            assert torch.allclose(value, expected[k], atol=1e-6), (number, k)
+    assert game.average.n_averaged == 3
+
+
+def test_every_update_of_g_moves_the_average(tiny: Make) -> None:
+    game = build_game(tiny(ema=0.75, batch_size=4), CPU)
+    assert game.average is not None
+    batches = iter(torch.rand(40, 4, 1, 16, 16) * 2 - 1)
+    expected: list[Tensor] = []
+    for _ in range(3):
+        play_round(game, lambda: Batch(next(batches)))
+        new = [v.clone() for v in [*game.generator.parameters(), *game.generator.buffers()]]
+        expected = [
+            a.lerp(b, 0.25) if a.is_floating_point() else b for a, b in zip(expected or new, new, strict=True)
+        ]
+        found = [*game.average.module.parameters(), *game.average.module.buffers()]
+        for a, b in zip(found, expected, strict=True):
+            assert not a.is_floating_point() or torch.allclose(a, b, atol=1e-6)
 
 
 def sgd(lr: float = 0.1) -> Callable[..., Any]:

@@ -59,6 +59,9 @@ if code:
 state = {0: "finished", 6: "diverged"}.get(code, "failed")
 scores = {"last": {"step": 4, "values": {"fid_cifar": 10.5 + seed}}}
 (run / "run.json").write_text("{}")
+saved = run / "checkpoints" / ("step-%09d" % int(said["steps"]))
+saved.mkdir(parents=True, exist_ok=True)
+(saved / "MANIFEST.json").touch()
 (run / "result.json").write_text(
     json.dumps({"status": state, "step": int(said["steps"]), "steps": 4, "it_per_s": 2.5, "scores": scores})
 )
@@ -288,6 +291,9 @@ def test_a_cell_of_another_process_is_left_to_it(place: Path) -> None:
         while "finished" not in {r["state"] for r in rows(place).values()}:
             time.sleep(0.02)
         result = {"status": "finished", "step": 4, "scores": {}}
+        saved = folder / "checkpoints/step-000000004"
+        saved.mkdir(parents=True)
+        (saved / "MANIFEST.json").touch()
         (folder / "result.json").write_text(json.dumps(result))
         lock.release()
 
@@ -463,6 +469,17 @@ def test_status_and_report_read_regular_files_alone(name: str, kind: str, place:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert codes[0] == 0
     assert codes[1] in (0, 3)
+
+
+def test_a_result_that_says_finished_is_believed_with_its_checkpoint_alone(place: Path) -> None:
+    assert sweep("setting=A", "seed=0", "method=sn") == 0
+    run = place / "outputs/two-u0.1/sn-A-s0"
+    assert [r["state"] for r in status.rows(run)] == ["finished"]
+    (run / "checkpoints/step-000000004").rename(run / "checkpoints/step-000000002")
+    assert [r["state"] for r in status.rows(run)] == ["no checkpoint"]
+    assert sweep("setting=A", "seed=0", "method=sn") == 0
+    assert len((run / "starts").read_text().split()) == 2  # it ran again
+    assert [r["state"] for r in status.rows(run)] == ["finished"]
 
 
 def test_status_tells_each_run_and_sums_up(place: Path, capsys: Any) -> None:

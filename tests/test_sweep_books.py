@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ganlab import cli, jobs, launch, ledger, planned, sweep, watch
+from ganlab import cli, jobs, launch, ledger, planned, status, sweep, watch
 from ganlab.errors import ConfigError, SweepFailed
 from ganlab.heartbeat import VARIABLE
 from ganlab.lock import Lock
@@ -59,6 +59,9 @@ if seed == 5:
 if seed == 6:
     print("ganlab: error: x" + chr(27) + "[2J: =cmd(); no")
     sys.exit(4)
+saved = run / "checkpoints" / ("step-%09d" % 10**9)
+saved.mkdir(parents=True, exist_ok=True)
+(saved / "MANIFEST.json").touch()
 (run / "result.json").write_text(json.dumps({"status": "finished", "step": 10**9, "scores": {}}))
 """
 RUN_DIR = "run_dir=outputs/x/s${seed}"
@@ -293,6 +296,9 @@ def test_one_of_others_cells_that_comes_free_lets_the_rest_be_waited_for(place: 
             time.sleep(0.02)
         time.sleep(1.0)
         result = {"status": "finished", "step": 10**9, "scores": {}}
+        saved = runs[1] / "checkpoints/step-1000000000"
+        saved.mkdir(parents=True)
+        (saved / "MANIFEST.json").touch()
         (runs[1] / "result.json").write_text(json.dumps(result))
         locks[1].release()
 
@@ -319,6 +325,8 @@ def test_a_dead_owner_whose_number_another_process_has_now_holds_nothing(place: 
     run = place / "outputs/x/s0"
     run.mkdir(parents=True)
     (run / ".lock").write_text(f"{os.getpid()}@{socket.gethostname()}\n")  # alive, and no ganlab
+    (run / "result.json").write_text('{"status": "running", "step": 2}')
+    assert [row["state"] for row in status.rows(place / "outputs")] == ["killed"]
     assert multirun("0") == 0
     assert starts(place) == {"s0": 1}
 

@@ -121,7 +121,7 @@ class Dataset(ABC):
     channels: int
     labelled: bool = True
     to_hold_out: str = ""  # what gives it a split that training does not use, as key=value
-    comes = "comes with its package"  # of a set that is not packed: where its samples are from
+    comes = "comes with its package"  # of a set that is not downloaded: where its samples are from
 
     @property
     def shape(self) -> Shape:

@@ -74,6 +74,7 @@ class Folder(Dataset):
     """
 
     name = "folder"
+    comes = "is packed from your own images: dataset.path=FOLDER|ZIP|TAR"
 
     @checked
     def __init__(

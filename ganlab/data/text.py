@@ -67,7 +67,7 @@ class Text(Dataset):
 
     name, channels, resolution, labelled = "text", 1, 1, False
     to_hold_out = "set dataset.held_out=0.1"
-    comes = "is read when a run starts"
+    comes = "is read from your own text when a run starts: dataset.path=FILE|FOLDER"
 
     @checked
     def __init__(

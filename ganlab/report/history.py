@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
 import math
 import os
 from array import array
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ganlab.disk import regular
+from ganlab.metrics_file import parsed
 from ganlab.report import text
 
 MAX_BYTES = 512 << 20
@@ -69,7 +69,7 @@ def read(path: Path, notes: list[str]) -> Told:
                 return told
             for line in file:
                 try:
-                    row = json.loads(line)
+                    row = parsed(line)
                     step = row["step"]
                     if not isinstance(step, int) or not 0 <= step < 1 << 62:
                         raise ValueError("step is not a count")
