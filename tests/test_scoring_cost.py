@@ -44,7 +44,7 @@ def test_a_timed_pass_is_an_evaluations_and_leaves_the_game_as_it_is(tiny: Calla
     assert sizes == [400, 100, 100]
     seconds = cost._scoring(e, game, CPU)
     assert seconds is not None
-    assert 0 < seconds < 1
+    assert seconds > 0
     assert set(sizes[3:]) == {e.batch_size}
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(v, before[k]) for k, v in pack_game(game)[0].items())
