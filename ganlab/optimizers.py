@@ -17,9 +17,9 @@ from ganlab.schema import NonNegative, Positive, Unit, checked
 class RMSpropTF(Optimizer):
     """TensorFlow 1's RMSProp: ms = alpha ms + (1 - alpha) g^2, from ms = 1 on; w -= lr g / sqrt(ms + eps).
 
-    Source: ``tf.train.RMSPropOptimizer``, its defaults but for ``lr``; without momentum and centring. torch's
-    begins at ms = 0, has alpha 0.99, and adds eps to the root: at a gradient of 1e-3 it moves a weight by 51 lr
-    in its first 10 steps, this one by 0.01 lr.
+    Source: ``tf.train.RMSPropOptimizer``, its defaults but for ``lr``; without momentum and centring.
+    torch's begins at ms = 0, has alpha 0.99, and adds eps to the root: at a gradient of 1e-3 it moves a
+    weight by 51 lr in its first 10 steps, this one by 0.01 lr.
 
     Args:
         lr: the learning rate.
