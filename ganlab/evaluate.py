@@ -36,6 +36,7 @@ from ganlab.metrics.base import (
 from ganlab.metrics.protocol import OWN_SPLIT, digest
 from ganlab.reference import Cache, cache_key, compute
 from ganlab.scores import Scores as Scores
+from ganlab.scores import suspicions
 from ganlab.types import ImageShape
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Evaluator:
         size = batch_size(protocol, self.device)
         self._features = FeaturePass(extractor, size, self.device, self._warn)
         self._reference: Reference | None = None
+        self._among: dict[str, float] | None = None  # of samples themselves
 
     @functools.cached_property
     def images(self) -> ImageSet:
@@ -135,10 +137,25 @@ class Evaluator:
             raise MetricError(why)
         measure.check(self.protocol, real)
 
-    def told(self) -> dict[str, float]:
-        """What real samples score against each other, by name, where a metric tells it. After ``check``."""
-        real = by_sample.real_of(self.images) if self.sample_metrics else None
-        return {k: v for m in self.sample_metrics.values() if real for k, v in m.told(real).items()}
+    def among_real(self, real: Reference | Exception | None = None) -> dict[str, float]:
+        """What other real samples would score, by full name, where a metric knows it. After ``check``.
+
+        Without ``real``, the statistics of images, only of metrics that need none.
+        """
+        if self._among is None and self.sample_metrics:
+            samples = by_sample.real_of(self.images)
+            self._among = {
+                k: v for m in self.sample_metrics.values() for k, v in m.among_real(samples).items()
+            }
+        found = dict(self._among or {})
+        if not isinstance(real, Reference):
+            return found
+        for name, metric in self.metrics.items():
+            key = cache_key(self.images, self.protocol, self.extractor.identity())
+            key |= {"among_real": name, "n_fake": metric.n_fake(self.protocol), "seed": self.protocol.seed}
+            values = self._cache.numbers(key, functools.partial(metric.among_real, real, self.protocol))
+            found |= {self._full(metric, k): v for k, v in values.items()}
+        return found
 
     def check_classes(self, num_classes: int) -> None:
         """Raise DataError unless the reference images have as many classes as the generator."""
@@ -254,13 +271,16 @@ class Evaluator:
                         self._warn(f"{name}: no value, {found}")
                         found = dict.fromkeys(measure.names, math.nan)
                     values.update({self._full(measure, k): _known(v) for k, v in found.items()})
-                record, warnings = self.record(generator), self._warnings.copy()
+                among = attempt(functools.partial(self.among_real, real), crashes)
+                among = {} if isinstance(among, Exception) else among
+                record = self.record(generator)
+                warnings = [*self._warnings, *suspicions(values, among, self.better)]
                 self._warnings.clear()
                 if strict and missing:
                     raise DataError(missing)
                 named = {self._full(m, m.names[0]): more[name] for name, m in self.group_metrics.items()}
                 seconds = time.perf_counter() - began
-                return Scores(step, values, record, digest(record), seconds, warnings, named)
+                return Scores(step, values, record, digest(record), seconds, warnings, named, among)
 
             scores = team.first_only(scored)
         if team.size > 1:

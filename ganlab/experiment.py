@@ -79,7 +79,7 @@ class Experiment:
     Args:
         dataset: the images.
         architecture: G and D.
-        normalization: what stabilises D, by name: norms, penalties and constraints, in this order.
+        normalization: what stabilises D, by name, in this order, but for a norm of weights, which comes last.
         loss: the adversarial loss of both players.
         prior: where z comes from.
         optimizer: called with parameters; one for each player.

@@ -68,9 +68,9 @@ class Observer:
         ranks.current().first_does(self._real)
 
     def _real(self) -> None:
-        if told := self.evaluators[self.e.metric.progress].told():
-            self.log.numbers(0, "real", {f"real/{name}": value for name, value in told.items()})
-            self.log.say(f"real samples against the others: {brief(told)}")
+        if values := self.evaluators[self.e.metric.progress].among_real():
+            self.log.numbers(0, "real", {f"real/{name}": value for name, value in values.items()})
+            self.log.say(f"real samples against the others: {brief(values)}")
 
     def tell(self, scores: Scores, kind: str = "eval") -> None:
         """Warnings, the scores, and what evaluation costs so far, into the log."""

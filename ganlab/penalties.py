@@ -130,6 +130,8 @@ class SpectralNormRegularization(Stabiliser):
     def before_update(self, d: nn.Module) -> None:
         self._vectors = {}
 
+    after_update = before_update
+
     def prepare(self, d: nn.Module) -> None:
         for layer in _layers(d, self.scope):
             matrix = _matrix(layer).detach()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ganlab.errors import Diverged, EnvError
-from ganlab.scores import Scores
+from ganlab.scores import Scores, is_better
 
 HOST_ALLOCATOR = "DefaultCPUAllocator"  # torch says no more than a RuntimeError with its name
 NO_HOST_MEMORY = "batch_size", "out of host memory", "lower it, data_memory_gb or architecture.width"
@@ -108,6 +108,7 @@ def entry(scores: Scores, every_class: bool = False) -> dict[str, Any]:
         "protocol_id": scores.protocol_id,
         "seconds": round(scores.seconds, 3),
         **({"details": details} if details else {}),
+        **({"among_real": scores.among_real} if scores.among_real else {}),
     }
 
 
@@ -125,7 +126,7 @@ def improves(
     if lead is None or (value := new.get(lead[0])) is None:
         return False
     before = old.get(lead[0]) if old else None
-    return before is None or (value < before if lead[1] == "lower" else value > before)
+    return before is None or is_better(value, before, lead[1])
 
 
 def brief(values: Mapping[str, float | None]) -> str:

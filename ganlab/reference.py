@@ -182,6 +182,14 @@ class Cache:
         except (OSError, EnvError) as e:
             self.warn(f"{self.folder}: reference statistics are not cached ({e.__cause__ or e})")
 
+    def numbers(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What was stored under ``key``, else what ``compute`` gives, stored unless that is nothing."""
+        if (tensors := self.read(key)) is not None:
+            return {name: float(value) for name, value in tensors.items()}
+        if values := compute():
+            self.write(key, {name: torch.tensor(v, dtype=torch.float64) for name, v in values.items()})
+        return values
+
     @contextlib.contextmanager
     def turn(self, key: dict[str, Any], poll: Callable[[], None] | None = None) -> Iterator[None]:
         """Wait for others who compute the same, so that a grid of runs does it once; ``poll`` meanwhile.

@@ -192,10 +192,12 @@ class Run:
         last = self.observer.score(e.metric.protocol, self.step)
         self.observer.tell(last, "final")
         self.record.final = {"last": entry(last), "best": entry(last)}
-        best = p["best"]
+        best, better = p["best"], self.evaluators[e.metric.protocol].better
         if best and best["step"] != self.step:
             try:
-                self.record.final["best"] = self._score_checkpoint(best["step"])
+                other = self._score_checkpoint(best["step"])
+                if improves(other["values"], last.values, better):  # both under the final protocol
+                    self.record.final["best"] = other
             except CheckpointError as error:  # a lost best one must not keep a run from its end
                 self.log.warn(f"{error.mistakes[0]._replace(fix='')}; the last one stands for the best")
 
@@ -235,7 +237,8 @@ class Run:
         self.observer.tell(scores)
         p["last"] = entry(scores)
         best, better = p["best"], self.evaluators[self.e.metric.progress].better
-        if improves(scores.values, best and best["values"], better):
+        like = best is not None and best.get("protocol_id") == scores.protocol_id  # resume_allow changes it
+        if improves(scores.values, best["values"] if like else None, better):
             p["best"] = entry(scores)
             self.save()
             if self.saved != self.step:  # a full disk: no best without its checkpoint
@@ -247,7 +250,7 @@ class Run:
         game = build_game(self.e, self.device, self.game.num_classes, self.game.shape)
         unpack_game(game, tensors, state["game"], str(self.checkpoints.path(step)))
         scores = self.observer.score(self.e.metric.protocol, step, game)
-        self.log.say(f"best checkpoint, step {step}: {brief(scores.values)}")
+        self.log.say(f"the best on the way, step {step}: {brief(scores.values)}")
         return entry(scores)
 
     def save(self) -> None:

@@ -114,8 +114,9 @@ class SpectralNormalized(nn.Module):
 
     W is the weight as a (d_out, d_in * kernel) matrix. Buffers: u (d_out,) and v (d_in * kernel,), unit L2
     norm, constants for the gradient: sigma = u^T W v, so dW follows SNGAN's equation 12. In training mode
-    with ``per_forward`` every read of the weight renews them; in evaluation mode nothing changes. While
-    ``given`` is set, that is the normalised weight, and nothing is computed (``AtOnce``).
+    with ``per_forward`` every read of the weight renews them, else ``renew`` alone, here first; in evaluation
+    mode nothing changes. While ``given`` is set, that is the normalised weight, and nothing is computed
+    (``AtOnce``).
     """
 
     u: Tensor
@@ -142,7 +143,7 @@ class SpectralNormalized(nn.Module):
             u, _ = power_iteration(matrix, u, warmup, eps)
         self.register_buffer("u", u)
         self.register_buffer("v", F.normalize(matrix.T.mv(u), dim=0, eps=eps))
-        if exact:
+        if exact or not per_forward:
             self.renew(weight.detach())
 
     @torch.no_grad()

@@ -68,6 +68,8 @@ def update(game: Game, real: Callable[[], Batch]) -> Terms:
         batch = real()
         return batch if game.num_classes else batch._replace(y=None)
 
+    for stabiliser in game.stabilisers.values():
+        stabiliser.before_update(game.discriminator)
     if game.noise:
         return update_critic(game, seen)
     log: Terms = update_generator(game, seen) if game.order == "g_first" else {}
@@ -140,7 +142,6 @@ def update_discriminator(game: Game, real: Batch, fakes: Batch | None = None, te
     ``fakes``: generated already. ``tell``: whether anybody looks at the scores' means.
     """
     d = game.discriminator
-    stabilisers = game.stabilisers.values()
     whole = len(real.x) * ranks.current().size
     given = fakes or game.inputs(whole, real.y if game.fake_labels == "data" else None)
     terms_of = game.compiled.get("d", d_terms)
@@ -154,10 +155,8 @@ def update_discriminator(game: Game, real: Batch, fakes: Batch | None = None, te
                 fake = Batch(part, part_y)
             yield terms_of(game, Batch(real_x, real_y), fake, tell)
 
-    for stabiliser in stabilisers:
-        stabiliser.before_update(d)
     log = descend(game.d_optimizer, parts(), game)
-    for stabiliser in stabilisers:
+    for stabiliser in game.stabilisers.values():
         stabiliser.after_update(d)
     return log
 
@@ -187,8 +186,6 @@ def update_generator(game: Game, real: Callable[[], Batch]) -> Terms:
         for real_x, real_y, z, y in pieces(game.accumulate, *given):
             yield terms_of(game, None if real_x is None else Batch(real_x, real_y), z, y), {}
 
-    for stabiliser in game.stabilisers.values():
-        stabiliser.before_update(d)
     with frozen(d.parameters()):
         return descend(game.g_optimizer, parts(), game)
 

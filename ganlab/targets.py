@@ -49,11 +49,14 @@ def _trusted(found: type) -> bool:
     """The class itself must come from a trusted module: a module also holds what it imported."""
     if not (found.__module__ + ".").startswith(TRUSTED):
         return False
-    if found.__module__.startswith("torch."):
-        from torch.optim import Optimizer
+    return not found.__module__.startswith("torch.") or is_optimizer(found)
 
-        return issubclass(found, Optimizer)
-    return True
+
+def is_optimizer(found: type) -> bool:
+    """Torch's own, or one of ours: built by the engine, for each player's parameters."""
+    from torch.optim import Optimizer
+
+    return issubclass(found, Optimizer)
 
 
 def arguments(found: type, partial: bool) -> dict[str, tuple[Any, Any]]:
@@ -65,7 +68,7 @@ def arguments(found: type, partial: bool) -> dict[str, tuple[Any, Any]]:
     except NameError:  # torch may name types that it imports for type checkers alone
         known = {n: (Any, p.default) for n, p in inspect.signature(found).parameters.items()}
     wanted = {n: w for n, w in known.items() if kinds[n] in named}
-    if partial and found.__module__.startswith("torch.optim"):
+    if partial and is_optimizer(found):
         wanted.pop("params", None)  # given by the engine
     return wanted
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from ganlab.errors import EnvError, Mistake
 from ganlab.schema import Arguments, Range, describe, fits
 from ganlab.spelling import nearest
-from ganlab.targets import arguments, is_node, resolve, short
+from ganlab.targets import arguments, is_node, is_optimizer, resolve, short
 
 NO_KEY = "there is no such key"
 DEPTH = 40  # of a tree: far more than any honest config has
@@ -96,7 +96,7 @@ class _Check:
                 wrong += self.arguments_of(value, wanted[key][0], node, join(where, key))
             else:
                 wrong.append(self.unknown(found, key, wanted, where))
-        if not partial and found.__module__.startswith("torch."):
+        if not partial and is_optimizer(found):
             what = "is not true, and an optimiser gets its parameters later"
             wrong.append(Mistake(join(where, "_partial_"), what, f"set {join(where, '_partial_')}=true"))
         elif not partial:

@@ -122,7 +122,7 @@ class Stabiliser:
         """Once, right after D is built and initialised: re-initialise or reparametrise its weights."""
 
     def before_update(self, d: nn.Module) -> None:
-        """Before each D update and before each G update, while D's weights stand still."""
+        """Before each generator update and the D updates with it: nothing kept from earlier may be used."""
 
     def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
         """A scalar added to D's loss, its weight included. Called only if ``has_penalty``."""

@@ -2,7 +2,9 @@
 
 A normaliser divides the trained weight by something at each forward pass; the optimiser moves the weight
 underneath. The maths stays in float32 under autocast. With ``gamma`` a learned factor follows the normaliser:
-SNGAN's appendix E, equation 38.
+SNGAN's appendix E, equation 38. It begins at the norm that is divided by, so that D starts as it would
+without (exactly where that is one number): so does the authors' code for the spectral norm, by its SVD. For
+the other two it is our choice: paper and code say nothing of them.
 """
 
 from __future__ import annotations
@@ -85,6 +87,10 @@ class _WeightNormalization(Stabiliser):
     def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
         raise NotImplementedError
 
+    def norm(self, matrix: Tensor) -> Tensor:
+        """Where gamma begins: the norm of the (d_out, d_in * kernel) matrix, () or (d_out,) for its rows'."""
+        raise NotImplementedError
+
     def prepare(self, d: nn.Module) -> None:
         for name, layer in list(weighted_layers(d)):
             weight, axis = raw_weight(layer), out_dim(layer)
@@ -99,9 +105,7 @@ class _WeightNormalization(Stabiliser):
             module = self.normalizer(weight, axis)
             parametrize.register_parametrization(layer, "weight", module, unsafe=True)
             if self.gamma != "fixed":
-                matrix = as_matrix(weight.detach(), axis)
-                rows = self.gamma == "per_channel"
-                start = matrix.norm(dim=1) if rows else torch.linalg.matrix_norm(matrix, 2)
+                start = self.norm(as_matrix(weight.detach(), axis))
                 parametrize.register_parametrization(layer, "weight", LearnedScale(start, axis), unsafe=True)
 
 
@@ -114,15 +118,15 @@ class SpectralNorm(_WeightNormalization):
     Args:
         iterations: power iterations each time.
         update: ``per_forward`` (the paper's code: twice per D step, once per G step) or ``per_update``
-            (once for each new set of D weights, as Algorithm 1 is usually read).
+            (once for each new set of D's weights, the first included: as Algorithm 1 is usually read).
         scale: the spectral norm that the weights are brought to.
         eps: added safety of the vectors' norms.
         method: ``power``, or ``svd``: the exact first singular vectors at the same moments, to check the
             approximation by (``iterations`` and ``warmup`` then play no part). On a CPU a read of the CNN's
             weights takes 10 times as long at a quarter of its width, 70 times at full width.
         warmup: power iterations before the first step (torch's own spectral norm: 15).
-        gamma: ``learned``: the weight is gamma * W / sigma(W), gamma a scalar of D for each layer that starts
-            as the first singular value of the initial W, by exact SVD (appendix E). The layer is then no
+        gamma: ``learned``: the weight is gamma * W / sigma(W), gamma a scalar of D for each layer that begins
+            at the first singular value of the initial W, by exact SVD (appendix E). The layer is then no
             longer bound: meant for use with a gradient penalty.
     Raises ValueError for a ``scale`` beside a learned gamma; in ``prepare`` for a layer whose weight is all
     zeros (its norm is 0) or normalised already.
@@ -154,6 +158,9 @@ class SpectralNorm(_WeightNormalization):
             weight, self.iterations, axis, per_forward, self.eps, self.scale, exact, self.warmup
         )
 
+    def norm(self, matrix: Tensor) -> Tensor:
+        return torch.linalg.matrix_norm(matrix, 2)
+
     def prepare(self, d: nn.Module) -> None:
         super().prepare(d)
         if self.method == "power":
@@ -162,6 +169,11 @@ class SpectralNorm(_WeightNormalization):
             d.register_forward_hook(at_once.after, always_call=True)
 
     def before_update(self, d: nn.Module) -> None:
+        if isinstance(at_once := getattr(d, "spectral_at_once", None), AtOnce):
+            at_once.known = None  # where an update is replayed, that would be of the time it was recorded
+
+    def after_update(self, d: nn.Module) -> None:
+        self.before_update(d)  # a fused optimiser moves weights and leaves their versions as they were
         if self.update == "per_forward":
             return
         if self.method == "power":
@@ -173,18 +185,14 @@ class SpectralNorm(_WeightNormalization):
         for _, layer in weighted_layers(d):
             layer.parametrizations.weight[0].renew(raw_weight(layer))  # type: ignore[index, union-attr]
 
-    def after_update(self, d: nn.Module) -> None:
-        if isinstance(at_once := getattr(d, "spectral_at_once", None), AtOnce):
-            at_once.known = None  # a fused optimiser moves weights and leaves their versions as they were
-
 
 class WeightNorm(_WeightNormalization):
     """Weight normalisation of every layer of D.
 
     Source: Salimans & Kingma 2016, arXiv:1602.07868. SNGAN's comparison (section 4, appendix D) has gamma
     ``fixed`` to 1: the squared singular values of each normalised matrix sum to d_out. ``learned``: one
-    scalar a layer, from the first singular value of the initial W (appendix E). ``per_channel``: Salimans &
-    Kingma's own, one for each output channel, so that D starts as it would without.
+    scalar a layer, from the mean norm of the initial W's rows on (appendix E). ``per_channel``: Salimans &
+    Kingma's own, one for each output channel, so that D starts exactly as it would without.
     """
 
     name = "wn"
@@ -198,12 +206,17 @@ class WeightNorm(_WeightNormalization):
     def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
         return WeightNormalized(axis, self.eps)
 
+    def norm(self, matrix: Tensor) -> Tensor:
+        rows: Tensor = matrix.norm(dim=1)
+        return rows if self.gamma == "per_channel" else rows.mean()
+
 
 class FrobeniusNorm(_WeightNormalization):
     """W / ||W||_F on every layer of D: the squared singular values of each matrix sum to 1.
 
-    Source: SNGAN's appendices D and E, where WGAN-GP with it (gamma ``learned``, as in ``SpectralNorm``)
-    collapsed early. Raises ValueError (in ``prepare``) for a layer of zeros or one normalised already.
+    Source: SNGAN's appendices D and E, where WGAN-GP with it collapsed early (gamma ``learned``: a scalar a
+    layer, from the initial ||W||_F on). Raises ValueError (in ``prepare``) for a layer of zeros or one
+    normalised already.
     """
 
     name = "fn"
@@ -214,3 +227,6 @@ class FrobeniusNorm(_WeightNormalization):
 
     def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
         return FrobeniusNormalized(self.eps)
+
+    def norm(self, matrix: Tensor) -> Tensor:
+        return torch.linalg.matrix_norm(matrix)

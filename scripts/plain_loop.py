@@ -279,7 +279,6 @@ class Loop:
     def update(self) -> dict[str, Tensor]:
         """One generator update; returns its loss and that of D's last one, ``g`` and ``d``."""
         for _ in range(self.d_steps):
-            self.iterate()
             real = self.real()
             with torch.no_grad():
                 fake = self.generate()
@@ -287,7 +286,7 @@ class Loop:
             self.d_optimizer.zero_grad()
             (d + self.penalty(real, fake) if self.method == "gp" else d).backward()
             self.d_optimizer.step()
-        self.iterate()
+            self.iterate()
         score = self.score(self.generate())
         g = F.softplus(-score).mean() if self.loss == "standard" else -score.mean()
         self.g_optimizer.zero_grad()

@@ -25,6 +25,7 @@ from ganlab import disk
 from ganlab import manifest as manifest_file
 from ganlab.checkpoint import Checkpoints, digest, flatten, require_fit, unflatten
 from ganlab.errors import CheckpointError, EnvError, GanlabError
+from ganlab.optimizers import RMSpropTF
 from ganlab.state_tree import non_finite
 
 RUN = "a" * 32
@@ -165,6 +166,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "plain sgd": lambda p: torch.optim.SGD(p, lr=0.1),
     "rmsprop": lambda p: torch.optim.RMSprop(p, centered=True),
+    "rmsprop tf": lambda p: RMSpropTF(p),
     "adagrad": lambda p: torch.optim.Adagrad(p),
 }
 

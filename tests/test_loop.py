@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from collections.abc import Callable
@@ -303,6 +304,51 @@ def test_final_protocol_of_its_own(tiny: Make, tmp_path: Path) -> None:
     kinds = [line["kind"] for line in lines(tmp_path / "run")]
     assert kinds.count("final") == 1
     assert kinds.count("eval") == 2
+
+
+def test_the_end_is_a_candidate_for_the_best_whatever_looked_at_the_way(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With eval_every=0 eval_start=true the one evaluation on the way is of the untrained G."""
+    from ganlab.metrics.protocol import Protocol
+    from ganlab.observer import Observer
+
+    final, score = Protocol(name="final", is_n_fake=128, is_splits=2, fid_n_fake=128), Observer.score
+
+    def rated(fids: dict[tuple[str, int], float], run: str) -> tuple[int, float]:
+        def scored(self: Observer, protocol: Protocol, step: int, game: Any = None) -> Any:
+            found = score(self, protocol, step, game)
+            found.values["fid_mean"] = fids[protocol.name, step]
+            return found
+
+        monkeypatch.setattr(Observer, "score", scored)
+        e = tiny(eval_every=0, eval_start=True, steps=2, run_dir=str(tmp_path / run))
+        e.metric.protocol = final
+        go(e)
+        best = result(tmp_path / run)["scores"]["best"]
+        assert best["protocol"]["protocol"] == "final"
+        return best["step"], best["values"]["fid_mean"]
+
+    assert rated({("tiny", 0): 40.0, ("final", 0): 90.0, ("final", 2): 60.0}, "a") == (2, 60.0)
+    assert rated({("tiny", 0): 90.0, ("final", 0): 50.0, ("final", 2): 60.0}, "b") == (0, 50.0)
+
+
+def test_a_best_of_another_protocol_is_not_compared_with(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ganlab.observer import Observer
+
+    score, fids, ids = Observer.score, iter([1.0, 5.0, 4.0]), iter(["old", "new", "new"])
+
+    def scored(*args: Any) -> Any:
+        found = score(*args)
+        found.values["fid_mean"] = next(fids)
+        return dataclasses.replace(found, protocol_id=next(ids))
+
+    monkeypatch.setattr(Observer, "score", scored)
+    go(tiny(steps=6, eval_every=2))
+    best = result(tmp_path / "run")["scores"]["best"]
+    assert (best["protocol_id"], best["values"]["fid_mean"]) == ("new", 4.0)
 
 
 PINNED = {

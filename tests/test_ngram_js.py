@@ -77,9 +77,11 @@ def test_the_metric_and_its_floor() -> None:
     assert list(found) == list(metric.names) == ["js4", "js3", "js2", "js1"]
     for n in range(1, 5):
         assert found[f"js{n}"] == pytest.approx(brute(rows, fake.numpy(), n), abs=1e-12)
-        assert metric.told(real(rows))[f"js{n}"] == pytest.approx(brute(rows[10:], rows[:10], n), abs=1e-12)
+        assert metric.among_real(real(rows))[f"js{n}"] == pytest.approx(
+            brute(rows[10:], rows[:10], n), abs=1e-12
+        )
     assert (metric.n_fake(PROTOCOL), metric.better, metric.options()) == (10, "lower", {"n": 10})
-    assert metric.told(real(rows[:19])) == {}  # too few others
+    assert metric.among_real(real(rows[:19])) == {}  # too few others
     with pytest.raises(MetricError, match=r"needs lines of 4 symbols, and dataset\.length is 3"):
         metric.check(PROTOCOL, real(rows[:, :3]))
 

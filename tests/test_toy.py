@@ -28,6 +28,7 @@ from ganlab.metrics.modes import Modes, coverage
 from ganlab.metrics.protocol import Protocol
 from ganlab.metrics.wasserstein1 import Wasserstein1, distance
 from ganlab.nets.mlp import MLP
+from ganlab.optimizers import RMSpropTF
 from ganlab.penalties import GradientPenalty
 from ganlab.priors import Normal
 from ganlab.report import collect, text
@@ -234,7 +235,7 @@ RUNS: dict[str, Callable[[], dict[str, Any]]] = {
     "roll-clipped": lambda: {
         "dataset": SwissRoll(n=200),
         "normalization": {"wc": WeightClip(scope="all")},
-        "optimizer": functools.partial(torch.optim.RMSprop, lr=5e-5),
+        "optimizer": functools.partial(RMSpropTF, lr=5e-5),
     },
     "fixed": lambda: {"fixed_generator": 1.0},  # G's optimizer never steps
 }

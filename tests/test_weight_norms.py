@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ganlab.layers import as_matrix, out_dim, raw_weight, weighted_layers
+from ganlab.constraints import WeightClip
+from ganlab.experiment import Experiment
+from ganlab.game import Game
+from ganlab.layers import as_matrix, out_dim, power_iteration, raw_weight, weighted_layers
 from ganlab.nets.cnn import CNN
-from ganlab.types import ImageShape
+from ganlab.penalties import Orthonormal
+from ganlab.setup import build_game
+from ganlab.step import play_round
+from ganlab.types import Batch, ImageShape
 from ganlab.weight_norms import FrobeniusNorm, LearnedScale, SpectralNorm, SpectralNormalized, WeightNorm
 
+Make = Callable[..., Experiment]
 LAYERS = {
     "linear": lambda: nn.Linear(12, 7),
     "conv": lambda: nn.Conv2d(3, 8, 4, 2, 1),
@@ -92,15 +100,35 @@ def test_per_forward_iterates_once_each_pass_and_evaluation_leaves_no_trace() ->
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
 
-def test_per_update_iterates_only_between_updates() -> None:
-    net, rule = nn.Sequential(nn.Linear(12, 7)), SpectralNorm(update="per_update")
-    rule.prepare(net)
-    u0 = state_of(net[0]).u.clone()
-    net(torch.randn(2, 12))
-    net(torch.randn(2, 12))
-    assert torch.equal(state_of(net[0]).u, u0)
-    rule.before_update(net)
-    assert not torch.equal(state_of(net[0]).u, u0)
+@pytest.mark.parametrize("order", ["d_first", "g_first"])
+@pytest.mark.parametrize("clip", [False, True])
+def test_per_update_iterates_once_for_each_new_set_of_weights(order: str, clip: bool, tiny: Make) -> None:
+    """The first set included; a set is what the constraints have left of it."""
+
+    def start(rule: SpectralNorm) -> tuple[Game, nn.Module]:
+        norms = {"sn": rule, "wc": WeightClip(bound=0.02)} if clip else {"sn": rule}
+        game = build_game(tiny(normalization=norms, order=order, d_steps=3), torch.device("cpu"))
+        return game, next(layer for _, layer in weighted_layers(game.discriminator))
+
+    def matrix() -> torch.Tensor:
+        return as_matrix(raw_weight(layer).detach(), out_dim(layer)).clone()
+
+    rule = SpectralNorm(update="per_update")
+    noise = state_of(start(SpectralNorm())[1]).u  # of the same seed, and nothing has iterated it
+    game, layer = start(rule)
+    sets, after = [matrix()], rule.after_update
+    rule.after_update = lambda d: (sets.append(matrix()), after(d))  # type: ignore[assignment, method-assign, func-returns-value]
+    for _ in range(2):
+        play_round(game, lambda: Batch(torch.rand(8, 1, 16, 16)))
+    game.discriminator(torch.rand(2, 1, 16, 16))  # whoever looks at D
+    assert len(sets) == 1 + 2 * 3
+    assert not clip or all(w.abs().max() < 0.0201 for w in sets[1:])
+    u = noise
+    for w in sets:
+        u, _ = power_iteration(w, u, 1, 1e-12)
+    assert torch.allclose(state_of(layer).u, u, atol=1e-5)
+    once_less, _ = power_iteration(sets[0], noise, 1, 1e-12)
+    assert not torch.allclose(once_less, noise, atol=1e-3), "an iteration is seen"
 
 
 def test_two_passes_before_one_backward() -> None:
@@ -196,7 +224,7 @@ def test_svd_is_renewed_at_the_same_moments_as_power() -> None:
             raw_weight(net[0]).copy_(torch.randn(5, 6))
         net(torch.randn(2, 6))
         assert (abs(values_of(net.eval()[0])[0].item() - 1) < 1e-5) is renewed
-        rule.before_update(net)
+        rule.after_update(net)
         assert (abs(values_of(net[0])[0].item() - 1) < 1e-5) is (renewed or update == "per_update")
 
 
@@ -211,11 +239,13 @@ NORMS = {"sn": SpectralNorm, "wn": WeightNorm, "fn": FrobeniusNorm}
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("name", NORMS)
-def test_gamma_starts_as_the_first_singular_value_and_is_learned(name: str, kind: str) -> None:
+def test_gamma_starts_at_the_norm_that_is_divided_by_and_is_learned(name: str, kind: str) -> None:
     """Appendix E: gamma * W / N(W), a scalar a layer."""
     torch.manual_seed(5)
     net = nn.Sequential(LAYERS[kind]())
-    exact = torch.linalg.svdvals(as_matrix(net[0].weight.detach(), out_dim(net[0])))[0].item()
+    matrix = as_matrix(net[0].weight.detach(), out_dim(net[0]))
+    values, rows = torch.linalg.svdvals(matrix), matrix.square().sum(1).sqrt()
+    exact = {"sn": values[0], "wn": rows.sum() / len(rows), "fn": values.square().sum().sqrt()}[name].item()
     before = {n for n, _ in net.named_parameters()}
     options = {"method": "svd"} if name == "sn" else {}
     NORMS[name](gamma="learned", **options).prepare(net)  # type: ignore[arg-type]
@@ -241,6 +271,31 @@ def test_gamma_per_channel_starts_d_where_it_was(kind: str) -> None:
     scale = net[0].parametrizations.weight[1]
     assert scale.gamma.shape == (plain.shape[out_dim(net[0])],)
     assert torch.allclose(net[0].weight, plain, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_with_a_learned_gamma_d_starts_about_as_steep_as_without(name: str) -> None:
+    """From sigma on, as all three once did, FN's critic had a slope of 1e-9 and learned nothing."""
+
+    def slope(rule: WeightNorm | SpectralNorm | FrobeniusNorm | None) -> float:
+        torch.manual_seed(0)
+        d = CNN(width=0.25).discriminator(ImageShape(3, 32, 32), 0, None)
+        if rule is not None:
+            rule.prepare(d)
+        x = (torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1).requires_grad_()
+        (gradient,) = torch.autograd.grad(d.eval()(x).score.sum(), x)
+        return float(gradient.flatten(1).norm(dim=1).mean())
+
+    options = {"method": "svd"} if name == "sn" else {}
+    learned, plain = slope(NORMS[name](gamma="learned", **options)), slope(None)  # type: ignore[arg-type]
+    assert learned == pytest.approx(plain, rel=0.1 if name == "wn" else 1e-4)
+
+
+def test_a_norm_is_of_the_weights_that_another_start_leaves(tiny: Make) -> None:
+    norms = {"fn": FrobeniusNorm(gamma="learned"), "orthonormal": Orthonormal(weight=0)}
+    d = build_game(tiny(normalization=norms), torch.device("cpu")).discriminator
+    for _, layer in weighted_layers(d):
+        assert torch.allclose(layer.weight, raw_weight(layer), rtol=1e-5, atol=1e-7)  # type: ignore[arg-type]
 
 
 def test_one_weight_norm_at_a_time() -> None:

@@ -20,7 +20,7 @@ from ganlab.report.cells import Group
 from ganlab.report.curves import DASHES
 
 Line = tuple[Group, str]  # method with its variant, and setting
-OPTIMIZERS = {"RMSprop": "RMSProp"}  # torch's names, where papers write others
+OPTIMIZERS = {"RMSprop": "RMSProp", "RMSpropTF": "RMSProp"}  # classes' names, where papers write others
 
 
 class Measure(NamedTuple):

@@ -122,6 +122,10 @@ class Metric(Measure):
     def check(self, protocol: Protocol, n_real: int) -> None:
         """Before training: raise MetricError, the smallest N named, if these counts can give no value."""
 
+    def among_real(self, real: Reference, protocol: Protocol) -> dict[str, float]:
+        """What other real images would score, by name; {}: unknown. A G that scores better is suspicious."""
+        return {}
+
     @abstractmethod
     def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
         """A value for each of ``names``. ``real`` is None only if ``needs_real`` is false.
@@ -186,8 +190,8 @@ class SampleMetric(Measure):
     def check(self, protocol: Protocol, real: Real) -> None:
         """Before training: raise MetricError if these real samples can give no value."""
 
-    def told(self, real: Real) -> dict[str, float]:
-        """Values of real samples against the others, by name: what a generator can hope for. Told once."""
+    def among_real(self, real: Real) -> dict[str, float]:
+        """What other real samples would score, by name; {}: unknown. A G that scores better is suspicious."""
         return {}
 
     @abstractmethod

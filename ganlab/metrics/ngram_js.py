@@ -29,7 +29,7 @@ class NgramJS(SampleMetric):
     Of ``n`` generated lines against all lines of the real split, as in WGAN-GP's code (arXiv:1704.00028;
     language_helpers.py): n-grams do not cross lines, and those of the padding count. ``js4`` leads: short
     n-grams are learnt first. Real lines are not at 0 either: ``floor`` gives the value of ``n`` of them
-    against the others, which ``told`` tells at the start of a run.
+    against the others, which ``among_real`` gives and a run tells at its start.
     """
 
     names = ("js4", "js3", "js2", "js1")
@@ -52,7 +52,7 @@ class NgramJS(SampleMetric):
             length = real.samples.shape[1]
             raise MetricError(f"needs lines of {MOST} symbols, and dataset.length is {length}")
 
-    def told(self, real: Real) -> dict[str, float]:
+    def among_real(self, real: Real) -> dict[str, float]:
         """The values of ``n`` real lines against the others; none where there are not as many others."""
         if len(real.samples) < 2 * self.n:
             return {}

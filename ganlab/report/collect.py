@@ -35,7 +35,10 @@ STATUSES = ("finished", "running", "stopped", "diverged", "failed")
 
 @dataclass(frozen=True)
 class Score:
-    """One score of one checkpoint: ``std`` is the metric's own spread (IS: over splits), not over seeds."""
+    """One score of one checkpoint: ``std`` is the metric's own spread (IS: over splits), not over seeds.
+
+    among_real: what other real samples would have, where the run says so.
+    """
 
     checkpoint: str
     step: int | None
@@ -44,6 +47,7 @@ class Score:
     std: float | None
     protocol: dict[str, Any]
     protocol_id: str
+    among_real: float | None = None
 
 
 @dataclass(eq=False)
@@ -207,7 +211,8 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
             step, protocol = _number(node.get("step")), node.get("protocol")
             protocol = protocol if isinstance(protocol, dict) else {}
             ident = clean(node.get("protocol_id") or _digest(protocol), 24)
-            own = _own_protocols(node.get("details"))
+            own, among = _own_protocols(node.get("details")), node.get("among_real")
+            among = among if isinstance(among, dict) else {}
             for name, value in list(values.items())[:MAX_SCORES]:
                 if text.spread_of(name):
                     continue
@@ -217,7 +222,9 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
                 std = next((_number(values[k]) for k in values if text.spread_of(k) == name), None)
                 at = None if step is None else int(step)
                 told = own.get(name, (protocol, ident))
-                yield Score(clean(checkpoint, 20), at, clean(name, 40), v, std, *told)
+                yield Score(
+                    clean(checkpoint, 20), at, clean(name, 40), v, std, *told, _number(among.get(name))
+                )
 
 
 def _own_protocols(details: object) -> dict[str, tuple[dict[str, Any], str]]:

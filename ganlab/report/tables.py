@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ganlab.report import cells, published, text
 from ganlab.report.cells import Key, Section
 from ganlab.report.collect import Run, Score
+from ganlab.scores import SUSPICIOUS, is_better
 
 
 class Entry(NamedTuple):
@@ -128,8 +129,14 @@ def _listed(runs: Sequence[Run], key: str) -> list[str]:
 
 
 def warnings(section: Section) -> list[str]:
-    """What could mislead: mixed protocols, the same seed twice, one id for two protocols."""
-    lines = []
+    """What could mislead: suspicious scores, mixed protocols, the same seed twice."""
+    lines = [
+        f"{run.shown}, {s.checkpoint}: {text.score_label(s.name)} {s.value:.4g} is better than "
+        f"{s.among_real:.4g}, {SUSPICIOUS}."
+        for run in section.runs
+        for s in run.scores
+        if s.among_real is not None and is_better(s.value, s.among_real, text.better(s.name))
+    ]
     by_score: dict[tuple[str, str], list[Key]] = {}
     for key in section.measured():
         by_score.setdefault((key.checkpoint, key.score), []).append(key)
