@@ -24,7 +24,7 @@ def target_of(link: str, text: str) -> str | None:
     if text.startswith("/"):
         return None
     path = posixpath.normpath(posixpath.join(posixpath.dirname(link), text.replace("\\", "/")))
-    return None if path == ".." or path.startswith("../") else path.removeprefix(".")
+    return None if path == ".." or path.startswith("../") else "" if path == "." else path
 
 
 class Names:
