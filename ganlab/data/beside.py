@@ -29,6 +29,7 @@ class Beside:
         self.tables: dict[str, str] = {}
         self._images: dict[str, str | None] = {}
         self._samples: dict[str, str] = {}
+        self._facts: dict[str, str] = {}  # they count where no sample has a class of its own
 
     def take(self, member: Member, loose: bool) -> bool:
         """Whether a file tells labels; loose: whether it lies in no folder, as the samples of a shard do."""
@@ -44,7 +45,7 @@ class Beside:
             if isinstance(facts, dict) and isinstance(
                 label := facts.get("label", facts.get("cls")), int | str
             ):
-                self._samples.setdefault(_sample(member.name), str(label))
+                self._facts[_sample(member.name)] = str(label)
                 return True
         return False
 
@@ -55,7 +56,7 @@ class Beside:
         other files alone.
         """
         inside = set(folders)
-        told: dict[str, str | None] = {**self._samples, **self._images}
+        told: dict[str, str | None] = {**(self._samples or self._facts), **self._images}
         told = {name: label for name, label in told.items() if posixpath.dirname(name) in inside}
         over = [
             t for t in self.tables if any(f"{folder}/".startswith(f"{t}/" if t else "") for folder in inside)

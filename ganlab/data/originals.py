@@ -27,6 +27,8 @@ from ganlab.data.source import FolderSource, Member, Source, is_there
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
 
+WRAPPERS = 3  # folders that may lie around a set, each alone in the one above
+
 
 class Original:
     """An archive or unpacked folder at ``source``, of which the files in ``names`` matter."""
@@ -167,14 +169,17 @@ def find(dataset: str, path: str | None, names: Collection[str], folders: Collec
     source = open_source(path)
     if not isinstance(source, FolderSource):
         return Original(source, names)
-    wrapped = source.top()[1]
-    inside = (*folders, *(wrapped if len(wrapped) == 1 else ()))
-    for folder in (source.path, *(source.path / name for name in inside)):
-        if any(_place(folder, name) for name in names):
-            return Original(open_source(folder), names)
-    for remote in archives:
-        if is_there(source.path / remote.file):
-            return Original(open_source(source.path / remote.file), names)
+    place = source.path
+    for _ in range(WRAPPERS):
+        for folder in (place, *(place / name for name in folders)):
+            if any(_place(folder, name) for name in names):
+                return Original(open_source(folder), names)
+        for remote in archives:
+            if is_there(place / remote.file):
+                return Original(open_source(place / remote.file), names)
+        if len(inside := FolderSource(place).top()[1]) != 1:
+            break
+        place = place / inside[0]
     wanted = ", ".join([*(remote.file for remote in archives), *folders])
     raise DataError("dataset.path", f"{shown(str(source.path))} holds no {dataset}", f"looked for {wanted}")
 
