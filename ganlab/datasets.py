@@ -45,6 +45,9 @@ def prepare(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
             print(f"{dataset.name}: {_sentence(manifest)} -> {manifest['folder']}")
             for line in (*_counts(manifest, but=TOLD), *pack.warnings_of(manifest)):
                 print(f"  {line}")
+            if recipe := dataset.recipe(manifest["split"]):
+                for old in pack.outdated(recipe):
+                    print(f"  no longer used, of the source as it was before: {old}")
 
 
 def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> None:
@@ -133,10 +136,12 @@ def _check(dataset: Dataset, split: str, how: str, manifest: str | None) -> Repo
         print(line)
     if place is not None:
         print(f"  {'written' if how == 'write' else 'compared with'}: {place}")
-    folder = dataset.pack_folder(split)
-    if folder is not None and folder.exists():
-        pack.verify_pack(folder)
-        print(f"  prepared: {folder}, verified")
+    if recipe := dataset.recipe(split):
+        if recipe.folder.exists():
+            pack.verify_pack(recipe.folder)
+            print(f"  prepared: {recipe.folder}, verified")
+        for old in pack.outdated(recipe):
+            print(f"  outdated, of these files as they were before: {old}")
     return report
 
 

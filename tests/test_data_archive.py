@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from ganlab.data import archive, tar, zip_directory
+from ganlab.data import source as sources
 from ganlab.data.archive import open_source
+from ganlab.data.images import BadImageError
 from ganlab.errors import DataError
 
 FILES = {f"train/{c}/{i}.jpg": os.urandom(900 + 100 * i) for c in ("cat", "dog") for i in range(6)}
@@ -139,7 +141,7 @@ def test_a_damaged_zip(tmp_path: Path) -> None:
     good = 0
     for member in source.members():  # only the file itself is lost
         if member.name == "train/cat/3.jpg":
-            with pytest.raises(archive.BadImageError, match="CRC"):
+            with pytest.raises(BadImageError, match="CRC"):
                 member.read()
         else:
             good += member.read() == FILES[member.name]
@@ -151,7 +153,7 @@ def test_an_encrypted_zip(tmp_path: Path) -> None:
     whole[6] |= 1  # the flag in the file's header
     whole[whole.index(b"PK\x01\x02") + 8] |= 1  # and in the directory
     (member,) = open_source(put(tmp_path / "e.zip", bytes(whole))).members()
-    with pytest.raises(archive.BadImageError, match="encrypted"):
+    with pytest.raises(BadImageError, match="encrypted"):
         member.read()
 
 
@@ -176,10 +178,13 @@ def hostile_tar(path: Path) -> Path:
 
 
 def test_hostile_entries_are_counted_and_never_touched(tmp_path: Path) -> None:
-    source = open_source(hostile_tar(tmp_path / "in" / "hostile.tar"))
+    hostile = open_source(hostile_tar(tmp_path / "in" / "hostile.tar"))
     before = sorted(p for p in tmp_path.rglob("*"))
-    assert {m.name for m in source.members()} == set(FILES)
-    assert source.ignored == {"unsafe name": 3, "link": 2, "special file": 2, "hidden": 2}
+    read = {m.name: m.content() if m.name == "link.jpg" else m.read() for m in hostile.members()}
+    assert isinstance(outside := read.pop("link.jpg"), BadImageError)
+    assert str(outside) == "a link that leads nowhere"
+    assert read == FILES | {"hard.jpg": FILES["train/cat/0.jpg"]}
+    assert hostile.ignored == {"unsafe name": 3, "special file": 2, "hidden": 2}
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
@@ -192,22 +197,123 @@ def test_a_zip_with_links_and_climbing_names(tmp_path: Path) -> None:
         file.writestr("../up.jpg", b"")
         file.writestr("..\\up.jpg", b"")
         file.writestr("ok/1.jpg", b"1")
-    source = open_source(put(tmp_path / "h.zip", out.getvalue()))
-    assert [m.name for m in source.members()] == ["ok/1.jpg"]
-    assert source.ignored == {"link": 1, "unsafe name": 2}
+    climbing = open_source(put(tmp_path / "h.zip", out.getvalue()))
+    assert [(m.name, m.size) for m in climbing.members()] == [("link.jpg", 0), ("ok/1.jpg", 1)]
+    assert climbing.ignored == {"unsafe name": 2}
 
 
-def test_a_folder_with_links_and_special_files(tmp_path: Path) -> None:
+def test_special_files_in_a_folder(tmp_path: Path) -> None:
     root = tmp_path / "root"
     put(root / "cat" / "1.jpg", b"1")
-    (root / "loop").symlink_to(root)
-    (root / "cat" / "passwd.jpg").symlink_to("/etc/passwd")
+    (root / "cat" / "zero.jpg").symlink_to("/dev/zero")
     os.mkfifo(root / "cat" / "fifo.jpg")
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind(os.path.relpath(root / "s.jpg"))
-        source = open_source(root)
-        assert [m.name for m in source.members()] == ["cat/1.jpg"]
-    assert source.ignored == {"link": 2, "special file": 2}
+        there = open_source(root)
+        assert [(m.name, m.size) for m in there.members()] == [("cat/1.jpg", 1), ("cat/zero.jpg", 0)]
+    assert there.ignored == {"special file": 2}
+
+
+LINKS = {  # link: what it leads to, and what is then seen through it
+    "again.jpg": ("cat/1.jpg", {"": "cat/1.jpg"}),
+    "hop.jpg": ("again.jpg", {"": "cat/1.jpg"}),
+    "dog": ("cat", {"/1.jpg": "cat/1.jpg", "/in/2.jpg": "cat/in/2.jpg"}),
+    "through": ("dog/in", {"/2.jpg": "cat/in/2.jpg"}),
+    "store": (".store", {"/3.jpg": ".store/3.jpg"}),
+    "cat/in/up": ("../..", {}),
+    "cat/self": (".", {}),
+}
+
+
+def as_links(place: Path, kind: str, files: dict[str, bytes], links: dict[str, str]) -> Path:
+    """A folder, zip or tar of files and symbolic links."""
+    if kind == "folder":
+        for name, data in files.items():
+            put(place / name, data)
+        for link, target in links.items():
+            (place / link).symlink_to(target)
+        return place
+    if kind == "zip":
+        with zipfile.ZipFile(place, "w") as file:
+            for link, target in links.items():
+                info = zipfile.ZipInfo(link)
+                info.create_system, info.external_attr = 3, 0o120777 << 16
+                file.writestr(info, target)
+            for name, data in files.items():
+                file.writestr(name, data)
+        return place
+    infos = [tarfile.TarInfo(f"./{link}") for link in links]
+    for info in infos:
+        info.type, info.linkname = tarfile.SYMTYPE, links[info.name[2:]]
+    whole = tar_bytes([(f"./{name}", data) for name, data in files.items()], infos)
+    return put(place, COMPRESSED[kind.removeprefix("tar")](whole))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
+def test_links_are_followed(tmp_path: Path, kind: str) -> None:
+    files = {"cat/1.jpg": b"1", "cat/in/2.jpg": b"22", ".store/3.jpg": b"333"}
+    path = as_links(tmp_path / "set", kind, files, {link: target for link, (target, _) in LINKS.items()})
+    seen = {link + end: files[name] for link, (_, ends) in LINKS.items() for end, name in ends.items()}
+    there = open_source(path)
+    own = {name: data for name, data in files.items() if not name.startswith(".")}
+    assert {m.name: m.read() for m in there.members()} == seen | own
+    assert there.ignored["link back to a folder above it"] >= 2
+    assert {"cat", "cat/in", "dog", "dog/in", "store"} <= there.folders
+    assert {m.name for m in there.members()} >= seen.keys()  # and again
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("links", ["dog gone", "dog /nowhere/dog", "dog dog", "a b b a"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, kind: str, links: str) -> None:
+    words = links.split()
+    path = as_links(
+        tmp_path / "set", kind, {"cat/1.jpg": b"1"}, dict(zip(words[::2], words[1::2], strict=True))
+    )
+    with pytest.raises(
+        DataError, match=r"set/(dog|a|b): is a link that leads nowhere .*mend or rem"
+    ) as error:
+        contents(path)
+    assert error.value.code == 3
+    hidden = as_links(tmp_path / "hidden", kind, {"cat/1.jpg": b"1"}, {f".{words[0]}": words[1]})
+    assert contents(hidden) == {"cat/1.jpg": b"1"}
+
+
+def test_links_do_not_multiply_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each folder has two links to the next one: the last is seen under 2^20 names."""
+    files = {f"{i}/x.jpg": b"1" for i in range(20)}
+    links = {f"{i}/{which}": f"../{i + 1}" for i in range(19) for which in "ab"}
+    monkeypatch.setattr(archive, "MAX_ZIP", 500)
+    monkeypatch.setattr(sources, "MAX_ENTRIES", 500)
+    for kind in ("tar", "zip", "folder"):
+        with pytest.raises(DataError, match="more than 500 entries"):
+            contents(as_links(tmp_path / kind, kind, files, links))
+    words = {f"l{i}": f"l{i + 1}/l{i + 1}" for i in range(60)}  # to follow each anew would be 2^60 steps
+    with pytest.raises(DataError, match="leads nowhere"):
+        contents(as_links(tmp_path / "words.tar", "tar", {"cat/1.jpg": b""}, words))
+
+
+@pytest.mark.parametrize("kind", ["", ".gz", "zip"])
+def test_of_equal_names_the_last_counts(tmp_path: Path, kind: str) -> None:
+    twice = [("cat/1.jpg", b"old"), ("cat/2.jpg", b"2"), ("./cat/1.jpg", b"newer"), ("cat//1.jpg", b"last")]
+    whole = zip_bytes(twice) if kind == "zip" else COMPRESSED[kind](tar_bytes(twice))
+    there = open_source(put(tmp_path / "twice", whole))
+    for _ in range(2):
+        assert {m.name: m.read() for m in there.members()} == {"cat/1.jpg": b"last", "cat/2.jpg": b"2"}
+    assert there.ignored == {"older file of the same name": 2}
+
+
+def test_names_of_zips(tmp_path: Path) -> None:
+    """UTF-8 that is not marked as such (macOS), code page 437 (DOS), and a false mark."""
+    marked = zip_bytes([("caf\u00e9.jpg", b"1")])
+    for info in (0, 1):
+        at = marked.index((b"PK\x03\x04", b"PK\x01\x02")[info]) + (6, 8)[info]
+        marked = marked[: at + 1] + bytes([marked[at + 1] & ~8]) + marked[at + 2 :]
+    assert contents(put(tmp_path / "mac.zip", marked)) == {"caf\u00e9.jpg": b"1"}
+    dos = marked.replace("\u00e9".encode(), b"\x82\xa0")
+    assert contents(put(tmp_path / "dos.zip", dos)) == {"caf\u00e9\u00e1.jpg": b"1"}
+    false = zip_bytes([("caf\u00e9.jpg", b"1")]).replace("\u00e9".encode(), b"\x82\xa0")
+    with pytest.raises(DataError, match=r"f\.zip: .*marked as UTF-8 and is not, caf"):
+        contents(put(tmp_path / "f.zip", false))
 
 
 def test_a_deep_folder_is_no_recursion(tmp_path: Path) -> None:
@@ -229,13 +335,13 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = tarfile.TarInfo("a.jpg")
     header.size = 1 << 40
     source = open_source(put(tmp_path / "huge.tar", header.tobuf() + bytes(2048)))
-    with pytest.raises((DataError, archive.BadImageError)):
+    with pytest.raises((DataError, BadImageError)):
         [member.read() for member in source.members()]
     pax = tarfile.TarInfo("p")
     pax.type, pax.size = tarfile.XHDTYPE, 1 << 34
     with pytest.raises(DataError, match="damaged archive"):
         contents(put(tmp_path / "pax.tar", pax.tobuf() + bytes(2048)))
-    monkeypatch.setattr(archive, "MAX_ENTRIES", 5)
+    monkeypatch.setattr(sources, "MAX_ENTRIES", 5)
     with pytest.raises(DataError, match="more than 5 entries"):
         contents(put(tmp_path / "many.tar", tar_bytes(FILES.items())))
 
@@ -334,15 +440,17 @@ def test_a_small_tar_is_unpacked_once(tmp_path: Path, room: int, monkeypatch: py
     extra[-1].type = tarfile.DIRTYPE
     put(path, lzma.compress(tar_bytes({**FILES, ".hidden": b"", "empty": b""}.items(), extra)))
     source = open_source(path)
-    walks = [({m.name: m.read() for m in source.members()}, dict(source.ignored), set(source.folders))]
-    walks += [({m.name: m.read() for m in source.members()}, dict(source.ignored), set(source.folders))]
+    walks = [
+        ({m.name: m.read() for m in source.members() if m.size}, dict(source.ignored), set(source.folders))
+        for _ in range(2)
+    ]
     assert walks[0] == walks[1]
-    assert walks[0][0] == {**FILES, "empty": b""}
+    assert walks[0][0] == {**FILES, "hard.jpg": FILES["train/cat/0.jpg"]}
     assert walks[0][1]["hidden"] == 1
     assert "hollow" in walks[0][2]
     assert len(walks[0][1]) > 1
     held = sum(map(len, FILES.values())) + 13 * archive.KEPT_ENTRY
-    assert len(opened) == (1 if held <= room else 2)
+    assert len(opened) == (1 if held <= room else 3)  # its names, and two walks
     assert 0 < 20_000 < held < 1 << 27
 
 

@@ -207,7 +207,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "  empty class: n00000003",
         "  broken: n00000001/01.JPEG: ",
         "  same content: n00000002/02.JPEG = n00000002/03.JPEG",
-        "  passed over: 1 link, such as n00000001/loop.jpg",
+        "  passed over: 1 link back to a folder above it, such as n00000001/loop.jpg",
         "  passed over: 1 special file, such as n00000001/pipe.jpg",
         "  1 palette, expanded",
         f"  written: {tmp_path / 'photos-all.sha256'}",

@@ -1,272 +1,219 @@
-"""Files out of a folder, a zip or a tar (plain, gz, xz, bz2), streamed: nothing is ever unpacked to disk.
+"""Files out of a zip or a tar (plain, gz, xz, bz2), streamed: nothing is ever unpacked to disk.
 
-Only regular files come out. Links, FIFOs, devices, hidden files and names that climb ("..") or are absolute
-are passed over and counted in ``Source.ignored``. Damage to an archive ends in a DataError that names it.
+A first pass reads the names (``names.py``), a second one the files. Devices, pipes and names that climb
+("..") or are absolute are passed over and counted in ``Source.ignored``. Damage ends in a DataError.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import lzma
 import os
 import stat
 import tarfile
 import zipfile
-import zlib
-from abc import ABC, abstractmethod
-from collections import Counter
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple, cast
 
 from ganlab.data import zip_directory
+from ganlab.data.decoding import Piece
 from ganlab.data.files import kind_of, open_file
-from ganlab.data.images import MAX_FILE, BadImageError, shown
-from ganlab.data.tar import headers, is_tar_header, open_tar
+from ganlab.data.images import shown
+from ganlab.data.names import Names, clean, target_of
+from ganlab.data.source import CIRCLE, DAMAGE, FolderSource, Member, Source, hidden, why
+from ganlab.data.tar import Part, decompressed, headers, is_tar_header, open_tar
 from ganlab.errors import DataError
 
-MAX_ENTRIES, MAX_ZIP = 5_000_000, 1_500_000  # of a zip all are kept: 1 GB; ImageNet fits
+MAX_ZIP = 1_500_000  # entries of a zip, all of which are kept: 1 GB; ImageNet fits
 KEPT_BYTES, KEPT_ENTRY = 1 << 27, 1 << 10  # of a tar in memory; what an entry costs beside its content
 MAX_RATIO, FREE_BYTES = 200, 1 << 30  # an archive may grow 200-fold, or to 1 GB
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError)
+MAX_LINK = 1 << 12  # bytes of a link's text
+GIVE = "give a folder of images, a .zip, .tar, .tar.gz, .tar.xz or .tar.bz2"
 
 
-@dataclass(frozen=True)
-class Member:
-    """A regular file: ``name`` relative with "/", ``size`` in bytes. Read it before asking for the next.
-
-    path: where it lies by itself, of files in folders: it can be read at any time, by any process.
-    """
+class Entry(NamedTuple):
+    """What an archive says of one name. target: of a link, from the top of the archive; None outside."""
 
     name: str
-    size: int
-    source: Source
-    opener: Callable[[], IO[bytes]]
-    path: Path | None = None
-
-    def open(self) -> IO[bytes]:
-        """Its content as a stream. What reading it raises, ``Source.reading`` turns into a DataError."""
-        return self.opener()
-
-    def read(self, limit: int = MAX_FILE) -> bytes:
-        """The whole content. Raises BadImageError if it is larger than ``limit`` or damaged by itself."""
-        if self.size > limit:
-            raise BadImageError(f"{self.size} bytes, more than {limit}")
-        try:
-            with self.opener() as file:
-                data = file.read(self.size + 1)
-        except (*DAMAGE, OSError) as error:
-            if self.source.alone:
-                raise BadImageError(f"cannot be read ({_why(error)})") from None
-            with self.source.reading():
-                raise
-        if len(data) != self.size:
-            raise BadImageError(f"{len(data)} bytes where {self.size} are promised")
-        return data
+    kind: Literal["file", "folder", "link", "special"]
+    size: int = 0
+    opener: Callable[[], IO[bytes]] = io.BytesIO
+    piece: Piece | None = None
+    target: str | None = None
 
 
-class Source(ABC):
-    """Where files come from. ``ignored`` and ``folders`` (every folder named) fill while ``members`` runs.
+class ArchiveSource(Source):
+    """A file with files in it, in its own order."""
 
-    ``such_as``: the first name of each reason in ``ignored``.
-    ``alone``: whether a file can be damaged without its neighbours (folder, zip) or not (tar).
-    """
+    _names: Names | None = None
 
-    alone = True
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.ignored: Counter[str] = Counter()
-        self.such_as: dict[str, str] = {}
-        self.folders: set[str] = set()
-        self._entries = 0
-
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What tells this source from another or a changed one; reads no contents."""
-
-    @abstractmethod
-    def _walk(self) -> Iterator[Member]: ...
-
-    def members(self) -> Iterator[Member]:
-        """Every regular file once. Raises DataError on damage, or on more than ``MAX_ENTRIES`` entries."""
-        self.ignored.clear()
-        self.such_as.clear()
-        self.folders.clear()
-        self._entries = 0
-        with self.reading():
-            yield from self._walk()
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Turn what readers raise on a damaged or unreadable file into one DataError."""
-        try:
-            yield
-        except (*DAMAGE, OSError) as error:
-            if isinstance(error, OSError) and error.filename is not None:
-                where, fix = shown(str(error.filename)), "check the path and its permissions"
-                raise DataError(where, _why(error), fix) from None
-            fix = "fetch it again, or make it again"
-            raise DataError(shown(str(self.path)), f"damaged archive ({_why(error)})", fix) from None
-
-    def _pass(self, why: str, name: str) -> None:
-        self.ignored[why] += 1
-        self.such_as.setdefault(why, shown(name))
-
-    def _too_many(self, most: int) -> DataError:
-        return DataError(shown(str(self.path)), f"more than {most} entries", "split it")
-
-    def _take(self, name: str) -> str | None:
-        """The cleaned name, or None (and counted) if the entry is not to be touched."""
-        self._entries += 1
-        if self._entries > MAX_ENTRIES:
-            raise self._too_many(MAX_ENTRIES)
-        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-        if ".." in parts or name.startswith("/") or "\0" in name:
-            self._pass("unsafe name", name)
-        elif any(part.startswith(".") or part in ("__MACOSX", "@eaDir") for part in parts):
-            self._pass("hidden", name)
-        else:
-            return "/".join(parts)
-        return None
-
-
-class FolderSource(Source):
-    """A folder, walked in sorted order; links inside it are not followed."""
-
-    def identity(self) -> dict[str, Any]:
-        return self._identity
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        """One walk over a million files is enough."""
-        digest, files, size = hashlib.sha256(), 0, 0
-        with self.reading():
-            for name, info in self._files():
-                line = f"{name}\0{info.st_size}\0{info.st_mtime_ns}\n"
-                digest.update(line.encode(errors="surrogateescape"))
-                files, size = files + 1, size + info.st_size
-        return {"kind": "folder", "path": str(self.path), "files": files, "bytes": size,
-                "listing_sha256": digest.hexdigest()}  # fmt: skip
-
-    def _walk(self) -> Iterator[Member]:
-        for name, info in self._files():
-            path = self.path / name
-            yield Member(name, info.st_size, self, partial(open_file, path), path)
-
-    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Names are all that is kept of a folder while its files pass: it may hold millions."""
-        below = [""]
-        while below:
-            folder = below.pop()
-            files, folders = [], []
-            with os.scandir(self.path / folder) as found:
-                for entry in found:
-                    name = f"{folder}/{entry.name}" if folder else entry.name
-                    if self._take(entry.name) is None:
-                        continue
-                    if entry.is_symlink():
-                        self._pass("link", name)
-                    elif entry.is_dir(follow_symlinks=False):
-                        folders.append(name)
-                    elif entry.is_file(follow_symlinks=False):
-                        files.append(name)
-                    else:
-                        self._pass("special file", name)
-            self.folders.update(folders)
-            below += sorted(folders, reverse=True)
-            files.sort()
-            for name in files:
-                yield name, os.stat(self.path / name, follow_symlinks=False)
-
-
-class _FileSource(Source):
     def identity(self) -> dict[str, Any]:
         with self.reading():
             info = os.stat(self.path)
         kind = type(self).__name__.removesuffix("Source").lower()
         return {"kind": kind, "path": str(self.path), "bytes": info.st_size, "mtime_ns": info.st_mtime_ns}
 
+    @abstractmethod
+    def _listed(self) -> Iterator[Entry]:
+        """Every entry, in order."""
+
     def _limit(self) -> int:
         return max(FREE_BYTES, MAX_RATIO * os.stat(self.path).st_size)
 
+    def _walk(self) -> Iterator[Member]:
+        names = self._names = self._names or self._read_names()
+        self._entries = 0
+        self.folders |= {name for name in names.folders if not hidden(name)}
+        for circle in names.circles:
+            self._pass(CIRCLE, circle)
+        for lost in names.lost:
+            if not hidden(lost):
+                yield self._lost(lost)
+        later = dict(names.repeated)
+        for entry in self._listed():
+            name = clean(entry.name)
+            if name is None:
+                self._pass("unsafe name", entry.name)
+            elif hidden(name):
+                self._pass("hidden", name)
+            elif entry.kind == "special":
+                self._pass("special file", name)
+            if name is None or entry.kind not in ("file", "link"):
+                continue
+            if (key := hash(name)) in later:
+                later[key] -= 1
+                if later[key]:
+                    self._pass("older file of the same name", name)
+                    continue
+            for seen in names.shown(name) if entry.kind == "file" else ():
+                self._count()
+                if not hidden(seen):
+                    yield Member(seen, entry.size, self, entry.opener, entry.piece)
 
-class ZipSource(_FileSource):
+    def _read_names(self) -> Names:
+        names = Names()
+        for entry in self._listed():
+            self._count()
+            if name := clean(entry.name):
+                if entry.kind == "folder":
+                    names.folder(name)
+                elif entry.kind != "special":
+                    names.file(name, entry.target, entry.kind == "link")
+        if len(names.links) > MAX_ZIP or not names.close(MAX_ZIP):
+            raise self._too_many(MAX_ZIP)
+        return names
+
+
+class ZipSource(ArchiveSource):
     """A zip archive, in the order of its directory."""
 
-    def _walk(self) -> Iterator[Member]:
+    _archive: zipfile.ZipFile | None = None
+
+    def _listed(self) -> Iterator[Entry]:
         limit, total = self._limit(), 0
-        if zip_directory.count(self.path, MAX_ZIP) > MAX_ZIP:
-            raise self._too_many(MAX_ZIP)
-        with zipfile.ZipFile(self.path) as archive:
-            for info in archive.infolist():
-                name, mode = self._take(info.filename), info.external_attr >> 16
-                if name is None:
-                    continue
-                if info.is_dir():
-                    self.folders.add(name)
-                elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                    self._pass("link" if stat.S_ISLNK(mode) else "special file", name)
-                else:
-                    total += info.file_size
-                    if total > limit:
-                        raise zipfile.BadZipFile(f"grows beyond {limit} bytes")
-                    yield Member(name, info.file_size, self, partial(zip_directory.opened, archive, info))
+        if self._archive is None:
+            if zip_directory.count(self.path, MAX_ZIP) > MAX_ZIP:
+                raise self._too_many(MAX_ZIP)
+            self._archive = zip_directory.opened(self.path)
+        for info in self._archive.infolist():
+            name, kind = zip_directory.name_of(info), stat.S_IFMT(info.external_attr >> 16)
+            opener = partial(zip_directory.content, self._archive, info)
+            if info.is_dir():
+                yield Entry(name, "folder")
+            elif kind == stat.S_IFLNK:
+                text = os.fsdecode(self._archive.open(info).read(MAX_LINK)) if not info.flag_bits & 1 else "/"
+                yield Entry(name, "link", target=target_of(clean(name) or "", text))
+            elif kind not in (0, stat.S_IFREG):
+                yield Entry(name, "special")
+            else:
+                total += info.file_size
+                if total > limit:
+                    raise zipfile.BadZipFile(f"grows beyond {limit} bytes")
+                yield Entry(name, "file", info.file_size, opener)
 
 
-class TarSource(_FileSource):
-    """A tar archive, plain or compressed, read from front to back.
+class TarSource(ArchiveSource):
+    """A tar archive, plain or compressed, read from front to back; or a plain one that is part of a file.
 
-    A small one is unpacked once: its files are kept in memory, up to ``KEPT_BYTES``, for the next walk.
+    A small one is read once: its entries are kept in memory, up to ``KEPT_BYTES``, for the next walk, with
+    their content if it is compressed.
     """
 
     alone = False
-    _kept: tuple[list[Member], Counter[str], dict[str, str], set[str]] | None = None
+    _kept: list[Entry] | None = None
+
+    def __init__(self, path: Path, part: Piece | None = None) -> None:
+        super().__init__(path)
+        self._part = (part.start, part.size) if part else None
+
+    def _listed(self) -> Iterator[Entry]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Entry] = []
+        left = KEPT_BYTES
+        for entry in self._read():
+            left -= KEPT_ENTRY + (0 if entry.piece else entry.size)
+            if left < 0:
+                kept.clear()
+            else:
+                if entry.kind == "file" and entry.piece is None:
+                    with entry.opener() as file:
+                        entry = entry._replace(opener=partial(io.BytesIO, file.read()))
+                kept.append(entry)
+            yield entry
+        if left >= 0:
+            self._kept = kept
+
+    def _read(self) -> Iterator[Entry]:
+        with open_file(self.path) as file:
+            plain = self._part is not None or is_tar_header(file.read(512))
+        start = self._part[0] if self._part else 0
+        with open_tar(self.path, self._limit(), self._part) as archive:
+            for info in headers(archive):
+                name = info.name
+                if info.isdir():
+                    yield Entry(name, "folder")
+                elif info.issym():
+                    yield Entry(name, "link", target=target_of(clean(name) or "", info.linkname))
+                elif info.islnk():
+                    yield Entry(name, "link", target=clean(info.linkname))
+                elif not info.isreg():
+                    yield Entry(name, "special")
+                elif plain and not info.issparse():
+                    piece = Piece(self.path, start + info.offset_data, info.size)
+                    yield Entry(name, "file", info.size, partial(_part, piece), piece)
+                else:
+                    yield Entry(name, "file", info.size, partial(_open_tarred, archive, info))
+
+
+class ShardSource(Source):
+    """A folder of tars, such as WebDataset's shards: their files, tar by tar, each below its tar's name."""
+
+    def __init__(self, folder: FolderSource) -> None:
+        super().__init__(folder.path)
+        self._folder = folder
+
+    def identity(self) -> dict[str, Any]:
+        return self._folder.identity()
 
     def _walk(self) -> Iterator[Member]:
-        if self._kept is not None:
-            members, ignored, such_as, folders = self._kept
-            self.ignored.update(ignored)
-            self.such_as |= such_as
-            self.folders |= folders
-            yield from members
-            return
-        members, left = [], KEPT_BYTES
-        for member in self._read():
-            left -= member.size + KEPT_ENTRY
-            if left < 0:
-                members.clear()
-            else:
-                member = replace(member, opener=partial(io.BytesIO, member.read()))
-                members.append(member)
-            yield member
-        if left >= 0:
-            self._kept = members, self.ignored.copy(), self.such_as.copy(), self.folders.copy()
-
-    def _read(self) -> Iterator[Member]:
-        with open_tar(self.path, self._limit()) as archive:
-            for info in headers(archive):
-                name = self._take(info.name)
-                if name is None:
-                    continue
-                if info.isdir():
-                    self.folders.add(name)
-                elif info.issym() or info.islnk():
-                    self._pass("link", name)
-                elif not info.isreg():
-                    self._pass("special file", name)
-                else:
-                    yield Member(name, info.size, self, partial(_open_tarred, archive, info))
+        for tar in self._folder.tars:
+            part = TarSource(self.path / tar)
+            for member in part.members():
+                yield replace(member, name=f"{tar}/{member.name}")
+            self.ignored += part.ignored
+            self.such_as = {reason: f"{tar}/{name}" for reason, name in part.such_as.items()} | self.such_as
+            self.folders |= {f"{tar}/{name}" for name in part.folders}
 
 
 def open_source(path: str | Path, where: str = "dataset.path") -> Source:
     """The folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, if it is none."""
     path = Path(os.path.abspath(Path(path).expanduser()))
-    name = shown(str(path))
+    name, packed = shown(str(path)), ""
     try:
         if path.is_dir():
             os.scandir(path).close()
@@ -278,22 +225,25 @@ def open_source(path: str | Path, where: str = "dataset.path") -> Source:
     except FileNotFoundError:
         raise DataError(where, f"{name} does not exist", "check the path") from None
     except OSError as error:
-        raise DataError(where, f"{name}: {_why(error)}", "check the path and its permissions") from None
+        raise DataError(where, f"{name}: {why(error)}", "check the path and its permissions") from None
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return ZipSource(path)
-    if head.startswith((b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh")) or is_tar_header(head):
+    if head.startswith((b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh")):
+        try:
+            with decompressed(path) as raw:
+                head, packed = raw.read(512), ", compressed"
+        except (*DAMAGE, OSError):
+            return TarSource(path)  # to say that it is damaged
+    if is_tar_header(head):
         return TarSource(path)
-    what = f"{name} is not a folder, zip or tar (it is {kind_of(head)})"
-    raise DataError(where, what, "give a folder of images, a .zip, .tar, .tar.gz, .tar.xz or .tar.bz2")
+    raise DataError(where, f"{name} is not a folder, zip or tar (it is {kind_of(head)}{packed})", GIVE)
+
+
+def _part(piece: Piece) -> IO[bytes]:
+    return cast(IO[bytes], Part(*piece))
 
 
 def _open_tarred(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     file = archive.extractfile(info)
     assert file is not None, "a regular file has content"
     return file
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ganlab.data.check import Known, Originals
+    from ganlab.data.writer import Recipe
     from ganlab.types import Batch, Shape
 
 Pixels = npt.NDArray[np.uint8]
@@ -142,9 +143,14 @@ class Dataset(ABC):
         cannot be written or a download fails.
         """
 
+    def recipe(self, split: str) -> Recipe | None:
+        """What the packed split is made from and how; None for sets that are made in memory."""
+        return None
+
     def pack_folder(self, split: str) -> Path | None:
         """Where the packed split lies once it is prepared; None for sets that are made in memory."""
-        return None
+        recipe = self.recipe(split)
+        return recipe.folder if recipe else None
 
     def originals(self, split: str) -> Originals | Known | None:
         """The files that ``split`` is made from, as they lie (``check.py``); None for a set without any.

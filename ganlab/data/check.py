@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ganlab.data.archive import Member
 from ganlab.data.child import Child, ChildCrashed
 from ganlab.data.crew import Crew, in_order, num_cores
 from ganlab.data.decoding import Encoded, chunks, content
 from ganlab.data.files import open_file, progress
-from ganlab.data.images import FORMATS, BadImageError, Rule, TooSmallError, decode, shown
+from ganlab.data.images import FORMATS, BadImageError, Rule, TooSmallError, bare, decode, shown
+from ganlab.data.source import Member
 from ganlab.disk import write_atomic
 from ganlab.errors import DataError, EnvError
 
@@ -228,7 +228,7 @@ def _kind(data: bytes) -> str:
     """Format and mode by the header, such as "PNG P"."""
     from PIL import Image
 
-    with suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with suppress(Exception), Image.open(io.BytesIO(bare(data)), formats=FORMATS) as image:
         return f"{image.format} {image.mode}"
     return ""
 

@@ -107,7 +107,7 @@ def _classes(found: Original, files: dict[str, bytes]) -> list[str]:
                 return [str(n) for n in names]
         except (ValueError, KeyError, TypeError) as error:
             raise found.wrong(META, f"not the names of CIFAR-10's classes ({error})") from None
-    if META_TEXT in files and (names := files[META_TEXT].decode("latin1").split()):
+    if META_TEXT in files and (names := files[META_TEXT].decode("utf-8-sig", "replace").split()):
         return names
     return CLASSES
 

@@ -163,6 +163,7 @@ def kind_of(head: bytes) -> str:
         b"Rar!": "a RAR archive",
         b"7z\xbc\xaf": "a 7z archive",
         b"(\xb5/\xfd": "zstd-compressed",
+        b"\0\0\x08": "an IDX file",
         b"<": "an HTML or XML page",
     }
     if not head:

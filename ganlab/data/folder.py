@@ -6,71 +6,36 @@ The layout is found by reading names once; a second pass decodes. Neither unpack
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ganlab.data.archive import Source, open_source
+from ganlab.data.archive import ShardSource, open_source
 from ganlab.data.base import Dataset, ImageSet
+from ganlab.data.beside import NO_LABELS, in_order, label_of
 from ganlab.data.check import Originals
-from ganlab.data.decoding import Encoded, Piece
-from ganlab.data.images import BadImageError, Fit, Resample, Rule, is_image_name, shown
+from ganlab.data.decoding import Encoded
+from ganlab.data.images import Fit, Resample, Rule, is_image_name, shown
+from ganlab.data.layout import USUAL_SPLITS, Layout, Path_, are_splits, folders_of, read_layout
 from ganlab.data.pack import pack, read_manifest
+from ganlab.data.source import FolderSource, Source
 from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
 from ganlab.schema import Range, checked
 
-Path_ = tuple[str, ...]
-USUAL_SPLITS = frozenset(
-    ["train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "unlabeled"]
-)
-
-
-@dataclass
-class Layout:
-    """The images of a source by folder: ``images[("train", "cat")]`` is a count.
-
-    empty: folders without a file. ignored: what was passed over, and how often. depth: the number of leading
-    folders that everything shares, such as the one an archive was made from.
-    """
-
-    images: Counter[Path_] = field(default_factory=Counter)
-    empty: set[Path_] = field(default_factory=set)
-    ignored: Counter[str] = field(default_factory=Counter)
-    depth: int = 0
-
-    def tops(self) -> list[str]:
-        """The folders at the top, under the shared ones."""
-        return sorted({path[self.depth] for path in self.images if len(path) > self.depth})
-
-    def splits(self) -> list[str]:
-        """The top folders that hold class folders themselves."""
-        return sorted({path[self.depth] for path in self.images if len(path) > self.depth + 1})
-
-    def classes_at(self, split: str | None) -> int:
-        """Which element of a path names the class."""
-        if split is not None:
-            return self.depth + 1
-        tops = self.tops()
-        if not tops or tops != self.splits() or any(len(path) <= self.depth + 1 for path in self.images):
-            return self.depth
-        inside = [{p[self.depth + 1] for p in self.images if p[self.depth] == top} for top in tops]
-        usual = all(top.lower() in USUAL_SPLITS for top in tops)
-        return self.depth + 1 if usual or (len(tops) > 1 and set.intersection(*inside)) else self.depth
+Labels = Callable[[str], int]  # of an image by its name; -1 is none
 
 
 class Folder(Dataset):
-    """Images in a folder, zip or tar (plain, gz, xz, bz2) at ``path``.
+    """Images in a folder, zip or tar (plain, gz, xz, bz2) at ``path``, or in the tars of a folder (shards).
 
-    split: a top-level folder such as ``train``; None takes everything (and merges splits). resolution,
-    channels, fit, resample, max_pixels: see ``images.Rule``; an image that has the size already keeps its
-    pixels. labels: false ignores the sub-folders. on_bad: ``skip`` leaves broken images and empty classes out
-    and counts them, up to the share ``max_bad`` of all (ten are always let pass). Formats: JPEG, PNG, WEBP,
-    BMP; other images count as broken, other files and links are passed over.
+    split: a top-level folder such as ``train``; None takes everything (and merges splits of the same
+    classes). resolution, channels, fit, resample, max_pixels: see ``images.Rule``; an image that has the size
+    already keeps its pixels. Labels are in StyleGAN's ``dataset.json`` or WebDataset's ``.cls``, else the
+    sub-folders. labels: false ignores them. on_bad: ``skip`` leaves broken images and empty classes out and
+    counts them, up to the share ``max_bad`` of all (ten are always let pass). Formats: JPEG, PNG, WEBP, BMP;
+    other images count as broken, other files are passed over. Links: see ``source.py``.
     """
 
     name = "folder"
@@ -107,8 +72,8 @@ class Folder(Dataset):
             return tuple(map(str, packed["source"]["splits"])) or ("all",)
         return tuple(self._layout(source).splits()) or ("all",)
 
-    def pack_folder(self, split: str) -> Path | None:
-        return self._recipe(split, self._source()).folder
+    def recipe(self, split: str) -> Recipe:
+        return self._recipe(split, self._source())
 
     def load(self, *, split: str | None = None) -> ImageSet:
         source, split = self._source(), split or self.split
@@ -120,13 +85,16 @@ class Folder(Dataset):
         chosen = self._chosen(layout, split, source)
         label_of, classes, hollow = self._named(layout, split, chosen)
         passed = {why: (n, source.such_as.get(why, "")) for why, n in layout.ignored.items()}
-        files = self._encoded(source, label_of, skip=0)
+        files = self._encoded(source, chosen, label_of, skip=0)
         return Originals(source.path, files, sum(chosen.values()), self.rule, classes, hollow, passed)
 
     def _source(self) -> Source:
         if self.path is None:
             raise DataError("dataset.path", "is not set", "give a folder, zip or tar of images")
-        return open_source(self.path)
+        source = open_source(self.path)
+        if isinstance(source, FolderSource) and source.identity() and source.tars:
+            return ShardSource(source)
+        return source
 
     def _recipe(self, split: str, source: Source) -> Recipe:
         transform = {**vars(self.rule), "labels": self.labels, "on_bad": self.on_bad}
@@ -137,7 +105,7 @@ class Folder(Dataset):
     def _layout(self, source: Source) -> Layout:
         identity = source.identity()
         if self._layouts is None or self._layouts[0] != identity:
-            self._layouts = (identity, read_layout(source, self.split))
+            self._layouts = (identity, read_layout(source, self.split, self.labels))
         return self._layouts[1]
 
     def _fill(self, writer: Writer, split: str, source: Source) -> None:
@@ -145,27 +113,27 @@ class Folder(Dataset):
         chosen = self._chosen(layout, split, source)
         label_of = self._labels(writer, layout, split, chosen)
         writer.source |= {"ignored": dict(layout.ignored), "splits": layout.splits()}
-        files = self._encoded(source, label_of, skip=writer.position or 0)
+        files = self._encoded(source, chosen, label_of, skip=writer.position or 0)
         title, total = f"packing {self.name} {split}", sum(chosen.values())
         bad = (self.on_bad, self.max_bad)
         pack_stream(writer, files, self.rule, title=title, total=total, bad=bad)
 
-    def _encoded(self, source: Source, label_of: dict[Path_, int], skip: int) -> Iterator[Encoded]:
+    def _encoded(
+        self, source: Source, chosen: dict[Path_, int], label_of: Labels, skip: int
+    ) -> Iterator[Encoded]:
         """The images of the chosen folders, but for the first ``skip``."""
         number = 0
         for member in source.members():
-            path = tuple(member.name.split("/")[:-1])
-            if not is_image_name(member.name) or path not in label_of:
+            if not is_image_name(member.name) or folders_of(member.name) not in chosen:
                 continue
             number += 1
-            if number <= skip:
-                continue
-            data: bytes | Piece | BadImageError
-            try:
-                data = Piece(member.path, 0, member.size) if member.path else member.read()
-            except BadImageError as error:
-                data = error
-            yield Encoded(f"{source.path}/{member.name}", label_of[path], data, number)
+            if number > skip:
+                name = f"{source.path}/{member.name}"
+                try:
+                    yield Encoded(name, label_of(member.name), member.content(), number)
+                except KeyError:
+                    what = "has no label, where others have one in a file"
+                    raise DataError(shown(name), what, f"add it; {NO_LABELS}") from None
 
     def _prefix(self, layout: Layout, split: str, source: Source) -> Path_:
         """The folders above the chosen split. Raises DataError if there is no image or no such split."""
@@ -190,60 +158,71 @@ class Folder(Dataset):
         prefix = self._prefix(layout, split, source)
         return {path: n for path, n in layout.images.items() if path[: len(prefix)] == prefix}
 
-    def _labels(
-        self, writer: Writer, layout: Layout, split: str, chosen: dict[Path_, int]
-    ) -> dict[Path_, int]:
-        """Label of each folder (-1: none), with ``writer.classes`` set. Raises DataError on a muddle."""
-        labels, writer.classes, hollow = self._named(layout, split, chosen)
+    def _labels(self, writer: Writer, layout: Layout, split: str, chosen: dict[Path_, int]) -> Labels:
+        """``_named``, with ``writer.classes`` set and empty classes judged. Raises DataError on a muddle."""
+        label_of, writer.classes, hollow = self._named(layout, split, chosen)
         if hollow:
             if self.on_bad == "fail":
                 what = f"class folder {hollow[0]!r} of {split!r} holds no image"
                 raise DataError("dataset.path", what, "remove it or fill it, or dataset.on_bad=skip")
             if writer.position is None:
                 writer.count("empty_classes", len(hollow))
-        return labels
+        return label_of
 
     def _named(
         self, layout: Layout, split: str, chosen: dict[Path_, int]
-    ) -> tuple[dict[Path_, int], list[str], list[str]]:
-        """Label of each folder (-1: none), the classes, and those without an image. Raises DataError."""
-        index = layout.classes_at(None if split not in layout.tops() else split)
-        named = {path: path[index] for path in chosen if len(path) > index}
-        if not self.labels or not named:
-            return dict.fromkeys(chosen, -1), [], []
+    ) -> tuple[Labels, list[str], list[str]]:
+        """Label of each image, the classes, and those without an image. Raises DataError on a muddle."""
+        if not self.labels:
+            return _no_label, [], []
+        told = layout.beside.labels(name for path in chosen for name in layout.names[path])
+        if told is not None:
+            return self._told(told)
+        is_split = split in layout.tops()
+        inside = is_split or layout.merged()
+        at = {path: layout.class_at(path, inside) for path in (*chosen, *layout.empty)}
+        named = {path: path[at[path]] for path in chosen if len(path) > at[path]}
+        if not is_split:
+            self._check_splits(layout, named)
+        if not named:
+            return _no_label, [], []
         if loose := sum(n for path, n in chosen.items() if path not in named):
             fix = "move them into class folders, or dataset.labels=false to use none"
             raise DataError("dataset.path", f"{loose} images lie beside the class folders", fix)
-        prefix = next(iter(chosen))[:index] if split in layout.tops() else ()
+        prefix = next(iter(chosen))[: layout.depth + 1] if is_split else ()
         names = sorted(set(named.values()))
-        hollow = {p[index] for p in layout.empty if len(p) == index + 1 and p[: len(prefix)] == prefix}
+        hollow = {p[-1] for p in layout.empty if len(p) == at[p] + 1 and p[: len(prefix)] == prefix}
         labels = {path: names.index(name) for path, name in named.items()}
-        return labels, list(map(shown, names)), sorted(map(shown, hollow.difference(names)))
+        return (
+            lambda name: labels[folders_of(name)],
+            list(map(shown, names)),
+            sorted(map(shown, hollow.difference(names))),
+        )
+
+    def _told(self, told: dict[str, str | None]) -> tuple[Labels, list[str], list[str]]:
+        """As ``_named``, of labels in files."""
+        classes = in_order(label for label in told.values() if label is not None)
+        if not classes:
+            return _no_label, [], []
+        if without := [name for name, label in told.items() if label is None]:
+            what = f"{len(without)} images have no label, such as {shown(without[0])}, and others have one"
+            raise DataError("dataset.path", what, f"add them; {NO_LABELS}")
+        number = {label: i for i, label in enumerate(classes)}
+        return lambda name: number[label_of(name, told) or ""], list(map(shown, classes)), []
+
+    def _check_splits(self, layout: Layout, named: dict[Path_, str]) -> None:
+        """Raise DataError if a label would tell little but the split that an image is from."""
+        tops = layout.tops()
+        splits = [top for top in tops if top.lower() in USUAL_SPLITS] if not are_splits(tops) else tops
+        if not are_splits(splits) or (len(splits) < 2 and splits != tops):
+            return
+        of = {top: {named.get(p) for p in layout.images if p[layout.depth :][:1] == (top,)} for top in splits}
+        most = max(of.values(), key=len)
+        if splits != tops or not all(classes <= most for classes in of.values()):
+            what = f"is not set, and there are {shown(', '.join(splits))}, whose classes differ"
+            train = next((top for top in splits if "train" in top.lower()), splits[0])
+            raise DataError("dataset.split", what, f"set dataset.split={shown(train)}, or {NO_LABELS}")
 
 
-def read_layout(source: Source, split: str | None = None) -> Layout:
-    """Count the images of a source by folder; other files go to ``ignored``.
-
-    A folder called ``split`` or by a usual name of splits is not taken for a shared wrapper.
-    """
-    layout = Layout()
-    busy: set[Path_] = set()
-    for member in source.members():
-        path = tuple(member.name.split("/")[:-1])
-        busy.add(path)
-        if is_image_name(member.name):
-            layout.images[path] += 1
-        else:
-            layout.ignored["other file"] += 1
-            source.such_as.setdefault("other file", shown(member.name))
-    full = {path[:n] for path in busy for n in range(len(path) + 1)}
-    layout.empty = {tuple(name.split("/")) for name in source.folders} - full
-    layout.ignored += source.ignored
-    while layout.images:
-        here = {path[layout.depth : layout.depth + 1] for path in layout.images}
-        top = next(iter(here))
-        deeper = any(len(path) > layout.depth + 1 for path in layout.images)
-        if len(here) > 1 or not top or not deeper or top[0] == split or top[0].lower() in USUAL_SPLITS:
-            break
-        layout.depth += 1
-    return layout
+def _no_label(name: str) -> int:
+    return -1

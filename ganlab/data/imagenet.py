@@ -71,9 +71,8 @@ class ImageNet(Dataset):
     def splits(self) -> tuple[str, ...]:
         return tuple(OFFICIAL)
 
-    def pack_folder(self, split: str) -> Path | None:
-        layout, _ = self._find(split)
-        return self._recipe(split, layout).folder
+    def recipe(self, split: str) -> Recipe:
+        return self._recipe(split, self._find(split)[0])
 
     def load(self, *, split: str | None = None) -> ImageSet:
         split = self.chosen(split)
@@ -114,7 +113,7 @@ class ImageNet(Dataset):
             return None
         try:
             with open(Path(self.wanted).expanduser(), "rb", opener=regular) as file:
-                words = file.read(1 << 24).decode("utf-8", "replace").split("\n")
+                words = file.read(1 << 24).decode("utf-8-sig", "replace").splitlines()
         except OSError as error:
             what = f"{shown(self.wanted)} cannot be read ({error.strerror})"
             raise DataError("dataset.classes", what, "give a text file, one WordNet id a line") from None

@@ -56,14 +56,14 @@ def read_beside(folders: Iterable[Path], val: bool) -> Beside:
 
 
 def _synsets(file: Path) -> dict[str, str]:
-    words = (line.partition(" ") for line in _read(file).decode("utf-8", "replace").splitlines())
+    words = (line.partition(" ") for line in _read(file).decode("utf-8-sig", "replace").splitlines())
     return {wnid: name.split(",")[0].strip() for wnid, _, name in words if WNID.fullmatch(wnid)}
 
 
 def _kaggle(file: Path) -> dict[str, str]:
     """Lines such as ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: a class and its boxes."""
     try:
-        rows = list(csv.reader(io.StringIO(_read(file).decode("utf-8", "replace"))))
+        rows = list(csv.reader(io.StringIO(_read(file).decode("utf-8-sig", "replace"))))
     except csv.Error as error:
         raise DataError(shown(str(file)), f"is no table ({error})", "fetch it again") from None
     labels = {}

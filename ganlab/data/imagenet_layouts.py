@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 
+from ganlab.data.archive import TarSource
 from ganlab.data.decoding import Piece
 from ganlab.data.imagenet_labels import DEVKIT, KAGGLE, WNID, Beside, read_beside
-from ganlab.data.images import is_image_name, shown
-from ganlab.data.tar import index
+from ganlab.data.images import BadImageError, is_image_name, shown
+from ganlab.data.source import FolderSource, Source, is_there
 from ganlab.errors import DataError
 
 INSIDE = ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/", "CLS-LOC/")  # where Kaggle's archive has the splits
 FIX = "fetch it again, or give the class folders"
-Listing = list[tuple[str, Piece]]
+Listing = list[tuple[str, bytes | Piece | BadImageError]]
 
 
 class Layout(ABC):
@@ -35,7 +34,7 @@ class Layout(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
-        """What tells this set from another or a changed one, without a look at every file."""
+        """What tells this set from another or a changed one, by names, sizes and times."""
 
     @abstractmethod
     def classes(self) -> list[str]:
@@ -51,19 +50,17 @@ class Layout(ABC):
 
 
 class ClassFolders(Layout):
-    """``path/n01440764/*.JPEG``. Folders and files may be links, as on shared disks."""
+    """``path/n01440764/*.JPEG``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._source = FolderSource(path)
 
     def identity(self) -> dict[str, object]:
-        digest = hashlib.sha256()
-        for wnid in (names := self.classes()):
-            # a file that comes, goes or is renamed moves its folder's time: 1,000 looks, not 1.28 million
-            digest.update(f"{wnid}\0{os.stat(self._folder(wnid)).st_mtime_ns}\n".encode())
-        return {"kind": "class folders", "path": str(self.path), "folders": len(names),
-                "listing_sha256": digest.hexdigest()}  # fmt: skip
+        return {**self._source.identity(), "kind": "class folders"}
 
     def classes(self) -> list[str]:
-        with reading(self.path), os.scandir(self.path) as entries:
-            found = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        found = self._source.top()[1]
         wnids = [name for name in found if WNID.fullmatch(name)]
         if not wnids or len(wnids) < len(found):
             others = [name for name in found if name not in set(wnids)]
@@ -73,13 +70,7 @@ class ClassFolders(Layout):
         return wnids
 
     def images(self, wnid: str) -> Listing:
-        folder = self._folder(wnid)
-        with reading(folder):
-            return _listed(folder)
-
-    def _folder(self, wnid: str) -> Path:
-        inside = self.path / wnid / "images"  # Tiny ImageNet has one more folder
-        return inside if inside.is_dir() else self.path / wnid
+        return _listed(FolderSource(self.path / wnid))  # Tiny ImageNet has one more folder in it
 
 
 class TarOfTars(Layout):
@@ -87,31 +78,31 @@ class TarOfTars(Layout):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._classes: dict[str, tuple[int, int]] = {}
+        self._source = TarSource(path)
+        self._classes: dict[str, Piece] = {}
 
     def identity(self) -> dict[str, object]:
-        return _file_identity("tar of tars", self.path)
+        return {**self._source.identity(), "kind": "tar of tars"}
 
     def classes(self) -> list[str]:
         if not self._classes:
-            with reading(self.path):
-                for name, start, size in index(self.path):
-                    if WNID.fullmatch(stem := Path(name).stem) and name.endswith(".tar"):
-                        self._classes[stem] = (start, size)
+            for member in self._source.members():
+                stem, ending = os.path.splitext(member.name.rpartition("/")[2])
+                if WNID.fullmatch(stem) and ending == ".tar" and member.piece:
+                    self._classes[stem] = member.piece
         if not self._classes:
             raise DataError(shown(str(self.path)), "holds no class tar such as n01440764.tar", FIX)
         return sorted(self._classes)
 
     def images(self, wnid: str) -> Listing:
         self.classes()
-        with reading(self.path):
-            return _tarred(self.path, *self._classes[wnid])
+        return _listed(TarSource(self.path, self._classes[wnid]))
 
     def count(self, classes: list[str]) -> int:
         """From the size of the archive: its headers lie between the images, 138 GB apart."""
         first = classes[0]
-        each = self._classes[first][1] / max(1, len(self.images(first)))
-        return round(sum(self._classes[wnid][1] for wnid in classes) / max(each, 1))
+        each = self._classes[first].size / max(1, len(self.images(first)))
+        return round(sum(self._classes[wnid].size for wnid in classes) / max(each, 1))
 
 
 class FlatVal(Layout):
@@ -120,12 +111,13 @@ class FlatVal(Layout):
     def __init__(self, path: Path, labels: dict[str, str]) -> None:
         super().__init__(path)
         self.labels = labels
+        self._source = TarSource(path) if path.is_file() else FolderSource(path)
         self._images: dict[str, Listing] = {}
 
     def identity(self) -> dict[str, object]:
         text = "".join(f"{name} {wnid}\n" for name, wnid in sorted(self.labels.items()))
-        found = _file_identity("flat validation set", self.path)
-        return {**found, "labels_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        labels = hashlib.sha256(text.encode()).hexdigest()
+        return {**self._source.identity(), "kind": "flat validation set", "labels_sha256": labels}
 
     def classes(self) -> list[str]:
         return sorted(set(self.labels.values()))
@@ -133,19 +125,13 @@ class FlatVal(Layout):
     def images(self, wnid: str) -> Listing:
         if not self._images:
             by_class: dict[str, Listing] = defaultdict(list)
-            with reading(self.path):
-                for name, piece in self._listing():
-                    if (its := self.labels.get(name)) is None:
-                        what = f"{shown(name)} has no label"
-                        raise DataError(shown(str(self.path)), what, "check the file of labels")
-                    by_class[its].append((name, piece))
+            for name, content in _listed(self._source):
+                if (its := self.labels.get(name.rpartition("/")[2])) is None:
+                    what = f"{shown(name)} has no label"
+                    raise DataError(shown(str(self.path)), what, "check the file of labels")
+                by_class[its].append((name, content))
             self._images = by_class
         return self._images.get(wnid, [])
-
-    def _listing(self) -> Listing:
-        if self.path.is_file():
-            return _tarred(self.path)
-        return _listed(self.path)
 
 
 def find(root: Path, split: str) -> tuple[Layout, dict[str, str]]:
@@ -163,18 +149,15 @@ def find(root: Path, split: str) -> tuple[Layout, dict[str, str]]:
     if not root.is_dir():
         raise DataError("dataset.path", f"{shown(str(root))} does not exist", "check the path")
     for inside in INSIDE:
-        if (there := root / inside / split).is_dir():
+        if is_there(there := root / inside / split) and there.is_dir():
             beside = read_beside((root, there, there.parent), split == "val")
-            with reading(there), os.scandir(there) as entries:
-                flat = any(_wanted(entry.name) for entry in entries)
-            if flat and split == "val":
+            if split == "val" and any(is_image_name(name) for name in FolderSource(there).top()[0]):
                 return FlatVal(there, _needed(there, beside)), beside.names
             return ClassFolders(there), beside.names
-    if (root / official).is_file():
+    if is_there(root / official):
         return _tar_layout(root / official, split)
-    with reading(root), os.scandir(root) as entries:
-        if any(WNID.fullmatch(entry.name) for entry in entries):
-            return ClassFolders(root), read_beside((root, root.parent), False).names
+    if any(WNID.fullmatch(name) for name in FolderSource(root).top()[1]):
+        return ClassFolders(root), read_beside((root, root.parent), False).names
     looked = ", ".join([*(f"{inside}{split}/" for inside in INSIDE[:2]), official, "n01440764/"])
     what = f"{shown(str(root))} holds no {split} split of ImageNet"
     raise DataError("dataset.path", what, f"looked for {looked}; for other layouts use dataset=folder")
@@ -194,36 +177,12 @@ def _needed(path: Path, beside: Beside) -> dict[str, str]:
     return beside.val
 
 
-def _tarred(path: Path, start: int = 0, size: int | None = None) -> Listing:
-    found = ((name.rpartition("/")[2], at, length) for name, at, length in index(path, start, size))
-    return sorted((name, Piece(path, at, length)) for name, at, length in found if _wanted(name))
-
-
-def _listed(folder: Path) -> Listing:
-    with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if _wanted(e.name) and e.is_file())
-    return [(name, Piece(folder / name)) for name in names]
-
-
-def _wanted(name: str) -> bool:
-    """An image's name, not that of a hidden file such as macOS leaves beside each."""
-    return is_image_name(name) and not name.startswith(".")
-
-
-def _file_identity(kind: str, path: Path) -> dict[str, object]:
-    with reading(path):
-        info = os.stat(path)
-    return {"kind": kind, "path": str(path), "bytes": info.st_size, "mtime_ns": info.st_mtime_ns}
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what reading a folder or tar raises into one DataError."""
-    try:
-        yield
-    except tarfile.TarError as error:
-        fix = "fetch it again, or unpack it by hand"
-        raise DataError(shown(str(path)), f"damaged archive ({error})", fix) from None
-    except OSError as error:
-        where = shown(str(error.filename or path))
-        raise DataError(where, error.strerror or "unreadable", "check the path and its permissions") from None
+def _listed(source: Source) -> Listing:
+    """(name, content) of every image, sorted."""
+    found: Listing = []
+    for member in source.members():
+        if is_image_name(member.name):
+            if member.piece is None and member.size:
+                raise DataError(shown(str(source.path)), "is compressed", "unpack it by hand")
+            found.append((member.name, member.content()))
+    return sorted(found, key=itemgetter(0))

@@ -42,7 +42,8 @@ NOTES = {
     "skipped": "broken, left out",
     "too_small": "smaller than asked for, left out",
 }
-PNG_END = b"IEND\xaeB`\x82"
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+PNG_XMP = b"XML:com.adobe.xmp\0\0"
 MAX_FILE = 1 << 28  # bytes of one encoded image
 
 
@@ -104,8 +105,9 @@ def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None
     # WebP by its name: Pillow would look for it by importing every plugin there is
     from PIL import Image, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
+    Image.MAX_IMAGE_PIXELS = None  # the rule's own limit is checked, on the header too
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header only
+        image = Image.open(io.BytesIO(bare(data)), formats=FORMATS)  # reads the header only
         rule.check(*image.size)
         if image.format == "PNG" and PNG_END not in data:
             raise BadImageError("broken image (cut short: it has no end mark)")
@@ -123,6 +125,25 @@ def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None
         raise BadImageError("too large for the memory") from None
     except Exception as error:  # decoders meet hostile bytes with every kind of exception
         raise BadImageError(f"broken image ({error or type(error).__name__})") from None
+
+
+def bare(data: bytes) -> bytes:
+    """A PNG without texts and color profiles, of which Pillow refuses large ones; other files as they are.
+
+    A small XMP packet stays: it may tell which way is up.
+    """
+    if not data.startswith(PNG_START):
+        return data
+    kept, start, at = [], 0, len(PNG_START)
+    while at + 12 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 12 + size
+        turns = size <= 1 << 16 and data.startswith(PNG_XMP, at + 8)
+        if kind in (b"iCCP", b"zTXt", b"iTXt", b"tEXt") and not turns:
+            kept.append(data[start:at])
+            start = end
+        at = end
+    return b"".join([*kept, data[start:]]) if kept else data
 
 
 def resize(image: Image, resolution: int, fit: Fit, resample: Resample) -> Image:

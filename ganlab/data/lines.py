@@ -7,6 +7,7 @@ vocabulary of them.
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ LONGEST = 1 << 28  # bytes of a line, with what stands before it in its block
 PIECE = 1 << 22  # symbols that are handled at a time
 UNKNOWN = 0xFFFD  # Unicode's replacement character: what on_bad=replace makes of bytes that are no UTF-8
 NEWLINE, RETURN = 10, 13
+LONE_RETURN = re.compile(rb"\r(?!\n)")
 
 
 class Symbols:
@@ -141,6 +143,10 @@ def _blocks(file: Path, replace: bool) -> Iterator[npt.NDArray[np.uint32]]:
         with _opened(file) as stream:
             while True:
                 chunk = stream.read(BLOCK)
+                if chunk.endswith(b"\r"):
+                    chunk += stream.read(1)
+                if chunk.count(b"\r") > chunk.count(b"\r\n"):  # lines of the old Mac's end with it alone
+                    chunk = LONE_RETURN.sub(b"\n", chunk)
                 if (nul := chunk.find(b"\0")) >= 0:
                     place = at + sum(map(len, rest)) + nul
                     what = f"byte {place} is NUL: it is {kind_of(chunk[:64])}, no text"

@@ -18,7 +18,9 @@ from ganlab.data.images import MAX_FILE, BadImageError, shown
 from ganlab.disk import regular
 from ganlab.errors import DataError, EnvError
 
-MAGIC, VERSION = 0xBEEFC0DE, 1
+MAGIC = 0xBEEFC0DE
+VERSIONS = {16: 1, 24: 3}  # of the data, by the bytes of a page's header: LMDB 0.9 and 1.0
+META = 160  # bytes of a meta page that are read
 PIECE_BYTES, PIECE_ENTRIES = 1 << 22, 512  # what the process sends at once
 FIX = "fetch it again, and unpack the whole archive"
 Entry = tuple[bytes, bytes | BadImageError]
@@ -44,15 +46,15 @@ def read_head(path: Path) -> Head:
     try:
         with open(file, "rb", opener=regular) as opened:
             first = opened.read(4096)
-            page = struct.unpack_from("<I", first, 40)[0] if len(first) >= 152 else 0
+            page = struct.unpack_from("<I", first, _header(first) + 24)[0] if len(first) >= META else 0
             opened.seek(page)
-            second = opened.read(152)
+            second = opened.read(META)
             size = opened.seek(0, 2)
     except OSError as error:
         raise DataError(where, f"cannot be read ({error.strerror})", FIX) from None
     if not size:
         raise DataError(where, "is empty", FIX)
-    heads = [head for head in (_meta(first, page), _meta(second, page)) if head is not None]
+    heads = [head for head in (_meta(first, page, where), _meta(second, page, where)) if head is not None]
     if not heads:
         raise DataError(where, "is not an LMDB database", FIX)
     head = max(heads)
@@ -102,15 +104,24 @@ def read_entries(path: Path, after: bytes | None = None) -> Iterator[Entry]:
         child.close()
 
 
-def _meta(data: bytes, page: int) -> Head | None:
-    """One meta page: 16 bytes of page header, then ``MDB_meta`` (lmdb's mdb.c), little-endian, 64 bits."""
-    if len(data) < 152 or page < 256 or page > 1 << 16 or page & (page - 1):
+def _header(data: bytes) -> int:
+    """Bytes of a page's header, by the place of the number that marks a meta page."""
+    return next((n for n in VERSIONS if data[n : n + 4] == MAGIC.to_bytes(4, "little")), 16)
+
+
+def _meta(data: bytes, page: int, where: str) -> Head | None:
+    """One meta page: its header, then ``MDB_meta`` (lmdb's mdb.c), little-endian, 64 bits."""
+    if len(data) < META or page < 256 or page > 1 << 16 or page & (page - 1):
         return None
-    magic, version = struct.unpack_from("<II", data, 16)
-    if (magic, version) != (MAGIC, VERSION):
+    at = _header(data)
+    magic, version = struct.unpack_from("<II", data, at)
+    if magic != MAGIC:
         return None
-    entries = struct.unpack_from("<Q", data, 88 + 32)[0]  # md_entries of the main database
-    last_page, transaction = struct.unpack_from("<QQ", data, 136)
+    if version != VERSIONS[at]:
+        what = f"is an LMDB database of data version {version}; 1 (LMDB 0.9) and 3 (1.0) are read"
+        raise DataError(where, what, "copy it: mdb_dump of the LMDB that wrote it, then mdb_load of LMDB 0.9")
+    entries = struct.unpack_from("<Q", data, at + 72 + 32)[0]  # md_entries of the main database
+    last_page, transaction = struct.unpack_from("<QQ", data, at + 120)
     return Head(transaction, entries, (last_page + 1) * page)
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ganlab.data.archive import FolderSource
 from ganlab.data.base import Dataset, ImageSet
 from ganlab.data.check import Originals
 from ganlab.data.decoding import Encoded, Piece
@@ -22,6 +21,7 @@ from ganlab.data.download import by_hand_place
 from ganlab.data.images import BadImageError, Resample, Rule, is_image_name, shown
 from ganlab.data.lmdb_reader import data_file, read_entries, read_head
 from ganlab.data.pack import pack
+from ganlab.data.source import FolderSource, is_there
 from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
@@ -72,8 +72,8 @@ class Lsun(Dataset):
     def splits(self) -> tuple[str, ...]:
         return ("train", "val")
 
-    def pack_folder(self, split: str) -> Path | None:
-        return self._recipe(split, self._sources(split)).folder
+    def recipe(self, split: str) -> Recipe:
+        return self._recipe(split, self._sources(split))
 
     def load(self, *, split: str | None = None) -> ImageSet:
         split = self.chosen(split)
@@ -178,8 +178,7 @@ class _Folder(_Source):
     def images(self, done: int, last: str | None) -> Iterator[tuple[str, bytes | Piece | BadImageError]]:
         found = (m for m in self._source.members() if is_image_name(m.name))
         for member in itertools.islice(found, done, None):
-            assert member.path is not None, "it lies in a folder"
-            yield member.name, Piece(member.path, 0, member.size)
+            yield member.name, member.content()
 
 
 def _matching(path: Path, category: str, split: str) -> Path:
@@ -197,12 +196,12 @@ def _find(root: Path, category: str, split: str) -> _Source:
     """The database or folder of a category. Raises DataError: what was looked for, where it is to be had."""
     names = (f"{category}_{split}_lmdb", f"{category}_lmdb", category)
     for name in names:
-        if (root / name / "data.mdb").is_file():
+        if is_there(root / name) and is_there(root / name / "data.mdb"):
             return _Database(root / name)
         if name.endswith("_lmdb") and (root / name).is_dir():
             raise DataError(shown(str(root / name)), "holds no data.mdb", "unpack the whole archive")
     for name in (f"{category}_{split}", f"{split}/{category}", category):
-        if (root / name).is_dir():
+        if is_there(root / name) and (root / name).is_dir():
             return _Folder(root / name)
     packed = f"{category}_{split}_lmdb.zip"
     if (root / packed).is_file():

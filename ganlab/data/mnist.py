@@ -40,8 +40,13 @@ LIMIT = 1 << 27  # bytes of a file, unpacked; the largest of the originals has 4
 BLOCK = 1000  # images resized at a time
 
 
+def _spellings(name: str) -> list[str]:
+    """The author's name of a file and Kaggle's, zipped and not."""
+    return [spelling + end for spelling in (name, name.replace("-idx", ".idx")) for end in (".gz", "")]
+
+
 class Mnist(OriginalDataset):
-    """MNIST from ``path``: a folder with the original files, gzipped or not.
+    """MNIST from ``path``: a folder with the original files, gzipped or not, or by Kaggle's names of them.
 
     path: None looks in the cache and downloads there what is needed of the four files (11.6 MB, by checksum).
     split: ``train`` (60,000) or ``test`` (10,000). resolution: 28 is the original; 32 puts two black pixels
@@ -53,7 +58,7 @@ class Mnist(OriginalDataset):
 
     name = "mnist"
     channels = 1
-    wanted = (*SUMS, *(f"{name}.gz" for name in SUMS))
+    wanted = tuple(other for name in SUMS for other in _spellings(name))
     sums = SUMS
     unpacked = ("MNIST/raw", "mnist")
     side = SIDE
@@ -120,16 +125,16 @@ class Mnist(OriginalDataset):
     def _read(self, found: Original, split: str) -> tuple[Pixels, Labels]:
         """Images (n, 28, 28) and labels (n,) of the two files of ``split``. Raises DataError."""
         files: dict[str, tuple[str, bytes]] = {}
-        for name, member in found.files([n + end for n in FILES[split] for end in (".gz", "")]):
-            raw, stem = found.read(member, LIMIT), name.removesuffix(".gz")
-            data = raw if name == stem else _unzipped(found, name, raw)
+        for name, member in found.files([other for n in FILES[split] for other in _spellings(n)]):
+            raw, stem = found.read(member, LIMIT), name.removesuffix(".gz").replace(".idx", "-idx")
+            data = _unzipped(found, name, raw) if name.endswith(".gz") else raw
             if self.verify:
                 found.check(name, md5(data), {name: SUMS[stem]})
             files.setdefault(stem, (name, data))
         if missing := [f"{name}.gz" for name in FILES[split] if name not in files]:
             fix = "put it there" if len(missing) == 1 else "put them there"
             for other in FILES:
-                names = [name + end for name in FILES[other] for end in ("", ".gz")]
+                names = [spelling for name in FILES[other] for spelling in _spellings(name)]
                 if other != split and any(True for _ in found.files(names)):
                     fix += f", or set dataset.split={other}: its files are there"
             raise DataError(str(found.source.path), f"holds no {' and no '.join(missing)}", fix)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ganlab.data.archive import FolderSource, Member, Source, open_source
+from ganlab.data.archive import open_source
 from ganlab.data.base import Dataset, ImageSet, Pixels
 from ganlab.data.check import Known
 from ganlab.data.download import Remote, fetch, remotes
@@ -23,8 +23,11 @@ from ganlab.data.files import open_file, progress
 from ganlab.data.images import BadImageError, Resample, shown
 from ganlab.data.pack import pack
 from ganlab.data.resizing import resize_all
+from ganlab.data.source import FolderSource, Member, Source, is_there
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
+
+WRAPPERS = 3  # folders that may lie around a set, each alone in the one above
 
 
 class Original:
@@ -37,16 +40,18 @@ class Original:
         """As ``Source.identity``; of a folder only the files that matter count."""
         if not isinstance(self.source, FolderSource):
             return self.source.identity()
-        found = {name: [m.size, os.stat(self.source.path / name).st_mtime_ns] for name, m in self.files()}
-        return {"kind": "folder", "path": str(self.source.path), "files": found}
+        stats = {m.name: os.stat(self.source.path / m.name) for _, m in self.files()}
+        sizes = {name: [info.st_size, info.st_mtime_ns] for name, info in stats.items()}
+        return {"kind": "folder", "path": str(self.source.path), "files": sizes}
 
     def files(self, names: Collection[str] | None = None) -> Iterator[tuple[str, Member]]:
         """(base name, file) of every file that is wanted and there."""
         names = self.names if names is None else names
         if isinstance(self.source, FolderSource):
             for name in sorted(names):
-                if os.path.isfile(path := self.source.path / name):
-                    yield name, Member(name, path.stat().st_size, self.source, partial(open_file, path))
+                if place := _place(self.source.path, name):
+                    path = self.source.path / place
+                    yield name, Member(place, path.stat().st_size, self.source, partial(open_file, path))
             return
         for member in self.source.members():
             if (name := member.name.rpartition("/")[2]) in names:
@@ -97,8 +102,8 @@ class OriginalDataset(Dataset):
     def fill(self, writer: Writer, split: str, found: Original) -> None:
         """Read the files of ``split`` out of ``found`` and ``add`` their images."""
 
-    def pack_folder(self, split: str) -> Path | None:
-        return self._recipe(split, self._find(split)).folder
+    def recipe(self, split: str) -> Recipe:
+        return self._recipe(split, self._find(split))
 
     def load(self, *, split: str | None = None) -> ImageSet:
         split = self.chosen(split)
@@ -158,17 +163,33 @@ def find(dataset: str, path: str | None, names: Collection[str], folders: Collec
     if path is None:
         here = [remote for remote in archives if _whole(remote)]
         return Original(open_source(here[0].place), names) if here else None
+    if os.path.isfile(place := Path(path).expanduser().absolute()) and place.name in names:
+        what = f"{shown(str(place))} is one of the files of {dataset}"
+        raise DataError("dataset.path", what, f"give the folder that holds them: {shown(str(place.parent))}")
     source = open_source(path)
     if not isinstance(source, FolderSource):
         return Original(source, names)
-    for folder in (source.path, *(source.path / name for name in folders)):
-        if any(os.path.isfile(folder / name) for name in names):
-            return Original(open_source(folder), names)
-    for remote in archives:
-        if os.path.isfile(source.path / remote.file):
-            return Original(open_source(source.path / remote.file), names)
+    place = source.path
+    for _ in range(WRAPPERS):
+        for folder in (place, *(place / name for name in folders)):
+            if any(_place(folder, name) for name in names):
+                return Original(open_source(folder), names)
+        for remote in archives:
+            if is_there(place / remote.file):
+                return Original(open_source(place / remote.file), names)
+        if len(inside := FolderSource(place).top()[1]) != 1:
+            break
+        place = place / inside[0]
     wanted = ", ".join([*(remote.file for remote in archives), *folders])
     raise DataError("dataset.path", f"{shown(str(source.path))} holds no {dataset}", f"looked for {wanted}")
+
+
+def _place(folder: Path, name: str) -> str | None:
+    """Where a file lies in ``folder``: Kaggle unpacks some into folders of their own names."""
+    for place in (name, f"{name}/{name}"):
+        if is_there(folder / place) and os.path.isfile(folder / place):
+            return place
+    return None
 
 
 def official(dataset: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,25 @@ def info(dataset: Dataset, verify: bool = False) -> dict[str, Any]:
         "cache": str(cache_dir() / "datasets"),
         "packs": packs,
     }
+
+
+def outdated(recipe: Recipe) -> list[Path]:
+    """Packs made by the same options from the same place as its files were before."""
+    found = []
+    for folder in recipe.folder.parent.glob(f"{recipe.folder.name.removesuffix(recipe.key)}*"):
+        if folder != recipe.folder:
+            with suppress(DataError, KeyError, AttributeError):
+                old = read_manifest(folder)
+                same = old.get("transform") == json.loads(json.dumps(recipe.transform))
+                if same and _places(old["source"]) == _places(recipe.source):
+                    found.append(folder)
+    return sorted(found)
+
+
+def _places(source: Any) -> list[Any]:
+    """Every ``path`` in a source's identity."""
+    inner = [_places(value) for _, value in sorted(source.items()) if isinstance(value, dict)]
+    return [source.get("path"), *inner]
 
 
 def _usable(folder: Path) -> ImageSet | None:

@@ -13,10 +13,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ganlab.data.archive import Member
 from ganlab.data.base import Labels, Pixels
 from ganlab.data.images import Resample
 from ganlab.data.originals import Original, OriginalDataset, md5
+from ganlab.data.source import Member
 from ganlab.data.writer import Writer
 from ganlab.errors import DataError
 from ganlab.schema import Range, checked
@@ -93,7 +93,7 @@ class Stl10(OriginalDataset):
                 what = f"holds no {', '.join(missing)}"
                 raise DataError(str(found.source.path), what, "give the original archive or its folder")
             if labels_file:
-                writer.classes = small.get(NAMES, b"").decode("latin1").split() or CLASSES
+                writer.classes = small.get(NAMES, b"").decode("utf-8-sig", "replace").split() or CLASSES
                 writer.add_labels(self._labels(found, labels_file, small[labels_file], writer))
 
     def _read(self, writer: Writer, found: Original, member: Member, name: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import tarfile
@@ -23,9 +24,12 @@ TAIL = 1 << 26  # bytes read beyond the end mark, to let the compressor check it
 
 
 @contextmanager
-def open_tar(path: Path, limit: int) -> Iterator[tarfile.TarFile]:
-    """A tar, plain or compressed (gz, xz, bz2), of at most ``limit`` bytes unpacked; for ``headers``."""
-    with _decompressed(path) as raw:
+def open_tar(path: Path, limit: int, part: tuple[int, int] | None = None) -> Iterator[tarfile.TarFile]:
+    """A tar, plain or compressed (gz, xz, bz2), of at most ``limit`` bytes unpacked; for ``headers``.
+
+    part: the start and size of a plain one that lies inside ``path``.
+    """
+    with cast(IO[bytes], Part(path, *part)) if part else decompressed(path) as raw:
         metered = cast(IO[bytes], _Metered(raw, limit))
         with tarfile.open(fileobj=metered, mode="r:", tarinfo=_StrictTarInfo) as archive:
             yield archive
@@ -40,24 +44,6 @@ def headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for _ in range(TAIL >> 20):
         if not raw.read(1 << 20):
             break
-
-
-def index(path: Path, start: int = 0, size: int | None = None) -> Iterator[tuple[str, int, int]]:
-    """(name, start, size) of every regular file of a plain tar: ``size`` bytes of ``path`` from ``start`` on.
-
-    size: None is to the end of the file. The starts are places in ``path``. Reads headers only. Raises
-    tarfile.TarError on damage, OSError.
-    """
-    with open(path, "rb", opener=regular) as file:
-        length = os.fstat(file.fileno()).st_size - start if size is None else size
-        part = cast(IO[bytes], _Part(file, start, length))
-        with tarfile.open(fileobj=part, mode="r:", tarinfo=_StrictTarInfo) as archive:
-            while (info := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]
-                if info.isreg():
-                    if info.offset_data + info.size > length:
-                        raise _Damaged(f"{info.name!r} is cut short")
-                    yield info.name, start + info.offset_data, info.size
 
 
 def is_tar_header(head: bytes) -> bool:
@@ -112,30 +98,33 @@ class _Metered:
         return self.raw.seek(position, whence)
 
 
-class _Part:
-    """Some bytes of a file as a file."""
+class Part(io.RawIOBase):
+    """``size`` bytes of a file, from ``start`` on, as a file."""
 
-    def __init__(self, raw: IO[bytes], start: int, size: int) -> None:
-        self.raw, self.start, self.size, self.at = raw, start, size, 0
-        self.close = lambda: None
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self._raw, self._start, self._size, self._at = open(path, "rb", opener=regular), start, size, 0  # noqa: SIM115
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > MAX_PIECE:
-            raise _Damaged(f"a header asks for {size} bytes at once")
-        self.raw.seek(self.start + self.at)
-        data = self.raw.read(max(0, min(size, self.size - self.at)))
-        self.at += len(data)
+        left = max(0, self._size - self._at)
+        self._raw.seek(self._start + self._at)
+        data = self._raw.read(left if size < 0 else min(size, left))
+        self._at += len(data)
         return data
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        self.at = position
+        self._at = position
         return position
 
     def tell(self) -> int:
-        return self.at
+        return self._at
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
-def _decompressed(path: Path) -> IO[bytes]:
+def decompressed(path: Path) -> IO[bytes]:
+    """The file as it was before gz, xz or bz2; a plain one as it is."""
     with open(path, "rb", opener=regular) as file:
         head = file.read(6)
     if head.startswith(b"\x1f\x8b"):

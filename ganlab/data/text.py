@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from ganlab.data.base import HASH_BLOCK, Dataset, ImageSet, finish_fingerprint
 from ganlab.data.files import log
 from ganlab.data.lines import PAD, PIECE, Counts, Long, Rows, Symbols, read, shown
+from ganlab.data.source import FolderSource
 from ganlab.errors import DataError
 from ganlab.schema import Count, Range, Seed, Unit, checked
 from ganlab.types import TextShape
@@ -188,12 +188,9 @@ def files_of(root: Path) -> tuple[list[Path], list[Path]]:
     if not root.is_dir():
         return [root], []
     found: dict[str, list[Path]] = {}
-    for place, folders, names in os.walk(root):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        top = Path(place).relative_to(root).parts[:1]
-        found.setdefault(top[0] if top else "", []).extend(
-            Path(place, name) for name in names if not name.startswith(".")
-        )
+    for member in FolderSource(root).members():
+        top, inside, _ = member.name.partition("/")
+        found.setdefault(top if inside else "", []).append(root / member.name)
     held = sorted(f for top, files in found.items() if top.startswith("heldout") for f in files)
     training = [top for top in found if top.startswith("training")]
     train = training or [top for top in found if not top.startswith("heldout")]

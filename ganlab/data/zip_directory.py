@@ -9,14 +9,32 @@ from pathlib import Path
 from typing import IO
 
 from ganlab.data.files import open_file
-from ganlab.data.images import BadImageError
+from ganlab.data.images import BadImageError, shown
 
 END, END_64, LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 HEADER = struct.Struct("<28xHHH12x")  # of an entry: the lengths of its name, extra field and comment
 PIECE = 1 << 20
+MARKED_UTF8 = 1 << 11  # of an entry's flags
 
 
-def opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+def opened(path: Path) -> zipfile.ZipFile:
+    """Raises zipfile.BadZipFile for a name that is no text, too."""
+    try:
+        return zipfile.ZipFile(path)
+    except UnicodeDecodeError as error:
+        name = error.object.decode("utf-8", "replace")
+        raise zipfile.BadZipFile(f"a name in it is marked as UTF-8 and is not, {shown(name)}") from None
+
+
+def name_of(info: zipfile.ZipInfo) -> str:
+    """An entry's name. macOS and some tools write UTF-8 without marking it so."""
+    try:
+        return info.filename if info.flag_bits & MARKED_UTF8 else info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
+
+
+def content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     """An entry's content. Raises BadImageError if it is encrypted."""
     if info.flag_bits & 1:
         raise BadImageError("encrypted")

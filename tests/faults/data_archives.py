@@ -88,6 +88,7 @@ def overlapping() -> bytes:
 
 PHOTO = photo(5)
 READ = "read"  # what is sound is packed; else a pattern of the one line
+NOWHERE = "a link that leads nowhere"
 ATTACKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "tar: ../": ("a.tar", with_tar(entry("../../escape.jpg", body=PHOTO)), READ),
     "tar: absolute": ("a.tar", with_tar(entry("/{}/escape.jpg", body=PHOTO)), READ),
@@ -98,8 +99,8 @@ ATTACKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         with_tar(entry("cat/o", tarfile.SYMTYPE, "../.."), entry("cat/o/escape.jpg", body=PHOTO)),
         READ,
     ),
-    "tar: link to a secret": ("a.tar", with_tar(entry("cat/s.jpg", tarfile.SYMTYPE, "/etc/passwd")), READ),
-    "tar: hard link": ("a.tar", with_tar(entry("cat/h.jpg", tarfile.LNKTYPE, "/etc/passwd")), READ),
+    "tar: link to a secret": ("a.tar", with_tar(entry("cat/s.jpg", tarfile.SYMTYPE, "/etc/passwd")), NOWHERE),
+    "tar: hard link": ("a.tar", with_tar(entry("cat/h.jpg", tarfile.LNKTYPE, "/etc/passwd")), NOWHERE),
     "tar: device": ("a.tar", with_tar(entry("cat/d.jpg", tarfile.CHRTYPE)), READ),
     "tar: pipe": ("a.tar", with_tar(entry("cat/p.jpg", tarfile.FIFOTYPE)), READ),
     "tar: setuid": ("a.tar", with_tar(entry("cat/u.jpg", mode=0o6777, body=PHOTO)), READ),
@@ -121,7 +122,7 @@ ATTACKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "zip: ../": ("a.zip", lambda: in_zip("../../escape.jpg", PHOTO), READ),
     "zip: absolute": ("a.zip", lambda: in_zip("/tmp/escape.jpg", PHOTO), READ),
     "zip: backslashes": ("a.zip", lambda: in_zip("..\\..\\escape.jpg", PHOTO), READ),
-    "zip: link": ("a.zip", lambda: in_zip("cat/l.jpg", b"/etc/passwd", 0o120777), READ),
+    "zip: link": ("a.zip", lambda: in_zip("cat/l.jpg", b"/etc/passwd", 0o120777), NOWHERE),
     "zip: device": ("a.zip", lambda: in_zip("cat/d.jpg", b"", 0o020666), READ),
     "zip: setuid": ("a.zip", lambda: in_zip("cat/u.jpg", PHOTO, 0o106777), READ),
     "zip: case clash": ("a.zip", lambda: in_zip("CAT/0.JPG", PHOTO), READ),
@@ -145,7 +146,7 @@ def attack(which: str) -> Callable[[Path], None]:
             import resource
 
             archive.FREE_BYTES = 1 << 24  # a bomb of some MB is as good as one of some TB
-            archive.MAX_ENTRIES = archive.MAX_ZIP = 2000
+            source.MAX_ENTRIES = archive.MAX_ZIP = 2000
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + int(MEMORY), used + int(MEMORY)))
             fd = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -1,0 +1,108 @@
+"""How the images of a folder or an archive lie: splits, classes, labels beside them. Names are read, once."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ganlab.data.beside import Beside
+from ganlab.data.images import is_image_name, shown
+from ganlab.data.source import TARS, Source
+
+Path_ = tuple[str, ...]
+USUAL_SPLITS = frozenset(
+    ["train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "unlabeled"]
+)
+SPLIT_WORD = re.compile(
+    r"(?:^|.*[^a-zA-Z])((?i:train|test|val|dev|eval|pred|unlabel))(?i:ing|ed|led|id|idation|set|iction)?(?![a-z])"
+)
+
+
+@dataclass
+class Layout:
+    """The images of a source by folder: ``images[("train", "cat")]`` is a count.
+
+    empty: folders without a file. ignored: what was passed over, and how often. depth: the number of leading
+    folders that everything shares, such as the one an archive was made from. beside: labels in files.
+    """
+
+    images: Counter[Path_] = field(default_factory=Counter)
+    names: dict[Path_, set[str]] = field(default_factory=dict)  # of folders as ``Member.name`` has them
+    empty: set[Path_] = field(default_factory=set)
+    ignored: Counter[str] = field(default_factory=Counter)
+    depth: int = 0
+    beside: Beside = field(default_factory=Beside)
+
+    def tops(self) -> list[str]:
+        """The folders at the top, under the shared ones."""
+        return sorted({path[self.depth] for path in self.images if len(path) > self.depth})
+
+    def splits(self) -> list[str]:
+        """The top folders that are splits: those that hold class folders, or all by their names."""
+        tops = self.tops()
+        if are_splits(tops):
+            return tops
+        return sorted({path[self.depth] for path in self.images if len(path) > self.depth + 1})
+
+    def merged(self) -> bool:
+        """Whether the top folders are splits, so that the classes are the folders in them."""
+        tops = self.tops()
+        if not tops or any(len(path) <= self.depth for path in self.images):
+            return False
+        if are_splits(tops):
+            return True
+        if any(len(path) <= self.depth + 1 for path in self.images) or len(tops) == 1:
+            return False
+        inside = [{p[self.depth + 1] for p in self.images if p[self.depth] == top} for top in tops]
+        return bool(set.intersection(*inside))
+
+    def class_at(self, path: Path_, split: bool) -> int:
+        """Which element of a path names the class; split: whether its top folder is a split."""
+        at = self.depth + split
+        if split and len(path) > at and path[at] == path[at - 1]:  # training_set/training_set/cats
+            top = [p for p in self.images if p[:at] == path[:at]]
+            at += all(p[at : at + 1] == path[at : at + 1] for p in top) and any(len(p) > at + 1 for p in top)
+        return at
+
+
+def folders_of(name: str) -> Path_:
+    """The folders that a file lies in; the tar that holds it is none."""
+    return tuple(part for part in name.split("/")[:-1] if not part.lower().endswith(TARS))
+
+
+def are_splits(tops: list[str]) -> bool:
+    """By their names. "freight_train" and "steam_train" are classes, "my_train" and "my_test" splits."""
+    words = [match[1].lower() if (match := SPLIT_WORD.match(top)) else "" for top in tops]
+    usual = all(top.lower() in USUAL_SPLITS for top in tops)
+    return bool(tops) and (usual or (all(words) and len(set(words)) > 1))
+
+
+def read_layout(source: Source, split: str | None = None, labels: bool = True) -> Layout:
+    """Count the images of a source by folder; other files go to ``ignored``.
+
+    A folder called ``split`` or by a usual name of splits is not taken for a shared wrapper. labels: whether
+    to read those in files. Raises DataError, for one of these that is damaged too.
+    """
+    layout = Layout()
+    busy: set[Path_] = set()
+    for member in source.members():
+        path = folders_of(member.name)
+        busy.add(path)
+        if is_image_name(member.name):
+            layout.images[path] += 1
+            layout.names.setdefault(path, set()).add(member.name.rpartition("/")[0])
+        elif not (labels and layout.beside.take(member, not path)):
+            layout.ignored["other file"] += 1
+            source.such_as.setdefault("other file", shown(member.name))
+    full = {path[:n] for path in busy for n in range(len(path) + 1)}
+    layout.empty = {folders_of(f"{name}/") for name in source.folders} - full
+    layout.ignored += source.ignored
+    while layout.images:
+        here = {path[layout.depth : layout.depth + 1] for path in layout.images}
+        top = next(iter(here))
+        deeper = any(len(path) > layout.depth + 1 for path in layout.images)
+        if len(here) > 1 or not top or not deeper or top[0] == split or top[0].lower() in USUAL_SPLITS:
+            break
+        layout.depth += 1
+    return layout

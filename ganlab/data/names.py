@@ -1,0 +1,132 @@
+"""Names in an archive as its unpacked folder has them: links followed, of equal names the last one."""
+
+from __future__ import annotations
+
+import posixpath
+from array import array
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+HOPS = 40  # links on the way to a file, as in Linux
+
+
+def clean(name: str) -> str | None:
+    """A name without "." and doubled "/"; None if it climbs or is absolute. "" is the archive's root."""
+    name = name.replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return None if ".." in parts or name.startswith("/") or "\0" in name else "/".join(parts)
+
+
+def target_of(link: str, text: str) -> str | None:
+    """The name that a symbolic link's text means; None outside the archive."""
+    if text.startswith("/"):
+        return None
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(link), text.replace("\\", "/")))
+    return None if path == ".." or path.startswith("../") else "" if path == "." else path
+
+
+class Names:
+    """Filled with every cleaned name in order, then closed. Of a file it keeps eight bytes.
+
+    repeated: hash of a name -> how often it comes, where that is more than once. lost, circles: links that
+    lead nowhere, or to a folder above them. folders: as they are seen.
+    """
+
+    def __init__(self) -> None:
+        self.links: dict[str, str | None] = {}
+        self.repeated: dict[int, int] = {}
+        self.lost: list[str] = []
+        self.circles: list[str] = []
+        self.folders: set[str] = {""}
+        self._hashes = array("q")
+        self._places: dict[str, list[str]] = {}
+        self._aliases: dict[str, list[str]] = {}
+
+    def folder(self, name: str) -> None:
+        while name not in self.folders:
+            self.links.pop(name, None)
+            self.folders.add(name)
+            name = posixpath.dirname(name)
+
+    def file(self, name: str, link: str | None = None, is_link: bool = False) -> None:
+        """link: the name that it leads to, from the top of the archive; None outside."""
+        self.links.pop(name, None)
+        if is_link and name not in self.folders:
+            self.links[name] = link
+        self._hashes.append(hash(name))
+        self.folder(posixpath.dirname(name))
+
+    def close(self, most: int) -> bool:
+        """Follow the links. False if the folders they show are more than ``most``."""
+        hashes, counts = np.unique(np.frombuffer(self._hashes, np.int64), return_counts=True)
+        self.repeated = dict(zip(hashes[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))
+        self._hashes = array("q")
+        whole = not self.links or self._spread(hashes, most)
+        self.folders.discard("")
+        return whole
+
+    def shown(self, name: str) -> list[str]:
+        """The names of a file: its own, those through links to its folder, those of its links."""
+        if not self.links:
+            return [name]
+        folder, base = posixpath.split(name)
+        there = [posixpath.join(place, base) for place in self._places.get(folder, [])]
+        return there + self._aliases.get(name, [])
+
+    def _spread(self, hashes: Any, most: int) -> bool:
+        inside: dict[str, list[str]] = defaultdict(list)
+        for folder in sorted(self.folders - {""}):
+            inside[posixpath.dirname(folder)].append(folder)
+        for link in sorted(self.links):
+            inside[posixpath.dirname(link)].append(link)
+        ends: dict[str, str | None] = {}
+        places: dict[str, list[str]] = defaultdict(list)
+        aliases: dict[str, list[str]] = defaultdict(list)
+        work: list[tuple[str, str, Any]] = [("", "", None)]
+        while work and (most := most - 1) > 0:
+            place, folder, above = work.pop()
+            above = (folder, above)
+            places[folder].append(place)
+            for path in inside[folder]:
+                name, end = posixpath.join(place, posixpath.basename(path)), self._end(path, ends)
+                if end is None or (end not in self.folders and not _holds(hashes, end)):
+                    self.lost.append(name)
+                elif end not in self.folders:
+                    aliases[end].append(name)
+                elif path in self.links and _is_above(end, above):
+                    self.circles.append(name)
+                else:
+                    work.append((name, end, above))
+        self.folders = {place for there in places.values() for place in there}
+        self._places, self._aliases = places, aliases
+        return not work
+
+    def _end(self, path: str, ends: dict[str, str | None], hops: int = 0) -> str | None:
+        """Where a path leads once every link in it is followed; None in a circle or outside."""
+        if path not in self.links:
+            return path
+        if path not in ends:
+            ends[path] = None  # what comes back here goes round
+            target, end = self.links[path], ""
+            for part in target.split("/") if target else ():
+                after = self._end(posixpath.join(end, part), ends, hops + 1) if hops < HOPS else None
+                if after is None:
+                    return None
+                end = after
+            ends[path] = None if target is None else end
+        return ends[path]
+
+
+def _holds(hashes: Any, name: str) -> bool:
+    at = int(np.searchsorted(hashes, hash(name)))
+    return at < len(hashes) and int(hashes[at]) == hash(name)
+
+
+def _is_above(folder: str, above: Any) -> bool:
+    while above is not None:
+        here, above = above
+        if here == folder:
+            return True
+    return False
