@@ -84,7 +84,7 @@ def mapped(folder: Path, count: int = 10, offset: int = 0) -> ImageSet:
 def test_a_memory_map_gives_the_batches_of_the_memory(tmp_path: Path) -> None:
     data = mapped(tmp_path)
     batches, whole = Batches(data, "cpu", 0, data_memory_gb=0), Batches(data, "cpu", 0)
-    assert not batches.in_memory
+    assert not batches._storage.in_memory
     for start in range(0, 60, 4):
         assert torch.equal(batches.batch(start, 4).x, whole.batch(start, 4).x)
     batches.close()

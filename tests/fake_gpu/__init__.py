@@ -2,7 +2,7 @@
 
 ``build.sh`` makes a stand-in for libcudart, cuBLAS, cuDNN and libcuda out of ``fakecuda.cpp``. torch's
 allocator, autograd threads, graph capture with its rules, generators and routing to kernels are the real
-ones. Kernels compute nothing: numbers on the device are what lay in memory. ``runtime`` builds it at first use.
+ones. Kernels compute nothing: numbers on the device are what lay in memory. ``runtime`` builds it at need.
 """
 
 from __future__ import annotations
