@@ -107,10 +107,8 @@ def slow_bf16(precision: str, device: torch.device) -> str:
     """A warning for bfloat16 on a CPU that has to emulate it; else ""."""
     if precision != "bf16" or device.type != "cpu" or not CPU.is_file() or fast_bf16(device):
         return ""
-    what = (
-        "precision=bf16: this CPU has no bfloat16 instructions, and runs may be several times slower with it"
-    )
-    return f"{what} than without; precision=auto takes it where it helps"
+    what = "this CPU has no bfloat16 instructions, and precision=bf16 is several times slower than fp32 on it"
+    return f"{what}; precision=auto takes it where it is faster"
 
 
 def keep_memory() -> None:
@@ -128,7 +126,7 @@ def keep_memory() -> None:
 def set_precision(precision: str, device: torch.device, deterministic: bool) -> None:
     """Process-wide switches of torch for a run's precision and determinism.
 
-    TensorFloat-32 is for convolutions alone: products of matrices are norms' and penalties', and small layers'.
+    TensorFloat-32 is for convolutions alone: products of matrices are the norms' and penalties'.
     """
     # not torch 2.9's fp32_precision: what Inductor reads, which is these, would then raise
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, precision != "fp32"

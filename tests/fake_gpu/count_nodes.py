@@ -29,17 +29,17 @@ NOISE = re.compile(
 def counted(words: list[str]) -> dict[str, Any]:
     """In a process on the fake device: the nodes of an update of this config, on random images."""
     from fake_gpu import device
-    from ganlab import config, engine
-    from ganlab.bench import games
+    from ganlab import config, engine, facts
+    from ganlab.trial import Trial
 
-    resolution = int(config.compose(words).tree["dataset"].get("resolution") or 32)
+    e = config.build(config.compose([*words, "device=cuda"]))
     before = device.graphs()
     device.complaints()
-    update, _, told = games.ganlab([*words, "device=cuda"], resolution)
-    for _ in range(engine.WARM + 1):
-        update()
+    trial = Trial(e, facts.find_device(e.device))
+    for _ in range(engine.WARM + 2):
+        trial.update()
     nodes = device.nodes() if device.graphs() > before else {}
-    return {"engine": told(), "nodes": nodes, "complaints": device.complaints()}
+    return {"engine": trial.engine.told, "nodes": nodes, "complaints": device.complaints()}
 
 
 def count(configs: list[list[str]]) -> list[dict[str, Any]]:
@@ -75,12 +75,12 @@ def main(args: list[str]) -> int:
         for name, n in told["nodes"].items():
             print(f"{n:6} {NOISE.sub('', name)[:130]}")
         print(f"{sum(told['nodes'].values()):6} nodes; {told['engine']}")
-        print(*told["complaints"], sep="\n")
+        print("\n".join(told["complaints"]), end="")
         return 0
     table = budgets(args)
     for (name, (budget, _)), told in zip(table.items(), count([b for _, b in table.values()]), strict=True):
         print(f"{sum(told['nodes'].values()):6} nodes, budget {budget:6}  {name}")
-        print(*told["complaints"], sep="\n", end="")
+        print("\n".join(told["complaints"]), end="")
     return 0
 
 

@@ -38,9 +38,14 @@ def used(device: int = 0) -> int:
     return int(LIBRARY.fake_used(device))
 
 
-def touched(device: int) -> bool:
-    """Whether anything was ever launched or allocated on the device."""
-    return bool(LIBRARY.fake_touched(device))
+def limit(extra: int | None = None) -> None:
+    """Leave a device no more memory than it uses now and ``extra`` bytes; None: 141 GB again."""
+    LIBRARY.fake_memory(ctypes.c_double(141.0 if extra is None else (used() + extra) / 1e9))
+
+
+def touched() -> list[int]:
+    """The devices on which anything was ever launched or allocated."""
+    return [n for n in range(16) if LIBRARY.fake_touched(n)]
 
 
 def patch() -> None:

@@ -27,7 +27,7 @@ static thread_local int cur=0; static thread_local cudaStreamCaptureMode tmode=c
 static thread_local cudaError_t last=cudaSuccess;
 static std::set<Cap*> caps; static unsigned long long next_id=1;
 static int ndev(){ static int n=getenv("FAKE_GPUS")?atoi(getenv("FAKE_GPUS")):1; return n; }
-static double memgb(){ static double n=getenv("FAKE_MEM_GB")?atof(getenv("FAKE_MEM_GB")):141; return n; }
+static double mem_gb=getenv("FAKE_MEM_GB")?atof(getenv("FAKE_MEM_GB")):141; static double memgb(){ return mem_gb; }
 static FILE* lg(){ static FILE* f=getenv("FAKE_LOG")?fopen(getenv("FAKE_LOG"),"a"):stderr; return f; }
 static std::map<std::string,long> eager, api; static std::map<int,size_t> used, peak; static std::set<int> touched;
 static bool verbose(){ static bool v=getenv("FAKE_VERBOSE")!=nullptr; return v; }
@@ -188,6 +188,7 @@ X const char* fake_graph(){ return last_graph.c_str(); }
 X long fake_graphs(){ return graphs; }
 X long fake_used(int dev){ L; return (long)used[dev]; }
 X long fake_calls(const char*n){ L; return api[n]; }
+X void fake_memory(double gb){ L; mem_gb=gb; }
 X int fake_touched(int dev){ L; return (int)touched.count(dev); }
 X const char* fake_complaints(){ L; static std::string all; all.clear(); for(auto&c:complaints) all+=c+"\n"; complaints.clear(); return all.c_str(); }
 X long fake_launches(){ L; long t=0; for(auto&i:eager) t+=i.second; for(auto c:caps) t+=c->g->nodes; return t; }
