@@ -1,6 +1,6 @@
 """A CUDA device without a GPU: torch's own host code on a runtime that computes nothing and counts all.
 
-``build.sh`` makes a stand-in for libcudart, cuBLAS, cuDNN and libcuda out of ``fakecuda.cpp``. torch's
+``build.sh`` makes a stand-in for libcudart, cuBLAS, cuDNN and libcuda out of these sources. torch's
 allocator, autograd threads, graph capture with its rules, generators and routing to kernels are the real
 ones. Kernels compute nothing: numbers on the device are what lay in memory. ``runtime`` builds it at need.
 """
@@ -19,7 +19,15 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SOURCES = ("fakecuda.cpp", "crt/host_defines.h", "build.sh")
+SOURCES = (
+    "fake.h",
+    "runtime.cpp",
+    "streams.cpp",
+    "libraries.cpp",
+    "driver.cpp",
+    "crt/host_defines.h",
+    "build.sh",
+)
 
 
 def missing() -> str:
