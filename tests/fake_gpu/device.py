@@ -13,7 +13,7 @@ from torch import Tensor
 LIBRARY = ctypes.CDLL(None)  # the runtime is preloaded
 for _name in ("fake_graph", "fake_complaints"):
     getattr(LIBRARY, _name).restype = ctypes.c_char_p
-for _name in ("fake_graphs", "fake_used", "fake_calls", "fake_launches"):
+for _name in ("fake_graphs", "fake_used"):
     getattr(LIBRARY, _name).restype = ctypes.c_long
 
 
