@@ -117,9 +117,10 @@ def test_wgan_counts_by_hand() -> None:
     assert count(a.generator(shape(64), 0)) == mirror == 3_576_704
     small = WGAN(base=8, g_norm=False, g_filters="constant", z_dim=10)
     assert count(small.generator(shape(32), 0)) == 16 * (10 * 8 + 8 * 8 + 8 * 8 + 8 * 3)
-    mlp = 100 * 512 + 512 + 2 * (512 * 512 + 512) + 512 * 12288 + 12288
-    assert count(WGAN(g="mlp").generator(shape(64), 0)) == mlp
-    assert layers_of(WGAN(0.1, g="mlp"), 32) == (4, 4)
+    for layers, a in ((4, WGAN(g="mlp")), (3, WGAN(g="mlp", mlp_layers=3))):  # Figure 7's caption, the code
+        mlp = 100 * 512 + 512 + (layers - 1) * (512 * 512 + 512) + 512 * 12288 + 12288
+        assert count(a.generator(shape(64), 0)) == mlp
+    assert layers_of(WGAN(0.1, g="mlp"), 32) == (5, 4)
     assert layers_of(WGAN(0.1), 64) == (5, 5)
     assert layers_of(WGAN(0.1), 128) == (6, 6)
 
