@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from ganlab import config
+from ganlab.data.imagenet import ImageNet
 from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.facts import run_path
@@ -89,7 +90,7 @@ def test_every_choice_plays_a_round(group: str, option: str) -> None:
         if isinstance(shape, ImageShape):
             digits = ["dataset=digits", "dataset.channels=3", f"dataset.resolution={shape.height}"]
             own = config.compose([f"+experiment={option}"]).tree["dataset"]  # keys that the experiment sets
-            digits += ["~dataset.limit"] if own.get("limit") else []
+            digits += [f"~dataset.{key}" for key in ("limit", "stretch") if own.get(key)]
     if (group, option) == ("architecture", "charlm"):
         digits = ["dataset=text", "metric=[ngram_js]"]
     told = play(composed(f"{plus}{group}={option}", *digits, *SMALL))
@@ -198,7 +199,6 @@ def test_the_resnet_row_is_the_papers() -> None:
     assert (e.d_steps, e.batch_size, e.g_batch_size, e.dequantize, e.lr_decay) == (5, 64, 128, True, "linear")
 
 
-def test_without_arguments_it_is_the_demo() -> None:
 @pytest.mark.parametrize("option", ["wgan_gp_cifar_resnet", "wgan_gp_cifar_resnet_acgan"])
 def test_wgan_gps_resnet_has_its_codes_batch_norm_and_decoding(option: str) -> None:
     """gan_cifar_resnet.py halves each batch: G's norms see 32 images in a critic update, 64 in G's."""
@@ -250,6 +250,7 @@ def test_imagenet_recipes_train_on_stretched_images_and_score_against_others() -
     composed(*others, "~dataset.stretch")
 
 
+def test_without_arguments_it_is_the_demo() -> None:
     made = config.compose([])
     assert run_path(made.choices, made.overrides, "C", 0) == Path("outputs/digits/C-s0")
 
