@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
         half_in, half_out = max(1, c_in // 2), max(1, c_out // 2)
         middle: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(half_in, half_out, 3, 1, 1)
         if resample is not None:
-            middle = (Doubling if resample == "up" else Halving)(half_in, half_out)
+            middle = Doubling(half_in, half_out) if resample == "up" else Halving(half_in, half_out)
         self.conv1, self.conv2 = nn.Conv2d(c_in, half_in, 1), middle
         self.conv3 = nn.Conv2d(half_out, c_out, 1, bias=False)
         for conv in (self.conv1, self.conv2, self.conv3):
