@@ -70,7 +70,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Compos
 
 def mistakes(composed: Composed) -> list[Mistake]:
     """All that is wrong with a composed tree; a key of a user's file is followed by that file and line."""
-    return [_with_file(m, composed.files) for m in trees.mistakes(composed.tree, also=composed.also)]
+    return [_located(m, composed) for m in trees.mistakes(composed.tree, also=composed.also)]
 
 
 def build(composed: Composed | dict[str, Any], where: str = "") -> Any:
@@ -83,7 +83,7 @@ def build(composed: Composed | dict[str, Any], where: str = "") -> Any:
     try:
         return building.build(composed.tree, also=composed.also)
     except ConfigError as error:
-        raise ConfigError(_with_file(m, composed.files) for m in error.mistakes) from None
+        raise ConfigError(_located(m, composed) for m in error.mistakes) from None
 
 
 def reopen(
@@ -247,11 +247,18 @@ def _put_named(tree: dict[str, Any], dirs: Sequence[Path]) -> list[Mistake]:
     return wrong
 
 
-def _with_file(mistake: Mistake, files: Sequence[Path]) -> Mistake:
-    """Name the user's file, and its line, that most likely holds a wrong key."""
-    key = re.escape(mistake.where.rpartition(".")[2])
-    for path in reversed(files):
+def _located(mistake: Mistake, composed: Composed) -> Mistake:
+    """Name the user's file, and its line, that most likely holds a wrong key.
+
+    Or tell how to leave out one that the experiment sets for another part than the command line chose.
+    """
+    where, fix = mistake.where, mistake.fix
+    key = re.escape(where.rpartition(".")[2])
+    for path in reversed(composed.files):
         for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
             if re.search(rf"(?:^|[\s{{,]){key}\s*:", line):
                 return mistake._replace(what=f"{mistake.what} ({path.name}:{number})")
+    words = [word.lstrip("+~").partition("=")[0] for word in composed.overrides]
+    if " has no '" in mistake.what and not fix.startswith("did you mean") and where not in words:
+        return mistake._replace(fix=f"the experiment sets it: ~{where} leaves it out")
     return mistake

@@ -209,6 +209,8 @@ def _sentence(manifest: Mapping[str, Any]) -> str:
     parts = [f"{manifest['count']:,} images" if "count" in manifest else ""]
     if "shape" in manifest:
         parts.append("x".join(map(str, manifest["shape"])))
+    if (manifest.get("transform") or {}).get("stretch"):
+        parts.append("contrast stretched")
     for key in ("fingerprint", "sha256"):
         if key in manifest:
             parts.append(f"sha256 {str(manifest[key])[:12]}")

@@ -57,7 +57,7 @@ def require_split(protocol: Protocol, dataset: str, there: Sequence[str]) -> Non
 
 
 class Evaluator:
-    """Scores generators on ``device`` with ``metrics``, by name, against the real images of ``dataset``.
+    """Scores generators on ``device`` with ``metrics``, by name, against ``dataset.reference``'s real images.
 
     The constructor reads nothing; ``check`` does, before training. ``cache_dir`` holds ``reference/``.
     ``progress(what, done, of)`` hears how far the "real" or "fake" images are, and each "class".
@@ -79,7 +79,7 @@ class Evaluator:
         self.metrics = {name: m for name, m in metrics.items() if isinstance(m, Metric)}
         self.group_metrics = {name: m for name, m in metrics.items() if isinstance(m, GroupMetric)}
         self.sample_metrics = {name: m for name, m in metrics.items() if isinstance(m, SampleMetric)}
-        self.dataset, self.progress = dataset, progress
+        self.dataset, self.progress = dataset.reference, progress
         self._warnings: list[str] = []
         self._cache = Cache(cache_dir / "reference", self._warn)
         size = batch_size(protocol, self.device)

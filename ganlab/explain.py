@@ -180,11 +180,11 @@ def _or_empty(told: Any) -> str:
 
 
 def value(told: Any, key: str = "") -> str:
-    """A config value in words: a part by its class, with the file of a dataset; lists as they are written."""
+    """A config value in words: a part by its name or class, with the file of a dataset; lists as written."""
     if told is ABSENT:
         return "–"
     if isinstance(told, dict):
-        name = clean(str(told.get("_target_", "several keys")).rsplit(".", 1)[-1], 40)
+        name = clean(str(told.get("name", told.get("_target_", "several keys"))).rsplit(".", 1)[-1], 40)
         path = told.get("path")
         return f"{name} ({clean(Path(str(path)).name, 60)})" if path else name
     if isinstance(told, bool) or told is None:

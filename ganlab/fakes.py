@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ganlab import layers
 from ganlab.metrics.base import MetricError, Protocol
+from ganlab.metrics.protocol import Quantize
 from ganlab.types import ImageShape, Kind, Shape
 
 CHUNK = 500  # generated images per random stream: changing it moves every score
@@ -130,7 +131,7 @@ def generators(g: nn.Module, draw: Draw, protocol: Protocol, shape: Shape) -> tu
     return of(None), of
 
 
-def stored(x: Tensor, kind: Kind, how: Literal["round", "truncate"] = "round") -> Tensor:
+def stored(x: Tensor, kind: Kind, how: Quantize = "round") -> Tensor:
     """Samples of G as they are stored, without a look at the values.
 
     Images: uint8 (n, C, H, W). Points: float32 (n, 2). Text: the symbol of the largest weight, int16 (n, L).
@@ -140,16 +141,17 @@ def stored(x: Tensor, kind: Kind, how: Literal["round", "truncate"] = "round") -
     return x.argmax(1).to(torch.int16) if kind == "text" else quantized(x, how)
 
 
-def to_bytes(x: Tensor, how: Literal["round", "truncate"] = "round") -> Tensor:
-    """[-1, 1] to 0..255, uint8: 127.5 x + 127.5, clipped. Raises MetricError if ``x`` is not finite."""
+def to_bytes(x: Tensor, how: Quantize = "round") -> Tensor:
+    """[-1, 1] to 0..255, uint8, as ``Protocol.quantize`` says. Raises MetricError if ``x`` is not finite."""
     if not bool(torch.isfinite(x).all()):
         raise MetricError(NOT_FINITE)
     return quantized(x, how)
 
 
-def quantized(x: Tensor, how: Literal["round", "truncate"]) -> Tensor:
+def quantized(x: Tensor, how: Quantize) -> Tensor:
     """``to_bytes`` without a look at the values: no host sync; what is not finite becomes any byte."""
-    x = (x.float() * 127.5 + 127.5).clamp(0, 255)
+    x = (x.float() + 1) * (255.99 / 2) if how == "bins" else x.float() * 127.5 + 127.5
+    x = x.clamp(0, 255)
     return (x.round() if how == "round" else x).to(torch.uint8)
 
 

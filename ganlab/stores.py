@@ -77,6 +77,7 @@ def prepared() -> Iterator[Finding]:
             if size != _product(shape):
                 raise ValueError(f"images.u8 has {size:,} bytes")
             pixels = "x".join(map(str, shape[1:]))
+            pixels += ", contrast stretched" if (told.get("transform") or {}).get("stretch") else ""
             text = (
                 f"{told['name']} {told['split']}: {shape[0]:,} images {pixels}, sha256 {told['fingerprint']}"
             )

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from ganlab import config
+from ganlab.data.imagenet import ImageNet
 from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.facts import run_path
@@ -89,7 +90,7 @@ def test_every_choice_plays_a_round(group: str, option: str) -> None:
         if isinstance(shape, ImageShape):
             digits = ["dataset=digits", "dataset.channels=3", f"dataset.resolution={shape.height}"]
             own = config.compose([f"+experiment={option}"]).tree["dataset"]  # keys that the experiment sets
-            digits += ["~dataset.limit"] if own.get("limit") else []
+            digits += [f"~dataset.{key}" for key in ("limit", "stretch") if own.get(key)]
     if (group, option) == ("architecture", "charlm"):
         digits = ["dataset=text", "metric=[ngram_js]"]
     told = play(composed(f"{plus}{group}={option}", *digits, *SMALL))
@@ -196,6 +197,57 @@ def test_the_resnet_row_is_the_papers() -> None:
     (group,) = e.optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
     assert (group["lr"], *group["betas"]) == (2e-4, 0.0, 0.9)
     assert (e.d_steps, e.batch_size, e.g_batch_size, e.dequantize, e.lr_decay) == (5, 64, 128, True, "linear")
+
+
+@pytest.mark.parametrize("option", ["wgan_gp_cifar_resnet", "wgan_gp_cifar_resnet_acgan"])
+def test_wgan_gps_resnet_has_its_codes_batch_norm_and_decoding(option: str) -> None:
+    """gan_cifar_resnet.py halves each batch: G's norms see 32 images in a critic update, 64 in G's."""
+    e = composed(f"+experiment={option}", "architecture.width=0.02", "device=cpu")
+    game = build_game(e, torch.device("cpu"), 10)
+    norms = [m for m in game.generator.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert (len(norms), {m.eps for m in norms}) == (7, {1e-5})
+    seen: list[int] = []
+    norms[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    y = torch.randint(10, (64,))
+    game.labels = y
+    play_round(game, lambda: Batch(torch.rand(64, 3, 32, 32) * 2 - 1, y))
+    assert seen == [32, 32] * 5 + [64, 64]
+    protocol = e.metric.protocol
+    assert (protocol.is_n_fake, protocol.is_splits, protocol.quantize, protocol.bn) == (
+        50_000,
+        10,
+        "bins",
+        "batch",
+    )
+    sngan = build_game(
+        composed("+experiment=sngan_cifar_resnet", "architecture.width=0.02"), torch.device("cpu")
+    )
+    assert {m.eps for m in sngan.generator.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {2e-5}
+
+
+def test_the_released_cnn_is_the_codes() -> None:
+    """chainer-gan-lib: 3,828,739 and 5,860,865 parameters; the paper's Table 3: 3,812,355 and 2,935,873."""
+    found = {}
+    for name in ("sngan_cifar", "sngan_cifar_released"):
+        e = composed(f"+experiment={name}", "device=cpu")
+        nets = e.architecture.generator(e.shape, 0), e.architecture.discriminator(e.shape, 0, None)
+        counts = [sum(p.numel() for p in net.parameters()) for net in nets]
+        found[name] = (*counts, nets[1].slope, type(e.prior).__name__, e.order, e.setting)
+    assert found["sngan_cifar"] == (3_812_355, 2_935_873, 0.1, "Normal", "d_first", "C")
+    assert found["sngan_cifar_released"] == (3_828_739, 5_860_865, 0.2, "Uniform", "g_first", "C")
+
+
+def test_imagenet_recipes_train_on_stretched_images_and_score_against_others() -> None:
+    for name in ("sngan_imagenet_unconditional", "sngan_imagenet", "projection_imagenet", "acgan_imagenet"):
+        e = composed(f"+experiment={name}")
+        assert isinstance(e.dataset, ImageNet)
+        assert (e.dataset.rule.stretch, e.dataset.reference.rule.stretch) == (True, False)
+    others = ["+experiment=sngan_imagenet", "dataset=folder", "dataset.path=x", "dataset.resolution=128"]
+    with pytest.raises(
+        ConfigError, match=r"dataset\.stretch: .*the experiment sets it: ~dataset\.stretch leaves"
+    ):
+        composed(*others)
+    composed(*others, "~dataset.stretch")
 
 
 def test_without_arguments_it_is_the_demo() -> None:

@@ -15,9 +15,13 @@ from PIL import Image
 from scipy.io import savemat
 
 from ganlab.data.imagenet import ImageNet
-from ganlab.data.imagenet_rule import ImageNetRule
+from ganlab.data.imagenet_rule import ImageNetRule, _through_jpeg, stretched
 from ganlab.data.images import BadImageError, decode
+from ganlab.data.pack import prepare
 from ganlab.errors import DataError
+from ganlab.evaluate import Evaluator
+from ganlab.extractors.cifar import CifarExtractor
+from ganlab.metrics.protocol import Protocol
 
 WNIDS = ["n01440764", "n01443537", "n02105855"]
 RNG = np.random.default_rng(0)
@@ -182,6 +186,45 @@ def test_the_papers_preprocessing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resolution: 257 is more than the 256 of preprocess=paper"):
         ImageNet(resolution=257)
     ImageNet(resolution=257, preprocess="plain")
+
+
+def test_the_contrast_stretch_of_the_papers_loader(tmp_path: Path) -> None:
+    """By hand: (x - min) * 255 / (max - min), halves up, one scale for all channels; then the resampling."""
+    x = np.array(
+        [[[10, 60, 110], [60, 60, 60]], [[35, 85, 61], [10, 110, 10]]], np.uint8
+    )  # 10 to 110: x 2.55
+    wanted = [[[0, 128, 255], [128, 128, 128]], [[64, 191, 130], [0, 255, 0]]]
+    assert np.asarray(stretched(Image.fromarray(x))).tolist() == wanted
+    assert not np.asarray(stretched(Image.fromarray(np.full((2, 2, 3), 77, np.uint8)))).any()
+    whole = np.asarray(Image.effect_mandelbrot((256, 256), (-2, -1.5, 1, 1.5), 50).convert("RGB"))
+    assert (whole.min(), whole.max()) == (0, 255)
+    assert np.array_equal(np.asarray(stretched(Image.fromarray(whole))), whole), "nothing to stretch"
+
+    pale = Image.fromarray((whole * 0.5 + 60).astype(np.uint8))  # 60 to 187
+    file = io.BytesIO()
+    pale.save(file, "PNG")
+    root = write(tmp_path / "in", {"train/n01440764/a.JPEG": file.getvalue()})
+    dataset = ImageNet(str(root), stretch=True)
+    data, plain = dataset.load(), ImageNet(str(root)).load()
+    square = np.asarray(_through_jpeg(pale)).astype(np.float64)
+    low, high = square.min(), square.max()
+    there = np.floor((square - low) * 255 / (high - low) + 0.5).astype(np.uint8)
+    there = np.asarray(Image.fromarray(there).resize((128, 128), Image.Resampling.BILINEAR))
+    assert np.abs(data.images[0].transpose(1, 2, 0).astype(int) - there).max() == 0
+    assert int(data.images.max()) - int(data.images.min()) > 1.8 * (
+        int(plain.images.max()) - int(plain.images.min())
+    )
+
+    # the two are two packs, and scores compare with the one that is not stretched
+    assert data.manifest["transform"]["stretch"] is True
+    assert "stretch" not in plain.manifest["transform"], "the pack of before has its name still"
+    assert dataset.reference.load().fingerprint == plain.fingerprint != data.fingerprint
+    assert len({m["folder"] for m in prepare(dataset)}) == 2
+    assert len(prepare(ImageNet(str(root)))) == 1
+    judge = Evaluator(CifarExtractor(), {}, Protocol("p", 10, 10), dataset, "cpu", tmp_path)
+    assert judge.images.fingerprint == plain.fingerprint
+    with pytest.raises(ValueError, match="stretch: is of preprocess=paper, not of plain; set it to false"):
+        ImageNet(preprocess="plain", stretch=True)
 
 
 def odd_images() -> dict[str, bytes]:

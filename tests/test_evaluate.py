@@ -454,8 +454,18 @@ def test_bytes_by_hand() -> None:
     x = torch.tensor([-2.0, -1.0, -0.996, 0.0, 0.5, 0.999, 1.0, 3.0])
     assert to_bytes(x, "round").tolist() == [0, 0, 1, 128, 191, 255, 255, 255]
     assert to_bytes(x, "truncate").tolist() == [0, 0, 0, 127, 191, 254, 255, 255]
+    assert to_bytes(x, "bins").tolist() == [0, 0, 0, 127, 191, 255, 255, 255]
     with pytest.raises(MetricError, match="not finite"):
         to_bytes(torch.tensor([0.0, math.inf]))
+
+
+def test_bins_undo_the_dequantisation_and_truncation_loses_half_a_level() -> None:
+    """WGAN-GP's code trains on pixel k as k / 128 - 1 + U(0, 1/128), and its scores decode that as k."""
+    k = torch.arange(256)
+    middle = (k + 0.5) / 128 - 1  # of what the pixel becomes
+    assert torch.equal(to_bytes(middle, "bins").long(), k)
+    lost = k - to_bytes(middle, "truncate").long()
+    assert torch.equal(lost, (k > 127).long()), "(k + 0.5) * 255 / 256 < k from 128 on"
 
 
 def make(seed: int = 0) -> Ignoring:

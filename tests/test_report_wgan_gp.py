@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from report_runs import make_crossing, make_pairs, make_run
 
-from ganlab.report import cells, collect, crossing, figures, grids, history, mosaic, report, whole
+from ganlab import config
+from ganlab.report import cells, collect, compare, crossing, figures, grids, history, mosaic, report, whole
 
 ROWS = ["dcgan", "constant", "mlp", "no_norm", "gated", "tanh", "resnet101"]
 COLUMNS = ["dcgan", "lsgan", "wgan", "wgan-gp"]
@@ -51,6 +52,29 @@ def test_table_3_has_both_halves_with_ours_in_its_place(tmp_path: Path) -> None:
     assert told[False, "SGAN"] == ["8.59 ± 0.12", "–", "quoted", ""]
     assert [row[4] for row in rows].count("quoted") == 12
     assert "batch norm statistics of G: running here, batch published" in told[True, "WGAN-GP ResNet"][3]
+
+
+def test_the_row_whose_protocol_is_ours_stands_beside(tmp_path: Path) -> None:
+    """The paper's own IS by its own protocol, SNGAN's rerun of it by SNGAN's."""
+    found = {}
+    for name in ("wgan_gp_paper", "sngan_paper"):
+        words = ["+experiment=wgan_gp_cifar_resnet", f"metric.protocol={name}"]
+        protocol = config.build(config.compose(words)).metric.protocol.record()
+        resnet(
+            tmp_path / name,
+            "none",
+            0,
+            7.7,
+            protocol=protocol | {"extractor": "inception", "generator": "raw"},
+        )
+        (section,) = cells.sections(collect.collect([tmp_path / name]))
+        for key in section.measured("last"):
+            (row,) = compare.beside(section, key).rows.values() or (None,)
+            found[name, key.score] = row and (row.where, row.value)
+    assert found["wgan_gp_paper", "is"] == ("WGAN-GP Table 3", 7.86)
+    assert found["sngan_paper", "is"] == ("SNGAN Table 7", 7.8)
+    assert found["sngan_paper", "fid"] == ("SNGAN Table 7", 24.5)
+    assert found["wgan_gp_paper", "fid"] is None
 
 
 def test_table_3_tells_variants_and_what_did_not_finish(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -19,7 +20,8 @@ from ganlab.feature_norms import BatchNorm, LayerNorm, SampleNorm
 from ganlab.nets.activations import Activation, Gate, SmoothELU, activation, smooth_elu
 from ganlab.nets.base import Architecture
 from ganlab.nets.bedrooms import Bedrooms, Pair
-from ganlab.nets.bottleneck import Bottleneck, EveryOther
+from ganlab.nets.bottleneck import Bottleneck, Doubling, EveryOther, Halving
+from ganlab.nets.dcgan import downward, upward
 from ganlab.nets.dcgan_family import DCGANFamily
 from ganlab.nets.wgan import WGAN
 from ganlab.setup import build_game
@@ -115,9 +117,10 @@ def test_wgan_counts_by_hand() -> None:
     assert count(a.generator(shape(64), 0)) == mirror == 3_576_704
     small = WGAN(base=8, g_norm=False, g_filters="constant", z_dim=10)
     assert count(small.generator(shape(32), 0)) == 16 * (10 * 8 + 8 * 8 + 8 * 8 + 8 * 3)
-    mlp = 100 * 512 + 512 + 2 * (512 * 512 + 512) + 512 * 12288 + 12288
-    assert count(WGAN(g="mlp").generator(shape(64), 0)) == mlp
-    assert layers_of(WGAN(0.1, g="mlp"), 32) == (4, 4)
+    for layers, a in ((4, WGAN(g="mlp")), (3, WGAN(g="mlp", mlp_layers=3))):  # Figure 7's caption, the code
+        mlp = 100 * 512 + 512 + (layers - 1) * (512 * 512 + 512) + 512 * 12288 + 12288
+        assert count(a.generator(shape(64), 0)) == mlp
+    assert layers_of(WGAN(0.1, g="mlp"), 32) == (5, 4)
     assert layers_of(WGAN(0.1), 64) == (5, 5)
     assert layers_of(WGAN(0.1), 128) == (6, 6)
 
@@ -235,6 +238,47 @@ def test_a_bottleneck_is_its_shortcut_and_three_tenths_of_its_branch() -> None:
     nn.init.zeros_(up.norm.weight)
     four = up.shortcut(x)  # (2, 8, 6, 6): the four pixels of each
     assert torch.equal(up(x)[:, 1, 1::2, 0::2], four[:, 4 + 2])
+
+
+def test_resampling_in_a_bottleneck_is_padded_as_tensorflow_pads() -> None:
+    """SAME, stride 2, even side: of a 3x3 kernel's one column of zeros none stands in front (0, 1)."""
+    x = torch.arange(1.0, 17.0).view(1, 1, 4, 4)
+    halving, doubling = Halving(1, 1), Doubling(1, 1)
+    for layer in (halving, doubling):
+        nn.init.ones_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    sums = [[1 + 2 + 3 + 5 + 6 + 7 + 9 + 10 + 11, 3 + 4 + 7 + 8 + 11 + 12], [9 + 10 + 11 + 13 + 14 + 15, 54]]
+    assert halving(x)[0, 0].tolist() == sums
+    assert doubling(torch.tensor([[[[1.0, 10.0], [100.0, 1000.0]]]]))[0, 0].tolist() == [
+        [1, 1, 11, 10],
+        [1, 1, 11, 10],
+        [101, 101, 1111, 1010],
+        [100, 100, 1100, 1000],
+    ]
+    kernel = torch.randn(1, 1, 3, 3)
+    halving.weight.data, doubling.weight.data = kernel, kernel
+    y = torch.randn(1, 1, 2, 2)
+    assert torch.allclose((halving(x) * y).sum(), (x * doubling(y)).sum(), rtol=1e-5), (
+        "each is the other's adjoint"
+    )
+    down = Bottleneck(2, 2, "down", None)
+    assert (type(down.conv2), type(Bottleneck(2, 2, "up", None).conv2)) == (Halving, Doubling)
+    corner = torch.zeros(1, 2, 4, 4)
+    corner[..., 0, 0] = 1.0
+    assert down.shortcut(corner)[0, 0, 0, 0] != down.shortcut(corner)[0, 0, 1, 1], "the window's first pixel"
+
+
+def test_the_5x5_layers_are_tensorflows_upside_down() -> None:
+    """SAME pads an even side by (1, 2), ours by (2, 1): the same nets, of images turned by 180 degrees."""
+    x, turned = torch.randn(1, 2, 8, 8), (2, 3)
+    down, up = downward(2, 3), upward(3, 2)
+    same = F.conv2d(F.pad(x.flip(turned), (1, 2, 1, 2)), down.weight.flip(turned), down.bias, 2)
+    assert torch.allclose(down(x), same.flip(turned), atol=1e-6)
+    y = torch.randn(1, 3, 4, 4)
+    whole = F.conv_transpose2d(
+        y.flip(turned), up.weight.flip(turned), up.bias, 2
+    )  # side 11: 1 and 2 too many
+    assert torch.allclose(up(y), whole[:, :, 1:-2, 1:-2].flip(turned), atol=1e-6)
 
 
 def test_outputs_of_the_101_layer_pair_are_divided_by_5() -> None:

@@ -131,6 +131,11 @@ class Dataset(ABC):
 
         return ImageShape(self.channels, self.resolution, self.resolution)
 
+    @property
+    def reference(self) -> Dataset:
+        """Where the real images come from that scores compare with: this set, unless it alters its own."""
+        return self
+
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
         """The splits that ``load`` accepts."""

@@ -6,6 +6,8 @@ Russakovsky et al. 2015, arXiv:1409.0575. Preprocessed as SN-GAN's authors did (
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +39,9 @@ class ImageNet(Dataset):
 
     path: None looks in ``<cache>/downloads/imagenet``. split: ``train`` or ``val``; a flat ``val/`` needs
     ``LOC_val_solution.csv`` or the development kit beside it. resolution: pixels, square; at most 256 with
-    preprocess ``paper`` (``ImageNetRule``); ``plain`` is centre crop and ``resample``. min_side: leave out
+    preprocess ``paper`` (``ImageNetRule``); ``plain`` is centre crop and ``resample``. stretch: each image's
+    contrast, as the authors' loader did for training alone: scores compare with unstretched images, which are
+    another pack (``reference``). min_side: leave out
     images with a shorter side below it; 256 for the count that the authors' script keeps, None takes all.
     classes: a text file with the WordNet ids to take, one a line; None takes all. on_bad: ``skip`` counts
     broken images and leaves them out, up to the share ``max_bad`` (ten are always let pass). Labels
@@ -54,6 +58,7 @@ class ImageNet(Dataset):
         split: Literal["train", "val"] = "train",
         resolution: Annotated[int, Range(ge=4, le=1024)] = 128,
         preprocess: Preprocess = "paper",
+        stretch: bool = False,
         resample: Resample = "bilinear",
         min_side: Annotated[int, Range(ge=1)] | None = None,
         classes: str | None = None,
@@ -62,11 +67,19 @@ class ImageNet(Dataset):
     ) -> None:
         if preprocess == "paper" and resolution > PAPER_SIDE:
             raise ValueError(f"resolution: {resolution} is more than the {PAPER_SIDE} of preprocess=paper")
+        if stretch and preprocess != "paper":
+            raise ValueError(f"stretch: is of preprocess=paper, not of {preprocess}; set it to false")
         self.path, self.split, self.resolution, self.on_bad = path, split, resolution, on_bad
         self.wanted, self.max_bad = classes, max_bad
         self.rule = ImageNetRule(
-            resolution, 3, "crop", resample, preprocess=preprocess, min_side=min_side or 0
+            resolution, 3, "crop", resample, preprocess=preprocess, min_side=min_side or 0, stretch=stretch
         )
+
+    @property
+    def reference(self) -> ImageNet:
+        unstretched = copy.copy(self)
+        unstretched.rule = dataclasses.replace(self.rule, stretch=False)
+        return unstretched
 
     def splits(self) -> tuple[str, ...]:
         return tuple(OFFICIAL)
@@ -144,6 +157,8 @@ class ImageNet(Dataset):
         }  # fmt: skip
         if rule.preprocess == "plain":
             transform["resample"] = rule.resample
+        if rule.stretch:  # a pack without it keeps the name that it had before there was the option
+            transform["stretch"] = True
         if (wanted := self._wanted()) is not None:
             transform["classes_sha256"] = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()
         shape = (3, self.resolution, self.resolution)

@@ -28,11 +28,12 @@ class ImageNetRule(Rule):
 
     EXIF orientation is ignored, as in the field's pipelines. paper: shorter side to 256 (ImageMagick's
     Lanczos; bicubic where it enlarges), centre crop 256x256, JPEG of quality 95 without chroma subsampling,
-    then bilinear to ``resolution``. min_side: smaller images are left out.
+    then bilinear to ``resolution``. stretch: before that ``stretched``. min_side: smaller ones are left out.
     """
 
     preprocess: Preprocess = "paper"
     min_side: int = 0
+    stretch: bool = False
     upright: ClassVar[bool] = False
 
     def check(self, width: int, height: int) -> None:
@@ -49,7 +50,23 @@ class ImageNetRule(Rule):
         if min(image.size) < PAPER_SIDE:
             note("enlarged")
         square = _through_jpeg(_shorter_side(to_8_bit(image, 3, note)))
+        if self.stretch:
+            square = stretched(square)
         return np.asarray(resize(square, self.resolution, "crop", "bilinear")).transpose(2, 0, 1)
+
+
+def stretched(image: Image) -> Image:
+    """An image whose darkest value becomes 0 and whose brightest 255; one of a single value becomes black.
+
+    One scale for all channels. What scipy.misc.imresize did to float images before it resized them, and so
+    to all that SN-GAN's authors trained on: their loader (datasets/imagenet.py) reads floats.
+    """
+    from PIL import Image as Pillow
+
+    x = np.asarray(image, np.float32)
+    low = x.min()
+    scale = 255.0 / (float(x.max() - low) or 1.0)
+    return Pillow.fromarray(((x - low) * scale + 0.5).astype(np.uint8))
 
 
 def _shorter_side(image: Image) -> Image:

@@ -17,6 +17,7 @@ The sha256 of the pixels is compared by ``ganlab data info NAME verify=true`` (1
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -151,13 +152,16 @@ def warnings_of(manifest: dict[str, Any]) -> tuple[str, ...]:
 
 
 def prepare(dataset: Dataset, splits: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Make the packs of ``splits`` (None: the one that training uses). Returns manifests plus ``folder``."""
-    manifests = []
-    for split in splits or (dataset.split,):
-        manifest = dataset.load(split=split).manifest
-        folder = dataset.pack_folder(split)
-        manifests.append({**manifest, "folder": None if folder is None else str(folder)})
-    return manifests
+    """Make the packs of ``splits`` (None: the one that training uses), and those that scores compare with.
+
+    Returns manifests plus ``folder``.
+    """
+    manifests = {}
+    for one, split in itertools.product((dataset, dataset.reference), splits or (dataset.split,)):
+        manifest = one.load(split=split).manifest
+        folder = one.pack_folder(split)
+        manifests[folder, split] = {**manifest, "folder": None if folder is None else str(folder)}
+    return list(manifests.values())
 
 
 def info(dataset: Dataset, verify: bool = False) -> dict[str, Any]:

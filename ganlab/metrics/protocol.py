@@ -12,6 +12,7 @@ from ganlab.schema import Count, Range, Steps, checked
 
 OWN_SPLIT = "own"
 OPTIONAL = ("intra_n_fake", "intra_classes")  # told only where a metric that heeds them is used
+Quantize = Literal["round", "truncate", "bins"]
 LABELS = ("protocol", "dataset", "batch_size")  # in the record for people; the numbers don't depend on them
 
 
@@ -28,7 +29,8 @@ class Protocol:
         intra_n_fake: generated images of each class for intra-FID.
         intra_classes: how many classes intra-class scores are averaged over, drawn by ``seed``; 0 = all.
         kid_n_real: the features of at most so many reference images are kept for KID and precision/recall.
-        quantize: how [-1, 1] becomes 8 bits: ``round``, or ``truncate`` as SN-GAN's code does.
+        quantize: how [-1, 1] becomes 8 bits: 127.5 x + 127.5 with ``round``, or ``truncate`` as in SN-GAN's
+            code; ``bins``: 256 of equal width, trunc((x + 1) * 255.99 / 2), as in WGAN-GP's.
         bn: batch normalisation in G: ``running`` averages, or the statistics of each ``batch`` of fakes.
         seed: of the generated images' noise and of every draw here; not the run's, so that runs compare.
         batch_size: images per forward pass of the extractor, no part of the identity; null: 500 on a GPU,
@@ -49,7 +51,7 @@ class Protocol:
         kid_subsets: Count = 100,
         kid_subset_size: Annotated[int, Range(ge=2)] = 1000,
         kid_n_real: Annotated[int, Range(ge=2)] = 50_000,
-        quantize: Literal["round", "truncate"] = "round",
+        quantize: Quantize = "round",
         bn: Literal["running", "batch"] = "running",
         seed: Steps = 0,
         batch_size: Count | None = None,

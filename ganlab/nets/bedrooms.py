@@ -115,7 +115,7 @@ def mlp_generator(shape: ImageShape, z_dim: int, units: int) -> nn.Module:
 
 def good_generator(shape: ImageShape, z_dim: int, channels: list[int]) -> nn.Module:
     """SNGAN's residual generator without the bias before each second norm, its last layer started as He's."""
-    net = ResNetGenerator(shape, z_dim, channels, 0)
+    net = ResNetGenerator(shape, z_dim, channels, 0, eps=1e-5)
     without_biases(net)
     glorot_init(net.last, math.sqrt(2))
     return net

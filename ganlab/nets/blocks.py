@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ganlab.nets.base import Norm, activated, glorot_init, maybe
 from ganlab.nets.folding import ConvPool, UpConv
 
-EPS = 2e-5  # Chainer's, so sngan_projection's
+EPS = 2e-5  # of batch norm in Chainer, so in sngan_projection
 
 
 class PlainNorm(nn.BatchNorm2d):
@@ -32,13 +32,14 @@ class ConditionalNorm(nn.Module):
     """Batch norm with a scale and an offset per class: gamma[y] * (x - mean) / std + beta[y].
 
     x (B, C, H, W), y (B,) int64. Statistics are those of the whole batch, whatever the classes in it. gamma
-    starts at 1, beta at 0. Source: Dumoulin et al. 2017, arXiv:1610.07629, as SNGAN's and the projection
-    paper's code have it (sngan_projection, categorical_conditional_batch_normalization.py).
+    starts at 1, beta at 0; eps is added to the variance. Source: Dumoulin et al. 2017, arXiv:1610.07629, as
+    SNGAN's and the projection paper's code have it (sngan_projection,
+    categorical_conditional_batch_normalization.py).
     """
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int, eps: float = EPS) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, eps=EPS, affine=False)
+        self.norm = nn.BatchNorm2d(channels, eps=eps, affine=False)
         self.gamma, self.beta = nn.Embedding(num_classes, channels), nn.Embedding(num_classes, channels)
         nn.init.ones_(self.gamma.weight)
         nn.init.zeros_(self.beta.weight)
@@ -49,9 +50,9 @@ class ConditionalNorm(nn.Module):
         return torch.addcmul(beta, x, gamma)
 
 
-def batch_norm(channels: int, num_classes: int) -> nn.Module:
+def batch_norm(channels: int, num_classes: int, eps: float) -> nn.Module:
     """G's batch norm, called with (x, y): per class, or plain where ``num_classes`` is 0."""
-    return ConditionalNorm(channels, num_classes) if num_classes else PlainNorm(channels, eps=EPS)
+    return ConditionalNorm(channels, num_classes, eps) if num_classes else PlainNorm(channels, eps=eps)
 
 
 def conv3(c_in: int, c_out: int) -> nn.Conv2d:
@@ -71,9 +72,9 @@ class UpBlock(nn.Module):
 
     folded = True
 
-    def __init__(self, c_in: int, c_out: int, num_classes: int) -> None:
+    def __init__(self, c_in: int, c_out: int, num_classes: int, eps: float = EPS) -> None:
         super().__init__()
-        self.norm1, self.norm2 = batch_norm(c_in, num_classes), batch_norm(c_out, num_classes)
+        self.norm1, self.norm2 = batch_norm(c_in, num_classes, eps), batch_norm(c_out, num_classes, eps)
         self.conv1, self.conv2 = conv3(c_in, c_out), conv3(c_out, c_out)
         self.shortcut = conv1(c_in, c_out)
         self.up = UpConv()

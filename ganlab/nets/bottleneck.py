@@ -36,6 +36,29 @@ class EveryOther(nn.Conv2d):
         return F.conv2d(x[:, :, ::2, ::2], self.weight, self.bias)
 
 
+class Halving(nn.Conv2d):
+    """A 3x3 convolution to half an even side, padded as TensorFlow's SAME pads it: by 0 in front, 1 behind.
+
+    The shortcut sees each window's first pixel, so that torch's padding of 1 on both sides is another net.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 3, 2)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, self.stride)
+
+
+class Doubling(nn.ConvTranspose2d):
+    """A 3x3 deconvolution to twice the side: the transposed ``Halving``."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 3, 2)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return super().forward(x, output_size)[:, :, :-1, :-1]
+
+
 class Bottleneck(nn.Module):
     """x's shortcut + 0.3 * norm(1x1(ReLU(3x3(ReLU(1x1(ReLU(x))))))); the widths inside are halved.
 
@@ -47,10 +70,9 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.resample = resample
         half_in, half_out = max(1, c_in // 2), max(1, c_out // 2)
-        stride = 2 if resample == "down" else 1
-        middle: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(half_in, half_out, 3, stride, 1)
-        if resample == "up":
-            middle = nn.ConvTranspose2d(half_in, half_out, 3, 2, 1, output_padding=1)
+        middle: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(half_in, half_out, 3, 1, 1)
+        if resample is not None:
+            middle = Doubling(half_in, half_out) if resample == "up" else Halving(half_in, half_out)
         self.conv1, self.conv2 = nn.Conv2d(c_in, half_in, 1), middle
         self.conv3 = nn.Conv2d(half_out, c_out, 1, bias=False)
         for conv in (self.conv1, self.conv2, self.conv3):

@@ -1,7 +1,8 @@
 """The DCGAN-style conv net of the WGAN-GP code (improved_wgan_training, gan_cifar.py; arXiv:1704.00028).
 
 Its G and D are parts for others too: ``bedrooms.py`` and ``dcgan_family.py`` choose other activations, places
-of batch norm and more layers.
+of batch norm and more layers. TensorFlow pads the 5x5 layers by 1 in front and 2 behind, torch the other way
+round: with random weights the same nets, of images turned by 180 degrees.
 """
 
 from __future__ import annotations

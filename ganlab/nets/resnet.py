@@ -54,6 +54,7 @@ class ResNet(Architecture):
         g_channels, d_channels: at 32 px only, the widths of G (paper 256; WGAN-GP 128) and of D (128).
         pool: global ``sum`` pooling in D (paper) or ``mean`` (WGAN-GP's code).
         dense_bias: a bias in D's score; null: none at 32 px (the released code), one at the other sizes.
+        bn_eps: added to the variance in G's batch norm: Chainer's, or TensorFlow's 1e-5 (WGAN-GP's code).
     Parameters with 3 channels: at 32 px G 4,276,739, D 1,053,824; at 48 px G 4,878,083, D 10,141,441; at
     128 px G 32,150,787 (41,996,931 with 1,000 classes), D 29,017,857 (concat 30,538,625, projection
     30,041,857).
@@ -69,9 +70,10 @@ class ResNet(Architecture):
         d_channels: Count = 128,
         pool: Literal["sum", "mean"] = "sum",
         dense_bias: bool | None = None,
+        bn_eps: Positive = EPS,
     ) -> None:
         self.width, self.z_dim, self.pool, self.dense_bias = width, z_dim, pool, dense_bias
-        self.g_channels, self.d_channels = g_channels, d_channels
+        self.g_channels, self.d_channels, self.bn_eps = g_channels, d_channels, bn_eps
         self.head, self.conditional, self.classifies = head, head != "none", head == "ac"
 
     def check(self, shape: ImageShape) -> None:
@@ -84,7 +86,8 @@ class ResNet(Architecture):
 
     def generator(self, shape: ImageShape, num_classes: int) -> nn.Module:
         channels = [self.g_channels] * 4 if shape.height == 32 else PLANS[shape.height].g
-        return Generator(shape, self.z_dim, [scaled(c, self.width) for c in channels], num_classes)
+        widths = [scaled(c, self.width) for c in channels]
+        return Generator(shape, self.z_dim, widths, num_classes, self.bn_eps)
 
     def discriminator(self, shape: ImageShape, num_classes: int, norm: Norm) -> nn.Module:
         plan = PLANS[shape.height]
@@ -98,14 +101,16 @@ class ResNet(Architecture):
 class Generator(nn.Module):
     """z (B, Z) -> dense -> up blocks -> BN, ReLU, 3x3 conv, tanh; with classes, the blocks' norms are y's."""
 
-    def __init__(self, shape: ImageShape, z_dim: int, channels: list[int], num_classes: int) -> None:
+    def __init__(
+        self, shape: ImageShape, z_dim: int, channels: list[int], num_classes: int, eps: float
+    ) -> None:
         super().__init__()
         ups = len(channels) - 1
         self.start = (channels[0], shape.height >> ups, shape.width >> ups)
         self.dense = nn.Linear(z_dim, channels[0] * self.start[1] * self.start[2])
         glorot_init(self.dense)
-        self.blocks = nn.ModuleList(UpBlock(a, b, num_classes) for a, b in itertools.pairwise(channels))
-        self.norm = PlainNorm(channels[-1], eps=EPS)
+        self.blocks = nn.ModuleList(UpBlock(a, b, num_classes, eps) for a, b in itertools.pairwise(channels))
+        self.norm = PlainNorm(channels[-1], eps=eps)
         self.last = nn.Conv2d(channels[-1], shape.channels, 3, 1, 1)
         glorot_init(self.last)
 

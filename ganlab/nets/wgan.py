@@ -31,9 +31,10 @@ class WGAN(Architecture):
         base: channels at the largest map of both; doubled at each smaller one.
         g_norm: batch norm in G; the paper's Figure 6 is without, and with ``g_filters=constant``.
         g_filters: ``mirrored``: as many as the critic's; ``constant``: ``base`` at every size.
-        g: ``conv``; ``mlp``: four linear layers with ReLU (Figure 7), torch's own start, as in the code; its
-            tanh is ours, the code's output is unbounded. It has no use for ``base`` and ``g_filters``.
-        mlp_units: of G's hidden layers with ``g=mlp``; the paper has 512.
+        g: ``conv``; ``mlp``: linear layers with ReLU (Figure 7), torch's own start, as in the code; its tanh
+            is ours, the code's output is unbounded. It has no use for ``base`` and ``g_filters``.
+        mlp_layers, mlp_units: G's hidden layers with ``g=mlp``, and their units: 4 of 512 in the caption of
+            Figure 7; the code has 3, of 64 by default.
     Parameters with 3 channels at 64 px: G 3,576,704; critic without norm 2,763,776, its batch norm 1,792.
     """
 
@@ -46,17 +47,19 @@ class WGAN(Architecture):
         g_norm: bool = True,
         g_filters: Literal["mirrored", "constant"] = "mirrored",
         g: Literal["conv", "mlp"] = "conv",
+        mlp_layers: Count = 4,
         mlp_units: Count = 512,
     ) -> None:
         self.width, self.z_dim, self.base, self.g_norm, self.g_filters = width, z_dim, base, g_norm, g_filters
-        self.g, self.mlp_units = g, mlp_units
+        self.g, self.mlp_layers, self.mlp_units = g, mlp_layers, mlp_units
 
     def check(self, shape: ImageShape) -> None:
         pyramid(shape, "the wgan", start=4)
 
     def generator(self, shape: ImageShape, num_classes: int) -> nn.Module:
         if self.g == "mlp":
-            return MLPGenerator(shape, self.z_dim, [scaled(self.mlp_units, self.width)] * 3)
+            units = [scaled(self.mlp_units, self.width)] * self.mlp_layers
+            return MLPGenerator(shape, self.z_dim, units)
         n = stages(shape.height)
         counts = [self.base if self.g_filters == "constant" else self.base << i for i in reversed(range(n))]
         return Generator(shape, self.z_dim, [scaled(c, self.width) for c in counts], self.g_norm)

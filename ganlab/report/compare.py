@@ -43,10 +43,13 @@ def beside(section: Section, key: Key) -> Beside:
             head=run.head,
             wide=run.wide,
         )
-        if found:
-            reasons[group] = published.differences(found[0], key.score, record) + ([unlike] if unlike else [])
+        if (
+            found
+        ):  # the first that is like for like, else the first: a rerun by others may have another protocol
+            row = min(found, key=lambda p: bool(published.differences(p, key.score, record)))
+            reasons[group] = published.differences(row, key.score, record) + ([unlike] if unlike else [])
             if not reasons[group]:
-                rows[group] = found[0]
+                rows[group] = row
     return Beside(rows, reasons, _note(section, key, rows, reasons))
 
 
