@@ -23,7 +23,7 @@ class _ReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(gradient, y.detach(), 0)
+        return torch.ops.aten.threshold_backward(gradient, y.detach(), 0)  # type: ignore[no-any-return]
 
 
 def relu(x: Tensor) -> Tensor:
