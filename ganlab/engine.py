@@ -9,6 +9,7 @@ writes the indices of the real images and, where it changes, the learning rate.
 
 from __future__ import annotations
 
+import gc
 import os
 import types
 from collections.abc import Callable, Iterator
@@ -130,15 +131,15 @@ class Compiled(Engine):
             return
         before, rest = pack_game(self.game)
         before = {name: value.clone() for name, value in before.items()}
-        try:
-            super()._play(step)
+        why = _failure(lambda: super(Compiled, self)._play(step))
+        if not why:
             self.proven = True
-        except Exception as error:  # of any of a compiler's many kinds
-            self.used, self.why = "eager", f"torch.compile failed: {_first_line(error)}"
-            self.game.compiled = {}
-            unpack_game(self.game, before, rest, "the state before compiling")
-            self._prepare(step)
-            super()._play(step)
+            return
+        self.used, self.why = "eager", f"torch.compile failed: {why}"
+        self.game.compiled = {}
+        unpack_game(self.game, before, rest, "the state before compiling")
+        self._prepare(step)
+        super()._play(step)
 
 
 class Graphed(Engine):
@@ -177,25 +178,34 @@ class Graphed(Engine):
             if self.inner.why != self.why:  # it could not be compiled
                 self.used, self.why = "graph", self.inner.why
             return
-        try:
-            graph = self._recorded(lambda: self.ring.add(update(self.game, self.feed)))
-        except RuntimeError as error:
-            self.used, self.why = self.inner.used, f"an update can't be recorded: {_first_line(error)}"
-            if self.random is not None:  # a capture that was cut off leaves its state unusable
-                self.random = self.random.clone_state()
-                rng.default_of(self.game.device).graphsafe_set_state(self.random)
-            self._prepare(step)
-            self.inner._play(step)
+        why = _failure(self._record)
+        if not why:
+            self.graph.replay()
             return
-        self.graph = graph
-        graph.replay()
+        self.used, self.why = self.inner.used, f"an update can't be recorded: {why}"
+        if self.random is not None:  # a capture that was cut off leaves its state unusable
+            self.random = self.random.clone_state()
+            rng.default_of(self.game.device).graphsafe_set_state(self.random)
+        self._prepare(step)
+        self.inner._play(step)
+
+    def _record(self) -> None:
+        self.graph = self._recorded(lambda: self.ring.add(update(self.game, self.feed)))
 
     def _recorded(self, work: Callable[[], None]) -> Any:
-        """``work`` as something to ``replay``; recording it computes nothing. Raises RuntimeError."""
+        """``work`` as something to ``replay``; recording it computes nothing. Raises what ``work`` raises."""
         graph = torch.cuda.CUDAGraph()
-        # thread_local: a thread that writes TensorBoard's files is none of the graph's business
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            work()
+        cause: BaseException | None = None
+        try:
+            # thread_local: a thread that writes TensorBoard's files is none of the graph's business
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                try:
+                    work()
+                except BaseException as error:
+                    cause = error
+                    raise
+        except RuntimeError as error:  # the end of a capture that was cut off says only that it was
+            raise (cause or error) from None
         return graph
 
     @contextmanager
@@ -248,6 +258,19 @@ def _own(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with code of its own: a compiler allows each code a few versions, a run needs one."""
     code: types.CodeType = function.__code__
     return types.FunctionType(code.replace(), function.__globals__, function.__name__)
+
+
+def _failure(work: Callable[[], object]) -> str:
+    """Run ``work``; "" or, in a line, why it failed. By then what it held of the device's memory is free."""
+    try:
+        work()
+        return ""
+    except Exception as error:  # of any of a compiler's or a capture's many kinds
+        why = _first_line(error)
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return why
 
 
 def _first_line(error: Exception) -> str:

@@ -106,8 +106,8 @@ class Experiment:
         engine: how an update runs. ``eager``; ``graph``: recorded once as a CUDA graph and replayed;
             ``compile``: by torch.compile, which takes a minute or more at first; ``auto``: ``graph`` on a GPU
             where everything can be recorded, else ``eager``. log.txt and result.json tell which it was.
-        precision: ``fp32``; ``tf32``: fp32 whose matrix products may use TensorFloat-32 on a GPU; ``bf16``:
-            nets under bfloat16 autocast; norms, penalties and losses stay as in ``tf32``. Scores are in fp32
+        precision: ``fp32``; ``tf32``: fp32 whose convolutions may use TensorFloat-32 on a GPU; ``bf16``:
+            nets under bfloat16 autocast; norms, penalties and losses stay in fp32. Scores are in fp32
             always. ``auto``: ``bf16`` where the processor has it, else ``tf32``: it depends on the machine.
         eval_every: steps between evaluations; 0: only at the end.
         eval_start: evaluate the untrained G too.
@@ -125,7 +125,8 @@ class Experiment:
             that one or not at all, later ones are set aside; ``never``: set the old run aside, begin anew.
         resume_allow: keys that may differ from the run's, as [optimizer.lr]: the rest is another run.
         run_dir: the run folder; null: derived from the config, under ``outputs/``.
-        data_memory_gb: a packed dataset up to this size lies on the device; a larger one is memory-mapped.
+        data_memory_gb: images up to this size (10^9 bytes) lie on the device as a whole, larger sets in a
+            memory map, and an update is then not recorded; null: half of a GPU's free memory, 4 on a CPU.
         threads: CPU threads of torch; null: torch's choice, all cores (a resumed run takes the recorded
             number). Runs side by side on one CPU are faster with threads=1 each; a sweep sees to it.
         deterministic: only deterministic GPU kernels (slower); a CPU is deterministic always.
@@ -181,7 +182,7 @@ class Experiment:
         resume: Steps | str = "auto",
         resume_allow: list[str] | None = None,
         run_dir: str | None = None,
-        data_memory_gb: NonNegative = 4.0,
+        data_memory_gb: NonNegative | None = None,
         threads: Threads | None = None,
         deterministic: bool = False,
     ) -> None:

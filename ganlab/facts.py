@@ -22,6 +22,7 @@ from ganlab import ranks
 from ganlab.errors import ConfigError, EnvError
 from ganlab.paths import PACKAGE
 
+CPU = Path("/proc/cpuinfo")  # Linux's
 PARTS = (
     "dataset",
     "architecture",
@@ -96,10 +97,18 @@ def fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     try:
-        words = set(Path("/proc/cpuinfo").read_text(errors="replace").split())
+        words = set(CPU.read_text(errors="replace").split())
     except OSError:
         return False
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})  # x86, x86 with matrix units, ARM
+
+
+def slow_bf16(precision: str, device: torch.device) -> str:
+    """A warning for bfloat16 on a CPU that has to emulate it; else ""."""
+    if precision != "bf16" or device.type != "cpu" or not CPU.is_file() or fast_bf16(device):
+        return ""
+    what = "this CPU has no bfloat16 instructions, and precision=bf16 is several times slower than fp32 on it"
+    return f"{what}; precision=auto takes it where it is faster"
 
 
 def keep_memory() -> None:
@@ -115,16 +124,17 @@ def keep_memory() -> None:
 
 
 def set_precision(precision: str, device: torch.device, deterministic: bool) -> None:
-    """Process-wide switches of torch for a run's precision and determinism."""
-    tf32, b = precision != "fp32", cast(Any, torch.backends)
-    if hasattr(b.cuda.matmul, "fp32_precision"):  # torch 2.9 on; the two ways must not be mixed
-        for place in (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn):
-            place.fp32_precision = "tf32" if tf32 else "ieee"
-    else:
-        b.cuda.matmul.allow_tf32 = b.cudnn.allow_tf32 = tf32
+    """Process-wide switches of torch for a run's precision and determinism.
+
+    TensorFloat-32 is for convolutions alone: products of matrices are the norms' and penalties'.
+    """
+    # not torch 2.9's fp32_precision: what Inductor reads, which is these, would then raise
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, precision != "fp32"
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # asking is quick; setting imports much
         torch.use_deterministic_algorithms(deterministic)
+    deterministic_switches = cast(Any, torch.utils).deterministic
+    deterministic_switches.fill_uninitialized_memory = False  # no kernel reads what none has written
     if deterministic:  # torch refuses products on a GPU without it; read at the first of them
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -153,9 +163,8 @@ def device_name(device: torch.device) -> str:
     """What the device calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
+    if CPU.is_file():
+        for line in CPU.read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return f"cpu ({line.partition(':')[2].strip()})"
     return f"cpu ({platform.machine()})"

@@ -26,7 +26,8 @@ class OffsetBatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int, eps: float, momentum: float) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
         del self.weight
-        self.register_parameter("weight", None)  # F.batch_norm reads None as 1
+        # not None: then CUDA's batch norm of channels-last images gives the offset no gradient
+        self.register_buffer("weight", torch.ones(channels), persistent=False)
 
     def reset_parameters(self) -> None:
         self.reset_running_stats()

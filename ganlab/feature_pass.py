@@ -227,7 +227,7 @@ def ahead(make: Callable[[int], Tensor], starts: Iterable[int], device: torch.de
     if device.type != "cuda":
         yield from map(make, starts)
         return
-    here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    here, side = torch.cuda.current_stream(device), side_stream(device)
     side.wait_stream(here)  # for G's last update
 
     def made(start: int) -> tuple[Tensor, torch.cuda.Event]:
@@ -249,6 +249,12 @@ def ahead(make: Callable[[int], Tensor], starts: Iterable[int], device: torch.de
             yield from handed(waiting, here)
     finally:
         here.wait_stream(side)  # G may be changed from here on
+
+
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one on which chunks are made ahead: the allocator keeps memory of each stream apart, for good."""
+    return torch.cuda.Stream(device)
 
 
 def handed(made: tuple[Tensor, torch.cuda.Event], stream: torch.cuda.Stream) -> Iterator[Tensor]:

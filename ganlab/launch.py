@@ -33,7 +33,7 @@ from ganlab.errors import ConfigError, EnvError
 from ganlab.jobs import Ended, say
 from ganlab.ledger import TRIES, Ledger
 from ganlab.overrides import CommandLine, quoted
-from ganlab.planned import Job, Rules, ended
+from ganlab.planned import Job, Rules, ended, visible
 from ganlab.signals import SIGNALS
 
 
@@ -45,7 +45,7 @@ class Told(NamedTuple):
     dirs: list[str]
     cwd: str
     process: str
-    gpus: int
+    gpus: list[str]
     stall_s: float
     before: dict[str, Any]
     cells: list[dict[str, Any]]
@@ -62,7 +62,7 @@ def launch(line: CommandLine, cells: Sequence[Job], place: Path, books: Ledger, 
         [str(d) for d in line.dirs],
         str(Path.cwd()),
         _me(),
-        _gpus(),
+        visible(),
         rules.stall_s,
         books.before,
         [
@@ -110,21 +110,25 @@ def cell(_: DictConfig) -> int | None:
     worker = _me() != told.process and threading.current_thread() is threading.main_thread()
     at_once = config.launcher.get("n_jobs") or 1
     with _heard(worker) as heard:
-        state = _run(job, int(job.name), told, books, place, at_once, heard)
+        gpu = told.gpus[number % len(told.gpus)] if at_once != 1 and len(told.gpus) > 1 else ""
+        state = _run(job, int(job.name), told, books, place, at_once, gpu, heard)
     write_json(place / f"{job.name}.json", {"state": state})
     return None
 
 
 def _run(
-    job: Job, number: int, told: Told, books: Ledger, place: Path, at_once: int, heard: list[int]
+    job: Job, number: int, told: Told, books: Ledger, place: Path, at_once: int, gpu: str, heard: list[int]
 ) -> str:
-    """Try a cell until it is over, or it has had its tries, or a signal came. The state it is in."""
+    """Try a cell until it is over, or it has had its tries, or a signal came. The state it is in.
+
+    ``at_once``: cells that share this machine; ``gpu``: the one of its GPUs for this cell, by CUDA's name.
+    """
     env = dict(os.environ, GANLAB_CONFIGS=os.pathsep.join(told.dirs))
     if at_once != 1:
         cores = os.cpu_count() or 1
         env.setdefault("OMP_NUM_THREADS", str(max(1, cores // (cores if at_once < 0 else at_once))))
-        if told.gpus > 1 and not any(word.lstrip("+").startswith("device=") for word in job.overrides):
-            env.setdefault("CUDA_VISIBLE_DEVICES", str(number % told.gpus))
+    if gpu and not any(word.lstrip("+").startswith("device=") for word in job.overrides):
+        env["CUDA_VISIBLE_DEVICES"] = gpu
     state = "pending"
     while not asked(place) and not heard:
         claim = books.claim(job.name)
@@ -217,9 +221,3 @@ def new_place(parent: Path) -> Path:
 
 def _me() -> str:
     return f"{os.getpid()}@{socket.gethostname()}"
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -187,7 +187,12 @@ def rules(max_jobs: int, retry: str, stall_minutes: str, prefix: str = "") -> Ru
     return Rules(max_jobs, retry == "failed", 60 * minutes)
 
 
-def visible(gpu: int) -> str:
-    """CUDA's name of the GPU with this number among those that this process may see."""
+def visible() -> list[str]:
+    """CUDA's names of the GPUs that this process may use: numbers, UUIDs or MIG instances, in order."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = [n.strip() for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
-    return names[gpu] if gpu < len(names) else str(gpu)
+    if count and names and names[0].startswith("MIG"):
+        return names  # CUDA shows a process one of them, whatever their number
+    return names[:count] if names else [str(n) for n in range(count)]

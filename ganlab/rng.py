@@ -43,5 +43,6 @@ def seed_default(device: torch.device, seed: int, stream: str, *counters: int) -
 
 def default_of(device: torch.device) -> torch.Generator:
     """torch's default generator of a CUDA device."""
+    torch.cuda.init()  # until then there is none
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.cuda.default_generators[index]

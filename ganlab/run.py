@@ -17,7 +17,7 @@ from ganlab.data.base import ImageSet
 from ganlab.disk import ensure_room
 from ganlab.errors import CheckpointError, Diverged, EnvError, GanlabError, Stopped
 from ganlab.experiment import Experiment
-from ganlab.facts import crowded
+from ganlab.facts import crowded, slow_bf16
 from ganlab.feed import Feed
 from ganlab.identity import identity
 from ganlab.observer import Observer
@@ -70,7 +70,8 @@ class Run:
             ranks.current().copied(pack_game(self.game)[0])
             self.record.identify(e, self.game, choices, images, self.step)
         self.log = first_rank.log(folder.path, e.steps, self.step, self.record.begun_s)
-        for text in [*heard.said, *([] if self.step else doubts(self.game))]:
+        slow = slow_bf16(e.precision, device)
+        for text in [*heard.said, *([] if self.step else doubts(self.game)), *([slow] if slow else [])]:
             self.log.warn(text)
         protocols = {e.metric.progress, e.metric.protocol}
         self.evaluators = {p: shared.evaluator(e, p, device) for p in protocols}

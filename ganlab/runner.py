@@ -20,7 +20,7 @@ from ganlab.disk import write_json
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
 from ganlab.jobs import say
 from ganlab.overrides import quoted
-from ganlab.planned import ALONE, DEFAULT, MOST, Job, Places, Plan, Rules, check_folder, config_hash
+from ganlab.planned import ALONE, DEFAULT, MOST, Job, Places, Plan, Rules, check_folder, config_hash, visible
 from ganlab.work import Work
 
 MANY = 100  # cells whose composing takes so long that it is told
@@ -133,9 +133,7 @@ def sweep(
 
 def checked(places: Places) -> Places:
     """With the GPUs to spread over filled in. Raises EnvError naming one that is not there."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = len(visible())
     if absent := [gpu for gpu in places.gpus if gpu >= count]:
         there = (
             f"this machine has {', '.join(map(str, range(count)))}" if count else "no CUDA device was found"

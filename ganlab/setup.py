@@ -189,6 +189,8 @@ def unpack_game(game: Game, tensors: dict[str, Tensor], rest: dict[str, Any], wh
     for name, part in stateful.items():
         try:
             part.load_state_dict(unflatten(tensors, rest[name]))
+        except torch.OutOfMemoryError:  # a RuntimeError, but not the checkpoint's fault
+            raise
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 where, f"{name} does not fit: {error}", "use the config it was made with"

@@ -50,9 +50,8 @@ class SyncBatchNorm(BatchNorm):
 
     def __init__(self, norm: BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, affine=False)
-        self.weight, self.bias, self.affine = norm.weight, norm.bias, norm.affine
-        for name, buffer in norm.named_buffers(recurse=False):
-            setattr(self, name, buffer)
+        self._parameters, self._buffers, self.affine = norm._parameters, norm._buffers, norm.affine
+        self._non_persistent_buffers_set = norm._non_persistent_buffers_set
         self.training = norm.training
         self.after_activation = getattr(norm, "after_activation", False)
 

@@ -75,8 +75,9 @@ def restore(
     if bad := non_finite(tensors):
         print(f"ganlab: warning: {checkpoints.path(step)}: {bad} is not finite", file=sys.stderr)
     with whole(str(checkpoints.path(step))):
-        game = build_game(e, device, int(state.get("num_classes", 0)), told_shape(e, state))
-        unpack_game(game, tensors, state["game"], str(checkpoints.path(step)))
+        classes, shape, rest = int(state.get("num_classes", 0)), told_shape(e, state), dict(state["game"])
+    game = build_game(e, device, classes, shape)
+    unpack_game(game, tensors, rest, str(checkpoints.path(step)))
     return game, step
 
 

@@ -266,7 +266,7 @@ class Work:
         if threads not in (None, "default") and "threads" not in keys:
             env["OMP_NUM_THREADS"] = str(threads)
         if self.places.gpus and "device" not in keys:
-            env["CUDA_VISIBLE_DEVICES"] = visible(self.places.gpus[slot % len(self.places.gpus)])
+            env["CUDA_VISIBLE_DEVICES"] = visible()[self.places.gpus[slot % len(self.places.gpus)]]
         return env
 
     # ---- told

@@ -67,13 +67,8 @@ def heard_loggers() -> None:
         logging.getLogger(name).disabled = False
 
 
-def _switches() -> list[Any]:
-    """The modules that hold torch's precision switches; none before torch 2.9, where nothing clashes."""
-    b: Any = torch.backends
-    return [b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn] if hasattr(b.cuda.matmul, "fp32_precision") else []
-
-
-SWITCHES = [place.fp32_precision for place in _switches()]  # as torch has them, before any run
+PRECISION = (torch.backends.cuda.matmul, torch.backends.cudnn)
+SWITCHES = [place.allow_tf32 for place in PRECISION]  # as torch has them, before any run
 
 
 @pytest.fixture(autouse=True)
@@ -84,11 +79,11 @@ def own_switches() -> Iterator[None]:
     """
     b: Any = torch.backends
     benchmark, deterministic = b.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
-    for place, value in zip(_switches(), SWITCHES, strict=True):
-        place.fp32_precision = value
+    for place, value in zip(PRECISION, SWITCHES, strict=True):
+        place.allow_tf32 = value
     yield
-    for place, value in zip(_switches(), SWITCHES, strict=True):
-        place.fp32_precision = value
+    for place, value in zip(PRECISION, SWITCHES, strict=True):
+        place.allow_tf32 = value
     b.cudnn.benchmark = benchmark
     torch.use_deterministic_algorithms(deterministic)
 

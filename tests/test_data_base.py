@@ -84,7 +84,7 @@ def mapped(folder: Path, count: int = 10, offset: int = 0) -> ImageSet:
 def test_a_memory_map_gives_the_batches_of_the_memory(tmp_path: Path) -> None:
     data = mapped(tmp_path)
     batches, whole = Batches(data, "cpu", 0, data_memory_gb=0), Batches(data, "cpu", 0)
-    assert not batches.in_memory
+    assert not batches._storage.in_memory
     for start in range(0, 60, 4):
         assert torch.equal(batches.batch(start, 4).x, whole.batch(start, 4).x)
     batches.close()
@@ -160,6 +160,13 @@ def test_runs_on_one_set_share_its_storage(tmp_path: Path) -> None:
     del two
     gc.collect()
     assert kept() is None, "nobody uses it any more"
+
+
+def test_images_lie_on_a_gpu_up_to_half_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (140_000_000_000, 141_000_000_000))
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    room = storage.room
+    assert [room(gpu, None), room(cpu, None), room(gpu, 1.5), room(cpu, 0)] == [70e9, 4e9, 1.5e9, 0]
 
 
 def test_a_copy_in_memory_survives_its_file(tmp_path: Path) -> None:

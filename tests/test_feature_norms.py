@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from ganlab.feature_norms import BatchNorm, InstanceNorm, LayerNorm
+from ganlab.feature_norms import BatchNorm, InstanceNorm, LayerNorm, OffsetBatchNorm
 from ganlab.nets.base import Architecture
 from ganlab.nets.cnn import CNN
 from ganlab.nets.dcgan import DCGAN
 from ganlab.nets.resnet import ResNet
+from ganlab.nets.wgan import WGAN
 from ganlab.types import ImageShape
 
 RULES: dict[str, Any] = {"bn": BatchNorm, "ln": LayerNorm, "in": InstanceNorm}
@@ -30,6 +31,16 @@ def test_the_default_has_an_offset_and_no_scale(kind: str) -> None:
     mean, variance = y.mean(OVER[kind]), y.var(OVER[kind], unbiased=False)
     assert torch.allclose(mean, torch.full_like(mean, 2.0), atol=1e-4)
     assert torch.allclose(variance, torch.ones_like(variance), atol=1e-2)
+
+
+def test_batch_norm_without_a_scale_multiplies_by_one_that_no_init_and_no_checkpoint_knows() -> None:
+    """CUDA gives the offset no gradient where the multiplier is None."""
+    d = WGAN(width=0.1).discriminator(SHAPE, 0, RULES["bn"]().feature_norm())
+    norms = [m for m in d.modules() if isinstance(m, OffsetBatchNorm)]
+    assert norms
+    for norm in norms:
+        assert torch.equal(norm.weight, torch.ones_like(norm.weight))
+        assert set(norm.state_dict()) == {"bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
 @pytest.mark.parametrize("kind", RULES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,9 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from ganlab import engine, lanes
+from ganlab import engine, facts, lanes
 from ganlab.experiment import Experiment
+from ganlab.extractors.base import exact_fp32
 from ganlab.optimizers import Slots, quick
 from ganlab.setup import build_game
 from ganlab.step import d_terms, g_terms, play_round, update_discriminator
@@ -84,6 +87,43 @@ def test_slots_that_are_there_already_are_not_fused_over() -> None:
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("one\ntwo")])
 def test_any_error_of_a_compiler_is_one_line(error: Exception) -> None:
     assert engine._first_line(error) in ("AssertionError", "RuntimeError: one")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "auto"])
+def test_tf32_is_for_convolutions_alone_and_said_in_the_words_that_a_compiler_reads(precision: str) -> None:
+    """Of the norms', penalties' and losses' products none is in TF32; torch's two ways to say so agree."""
+    b = torch.backends
+    for inside in (contextlib.nullcontext, exact_fp32):
+        facts.set_precision(precision, CPU, True)
+        with inside():
+            convolutions = precision != "fp32" and inside is contextlib.nullcontext
+            assert (b.cuda.matmul.allow_tf32, b.cudnn.allow_tf32) == (False, convolutions)
+            assert torch.get_float32_matmul_precision() == "highest"
+            if hasattr(b.cudnn, "conv"):  # torch 2.9 on
+                assert (b.cudnn.conv.fp32_precision == "tf32") == convolutions
+        assert b.cudnn.allow_tf32 == (precision != "fp32")
+    assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "flags", "warned"),
+    [
+        ("bf16", "cpu", "fpu avx512f", True),
+        ("bf16", "cpu", "fpu avx512f avx512_bf16", False),
+        ("auto", "cpu", "fpu avx512f", False),
+        ("bf16", "cuda", "fpu avx512f", False),
+        ("bf16", "cpu", None, False),  # not Linux: nobody knows
+    ],
+)
+def test_bf16_that_a_cpu_emulates_is_warned_of(
+    precision: str, device: str, flags: str | None, warned: bool, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(facts, "CPU", tmp_path / "cpuinfo")
+    if flags is not None:
+        facts.CPU.write_text(f"model name : x\nflags : {flags}\n")
+    text = facts.slow_bf16(precision, torch.device(device))
+    assert ("precision=bf16 is several times slower" in text) == warned
+    assert bool(text) == warned
 
 
 def test_updates_are_timed_once_they_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

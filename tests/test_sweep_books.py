@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -35,6 +36,7 @@ run = Path("outputs/x") / f"s{seed}"
 run.mkdir(parents=True, exist_ok=True)
 with open(run / "starts", "a") as file:
     file.write(f"{os.getpid()}" + chr(10))
+(run / "gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 first = len((run / "starts").read_text().split()) == 1
 def stop(signum, frame):
     if seed == 4:
@@ -369,6 +371,38 @@ def test_a_launcher_that_can_not_work_here_is_told_in_one_line(place: Path, caps
     assert not starts(place)
     assert multirun("0,7", "hydra/launcher=submitit_local", "hydra.launcher.timeout=9") == 2
     assert "hydra.launcher: Could not override 'hydra.launcher.timeout'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("there", "count", "device", "expected"),
+    [
+        ("4,GPU-a6", 2, "auto", ["4", "GPU-a6", "4"]),  # a job's part of a node: what is set is what there is
+        ("MIG-1,MIG-2,MIG-3", 1, "auto", ["MIG-1", "MIG-2", "MIG-3"]),  # CUDA shows a process one of them
+        (None, 2, "auto", ["0", "1", "0"]),
+        ("4", 1, "auto", ["4", "4", "4"]),
+        ("4,5", 2, "cuda:1", ["4,5", "4,5", "4,5"]),
+    ],
+)
+def test_cells_at_once_share_out_the_gpus_of_the_job(
+    there: str | None, count: int, device: str, expected: list[str], place: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if there is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    names = planned.visible()
+    cells = [{"name": f"{n:03}", "folder": "x", "steps": 10, "axes": {}} for n in range(3)]
+    for n, cell in enumerate(cells):
+        cell["words"] = [f"seed={n + 7}", *([f"device={device}"] if device != "auto" else [])]
+        told = launch.Told("books", jobs.COMMAND, [], str(place), "other", names, 0, {}, cells)
+        (place / "told.json").write_text(json.dumps(told._asdict()))
+        config = SimpleNamespace(
+            sweep=SimpleNamespace(dir=str(place)), job=SimpleNamespace(num=n), launcher={"n_jobs": 2}
+        )
+        monkeypatch.setattr(launch.HydraConfig, "get", lambda config=config: config)
+        launch.cell(cast(Any, None))
+    assert [(place / f"outputs/x/s{n + 7}/gpu").read_text() for n in range(3)] == expected
 
 
 def test_submitit_runs_a_sweep_and_a_preempted_cell_saves_first_and_is_queued_again(place: Path) -> None:

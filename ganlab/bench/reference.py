@@ -51,6 +51,7 @@ def peak(device_name: str, precisions: list[str], threads: int, seconds: float) 
     told = {}
     for precision in precisions:
         set_precision(precision, device, False)
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"  # which no run does
         side: int = SIDES[device.type]
         channels = min(256, side // 8)
         # random numbers: a GPU is faster on constants than on anything that is trained

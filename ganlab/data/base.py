@@ -99,7 +99,7 @@ class ImageSet:
         """What players see of stored samples ``x``, float32 on the same device; options of ``to_float``."""
         return to_float(x, dequantize, flip, generator, draw)
 
-    def batches(self, device: torch.device | str, seed: int, data_memory_gb: float = 4.0) -> Batches:
+    def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Batches:
         """The samples of a run in the order in which it sees them."""
         return Batches(self, device, seed, data_memory_gb)
 
@@ -169,21 +169,24 @@ class Batches:
     """Batches of an ``ImageSet`` by position: a pure function of (seed, position), so resume needs no state.
 
     Sample number i of a run is image ``permutation(seed, epoch=i // N)[i % N]``. The images lie on the device
-    as one uint8 tensor if they fit ``data_memory_gb`` (10^9 bytes); else each batch is gathered by numpy from
-    the memory map, whose next images the kernel is asked for meanwhile, and sent as uint8. ``Batches`` of the
-    same images on one device share their storage (``storage.storage_of``).
+    as one uint8 tensor if they fit ``data_memory_gb`` (``storage.room``); else each batch is gathered by
+    numpy from the memory map, whose next images the kernel is asked for meanwhile, and sent as uint8.
+    ``Batches`` of the same images on one device share their storage (``storage.storage_of``).
     """
 
     def __init__(
-        self, image_set: ImageSet, device: torch.device | str, seed: int, data_memory_gb: float = 4.0
+        self,
+        image_set: ImageSet,
+        device: torch.device | str,
+        seed: int,
+        data_memory_gb: float | None = None,
     ) -> None:
         import torch
 
         from ganlab.data.storage import storage_of
 
         self.image_set, self.device, self.seed = image_set, torch.device(device), seed
-        self.in_memory = image_set.images.nbytes <= data_memory_gb * 1e9
-        self._storage = storage_of(image_set, self.device, self.in_memory)
+        self._storage = storage_of(image_set, self.device, data_memory_gb)
         self.share: Callable[[Tensor], Tensor] | None = None  # a rank's of whole batches
         self._orders: dict[int, Tensor] = {}
         self._expected = 0  # the images of samples before this one were asked for
@@ -223,7 +226,7 @@ class Batches:
             named = NOUNS[self.image_set.shape.kind]
             there = f"the {len(self)} {named} of {self.image_set.name} {self.image_set.split}"
             raise DataError("batch_size", f"{size} is more than {there}", f"use at most {len(self)}")
-        if not self.in_memory:
+        if not self._storage.in_memory:
             self._expect(start, start + (1 + AHEAD) * size)
         return self._storage.gather(self._ours(start, size))
 

@@ -49,7 +49,7 @@ class PointSet(ImageSet):
     def seen(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         return x
 
-    def batches(self, device: torch.device | str, seed: int, data_memory_gb: float = 4.0) -> Batches:
+    def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Batches:
         return Fresh(self, device, seed) if self.draw else InOrder(self, device, seed, data_memory_gb)
 
 

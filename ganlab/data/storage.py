@@ -24,17 +24,26 @@ from ganlab.data.base import ImageSet
 from ganlab.types import Batch
 
 BLOCK = 1 << 25  # values (bytes, of images) sent to a device at a time
+SHARE = 0.5  # of a GPU's free memory that images may take
+CPU_GB = 4.0
 SLOTS = 4  # batches on their way to a GPU at once
 
 _SHARED: WeakValueDictionary[tuple[Any, ...], Storage] = WeakValueDictionary()
 _LOCK = threading.Lock()
 
 
-def storage_of(image_set: ImageSet, device: torch.device, in_memory: bool) -> Storage:
+def room(device: torch.device, data_memory_gb: float | None) -> float:
+    """Bytes up to which images lie in the memory of the device as a whole; None: see ``Experiment``."""
+    if data_memory_gb is None and device.type == "cuda":
+        return SHARE * torch.cuda.mem_get_info(device)[0]
+    return 1e9 * (CPU_GB if data_memory_gb is None else data_memory_gb)
+
+
+def storage_of(image_set: ImageSet, device: torch.device, data_memory_gb: float | None) -> Storage:
     """The storage of a set on a device; as long as it is in use, the same object for the same images.
 
     The same are those of one array, or of one file and fingerprint: a packed set that was loaded twice.
-    in_memory: the images lie in the memory of the device as a whole; else they are gathered from their map.
+    Images beyond ``room`` are gathered from their map, unless another run has them there already.
     """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -42,12 +51,13 @@ def storage_of(image_set: ImageSet, device: torch.device, in_memory: bool) -> St
     where: tuple[Any, ...] = (id(images),)  # the storage keeps them, so no other array gets their id
     if _map_of(images) is not None and isinstance(images, np.memmap):
         where = (str(images.filename), images.offset, images.shape)
-    key = (*where, image_set.fingerprint, image_set.labels is None, str(device), in_memory)
+    key = (*where, image_set.fingerprint, image_set.labels is None, str(device))
     with _LOCK:
-        found = _SHARED.get(key)
+        found = _SHARED.get((*key, True)) if data_memory_gb is None else None
         if found is None:
-            found = Storage(image_set, device, in_memory)
-            _SHARED[key] = found
+            in_memory = images.nbytes <= room(device, data_memory_gb)
+            found = _SHARED.get((*key, in_memory)) or Storage(image_set, device, in_memory)
+            _SHARED[(*key, in_memory)] = found
         return found
 
 
@@ -59,7 +69,7 @@ class Storage:
     """
 
     def __init__(self, image_set: ImageSet, device: torch.device, in_memory: bool) -> None:
-        self.image_set, self.device = image_set, device
+        self.image_set, self.device, self.in_memory = image_set, device, in_memory
         self.on_device: Tensor | None = None
         self.labels = None if image_set.labels is None else torch.from_numpy(np.array(image_set.labels))
         self._host: npt.NDArray[Any] = np.asarray(image_set.images)  # a memmap is a slow kind of array

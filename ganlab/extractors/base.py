@@ -88,11 +88,9 @@ def exact_fp32(device_type: str = "cpu") -> Iterator[None]:
     """
     b: Any = torch.backends
     switches: list[tuple[Any, str, bool | str]] = [(b.cudnn, "benchmark", False)]
-    if hasattr(b.cuda.matmul, "fp32_precision"):  # torch 2.9 on; reading the older flags may raise there
-        places = (b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv)
-        switches += [(place, "fp32_precision", "ieee") for place in places]
-    else:
-        switches += [(b.cuda.matmul, "allow_tf32", False), (b.cudnn, "allow_tf32", False)]
+    switches += [(place, "allow_tf32", False) for place in (b.cuda.matmul, b.cudnn)]  # see set_precision
+    if hasattr(b, "mkldnn") and hasattr(b.mkldnn, "conv"):  # torch 2.9 on
+        switches += [(place, "fp32_precision", "ieee") for place in (b.mkldnn.matmul, b.mkldnn.conv)]
     before = [getattr(place, name) for place, name, _ in switches]
     try:
         for place, name, value in switches:

@@ -106,5 +106,5 @@ def init(net: nn.Module) -> None:
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(m.weight, 0.0, STD)
-        elif isinstance(m, nn.BatchNorm2d) and m.weight is not None:
+        elif isinstance(m, nn.BatchNorm2d) and isinstance(m.weight, nn.Parameter):
             nn.init.normal_(m.weight, 1.0, STD)

@@ -1,0 +1,23 @@
+"""ganlab's command line on the fake device:  python -m fake_gpu train device=cuda ...  (PYTHONPATH=tests).
+
+``FAKE_REPORT`` names a file to which each process, those of a sweep too, appends a line of JSON at its end.
+"""
+
+import json
+import os
+import sys
+
+from fake_gpu import device
+from ganlab import cli, jobs, pack
+
+ME = [sys.executable, "-m", "fake_gpu"]
+device.patch()
+jobs.COMMAND, jobs.PACK = [*ME, "train"], [*ME, "pack"]
+words = sys.argv[1:]
+try:
+    sys.exit(pack.main(words[1:]) if words[0] == "pack" else cli.main(words))
+finally:
+    if path := os.environ.get("FAKE_REPORT"):
+        report = {"command": words[0], "devices": device.touched(), "complaints": device.complaints()}
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(report) + "\n")

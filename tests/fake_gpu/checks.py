@@ -1,0 +1,98 @@
+"""Many looks at the fake device in one process: JSON [[name, check, words], ...] in, {name: result} out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fake_gpu import device
+from fake_gpu.count_nodes import counted
+from ganlab import config, engine, facts, feature_pass
+from ganlab.trial import Trial
+
+EVALUATIONS = 40
+
+
+def built(words: list[str]) -> Trial:
+    e = config.build(config.compose([*words, "device=cuda"]))
+    return Trial(e, facts.find_device(e.device))
+
+
+def reserved(words: list[str]) -> dict[str, Any]:
+    """Bytes of the device in use after 2 evaluations and after all; updates go on between them."""
+    trial = built(words)
+    once = feature_pass.scoring_pass(trial.e, trial.game, trial.device, 3 * feature_pass.CHUNK)
+    assert once is not None
+    seen = []
+    for _ in range(EVALUATIONS):
+        trial.update()
+        trial.engine.settle()
+        once()
+        seen.append(device.used())
+    return {"reserved": [seen[2], seen[-1]], "complaints": device.complaints()}
+
+
+def out_of_memory(words: list[str]) -> dict[str, Any]:
+    """A device that has no memory left when an update is recorded, and then has some again."""
+    trial = built(words)
+    for _ in range(engine.WARM):
+        trial.update()
+    device.limit(0)
+    try:
+        trial.update()
+    finally:
+        device.limit()
+    told = trial.engine.told
+    trial.update()
+    return {"engine": told, "left": device.used()}
+
+
+def refusals(_: list[str]) -> dict[str, Any]:
+    """That the device refuses what a real one refuses: reading a value, and a launch beside, in a capture."""
+    device.complaints()
+    x, side = torch.ones(3, device="cuda"), torch.cuda.Stream()
+    told = {}
+    for name in ("read", "beside", "unjoined"):
+        try:
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+                here = torch.cuda.current_stream()
+                if name == "unjoined":
+                    side.wait_stream(here)
+                with torch.cuda.stream(here if name == "read" else side):
+                    y = x + 1
+                if name == "read":
+                    y[0].item()
+            error = ""
+        except RuntimeError as caught:
+            error = type(caught).__name__
+        told[name] = [error, *device.complaints()]
+    return told
+
+
+CHECKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+    "counted": counted,
+    "reserved": reserved,
+    "out_of_memory": out_of_memory,
+    "refusals": refusals,
+}
+
+
+def main() -> None:
+    device.patch()
+    results = {}
+    for name, check, words in json.load(sys.stdin):
+        try:
+            results[name] = CHECKS[check](words)
+        except Exception:
+            results[name] = {"error": traceback.format_exc()}
+            device.complaints()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
