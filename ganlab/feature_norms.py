@@ -53,8 +53,13 @@ class SampleNorm(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if affine != "none" else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = x.shape[1:] if self.over == "layer" else x.shape[2:]
-        y = F.layer_norm(x, shape, eps=self.eps)
+        if self.over == "layer" and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            lies = x.permute(
+                0, 2, 3, 1
+            )  # as it lies in memory, so that nothing is copied; the order has no meaning
+            y = F.layer_norm(lies, lies.shape[1:], eps=self.eps).permute(0, 3, 1, 2)
+        else:
+            y = F.layer_norm(x, x.shape[1:] if self.over == "layer" else x.shape[2:], eps=self.eps)
         per_channel = (-1, *[1] * (x.dim() - 2))
         if self.weight is not None:
             y = y * self.weight.view(per_channel)

@@ -18,7 +18,7 @@ class Feed:
 
     per_update: batches in an update; one that warms D up has more (``Experiment.d_steps_of``). Of many ranks
     each gets its share of every micro batch. capturable: the images lie on the device; then ``place`` writes
-    the update's indices to one buffer and a batch is gathered by them, all in memory that stays where it is.
+    the update's indices to one buffer and its batches are gathered by them, in memory that stays where it is.
     """
 
     def __init__(self, batches: Batches, e: Experiment, per_update: int) -> None:
@@ -26,6 +26,8 @@ class Feed:
         self.images, self.labels = batches.on_device, batches.labels
         self.capturable = self.images is not None
         self.first, self.turn = 0, 0
+        self.n = 0  # this rank's images of the update
+        self.gathered: tuple[Tensor, Tensor | None] | None = None  # of the update, as they are stored
         team = ranks.current()
         self.size = e.batch_size // team.size
         self.draw = partial(team.uniform, parts=e.accumulate) if team.size > 1 else torch.rand
@@ -43,6 +45,7 @@ class Feed:
         if self.images is not None:
             shares = self._shares(self.batches.indices(self.first, n))
             self.index[: len(shares)].copy_(shares, non_blocking=True)
+            self.n = len(shares)
 
     def _shares(self, rows: Tensor) -> Tensor:
         """This rank's of some whole batches."""
@@ -55,7 +58,18 @@ class Feed:
         if self.images is None:
             x, y = self.batches.batch(self.first + (self.turn - 1) * e.batch_size, e.batch_size)
         else:
-            rows = self.index[at : at + self.size]
-            x, y = self.images[rows], None if self.labels is None else self.labels[rows]
+            if self.gathered is None or not at:
+                rows = self.index[: self.n]
+                images = channels_last(self.images[rows])
+                self.gathered = images, None if self.labels is None else self.labels[rows]
+            images, labels = self.gathered
+            x, y = images[at : at + self.size], None if labels is None else labels[at : at + self.size]
+            if at + self.size >= self.n:
+                self.gathered = None
         x = self.batches.image_set.seen(x, e.dequantize, e.flip, draw=self.draw)
-        return Batch(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, y)
+        return Batch(channels_last(x), y)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Images (B, C, H, W) so laid; other samples as they are."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from ganlab import ranks
+from ganlab.flat import FlatWeights
 from ganlab.losses import ClassLoss, Loss
 from ganlab.priors import Prior
 from ganlab.types import Batch, Shape, Stabiliser, Verdict
@@ -28,7 +29,8 @@ class Game:
     one batch. ``joint_fakes``: G makes the images of all ``d_steps`` updates in one pass. ``compiled``: what
     stands in for ``d_terms`` and ``g_terms``. Batch sizes are those of all ranks; each plays its share.
     ``shape``: of a sample. ``noise``: above 0, fakes are real samples plus so much noise, and G rests.
-    ``apart``: running averages that each rank has of its share, to be averaged after each update.
+    ``apart``: running averages that each rank has of its share, to be averaged after each update. ``flat``:
+    what gives G and D their weights in an update, where that is not left to their layers.
     """
 
     generator: nn.Module
@@ -58,6 +60,7 @@ class Game:
     noise: float = 0.0
     apart: list[Tensor] = field(default_factory=list)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    flat: dict[nn.Module, FlatWeights] = field(default_factory=dict)
 
     def autocast(self) -> AbstractContextManager[None]:
         """bfloat16 for the networks, where the precision asks for it.
@@ -79,11 +82,14 @@ class Game:
         z = share(self.prior(n, self.z_dim, self.device))
         return z, share(self.draw_labels(n)) if self.num_classes and y is None else y
 
-    def generate(self, z: Tensor, y: Tensor | None) -> Batch:
-        """G's images of latents z (n, Z) and labels y (n,) or None, float32 (n, C, H, W), with the labels."""
+    def generate(self, z: Tensor, y: Tensor | None, as_made: bool = False) -> Batch:
+        """G's images of latents z (n, Z) and labels y (n,) or None, float32 (n, C, H, W), with the labels.
+
+        ``as_made``: in the precision that G makes them in, for a D that would cast them back to it.
+        """
         with self.autocast():
             x: Tensor = self.generator(z, y)
-        return Batch(x.float(), y)
+        return Batch(x if as_made else x.float(), y)
 
     def draw_labels(self, n: int) -> Tensor:
         """Labels (n,) for G: uniform over the classes, or those of random training images."""

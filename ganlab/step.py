@@ -68,10 +68,20 @@ def update(game: Game, real: Callable[[], Batch]) -> Terms:
         batch = real()
         return batch if game.num_classes else batch._replace(y=None)
 
-    for stabiliser in game.stabilisers.values():
-        stabiliser.before_update(game.discriminator)
-    if game.noise:
-        return update_critic(game, seen)
+    for flat in game.flat.values():
+        flat.begin()
+    try:
+        for stabiliser in game.stabilisers.values():
+            stabiliser.before_update(game.discriminator)
+        log = update_critic(game, seen) if game.noise else update_both(game, seen)
+    finally:
+        for flat in game.flat.values():
+            flat.end()
+    return log
+
+
+def update_both(game: Game, seen: Callable[[], Batch]) -> Terms:
+    """The updates of D and of G, then the moving average."""
     log: Terms = update_generator(game, seen) if game.order == "g_first" else {}
     fakes = fakes_of_a_round(game) if game.joint_fakes else None
     for i in range(game.d_steps):
@@ -141,23 +151,26 @@ def update_discriminator(game: Game, real: Batch, fakes: Batch | None = None, te
     With ``fake_labels="data"`` the generated images take the labels of the real ones, as in WGAN-GP's code.
     ``fakes``: generated already. ``tell``: whether anybody looks at the scores' means.
     """
-    d = game.discriminator
+    d, stabilisers = game.discriminator, game.stabilisers.values()
     whole = len(real.x) * ranks.current().size
     given = fakes or game.inputs(whole, real.y if game.fake_labels == "data" else None)
     terms_of = game.compiled.get("d", d_terms)
+    as_made = not game.together and not any(s.has_penalty for s in stabilisers)
 
     def parts() -> Iterator[tuple[Terms, Terms]]:
         for real_x, real_y, part, part_y in pieces(game.accumulate, real.x, real.y, *given):
             if fakes is None:
                 with torch.no_grad():
-                    fake = game.generate(part, part_y)
+                    fake = game.generate(part, part_y, as_made)
             else:
                 fake = Batch(part, part_y)
             yield terms_of(game, Batch(real_x, real_y), fake, tell)
 
-    log = descend(game.d_optimizer, parts(), game)
-    for stabiliser in game.stabilisers.values():
+    log = descend(d, game.d_optimizer, parts(), game)
+    for stabiliser in stabilisers:
         stabiliser.after_update(d)
+    if d in game.flat:
+        game.flat[d].moved()
     return log
 
 
@@ -187,13 +200,13 @@ def update_generator(game: Game, real: Callable[[], Batch]) -> Terms:
             yield terms_of(game, None if real_x is None else Batch(real_x, real_y), z, y), {}
 
     with frozen(d.parameters()):
-        return descend(game.g_optimizer, parts(), game)
+        return descend(game.generator, game.g_optimizer, parts(), game)
 
 
 def g_terms(game: Game, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
     """The terms of G's loss on a micro batch."""
     told_real = None if real is None else game.verdict(*real)
-    fake = game.generate(z, y)
+    fake = game.generate(z, y, as_made=True)
     told_fake = game.verdict(*fake)
     terms = {"g": game.loss.generator(told_real, told_fake)}
     if game.class_loss is not None:
@@ -201,8 +214,8 @@ def g_terms(game: Game, real: Batch | None, z: Tensor, y: Tensor | None) -> Term
     return terms
 
 
-def descend(optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], game: Game) -> Terms:
-    """One optimiser step on the mean over the micro batches of the sum of their terms.
+def descend(net: nn.Module, optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], game: Game) -> Terms:
+    """One optimiser step of ``net`` on the mean over the micro batches of the sum of their terms.
 
     ``parts`` makes the micro batches' (terms, other numbers to tell) one at a time, so that only one lies in
     memory. Power iterations of D's weights happen in the first alone. Returns the means of all, detached.
@@ -211,11 +224,13 @@ def descend(optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], game: Ga
     log: Terms = {}
     n, total = game.accumulate, list[Tensor | None]()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    flat = game.flat.get(net)
+    leaves = parameters if flat is None else [*parameters, flat.leaf]
     with ExitStack() as stack:
         for i, (terms, others) in enumerate(parts):
             values = list(terms.values())
             loss = values[0] if len(values) == 1 else torch.stack(values).sum()
-            found = torch.autograd.grad(loss if n == 1 else loss / n, parameters, allow_unused=True)
+            found = torch.autograd.grad(loss if n == 1 else loss / n, leaves, allow_unused=True)
             total = [add(a, b) for a, b in zip(total, found, strict=True)] if i else list(found)
             for name, value in (terms | others).items():
                 mean = value.detach() if n == 1 else value.detach() / n
@@ -224,11 +239,15 @@ def descend(optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], game: Ga
                 stack.enter_context(still(game.discriminator))
     means = ranks.current().means([*total, *log.values()])
     total, log = means[: len(total)], dict(zip(log, means[len(total) :], strict=True))  # type: ignore[arg-type]
+    if flat is not None:
+        total = flat.shared_out(parameters, total[:-1], total[-1])
     for parameter, gradient in zip(parameters, total, strict=True):
         parameter.grad = laid_as(gradient, parameter)
     optimizer.step()
     for parameter in parameters:
         parameter.grad = None
+    if flat is not None:
+        flat.moved()
     return log
 
 

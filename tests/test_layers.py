@@ -14,7 +14,7 @@ FLOORS = [
         # words, rules, players, plan, engine (in this order), doors (in this order)
         "__init__ errors relayed ranks paths types rng spelling schema safe_yaml packages disk aside "
         "heartbeat lock download",
-        "layers sync_batch_norm spectra spectral operator_norm losses penalties constraints weight_norms "
+        "layers sync_batch_norm spectra spectral flat operator_norm losses penalties constraints weight_norms "
         "feature_norms priors metrics",
         "nets data extractors",
         "experiment",

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganlab.nets.activations import relu
 from ganlab.nets.base import Norm, activated, glorot_init, maybe
 from ganlab.nets.folding import ConvPool, UpConv
 
@@ -101,8 +102,8 @@ class DownBlock(nn.Module):
         self.pool = ConvPool()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(activated(x, self.norm1, F.relu))
-        h = activated(h, self.norm2, F.relu)
+        h = self.conv1(activated(x, self.norm1, relu))
+        h = activated(h, self.norm2, relu)
         if self.down and self.folded:  # a 1x1 convolution commutes with the mean and is cheaper behind it
             return self.pool(h, self.conv2, True) + self.shortcut(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]
         out = self.conv2(h) + self.shortcut(x)
@@ -125,5 +126,5 @@ class FirstBlock(nn.Module):
         self.pool = ConvPool()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.pool(activated(self.conv1(x), self.norm, F.relu), self.conv2, self.folded)
+        h = self.pool(activated(self.conv1(x), self.norm, relu), self.conv2, self.folded)
         return h + self.shortcut(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]

@@ -21,15 +21,17 @@ class UpConv(nn.Module):
     """
 
     taps: Tensor
+    low_taps: Tensor  # for a weight in bfloat16, which holds them exactly
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("taps", _sums().flip(0), persistent=False)
+        self.register_buffer("low_taps", self.taps.bfloat16(), persistent=False)
 
     def forward(self, x: Tensor, conv: nn.Conv2d, folded: bool) -> Tensor:
         if not folded:
             return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
-        kernel = _fold(conv.weight, self.taps).transpose(0, 1)
+        kernel = _fold(conv.weight, self).transpose(0, 1)
         return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
@@ -37,20 +39,23 @@ class ConvPool(nn.Module):
     """``conv`` (3x3, padding 1), then means over 2x2: (B, C, H, W) to (B, C', H/2, W/2); see ``UpConv``."""
 
     taps: Tensor
+    low_taps: Tensor  # for a weight in bfloat16, which holds them exactly
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("taps", _sums() / 4, persistent=False)
+        self.register_buffer("low_taps", self.taps.bfloat16(), persistent=False)
 
     def forward(self, x: Tensor, conv: nn.Conv2d, folded: bool) -> Tensor:
         if not folded:
             return F.avg_pool2d(conv(x), 2)
-        return F.conv2d(x, _fold(conv.weight, self.taps), conv.bias, stride=2, padding=1)
+        return F.conv2d(x, _fold(conv.weight, self), conv.bias, stride=2, padding=1)
 
 
-def _fold(weight: Tensor, taps: Tensor) -> Tensor:
+def _fold(weight: Tensor, of: UpConv | ConvPool) -> Tensor:
     """(O, I, 3, 3) to the 4x4 kernel (O, I, 4, 4), in the weight's precision, channels last."""
     o, i = weight.shape[:2]
+    taps = of.low_taps if weight.dtype == torch.bfloat16 else of.taps
     with torch.autocast(weight.device.type, enabled=False):
         kernel = taps @ weight.permute(0, 2, 3, 1).reshape(o, 9, i)
     return kernel.view(o, 4, 4, i).permute(0, 3, 1, 2)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganlab.nets.activations import relu
 from ganlab.nets.base import Architecture, Norm, glorot_init, scaled
 from ganlab.nets.blocks import EPS, DownBlock, FirstBlock, PlainNorm, UpBlock
 from ganlab.schema import Count, Positive, checked
@@ -157,7 +158,7 @@ class Discriminator(nn.Module):
                 label = self.embed(y).to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])
                 x = torch.cat([x, label.contiguous(memory_format=torch.channels_last)], 1)  # x is so laid
             x = block(x)
-        h = F.relu(x).flatten(2)
+        h = relu(x).flatten(2)
         features = h.sum(2) if self.pool == "sum" else h.mean(2)
         score = self.dense(features).squeeze(1)
         if self.head == "projection":
