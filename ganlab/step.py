@@ -68,7 +68,7 @@ def update(game: Game, real: Callable[[], Batch]) -> Terms:
         batch = real()
         return batch if game.num_classes else batch._replace(y=None)
 
-    if game.noise:
+    if game.fixed:
         return update_critic(game, seen)
     log: Terms = update_generator(game, seen) if game.order == "g_first" else {}
     fakes = fakes_of_a_round(game) if game.joint_fakes else None
@@ -83,17 +83,17 @@ def update(game: Game, real: Callable[[], Batch]) -> Terms:
 
 
 def update_critic(game: Game, real: Callable[[], Batch]) -> Terms:
-    """Update D ``d_steps`` times against real samples plus noise: the fixed G of WGAN-GP's Figure 1a.
+    """Update D ``d_steps`` times against real samples that were moved: the fixed G of WGAN-GP's Figure 1a.
 
-    Each generated sample is a real one of the same batch and N(0, noise^2), as in WGAN-GP's released code
-    (gan_toy.py). G has no loss to tell.
+    Each generated sample is a real one of the same batch, a shift and N(0, noise^2), as in WGAN-GP's released
+    code (gan_toy.py), which has no shift. G has no loss to tell.
     """
     log: Terms = {}
     for i in range(game.d_steps):
         batch = real()
         team, shape = ranks.current(), batch.x.shape
         noise = torch.randn(shape[0] * team.size, *shape[1:], device=batch.x.device)
-        fake = batch._replace(x=batch.x + game.noise * team.share(noise, game.accumulate))
+        fake = batch._replace(x=game.moved(batch.x, team.share(noise, game.accumulate)))
         log |= update_discriminator(game, batch, fake, i + 1 == game.d_steps)
     return log
 
