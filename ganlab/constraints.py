@@ -37,3 +37,20 @@ class WeightClip(Stabiliser):
     def after_update(self, d: nn.Module) -> None:
         for p in self._parameters(d):
             p.clamp_(-self.bound, self.bound)
+
+
+class NormClip(Stabiliser):
+    """Scale each parameter of D, biases and feature norms too, to an L2 norm of at most ``bound``.
+
+    Of the weight constraints that WGAN-GP's section 3 names beside clipping (Gulrajani et al. 2017,
+    arXiv:1704.00028): "L2 norm clipping". What has a norm is not told: here each parameter tensor as a whole.
+    """
+
+    @checked
+    def __init__(self, bound: Positive = 1.0) -> None:
+        self.bound = bound
+
+    @torch.no_grad()
+    def after_update(self, d: nn.Module) -> None:
+        for p in d.parameters():
+            p.mul_(self.bound / p.norm().clamp_min(self.bound))

@@ -107,6 +107,8 @@ class Experiment:
         fold: up- and downsampling folded into the ResNets' convolutions: the same numbers up to rounding.
         fixed_generator: above 0, generated samples are real ones plus N(0, fixed_generator^2), and G is not
             trained: WGAN-GP's Figure 1a, of D alone, has 1. Such a run has no scores.
+        fixed_shift: the same with this added to each coordinate of the real samples, and with no noise where
+            fixed_generator is 0: WGAN's Figure 2 (arXiv:1701.07875); 0: none.
         fake_labels: the classes that a conditional G is trained on: ``uniform``, as in SNGAN's code, or as in
             the ``data``: the labels of D's real batch, and of random training images in G's updates.
             Scores and pictures draw them uniformly.
@@ -174,6 +176,7 @@ class Experiment:
         joint_fakes: bool = False,
         fold: bool = True,
         fixed_generator: NonNegative = 0.0,
+        fixed_shift: Annotated[float, Range(ge=-1e6, le=1e6)] = 0.0,
         fake_labels: Literal["uniform", "data"] = "uniform",
         sync_bn: bool = True,
         seed: Seed = 0,
@@ -213,7 +216,8 @@ class Experiment:
         self.accumulate, self.order = accumulate, order
         self.d_pass, self.joint_fakes, self.fold, self.engine = d_pass, joint_fakes, fold, engine
         self.sync_bn, self.fixed_generator = sync_bn, fixed_generator
-        if fixed_generator:  # scores of a G that is not trained say nothing
+        self.fixed_shift = fixed_shift
+        if fixed_generator or fixed_shift:  # scores of a G that is not trained say nothing
             self.metric = Scoring(metric.extractor, metric.protocol, {})
         self.lr_decay, self.lr_decay_start, self.ema = lr_decay, lr_decay_start, ema
         self.dequantize, self.flip = dequantize, flip

@@ -28,7 +28,8 @@ class Game:
     training images, wanted by ``fake_labels="data"`` alone. ``together``: real and generated images pass D in
     one batch. ``joint_fakes``: G makes the images of all ``d_steps`` updates in one pass. ``compiled``: what
     stands in for ``d_terms`` and ``g_terms``. Batch sizes are those of all ranks; each plays its share.
-    ``shape``: of a sample. ``noise``: above 0, fakes are real samples plus so much noise, and G rests.
+    ``shape``: of a sample. ``noise``, ``shift``: unless both are 0 G rests, and fakes are real samples plus
+    ``shift`` and noise of that deviation.
     ``apart``: running averages that each rank has of its share, to be averaged after each update. ``flat``:
     what gives G and D their weights in an update, where that is not left to their layers.
     """
@@ -58,6 +59,7 @@ class Game:
     joint_fakes: bool = False
     averaging: bool = False
     noise: float = 0.0
+    shift: float = 0.0
     apart: list[Tensor] = field(default_factory=list)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
     flat: dict[nn.Module, FlatWeights] = field(default_factory=dict)
@@ -90,6 +92,15 @@ class Game:
         with self.autocast():
             x: Tensor = self.generator(z, y)
         return Batch(x if as_made else x.float(), y)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether G rests: see ``moved``."""
+        return bool(self.noise or self.shift)
+
+    def moved(self, x: Tensor, noise: Tensor) -> Tensor:
+        """The samples of a G that rests: real ones ``x`` (B, ...) moved, ``noise`` ~ N(0, 1) as large."""
+        return x + self.shift + self.noise * noise
 
     def draw_labels(self, n: int) -> Tensor:
         """Labels (n,) for G: uniform over the classes, or those of random training images."""

@@ -9,7 +9,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,10 @@ from ganlab.data.base import ImageSet
 from ganlab.disk import write_atomic
 from ganlab.game import Game
 from ganlab.samples import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 POINTS = 1000  # of either kind in a map
 REAL, FAKE = "#0072b2", "#d55e00"  # Okabe and Ito's blue for real samples, vermilion for generated ones
@@ -60,7 +64,7 @@ class Images(Look):
 
 
 class Points(Look):
-    """Generated points over real ones, in the plane that holds the real ones."""
+    """Generated points over real ones, in the plane that holds the real ones; on a line, histograms."""
 
     count = POINTS
 
@@ -69,9 +73,9 @@ class Points(Look):
         self.real = np.asarray(images.images)[drawn.numpy()]
 
     def __call__(self, game: Game, z: Tensor, y: Tensor | None) -> Shown:
-        if game.noise:  # a fixed G: real points and noise
-            noise = torch.randn(len(self.real), 2, generator=rng.generator("cpu", 0, "samples", 4))
-            fake = torch.from_numpy(self.real) + game.noise * noise
+        if game.fixed:
+            noise = torch.randn(self.real.shape, generator=rng.generator("cpu", 0, "samples", 4))
+            fake = game.moved(torch.from_numpy(self.real), noise)
         else:
             fake = made(game, z, y)
         return Shown(point_map(self.real, fake.numpy()), None, bool((fake == fake[:1]).all()))
@@ -110,13 +114,16 @@ def lines(rows: Tensor, symbols: Sequence[str], pad: str = "`") -> list[str]:
 
 
 def point_map(real: npt.NDArray[Any], fake: npt.NDArray[Any], side: float = 5.0) -> Picture:
-    """A picture of real and generated points (n, 2) in the square around the real ones."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """A picture of real and generated points (n, 2) in the square around the real ones, or of both (n, 1)."""
     from matplotlib.figure import Figure
-    from PIL import Image
 
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     ax = figure.add_subplot()
+    if real.shape[1] == 1:
+        bins = np.histogram_bin_edges(np.concatenate([real, fake]), 80).tolist()
+        for points, color, label in ((real, REAL, "real"), (fake, FAKE, "generated")):
+            ax.hist(points[:, 0], bins, color=color, alpha=0.6, label=label)
+        return _picture(figure, ax)
     ax.scatter(real[:, 0], real[:, 1], s=5, c=REAL, lw=0, alpha=0.6, label="real")
     ax.scatter(fake[:, 0], fake[:, 1], s=5, c=FAKE, lw=0, alpha=0.6, label="generated")
     centre = (real.max(0) + real.min(0)) / 2
@@ -126,6 +133,14 @@ def point_map(real: npt.NDArray[Any], fake: npt.NDArray[Any], side: float = 5.0)
     outside = float((np.abs(fake - centre) > reach).any(1).mean())
     if outside:
         ax.set_title(f"{outside:.0%} of the generated points lie outside", fontsize=8)
+    return _picture(figure, ax)
+
+
+def _picture(figure: Figure, ax: Axes) -> Picture:
+    """The figure with its legend, as pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
     ax.legend(loc="upper right", fontsize=8)
     FigureCanvasAgg(figure)
     out = io.BytesIO()

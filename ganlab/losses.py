@@ -7,6 +7,8 @@ A new loss: a class here (or in a file of its own) and ``configs/loss/NAME.yaml`
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,15 +49,17 @@ class Standard(Loss):
     def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
         return F.softplus(-fake.score).mean()
 
+    def curves(self, d: float, penalties: float) -> dict[str, float]:
+        """The estimate of the Jensen-Shannon divergence, log 2 - (D's loss) / 2: a lower bound of it, at most
+        log 2 (nats), of WGAN's Figure 4 (arXiv:1701.07875, section 4.2)."""
+        return {"critic/js_estimate": math.log(2) - d / 2}
 
-class Minimax(Loss):
+
+class Minimax(Standard):
     """D as in ``Standard``;  G: -mean softplus(D(G(z))) = mean log(1 - sigmoid(D(G(z)))).
 
     The saturating game of Goodfellow et al. 2014, arXiv:1406.2661, equation 1. G's loss is negative.
     """
-
-    def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
-        return F.softplus(-real.score).mean() + F.softplus(fake.score).mean()
 
     def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
         return -F.softplus(fake.score).mean()

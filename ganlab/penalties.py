@@ -184,3 +184,23 @@ class Orthonormal(Stabiliser):
             gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
             total = total + (gram - torch.eye(len(gram), device=w.device, dtype=w.dtype)).square().sum()
         return self.weight * total
+
+
+class WeightDecay(Stabiliser):
+    """weight * sum |w|, or (weight / 2) * sum w^2, over all parameters w of D, as a term of its loss.
+
+    The soft weight constraints of WGAN-GP's section 3 (Gulrajani et al. 2017, arXiv:1704.00028): "L1 and L2
+    weight decay", whose weight it does not tell. ``d_optimizer={weight_decay: ...}`` adds the gradient of the
+    second to D's at the optimiser, with the same step; this one is seen in the losses.
+    """
+
+    has_penalty = True
+
+    @checked
+    def __init__(self, weight: Positive = 1e-3, norm: Literal["l1", "l2"] = "l2") -> None:
+        self.weight, self.norm = weight, norm
+
+    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
+        if self.norm == "l1":
+            return self.weight * torch.stack([p.abs().sum() for p in d.parameters()]).sum()
+        return self.weight / 2 * torch.stack([p.square().sum() for p in d.parameters()]).sum()

@@ -206,7 +206,7 @@ def _require_slots(game: Game, tensors: Mapping[str, Tensor], step: int, where: 
     """torch loads an optimiser's slots of any shape, and none at all: here they must be what a step makes."""
     for name, optimizer in (("g_optimizer", game.g_optimizer), ("d_optimizer", game.d_optimizer)):
         found = {k: v for k, v in tensors.items() if k.startswith(f"{name}/")}
-        if not found and (step == 0 or (game.noise and name == "g_optimizer")):
+        if not found and (step == 0 or (game.fixed and name == "g_optimizer")):
             continue  # it has not moved yet, or never does
         wanted, _ = flatten(name, {"state": slots_after_a_step(optimizer)})
         if found:  # a parameter that was never used has none

@@ -36,8 +36,8 @@ def write(place: Path, folder: RunFolder, dataset: Dataset, game: Game, drawn: D
     line each, and ``interpolation.txt``, an empty line after each way. Points: ``points.csv``, ``grid.png``
     (a map, real ones too) and ``interpolation.csv``. Raises ConfigError for a G that is not trained.
     """
-    if game.noise:
-        raise ConfigError("fixed_generator", "is above 0: this run trains no G", "name another run")
+    if game.fixed:
+        raise ConfigError("fixed_generator", "is set, or fixed_shift: this run trains no G", "name another")
     {"images": _images, "text": _text, "points": _points}[game.shape.kind](
         place, folder, dataset, game, drawn
     )

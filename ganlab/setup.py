@@ -85,6 +85,7 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0, shape:
         together=e.d_pass == "auto" and passes_together(e, discriminator),
         joint_fakes=e.joint_fakes,
         noise=e.fixed_generator,
+        shift=e.fixed_shift,
         apart=[] if together else [*running_averages(generator), *running_averages(discriminator)],
     )
     if device.type == "cuda":

@@ -73,7 +73,7 @@ def update(game: Game, real: Callable[[], Batch]) -> Terms:
     try:
         for stabiliser in game.stabilisers.values():
             stabiliser.before_update(game.discriminator)
-        log = update_critic(game, seen) if game.noise else update_both(game, seen)
+        log = update_critic(game, seen) if game.fixed else update_both(game, seen)
     finally:
         for flat in game.flat.values():
             flat.end()
@@ -95,17 +95,17 @@ def update_both(game: Game, seen: Callable[[], Batch]) -> Terms:
 
 
 def update_critic(game: Game, real: Callable[[], Batch]) -> Terms:
-    """Update D ``d_steps`` times against real samples plus noise: the fixed G of WGAN-GP's Figure 1a.
+    """Update D ``d_steps`` times against real samples that were moved: the fixed G of WGAN-GP's Figure 1a.
 
-    Each generated sample is a real one of the same batch and N(0, noise^2), as in WGAN-GP's released code
-    (gan_toy.py). G has no loss to tell.
+    Each generated sample is a real one of the same batch, a shift and N(0, noise^2), as in WGAN-GP's released
+    code (gan_toy.py), which has no shift. G has no loss to tell.
     """
     log: Terms = {}
     for i in range(game.d_steps):
         batch = real()
         team, shape = ranks.current(), batch.x.shape
         noise = torch.randn(shape[0] * team.size, *shape[1:], device=batch.x.device)
-        fake = batch._replace(x=batch.x + game.noise * team.share(noise, game.accumulate))
+        fake = batch._replace(x=game.moved(batch.x, team.share(noise, game.accumulate)))
         log |= update_discriminator(game, batch, fake, i + 1 == game.d_steps)
     return log
 

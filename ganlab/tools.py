@@ -123,8 +123,9 @@ def _evaluate(
 ) -> list[dict[str, Any]]:
     """Score a checkpoint as each of the experiments, which differ in their protocols alone, says."""
     folder, first = opened[0]
-    if first.fixed_generator:
-        raise ConfigError("fixed_generator", "is above 0: this run trains no G to score", "name another run")
+    if first.fixed_generator or first.fixed_shift:
+        what = "is set, or fixed_shift: this run trains no G to score"
+        raise ConfigError("fixed_generator", what, "name another run")
     device = find_device(first.device)
     set_precision("fp32", device, False)
     if first.threads:

@@ -1,7 +1,8 @@
 """The nouns that every floor uses, with their shapes.
 
 x: data, images as float32 (B, C, H, W) in [-1, 1]; y: class labels, int64 (B,); z: noise, float32 (B, Z).
-Points are float32 (B, 2), text is float32 (B, V, L): for each of L places the weights of V symbols.
+Points are float32 (B, 2), or (B, 1) on a line; text is float32 (B, V, L): for each of L places the weights of
+V symbols.
 """
 
 from __future__ import annotations

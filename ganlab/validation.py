@@ -111,8 +111,8 @@ class Validation:
         game, totals = self.game, [0.0, 0.0]
         rng.seed_default(game.device, self.seed, "validation", 5)
         for (x, y), fake in zip(self._pieces(*real), fakes, strict=True):
-            if game.noise:  # a fixed G: real samples and noise
-                fake = Batch(x + game.noise * torch.randn_like(x), y)
+            if game.fixed:
+                fake = Batch(game.moved(x, torch.randn_like(x)), y)
             part, share = Batch(x, y), len(x) / len(real.x)
             with torch.no_grad():
                 d = game.loss.discriminator(game.verdict(*part), game.verdict(*fake))

@@ -34,8 +34,9 @@ EVERY = {
     ),
     *("operator_norms", "overfitting", "samples", "scores", "singular_values", "spectral_norms", "speed"),
     *("layer_gradients", "value_surface", "weight_histograms"),
+    *("loss_curves", "parallel_lines"),
 }
-OTHERS = {"ngram_js"}  # of samples that are not images; tested with them
+OTHERS = {"ngram_js", "value_line"}  # of samples that are not images; tested with them
 QUICK = [
     "n=12",
     "n_real=40",
@@ -49,6 +50,8 @@ QUICK = [
 ]
 GIVEN = {  # which runs each analysis is tried on
     "admissible": [],
+    "parallel_lines": [],
+    "loss_curves": ["gp-held", "sn"],
     "d_steps": ["sn", "sn-s1", "wn", "wn-s1", "sn-d2", "wn-d2"],
     "feature_dim": ["sn", "sn-s1", "sn-f2"],
     "nearest": ["sn"],

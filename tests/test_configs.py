@@ -32,6 +32,7 @@ SMALL = [
     "lr_decay_start=0",
     "steps=4",
     "d_steps=1",
+    "fixed_shift=0",
     "device=cpu",
 ]
 CLASSES = 7

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import shutil
+from array import array
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ganlab import analysis, cli
+from ganlab.analysis import loss_curves, value_line
 from ganlab.analysis.layer_gradients import Norms, by_layer, factor
 from ganlab.analysis.value_surface import auc, steepest, surface
 from ganlab.analysis.weight_histograms import histogram, summed, weights
-from ganlab.losses import Hinge, Loss, Wasserstein
+from ganlab.errors import DataError
+from ganlab.losses import Hinge, Loss, Minimax, Wasserstein
+from ganlab.metrics.wasserstein1 import distance
+from ganlab.report.history import Curve
 from ganlab.types import Batch, Verdict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,6 +131,44 @@ def test_auc_counts_pairs() -> None:
     assert auc(np.array([5.0]), np.array([5.0])) == 0.5
 
 
+@pytest.mark.parametrize("loss", [Wasserstein(), Minimax()])
+def test_the_steepness_of_gs_loss_on_a_line(loss: Loss) -> None:
+    """D(x) = 3 x: of a critic 3 everywhere; of the minimax game sigmoid(3 x) * 3, which vanishes."""
+    x = [-2.0, 0.5]
+    game = game_of(Linear(torch.tensor([[3.0]])), loss)
+    by_hand = [-3 / (1 + math.exp(-3 * at)) if isinstance(loss, Minimax) else -3 for at in x]
+    assert value_line.gradients(game, torch.tensor(x)[:, None]) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_the_line_between_two_gaussians_is_trained_once_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["analyze", "analysis=value_line", "points=200", "places=9", "steps=60", "device=cpu", "threads=1"]
+    line += ["optimizer.lr=1e-2", "d_steps=1", "batch_size=64"]
+    assert cli.main(line) == 0
+    told = {r["method"]: r for r in read(tmp_path / "outputs/analysis/value_line_summary.csv")}
+    assert {*told} == {"none", "wc"}
+    assert float(told["none"]["w1"]) == pytest.approx(4, abs=0.5)
+    assert 0.4 < float(told["none"]["js_estimate"]) < math.log(2)  # 0.63 of an optimal D
+    assert told["wc"]["js_estimate"] == ""
+    assert 1 < float(told["wc"]["gap_over_slope"]) < 4
+    for r in told.values():
+        assert 0 <= float(r["weakest"]) <= float(r["median"])
+    rows = read(tmp_path / "outputs/analysis/value_line.csv")
+    assert [float(r["x"]) for r in rows[:9]] == [-8, -6, -4, -2, 0, 2, 4, 6, 8]
+    gan = [float(r["value"]) for r in rows if r["method"] == "none"]
+    assert gan[3] > 0.9 > 0.1 > gan[5]  # D is sure of both means
+    capsys.readouterr()
+    assert cli.main(line) == 0
+    assert capsys.readouterr().out.count("finished at step 60") == 2
+
+
+def test_a_line_is_not_drawn_through_the_plane(analysis_runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="use analysis=value_surface"):
+        analysis.analyze([analysis_runs["points-gp"]], "value_line", tmp_path)
+
+
 def read(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
 
@@ -177,3 +221,50 @@ def test_what_can_not_be_filmed_is_told(
     assert cli.main(["analyze", str(analysis_runs["sn"]), "analysis=value_surface", out]) == 3
     assert "is of points" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_median_filter_by_hand() -> None:
+    curve = Curve(array("q", [1, 2, 3, 4, 5]), array("d", [1.0, 9.0, 2.0, math.nan, 3.0]))
+    found = loss_curves.smoothed("x", curve, 3)
+    assert found.steps == [1, 2, 3, 5]
+    assert found.raw.tolist() == [1, 9, 2, 3]
+    assert found.filtered.tolist() == [1, 2, 3, 3]  # of (1, 1, 9), (1, 9, 2), (9, 2, 3), (2, 3, 3)
+    assert loss_curves.smoothed("x", curve, 1).filtered.tolist() == [1, 9, 2, 3]
+    assert loss_curves.correlation(found, {1: 10.0, 2: 20.0, 3: 30.0}) == pytest.approx(1)
+    assert loss_curves.correlation(found, {1: 30.0, 2: 20.0, 3: 10.0}) == pytest.approx(-1)
+    assert loss_curves.correlation(found, {3: 1.0, 5: 2.0}) is None  # the curve stands still there
+
+
+def test_estimates_are_those_of_the_losses(analysis_runs: Runs, tmp_path: Path) -> None:
+    runs = [analysis_runs["gp-held"], analysis_runs["sn"]]
+    analysis.analyze(runs, "loss_curves", tmp_path, ["median=1"])
+    rows = read(tmp_path / "loss_curves.csv")
+    assert {r["method"]: r["curve"] for r in rows} == {
+        "wgan-gp": "critic/wasserstein_estimate",
+        "sn": "critic/js_estimate",
+    }
+    for run, method in zip(runs, ("wgan-gp", "sn"), strict=True):
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        d = [line["loss/d"] for line in lines if "loss/d" in line]
+        wanted = [-v if method == "wgan-gp" else math.log(2) - v / 2 for v in d]
+        assert [float(r["value"]) for r in rows if r["method"] == method] == pytest.approx(wanted)
+    for r in read(tmp_path / "loss_curves_summary.csv"):
+        assert r["score"] == "is_cifar"
+        assert int(r["evaluations"]) == 3
+        assert -1 <= float(r["correlation"]) <= 1
+    analysis.analyze(runs, "loss_curves", tmp_path / "g", ["curve=loss/g"])
+    assert {r["curve"] for r in read(tmp_path / "g" / "loss_curves.csv")} == {"loss/g"}
+    with pytest.raises(DataError, match="no run has loss/x"):
+        analysis.analyze(runs, "loss_curves", tmp_path, ["curve=loss/x"])
+
+
+def test_parallel_lines_are_as_far_apart_as_told(tmp_path: Path) -> None:
+    analysis.analyze([], "parallel_lines", tmp_path, ["places=5", "reach=2"])
+    rows = read(tmp_path / "parallel_lines.csv")
+    z = np.linspace(0, 1, 50)
+    for r in rows:
+        theta = float(r["theta"])
+        lines = [np.stack([np.full(50, x), z], 1) for x in (0.0, theta)]
+        assert float(r["wasserstein"]) == pytest.approx(distance(*lines), abs=1e-9)
+        assert float(r["js"]) == (0 if theta == 0 else math.log(2))
+    assert [float(r["theta"]) for r in rows] == [-2, -1, 0, 1, 2]

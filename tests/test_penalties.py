@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ganlab.constraints import WeightClip
+from ganlab.constraints import NormClip, WeightClip
 from ganlab.feature_norms import BatchNorm
 from ganlab.layers import as_matrix, raw_weight, weighted_layers
 from ganlab.nets.cnn import CNN
-from ganlab.penalties import R1, R2, GradientPenalty, Orthonormal, SpectralNormRegularization, gradient_norms
+from ganlab.penalties import (
+    R1,
+    R2,
+    GradientPenalty,
+    Orthonormal,
+    SpectralNormRegularization,
+    WeightDecay,
+    gradient_norms,
+)
 from ganlab.types import Batch, ImageShape, Verdict
 from ganlab.weight_norms import SpectralNorm
 
@@ -298,3 +307,25 @@ def test_bad_numbers_are_refused() -> None:
         GradientPenalty(weight=-1.0)
     with pytest.raises(ValueError, match=r"sides.*two, one"):
         GradientPenalty(sides="three")  # type: ignore[arg-type]
+
+
+def test_a_clipped_norm_is_the_bound_and_a_small_one_stands() -> None:
+    d = LinearD(torch.tensor([3.0, 0.0, -4.0, 0.0]))
+    NormClip(bound=10.0).after_update(d)
+    assert d.a.tolist() == [3, 0, -4, 0]
+    NormClip(bound=2.5).after_update(d)
+    assert d.a.tolist() == pytest.approx([1.5, 0, -2, 0])
+    zero = LinearD(torch.zeros(4))
+    NormClip().after_update(zero)
+    assert zero.a.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("norm", "value", "slope"), [("l2", 0.1 / 2 * 25, [0.3, 0, -0.4, 0]), ("l1", 0.1 * 7, [0.1, 0, -0.1, 0])]
+)
+def test_weight_decay_is_its_formula(norm: Any, value: float, slope: list[float]) -> None:
+    d = LinearD(torch.tensor([3.0, 0.0, -4.0, 0.0]))
+    told = WeightDecay(weight=0.1, norm=norm).penalty(d, REAL, FAKE)
+    assert float(told) == pytest.approx(value)
+    (gradient,) = torch.autograd.grad(told, d.a)
+    assert gradient.tolist() == pytest.approx(slope)

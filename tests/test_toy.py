@@ -19,7 +19,7 @@ from test_loop import interrupted, state
 from ganlab import cli, config, loop, rng
 from ganlab.analysis.subjects import Subject
 from ganlab.constraints import WeightClip
-from ganlab.data.points import EightGaussians, PointSet, SwissRoll, TwentyFiveGaussians
+from ganlab.data.points import EightGaussians, Gaussian, PointSet, SwissRoll, TwentyFiveGaussians
 from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment, Scoring
 from ganlab.losses import Wasserstein
@@ -38,7 +38,7 @@ from ganlab.types import Batch, ImageShape, PointShape
 
 CPU = torch.device("cpu")
 PROTOCOL = Protocol(name="toy", is_n_fake=300, fid_n_fake=300)
-SETS = (EightGaussians, TwentyFiveGaussians, SwissRoll)
+SETS = (EightGaussians, TwentyFiveGaussians, SwissRoll, Gaussian)
 Make = Callable[..., Experiment]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -108,6 +108,16 @@ def test_the_swiss_roll_is_scikit_learns() -> None:
     points = SwissRoll().draw(50, random)
     assert np.array_equal(points, (whole[:, [0, 2]] / 7.5).astype(np.float32))
     assert SwissRoll().modes() is None
+
+
+def test_a_gaussian_on_a_line_has_its_mean_and_deviation() -> None:
+    points = Gaussian(mean=3, std=0.5, n=20_000).load()
+    assert points.shape == PointShape(1)
+    assert points.images.shape == (20_000, 1)
+    assert points.images.mean() == pytest.approx(3, abs=0.02)
+    assert points.images.std() == pytest.approx(0.5, abs=0.02)
+    fresh = points.batches(CPU, 0).batch(0, 4000).x
+    assert float(fresh.mean()) == pytest.approx(3, abs=0.05)
 
 
 def _around(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -253,8 +263,11 @@ def test_resume_is_bitwise(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert state(whole, 12) == state(parts, 12) != state(whole, 8)
 
 
-def test_a_fixed_generator_is_real_points_plus_noise_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    game = build_game(experiment(fixed_generator=0.5), CPU)
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_a_fixed_generator_is_real_points_moved_and_stays(
+    shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    game = build_game(experiment(fixed_generator=0.5, fixed_shift=shift), CPU)
     before = [p.clone() for p in game.generator.parameters()]
     d_before = [p.clone() for p in game.discriminator.parameters()]
     seen: list[Batch] = []
@@ -272,11 +285,23 @@ def test_a_fixed_generator_is_real_points_plus_noise_and_stays(monkeypatch: pyte
     noise = torch.randn(32, 2)
     assert len(seen) == 2 * game.d_steps
     assert torch.equal(seen[0].x, real)
-    assert torch.equal(seen[1].x, real + 0.5 * noise)  # each its own noise, beside its own real point
+    assert torch.equal(seen[1].x, real + shift + 0.5 * noise)  # each its own noise, beside its own real point
     assert not torch.equal(seen[1].x, seen[3].x)
     assert all(torch.equal(a, b) for a, b in zip(before, game.generator.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(d_before, game.discriminator.parameters(), strict=True))
     assert {"d", "gp", "d_real", "d_fake"} <= set(told)
+
+
+def test_a_shift_alone_fixes_the_generator(tmp_path: Path) -> None:
+    made = {"dataset": Gaussian(n=300), "fixed_shift": 4.0}
+    run = tmp_path / "run"
+    train(experiment(run_dir=str(run), steps=2, sample_every=1, **made))
+    subject = Subject(*collect.collect([run]))
+    subject.__dict__["experiment"] = experiment(**made)
+    game, _ = subject.restore()
+    assert torch.equal(subject.fake(game, 300, 0).x, subject.real(game, 300, 0).x + 4)
+    assert (run / "samples" / "step-000000002.png").exists()
+    assert not subject.run.scores
 
 
 def test_a_fixed_generator_has_no_scores_and_its_fakes_are_shown(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.feature_norms import BatchNorm
 from ganlab.lanes import Lane, Lanes
-from ganlab.losses import Hinge, LeastSquares, Loss, Standard, Wasserstein
+from ganlab.losses import Hinge, LeastSquares, Loss, Minimax, Standard, Wasserstein
 from ganlab.nets.resnet import ResNet
 from ganlab.penalties import GradientPenalty, SpectralNormRegularization
 from ganlab.setup import build_game, pack_game
@@ -73,7 +73,9 @@ def test_the_critics_curves_by_hand() -> None:
         "critic/wasserstein_estimate": 3.0,
         "critic/negative_critic_loss": 2.5,
     }
-    for loss in (Standard(), Hinge(), LeastSquares(), Loss()):
+    for loss in (Standard(), Minimax()):  # log 2 less half of D's loss, whatever the penalties
+        assert loss.curves(0.5, 9.0) == {"critic/js_estimate": pytest.approx(math.log(2) - 0.25)}
+    for loss in (Hinge(), LeastSquares(), Loss()):
         assert loss.curves(-3.0, 0.5) == {}
 
 

@@ -359,9 +359,10 @@ def test_the_family_s_smallest_net_is_the_dcgan_and_more_layers_are_spread_over_
     assert norms(DCGANFamily(g_norm=False).generator(shape(32), 0)) == []
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "smooth_elu", "tanh"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "smooth_elu", "tanh", "elu"])
 def test_the_family_s_activations(name: Activation) -> None:
-    kind = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "smooth_elu": SmoothELU, "tanh": nn.Tanh}[name]
+    kind = type(activation(name))
+    assert kind.__name__.lower() == name.replace("_", "")
     a = DCGANFamily(g_activation=name, d_activation=name, g_depth=20, d_depth=20, g_norm=False, width=0.1)
     g, d = a.generator(shape(32), 0), a.discriminator(shape(32), 0, None)
     assert sum(isinstance(m, kind) for m in g.modules()) == 19 + (name == "tanh")

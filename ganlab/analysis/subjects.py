@@ -104,14 +104,14 @@ class Subject:
         return game.draw(n, rng.generator(self.device, seed, "analysis", 2))
 
     def fake(self, game: Game, n: int, seed: int) -> Batch:
-        """``n`` generated samples; of a fixed G, ``n`` real ones (all if there are fewer) plus its noise."""
-        if not game.noise:
+        """``n`` generated samples; of a fixed G, ``n`` real ones, moved (all if there are fewer)."""
+        if not game.fixed:
             z, y = self.draw(game, n, seed)
             return Batch(generate(game, z, y), y)
         real = self.real(game, n, seed)
         random = rng.generator(self.device, seed, "analysis", 4)
         noise = torch.randn(real.x.shape, device=self.device, generator=random)
-        return real._replace(x=real.x + game.noise * noise)
+        return real._replace(x=game.moved(real.x, noise))
 
     def held_out(self, wanted: str | None) -> str | None:
         """The split that training did not use: ``wanted``, else test or validation, else None."""

@@ -82,6 +82,10 @@ class ValueSurface(Analysis):
     def make(self, runs: Sequence[Subject]) -> Finding:
         if self.frames and len(runs) > 1:
             raise DataError("frames", f"is for one run, and {len(runs)} were given", "name one")
+        for subject in runs:
+            if (dim := subject.experiment.shape[0]) != 2:
+                what = f"is of points in the plane, and {subject.run.shown} has {dim} coordinate"
+                raise DataError("value_surface", what, "use analysis=value_line")
         steps = film.steps(runs[0]) if self.frames else []
         found = [self.panel(subject, self.checkpoint) for subject in runs]
         rows: list[Row] = []

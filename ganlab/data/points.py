@@ -1,7 +1,7 @@
-"""Toy distributions in the plane: 8 and 25 Gaussians, the Swiss roll, as WGAN-GP's code makes them.
+"""Toy distributions: 8 and 25 Gaussians and the Swiss roll in the plane, one Gaussian on a line.
 
-Source: Gulrajani et al. 2017, arXiv:1704.00028, Figure 1, and its released code (gan_toy.py). What that code
-draws anew for each batch is drawn anew here, as a function of (seed, place in the run).
+Source of those in the plane: Gulrajani et al. 2017, arXiv:1704.00028, Figure 1, and its released code
+(gan_toy.py). What that code draws anew for each batch is drawn anew here, as a function of (seed, place).
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ganlab.data.base import Batches, Dataset, ImageSet, fingerprint
-from ganlab.schema import Count, Seed, checked
+from ganlab.schema import Count, Positive, Range, Seed, checked
 from ganlab.types import Batch, PointShape
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Plane = npt.NDArray[np.float32]  # points (n, 2)
+Plane = npt.NDArray[np.float32]  # points (n, 2), or (n, 1) on a line
 Draw = Callable[[int, np.random.RandomState], Plane]
 SPLITS = ("train", "test")
 ROOT2 = 1.414  # the code's numbers, not the roots: 8 Gaussians are divided by 1.414, 25 by 2.828
@@ -30,7 +30,7 @@ ROOT2 = 1.414  # the code's numbers, not the roots: 8 Gaussians are divided by 1
 
 @dataclass(frozen=True)
 class PointSet(ImageSet):
-    """Points, float32 (N, 2), as players see them.
+    """Points, float32 (N, 2) or (N, 1), as players see them.
 
     draw: makes fresh points for training; ``images`` are then a sample to look at and to compare with. None:
     training goes through ``images`` in their order, the same in every epoch.
@@ -108,23 +108,24 @@ class Points(Dataset):
 
     channels, resolution, labelled = 1, 1, False  # of images: none here
     comes = "is drawn when a run starts"
+    dim = 2  # coordinates of a point
     n: int
     split: str
     data_seed: int
 
     @property
     def shape(self) -> PointShape:
-        return PointShape(2)
+        return PointShape(self.dim)
 
     def splits(self) -> tuple[str, ...]:
         return SPLITS
 
     @abstractmethod
     def draw(self, n: int, random: np.random.RandomState) -> Plane:
-        """``n`` points of the distribution, float32 (n, 2)."""
+        """``n`` points of the distribution, float32 (n, dim)."""
 
     def modes(self) -> tuple[Plane, float] | None:
-        """Centres (K, 2) and standard deviation of the modes, in the points' units; None without any."""
+        """Centres (K, dim) and standard deviation of the modes, in the points' units; None without any."""
         return None
 
     def load(self, *, split: str | None = None) -> PointSet:
@@ -225,3 +226,29 @@ class SwissRoll(Points):
 
         points = make_swiss_roll(n_samples=n, noise=0.25, random_state=random)[0]
         return np.asarray(points[:, [0, 2]] / 7.5, np.float32)
+
+
+class Gaussian(Points):
+    """One normal distribution on a line, N(mean, std^2); drawn on the fly.
+
+    With a generator that shifts it (``fixed_shift``) the two Gaussians of WGAN's Figure 2 (arXiv:1701.07875).
+    """
+
+    name, dim = "gaussian", 1
+
+    @checked
+    def __init__(
+        self,
+        mean: Annotated[float, Range(ge=-1e6, le=1e6)] = -2.0,
+        std: Positive = 1.0,
+        n: Count = 10_000,
+        data_seed: Seed = 0,
+        split: Literal["train", "test"] = "train",
+    ) -> None:
+        self.mean, self.std, self.n, self.data_seed, self.split = mean, std, n, data_seed, split
+
+    def modes(self) -> tuple[Plane, float]:
+        return np.array([[self.mean]], np.float32), self.std
+
+    def draw(self, n: int, random: np.random.RandomState) -> Plane:
+        return (self.mean + self.std * random.randn(n, 1)).astype(np.float32)

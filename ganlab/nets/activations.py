@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["relu", "leaky_relu", "smooth_elu", "tanh"]  # WGAN-GP's Table 1
+Activation = Literal[
+    "relu", "leaky_relu", "smooth_elu", "tanh", "elu"
+]  # WGAN-GP's Table 1, and the ELU of appendix D
 
 
 class _ReLU(torch.autograd.Function):
@@ -67,5 +69,6 @@ def activation(name: Activation, slope: float = 0.2) -> nn.Module:
         "leaky_relu": nn.LeakyReLU(slope),
         "smooth_elu": SmoothELU(),
         "tanh": nn.Tanh(),
+        "elu": nn.ELU(),
     }
     return made[name]

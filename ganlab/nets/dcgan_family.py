@@ -32,7 +32,7 @@ class DCGANFamily(Architecture):
     that of ``normalization=bn_full``, or ``ln_full`` under WGAN-GP, and spares the first convolution.
 
     Args:
-        g_activation, d_activation: relu, leaky_relu, smooth_elu (appendix D) or tanh.
+        g_activation, d_activation: relu, leaky_relu, smooth_elu or tanh; elu is that of appendix D.
         g_depth, d_depth: 4, 8, 12 or 20 in the paper.
         g_norm: batch norm in G, per channel.
         g_filters, d_filters: base filters, those at the largest map, doubled at each smaller one; 32, 64 or

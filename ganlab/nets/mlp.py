@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons for points in the plane, as in WGAN-GP's toy experiments, and for images."""
+"""Multi-layer perceptrons for points, as in WGAN-GP's toy experiments, and for images."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def layers(sizes: list[int]) -> nn.ModuleList:
 
 
 class Generator(nn.Module):
-    """z (B, Z) -> points (B, 2), or images (B, C, H, W) in [-1, 1]."""
+    """z (B, Z) -> points (B, 2) or (B, 1), or images (B, C, H, W) in [-1, 1]."""
 
     def __init__(self, shape: PointShape | ImageShape, sizes: list[int], activation: Activation) -> None:
         super().__init__()

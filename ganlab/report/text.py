@@ -29,6 +29,8 @@ METHODS = {
     "fn": "FN",
     "in": "IN",
     "snr": "SN regularisation",
+    "l2_clip": "L2 norm clip",
+    "weight_decay": "Weight decay",
     "orthonormal_init": "Orthonormal start",
     "dcgan": "DCGAN",
     "gan": "GAN",
@@ -46,6 +48,7 @@ DATASETS = {
     "8gaussians": "8 Gaussians",
     "25gaussians": "25 Gaussians",
     "swissroll": "Swiss roll",
+    "gaussian": "Gaussian",
 }
 ARCHITECTURES = {
     "cnn": "CNN",

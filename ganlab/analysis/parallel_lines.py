@@ -1,0 +1,49 @@
+"""Figure 1 of the WGAN paper (arXiv:1701.07875): two distances between parallel lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis.subjects import Subject
+from ganlab.schema import Positive, Range, checked
+
+
+class ParallelLines(Analysis):
+    """Wasserstein distance and JS divergence between two parallel lines (WGAN, Figure 1); needs no run
+
+    Of (0, Z) and (theta, Z), Z uniform on [0, 1]: W = |theta|, and JS = log 2 but 0 at theta = 0, in nats.
+    The first has a gradient that leads there, the second has none.
+
+    Args:
+        reach: theta goes from -reach to reach.
+        places: values of theta; an odd number has 0 among them.
+    """
+
+    runs = (0, 1000)
+
+    @checked
+    def __init__(self, reach: Positive = 1.0, places: Annotated[int, Range(ge=3, le=100_001)] = 201) -> None:
+        self.reach, self.places = reach, places
+
+    def make(self, runs: Sequence[Subject]) -> Finding:
+        thetas = [float(t) for t in np.linspace(-self.reach, self.reach, self.places)]
+        rows: list[Row] = [{"theta": t, "wasserstein": abs(t), "js": math.log(2) * (t != 0)} for t in thetas]
+        with drawing.style():
+            figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+            left, right = drawing.panels(figure, 2, 2)
+            left.plot(thetas, [r["wasserstein"] for r in rows], lw=1.6)  # type: ignore[arg-type]
+            left.set(xlabel="theta", ylabel="Wasserstein-1 distance")
+            for side in ([t for t in thetas if t < 0], [t for t in thetas if t > 0]):
+                right.plot(side, [math.log(2)] * len(side), color="C0", lw=1.6)
+            right.plot(0, 0, "o", color="C0", ms=4)
+            right.set(xlabel="theta", ylabel="Jensen-Shannon divergence (nats)", ylim=(-0.03, 0.75))
+            drawing.titled(figure, "Distances between two parallel lines")
+            png = drawing.png(figure)
+        return Finding(png, rows, [f"W = |theta|; JS = {math.log(2):.4f} but 0 at theta = 0"])
