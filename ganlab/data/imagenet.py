@@ -77,6 +77,8 @@ class ImageNet(Dataset):
 
     @property
     def reference(self) -> ImageNet:
+        if not self.rule.stretch:
+            return self
         unstretched = copy.copy(self)
         unstretched.rule = dataclasses.replace(self.rule, stretch=False)
         return unstretched

@@ -17,7 +17,6 @@ The sha256 of the pixels is compared by ``ganlab data info NAME verify=true`` (1
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -156,12 +155,13 @@ def prepare(dataset: Dataset, splits: Sequence[str] | None = None) -> list[dict[
 
     Returns manifests plus ``folder``.
     """
-    manifests = {}
-    for one, split in itertools.product((dataset, dataset.reference), splits or (dataset.split,)):
-        manifest = one.load(split=split).manifest
-        folder = one.pack_folder(split)
-        manifests[folder, split] = {**manifest, "folder": None if folder is None else str(folder)}
-    return list(manifests.values())
+    manifests = []
+    for one in dict.fromkeys((dataset, dataset.reference)):
+        for split in splits or (dataset.split,):
+            manifest = one.load(split=split).manifest
+            folder = one.pack_folder(split)
+            manifests.append({**manifest, "folder": None if folder is None else str(folder)})
+    return manifests
 
 
 def info(dataset: Dataset, verify: bool = False) -> dict[str, Any]:
