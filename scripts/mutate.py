@@ -113,8 +113,9 @@ def mutants(path: Path) -> Iterator[tuple[int, str, ast.AST]]:
             yield getattr(node, "lineno", 0), f"{before}  ->  {after}", ast.fix_missing_locations(other)
 
 
-def swap(path: Path, tree: Any) -> None:
-    """Give the functions that were made from ``path`` the bytecode of ``tree``."""
+def swap(path: Path, tree: Any) -> bool:
+    """Give the functions that were made from ``path`` the bytecode of ``tree``; False where one can't take it,
+    as one that loses its ``super()`` can't."""
     codes: dict[tuple[str, int], CodeType] = {}
 
     def collect(code: CodeType) -> None:
@@ -123,11 +124,15 @@ def swap(path: Path, tree: Any) -> None:
             collect(one)
 
     collect(compile(tree, str(path), "exec"))
+    fits = True
     for f in gc.get_objects():
         if isinstance(f, FunctionType) and f.__code__.co_filename == str(path):
             code = codes.get((f.__code__.co_qualname, f.__code__.co_firstlineno))
             if code is not None and code.co_freevars == f.__code__.co_freevars:
                 f.__code__ = code
+            elif code is not None:
+                fits = False
+    return fits
 
 
 def passes(items: list[Any], number: int) -> bool:
@@ -187,7 +192,7 @@ class Mutating:
         runs = forked(lambda: covered(items, path), 3600) or []
         every = list(mutants(path))
         drawn = random.Random(self.seed).sample(every, min(self.n, len(every)))
-        counts = {"killed": 0, "survived": 0, "no test": 0}
+        counts = {"killed": 0, "survived": 0, "no test": 0, "not tried": 0}
         for line, text, tree in sorted(drawn, key=lambda m: m[0]):
             order = sorted((run[0], i) for i, run in enumerate(runs) if run and line in run[1])
             chosen, spent = list[Any](), 0.0
@@ -195,13 +200,12 @@ class Mutating:
                 if not chosen or spent + seconds < self.budget:
                     chosen, spent = [*chosen, items[i]], spent + seconds
 
-            def survives(tree: ast.AST = tree, chosen: list[Any] = chosen) -> bool:
-                swap(path, tree)
-                return all(passes(chosen, i) for i in range(len(chosen)))
+            def met(tree: ast.AST = tree, chosen: list[Any] = chosen) -> str:
+                if not swap(path, tree):
+                    return "not tried"
+                return "survived" if all(passes(chosen, i) for i in range(len(chosen))) else "killed"
 
-            state = "no test" if not chosen else "killed"
-            if chosen and forked(survives, 20 + 5 * spent):
-                state = "survived"
+            state = "no test" if not chosen else forked(met, 20 + 5 * spent) or "killed"
             counts[state] += 1
             if state != "killed":
                 print(f"{self.module}.py:{line}  {state} ({len(chosen)} of {len(order)})  {text}", flush=True)
