@@ -114,8 +114,10 @@ def mutants(path: Path) -> Iterator[tuple[int, str, ast.AST]]:
 
 
 def swap(path: Path, tree: Any) -> bool:
-    """Give the functions that were made from ``path`` the bytecode of ``tree``; False where one can't take it,
-    as one that loses its ``super()`` can't."""
+    """Give the functions that were made from ``path`` the bytecode of ``tree``.
+
+    False where one can't take it, as one that loses its ``super()`` can't.
+    """
     codes: dict[tuple[str, int], CodeType] = {}
 
     def collect(code: CodeType) -> None:
