@@ -250,6 +250,21 @@ def test_spectral_norm_regularisation_keeps_its_vectors_with_d() -> None:
     assert not any(torch.equal(v, d.state_dict()[k]) for k, v in kept.items())
 
 
+def test_spectral_norm_regularisation_iterates_once_an_update() -> None:
+    """However many micro batches ask for it: the same u, v and value until the next update begins."""
+    net = nn.Sequential(nn.Linear(12, 6))
+    rule = SpectralNormRegularization()
+    rule.prepare(net)
+    seen = []
+    for _ in range(2):
+        rule.before_update(net)
+        values = [rule.penalty(net, REAL, FAKE).item() for _ in range(3)]
+        assert values == [values[0]] * 3
+        seen.append((values[0], net[0].snr_u.clone()))
+    assert seen[0][0] < seen[1][0]
+    assert not torch.equal(seen[0][1], seen[1][1])
+
+
 def test_spectral_norm_regularisation_pulls_the_norm_down() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(12, 6))

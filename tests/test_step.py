@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from ganlab.experiment import Experiment
 from ganlab.game import Game
 from ganlab.layers import weighted_layers
-from ganlab.losses import ClassLoss, Hinge, Loss
+from ganlab.losses import ClassLoss, Hinge, Loss, Wasserstein
 from ganlab.nets.base import Architecture, Norm
 from ganlab.nets.resnet import ResNet
 from ganlab.penalties import Orthonormal, SpectralNormRegularization
@@ -125,6 +125,14 @@ def test_every_update_of_g_moves_the_average(tiny: Make) -> None:
         found = [*game.average.module.parameters(), *game.average.module.buffers()]
         for a, b in zip(found, expected, strict=True):
             assert not a.is_floating_point() or torch.allclose(a, b, atol=1e-6)
+
+
+def test_scores_are_told_of_the_last_update_of_d_alone(tiny: Make) -> None:
+    game = build_game(tiny(architecture=Plain(), batch_size=16, d_steps=2, loss=Wasserstein()), CPU)
+    images = torch.rand(16, 1, 16, 16) * 2 - 1
+    told = play_round(game, lambda: Batch(images))
+    assert told["d"] == pytest.approx(float(told["d_fake"] - told["d_real"]), rel=1e-5)
+    assert {"d_real", "d_fake"} & update_discriminator(game, Batch(images), tell=False).keys() == set()
 
 
 def sgd(lr: float = 0.1) -> Callable[..., Any]:

@@ -153,8 +153,9 @@ def status() -> str:
             *wrap(
                 "A line for each run at or below the folders (default: outputs): state, step, speed, time "
                 "left, last scores. packed: how many runs shared its process. killed: its process is gone; "
-                "the same command continues it. Only files are read: safe beside running sweeps, on any "
-                "machine that sees them."
+                "the same command continues it. no checkpoint: its result says finished, and that step's "
+                "checkpoint is not there. Only files are read: safe beside running sweeps, on any machine "
+                "that sees them."
             ),
             "",
             "keys",
