@@ -159,7 +159,8 @@ class SpectralNorm(_WeightNormalization):
         )
 
     def norm(self, matrix: Tensor) -> Tensor:
-        return torch.linalg.matrix_norm(matrix, 2)
+        sigma: Tensor = torch.linalg.matrix_norm(matrix, 2)
+        return sigma
 
     def prepare(self, d: nn.Module) -> None:
         super().prepare(d)
@@ -229,4 +230,5 @@ class FrobeniusNorm(_WeightNormalization):
         return FrobeniusNormalized(self.eps)
 
     def norm(self, matrix: Tensor) -> Tensor:
-        return torch.linalg.matrix_norm(matrix)
+        norm: Tensor = torch.linalg.matrix_norm(matrix)
+        return norm
