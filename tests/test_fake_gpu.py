@@ -104,7 +104,7 @@ def results(place: Path) -> dict[str, Any]:
     text = json.dumps(asked).replace("{corpus}", str(corpus))
     command = [sys.executable, "-m", "fake_gpu.checks"]
     done = subprocess.run(
-        command, input=text, capture_output=True, text=True, env=environment(place), cwd=place, timeout=500
+        command, input=text, capture_output=True, text=True, env=environment(place), cwd=place, timeout=580
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -174,7 +174,7 @@ class Done(NamedTuple):
 def ganlab(place: Path, *words: str, report: str, **devices: Any) -> Done:
     env = environment(place, **devices) | {"FAKE_REPORT": str(place / report)}
     command = [sys.executable, "-m", "fake_gpu", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=place, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=place, timeout=580)
     path = place / report
     reports = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return Done(done.returncode, done.stdout + done.stderr, reports)
@@ -240,7 +240,7 @@ def test_sigterm_under_a_graph_saves(place: Path) -> None:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=place
     ) as p:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 450
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             assert p.poll() is None, p.communicate()[0]
             time.sleep(0.1)
