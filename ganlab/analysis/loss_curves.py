@@ -170,8 +170,9 @@ def smoothed(name: str, curve: Curve, width: int) -> Smoothed:
 def correlation(curve: Smoothed, scores: Mapping[int, float]) -> float | None:
     """Spearman's rank correlation of the filtered curve with scores by step; None if either stands still."""
     values = np.interp(list(scores), curve.steps, curve.filtered)
-    rank = float(spearmanr(values, list(scores.values())).statistic)
-    return rank if math.isfinite(rank) else None
+    if np.ptp(values) == 0 or np.ptp(list(scores.values())) == 0:
+        return None
+    return float(spearmanr(values, list(scores.values())).statistic)
 
 
 def grids(subject: Subject) -> dict[int, Picture]:
