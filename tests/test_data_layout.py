@@ -170,8 +170,8 @@ def test_shards_hold_class_folders_too(tmp_path: Path) -> None:
 
 def test_what_systems_leave_behind(tmp_path: Path) -> None:
     junk = [
-        "__MACOSX/cat/._1.png", "cat/._1.png", "cat/.DS_Store", "dog/Thumbs.db", 
-        "cat/.ipynb_checkpoints/1.png",        "cat/@eaDir/1.png/SYNO.jpg", "lost+found/1.png", "#recycle/1.png",
+        "__MACOSX/cat/._1.png", "cat/._1.png", "cat/.DS_Store", "dog/Thumbs.db",
+        "cat/.ipynb_checkpoints/1.png", "cat/@eaDir/1.png/SYNO.jpg", "lost+found/1.png", "#recycle/1.png",
     ]  # fmt: skip
     files = images("cat", "dog") | {"cat/UPPER.JPEG": b"x"} | dict.fromkeys(junk, b"x")
     for make in (as_folder, as_zip, as_tar):
