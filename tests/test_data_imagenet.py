@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from ganlab.data import pack
 from ganlab.data.imagenet import ImageNet
 from ganlab.data.imagenet_rule import ImageNetRule, _through_jpeg, stretched
 from ganlab.data.images import BadImageError, decode
@@ -277,7 +278,7 @@ def test_small_images_can_be_left_out(tmp_path: Path) -> None:
 def test_a_subset_of_the_classes(tmp_path: Path) -> None:
     root = write(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()})
     chosen = tmp_path / "wnids.txt"
-    chosen.write_text("n02105855 Shetland sheepdog\nn01440764\n\n")
+    chosen.write_bytes(b"\xef\xbb\xbfn02105855 Shetland sheepdog\r\nn01440764\r")
     data = small(root, classes=str(chosen)).load()
     assert data.classes == ["n01440764", "n02105855"]
     assert len(data) == 6
@@ -299,6 +300,57 @@ def test_links_on_a_shared_disk_are_followed(tmp_path: Path) -> None:
     for wnid in WNIDS:
         (tmp_path / "in" / "train" / wnid).symlink_to(real / wnid)
     assert len(small(tmp_path / "in").load()) == 9
+
+
+def test_a_class_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    root = write(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()} | {"train/lost+found/x": b""})
+    assert small(root).splits() == ("train", "val")
+    (root / "train" / "n02105856").symlink_to("gone")
+    with pytest.raises(DataError, match=r"train/n02105856: is a link that leads nowhere"):
+        small(root).load()
+    (root / "train" / "n02105856").unlink()
+    (root / "train" / "n01440764" / "x.JPEG").symlink_to("gone")
+    assert small(root).load().manifest["counts"] == {"skipped": 1}  # as any broken image
+
+
+def test_links_in_the_tar_of_tars(tmp_path: Path) -> None:
+    """A hard link to an image, a symbolic one, and a class that is another's."""
+    inner, outer = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w") as file:
+        add(file, "./n01440764_1.JPEG", jpeg())
+        add(file, "./n01440764_2.JPEG", b"./n01440764_1.JPEG", tarfile.LNKTYPE)
+        add(file, "./n01440764_3.JPEG", b"n01440764_2.JPEG", tarfile.SYMTYPE)
+    with tarfile.open(fileobj=outer, mode="w") as file:
+        add(file, "./n01440764.tar", inner.getvalue())
+        add(file, "./n01443537.tar", b"n01440764.tar", tarfile.SYMTYPE)
+    data = small(write(tmp_path, {"ILSVRC2012_img_train.tar": outer.getvalue()})).load()
+    assert data.manifest["class_counts"] == [3, 3]
+
+
+def add(file: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> None:
+    """A file, or a link to the name ``data``."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    if kind == tarfile.REGTYPE:
+        info.size = len(data)
+    else:
+        info.linkname = data.decode()
+    file.addfile(info, io.BytesIO(data))
+
+
+def test_files_replaced_in_place_are_another_pack(tmp_path: Path) -> None:
+    flat = {f"val/{n}": d for n, d in VAL.items()} | {"LOC_val_solution.csv": CSV.encode()}
+    root = write(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()} | flat)
+    for split, name in (("train", next(iter(TRAIN))), ("val", next(iter(VAL)))):
+        old = small(root).recipe(split)
+        small(root).load(split=split)
+        assert pack.outdated(old) == []
+        file = root / split / name
+        file.write_bytes(file.read_bytes() + b" ")
+        new = small(root).recipe(split)
+        assert pack.outdated(new) == [old.folder]
+        os.utime(file, ns=(1, 1))
+        assert len({old.key, new.key, small(root).recipe(split).key}) == 3
 
 
 def test_a_changed_tree_is_another_pack(tmp_path: Path) -> None:

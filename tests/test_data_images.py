@@ -187,6 +187,50 @@ def test_max_pixels_is_an_option() -> None:
     decoded(data, max_pixels=256)
 
 
+def test_max_pixels_goes_beyond_pillows_limit() -> None:
+    """Pillow itself stops at 2 x 89 megapixels, whatever the user allows."""
+    data = encoded(Image.new("1", (14_000, 14_000)))
+    with pytest.raises(BadImageError, match=r"14000x14000 pixels, over max_pixels=150000000"):
+        decoded(data, max_pixels=150_000_000)
+    pixels, _ = decoded(data, max_pixels=200_000_000)
+    assert pixels.shape == (3, 8, 8)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+LARGE = zlib.compress(b"a" * 3_000_000)
+METADATA = {
+    "color profile": chunk(b"iCCP", b"icc\0\0" + LARGE),
+    "compressed text": chunk(b"zTXt", b"prompt\0\0" + LARGE),
+    "international text": chunk(b"iTXt", b"workflow\0\0\0\0\0" + b"a" * 3_000_000),
+    "compressed international text": chunk(b"iTXt", b"workflow\0\1\0\0\0" + LARGE),
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"a" * 3_000_000),
+    "70 MB of texts": chunk(b"tEXt", b"c\0" + b"a" * 700_000) * 100,
+    "a rotten text": chunk(b"zTXt", b"c\0\0" + LARGE)[:-1] + b"?",
+}
+
+
+@pytest.mark.parametrize("what", METADATA)
+def test_large_metadata_is_no_damage(what: str) -> None:
+    plain = encoded(picture())
+    for at in (33, len(plain) - 12):  # behind the header, before the end mark
+        pixels, heard = decoded(plain[:at] + METADATA[what] + plain[at:])
+        assert np.array_equal(pixels, decoded(plain)[0])
+        assert heard == []
+
+
+def test_small_xmp_still_tells_which_way_is_up() -> None:
+    image, exif = picture((8, 4)), Image.Exif()
+    exif[0x010F] = "a maker, and no orientation"
+    data = encoded(image, exif=exif)
+    turned = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'
+    pixels, heard = decoded(data[:33] + chunk(b"iTXt", turned) + data[33:])
+    assert heard == ["rotated", "enlarged"]
+    assert np.array_equal(pixels, decoded(encoded(image.rotate(180)))[0])
+
+
 BAD: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",
     "text": lambda: b"I am a text file renamed to .png\n" * 10,

@@ -226,3 +226,39 @@ def test_fewer_entries_than_promised(tmp_path: Path) -> None:
     file.write_bytes(raw)
     with pytest.raises(DataError, match="ends after 10 of the 13 images that it promises"):
         Lsun(str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("engine", [0, 1])
+def test_databases_of_both_lmdbs(tmp_path: Path, engine: int) -> None:
+    """LMDB 0.9 writes data version 1, LMDB 1.0 version 3; 2 was never released."""
+    images = bedroom(5)
+    folder = tmp_path / "bedroom_train_lmdb"
+    try:
+        env = lmdb.open(str(folder), map_size=1 << 28, lib_version=engine)
+    except (TypeError, lmdb.Error):
+        pytest.skip("this lmdb has one engine")
+    with env, env.begin(write=True) as transaction:
+        for name, data in images.items():
+            transaction.put(name, data)
+    assert read_head(folder).entries == 5
+    assert dict(read_entries(folder)) == images
+    file = folder / "data.mdb"
+    whole = bytearray(file.read_bytes())
+    for page in (0, 4096):
+        whole[page + (24 if engine else 16) + 4] = 2
+    file.write_bytes(whole)
+    with pytest.raises(DataError, match=r"data\.mdb: is an LMDB database of data version 2; .*mdb_dump"):
+        Lsun(str(tmp_path)).load()
+
+
+def test_links_to_folders_and_databases(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / "real").mkdir(exist_ok=True)
+        (tmp_path / "real" / f"{i}.webp").write_bytes(picture(i))
+    (tmp_path / "in" / "bedroom").mkdir(parents=True)
+    (tmp_path / "in" / "bedroom" / "more").symlink_to("../../real")
+    (tmp_path / "in" / "bedroom" / "0.webp").symlink_to("../../real/0.webp")
+    assert len(Lsun(str(tmp_path / "in")).load()) == 4
+    (tmp_path / "in" / "cat").symlink_to("gone")
+    with pytest.raises(DataError, match=r"in/cat: is a link that leads nowhere"):
+        Lsun(str(tmp_path / "in"), category="cat").load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def own(path: Path, **options: Any) -> Mnist:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("inside", ["", "MNIST/raw"])
+@pytest.mark.parametrize("inside", ["", "MNIST/raw", "archive", "a/b"])
 def test_both_splits(zipped: bool, inside: str, tmp_path: Path) -> None:
     put(tmp_path / "in" / inside, files(zipped))
     for split, part in (("train", "train"), ("test", "t10k")):
@@ -64,6 +65,28 @@ def test_both_splits(zipped: bool, inside: str, tmp_path: Path) -> None:
         assert np.array_equal(data.labels, LABELS[part])
         assert data.classes == list("0123456789")
         assert (data.name, data.split, data.shape) == ("mnist", split, (1, 28, 28))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_kaggles_names(zipped: bool, tmp_path: Path) -> None:
+    """With a dot, or each file in a folder of its name; links to them, in a tar and a zip too."""
+    theirs = {name.replace("-idx", ".idx"): data for name, data in files(zipped).items()}
+    places = [put(tmp_path / "dot", theirs), tmp_path / "nested", tmp_path / "links", tmp_path / "a.tar.gz"]
+    for name, data in files(zipped).items():
+        put(places[1] / name, {name: data})
+        put(places[2], {})
+        (places[2] / name).symlink_to(tmp_path / "nested" / name / name)
+    with tarfile.open(places[3], "w:gz") as archive:
+        archive.add(places[0], arcname=".")
+    for place in places:
+        data = own(place, resolution=28).load()
+        assert np.array_equal(data.images[:, 0], IMAGES["train"])
+    name = next(iter(theirs))
+    with pytest.raises(DataError, match=rf"{name} is one of the files of mnist; give the folder .*/dot$"):
+        own(places[0] / name).load()
+    (places[0] / name).rename(tmp_path / "renamed")
+    with pytest.raises(DataError, match=r"renamed is not a folder, zip or tar \(it is an IDX file"):
+        own(tmp_path / "renamed").load()
 
 
 def test_a_border_makes_32_and_pillow_the_rest(tmp_path: Path) -> None:

@@ -51,6 +51,26 @@ def test_lines_are_cut_padded_and_counted(file: Path, caplog: pytest.LogCaptureF
     assert images.fingerprint == images.manifest["fingerprint"]
 
 
+@pytest.mark.parametrize("how", ["\n", "\r\n", "\r", "\r\r\n"])
+def test_line_ends_of_all_systems(file: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in (3, 1 << 24):
+        monkeypatch.setattr(reading, "BLOCK", block)
+        images = made(file, "\ufeff" + how.join(["ab", "cd", "ef", ""]))
+        assert told(images) == ["ab``", "cd``", "ef``"]
+
+
+def test_links_in_a_folder_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "b.txt").write_text("cd\n")
+    (tmp_path / "in" / "a.txt").write_text("ab\n")
+    (tmp_path / "in" / "more").symlink_to("../real")
+    assert len(Text(str(tmp_path / "in")).load()) == 2
+    (tmp_path / "in" / "other").symlink_to("gone")
+    with pytest.raises(DataError, match="in/other: is a link that leads nowhere"):
+        Text(str(tmp_path / "in")).load()
+
+
 def test_the_vocabulary_is_by_frequency_then_code_point(file: Path) -> None:
     # ` 6 times; b 3; a, c 2 each; the others once
     images = made(file, "bac\nbacd\nb\né€\n")

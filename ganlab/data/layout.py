@@ -71,6 +71,11 @@ def folders_of(name: str) -> Path_:
     return tuple(part for part in name.split("/")[:-1] if not part.lower().endswith(TARS))
 
 
+def in_tar(name: str) -> bool:
+    """Whether a file lies in a tar of a folder, and there in no folder."""
+    return name.rpartition("/")[0].lower().endswith(TARS)
+
+
 def are_splits(tops: list[str]) -> bool:
     """By their names. "freight_train" and "steam_train" are classes, "my_train" and "my_test" splits."""
     words = [match[1].lower() if (match := SPLIT_WORD.match(top)) else "" for top in tops]
@@ -92,7 +97,7 @@ def read_layout(source: Source, split: str | None = None, labels: bool = True) -
         if is_image_name(member.name):
             layout.images[path] += 1
             layout.names.setdefault(path, set()).add(member.name.rpartition("/")[0])
-        elif not (labels and layout.beside.take(member, not path)):
+        elif not (labels and layout.beside.take(member, not path or in_tar(member.name))):
             layout.ignored["other file"] += 1
             source.such_as.setdefault("other file", shown(member.name))
     full = {path[:n] for path in busy for n in range(len(path) + 1)}

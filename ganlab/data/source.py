@@ -193,7 +193,7 @@ class FolderSource(Source):
             self.folders.update(folders)
             below += ((name, above) for name in sorted(folders, reverse=True))
             for name in sorted(files):
-                yield name, os.stat(self.path / name) if files[name] else None
+                yield name, os.stat(f"{self.path}/{name}") if files[name] else None
 
     def _level(self, folder: str, above: Any) -> tuple[dict[str, bool], list[str]]:
         """Of one folder: the files, and whether each is there (else a lost link); and its sub-folders."""
@@ -205,15 +205,16 @@ class FolderSource(Source):
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if hidden(entry.name):
                     self._pass("hidden", name)
+                elif _leads(entry, entry.is_file):
+                    files[name] = True
                 elif _leads(entry, entry.is_dir):
                     if entry.is_symlink() and _is_above(entry.stat(), above):
                         self._pass(CIRCLE, name)
                     else:
                         folders.append(name)
-                elif (there := _leads(entry, entry.is_file)) or entry.is_symlink():
-                    files[name] = there
-                    if not there:
-                        self._lost(name)
+                elif entry.is_symlink():
+                    files[name] = False
+                    self._lost(name)
                 else:
                     self._pass("special file", name)
         return files, folders
@@ -221,7 +222,9 @@ class FolderSource(Source):
 
 def hidden(name: str) -> bool:
     """Whether a path (with "/") is not to be seen: a part begins with a dot, or is a system's own."""
-    return any(part.startswith(".") or part in FOREIGN for part in name.split("/"))
+    if "/" not in name:
+        return name.startswith(".") or name in FOREIGN
+    return any(map(hidden, name.split("/")))
 
 
 def is_there(path: Path) -> bool:

@@ -35,6 +35,18 @@ def beside(plant: Callable[[Path], object], told: str = "") -> Check:
     return check
 
 
+def astray(plant: Callable[[Path], object], where: str) -> Check:
+    """A link that leads nowhere among the images: one line names it."""
+
+    def check(place: Path) -> None:
+        root = tree(place / "set", photos(2))
+        plant(root)
+        done = command(place, "data", "prepare", "folder", f"path={root}", "resolution=8")
+        one_line(done, 3, f"set/{where}: .*a link that leads nowhere")
+
+    return check
+
+
 def unix(root: Path) -> object:
     found = socket.socket(socket.AF_UNIX)
     found.bind(os.path.relpath(root / "cat" / "s.jpg"))
@@ -146,10 +158,13 @@ FILES: dict[str, Check] = {
     "a pipe among images": beside(lambda root: os.mkfifo(root / "cat" / "p.jpg"), "1 special file"),
     "a socket among images": beside(unix, "1 special file"),
     "a link to its own folder": beside(lambda root: (root / "cat" / "loop").symlink_to(root), "1 link"),
-    "two links in a circle": beside(
-        lambda root: [(root / "a").symlink_to("b"), (root / "b").symlink_to("a")], "2 link"
+    "two links in a circle": astray(
+        lambda root: [(root / "a").symlink_to("b"), (root / "b").symlink_to("a")], "[ab]"
     ),
-    "a link to a device": beside(lambda root: (root / "cat" / "z.jpg").symlink_to("/dev/zero"), "1 link"),
+    "a link to a device": astray(
+        lambda root: (root / "cat" / "z.jpg").symlink_to("/dev/zero"), r"cat/z\.jpg"
+    ),
+    "a link to a class that is gone": astray(lambda root: (root / "dog2").symlink_to("gone"), "dog2"),
     "a hidden folder": beside(lambda root: tree(root / ".thumbs", {"x.jpg": b"x"}), "1 hidden"),
     "a pipe as the set": piped("folder", {}, "pipe", "neither a file nor a folder", "path={}/pipe"),
     "a pipe as LSUN's database": piped("lsun", {}, "bedroom_train_lmdb/data.mdb", "data.mdb"),

@@ -1,0 +1,179 @@
+"""Splits are no classes, labels in files are read, shards are one set: told by names, before decoding."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ganlab.data.folder import Folder
+from ganlab.errors import DataError
+
+Files = dict[str, bytes]
+TABLE = "dataset.json"
+STORED = [f"{i // 4:05}/img{i:08}.png" for i in range(6)]
+
+
+def as_folder(path: Path, files: Files) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def as_zip(path: Path, files: Files) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def as_tar(path: Path, files: Files) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(f"./{name}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def seen(path: Path, split: str = "all", labels: bool = True) -> tuple[list[str], list[int]]:
+    """The classes, and each image's label."""
+    found = Folder(str(path), split=split, labels=labels).originals(split)
+    return list(found.classes), [file.label for file in found.files]
+
+
+def images(*folders: str) -> Files:
+    return {f"{folder}/1.png": b"x" for folder in folders}
+
+
+def table(labels: object) -> bytes:
+    return json.dumps({"labels": labels}).encode()
+
+
+def sample(number: int, **files: str) -> Files:
+    return {f"{number:06}.{end}": text.encode() for end, text in {"jpg": "x", **files}.items()}
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [
+        ("train/cat train/dog test/cat test/dog", "cat dog"),
+        ("train/cat train/dog train/emu val/cat val/dog", "cat dog emu"),
+        ("Train/cat Train/dog Valid/cat Valid/dog", "cat dog"),
+        ("a/b/train/cat a/b/train/dog a/b/validation/cat", "cat dog"),
+        ("seg_train/seg_train/cat seg_train/seg_train/dog seg_test/seg_test/cat", "cat dog"),
+        ("training_set/training_set/cats training_set/training_set/dogs test_set/test_set/cats", "cats dogs"),
+        ("train test", ""),
+        ("trainA trainB testA testB", ""),
+        ("bus car train", "bus car train"),
+        ("freight_train steam_train", "freight_train steam_train"),
+        ("train/cat train/dog test", None),
+        ("train/cat train/dog test1", None),
+        ("w/train/cat w/train/dog w/test", None),
+        ("train/n1/images train/n2/images val/images", None),
+        ("train/cat train/dog test samples", None),
+        ("train/cat train/dog unlabeled", None),
+    ],
+)
+def test_splits_are_no_classes(tmp_path: Path, folders: str, classes: str | None) -> None:
+    for make in (as_folder, as_zip, as_tar):
+        path = make(tmp_path / make.__name__, images(*folders.split()))
+        if classes is None:
+            with pytest.raises(DataError, match=r"^dataset\.split: is not set, .*; set dataset\.split=train"):
+                seen(path)
+            assert len(seen(path, split="train")[0]) == 2
+        else:
+            assert seen(path)[0] == classes.split()
+        assert seen(path, labels=False) == ([], [-1] * len(folders.split()))
+
+
+LABELS = [[name, i % 3] for i, name in enumerate(STORED)]
+
+
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        ({TABLE: table(LABELS)}, [0, 1, 2, 0, 1, 2]),
+        ({TABLE: b"\xef\xbb\xbf" + table(dict(LABELS))}, [0, 1, 2, 0, 1, 2]),  # type: ignore[arg-type]
+        ({TABLE: table([["./" + n.replace("/", "\\"), k] for n, k in LABELS])}, [0, 1, 2, 0, 1, 2]),
+        ({TABLE: table([[n, [float(k == j) for j in range(3)]] for n, k in LABELS])}, [0, 1, 2, 0, 1, 2]),
+        ({TABLE: table([[n, 10 * int(k) + 5] for n, k in LABELS])}, [0, 1, 2, 0, 1, 2]),
+        ({TABLE: table(None)}, [-1] * 6),
+        ({TABLE: table([[n, None] for n, _ in LABELS])}, [-1] * 6),
+        ({TABLE: b'{"name": "of another tool"}'}, [0] * 4 + [1] * 2),
+        ({TABLE: table([[n, None if n == STORED[0] else 1] for n, _ in LABELS])}, "1 images have no label"),
+        ({TABLE: table(LABELS[:-1])}, r"img00000005\.png: has no label, where others have one"),
+        ({TABLE: table([["x/" + str(n), k] for n, k in LABELS])}, "its labels name none of the images"),
+        ({TABLE: table([[n, [0.5, 0.5]] for n, _ in LABELS])}, "its labels are not pairs of"),
+    ],
+)  # fmt: skip
+def test_the_table_of_stylegan(tmp_path: Path, files: Files, labels: list[int] | str) -> None:
+    there = dict.fromkeys(STORED, b"x") | files
+    wrapped = {f"set/{name}": data for name, data in there.items()}
+    for number, (make, content) in enumerate(((as_folder, there), (as_zip, there), (as_tar, wrapped))):
+        path = make(tmp_path / str(number), content)
+        if isinstance(labels, str):
+            with pytest.raises(DataError, match=labels):
+                seen(path)
+        else:
+            assert seen(path)[1] == labels
+        assert seen(path, labels=False)[1] == [-1] * 6
+
+
+@pytest.mark.parametrize(
+    ("samples", "classes", "labels"),
+    [
+        ([{"cls": "10"}, {"cls": "9\n"}], ["9", "10"], [1, 0]),
+        ([{"cls": "dog", "txt": "a dog"}, {"cls": "cat", "txt": "a cat"}], ["cat", "dog"], [1, 0]),
+        ([{"json": '{"label": 1}'}, {"json": '{"label": 0}'}], ["0", "1"], [1, 0]),
+        ([{"cls": "1", "json": '{"label": 7}'}, {"cls": "0", "json": '{"label": 7}'}], ["0", "1"], [1, 0]),
+        ([{"txt": "1", "json": '{"caption": "x"}'}, {"txt": "0", "json": "{"}], [], [-1, -1]),
+    ],
+)
+def test_samples_of_webdataset(
+    tmp_path: Path, samples: list[dict[str, str]], classes: list[str], labels: list[int]
+) -> None:
+    files = {name: data for i, files in enumerate(samples) for name, data in sample(i, **files).items()}
+    makes: list[Callable[[Path, Files], Path]] = [as_folder, as_zip, as_tar]
+    for make in makes:
+        assert seen(make(tmp_path / make.__name__, files)) == (classes, labels)
+    shards = tmp_path / "shards"
+    for name in ("a-000.tar", "a-001.tar", "a-002.tar.gz"):
+        as_tar(shards / name, files)
+    assert seen(shards) == (classes, labels * 3)
+    as_tar(tmp_path / "splits" / "train" / "0.tar", files)
+    as_tar(tmp_path / "splits" / "val" / "0.tar", files)
+    assert seen(tmp_path / "splits", split="val") == (classes, labels)
+
+
+def test_a_sample_without_a_label(tmp_path: Path) -> None:
+    path = as_tar(tmp_path / "a.tar", sample(0, cls="1") | sample(1))
+    with pytest.raises(DataError, match=r"a\.tar/000001\.jpg: has no label, .*dataset\.labels=false"):
+        seen(path)
+
+
+def test_shards_hold_class_folders_too(tmp_path: Path) -> None:
+    for name in ("0.tar", "1.tar"):
+        as_tar(tmp_path / "set" / name, images("cat", "dog"))
+    assert seen(tmp_path / "set") == (["cat", "dog"], [0, 1, 0, 1])
+    as_folder(tmp_path / "set", images("emu"))  # beside images a tar is some other file
+    assert seen(tmp_path / "set") == (["emu"], [0])
+
+
+def test_what_systems_leave_behind(tmp_path: Path) -> None:
+    junk = [
+        "__MACOSX/cat/._1.png", "cat/._1.png", "cat/.DS_Store", "dog/Thumbs.db",
+        "cat/.ipynb_checkpoints/1.png", "cat/@eaDir/1.png/SYNO.jpg", "lost+found/1.png", "#recycle/1.png",
+    ]  # fmt: skip
+    files = images("cat", "dog") | {"cat/UPPER.JPEG": b"x"} | dict.fromkeys(junk, b"x")
+    for make in (as_folder, as_zip, as_tar):
+        classes, labels = seen(make(tmp_path / make.__name__, files))
+        assert (classes, sorted(labels)) == (["cat", "dog"], [0, 0, 1])
