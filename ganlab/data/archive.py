@@ -28,6 +28,7 @@ from ganlab.data.files import kind_of, open_file
 from ganlab.data.images import MAX_FILE, BadImageError, shown
 from ganlab.data.tar import headers, is_tar_header, open_tar
 from ganlab.errors import DataError
+from ganlab.paths import expanded
 
 MAX_ENTRIES, MAX_ZIP = 5_000_000, 1_500_000  # of a zip all are kept: 1 GB; ImageNet fits
 KEPT_BYTES, KEPT_ENTRY = 1 << 27, 1 << 10  # of a tar in memory; what an entry costs beside its content
@@ -265,7 +266,7 @@ class TarSource(_FileSource):
 
 def open_source(path: str | Path, where: str = "dataset.path") -> Source:
     """The folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, if it is none."""
-    path = Path(os.path.abspath(Path(path).expanduser()))
+    path = Path(os.path.abspath(expanded(path)))
     name = shown(str(path))
     try:
         if path.is_dir():
