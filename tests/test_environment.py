@@ -113,7 +113,6 @@ def test_a_config_is_shown_unread(place: Path, what: str, resolve: list[str]) ->
         ("run_dir: ${oc.env:NOPE,/abs/path}", False),
         ("run_dir: ${oc.env:NOPE,/abs}/path", False),
         ("run_dir: ${oc.env:NOPE,..}/path", False),
-        ("run_dir: ${oc.env:NOPE,~}/path", False),
         ("run_dir: ${setting}\nsetting: ${oc.env:NOPE,/abs/path}", False),
         ("run_dir: ${oc.decode:'/abs/path'}", False),
         ("run_dir: ${oc.env:SECRET}/mine", False),
