@@ -82,9 +82,6 @@ def test_the_tasks_of_an_array_share_the_cells(tmp_path: Path) -> None:
 
 CANCELLED = "JobState=CANCELLED PreemptTime=None"
 PREEMPTED = "JobState=PREEMPTED PreemptTime=2026-01-01T00:00:00"
-    "JobState=CANCELLED PreemptTime=None",
-    "JobState=PREEMPTED PreemptTime=2026-01-01T00:00:00",
-)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def preempted(partition: str, trial: Trial) -> None:
 
 def out_of_time(trial: Trial) -> None:
     """The end of its time is near: the cell saves, the task comes back and finishes it"""
-    _came_back(trial, trial.array("0", "--time=4", "--signal=B:USR1@170"))
+    _came_back(trial, trial.array("0", "--time=6", "--signal=B:USR1@180"))
 
 
 def cell_preempted(partition: str, trial: Trial) -> None:
@@ -161,7 +161,7 @@ def cell_cancelled(trial: Trial) -> None:
 
 def cell_out_of_time(trial: Trial) -> None:
     """The end of its time is near, on submitit: the cell saves, is waited for, comes back and finishes"""
-    words = ("partition=low", "timeout_min=4", "signal_delay_s=170", "max_num_timeout=20")
+    words = ("partition=low", "timeout_min=6", "signal_delay_s=180", "max_num_timeout=20")
     with trial.submitit("0", *words) as process:
         _came_back(trial, trial.job())
     assert process.returncode == 0
@@ -183,12 +183,12 @@ TRIALS: dict[str, tuple[Callable[[Trial], None], float]] = {  # and how many tim
     "array: preempted, PreemptMode=REQUEUE": (functools.partial(preempted, "low"), 1),
     f"array: {GRACE}": (functools.partial(preempted, "grace"), 1),
     "array: preempted, PreemptMode=CANCEL": (functools.partial(preempted, "cancels"), 1),
-    "array: out of time": (out_of_time, 3),
+    "array: out of time": (out_of_time, 7),
     "submitit: cancelled": (cell_cancelled, 1),
     "submitit: preempted, PreemptMode=REQUEUE": (functools.partial(cell_preempted, "low"), 1),
     f"submitit: {GRACE}": (functools.partial(cell_preempted, "grace"), 1),
     "submitit: preempted, PreemptMode=CANCEL": (functools.partial(cell_preempted, "cancels"), 1),
-    "submitit: out of time": (cell_out_of_time, 3),
+    "submitit: out of time": (cell_out_of_time, 7),
 }
 
 

@@ -50,7 +50,7 @@ PartitionName=grace Nodes=ALL PriorityTier=1 GraceTime=10
 PartitionName=cancels Nodes=ALL PriorityTier=1 PreemptMode=CANCEL
 PartitionName=high Nodes=ALL PriorityTier=10
 """
-WAIT = 600.0  # seconds for anything to happen, on a busy machine
+WAIT = 1200.0  # seconds for anything to happen, on a busy machine
 
 
 def needs() -> str:
