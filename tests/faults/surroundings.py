@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[int, list[str]]] = {  # beside a finished run: exit co
     "evaluate": (0, ["evaluate", "run", "metric.protocol.seed=1"]),
     "sample": (0, ["sample", "run", "n=4", "out=pictures"]),
     "report": (0, ["report", "run", "out=page"]),
-    "analyze": (0, ["analyze", "run", "analysis=learning_curves", "out=figure"]),
+    "analyze": (0, ["analyze", "run", "analysis=singular_values", "out=figure"]),
     "data info": (0, ["data", "info", "digits"]),
     "data check": (0, ["data", "check", "digits"]),
     "status": (0, ["status", "."]),
@@ -85,7 +85,7 @@ def no_home(place: Path) -> None:
     picture(place / "photos" / "one.png")
     words = ("data", "prepare", "folder", "path=photos", "resolution=16")
     one_line(Forked(*words, cwd=place, before=unknown_user).wait(60), 5, "", "GANLAB_CACHE")
-    one_line(Forked(*words[:3], "path=~nobody/x", cwd=place).wait(60), 3, "~nobody/x")
+    one_line(Forked(*words[:3], "path=~no-such-user/x", cwd=place).wait(60), 3, "~no-such-user/x")
 
 
 def picture(path: Path) -> None:
