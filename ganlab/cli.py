@@ -6,11 +6,14 @@ Imports nothing heavy: a command imports what it needs. Exit codes: ``ganlab --h
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 
 from ganlab import __version__, help, signals
 from ganlab.commands import COMMANDS, say
+from ganlab.environment import screen
 from ganlab.errors import ConfigError
 from ganlab.failing import failed
 from ganlab.launched import require_alone
@@ -20,18 +23,31 @@ from ganlab.spelling import nearest
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ganlab`` with these words (default: ``sys.argv``) and return the exit code. Never raises."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
     if logging.lastResort is not None:  # where no run keeps a log
         logging.lastResort.setFormatter(_Line())
-    try:
-        with signals.interrupting():  # until a run or a sweep takes them over
-            code = _command(words)
-            sys.stdout.flush()
-        return code
-    except BaseException as error:
-        return failed(error, words)
+    with redirect_stdout(screen(sys.stdout)), redirect_stderr(screen(sys.stderr)):
+        try:
+            with signals.interrupting():  # until a run or a sweep takes them over
+                code = _command(words)
+                sys.stdout.flush()
+            return code
+        except BaseException as error:
+            return failed(error, words)
+
+
+def _open_streams() -> None:
+    """Where a standard stream is closed (``>&-``), put the null device: a file would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
 
 
 class _Line(logging.Formatter):

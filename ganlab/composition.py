@@ -25,6 +25,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+from ganlab import environment
 from ganlab.config_files import NAMED, display, find, read
 from ganlab.errors import ConfigError, Mistake
 from ganlab.overrides import LISTED, CommandLine
@@ -134,10 +135,8 @@ def compose_raw(line: CommandLine) -> Raw:
     with open_dict(config):
         del config["hydra"]
     text, (tree, broken) = OmegaConf.to_yaml(config), _resolve(config)
-    saved = copy.deepcopy(tree)
-    if ENV in text:
-        with _unread():
-            saved, _ = _resolve(config)
+    with unread():
+        saved, _ = _resolve(config)
     return Raw(tree, saved, text, options, files, refused + broken)
 
 
@@ -241,14 +240,23 @@ def foreign_hydra(config: DictConfig, *, env_set: bool, own: tuple[str, ...] = (
     return wrong
 
 
+def _read(name: str, *default: Any) -> Any:
+    """``${oc.env:NAME}``, noted as what is shown and saved unread."""
+    environment.read(name)
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", _read, replace=True)
+
+
 @contextmanager
-def _unread() -> Iterator[None]:
+def unread() -> Iterator[None]:
     """Inside, ``${oc.env:NAME}`` stands for itself."""
     OmegaConf.register_new_resolver("oc.env", lambda *a: f"{ENV}{','.join(map(str, a))}}}", replace=True)
     try:
         yield
     finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        OmegaConf.register_new_resolver("oc.env", _read, replace=True)
 
 
 def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[Mistake]]:

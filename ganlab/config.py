@@ -20,6 +20,7 @@ from ganlab import building, spelling
 from ganlab import tree as trees
 from ganlab.composition import Raw, compose_raw, with_environment
 from ganlab.config_files import NAMED, find, groups, read
+from ganlab.environment import unread
 from ganlab.errors import ConfigError, Mistake
 from ganlab.overrides import CommandLine, Given, command_line
 from ganlab.spelling import suggest
@@ -162,7 +163,7 @@ def composed_from(line: CommandLine) -> tuple[Composed, list[Mistake]]:
     _put_named(raw.saved, line.dirs)
     _put_inside(raw.saved, inside)
     if not any(one.key == "run_dir" for one in line.given):
-        wrong += _place_of_file(raw.saved.get("run_dir"))
+        wrong += _place_of_file(raw.tree.get("run_dir"))
     text = raw.text + "".join(f"# and {one.canonical()}\n" for one in inside)
     choices: dict[str, Any] = {"experiment": None}
     for group, options in raw.options.items():  # Hydra reads a list from its end
@@ -190,13 +191,14 @@ def _forget_unchosen(raw: Raw, line: CommandLine) -> None:
 
 
 def _place_of_file(run_dir: Any) -> list[Mistake]:
-    """A shared config may not choose any folder to write in: one below the working folder, or the user's
-    own environment's."""
-    if not isinstance(run_dir, str) or "${oc.env:" in run_dir.partition("/")[0]:
-        run_dir = run_dir.partition("/")[2] if isinstance(run_dir, str) else ""
-    if Path(run_dir).is_absolute() or run_dir.startswith("~") or ".." in Path(run_dir).parts:
+    """A shared config may choose a folder below the working folder, and not name it after a variable."""
+    if not isinstance(run_dir, str):
+        return []
+    outside = Path(run_dir).is_absolute() or run_dir.startswith("~") or ".." in Path(run_dir).parts
+    if outside or unread(run_dir) != run_dir:
+        why = "outside the working folder" if outside else "from the environment"
         fix = f"write run_dir={run_dir} on the command line, if you want that"
-        return [Mistake("run_dir", f"a config file says {run_dir!r}, outside the working folder", fix)]
+        return [Mistake("run_dir", f"a config file says {run_dir!r}, {why}", fix)]
     return []
 
 

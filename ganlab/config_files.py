@@ -14,7 +14,7 @@ from typing import Any
 
 from ganlab import safe_yaml
 from ganlab.errors import ConfigError, Mistake
-from ganlab.paths import config_dir
+from ganlab.paths import config_dir, expanded
 
 NAMED = {"metric.extractor": "extractor", "metric.protocol": "protocol", "metric.progress": "protocol"}
 GRIDS = "grid"  # the folder of grid files: no group of a run
@@ -30,11 +30,11 @@ def user_dirs(given: Iterable[str | Path] = ()) -> list[Path]:
     wrong = [
         Mistake(source, f"there is no folder {folder!r}", "name an existing folder")
         for source, folder in named
-        if not Path(folder).expanduser().is_dir()
+        if not expanded(folder).is_dir()
     ]
     if wrong:
         raise ConfigError(wrong)
-    return list(dict.fromkeys(Path(folder).expanduser().resolve() for _, folder in named))
+    return list(dict.fromkeys(expanded(folder).resolve() for _, folder in named))
 
 
 def groups(dirs: Sequence[Path]) -> dict[str, list[str]]:

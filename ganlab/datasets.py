@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganlab.config_files import groups, user_dirs
@@ -11,6 +10,7 @@ from ganlab.data.base import Dataset
 from ganlab.data.images import shown
 from ganlab.disk import write_json
 from ganlab.errors import ConfigError, DataError, Mistake
+from ganlab.paths import expanded
 from ganlab.spelling import suggest
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def check(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] =
     for split in splits or (dataset.split,):
         found[split] = _check(dataset, split, how, own.get("manifest"))
     if "out" in own:
-        write_json(Path(own["out"]).expanduser(), {s: r.as_json() for s, r in found.items() if r})
+        write_json(expanded(own["out"]), {s: r.as_json() for s, r in found.items() if r})
         print(f"-> {own['out']}")
     if wrong := [(r.root, r.wrong, r.files) for r in found.values() if r and r.wrong]:
         fix = "mend or remove them; dataset.on_bad=skip leaves broken images out"
@@ -130,7 +130,7 @@ def _check(dataset: Dataset, split: str, how: str, manifest: str | None) -> Repo
     place = None
     if how != "none":
         beside = originals.root.with_name(f"{originals.root.name}-{split}.sha256")
-        place = Path(manifest).expanduser() if manifest else beside
+        place = expanded(manifest) if manifest else beside
     report = check.check(originals, place, write=how == "write")
     for line in _told(report, f"{dataset.name} {split}"):
         print(line)

@@ -23,7 +23,7 @@ from ganlab.experiment import Experiment
 from ganlab.feed import Feed
 from ganlab.game import Game
 from ganlab.optimizers import capturable
-from ganlab.paths import cache_dir
+from ganlab.paths import library_cache
 from ganlab.record import Ring
 from ganlab.setup import pack_game, unpack_game
 from ganlab.step import d_terms, g_terms, set_rates, update
@@ -32,7 +32,7 @@ WARM = 3  # eager updates before one is recorded: libraries choose their kernels
 RING = 1000  # most updates between two looks at the losses
 CHOSEN = "TORCHINDUCTOR_CACHE_DIR" in os.environ  # by the user, where compiled code is kept
 if not CHOSEN:  # torch's own choice is a known name in /tmp, where others may put code first
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir() / "compiled")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = library_cache("compiled")
 CHECK_EVERY = 100  # updates between looks where nothing is logged
 
 
@@ -114,7 +114,7 @@ class Compiled(Engine):
     def __init__(self, e: Experiment, game: Game, feed: Feed, why: str = "") -> None:
         super().__init__(e, game, feed, why)
         if not CHOSEN:  # torch sets it to a folder under /tmp as soon as it is asked
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir() / "compiled")
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = library_cache("compiled")
         self.proven = False
         how: dict[str, Any] = {
             "dynamic": False,

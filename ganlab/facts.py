@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 
 from ganlab import ranks
+from ganlab.environment import unread
 from ganlab.errors import ConfigError, EnvError
 from ganlab.paths import PACKAGE
 
@@ -66,7 +67,7 @@ def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str,
     name = experiment or "-".join("+".join(p) if isinstance(p, (list, tuple)) else str(p) for p in parts)
     others = sorted(o for o in overrides if o.lstrip("+~").split("=")[0] not in named)
     tail = f"-{hashlib.sha256(chr(10).join(others).encode()).hexdigest()[:8]}" if others else ""
-    return Path("outputs") / str(name).replace("/", "-") / f"{setting}-s{seed}{tail}"
+    return Path("outputs") / str(name).replace("/", "-") / f"{unread(setting)}-s{seed}{tail}"
 
 
 def find_device(wanted: str) -> torch.device:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import platform
+import resource
 import signal
 import sys
 import tempfile
@@ -16,9 +17,17 @@ from typing import Any
 
 from ganlab import __version__
 from ganlab.disk import BRIEF
+from ganlab.environment import unread
 from ganlab.errors import GanlabError, Mistake, printable
 from ganlab.packages import missing, there
 
+NO_MEMORY = (  # as C libraries and torch tell it
+    "failed to map segment",
+    "annot allocate memory",
+    "can't start new thread",
+    "DefaultCPUAllocator",
+    "bad_alloc",
+)
 LINE = 240  # characters of an error's line, at most
 MOST = 50  # lines for one failure
 
@@ -27,6 +36,9 @@ def failed(error: BaseException, words: Sequence[str]) -> int:
     """Tell what went wrong with the command ``words``, and return the exit code."""
     if getattr(error, "silent", False):  # another rank of the run tells it
         return int(getattr(error, "code", 1))
+    if (limit := _memory_limit(error)) is not None:
+        _debug()
+        return tell_line(limit, 5)
     if isinstance(error, GanlabError):
         _debug()
         return tell(error)
@@ -55,7 +67,7 @@ def tell(error: GanlabError) -> int:
 
 def tell_line(mistake: Mistake, code: int) -> int:
     """``ganlab: error: where: what; fix`` on stderr, printable, at most ``LINE`` characters."""
-    clean = Mistake(*(printable(" ".join(part.split())) for part in mistake))
+    clean = Mistake(*(printable(" ".join(unread(part).split())) for part in mistake))
     for part, least in (("what", 60), ("where", 60), ("fix", 80)):
         over = len(f"ganlab: error: {clean}") - LINE
         text = getattr(clean, part)
@@ -86,9 +98,9 @@ def _unforeseen(error: BaseException, words: Sequence[str]) -> int:
         return tell_line(Mistake("memory", what, "lower batch_size or architecture.width"), 5)
     if isinstance(error, ImportError) and error.name and error.name.partition(".")[0] != "ganlab":
         told = missing(error.name)
-        if not there(error.name):
+        if isinstance(error, ModuleNotFoundError) and not there(error.name):
             return tell_line(told, 5)
-        return tell_line(told._replace(what=f"can't be imported ({error})", fix=f"mend it: {told.fix}"), 5)
+        return tell_line(told._replace(what=f"can't be imported ({error})", fix="see 'ganlab doctor'"), 5)
     if isinstance(error, OSError):
         where = str(error.filename or "disk")
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -104,6 +116,20 @@ def _unforeseen(error: BaseException, words: Sequence[str]) -> int:
     return tell_line(Mistake("crash", f"{type(error).__name__}: {error}", f"a bug of ganlab's, {more}"), 1)
 
 
+def _memory_limit(error: BaseException) -> Mistake | None:
+    """For want of memory where a shell or a scheduler limits the process: that limit."""
+    cause: BaseException | None = error
+    while cause and not (isinstance(cause, MemoryError) or any(sign in str(cause) for sign in NO_MEMORY)):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        for name, shown in (("RLIMIT_AS", "ulimit -v"), ("RLIMIT_DATA", "ulimit -d")):
+            limit = resource.getrlimit(getattr(resource, name))[0]
+            if limit != resource.RLIM_INFINITY:
+                what = f"{shown} lets a process have {limit / 1e9:.3g} GB, and that is not enough"
+                return Mistake("memory", what, "raise it: torch's libraries alone map 3 GB, used or not")
+    return None
+
+
 def _write_crash(error: BaseException, words: Sequence[str]) -> str:
     """``crash.txt`` in the run folder, else here, else in the temporary folder; no environment variables."""
     lines = [f"ganlab {__version__}, Python {platform.python_version()}, {platform.platform()}"]
@@ -116,7 +142,7 @@ def _write_crash(error: BaseException, words: Sequence[str]) -> str:
             path = Path(folder) / "crash.txt"
             path.unlink(missing_ok=True)  # never through a link that someone left there
             with open(path, "x", encoding="utf-8", errors="backslashreplace") as file:
-                file.write("\n".join(lines))
+                file.write(unread("\n".join(lines)))
             return str(path)
         except OSError:
             continue

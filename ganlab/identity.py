@@ -12,6 +12,7 @@ import torch
 
 from ganlab.data.base import ImageSet
 from ganlab.disk import strict
+from ganlab.environment import unread
 from ganlab.experiment import Experiment
 from ganlab.facts import FREE, device_name, git_revision, versions
 from ganlab.game import Game
@@ -38,7 +39,7 @@ def identity(
         "deterministic": e.deterministic,
         "engine": e.engine,
         "bf16": game.bf16,
-        "data": {**data, "fingerprint": images.fingerprint},
+        "data": {**unread(data), "fingerprint": images.fingerprint},
     }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ganlab.disk import NO_FOLLOW, gone
+from ganlab.environment import unread
 from ganlab.errors import GanlabError
 from ganlab.metrics_file import Metrics
 
@@ -311,4 +312,4 @@ def _told(values: Mapping[str, float | None]) -> str:
 
 def _clean(text: str) -> str:
     """Without control characters: nothing that is said can steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return "".join(c if c.isprintable() else " " for c in unread(text))

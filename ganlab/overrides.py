@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 
 from ganlab.config_files import groups, read, user_dirs
 from ganlab.errors import ConfigError, Mistake
-from ganlab.paths import config_dir
+from ganlab.paths import config_dir, expanded
 from ganlab.spelling import suggest
 
 DEMO = "+experiment=digits"  # what `ganlab train` runs when no experiment and no dataset is asked for
@@ -145,7 +145,7 @@ def _understand(text: str, line: CommandLine, multirun: bool) -> Given:
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return _hydra(text, key, value, line, multirun)
     if key.rpartition(".")[2] in PATHS and not _ready(value) and not (multirun and _is_sweep(text)):
-        value = str(Path(value).expanduser()) if value.startswith("~") else value
+        value = str(expanded(value)) if value.startswith("~") else value
         return Given(key, f"++{key}={quoted(value)}", value)
     parsed = parse(text)
     sweep = bool(parsed.is_sweep_override())

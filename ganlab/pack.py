@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import torch
 
 from ganlab import config, failing, loop
+from ganlab.environment import screen
 from ganlab.errors import EnvError, Stopped
 from ganlab.facts import device_name, find_device, now
 from ganlab.lanes import Lane, Lanes, choose
@@ -89,7 +90,7 @@ class Pack:
         name, self.order = str(order["cell"]), None
         self.words[name] = [*map(str, order["words"])]
         out = open(order["log"], "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        lanes.add(Lane(name, self.turns(self.words[name]), lanes.device, out))
+        lanes.add(Lane(name, self.turns(self.words[name]), lanes.device, screen(out)))
 
     def turns(self, words: Sequence[str]) -> loop.Turns:
         """A cell from its words on: its mistakes are its own."""

@@ -180,7 +180,8 @@ class Cache:
                 path.with_suffix(".json"), json.dumps(page, indent=1, sort_keys=True).encode() + b"\n"
             )
         except (OSError, EnvError) as e:
-            self.warn(f"{self.folder}: reference statistics are not cached ({e.__cause__ or e})")
+            why = f"({e.__cause__ or e}); GANLAB_CACHE chooses another folder"
+            self.warn(f"{self.folder}: reference statistics are not cached {why}")
 
     def numbers(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
         """What was stored under ``key``, else what ``compute`` gives, stored unless that is nothing."""

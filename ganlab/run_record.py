@@ -13,6 +13,7 @@ import torch
 from ganlab import ranks
 from ganlab.data.base import ImageSet
 from ganlab.disk import read_json, write_json
+from ganlab.environment import unread
 from ganlab.errors import DataError
 from ganlab.experiment import Experiment, method_name
 from ganlab.facts import device_name, git_revision, now, peak_memory_mb, versions
@@ -120,7 +121,7 @@ class RunRecord:
             how = f"packed with {others} other{'s' if others > 1 else ''}"
             self.result["packed"] = {"runs": self.packed, "how": how}
         if ranks.current().first:
-            write_json(self.folder.result, self.result)
+            write_json(self.folder.result, {**unread(self.result), "status": status})
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from ganlab import config, jobs, launch
-from ganlab.composition import hydra_over
+from ganlab.composition import hydra_over, unread
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
 from ganlab.jobs import say
 from ganlab.ledger import TRIES, Ledger
@@ -231,7 +231,8 @@ def hydra_itself(rest: Sequence[str], overrides: Sequence[str], config_dirs: Seq
         if args.hydra_help:
             hydra.hydra_help(config_name="train", args_parser=parser, args=args)
         elif args.cfg:
-            hydra.show_cfg("train", args.overrides, args.cfg, args.package, args.resolve)
+            with unread():
+                hydra.show_cfg("train", args.overrides, args.cfg, args.package, args.resolve)
         else:
             hydra.show_info(args.info or "all", config_name="train", overrides=args.overrides)
     return 0

@@ -32,7 +32,8 @@ def resolve(target: Any) -> type:
         module = importlib.import_module(path)
     except ImportError as error:
         if error.name is None or not (path + ".").startswith(error.name + "."):
-            fix = f"pip install {error.name}" if error.name else "see 'ganlab doctor'"
+            absent = isinstance(error, ModuleNotFoundError)
+            fix = f"pip install {error.name}" if absent else "see 'ganlab doctor'"
             raise EnvError(target, f"can't be imported: {error}", fix) from error
         raise ValueError(f"there is no module {short(path)}; {allowed}") from error
     there = getattr(module, name, None)

@@ -14,6 +14,7 @@ from ganlab import config, samples, sampling
 from ganlab.checkpoint import Checkpoints
 from ganlab.data.files import progress
 from ganlab.disk import read_json, write_json
+from ganlab.environment import unread
 from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, Mistake
 from ganlab.evaluate import Evaluator
 from ganlab.experiment import Experiment
@@ -175,7 +176,7 @@ def _score(
     name = f"step-{step:09d}-{scores.record['protocol']}-{ident}.json"
     target = folder.path / "evaluations" / name
     target.parent.mkdir(exist_ok=True)
-    write_json(target, told)
+    write_json(target, unread(told))
     print(f"{run} step {step}: {brief(scores.values)}")
     print(f"protocol {scores.record['protocol']} {scores.protocol_id}, {scores.seconds:.1f} s -> {target}")
     return told

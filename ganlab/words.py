@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ganlab.errors import ConfigError, Mistake
+from ganlab.paths import expanded
 from ganlab.spelling import nearest, suggest
 
 
@@ -90,7 +90,7 @@ def own_keys(words: Sequence[str], own: dict[str, tuple[Any, str]]) -> tuple[dic
             else:
                 wrong.append(Mistake(key, f"{text!r} is not a whole number", f"the default is {own[key][0]}"))
         elif text:
-            values[key] = os.path.expanduser(text) if key == "out" else text
+            values[key] = str(expanded(text)) if key == "out" else text
         else:
             wrong.append(Mistake(key, "has no value", f"write {key}=..."))
     if wrong:

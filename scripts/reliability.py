@@ -40,9 +40,9 @@ GROUPS = {  # the page's order; a figure of none stands at the end
     "Stops and resumes": "kill9 fileops crash_loop torn signals twice interrupted power resume "
     "resume-controls looking mutations machines finished changed schedules",
     "Checkpoints": "corruption fallback misfits not-finite formats lost save-cost",
-    "Disks, owners, clocks": "disks folders owners locks clocks networks paths",
+    "Disks, owners, clocks": "disks folders surroundings owners locks clocks networks paths",
     "Numbers and memory": "numerics soak",
-    "Sweeps": "sabotage sweepkill packkill sweepstop sweepshare",
+    "Sweeps": "sabotage sweepkill packkill sweepstop sweepshare slurm",
     "Many ranks": "ranks_same ranks_scores ranks_exact ranks_end",
     "Data": "cut-images odd-images bit-rot bad-sets containers come-and-go downloads data-kills data-workers",
     "Configs": "config missing",
@@ -301,8 +301,14 @@ def main() -> int:
             RECORD.parent.mkdir(parents=True, exist_ok=True)
             write_json(RECORD, {key: records[key] for key in figures() if key in records})
 
+    here = list[str]()
+    for key in words.figures or figures():
+        if why := figures()[key].needs():
+            tell(f"{key}: not run: {why}")
+        else:
+            here.append(key)
     if not words.page:
-        Suite(words.figures or list(figures()), not words.short, words.jobs, done).run()
+        Suite(here, not words.short, words.jobs, done).run()
     if not words.short:
         write_atomic(PAGE, page({key: records[key] for key in figures() if key in records}).encode())
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""scripts/slurm_array.sh without SLURM: tasks share a grid's cells, save on a signal, are queued again."""
+"""scripts/slurm_array.sh without SLURM (faults/slurm.py has one): tasks share cells, save, come back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from ganlab import ledger
 
@@ -47,7 +49,8 @@ def prepare(folder: Path) -> None:
     (folder / "go.py").write_text(COMMAND)
     (folder / "stand_in.py").write_text(STAND_IN)
     (folder / "bin").mkdir()
-    (folder / "bin" / "scontrol").write_text('#!/bin/sh\necho "$@" >> requeued\n')
+    scontrol = '#!/bin/sh\n[ "$1" = show ] && exec cat facts\necho "$@" >> requeued\n'
+    (folder / "bin" / "scontrol").write_text(scontrol)
     (folder / "bin" / "scontrol").chmod(0o755)
 
 
@@ -80,8 +83,24 @@ def test_the_tasks_of_an_array_share_the_cells(tmp_path: Path) -> None:
     assert not (tmp_path / "requeued").exists()
 
 
-def test_a_task_whose_time_is_over_saves_and_is_queued_again(tmp_path: Path) -> None:
+CANCELLED = "JobState=CANCELLED PreemptTime=None"
+PREEMPTED = "JobState=PREEMPTED PreemptTime=2026-01-01T00:00:00"
+
+
+@pytest.mark.parametrize(
+    ("signum", "facts", "again"),
+    [
+        (signal.SIGUSR1, CANCELLED, True),  # the end of its time: --signal=B:USR1@300
+        (signal.SIGTERM, CANCELLED, False),
+        (signal.SIGTERM, "JobState=PENDING Restarts=1", False),  # preempted: SLURM has queued it already
+        (signal.SIGTERM, PREEMPTED, True),  # and where it does not
+    ],
+)
+def test_a_task_saves_and_is_queued_again_unless_cancelled(
+    tmp_path: Path, signum: signal.Signals, facts: str, again: bool
+) -> None:
     prepare(tmp_path)
+    (tmp_path / "facts").write_text(f"JobId=1 {facts} SuspendTime=None\n")
     (tmp_path / "hold").touch()
     first = task(tmp_path, 3)
     deadline = time.monotonic() + 300
@@ -90,11 +109,14 @@ def test_a_task_whose_time_is_over_saves_and_is_queued_again(tmp_path: Path) -> 
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
     time.sleep(0.5)
-    first.send_signal(signal.SIGUSR1)  # --signal=B:USR1@300
+    first.send_signal(signum)
     said = first.communicate(timeout=120)[0].decode()
-    assert first.returncode == 128 + signal.SIGUSR1, said
+    assert first.returncode == 128 + signum, said
     (saved,) = tmp_path.glob("out/*/saved")
-    assert saved.read_text() == str(int(signal.SIGUSR1))
+    assert saved.read_text() == str(int(signum))
+    assert (tmp_path / "requeued").exists() == again
+    if not again:
+        return
     assert (tmp_path / "requeued").read_text() == "requeue 70_3\n"
     (tmp_path / "hold").unlink()
     again = task(tmp_path, 3)

@@ -26,6 +26,7 @@ from ganlab.data.names import Names, clean, target_of
 from ganlab.data.source import CIRCLE, DAMAGE, FolderSource, Member, Source, hidden, why
 from ganlab.data.tar import Part, decompressed, headers, is_tar_header, open_tar
 from ganlab.errors import DataError
+from ganlab.paths import expanded
 
 MAX_ZIP = 1_500_000  # entries of a zip, all of which are kept: 1 GB; ImageNet fits
 KEPT_BYTES, KEPT_ENTRY = 1 << 27, 1 << 10  # of a tar in memory; what an entry costs beside its content
@@ -212,7 +213,7 @@ class ShardSource(Source):
 
 def open_source(path: str | Path, where: str = "dataset.path") -> Source:
     """The folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, if it is none."""
-    path = Path(os.path.abspath(Path(path).expanduser()))
+    path = Path(os.path.abspath(expanded(path)))
     name, packed = shown(str(path)), ""
     try:
         if path.is_dir():

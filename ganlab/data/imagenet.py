@@ -26,6 +26,7 @@ from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.disk import regular
 from ganlab.errors import DataError
+from ganlab.paths import expanded
 from ganlab.schema import Range, checked
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class ImageNet(Dataset):
         if self.wanted is None:
             return None
         try:
-            with open(Path(self.wanted).expanduser(), "rb", opener=regular) as file:
+            with open(expanded(self.wanted), "rb", opener=regular) as file:
                 words = file.read(1 << 24).decode("utf-8-sig", "replace").splitlines()
         except OSError as error:
             what = f"{shown(self.wanted)} cannot be read ({error.strerror})"
@@ -143,7 +144,7 @@ class ImageNet(Dataset):
 
     def _find(self, split: str) -> tuple[Layout, dict[str, str]]:
         if self.path is not None:
-            return find(Path(self.path).expanduser().absolute(), split)
+            return find(expanded(self.path).absolute(), split)
         place = by_hand_place(self.name)
         if not place.is_dir():
             what = "is not set, and ImageNet cannot be downloaded without registration (image-net.org)"

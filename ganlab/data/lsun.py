@@ -25,6 +25,7 @@ from ganlab.data.source import FolderSource, is_there
 from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
+from ganlab.paths import expanded
 from ganlab.schema import Range, checked
 
 URL = "http://dl.yf.io/lsun/scenes/{category}_{split}_lmdb.zip"  # the authors' server
@@ -111,7 +112,7 @@ class Lsun(Dataset):
                 raise DataError(shown(str(source.path)), what, "fetch it again")
 
     def _sources(self, split: str) -> list[_Source]:
-        root = by_hand_place(self.name) if self.path is None else Path(self.path).expanduser().absolute()
+        root = by_hand_place(self.name) if self.path is None else expanded(self.path).absolute()
         if self.path is not None and not root.exists():
             raise DataError("dataset.path", f"{shown(str(root))} does not exist", "check the path")
         if data_file(root).is_file():

@@ -26,6 +26,7 @@ from ganlab.data.resizing import resize_all
 from ganlab.data.source import FolderSource, Member, Source, is_there
 from ganlab.data.writer import Recipe, Writer
 from ganlab.errors import DataError
+from ganlab.paths import expanded
 
 WRAPPERS = 3  # folders that may lie around a set, each alone in the one above
 
@@ -163,7 +164,7 @@ def find(dataset: str, path: str | None, names: Collection[str], folders: Collec
     if path is None:
         here = [remote for remote in archives if _whole(remote)]
         return Original(open_source(here[0].place), names) if here else None
-    if os.path.isfile(place := Path(path).expanduser().absolute()) and place.name in names:
+    if os.path.isfile(place := expanded(path).absolute()) and place.name in names:
         what = f"{shown(str(place))} is one of the files of {dataset}"
         raise DataError("dataset.path", what, f"give the folder that holds them: {shown(str(place.parent))}")
     source = open_source(path)

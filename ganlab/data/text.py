@@ -21,6 +21,7 @@ from ganlab.data.files import log
 from ganlab.data.lines import PAD, PIECE, Counts, Long, Rows, Symbols, read, shown
 from ganlab.data.source import FolderSource
 from ganlab.errors import DataError
+from ganlab.paths import expanded
 from ganlab.schema import Count, Range, Seed, Unit, checked
 from ganlab.types import TextShape
 
@@ -103,7 +104,7 @@ class Text(Dataset):
     def _root(self) -> Path:
         if self.path is None:
             raise DataError("dataset.path", "is not set", "give a text file, or a folder of them")
-        root = Path(self.path).expanduser()
+        root = expanded(self.path)
         if not root.exists():
             raise DataError(shown(root), "is not there", "give a text file, or a folder of them")
         return root

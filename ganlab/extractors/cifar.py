@@ -15,7 +15,6 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -26,7 +25,7 @@ from torch.nn import functional as F
 
 from ganlab.errors import EnvError
 from ganlab.extractors.base import Extractor, Precision, check_images, exact_fp32
-from ganlab.paths import ASSETS
+from ganlab.paths import ASSETS, expanded
 from ganlab.schema import checked
 from ganlab.types import Features
 
@@ -137,7 +136,7 @@ class CifarExtractor(Extractor):
     @checked
     def __init__(self, weights: str | None = None, precision: Precision = "fp32") -> None:
         self.choose(precision)
-        self.path = WEIGHTS if weights is None else Path(weights).expanduser()
+        self.path = WEIGHTS if weights is None else expanded(weights)
         self.packaged = weights is None
         self._device = torch.device("cpu")
         self._net: FeatureNet | None = None

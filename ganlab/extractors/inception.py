@@ -25,7 +25,7 @@ from ganlab.disk import regular
 from ganlab.download import NotFetched, fetch
 from ganlab.errors import EnvError
 from ganlab.extractors.base import Extractor, Precision, check_images, exact_fp32
-from ganlab.paths import cache_dir
+from ganlab.paths import cache_dir, expanded
 from ganlab.schema import checked
 from ganlab.types import Features
 
@@ -124,7 +124,7 @@ class Inception(Extractor):
     def _find(self) -> Path:
         """The weights file. Raises EnvError, one line."""
         if self.weights is not None:
-            return Path(self.weights).expanduser()
+            return expanded(self.weights)
         for path in places():
             if path.is_file():
                 return path

@@ -56,7 +56,7 @@ class Figure:
 
     faults: their numbers in the list of faults. least: points that the long part has at least.
     cases(long): cheap to call, the same every time. told: a few words from the numbers of all cases.
-    alone: it measures time, so nothing may run beside it.
+    alone: it measures time, so nothing may run beside it. needs: tells why it can't run here, or nothing.
     """
 
     key: str
@@ -66,6 +66,7 @@ class Figure:
     cases: Callable[[bool], list[Case]]
     told: Callable[[Sequence[Numbers]], str] | None = None
     alone: bool = False
+    needs: Callable[[], str] = str
 
 
 def figures() -> dict[str, Figure]:
