@@ -12,8 +12,8 @@ FLOORS = [
     floor.split()
     for floor in (
         # words, rules, players, plan, engine (in this order), doors (in this order)
-        "__init__ errors environment relayed ranks paths types rng spelling schema safe_yaml packages disk aside "
-        "heartbeat lock download",
+        "__init__ errors environment relayed ranks paths types rng spelling schema safe_yaml packages disk "
+        "aside heartbeat lock download",
         "layers sync_batch_norm spectra spectral flat operator_norm losses penalties constraints "
         "weight_norms feature_norms priors metrics",
         "nets data extractors",
