@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ganlab.data.base import Dataset, ImageSet
