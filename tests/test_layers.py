@@ -14,8 +14,8 @@ FLOORS = [
         # words, rules, players, plan, engine (in this order), doors (in this order)
         "__init__ errors relayed ranks paths types rng spelling schema safe_yaml packages disk aside "
         "heartbeat lock download",
-        "layers sync_batch_norm spectra spectral flat operator_norm losses penalties constraints weight_norms "
-        "feature_norms priors metrics",
+        "layers sync_batch_norm spectra spectral flat operator_norm losses penalties constraints "
+        "weight_norms feature_norms priors metrics",
         "nets data extractors",
         "experiment",
         "optimizers game step state_tree manifest checkpoint run_folder metrics_file signals log "
