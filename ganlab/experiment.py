@@ -15,13 +15,14 @@ from torch.optim import Optimizer
 
 from ganlab.data.base import Dataset
 from ganlab.extractors.base import Extractor
-from ganlab.losses import ClassLoss, Loss
+from ganlab.methods.base import Method
+from ganlab.methods.losses import ClassLoss, Loss
+from ganlab.methods.priors import Prior
 from ganlab.metrics.base import Measure, Metric, MetricError
 from ganlab.metrics.protocol import OPTIONAL, Protocol
-from ganlab.nets.base import Architecture
-from ganlab.priors import Prior
+from ganlab.models.base import Architecture
 from ganlab.schema import MOST, Arguments, Count, NonNegative, Range, Seed, Steps, Threads, Unit, checked
-from ganlab.types import Shape, Stabiliser
+from ganlab.types import Shape
 
 NO_LABELS = (
     "{} has no class labels, and the architecture is conditional; "
@@ -155,7 +156,7 @@ class Experiment:
         self,
         dataset: Dataset,
         architecture: Architecture,
-        normalization: dict[str, Stabiliser],
+        normalization: dict[str, Method],
         loss: Loss,
         prior: Prior,
         optimizer: Callable[..., Optimizer],

@@ -21,12 +21,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from ganlab import config, engine, loop
-from ganlab.checkpoint import Checkpoints, digest
+from ganlab.config import compose
 from ganlab.errors import Stopped
-from ganlab.facts import device_name, versions
-from ganlab.manifest import FORMAT
-from ganlab.run_folder import RunFolder
+from ganlab.runs.checkpoint import Checkpoints, digest
+from ganlab.runs.folder import RunFolder
+from ganlab.runs.manifest import FORMAT
+from ganlab.runs.provenance import versions
+from ganlab.system.hardware import device_name
+from ganlab.training import engine, trainer
 
 # As small as a run can be that has a bit of everything: power iterations, batch norm, labels, an average of
 # G, several updates of D, Adam's slots, random flips, a learning rate that falls, means not told yet.
@@ -45,7 +47,7 @@ TIMED = ("wall_s", "it_per_s")
 
 def train(run: Path, stop: int | None = None) -> None:
     """The run in ``run``, from its beginning or from where it is; a SIGTERM comes in update ``stop``."""
-    composed = config.compose([*WORDS, f"run_dir={run}"])
+    composed = compose.compose([*WORDS, f"run_dir={run}"])
     update = engine.Engine.update
 
     def stopping(self: engine.Engine, step: int) -> None:
@@ -55,7 +57,7 @@ def train(run: Path, stop: int | None = None) -> None:
 
     engine.Engine.update = stopping  # type: ignore[method-assign]
     try:
-        loop.train(config.build(composed), composed.saved, composed.choices, composed.overrides)
+        trainer.train(compose.build(composed), composed.saved, composed.choices, composed.overrides)
     except Stopped:
         assert stop is not None
     finally:

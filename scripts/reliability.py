@@ -184,7 +184,8 @@ def facts() -> dict[str, Any]:
     """Where and with what it ran."""
     import torch
 
-    from ganlab.facts import device_name, git_revision, now, versions
+    from ganlab.runs.provenance import git_revision, now, versions
+    from ganlab.system.hardware import device_name
 
     return {
         "when": now(),
@@ -286,7 +287,7 @@ def main() -> int:
             short, long = (sum(case.n for case in figure.cases(part)) for part in (False, True))
             print(f"{key:16} {figure.title} ({long} points, {short} in CI)")
         return 0
-    from ganlab.disk import write_atomic, write_json
+    from ganlab.system.files import write_atomic, write_json
 
     records: dict[str, dict[str, Any]] = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     failed = 0

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 from speed_sets import ARCHIVE, MAPS, map_file
 
-from ganlab.data.child import KEEP_MEMORY
 from ganlab.data.cifar10 import Cifar10
-from ganlab.data.crew import num_cores
 from ganlab.data.folder import Folder
-from ganlab.data.imagenet import ImageNet
-from ganlab.data.imagenet_rule import ImageNetRule
-from ganlab.data.images import Rule, decode, resize_block
+from ganlab.data.formats.images import Rule, decode, resize_block
+from ganlab.data.imagenet import ImageNet, ImageNetRule
 from ganlab.data.lsun import Lsun
+from ganlab.data.packing.pool import num_cores
+from ganlab.data.packing.worker import KEEP_MEMORY
 from ganlab.data.stl10 import IMAGE_BYTES, SIDE, Stl10
 
 CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
@@ -40,13 +39,13 @@ BATCH, TURNS = 64, {32: 600, 64: 300, 128: 75}  # batches of a measurement: a pa
 def ready(case: str, root: Path) -> dict[str, float]:
     import torch
 
-    from ganlab.data.base import Batches, to_float
+    from ganlab.data.batches import Sampler, to_float
 
     Cifar10(str(root / "cifar"), verify=False).load()
     torch.zeros(1).float()
     clock = Clock()
     images = Cifar10(str(root / "cifar"), verify=False).load()
-    to_float(Batches(images, "cpu", seed=0).batch(0, BATCH).x)
+    to_float(Sampler(images, "cpu", seed=0).batch(0, BATCH).x)
     return clock.told(1)
 
 
@@ -93,10 +92,11 @@ def decode_alone(case: str, root: Path) -> dict[str, float]:
 
 
 def batches(case: str, root: Path) -> dict[str, float]:
-    from ganlab.data.base import Batches, ImageSet
+    from ganlab.data.base import SampleSet
+    from ganlab.data.batches import Sampler
 
     images, side = _map(case, root)
-    drawn = Batches(ImageSet(images, None, [], "", "map", "train"), "cpu", seed=0, data_memory_gb=0)
+    drawn = Sampler(SampleSet(images, None, [], "", "map", "train"), "cpu", seed=0, data_memory_gb=0)
     return _turns(lambda i: drawn.batch(BATCH * i, BATCH), side, images, case)
 
 
@@ -112,7 +112,7 @@ def gather_alone(case: str, root: Path) -> dict[str, float]:
 def floats(case: str, root: Path) -> dict[str, float]:
     import torch
 
-    from ganlab.data.base import to_float
+    from ganlab.data.batches import to_float
 
     images, side = _map(case.partition(",")[0], root)
     x = torch.from_numpy(np.array(images[:BATCH]))

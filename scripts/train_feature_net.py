@@ -34,18 +34,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ganlab.disk import write_atomic
-from ganlab.extractors.cifar import (
-    MEAN,
-    RESOLUTION,
-    STD,
-    WEIGHTS,
-    WIDTHS,
-    FeatureNet,
-    both_views,
-    normalised,
-)
+from ganlab.extractors.cifar import MEAN, RESOLUTION, STD, WEIGHTS, WIDTHS, FeatureNet, both_views, normalised
 from ganlab.rng import generator, seed_default
+from ganlab.system.files import write_atomic
 
 BATCH = 1024
 MOMENTUM = 0.85

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ganlab import config, loop
+from ganlab.config import compose
+from ganlab.training import trainer
 
 PROTOCOL = """\
 _target_: ganlab.metrics.protocol.Protocol
@@ -87,6 +88,6 @@ def train(root: Path, name: str, words: list[str]) -> Path:
     given = [*(w for w in common if w.partition("=")[0] not in keys), *words, f"run_dir={root / name}"]
     if "dataset=mnist" in words:
         given += [f"dataset.path={digits(root / 'mnist')}", "dataset.verify=false"]
-    composed = config.compose(given, [str(protocols.parent)])
-    loop.train(config.build(composed), composed.saved, composed.choices, composed.overrides)
+    composed = compose.compose(given, [str(protocols.parent)])
+    trainer.train(compose.build(composed), composed.saved, composed.choices, composed.overrides)
     return root / name

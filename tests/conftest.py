@@ -22,14 +22,14 @@ from torch import Tensor
 from ganlab.data.digits import Digits
 from ganlab.experiment import Experiment, Scoring
 from ganlab.extractors.base import Extractor, check_images
-from ganlab.losses import Hinge
+from ganlab.methods.losses import Hinge
+from ganlab.methods.priors import Normal
+from ganlab.methods.weight_norms import SpectralNorm
 from ganlab.metrics.fid import FID
 from ganlab.metrics.inception_score import InceptionScore
 from ganlab.metrics.protocol import Protocol
-from ganlab.nets.cnn import CNN
-from ganlab.priors import Normal
+from ganlab.models.cnn import CNN
 from ganlab.types import Features
-from ganlab.weight_norms import SpectralNorm
 
 # Whoever runs the tests in the background (`nohup make test &`) has these ignored; tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -112,9 +112,9 @@ def make_run(
     config: dict[str, Any] = {
         "_target_": "ganlab.experiment.Experiment",
         "dataset": {"_target_": "ganlab.data.cifar10.CIFAR10", "resolution": 32},
-        "architecture": {"_target_": "ganlab.nets.cnn.CNN", "width": width},
-        "normalization": {method: {"_target_": "ganlab.weight_norms.Norm"}},
-        "loss": {"_target_": f"ganlab.losses.{loss.title()}"},
+        "architecture": {"_target_": "ganlab.models.cnn.CNN", "width": width},
+        "normalization": {method: {"_target_": "ganlab.methods.weight_norms.Norm"}},
+        "loss": {"_target_": f"ganlab.methods.losses.{loss.title()}"},
         "optimizer": {"_target_": "torch.optim.Adam", "lr": lr, "betas": [beta1, beta2]},
         "setting": setting,
         "d_steps": d_steps,

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_origin
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from ganlab import schema, spelling  # as modules: an analysis may bear the name of what is in them
+from ganlab import (
+    errors,  # as modules: an analysis may bear the name of what is in them
+    schema,
+)
 from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, Mistake
 
 if TYPE_CHECKING:
@@ -122,7 +125,7 @@ def _make(
                 raise DataError(name, what, f"name other runs; {LISTED}")
     if words and not runs and not maker.composes:
         key = words[0].partition("=")[0]
-        raise ConfigError(key, f"is no key of {name}", spelling.suggest(key, schema.parameters(type(maker))))
+        raise ConfigError(key, f"is no key of {name}", errors.suggest(key, schema.parameters(type(maker))))
     maker.words, maker.config_dirs = words, config_dirs
     return maker.make(runs)
 
@@ -135,7 +138,7 @@ def chosen(analysis: str) -> list[str]:
     names = [name.strip() for name in analysis.strip("[]").split(",")]
     if wrong := [name for name in names if name not in known]:
         raise ConfigError(
-            Mistake("analysis", f"there is no {name!r}", spelling.suggest(name, [*known, ALL], all_of=LISTED))
+            Mistake("analysis", f"there is no {name!r}", errors.suggest(name, [*known, ALL], all_of=LISTED))
             for name in wrong
         )
     return list(dict.fromkeys(names))
@@ -152,9 +155,7 @@ def _options(
         key, equals, given = word.partition("=")
         if key not in every:
             near = (
-                spelling.nearest(key, every)
-                if equals and "." not in key and not key.startswith("+")
-                else None
+                errors.nearest(key, every) if equals and "." not in key and not key.startswith("+") else None
             )
             if near:
                 wrong.append(Mistake(key, "is no key here", f"did you mean {near!r}?"))

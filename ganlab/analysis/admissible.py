@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from ganlab.analysis import drawing
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
-from ganlab.report import figures
+from ganlab.report.draw import style
 from ganlab.schema import Range, checked
 
 DECAYS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # s_i^2 proportional to i^-decay
@@ -53,7 +53,7 @@ class Admissible(Analysis):
         return Finding(self._draw(), rows, says)
 
     def _draw(self) -> bytes:
-        colors = {"wn": figures.METHOD_COLORS["wn"], "sn": figures.METHOD_COLORS["sn"]}
+        colors = {"wn": style.METHOD_COLORS["wn"], "sn": style.METHOD_COLORS["sn"]}
         with drawing.style():
             figure = Figure(figsize=(7.6, 3.5), layout="constrained")
             left, right = drawing.panels(figure, 2, 2)
@@ -86,6 +86,6 @@ def _plane(ax: Axes, colors: dict[str, str]) -> None:
     ax.fill_between([0, 1.15], [0, 1.15], 1.15, color="#f2f2f2", lw=0)
     ax.plot(np.cos(angle), np.sin(angle), color=colors["wn"], lw=2)
     ax.plot([1, 1], [0, 1], color=colors["sn"], lw=2)
-    ax.text(0.32, 0.72, "s1 < s2", color=figures.GREY, fontsize=7)
+    ax.text(0.32, 0.72, "s1 < s2", color=style.GREY, fontsize=7)
     ax.set(xlim=(0, 1.15), ylim=(0, 1.15), xlabel="largest singular value s1", ylabel="s2", aspect="equal")
     ax.set_title("d = 2")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ganlab.analysis.subjects import Subject
-from ganlab.config_files import display
-from ganlab.disk import disk_error, write_atomic
-from ganlab.report.text import csv_cell
+from ganlab.config.files import display
+from ganlab.system.files import disk_error, write_atomic
+from ganlab.text import csv_cell
 from ganlab.types import Kind
 
 MANY = 1000

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from ganlab import text
 from ganlab.analysis.subjects import Subject
-from ganlab.report import figures, text
-from ganlab.report.curves import DASHES
+from ganlab.report.draw import style as style_module
+from ganlab.report.draw.curves import DASHES
 
 Style = dict[str, Any]
 
@@ -26,7 +27,7 @@ Style = dict[str, Any]
 @contextmanager
 def style() -> Iterator[None]:
     """Inside: the report's fonts, axes and lines."""
-    with matplotlib.rc_context(figures.STYLE):
+    with matplotlib.rc_context(style_module.STYLE):
         yield
 
 
@@ -41,12 +42,16 @@ def png(figure: Figure) -> bytes:
 def titled(figure: Figure, title: str, subtitle: str = "") -> None:
     """A bold title at the left edge, and a small grey line under it."""
     width = figure.get_figwidth()
-    lines = figures.wrap(title, int(width * 11), 2)
+    lines = style_module.wrap(title, int(width * 11), 2)
     figure.suptitle(lines, x=0.008, ha="left", fontsize=10.5, fontweight="bold")
     if subtitle:
         # its own row of the layout: an empty figure-level label at the bottom keeps clear of the axes
         figure.supxlabel(
-            figures.wrap(subtitle, int(width * 17), 3), x=0.008, ha="left", fontsize=7.2, color=figures.GREY
+            style_module.wrap(subtitle, int(width * 17), 3),
+            x=0.008,
+            ha="left",
+            fontsize=7.2,
+            color=style_module.GREY,
         )
 
 
@@ -63,14 +68,14 @@ def panels(figure: Figure, n: int, across: int, **shared: Any) -> list[Axes]:
 
 def run_styles(subjects: Sequence[Subject]) -> dict[Subject, Style]:
     """A line style per run: colour = method, as in the report; dashes = whatever else tells runs apart."""
-    spare = (c for _ in range(1000) for c in figures.OTHER_COLORS)
+    spare = (c for _ in range(1000) for c in style_module.OTHER_COLORS)
     colors: dict[str, str] = {}
     others = list(dict.fromkeys(s.label.partition(",")[2] for s in subjects))
     styles: dict[Subject, Style] = {}
     for subject in subjects:
         method = subject.method
         if method not in colors:
-            colors[method] = figures.METHOD_COLORS.get(method) or next(spare)
+            colors[method] = style_module.METHOD_COLORS.get(method) or next(spare)
         other = others.index(subject.label.partition(",")[2])
         styles[subject] = {"color": colors[method], "ls": DASHES[other % len(DASHES)]}
     return styles
@@ -79,7 +84,7 @@ def run_styles(subjects: Sequence[Subject]) -> dict[Subject, Style]:
 def legend(figure: Figure, subjects: Sequence[Subject], styles: dict[Subject, Style]) -> None:
     """The runs by label, under the panels."""
     handles = [Line2D([], [], lw=1.6, label=text.plain(s.label, 60), **styles[s]) for s in subjects]
-    fit = figures.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
+    fit = style_module.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=fit, handlelength=2.8)
 
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ganlab.analysis.subjects import Subject
-from ganlab.checkpoint import Checkpoints
 from ganlab.errors import DataError
-from ganlab.run_folder import RunFolder
+from ganlab.runs.checkpoint import Checkpoints
+from ganlab.runs.folder import RunFolder
 
 LEAST = 3  # frames
 FRAME_MS, LAST_MS = 200, 2000  # the last one stays

@@ -11,10 +11,10 @@ from ganlab import rng
 from ganlab.analysis import histograms
 from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import PIECE, Subject
-from ganlab.fakes import evaluating
-from ganlab.game import Game
-from ganlab.penalties import gradient_norms
+from ganlab.evaluation.generate import evaluating
+from ganlab.methods.penalties import gradient_norms
 from ganlab.schema import Count, Steps, checked
+from ganlab.training.gan import GAN
 
 
 class GradientNorm(Analysis):
@@ -54,7 +54,7 @@ class GradientNorm(Analysis):
         return histograms.finding(found, "Gradient norm of D", label, "norm", zero=True)
 
 
-def norms(game: Game, x: Tensor, y: Tensor | None) -> Tensor:
+def norms(game: GAN, x: Tensor, y: Tensor | None) -> Tensor:
     """Gradient norms (n,) on the CPU, D in evaluation mode and left as it was."""
     with evaluating(game.discriminator):
         parts = [

@@ -12,10 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from ganlab import text
 from ganlab.analysis import drawing, subjects
 from ganlab.analysis.base import Finding, Row
 from ganlab.analysis.subjects import Subject
-from ganlab.report import figures, text
+from ganlab.report.draw import style
 
 MOST = 12  # runs in one figure
 BINS = 40
@@ -91,7 +92,7 @@ def _draw(found: Sequence[Panel], what: str, label: str, zero: bool) -> bytes:
         for ax in panels[-across:]:
             ax.set_xlabel(label)
         handles: list[Any] = [Patch(color=COLORS[k], alpha=0.6, label=k) for k in kinds]
-        handles.append(Line2D([], [], color=figures.GREY, lw=1.1, ls=(0, (4, 2)), label="mean"))
+        handles.append(Line2D([], [], color=style.GREY, lw=1.1, ls=(0, (4, 2)), label="mean"))
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
         drawing.titled(figure, f"{what}: {subjects.common([p.subject for p in found])}")
         return drawing.png(figure)

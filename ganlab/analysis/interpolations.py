@@ -8,8 +8,8 @@ from typing import Annotated
 from ganlab.analysis import sheet, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject, as_bytes, generate
-from ganlab.report.mosaic import Tile
-from ganlab.samples import interpolate
+from ganlab.report.draw.mosaic import Tile
+from ganlab.samples.images import interpolate
 from ganlab.schema import Count, Range, Steps, checked
 
 

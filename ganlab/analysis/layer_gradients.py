@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ganlab.analysis import drawing, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
-from ganlab.game import Game
-from ganlab.layers import evaluating, unfolded, weighted_layers
+from ganlab.methods.modes import evaluating, unfolded
+from ganlab.methods.weights import weighted_layers
 from ganlab.schema import Count, Steps, checked
+from ganlab.training.gan import GAN
 
 
 class Norms(NamedTuple):
@@ -59,7 +60,7 @@ class LayerGradients(Analysis):
             says.append(f"  {subject.label}: {norms[0].norm:.3g}, {norms[-1].norm:.3g}; {factor(norms):.3g}")
         return Finding(self._draw(found), rows, says)
 
-    def _samples(self, subject: Subject, game: Game) -> tuple[Any, Any]:
+    def _samples(self, subject: Subject, game: GAN) -> tuple[Any, Any]:
         real = subject.real(game, self.n, self.seed)
         return real, subject.fake(game, len(real.x), self.seed)
 
@@ -91,7 +92,7 @@ def factor(norms: Sequence[Norms]) -> float:
     return float((first / last) ** (1 / (len(norms) - 1)))
 
 
-def by_layer(game: Game, real: Any, fake: Any) -> list[Norms]:
+def by_layer(game: GAN, real: Any, fake: Any) -> list[Norms]:
     """For each weighted layer of D, as called: the mean over samples of |d(own loss)/d(its input)|_2.
 
     real, fake: batches of n samples each. The gradient of a mean over n samples, times n, is that of each

@@ -16,13 +16,14 @@ from PIL import Image
 from scipy.ndimage import median_filter
 from scipy.stats import spearmanr
 
+from ganlab import text
 from ganlab.analysis import drawing, series, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.report import figures, text
-from ganlab.report.history import Curve
-from ganlab.samples import Picture
+from ganlab.report.draw import style
+from ganlab.report.read.history import Curve
+from ganlab.samples.images import Picture
 from ganlab.schema import Count, Steps, checked
 
 ESTIMATES = ("critic/wasserstein_estimate", "critic/js_estimate")  # of a run it has at most one
@@ -121,7 +122,7 @@ class LossCurves(Analysis):
                 color = styles[subject]["color"]
                 ax.plot(curve.steps, curve.raw, color=color, lw=0.5, alpha=0.3)
                 ax.plot(curve.steps, curve.filtered, color=color, lw=1.5)
-                ax.set_title(figures.wrap(text.plain(subject.label, 80), 48, 2))
+                ax.set_title(style.wrap(text.plain(subject.label, 80), 48, 2))
                 ax.set_ylabel(text.plain(NAMES.get(curve.name, curve.name)))
                 self._axis(ax, curve)
                 self._samples(ax, subject)
@@ -139,7 +140,7 @@ class LossCurves(Analysis):
         ax.set_ylim(low - 0.08 * size, high + (0.75 if self.pictures else 0.08) * size)
         ax.set_yticks([t for t in ax.get_yticks() if low - 0.08 * size <= t <= high + 0.08 * size])
         if curve.name == ESTIMATES[1]:
-            ax.axhline(math.log(2), color=figures.GREY, ls=":", lw=1)
+            ax.axhline(math.log(2), color=style.GREY, ls=":", lw=1)
         ax.set_xlim(0, curve.steps[-1])
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
@@ -157,7 +158,7 @@ class LossCurves(Analysis):
                 inset = ax.inset_axes((middle - wide / 2, 0.62, wide, 0.36))
                 inset.imshow(found[step], interpolation="nearest")
                 inset.set_axis_off()
-                inset.set_title(f"{step:,}", fontsize=6, pad=1, color=figures.GREY)
+                inset.set_title(f"{step:,}", fontsize=6, pad=1, color=style.GREY)
 
 
 def smoothed(name: str, curve: Curve, width: int) -> Smoothed:

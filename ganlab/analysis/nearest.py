@@ -10,14 +10,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ganlab import rng
+from ganlab import rng, text
 from ganlab.analysis import drawing, sheet, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject, as_bytes, generate
-from ganlab.data.base import ImageSet
+from ganlab.data.base import SampleSet
 from ganlab.errors import DataError
 from ganlab.extractors.base import Extractor, exact_fp32
-from ganlab.report import figures, text
+from ganlab.report.draw import style
 from ganlab.schema import Count, Steps, checked
 
 CHUNK = 500  # real images at a time
@@ -111,7 +111,14 @@ class Nearest(Analysis):
         return Finding(picture, rows, says, {"summary": summary})
 
     def _draw(
-        self, subject: Subject, step: int, samples: Tensor, train: ImageSet, made: Near, base: Near, name: str
+        self,
+        subject: Subject,
+        step: int,
+        samples: Tensor,
+        train: SampleSet,
+        made: Near,
+        base: Near,
+        name: str,
     ) -> bytes:
         closest = made.distance[:, 0].argsort()[: self.shown]
         tiles = torch.stack(
@@ -128,7 +135,7 @@ class Nearest(Analysis):
             figure = Figure(figsize=(0.62 * (self.k + 1) + 4.6, max(height, 3.6)), layout="constrained")
             left, right = figure.subplots(1, 2, width_ratios=[0.62 * (self.k + 1), 3.4])
             left.imshow(picture, interpolation="nearest")
-            left.axvline(pitch - sheet.PADDING / 2 - 0.5, color=figures.ALARM, lw=1.5)
+            left.axvline(pitch - sheet.PADDING / 2 - 0.5, color=style.ALARM, lw=1.5)
             at = [(i + 0.5) * pitch for i in range(max(len(closest), self.k + 1))]
             left.set_yticks(at[: len(closest)], [f"{made.distance[i, 0]:.3g}" for i in closest])
             left.set_xticks(at[: self.k + 1], ["sample", *(str(r) for r in range(1, self.k + 1))])
@@ -151,7 +158,7 @@ class Nearest(Analysis):
             return drawing.png(figure)
 
 
-def pixels(images: ImageSet, rows: Tensor) -> Tensor:
+def pixels(images: SampleSet, rows: Tensor) -> Tensor:
     """uint8 (n, C, H, W) of some images."""
     return torch.from_numpy(images.images[rows.numpy()])
 
@@ -162,7 +169,9 @@ def features(extractor: Extractor, images: Tensor) -> Tensor:
     return torch.cat([part.double().cpu() for part in parts])
 
 
-def search(extractor: Extractor, train: ImageSet, rows: Tensor, queries: Tensor, own: Tensor, k: int) -> Near:
+def search(
+    extractor: Extractor, train: SampleSet, rows: Tensor, queries: Tensor, own: Tensor, k: int
+) -> Near:
     """The k nearest of ``train``'s images ``rows`` to each query (n, D), a chunk of images at a time.
 
     own: (n,) the training image that a query is itself, and that does not count; -1: none.

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ganlab import text
 from ganlab.analysis import drawing, series, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.metrics_file import read_metrics
-from ganlab.report import figures, text
+from ganlab.report.draw import style
+from ganlab.runs.metrics_file import read_metrics
 from ganlab.schema import checked
 
 NAMES = ("js1", "js2", "js3", "js4")
@@ -67,7 +68,7 @@ class NgramJS(Analysis):
                         ax.plot(list(curve), list(curve.values()), lw=1.4, **styles[subject])
                         values += list(curve.values())
                     if name in real:
-                        ax.axhline(real[name], color=figures.GREY, ls=":", lw=1.2)
+                        ax.axhline(real[name], color=style.GREY, ls=":", lw=1.2)
                         values.append(real[name])
                 self._axes(ax, name, values)
             for ax in figure.axes[2:]:
@@ -85,7 +86,7 @@ class NgramJS(Analysis):
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(drawing.thousands)
         if self.log and values and min(values) > 0:
-            figures.log_axis(ax, values)
+            style.log_axis(ax, values)
         else:
             ax.set_ylim(bottom=0)
 
@@ -121,6 +122,6 @@ def _legend(figure: Figure, runs: Sequence[Subject], styles: Mapping[Subject, dr
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], lw=1.6, label=text.plain(label(s, runs), 60), **styles[s]) for s in runs]
-    handles.append(Line2D([], [], lw=1.2, ls=":", color=figures.GREY, label="real lines"))
-    fit = figures.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
+    handles.append(Line2D([], [], lw=1.2, ls=":", color=style.GREY, label="real lines"))
+    fit = style.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=fit, handlelength=2.8)

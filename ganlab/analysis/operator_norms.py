@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from ganlab import text
 from ganlab.analysis import drawing, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.operator_norm import LayerNorms, layer_norms
-from ganlab.report import figures, text
+from ganlab.methods.operator_norm import LayerNorms, layer_norms
+from ganlab.report.draw import style
 from ganlab.schema import checked
 
 BARS = {
@@ -86,7 +87,7 @@ def _draw(found: dict[Subject, list[LayerNorms]]) -> bytes:
                 ax.bar(at + (i - 1) * 0.27, heights, 0.27, color=color, label=label, lw=0)
             bounds = [math.nan if n["bound"] is None else n["bound"] for n in norms]
             ax.plot(
-                at, bounds, ls="", marker="_", ms=9, mew=1.2, color=figures.ALARM, label="bound on the layer"
+                at, bounds, ls="", marker="_", ms=9, mew=1.2, color=style.ALARM, label="bound on the layer"
             )
             ax.set_xticks(at, [text.plain(_short(n), 28) for n in norms])
             if most > 6:
@@ -97,12 +98,12 @@ def _draw(found: dict[Subject, list[LayerNorms]]) -> bytes:
             ax.grid(axis="x", visible=False)
             values = [h for n in norms for h in (n["reshaped"], n["exact"]) if h > 0 and math.isfinite(h)]
             if values and max(values) > 20 * min(values):
-                figures.log_axis(ax, values)
+                style.log_axis(ax, values)
             ax.set_title(text.plain(subject.label, 60))
             ax.set_ylabel("norm" if ax in panels[::across] else "")
         handles, labels = panels[0].get_legend_handles_labels()
         handles, labels = [*handles[1:], handles[0]], [*labels[1:], labels[0]]  # the bound last
-        fit = figures.columns(labels, width)
+        fit = style.columns(labels, width)
         figure.legend(handles, labels, loc="outside lower center", ncols=fit)
         drawing.titled(figure, f"Norms of D's layers as maps of images: {subjects.common(list(found))}")
         return drawing.png(figure)

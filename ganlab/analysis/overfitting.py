@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ganlab import text
 from ganlab.analysis import drawing, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.report import figures, text
-from ganlab.report.history import Curve
+from ganlab.report.draw import style
+from ganlab.report.read.history import Curve
 from ganlab.schema import Steps, checked
 
 NAMES = {  # of the curves on training and on held-out images; the first pair that a run has
@@ -96,7 +97,7 @@ def _draw(found: Mapping[Subject, tuple[str, list[Point]]]) -> bytes:
         axes = drawing.panels(figure, len(found), across)
         for i, (ax, (subject, (what, points))) in enumerate(zip(axes, found.items(), strict=True)):
             _panel(ax, points)
-            ax.set_title(figures.wrap(text.plain(subject.label, 80), 48, 2))
+            ax.set_title(style.wrap(text.plain(subject.label, 80), 48, 2))
             if i % across == 0:
                 ax.set_ylabel(what)
             if i >= len(found) - across:
@@ -121,7 +122,7 @@ def _panel(ax: Axes, points: Sequence[Point]) -> None:
     first = max((p.train, p.step) for p in points)
     if first[0] > high + margin:
         words, where = f"up to {first[0]:.3g} at step {first[1]:,}", {"transform": ax.transAxes}
-        ax.text(0.98, 0.97, words, ha="right", va="top", fontsize=7, color=figures.GREY, **where)  # type: ignore[arg-type]
+        ax.text(0.98, 0.97, words, ha="right", va="top", fontsize=7, color=style.GREY, **where)  # type: ignore[arg-type]
     ax.set_xlim(left=0)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))

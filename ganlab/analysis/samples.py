@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ganlab import text
 from ganlab.analysis import sheet, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject, as_bytes, generate
 from ganlab.errors import CheckpointError, DataError
-from ganlab.report import grids, text
-from ganlab.report.collect import Run
-from ganlab.report.mosaic import Tile
+from ganlab.papers import labels
+from ganlab.report.draw.mosaic import Tile
+from ganlab.report.read import grids
+from ganlab.report.read.collect import Run
 from ganlab.schema import Count, Steps, checked
 
 UNFINISHED = {"running": "unfinished", "stopped": "unfinished"}
@@ -76,7 +78,7 @@ class Samples(Analysis):
             shown = next((s for s in own if s.name.startswith("fid")), own[0] if own else None)
             words = [w for w in [_state(subject.run)] if w] + [f"step {step:,}"]
             if shown:
-                words.append(f"{text.score_label(shown.name)} {text.number(shown.value)}")
+                words.append(f"{labels.score_label(shown.name)} {labels.number(shown.value)}")
             cells[place] = Tile(image, " · ".join(words), subject.run.status != "finished")
             told = " ".join(f"{name}={value:.6g}" for name, value in {s.name: s.value for s in own}.items())
             rows.append({**subject.columns, "step": step, "latents": self.seed, "scores": told})
@@ -100,8 +102,8 @@ class Samples(Analysis):
             return groups.index(row), (across or settings).index(column)
 
         shown = [f"setting {s}" if s else "" for s in settings]
-        names = [text.method_label(g) for g in groups] if down else groups
-        return Layout(names, [text.method_label(c) for c in across] if across else shown, place)
+        names = [labels.method_label(g) for g in groups] if down else groups
+        return Layout(names, [labels.method_label(c) for c in across] if across else shown, place)
 
     def _not_begun(
         self, runs: Sequence[Subject], places: Sequence[grids.Place]
@@ -145,7 +147,7 @@ def _labels(option: str, key: str, runs: Sequence[Subject], places: Sequence[gri
         has = f"the grid has {', '.join(axes)}" if axes else "they are in no grid"
         raise DataError(option, f"no run has {key!r}", f"{has}; or name a key of config.yaml")
     listed = dict.fromkeys(place.axes[key] for place in places if key in place.axes)
-    return [*listed, *sorted(own - {*listed}, key=text.natural)]
+    return [*listed, *sorted(own - {*listed}, key=labels.natural)]
 
 
 def _state(run: Run) -> str:
@@ -169,4 +171,4 @@ def row_of(subject: Subject, runs: Sequence[Subject]) -> str:
 
 
 def _rank(subject: Subject) -> tuple[int, str]:
-    return text.setting_rank(subject.setting)
+    return labels.setting_rank(subject.setting)

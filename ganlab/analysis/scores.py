@@ -10,9 +10,9 @@ from torch import Tensor
 from ganlab.analysis import histograms
 from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import PIECE, Subject
-from ganlab.fakes import evaluating
-from ganlab.game import Game
+from ganlab.evaluation.generate import evaluating
 from ganlab.schema import Count, Steps, checked
+from ganlab.training.gan import GAN
 
 
 class Scores(Analysis):
@@ -49,7 +49,7 @@ class Scores(Analysis):
 
 
 @torch.no_grad()
-def scores(game: Game, x: Tensor, y: Tensor | None = None) -> Tensor:
+def scores(game: GAN, x: Tensor, y: Tensor | None = None) -> Tensor:
     """Raw scores (n,) on the CPU, D in evaluation mode and left as it was."""
     d = game.discriminator
     with evaluating(d):

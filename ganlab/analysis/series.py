@@ -11,13 +11,16 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ganlab import text
 from ganlab.analysis import drawing
 from ganlab.analysis.base import Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.report import cells, figures, text
-from ganlab.report.cells import Group
-from ganlab.report.curves import DASHES
+from ganlab.papers import labels as labels_module
+from ganlab.report.draw import style
+from ganlab.report.draw.curves import DASHES
+from ganlab.report.read import cells
+from ganlab.report.read.cells import Group
 
 Line = tuple[Group, str]  # method with its variant, and setting
 OPTIMIZERS = {"RMSprop": "RMSProp", "RMSpropTF": "RMSProp"}  # classes' names, where papers write others
@@ -70,7 +73,7 @@ def choose(runs: Sequence[Subject], wanted: str | None, name: str) -> tuple[str,
     Raises DataError naming the scores there are.
     """
     every = [m for s in runs for m in measures(s)]
-    scores = sorted({m.score for m in every}, key=text.score_rank)
+    scores = sorted({m.score for m in every}, key=labels_module.score_rank)
     if not scores:
         raise DataError(name, "these runs have no scores", "train on, or score them: ganlab evaluate RUN")
     score = wanted or scores[0]
@@ -175,7 +178,7 @@ def finding(
                     "value": value,
                 }
                 rows.append(row | ({"train_s": clock[group, setting][where].values[i]} if clock else {}))
-        shown = [f"{k:g}: {text.spread(p.mean, p.std)}" for k, p in places.items()]
+        shown = [f"{k:g}: {labels_module.spread(p.mean, p.std)}" for k, p in places.items()]
         shown = shown if len(shown) <= 8 else [shown[0], "...", *shown[-3:]]
         says.append(f"  {names[group, setting]}: {', '.join(shown)}")
     return Finding(_draw(axes, names, words, score, protocol), rows, says)
@@ -192,8 +195,8 @@ def _names(found: Lines, optimizers: Mapping[tuple[str, str], str]) -> dict[Line
 
 
 def _draw(axes: Sequence[Axis], names: Mapping[Line, str], words: Words, score: str, protocol: str) -> bytes:
-    styles = figures.method_style(list(dict.fromkeys(group for group, _ in names)))
-    settings = sorted({s for _, s in names}, key=text.setting_rank)
+    styles = style.method_style(list(dict.fromkeys(group for group, _ in names)))
+    settings = sorted({s for _, s in names}, key=labels_module.setting_rank)
     wide = 5.6 if len(axes) == 1 else 4.4 * len(axes)
     with drawing.style():
         figure = Figure(figsize=(wide, 3.9), layout="constrained")
@@ -209,17 +212,17 @@ def _draw(axes: Sequence[Axis], names: Mapping[Line, str], words: Words, score: 
                 low, high = ([p.mean + k * (p.std or 0) for p in places.values()] for k in (-1, 1))
                 ax.fill_between(xs, low, high, color=color, alpha=0.18, lw=0)
             _axes(ax, axis, score)
-        direction = text.better(score)
-        label = text.plain(text.score_label(score))
+        direction = labels_module.better(score)
+        label = text.plain(labels_module.score_label(score))
         panels[0].set_ylabel(f"{label} ({direction} is better)" if direction else label)
-        small = {"fontsize": 7.2, "color": figures.GREY}
+        small = {"fontsize": 7.2, "color": style.GREY}
         seeds = sorted({len(p.seeds) for places in axes[0].lines.values() for p in places.values()})
-        n = text.span(str(seeds[0]), str(seeds[-1]))
+        n = labels_module.span(str(seeds[0]), str(seeds[-1]))
         band = "band: +- std over seeds" if seeds[-1] > 1 else "one seed: no band"
         note = f"{words.what}; {n} run{'s' if seeds[-1] > 1 else ''} per point, {band}; protocol {protocol}"
-        panels[0].set_title(figures.wrap(note, int(95 * wide / 5.6 / len(axes)), 4), loc="left", **small)  # type: ignore[arg-type]
+        panels[0].set_title(style.wrap(note, int(95 * wide / 5.6 / len(axes)), 4), loc="left", **small)  # type: ignore[arg-type]
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=figures.columns(labels, wide))
+        figure.legend(handles, labels, loc="outside lower center", ncols=style.columns(labels, wide))
         drawing.titled(figure, words.title)
         return drawing.png(figure)
 
@@ -227,8 +230,8 @@ def _draw(axes: Sequence[Axis], names: Mapping[Line, str], words: Words, score: 
 def _axes(ax: Axes, axis: Axis, score: str) -> None:
     values = [v for places in axis.lines.values() for p in places.values() for v in p.values]
     ax.set_xlabel(axis.label)
-    if figures.is_log(score, values):
-        figures.log_axis(ax, values)
+    if style.is_log(score, values):
+        style.log_axis(ax, values)
     if axis.ticks:
         where = sorted({x for places in axis.lines.values() for x in places})
         ax.set_xscale("log")

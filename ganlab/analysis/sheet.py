@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ganlab import text
 from ganlab.errors import DataError
-from ganlab.report import figures, text
-from ganlab.report.mosaic import Tile
+from ganlab.report.draw import style
+from ganlab.report.draw.mosaic import Tile
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -68,7 +69,7 @@ def png(
     Raises DataError if it would be enormous.
     """
     label, small, bold = font(15), font(12), font(16, "-Bold")
-    names = [figures.wrap(row, 18, 4) for row in rows]
+    names = [style.wrap(row, 18, 4) for row in rows]
     sizes = {place: tile.image.size for place, tile in cells.items() if tile.image is not None}
     least = min((min(size) for size in sizes.values()), default=64)
     widths = [
@@ -80,41 +81,41 @@ def png(
     lines = [line for name in names for line in name.split("\n")]
     left = GAP + (GAP + max(map(int, map(label.getlength, lines))) if any(lines) else 0)
     wide = max(left + sum(w + GAP for w in widths), 420)
-    headline = figures.wrap(title, wide // 11, 4)
+    headline = style.wrap(title, wide // 11, 4)
     head = 28 if any(columns) else 4
     foot = 20 if any(tile.words for tile in cells.values()) else 2
     top = 2 * GAP + 20 * (headline.count("\n") + 1) + head
-    under = figures.wrap(note, wide // 7, 4) if note else ""
+    under = style.wrap(note, wide // 7, 4) if note else ""
     tail = 18 * (under.count("\n") + 1) + GAP if under else 0
     size = (wide, top + sum(h + foot + GAP for h in heights) + tail)
     if size[0] * size[1] > MAX_PIXELS:
         raise DataError("runs", f"a sheet of {size[0]} x {size[1]} pixels is too large", "name fewer runs")
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    pen.multiline_text((GAP, GAP), headline, figures.INK, bold)
+    pen.multiline_text((GAP, GAP), headline, style.INK, bold)
     y = top
     for i, height in enumerate(heights):
         x = left
-        pen.multiline_text((GAP, y + height / 2), names[i], figures.INK, label, "lm")
+        pen.multiline_text((GAP, y + height / 2), names[i], style.INK, label, "lm")
         for j, width in enumerate(widths):
             if i == 0 and columns[j]:
                 place: Any = (x + width / 2, top - head / 2)
-                pen.text(place, text.plain(columns[j], 24), figures.INK, label, "mm")
+                pen.text(place, text.plain(columns[j], 24), style.INK, label, "mm")
             if (i, j) in cells:
                 image, words, alarm = cells[i, j]
-                color = figures.ALARM if alarm else figures.GREY
+                color = style.ALARM if alarm else style.GREY
                 if image is not None:
                     sheet.paste(image, (x, y))
                     pen.text((x, y + height + 2), fitting(words, width, small), color, small)
                 else:
                     pen.rectangle((x, y, x + width - 1, y + height - 1), outline="#cccccc", fill="#f4f4f4")
-                    inside = figures.wrap(words, max(8, width // 8), 6)
+                    inside = style.wrap(words, max(8, width // 8), 6)
                     middle: Any = (x + width / 2, y + height / 2)
                     pen.multiline_text(middle, inside, color, small, "mm", align="center")
             x += width + GAP
         y += height + foot + GAP
     if under:
-        pen.multiline_text((GAP, y), under, figures.GREY, small)
+        pen.multiline_text((GAP, y), under, style.GREY, small)
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)
     return out.getvalue()

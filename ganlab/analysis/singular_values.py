@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ganlab import spectra
+from ganlab import text
 from ganlab.analysis import drawing, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.report import text
+from ganlab.methods import singular_values
 from ganlab.schema import checked
 
 MOST_LAYERS = 40
@@ -45,8 +45,8 @@ class SingularValues(Analysis):
         summary: list[Row] = []
         for subject in runs:
             game, step = subject.restore(self.checkpoint)
-            found = spectra.matrices(game.discriminator, self.layers == "convolutions")
-            values[subject] = {name: spectra.singular_values(m) for name, m in found.items()}
+            found = singular_values.matrices(game.discriminator, self.layers == "convolutions")
+            values[subject] = {name: singular_values.singular_values(m) for name, m in found.items()}
             for layer, s in values[subject].items():
                 told = {**subject.columns, "step": step, "layer": layer}
                 summary.append({**told, **concentration(s)})
@@ -94,7 +94,7 @@ def concentration(s: Tensor) -> dict[str, float]:
     area: under the figure's curve, the mean of s_i^2 / s_1^2, which is the stable rank over n.
     effective_rank_share: of n.
     """
-    rank, share = spectra.effective_rank(s), spectra.share_of_largest(s)
+    rank, share = singular_values.effective_rank(s), singular_values.share_of_largest(s)
     return {
         "values": len(s),
         "largest": float(s[0]),

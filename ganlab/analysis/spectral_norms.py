@@ -11,15 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ganlab import spectra
+from ganlab import text
 from ganlab.analysis import drawing, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
-from ganlab.checkpoint import Checkpoints
 from ganlab.errors import DataError
-from ganlab.metrics_file import read_metrics
-from ganlab.report import figures, text
-from ganlab.run_folder import RunFolder
+from ganlab.methods import singular_values
+from ganlab.report.draw import style
+from ganlab.runs.checkpoint import Checkpoints
+from ganlab.runs.folder import RunFolder
+from ganlab.runs.metrics_file import read_metrics
 from ganlab.schema import Steps, checked
 
 PREFIXES = {"effective": "spectral/", "raw": "spectral_raw/"}
@@ -89,7 +90,7 @@ class SpectralNorms(Analysis):
                 if i >= len(found) * (len(kinds) - 1):
                     ax.set_xlabel("generator updates")
             handles, names = grid[0].get_legend_handles_labels()
-            fit = figures.columns(names, figure.get_figwidth())
+            fit = style.columns(names, figure.get_figwidth())
             figure.legend(handles, names, loc="outside lower center", ncols=fit)
             title = f"Largest singular value of D's weights: {subjects.common(list(found))}"
             drawing.titled(figure, title)
@@ -110,15 +111,15 @@ def _panel(ax: Axes, points: Sequence[Point], colors: Mapping[str, tuple[float, 
         return
     values = [p.norm for p in points if math.isfinite(p.norm) and p.norm > 0]
     if values and max(values) > 10 * min(values):
-        figures.log_axis(ax, values)
+        style.log_axis(ax, values)
     elif points[0].kind == "effective":
-        ax.axhline(1, color=figures.GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
+        ax.axhline(1, color=style.GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
         late = [p.norm for p in points if p.step and math.isfinite(p.norm)] or values
         margin = 0.05 * (max(late) - min(late))
         ax.set_ylim(min(min(late) - margin, 0.95), max(max(late) + margin, 1.05))
         if max(values) > ax.get_ylim()[1]:  # before training u is random, and sigma far too small
             words, where = f"up to {max(values):.3g} at step 0", {"transform": ax.transAxes}
-            ax.text(0.98, 0.97, words, ha="right", va="top", fontsize=7, color=figures.GREY, **where)  # type: ignore[arg-type]
+            ax.text(0.98, 0.97, words, ha="right", va="top", fontsize=7, color=style.GREY, **where)  # type: ignore[arg-type]
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
 
@@ -144,7 +145,7 @@ def _checkpoints(subject: Subject) -> dict[tuple[str, int, str], Point]:
     for step in Checkpoints(folder.checkpoints, folder.run_id).steps():
         game, _ = subject.restore(str(step))
         d = game.discriminator
-        norms = {"effective": spectra.spectral_norms(d), "raw": spectra.raw_spectral_norms(d)}
+        norms = {"effective": singular_values.spectral_norms(d), "raw": singular_values.raw_spectral_norms(d)}
         for kind, of in norms.items():
             found |= {(kind, step, k): Point(step, k, v, kind, "checkpoint") for k, v in of.items()}
     return found

@@ -13,19 +13,20 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ganlab import config, engine
 from ganlab.analysis import drawing
 from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
-from ganlab.config_files import find, groups, read, user_dirs
-from ganlab.errors import ConfigError, DataError
+from ganlab.config import compose
+from ganlab.config.files import find, groups, read, user_dirs
+from ganlab.errors import ConfigError, DataError, suggest
 from ganlab.experiment import Experiment
-from ganlab.facts import device_name, find_device, set_precision
-from ganlab.report import figures, text
-from ganlab.run_folder import RunFolder
+from ganlab.papers import labels
+from ganlab.report.draw import style
+from ganlab.runs.folder import RunFolder
 from ganlab.schema import Count, checked
-from ganlab.spelling import suggest
-from ganlab.trial import Trial, in_turn
+from ganlab.sweeps.cost import UpdateTimer, in_turn
+from ganlab.system.hardware import device_name, find_device, set_precision
+from ganlab.training import engine
 
 LOSSES = {"wgan-gp": ("gp", "wasserstein"), "gan-gp": ("gp", "")}  # method -> normalization, loss
 
@@ -63,7 +64,7 @@ class Speed(Analysis):
             raise ConfigError("methods", "is empty", "name some, as methods=none,sn")
         dirs = user_dirs(self.config_dirs)
         tree = self._tree(runs)
-        experiments = {m: config.build(with_method(tree, m, dirs)) for m in dict.fromkeys(self.methods)}
+        experiments = {m: compose.build(with_method(tree, m, dirs)) for m in dict.fromkeys(self.methods)}
         e = experiments[self.methods[0]]
         device = find_device(e.device)
         set_precision(e.precision, device, e.deterministic)
@@ -121,14 +122,14 @@ class Speed(Analysis):
             saved = RunFolder(runs[0].run.folder).read_config()
             if saved is None:
                 raise DataError(str(runs[0].run.folder), "has no config.yaml", "name another run")
-            tree = config.reopen(saved, self.words, self.config_dirs)
+            tree = compose.reopen(saved, self.words, self.config_dirs)
         else:
-            tree = copy.deepcopy(config.compose(self.words, self.config_dirs).tree)
+            tree = copy.deepcopy(compose.compose(self.words, self.config_dirs).tree)
         return {**tree, "d_steps": self.d_steps, "run_dir": None}
 
     def _block(self, e: Experiment, device: torch.device) -> Callable[[], None]:
         """A function that trains for ``updates`` updates, as a run would, on images that are made once."""
-        trial = Trial(e, device)
+        trial = UpdateTimer(e, device)
         warm = engine.WARM + 1 if device.type == "cuda" else 0
         for _ in range(warm):  # until what can be recorded is
             trial.update()
@@ -169,7 +170,7 @@ def with_method(tree: dict[str, Any], method: str, dirs: Sequence[Path]) -> dict
 
 
 def label(method: str) -> str:
-    return "vanilla" if method == "none" else text.method_label(method)
+    return "vanilla" if method == "none" else labels.method_label(method)
 
 
 def _told(facts: dict[str, Any]) -> str:
@@ -186,11 +187,11 @@ def _draw(rows: Sequence[dict[str, Any]], told: str) -> bytes:
         (ax,) = drawing.panels(figure, 1, 1)
         ax.grid(axis="y", visible=False)
         for i, row in enumerate(rows):
-            color = figures.METHOD_COLORS.get(row["method"], "#332288")
+            color = style.METHOD_COLORS.get(row["method"], "#332288")
             value = row["seconds_per_100"]
             spread = [[value - row["least"]], [row["most"] - value]]
             ax.barh(i, value, 0.68, color=color, alpha=0.85)
-            ax.errorbar(value, i, xerr=spread, color=figures.GREY, lw=0.9, capsize=2)
+            ax.errorbar(value, i, xerr=spread, color=style.GREY, lw=0.9, capsize=2)
             words = f"{value:.3g} s  ({row['ratio']:.2f} x)"
             ax.annotate(
                 words, (row["most"], i), (5, 0), textcoords="offset points", va="center", fontsize=7.5
@@ -204,6 +205,6 @@ def _draw(rows: Sequence[dict[str, Any]], told: str) -> bytes:
             f"medians and range of {rows[0]['rounds']} interleaved rounds",
             fontsize=7.5,
         )
-        ax.set_title(figures.wrap(told, 95, 2), loc="left", fontsize=7.2, color=figures.GREY)
+        ax.set_title(style.wrap(told, 95, 2), loc="left", fontsize=7.2, color=style.GREY)
         drawing.titled(figure, "Time per update by method")
         return drawing.png(figure)

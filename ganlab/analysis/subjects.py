@@ -10,17 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganlab import rng, tools
-from ganlab.data.base import ImageSet
+from ganlab import rng, text
+from ganlab.config import saved_run
+from ganlab.data.base import SampleSet
 from ganlab.errors import DataError
+from ganlab.evaluation.generate import evaluating, to_bytes
 from ganlab.experiment import Experiment
-from ganlab.facts import find_device, set_precision
-from ganlab.fakes import evaluating, to_bytes
-from ganlab.game import Game
-from ganlab.report import cells, collect, text
-from ganlab.run_folder import RunFolder
+from ganlab.papers import labels as labels_module
+from ganlab.report.read import cells, collect
+from ganlab.runs.folder import RunFolder
+from ganlab.system.hardware import find_device, set_precision
+from ganlab.training.gan import GAN
+from ganlab.training.validation import held_out
 from ganlab.types import Batch
-from ganlab.validation import held_out
 
 PIECE = 256  # images that pass through a network at a time
 DIFFERING = (
@@ -68,7 +70,7 @@ class Subject:
     @cached_property
     def experiment(self) -> Experiment:
         """Built from ``config.yaml``. Raises DataError, ConfigError."""
-        return tools.open_run(str(self.run.folder), self.overrides, self.config_dirs)[1]
+        return saved_run.open_run(str(self.run.folder), self.overrides, self.config_dirs)[1]
 
     @cached_property
     def device(self) -> torch.device:
@@ -76,15 +78,15 @@ class Subject:
         set_precision("fp32", device, False)
         return device
 
-    def restore(self, checkpoint: str = "last") -> tuple[Game, int]:
+    def restore(self, checkpoint: str = "last") -> tuple[GAN, int]:
         """The players as a checkpoint has them, fresh each time, and its step. Raises CheckpointError."""
-        return tools.restore(RunFolder(self.run.folder), self.experiment, checkpoint, self.device)
+        return saved_run.restore(RunFolder(self.run.folder), self.experiment, checkpoint, self.device)
 
-    def images(self, split: str | None = None) -> ImageSet:
+    def images(self, split: str | None = None) -> SampleSet:
         """The real images of a split; None: the training ones. Raises DataError."""
         return self.experiment.dataset.load(split=split)
 
-    def real(self, game: Game, n: int, seed: int, split: str | None = None) -> Batch:
+    def real(self, game: GAN, n: int, seed: int, split: str | None = None) -> Batch:
         """``n`` real images (all if there are fewer) as D sees them in training, drawn without replacement.
 
         x: float32 in [-1, 1]; y only in conditional games.
@@ -99,11 +101,11 @@ class Subject:
         y = torch.from_numpy(images.labels[rows]).to(self.device) if labelled else None  # type: ignore[index]
         return Batch(x, y)
 
-    def draw(self, game: Game, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    def draw(self, game: GAN, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
         """(z, y) for ``n`` images: the same for every run with this z, seed and device."""
         return game.draw(n, rng.generator(self.device, seed, "analysis", 2))
 
-    def fake(self, game: Game, n: int, seed: int) -> Batch:
+    def fake(self, game: GAN, n: int, seed: int) -> Batch:
         """``n`` generated samples; of a fixed G, ``n`` real ones, moved (all if there are fewer)."""
         if not game.fixed:
             z, y = self.draw(game, n, seed)
@@ -120,7 +122,7 @@ class Subject:
 
 
 @torch.no_grad()
-def generate(game: Game, z: Tensor, y: Tensor | None) -> Tensor:
+def generate(game: GAN, z: Tensor, y: Tensor | None) -> Tensor:
     """float32 (n, C, H, W) in [-1, 1] of the G that is scored, in evaluation mode and left as it was."""
     with evaluating(game.live):
         parts = [
@@ -147,8 +149,8 @@ def open_runs(
         raise DataError(", ".join(map(str, paths)), "no run there can be read", "name run folders")
     runs.sort(
         key=lambda r: (
-            *text.method_rank(r.text("method")),
-            *text.setting_rank(r.text("setting")),
+            *labels_module.method_rank(r.text("method")),
+            *labels_module.setting_rank(r.text("setting")),
             r.number("seed") or 0,
             r.shown,
         )
@@ -171,7 +173,10 @@ def labels(runs: Sequence[collect.Run]) -> list[str]:
             keys, apart = [*keys, (key, words)], finer
     told = [
         ", ".join(
-            [text.method_label(run.text("method") or "unknown"), *(w.format(f[k]) for k, w in keys if f[k])]
+            [
+                labels_module.method_label(run.text("method") or "unknown"),
+                *(w.format(f[k]) for k, w in keys if f[k]),
+            ]
         )
         for run, f in zip(runs, facts, strict=True)
     ]

@@ -14,19 +14,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ganlab import config, loop
 from ganlab.analysis import drawing, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.scores import scores
 from ganlab.analysis.subjects import Subject
+from ganlab.config import compose
 from ganlab.errors import DataError
-from ganlab.facts import run_path
-from ganlab.fakes import evaluating
-from ganlab.game import Game
-from ganlab.losses import Standard
+from ganlab.evaluation.generate import evaluating
+from ganlab.methods.losses import Standard
 from ganlab.metrics.wasserstein1 import distance
-from ganlab.report import figures
+from ganlab.report.draw import style
+from ganlab.runs.naming import run_path
 from ganlab.schema import Count, Positive, Range, Steps, checked
+from ganlab.training import trainer
+from ganlab.training.gan import GAN
 from ganlab.types import Verdict
 
 TRAINED = (  # without a run: both of these
@@ -118,14 +119,14 @@ class ValueLine(Analysis):
         """The figure's two runs, trained, continued or finished already."""
         folders = []
         for words in TRAINED:
-            composed = config.compose([*words, *self.words], self.config_dirs)
-            e = config.build(composed)
-            loop.train(e, composed.saved, composed.choices, composed.overrides)
+            composed = compose.compose([*words, *self.words], self.config_dirs)
+            e = compose.build(composed)
+            trainer.train(e, composed.saved, composed.choices, composed.overrides)
             place = run_path(composed.choices, composed.overrides, e.setting, e.seed)
             folders.append(Path(e.run_dir or place))
         return subjects.open_runs(folders, [], self.config_dirs)
 
-    def _facts(self, subject: Subject, game: Game, raw: Line, axis: Line) -> dict[str, float | None]:
+    def _facts(self, subject: Subject, game: GAN, raw: Line, axis: Line) -> dict[str, float | None]:
         real = subject.real(game, self.points, self.seed).x
         fake = subject.fake(game, len(real), self.seed + 1).x  # of a fixed G: of other real points
         told = [Verdict(scores(game, x)) for x in (real, fake)]
@@ -174,13 +175,13 @@ class ValueLine(Analysis):
                 Patch(color=FAKE, alpha=0.35, label="generated points"),
                 *(Line2D([], [], label=p.subject.label, **styles[p.subject]) for p in found),
             ]
-            columns = figures.columns([str(h.get_label()) for h in handles], 6.4)
+            columns = style.columns([str(h.get_label()) for h in handles], 6.4)
             figure.legend(handles=handles, loc="outside lower center", ncols=columns)
             drawing.titled(figure, f"D on a line: {subjects.common([p.subject for p in found])}")
             return drawing.png(figure)
 
 
-def gradients(game: Game, x: Tensor) -> Line:
+def gradients(game: GAN, x: Tensor) -> Line:
     """The derivative (n,) of G's loss at each point x (n, 1) by the point; D in evaluation mode."""
     with evaluating(game.discriminator), torch.enable_grad():
         x = x.detach().requires_grad_(True)
@@ -189,5 +190,5 @@ def gradients(game: Game, x: Tensor) -> Line:
     return gradient[:, 0].cpu().double().numpy()
 
 
-def _column(axis: Line, game: Game) -> Tensor:
+def _column(axis: Line, game: GAN) -> Tensor:
     return torch.from_numpy(axis).float().to(game.device)[:, None]

@@ -13,15 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ganlab import text
 from ganlab.analysis import drawing, film, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.scores import scores
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.game import Game
 from ganlab.metrics.wasserstein1 import distance
-from ganlab.report import figures, text
+from ganlab.papers import labels
+from ganlab.report.draw import style
 from ganlab.schema import Count, Positive, Range, Steps, checked
+from ganlab.training.gan import GAN
 
 LEVELS = 20
 MOST = 24  # runs in one figure
@@ -186,7 +188,7 @@ class ValueSurface(Analysis):
         return figure
 
 
-def surface(game: Game, axis: Matrix) -> Matrix:
+def surface(game: GAN, axis: Matrix) -> Matrix:
     """D's raw score (n, n) on the grid ``axis`` x ``axis``: rows are y, columns x; D in evaluation mode."""
     x, y = np.meshgrid(axis, axis)
     points = torch.from_numpy(np.stack([x.ravel(), y.ravel()], 1)).float().to(game.device)
@@ -206,7 +208,7 @@ def auc(real: Matrix, fake: Matrix) -> float:
 
 def places(runs: Sequence[Subject]) -> list[tuple[str, str]]:
     """(row, column) of each run: how it was trained, on what; a column of its own where two would share."""
-    on = [text.DATASETS.get(s.run.text("dataset"), s.run.text("dataset")) for s in runs]
+    on = [labels.DATASETS.get(s.run.text("dataset"), s.run.text("dataset")) for s in runs]
     how = [", ".join(p for p in s.label.split(", ") if p != s.run.text("dataset")) for s in runs]
     found = list(zip(how, on, strict=True))
     if len(set(found)) == len(found):
@@ -217,7 +219,7 @@ def places(runs: Sequence[Subject]) -> list[tuple[str, str]]:
 def layout(runs: Sequence[Subject]) -> tuple[list[str], list[str]]:
     """Rows and columns of the figure, as the runs come."""
     found = places(runs)
-    known = [text.DATASETS[name] for name in ("8gaussians", "25gaussians", "swissroll")]
+    known = [labels.DATASETS[name] for name in ("8gaussians", "25gaussians", "swissroll")]
     columns = sorted(dict.fromkeys(c for _, c in found), key=lambda c: known.index(c) if c in known else 9)
     return list(dict.fromkeys(r for r, _ in found)), columns
 
@@ -231,6 +233,6 @@ def _legend(figure: Figure) -> None:
     handles = [
         Line2D([], [], color=REAL, label="real", **shown),
         Line2D([], [], color=FAKE, label="generated", **shown),
-        Line2D([], [], color=figures.GREY, lw=1, label="D's value, yellow is high"),
+        Line2D([], [], color=style.GREY, lw=1, label="D's value, yellow is high"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
+from ganlab import text
 from ganlab.analysis import drawing, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
-from ganlab.game import Game
-from ganlab.layers import raw_weight, weighted_layers
-from ganlab.report import text
+from ganlab.methods.weights import raw_weight, weighted_layers
 from ganlab.schema import Range, checked
+from ganlab.training.gan import GAN
 
 MOST = 12  # runs in one figure
 EDGE = 0.99  # of the largest: from there on a weight counts as lying at the bound
@@ -91,7 +91,7 @@ class WeightHistograms(Analysis):
 
 
 @torch.no_grad()
-def weights(game: Game) -> Vector:
+def weights(game: GAN) -> Vector:
     """All trained weights of D's layers, one after the other."""
     layers = weighted_layers(game.discriminator)
     found = [raw_weight(layer).double().cpu().flatten() for _, layer in layers]

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from ganlab.disk import read_json, write_json
 from ganlab.errors import DataError, EnvError
-from ganlab.facts import device_name, git_revision, now, versions
+from ganlab.runs.provenance import git_revision, now, versions
+from ganlab.system.files import read_json, write_json
+from ganlab.system.hardware import device_name
 
 SECTIONS = ("cases", "evaluation", "packing", "scaling")
 SAME = (

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ganlab.bench import KEYS
-from ganlab.config_files import groups, user_dirs
-from ganlab.errors import ConfigError, Mistake
-from ganlab.paths import PACKAGE
-from ganlab.spelling import suggest
+from ganlab.config.files import groups, user_dirs
+from ganlab.errors import ConfigError, Mistake, suggest
+from ganlab.system.paths import PACKAGE
 
 NETS = {"cnn": "sngan_cifar", "resnet": "sngan_cifar_resnet"}
 METHODS = ("sn", "sn_per_update", "gp", "wn", "none")  # those that the plain loop knows

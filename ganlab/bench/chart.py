@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ganlab.analysis import drawing
-from ganlab.report import figures
+from ganlab.report.draw import style
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 AXES = {"batch_size": "batch size", "width": "width", "resolution": "pixels a side"}
@@ -50,7 +50,7 @@ def bars(cases: Sequence[Mapping[str, Any]], machine: str) -> bytes:
     colors: dict[str, str] = {}
     for name in (name for _, rows in shown for name, _ in rows):
         if name not in colors:
-            colors[name] = figures.METHOD_COLORS["none"] if name.startswith("plain") else next(spare)
+            colors[name] = style.METHOD_COLORS["none"] if name.startswith("plain") else next(spare)
     count = sum(len(rows) for _, rows in shown)
     with drawing.style():
         figure = Figure(figsize=(7.2, 0.2 * count + 0.2 * len(shown) + 1.5), layout="constrained")
@@ -67,12 +67,12 @@ def bars(cases: Sequence[Mapping[str, Any]], machine: str) -> bytes:
         ax.invert_yaxis()
         ax.set_xlim(0, most * 1.3)
         if ratios:
-            ax.axvline(1, color=figures.INK, lw=0.8)
+            ax.axvline(1, color=style.INK, lw=0.8)
         what = "times as fast as the plain eager loop" if ratios else "generator updates per second"
         ax.set_xlabel(f"{what}; medians and range of the rounds")
         handles = [_patch(color, name) for name, color in colors.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
-        ax.set_title(figures.wrap(machine, 95, 2), loc="left", fontsize=7.2, color=figures.GREY)
+        ax.set_title(style.wrap(machine, 95, 2), loc="left", fontsize=7.2, color=style.GREY)
         drawing.titled(figure, "Speed of an update")
         return drawing.png(figure)
 
@@ -87,7 +87,7 @@ def _bar(ax: Any, place: float, row: Mapping[str, Any], color: str, ratios: bool
         words = words if row["kind"] == "plain" else f"{value:.2f}x   {words}"
     ax.barh(place, value, 0.86, color=color, alpha=0.85)
     if high > low:
-        ax.errorbar(value, place, xerr=[[value - low], [high - value]], color=figures.INK, lw=0.8, capsize=2)
+        ax.errorbar(value, place, xerr=[[value - low], [high - value]], color=style.INK, lw=0.8, capsize=2)
     ax.annotate(words, (high, place), (5, 0), textcoords="offset points", va="center", fontsize=7)
     return float(high)
 

@@ -78,7 +78,7 @@ class Server:
         """Peak of the process and, on a GPU, of its allocator, in 10^6 bytes."""
         import torch
 
-        from ganlab.facts import peak_memory_mb
+        from ganlab.system.hardware import peak_memory_mb
 
         told = {"rss_mb": peak_memory_mb(torch.device("cpu"))}
         if self.player is not None and self.player.device.type == "cuda":

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ganlab import config, cost, runner
-from ganlab import grid as grids
+from ganlab.config import compose
 from ganlab.errors import GanlabError
+from ganlab.sweeps import cost, runner
+from ganlab.sweeps import grid as grids
 
 GRID = "sngan_fig1_cifar"
 SHIPPED = {
@@ -74,11 +75,11 @@ def _grid_lines(found: list[Rate], scored: list[dict[str, Any]]) -> list[str]:
                 more = f" (cells taken to cost what sn does: {words})"
             lines.append(
                 f"Figure 1's {len(cells)} cells, {sum(steps for _, _, steps, _ in cells):,} updates, {path}: "
-                f"{cost.told(total)} one after the other, without scoring{more}"
+                f"{cost.format_duration(total)} one after the other, without scoring{more}"
             )
     for one in scored:
         if one["net"] == "cnn" and one["width"] == 1 and lines:
-            hours = cost.told(images / one["images_per_s"])
+            hours = cost.format_duration(images / one["images_per_s"])
             lines.append(f"Figure 1's {images:,} scored images with {one['extractor']}: {hours}")
     return lines
 
@@ -87,7 +88,7 @@ def _cells(*words: str) -> Iterator[tuple[str, int, int, int]]:
     """(method as cases call it, d_steps, updates, images scored) of each cell of the grid."""
     nowhere = str(Path(os.devnull) / "grid")  # a grid of that name under outputs/ is no business of this
     for job in runner.plan(GRID, ["metric.extractor=cifar", *words], grids.Scale(), nowhere).jobs:
-        images = cost.scored_images(config.build(job.tree))
+        images = cost.scored_images(compose.build(job.tree))
         yield "+".join(job.tree["normalization"]) or "none", int(job.tree["d_steps"]), job.steps, images
 
 
@@ -99,7 +100,7 @@ def _share_lines(found: list[Rate], scored: list[dict[str, Any]]) -> list[str]:
             if one["width"] != 1:
                 continue
             try:
-                e = config.build(config.compose([*words, f"metric.extractor={one['extractor']}"]))
+                e = compose.build(compose.compose([*words, f"metric.extractor={one['extractor']}"]))
             except GanlabError:  # weights that are not here
                 continue
             net = type(e.architecture).__name__.lower()
@@ -110,8 +111,8 @@ def _share_lines(found: list[Rate], scored: list[dict[str, Any]]) -> list[str]:
                 training, scoring = e.steps * r.s, images / one["images_per_s"]
                 share = scoring / (training + scoring)
                 lines.append(
-                    f"{name}, {e.steps:,} updates, {r.path}: training {cost.told(training)}, {images:,} "
-                    f"images scored with {one['extractor']} {cost.told(scoring)}: {share:.1%}"
+                    f"{name}, {e.steps:,} updates, {r.path}: training {cost.format_duration(training)}, "
+                    f"{images:,} images scored with {one['extractor']} {cost.format_duration(scoring)}: {share:.1%}"
                 )
     return lines
 

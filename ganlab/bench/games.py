@@ -7,30 +7,31 @@ from typing import Any
 
 import torch
 
-from ganlab import config, loop
 from ganlab.bench.counting import count
 from ganlab.bench.reference import IMAGES, Made, plain
+from ganlab.config import compose
 from ganlab.experiment import Experiment
-from ganlab.trial import Trial
+from ganlab.sweeps.cost import UpdateTimer
+from ganlab.training import trainer
 
 
 def experiment(words: list[str], resolution: int, count: int = IMAGES) -> Experiment:
     """The experiment that these words of ``ganlab train`` describe, on images of noise."""
-    tree = config.compose(words).tree
+    tree = compose.compose(words).tree
     noise = "ganlab.bench.noise.Noise"
     tree["dataset"] = {"_target_": noise, "resolution": resolution, "channels": 3, "count": count}
-    built: Experiment = config.build(tree)
+    built: Experiment = compose.build(tree)
     return built
 
 
 def ganlab(words: list[str], resolution: int, lanes: int = 1) -> Made:
     """An update of each of ``lanes`` games, that differ in their seeds; the device; what runs them."""
     e = experiment(words, resolution)
-    device, images = loop.prepare(e)
+    device, images = trainer.prepare(e)
     trials = []
     for seed in range(lanes):
         e.seed = seed
-        trials.append(Trial(e, device, images))
+        trials.append(UpdateTimer(e, device, images))
 
     def update() -> None:
         for trial in trials:

@@ -13,8 +13,8 @@ from ganlab.bench import cases
 from ganlab.bench.cases import Case, Path_
 from ganlab.bench.turns import Child, together
 from ganlab.errors import ConfigError, GanlabError
-from ganlab.jobs import say
-from ganlab.trial import in_turn
+from ganlab.sweeps.cost import in_turn
+from ganlab.sweeps.process import print_status
 
 MOST = 2000  # updates in a block
 RECORDED = 8  # updates until a graph is recorded and replayed, and a compiler is done
@@ -84,7 +84,7 @@ def measure(case: Case, setup: Setup) -> dict[str, Any]:
                 if isinstance(error, ConfigError):
                     raise
                 rows[path.name]["error"] = str(error.mistakes[0])
-                say(f"  {path.name}: {error.mistakes[0]}")
+                print_status(f"  {path.name}: {error.mistakes[0]}")
         if not children:
             raise GanlabError(case.name, "no path of it can be played here", "see the lines above")
         sizes = {

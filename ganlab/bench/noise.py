@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ganlab.data.base import Dataset, ImageSet, fingerprint
+from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.fingerprint import fingerprint
 from ganlab.schema import Count, Range, checked
 
 
@@ -28,12 +29,12 @@ class Noise(Dataset):
     def splits(self) -> tuple[str, ...]:
         return ("train", "test")
 
-    def load(self, *, split: str | None = None) -> ImageSet:
+    def load(self, *, split: str | None = None) -> SampleSet:
         split = self.chosen(split)
         random = np.random.default_rng(self.splits().index(split))
         shape = (self.count, self.channels, self.resolution, self.resolution)
         images = random.integers(0, 256, shape, np.uint8)
         labels = random.integers(0, 10, self.count)
-        return ImageSet(
+        return SampleSet(
             images, labels, [str(i) for i in range(10)], fingerprint(images, labels), self.name, split
         )

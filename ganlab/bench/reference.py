@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ganlab.facts import find_device, set_precision
+from ganlab.system.hardware import find_device, set_precision
 
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is timed
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}

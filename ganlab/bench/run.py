@@ -14,10 +14,10 @@ from ganlab.bench import KEYS, cases, chart, estimate, measure, text
 from ganlab.bench.book import Book, arguments
 from ganlab.bench.cases import Asked, Case, Path_
 from ganlab.bench.measure import Setup
-from ganlab.disk import write_atomic
 from ganlab.errors import ConfigError, GanlabError
-from ganlab.facts import device_name, find_device
-from ganlab.jobs import say
+from ganlab.sweeps.process import print_status
+from ganlab.system.files import write_atomic
+from ganlab.system.hardware import device_name, find_device
 
 QUICK = {
     "cases": "cnn-sn,resnet-gp",
@@ -78,7 +78,7 @@ def bench(own: Mapping[str, Any], config_dirs: Sequence[str] = ()) -> int:
         def play(case: Case = case) -> dict[str, Any]:
             return measure.measure(case, setup)
 
-        say(f"[{i}/{len(todo)}] {case.key}: {', '.join(path.name for path in paths)}")
+        print_status(f"[{i}/{len(todo)}] {case.key}: {', '.join(path.name for path in paths)}")
         _once(book, budget, own, "cases", case.key, setup, paths, play)
     base = _base(asked)
     path = Path_("ganlab", setup.precisions[0], setup.engines[-1])
@@ -114,7 +114,7 @@ def _once(
     """Measure and keep one record, unless it is there, time is over, or it can't be had here (said)."""
     settings = {"rounds": setup.rounds, "block": setup.block, "paths": [path.name for path in paths]}
     if not own["fresh"] and book.done(section, key, settings):
-        say(f"  {key}: measured already")
+        print_status(f"  {key}: measured already")
         return
     if not budget.left():
         return
@@ -124,11 +124,11 @@ def _once(
     except GanlabError as error:
         if isinstance(error, ConfigError):
             raise
-        say(f"  {key}: {error.mistakes[0]}")
+        print_status(f"  {key}: {error.mistakes[0]}")
         return
     took = time.monotonic() - began
     book.put(section, key, {**record, "took_s": round(took, 1)}, settings)
-    say(f"  {key}: {text.in_short(section, record)} ({took:.0f} s)")
+    print_status(f"  {key}: {text.in_short(section, record)} ({took:.0f} s)")
 
 
 def _evaluation(book: Book, budget: Budget, own: Mapping[str, Any], asked: Asked, setup: Setup) -> None:

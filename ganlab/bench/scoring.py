@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from ganlab import loop, rng
+from ganlab import rng
 from ganlab.bench.games import experiment
-from ganlab.evaluate import Evaluator
-from ganlab.fakes import CHUNK, generators
+from ganlab.evaluation.evaluator import Evaluator
+from ganlab.evaluation.generate import CHUNK, generators
 from ganlab.metrics.protocol import Protocol
-from ganlab.setup import build_game
+from ganlab.training import trainer
+from ganlab.training.build import build_game
 
 REAL = 1000  # noise images that the generated ones are compared with
 
@@ -31,7 +32,7 @@ class Scorer:
         extractor = self.e.metric.extractor
         extractor.download = False
         extractor.check()
-        self.device, _ = loop.prepare(self.e)
+        self.device, _ = trainer.prepare(self.e)
         self.game = build_game(self.e, self.device)
         self.folder = tempfile.TemporaryDirectory()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ganlab import jobs
+from ganlab.sweeps import process
 
 Row = dict[str, str]
 
@@ -116,7 +116,7 @@ def show(told: Mapping[str, Any], conclusions: Sequence[str]) -> None:
     """Every table on the screen, then the conclusions."""
     for title, rows in sections(told):
         heads = _heads(rows)
-        jobs.print_table(title, heads, [{head: row.get(head, "") for head in heads} for row in rows])
+        process.print_table(title, heads, [{head: row.get(head, "") for head in heads} for row in rows])
     print("\n".join(conclusions), end="\n" if conclusions else "")
 
 

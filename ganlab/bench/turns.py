@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from ganlab.errors import ConfigError, EnvError, GanlabError, Mistake
-from ganlab.paths import python_path
+from ganlab.system.paths import python_path
 
 COMMAND = [sys.executable, "-P", "-m", "ganlab.bench.child"]  # -P: no library of the working folder's
 FAILED = {kind.code: kind for kind in (ConfigError, EnvError)}

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ganlab.data.base import Dataset, ImageSet, fingerprint
+from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.fingerprint import fingerprint
 from ganlab.schema import Range, checked
 
 
@@ -36,7 +37,7 @@ class Digits(Dataset):
     def splits(self) -> tuple[str, ...]:
         return ("train",)
 
-    def load(self, *, split: str | None = None) -> ImageSet:
+    def load(self, *, split: str | None = None) -> SampleSet:
         import sklearn
         from PIL import Image
         from sklearn.datasets import load_digits
@@ -66,4 +67,4 @@ class Digits(Dataset):
             "transform": {"resolution": self.resolution, "channels": self.channels, "resample": "bicubic"},
             "fingerprint": identity,
         }
-        return ImageSet(images, labels, classes, identity, self.name, split, manifest=manifest)
+        return SampleSet(images, labels, classes, identity, self.name, split, manifest=manifest)

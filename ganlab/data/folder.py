@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from ganlab.data.archive import ShardSource, open_source
-from ganlab.data.base import Dataset, ImageSet
-from ganlab.data.beside import NO_LABELS, in_order, label_of
-from ganlab.data.check import Originals
-from ganlab.data.decoding import Encoded
-from ganlab.data.images import Fit, Resample, Rule, is_image_name, shown
+from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.formats.archive import ShardSource, open_source
+from ganlab.data.formats.beside import NO_LABELS, in_order, label_of
+from ganlab.data.formats.images import Fit, Resample, Rule, is_image_name, printable_name
+from ganlab.data.formats.source import FolderSource, Source
 from ganlab.data.layout import USUAL_SPLITS, Layout, Path_, are_splits, folders_of, read_layout
-from ganlab.data.pack import pack, read_manifest
-from ganlab.data.source import FolderSource, Source
-from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
-from ganlab.data.writer import Recipe, Writer
+from ganlab.data.packing.check import Originals
+from ganlab.data.packing.decoding import Encoded
+from ganlab.data.packing.pack import pack, read_manifest
+from ganlab.data.packing.stream import MAX_BAD, MaxBad, OnBad, pack_stream
+from ganlab.data.packing.writer import Recipe, Writer
 from ganlab.errors import DataError
 from ganlab.schema import Range, checked
 
@@ -75,7 +75,7 @@ class Folder(Dataset):
     def recipe(self, split: str) -> Recipe:
         return self._recipe(split, self._source())
 
-    def load(self, *, split: str | None = None) -> ImageSet:
+    def load(self, *, split: str | None = None) -> SampleSet:
         source, split = self._source(), split or self.split
         return pack(self._recipe(split, source), lambda writer: self._fill(writer, split, source))
 
@@ -133,13 +133,13 @@ class Folder(Dataset):
                     yield Encoded(name, label_of(member.name), member.content(), number)
                 except KeyError:
                     what = "has no label, where others have one in a file"
-                    raise DataError(shown(name), what, f"add it; {NO_LABELS}") from None
+                    raise DataError(printable_name(name), what, f"add it; {NO_LABELS}") from None
 
     def _prefix(self, layout: Layout, split: str, source: Source) -> Path_:
         """The folders above the chosen split. Raises DataError if there is no image or no such split."""
         if not layout.images:
             seen = ", ".join(f"{n} {what}" for what, n in layout.ignored.most_common(4)) or "nothing"
-            what = f"{shown(str(source.path))} holds no image (but {seen})"
+            what = f"{printable_name(str(source.path))} holds no image (but {seen})"
             raise DataError("dataset.path", what, "give a folder or an archive of JPEG, PNG, WEBP or BMP")
         shared = next(iter(layout.images))[: layout.depth]
         if split in layout.tops():
@@ -149,8 +149,8 @@ class Folder(Dataset):
         splits = layout.splits() or layout.tops()
         near = difflib.get_close_matches(split, splits, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        what = f"{shown(str(source.path))} has no folder {split!r}"
-        has = f"it has {shown(', '.join(splits[:20]))}" if splits else "it has no folders"
+        what = f"{printable_name(str(source.path))} has no folder {split!r}"
+        has = f"it has {printable_name(', '.join(splits[:20]))}" if splits else "it has no folders"
         raise DataError("dataset.split", what, f"{hint}{has}; null takes everything")
 
     def _chosen(self, layout: Layout, split: str, source: Source) -> dict[Path_, int]:
@@ -195,8 +195,8 @@ class Folder(Dataset):
         labels = {path: names.index(name) for path, name in named.items()}
         return (
             lambda name: labels[folders_of(name)],
-            list(map(shown, names)),
-            sorted(map(shown, hollow.difference(names))),
+            list(map(printable_name, names)),
+            sorted(map(printable_name, hollow.difference(names))),
         )
 
     def _told(self, told: dict[str, str | None]) -> tuple[Labels, list[str], list[str]]:
@@ -205,10 +205,11 @@ class Folder(Dataset):
         if not classes:
             return _no_label, [], []
         if without := [name for name, label in told.items() if label is None]:
-            what = f"{len(without)} images have no label, such as {shown(without[0])}, and others have one"
+            example = printable_name(without[0])
+            what = f"{len(without)} images have no label, such as {example}, and others have one"
             raise DataError("dataset.path", what, f"add them; {NO_LABELS}")
         number = {label: i for i, label in enumerate(classes)}
-        return lambda name: number[label_of(name, told) or ""], list(map(shown, classes)), []
+        return lambda name: number[label_of(name, told) or ""], list(map(printable_name, classes)), []
 
     def _check_splits(self, layout: Layout, named: dict[Path_, str]) -> None:
         """Raise DataError if a label would tell little but the split that an image is from."""
@@ -219,9 +220,11 @@ class Folder(Dataset):
         of = {top: {named.get(p) for p in layout.images if p[layout.depth :][:1] == (top,)} for top in splits}
         most = max(of.values(), key=len)
         if splits != tops or not all(classes <= most for classes in of.values()):
-            what = f"is not set, and there are {shown(', '.join(splits))}, whose classes differ"
+            what = f"is not set, and there are {printable_name(', '.join(splits))}, whose classes differ"
             train = next((top for top in splits if "train" in top.lower()), splits[0])
-            raise DataError("dataset.split", what, f"set dataset.split={shown(train)}, or {NO_LABELS}")
+            raise DataError(
+                "dataset.split", what, f"set dataset.split={printable_name(train)}, or {NO_LABELS}"
+            )
 
 
 def _no_label(name: str) -> int:

@@ -12,24 +12,36 @@ import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ganlab.data.base import Dataset, ImageSet
-from ganlab.data.check import Originals
-from ganlab.data.decoding import Encoded
-from ganlab.data.download import by_hand_place
+from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.formats.images import Resample, printable_name
 from ganlab.data.imagenet_labels import WNID
 from ganlab.data.imagenet_layouts import Layout, find
-from ganlab.data.imagenet_rule import PAPER_SIDE, ImageNetRule, Preprocess
-from ganlab.data.images import Resample, shown
-from ganlab.data.pack import pack
-from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
-from ganlab.data.writer import Recipe, Writer
-from ganlab.disk import regular
+from ganlab.data.packing.check import Originals
+from ganlab.data.packing.decoding import Encoded
+from ganlab.data.packing.download import by_hand_place
+from ganlab.data.packing.pack import pack
+from ganlab.data.packing.stream import MAX_BAD, MaxBad, OnBad, pack_stream
+from ganlab.data.packing.writer import Recipe, Writer
 from ganlab.errors import DataError
-from ganlab.paths import expanded
 from ganlab.schema import Range, checked
+from ganlab.system.files import open_regular
+from ganlab.system.paths import expanded
 
 if TYPE_CHECKING:
     pass
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ganlab.data.fingerprint import Pixels
+from ganlab.data.formats.images import BadImageError, Rule, TooSmallError, resize, to_8_bit
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 
 OFFICIAL = {"train": 1_281_167, "val": 50_000}
 
@@ -89,7 +101,7 @@ class ImageNet(Dataset):
     def recipe(self, split: str) -> Recipe:
         return self._recipe(split, self._find(split)[0])
 
-    def load(self, *, split: str | None = None) -> ImageSet:
+    def load(self, *, split: str | None = None) -> SampleSet:
         split = self.chosen(split)
         layout, names = self._find(split)
         return pack(self._recipe(split, layout), lambda writer: self._fill(writer, split, layout, names))
@@ -119,7 +131,8 @@ class ImageNet(Dataset):
         if (wanted := self._wanted()) is None:
             return there
         if missing := sorted(wanted.difference(there)):
-            what = f"{missing[0]} of {shown(str(self.wanted))} is not in {shown(str(layout.path))}"
+            listing, place = (printable_name(str(p)) for p in (self.wanted, layout.path))
+            what = f"{missing[0]} of {listing} is not in {place}"
             raise DataError("dataset.classes", what, f"{len(missing)} are missing in all")
         return sorted(wanted)
 
@@ -127,17 +140,17 @@ class ImageNet(Dataset):
         if self.wanted is None:
             return None
         try:
-            with open(expanded(self.wanted), "rb", opener=regular) as file:
+            with open(expanded(self.wanted), "rb", opener=open_regular) as file:
                 words = file.read(1 << 24).decode("utf-8-sig", "replace").splitlines()
         except OSError as error:
-            what = f"{shown(self.wanted)} cannot be read ({error.strerror})"
+            what = f"{printable_name(self.wanted)} cannot be read ({error.strerror})"
             raise DataError("dataset.classes", what, "give a text file, one WordNet id a line") from None
         wnids = {line.split()[0] for line in words if line.strip()}
         if odd := sorted(word for word in wnids if not WNID.fullmatch(word)):
-            what = f"{shown(odd[0])!r} is not a WordNet id such as n01440764"
+            what = f"{printable_name(odd[0])!r} is not a WordNet id such as n01440764"
             raise DataError("dataset.classes", what, "give a text file, one WordNet id a line")
         if not wnids:
-            what = f"{shown(self.wanted)} names no class"
+            what = f"{printable_name(self.wanted)} names no class"
             raise DataError("dataset.classes", what, "give a text file, one WordNet id a line")
         return wnids
 
@@ -175,3 +188,77 @@ def _files(layout: Layout, wnids: list[str], after: list[str] | None) -> Iterato
         for name, piece in layout.images(wnid):
             if after is None or (wnid, name) > (after[0], after[1]):
                 yield Encoded(f"{layout.path}/{wnid}/{name}", label, piece, [wnid, name])
+
+
+Preprocess = Literal["paper", "plain"]
+PAPER_SIDE, PAPER_QUALITY = 256, 95
+
+
+@dataclass(frozen=True)
+class ImageNetRule(Rule):
+    """``Rule`` with the paper's detour over 256x256 JPEGs.
+
+    EXIF orientation is ignored, as in the field's pipelines. paper: shorter side to 256 (ImageMagick's
+    Lanczos; bicubic where it enlarges), centre crop 256x256, JPEG of quality 95 without chroma subsampling,
+    then bilinear to ``resolution``. stretch: before that ``stretched``. min_side: smaller ones are left out.
+    """
+
+    preprocess: Preprocess = "paper"
+    min_side: int = 0
+    stretch: bool = False
+    upright: ClassVar[bool] = False
+
+    def check(self, width: int, height: int) -> None:
+        super().check(width, height)
+        if min(width, height) < self.min_side:
+            raise TooSmallError(f"{width}x{height} pixels, under min_side={self.min_side}")
+        long, short = max(width, height), min(width, height)
+        if self.preprocess == "paper" and PAPER_SIDE**2 * long > self.max_pixels * short:
+            raise BadImageError(f"{width}x{height} pixels, too long to be enlarged")
+
+    def apply(self, image: Image, note: Callable[[str], None]) -> Pixels:
+        if self.preprocess == "plain":
+            return super().apply(image, note)
+        if min(image.size) < PAPER_SIDE:
+            note("enlarged")
+        square = _through_jpeg(_shorter_side(to_8_bit(image, 3, note)))
+        if self.stretch:
+            square = stretched(square)
+        return np.asarray(resize(square, self.resolution, "crop", "bilinear")).transpose(2, 0, 1)
+
+
+def stretched(image: Image) -> Image:
+    """An image whose darkest value becomes 0 and whose brightest 255; one of a single value becomes black.
+
+    One scale for all channels. What scipy.misc.imresize did to float images before it resized them, and so
+    to all that SN-GAN's authors trained on: their loader (datasets/imagenet.py) reads floats.
+    """
+    from PIL import Image as Pillow
+
+    x = np.asarray(image, np.float32)
+    low = x.min()
+    scale = 255.0 / (float(x.max() - low) or 1.0)
+    return Pillow.fromarray(((x - low) * scale + 0.5).astype(np.uint8))
+
+
+def _shorter_side(image: Image) -> Image:
+    """``convert -resize 256x256^ -gravity center -extent 256x256``."""
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    scale = PAPER_SIDE / min(width, height)
+    size = (round(width * scale), round(height * scale))
+    if size != image.size:
+        image = image.resize(size, Resampling.LANCZOS if scale < 1 else Resampling.BICUBIC)
+    left, top = (size[0] - PAPER_SIDE) // 2, (size[1] - PAPER_SIDE) // 2
+    return image.crop((left, top, left + PAPER_SIDE, top + PAPER_SIDE))
+
+
+def _through_jpeg(image: Image) -> Image:
+    from PIL import Image as Pillow
+
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=PAPER_QUALITY, subsampling=0)
+    again = Pillow.open(file, formats=["JPEG"])
+    again.load()
+    return again

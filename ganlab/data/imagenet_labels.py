@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ganlab.data.images import shown
-from ganlab.data.tar import headers, open_tar
-from ganlab.disk import regular
+from ganlab.data.formats.images import printable_name
+from ganlab.data.formats.tar import headers, open_tar
 from ganlab.errors import DataError, GanlabError
+from ganlab.system.files import open_regular
 
 WNID = re.compile(r"n\d{8}")
 VAL_NAME = "ILSVRC2012_val_{:08d}.JPEG"
@@ -65,14 +65,14 @@ def _kaggle(file: Path) -> dict[str, str]:
     try:
         rows = list(csv.reader(io.StringIO(_read(file).decode("utf-8-sig", "replace"))))
     except csv.Error as error:
-        raise DataError(shown(str(file)), f"is no table ({error})", "fetch it again") from None
+        raise DataError(printable_name(str(file)), f"is no table ({error})", "fetch it again") from None
     labels = {}
     for number, row in enumerate(rows):
         if len(row) == 2 and WNID.fullmatch(wnid := row[1].partition(" ")[0]):
             labels[f"{row[0]}.JPEG"] = wnid
         elif number:  # the first line is the head
             what = f"line {number + 1} is not an image and a class"
-            raise DataError(shown(str(file)), what, "fetch it again")
+            raise DataError(printable_name(str(file)), what, "fetch it again")
     return labels
 
 
@@ -80,7 +80,7 @@ def _devkit(kit: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Labels by file name and names of classes, from the kit's numbers and its table in MATLAB's format."""
     from scipy.io import loadmat
 
-    where = shown(str(kit))
+    where = printable_name(str(kit))
     try:
         truth, meta = _kit_files(kit)
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"]
@@ -106,13 +106,15 @@ def _kit_files(kit: Path) -> tuple[bytes, bytes]:
                 file = archive.extractfile(info) if info.isreg() and info.size <= MOST else None
                 found[name] = file.read() if file else b""
     if missing := {TRUTH, META}.difference(found):
-        raise DataError(shown(str(kit)), f"holds no {min(missing)}", "fetch it again")
+        raise DataError(printable_name(str(kit)), f"holds no {min(missing)}", "fetch it again")
     return found[TRUTH], found[META]
 
 
 def _read(file: Path) -> bytes:
     try:
-        with open(file, "rb", opener=regular) as opened:
+        with open(file, "rb", opener=open_regular) as opened:
             return opened.read(MOST)
     except OSError as error:
-        raise DataError(shown(str(file)), f"cannot be read ({error.strerror})", "check the path") from None
+        raise DataError(
+            printable_name(str(file)), f"cannot be read ({error.strerror})", "check the path"
+        ) from None

@@ -14,11 +14,11 @@ from collections import defaultdict
 from operator import itemgetter
 from pathlib import Path
 
-from ganlab.data.archive import TarSource
-from ganlab.data.decoding import Piece
+from ganlab.data.formats.archive import TarSource
+from ganlab.data.formats.images import BadImageError, is_image_name, printable_name
+from ganlab.data.formats.source import FolderSource, Source, is_there
 from ganlab.data.imagenet_labels import DEVKIT, KAGGLE, WNID, Beside, read_beside
-from ganlab.data.images import BadImageError, is_image_name, shown
-from ganlab.data.source import FolderSource, Source, is_there
+from ganlab.data.packing.decoding import Piece
 from ganlab.errors import DataError
 
 INSIDE = ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/", "CLS-LOC/")  # where Kaggle's archive has the splits
@@ -64,9 +64,11 @@ class ClassFolders(Layout):
         wnids = [name for name in found if WNID.fullmatch(name)]
         if not wnids or len(wnids) < len(found):
             others = [name for name in found if name not in set(wnids)]
-            seen = shown(", ".join(others[:5])) or "no folder"
+            seen = printable_name(", ".join(others[:5])) or "no folder"
             what = f"class folders are named like n01440764, but there is {seen}"
-            raise DataError(shown(str(self.path)), what, "mend it, or use dataset=folder for other names")
+            raise DataError(
+                printable_name(str(self.path)), what, "mend it, or use dataset=folder for other names"
+            )
         return wnids
 
     def images(self, wnid: str) -> Listing:
@@ -91,7 +93,7 @@ class TarOfTars(Layout):
                 if WNID.fullmatch(stem) and ending == ".tar" and member.piece:
                     self._classes[stem] = member.piece
         if not self._classes:
-            raise DataError(shown(str(self.path)), "holds no class tar such as n01440764.tar", FIX)
+            raise DataError(printable_name(str(self.path)), "holds no class tar such as n01440764.tar", FIX)
         return sorted(self._classes)
 
     def images(self, wnid: str) -> Listing:
@@ -127,8 +129,8 @@ class FlatVal(Layout):
             by_class: dict[str, Listing] = defaultdict(list)
             for name, content in _listed(self._source):
                 if (its := self.labels.get(name.rpartition("/")[2])) is None:
-                    what = f"{shown(name)} has no label"
-                    raise DataError(shown(str(self.path)), what, "check the file of labels")
+                    what = f"{printable_name(name)} has no label"
+                    raise DataError(printable_name(str(self.path)), what, "check the file of labels")
                 by_class[its].append((name, content))
             self._images = by_class
         return self._images.get(wnid, [])
@@ -143,11 +145,11 @@ def find(root: Path, split: str) -> tuple[Layout, dict[str, str]]:
     official = f"ILSVRC2012_img_{split}.tar"
     if root.is_file():
         if root.name != official:
-            what = f"{shown(str(root))} is not {official}"
+            what = f"{printable_name(str(root))} is not {official}"
             raise DataError("dataset.path", what, "give the folder that holds it, or the class folders")
         return _tar_layout(root, split)
     if not root.is_dir():
-        raise DataError("dataset.path", f"{shown(str(root))} does not exist", "check the path")
+        raise DataError("dataset.path", f"{printable_name(str(root))} does not exist", "check the path")
     for inside in INSIDE:
         if is_there(there := root / inside / split) and there.is_dir():
             beside = read_beside((root, there, there.parent), split == "val")
@@ -159,7 +161,7 @@ def find(root: Path, split: str) -> tuple[Layout, dict[str, str]]:
     if any(WNID.fullmatch(name) for name in FolderSource(root).top()[1]):
         return ClassFolders(root), read_beside((root, root.parent), False).names
     looked = ", ".join([*(f"{inside}{split}/" for inside in INSIDE[:2]), official, "n01440764/"])
-    what = f"{shown(str(root))} holds no {split} split of ImageNet"
+    what = f"{printable_name(str(root))} holds no {split} split of ImageNet"
     raise DataError("dataset.path", what, f"looked for {looked}; for other layouts use dataset=folder")
 
 
@@ -173,7 +175,7 @@ def _tar_layout(tar: Path, split: str) -> tuple[Layout, dict[str, str]]:
 def _needed(path: Path, beside: Beside) -> dict[str, str]:
     if not beside.val:
         fix = f"put Kaggle's {KAGGLE} or {DEVKIT} (folder or .tar.gz) beside it"
-        raise DataError(shown(str(path)), "the labels of the validation images are missing", fix)
+        raise DataError(printable_name(str(path)), "the labels of the validation images are missing", fix)
     return beside.val
 
 
@@ -183,6 +185,6 @@ def _listed(source: Source) -> Listing:
     for member in source.members():
         if is_image_name(member.name):
             if member.piece is None and member.size:
-                raise DataError(shown(str(source.path)), "is compressed", "unpack it by hand")
+                raise DataError(printable_name(str(source.path)), "is compressed", "unpack it by hand")
             found.append((member.name, member.content()))
     return sorted(found, key=itemgetter(0))

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ganlab.data.beside import Beside
-from ganlab.data.images import is_image_name, shown
-from ganlab.data.source import TARS, Source
+from ganlab.data.formats.beside import Beside
+from ganlab.data.formats.images import is_image_name, printable_name
+from ganlab.data.formats.source import TARS, Source
 
 Path_ = tuple[str, ...]
 USUAL_SPLITS = frozenset(
@@ -99,7 +99,7 @@ def read_layout(source: Source, split: str | None = None, labels: bool = True) -
             layout.names.setdefault(path, set()).add(member.name.rpartition("/")[0])
         elif not (labels and layout.beside.take(member, not path or in_tar(member.name))):
             layout.ignored["other file"] += 1
-            source.such_as.setdefault("other file", shown(member.name))
+            source.such_as.setdefault("other file", printable_name(member.name))
     full = {path[:n] for path in busy for n in range(len(path) + 1)}
     layout.empty = {folders_of(f"{name}/") for name in source.folders} - full
     layout.ignored += source.ignored

@@ -14,19 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ganlab.data.base import Dataset, ImageSet
-from ganlab.data.check import Originals
-from ganlab.data.decoding import Encoded, Piece
-from ganlab.data.download import by_hand_place
-from ganlab.data.images import BadImageError, Resample, Rule, is_image_name, shown
-from ganlab.data.lmdb_reader import data_file, read_entries, read_head
-from ganlab.data.pack import pack
-from ganlab.data.source import FolderSource, is_there
-from ganlab.data.stream import MAX_BAD, MaxBad, OnBad, pack_stream
-from ganlab.data.writer import Recipe, Writer
+from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.formats.images import BadImageError, Resample, Rule, is_image_name, printable_name
+from ganlab.data.formats.lmdb_reader import data_file, read_entries, read_head
+from ganlab.data.formats.source import FolderSource, is_there
+from ganlab.data.packing.check import Originals
+from ganlab.data.packing.decoding import Encoded, Piece
+from ganlab.data.packing.download import by_hand_place
+from ganlab.data.packing.pack import pack
+from ganlab.data.packing.stream import MAX_BAD, MaxBad, OnBad, pack_stream
+from ganlab.data.packing.writer import Recipe, Writer
 from ganlab.errors import DataError
-from ganlab.paths import expanded
 from ganlab.schema import Range, checked
+from ganlab.system.paths import expanded
 
 URL = "http://dl.yf.io/lsun/scenes/{category}_{split}_lmdb.zip"  # the authors' server
 
@@ -76,7 +76,7 @@ class Lsun(Dataset):
     def recipe(self, split: str) -> Recipe:
         return self._recipe(split, self._sources(split))
 
-    def load(self, *, split: str | None = None) -> ImageSet:
+    def load(self, *, split: str | None = None) -> SampleSet:
         split = self.chosen(split)
         sources = self._sources(split)
         return pack(self._recipe(split, sources), lambda writer: self._fill(writer, split, sources))
@@ -109,15 +109,15 @@ class Lsun(Dataset):
                 yield Encoded(f"{source.path}/{name}", label, data, [number, taken, name])
             if taken < count:
                 what = f"ends after {taken:,} of the {count:,} images that it promises"
-                raise DataError(shown(str(source.path)), what, "fetch it again")
+                raise DataError(printable_name(str(source.path)), what, "fetch it again")
 
     def _sources(self, split: str) -> list[_Source]:
         root = by_hand_place(self.name) if self.path is None else expanded(self.path).absolute()
         if self.path is not None and not root.exists():
-            raise DataError("dataset.path", f"{shown(str(root))} does not exist", "check the path")
+            raise DataError("dataset.path", f"{printable_name(str(root))} does not exist", "check the path")
         if data_file(root).is_file():
             if len(self.categories) > 1:
-                what = f"{shown(str(root))} is one database, for {len(self.categories)} categories"
+                what = f"{printable_name(str(root))} is one database, for {len(self.categories)} categories"
                 raise DataError("dataset.path", what, "give the folder that holds them all")
             return [_Database(_matching(root, self.categories[0], split))]
         return [_find(root, category, split) for category in self.categories]
@@ -188,7 +188,7 @@ def _matching(path: Path, category: str, split: str) -> Path:
     if named := re.fullmatch(r"(.+)_(train|val)_lmdb", folder.name):
         for key, wanted, its in (("category", category, named[1]), ("split", split, named[2])):
             if its != wanted:
-                what = f"{wanted!r}, but {shown(str(path))} is {its!r}"
+                what = f"{wanted!r}, but {printable_name(str(path))} is {its!r}"
                 raise DataError(f"dataset.{key}", what, f"set dataset.{key}={its}, or another path")
     return path
 
@@ -200,13 +200,15 @@ def _find(root: Path, category: str, split: str) -> _Source:
         if is_there(root / name) and is_there(root / name / "data.mdb"):
             return _Database(root / name)
         if name.endswith("_lmdb") and (root / name).is_dir():
-            raise DataError(shown(str(root / name)), "holds no data.mdb", "unpack the whole archive")
+            raise DataError(printable_name(str(root / name)), "holds no data.mdb", "unpack the whole archive")
     for name in (f"{category}_{split}", f"{split}/{category}", category):
         if is_there(root / name) and (root / name).is_dir():
             return _Folder(root / name)
     packed = f"{category}_{split}_lmdb.zip"
     if (root / packed).is_file():
-        raise DataError(shown(str(root / packed)), "is still packed", f"unzip it in {shown(str(root))}")
-    what = f"no {category} {split} in {shown(str(root))}"
+        raise DataError(
+            printable_name(str(root / packed)), "is still packed", f"unzip it in {printable_name(str(root))}"
+        )
+    what = f"no {category} {split} in {printable_name(str(root))}"
     url = URL.format(category=category, split=split)
     raise DataError("dataset.path", what, f"get {url} and unzip it there, or set dataset.path")

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from ganlab.data.base import Labels, Pixels
-from ganlab.data.download import Remote, fetch, remotes
-from ganlab.data.files import progress
-from ganlab.data.images import Resample, resize
-from ganlab.data.originals import Original, OriginalDataset, find, md5
-from ganlab.data.writer import Recipe, Writer
+from ganlab.data.fingerprint import Labels, Pixels
+from ganlab.data.formats.files import progress
+from ganlab.data.formats.images import Resample, resize
+from ganlab.data.packing.download import Remote, fetch, remotes
+from ganlab.data.packing.originals import Original, OriginalDataset, find, md5
+from ganlab.data.packing.writer import Recipe, Writer
 from ganlab.errors import DataError
 from ganlab.schema import Count, Range, Seed, checked
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ganlab.data.base import Batches, Dataset, ImageSet, fingerprint
+from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.batches import Sampler
+from ganlab.data.fingerprint import fingerprint
 from ganlab.schema import Count, Positive, Range, Seed, checked
 from ganlab.types import Batch, PointShape
 
@@ -29,7 +31,7 @@ ROOT2 = 1.414  # the code's numbers, not the roots: 8 Gaussians are divided by 1
 
 
 @dataclass(frozen=True)
-class PointSet(ImageSet):
+class PointSet(SampleSet):
     """Points, float32 (N, 2) or (N, 1), as players see them.
 
     draw: makes fresh points for training; ``images`` are then a sample to look at and to compare with. None:
@@ -49,11 +51,11 @@ class PointSet(ImageSet):
     def seen(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         return x
 
-    def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Batches:
+    def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Sampler:
         return Fresh(self, device, seed) if self.draw else InOrder(self, device, seed, data_memory_gb)
 
 
-class InOrder(Batches):
+class InOrder(Sampler):
     """Every epoch in the order of the set, which was shuffled once when it was made.
 
     A batch may straddle two epochs, where the code leaves the last 160 of 100,000 points out of each.
@@ -65,7 +67,7 @@ class InOrder(Batches):
         return torch.arange(len(self), device=None if self.on_device is None else self.device)
 
 
-class Fresh(Batches):
+class Fresh(Sampler):
     """Points drawn anew for each batch: a pure function of (seed, start), so resume needs no state."""
 
     def __init__(self, image_set: PointSet, device: torch.device | str, seed: int) -> None:

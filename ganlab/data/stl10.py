@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ganlab.data.base import Labels, Pixels
-from ganlab.data.images import Resample
-from ganlab.data.originals import Original, OriginalDataset, md5
-from ganlab.data.source import Member
-from ganlab.data.writer import Writer
+from ganlab.data.fingerprint import Labels, Pixels
+from ganlab.data.formats.images import Resample
+from ganlab.data.formats.source import Member
+from ganlab.data.packing.originals import Original, OriginalDataset, md5
+from ganlab.data.packing.writer import Writer
 from ganlab.errors import DataError
 from ganlab.schema import Range, checked
 

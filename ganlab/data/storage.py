@@ -12,7 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -20,8 +20,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ganlab.data.base import ImageSet
 from ganlab.types import Batch
+
+if TYPE_CHECKING:
+    from ganlab.data.base import SampleSet
 
 BLOCK = 1 << 25  # values (bytes, of images) sent to a device at a time
 SHARE = 0.5  # of a GPU's free memory that images may take
@@ -39,7 +41,7 @@ def room(device: torch.device, data_memory_gb: float | None) -> float:
     return 1e9 * (CPU_GB if data_memory_gb is None else data_memory_gb)
 
 
-def storage_of(image_set: ImageSet, device: torch.device, data_memory_gb: float | None) -> Storage:
+def storage_of(image_set: SampleSet, device: torch.device, data_memory_gb: float | None) -> Storage:
     """The storage of a set on a device; as long as it is in use, the same object for the same images.
 
     The same are those of one array, or of one file and fingerprint: a packed set that was loaded twice.
@@ -68,7 +70,7 @@ class Storage:
     the CPU; None where a batch is gathered on the host by numpy, which on a CPU is the faster one.
     """
 
-    def __init__(self, image_set: ImageSet, device: torch.device, in_memory: bool) -> None:
+    def __init__(self, image_set: SampleSet, device: torch.device, in_memory: bool) -> None:
         self.image_set, self.device, self.in_memory = image_set, device, in_memory
         self.on_device: Tensor | None = None
         self.labels = None if image_set.labels is None else torch.from_numpy(np.array(image_set.labels))

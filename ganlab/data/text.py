@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ganlab.data.base import HASH_BLOCK, Dataset, ImageSet, finish_fingerprint
-from ganlab.data.files import log
-from ganlab.data.lines import PAD, PIECE, Counts, Long, Rows, Symbols, read, shown
-from ganlab.data.source import FolderSource
+from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.corpus import PAD, PIECE, Counts, Long, Rows, Symbols, printable_name, read
+from ganlab.data.fingerprint import HASH_BLOCK, finish_fingerprint
+from ganlab.data.formats.files import log
+from ganlab.data.formats.source import FolderSource
 from ganlab.errors import DataError
-from ganlab.paths import expanded
 from ganlab.schema import Count, Range, Seed, Unit, checked
+from ganlab.system.paths import expanded
 from ganlab.types import TextShape
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ UNKNOWN = "\ufffd"  # how symbol 0 is written
 
 
 @dataclass(frozen=True)
-class TextSet(ImageSet):
+class TextSet(SampleSet):
     """Lines as symbols, int16 (N, L); ``manifest["vocabulary"]`` tells what they stand for, 0 is unknown."""
 
     @property
@@ -106,7 +107,7 @@ class Text(Dataset):
             raise DataError("dataset.path", "is not set", "give a text file, or a folder of them")
         root = expanded(self.path)
         if not root.exists():
-            raise DataError(shown(root), "is not there", "give a text file, or a folder of them")
+            raise DataError(printable_name(root), "is not there", "give a text file, or a folder of them")
         return root
 
     def _make(self) -> dict[str, TextSet]:
@@ -118,7 +119,9 @@ class Text(Dataset):
         rows, counts = self._read(root, train, symbols)
         order = np.random.RandomState(fold(self.data_seed, "order") % 2**32).permutation(len(rows))
         if self.held_out and len(rows) < 2:
-            raise DataError(shown(root), "has one line, and dataset.held_out wants some", "leave it out")
+            raise DataError(
+                printable_name(root), "has one line, and dataset.held_out wants some", "leave it out"
+            )
         first = min(max(round(self.held_out * len(rows)), self.held_out > 0), len(rows) - 1)
         orders = {"train": order[first:], "test": order[:first]}
         vocabulary, table = self._vocabulary(root, rows, orders["train"], symbols)
@@ -139,10 +142,10 @@ class Text(Dataset):
         rows, counts = read(files, *how, symbols)
         if not len(rows):
             what = f"all its {counts.empty:,} lines are empty" if counts.empty else "there is no text in it"
-            raise DataError(shown(root), what, "give a text file, or a folder of them")
+            raise DataError(printable_name(root), what, "give a text file, or a folder of them")
         if counts.long and self.long_lines == "cut":
             what = f"{counts.long:,} lines are longer than {self.length} symbols and were cut"
-            log.warning("%s: %s; dataset.long_lines=split keeps all of them", shown(root), what)
+            log.warning("%s: %s; dataset.long_lines=split keeps all of them", printable_name(root), what)
         return rows, counts
 
     def _vocabulary(
@@ -153,7 +156,9 @@ class Text(Dataset):
         for part in _pieces(order, self.length):
             counts += np.bincount(rows[part].reshape(-1), minlength=len(counts))
         if (counts[2:] > 0).sum() + bool(counts[0]) < 2:
-            raise DataError(shown(root), "has one symbol alone: nothing to learn", "give another text")
+            raise DataError(
+                printable_name(root), "has one symbol alone: nothing to learn", "give another text"
+            )
         codes = np.array([-1, *symbols.codes])
         best = np.lexsort((codes, -counts))
         best = best[(best > 0) & (counts[best] > 0)][: self.max_vocabulary - 1]

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from ganlab.errors import EnvError
 from ganlab.extractors.base import Extractor, Precision, check_images, exact_fp32
-from ganlab.paths import ASSETS, expanded
 from ganlab.schema import checked
+from ganlab.system.paths import ASSETS, expanded
 from ganlab.types import Features
 
 WEIGHTS = ASSETS / "cifar_features.safetensors"

@@ -21,12 +21,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ganlab.disk import regular
-from ganlab.download import NotFetched, fetch
 from ganlab.errors import EnvError
 from ganlab.extractors.base import Extractor, Precision, check_images, exact_fp32
-from ganlab.paths import cache_dir, expanded
 from ganlab.schema import checked
+from ganlab.system.download import NotFetched, fetch
+from ganlab.system.files import open_regular
+from ganlab.system.paths import cache_dir, expanded
 from ganlab.types import Features
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -169,7 +169,7 @@ def verified(path: Path, expected: str, own: bool = False) -> tuple[bytes, str]:
     it. Raises EnvError.
     """
     try:
-        with open(path, "rb", opener=regular) as file:
+        with open(path, "rb", opener=open_regular) as file:
             content = file.read(LARGEST + 1)
     except OSError as e:
         fix = f"give the path of {FILE} ({SIZE_MB} MB, sha256 {SHA256[:8]}...), {ADVICE}"

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganlab import packages, rng
+from ganlab import rng
 from ganlab.metrics.base import MetricError, Protocol, Real, SampleMetric
 from ganlab.schema import Count, checked
+from ganlab.system import packages
 
 DRAWS = 8  # pairs of samples of real points
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ganlab.errors import DataError
-from ganlab.paths import keep_caches
+from ganlab.system.paths import keep_caches
 
 OUT = Path("outputs/report")
 keep_caches()  # before matplotlib is imported
@@ -32,15 +32,12 @@ def report(
     ``thresholds``: of success, in the place of the paper's.
     Raises DataError for a path without any run, EnvError if ``out`` can't be written.
     """
-    from ganlab.report import (
-        cells,
-        collect,
-        grids,
+    from ganlab.report.compare import pairs, successes
+    from ganlab.report.read import cells, collect, grids
+    from ganlab.report.write import (
         page,
-        pairs,
-        successes,
-        table,
-    )  # imported late: matplotlib and jinja2 take a second
+        table,  # imported late: matplotlib and jinja2 take a second
+    )
 
     if not paths:
         raise DataError("RUN", "no run folder given", "name run folders, or a folder that holds some")
@@ -48,7 +45,7 @@ def report(
     runs = collect.collect(folders)
     grid = grids.find(runs, folders)
     studies = [found for one in grid if (found := pairs.study(one, runs)) is not None]
-    told = [successes.told(study, thresholds) for study in studies]
+    told = [successes.success_tables(study, thresholds) for study in studies]
     more = (
         {"successes.csv": successes.csv_of(told), "pairs.csv": successes.pairs_csv(studies)} if told else {}
     )

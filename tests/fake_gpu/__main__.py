@@ -8,14 +8,15 @@ import os
 import sys
 
 from fake_gpu import device
-from ganlab import cli, jobs, pack
+from ganlab.cli import main
+from ganlab.sweeps import packed, process
 
 ME = [sys.executable, "-m", "fake_gpu"]
 device.patch()
-jobs.COMMAND, jobs.PACK = [*ME, "train"], [*ME, "pack"]
+process.COMMAND, process.PACK = [*ME, "train"], [*ME, "pack"]
 words = sys.argv[1:]
 try:
-    sys.exit(pack.main(words[1:]) if words[0] == "pack" else cli.main(words))
+    sys.exit(packed.main(words[1:]) if words[0] == "pack" else main.main(words))
 finally:
     if path := os.environ.get("FAKE_REPORT"):
         report = {"command": words[0], "devices": device.touched(), "complaints": device.complaints()}

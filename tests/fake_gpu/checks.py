@@ -12,21 +12,25 @@ import torch
 
 from fake_gpu import device
 from fake_gpu.count_nodes import counted
-from ganlab import config, engine, facts, feature_pass
-from ganlab.trial import Trial
+from ganlab.config import compose
+from ganlab.evaluation import passes
+from ganlab.sweeps import cost
+from ganlab.sweeps.cost import UpdateTimer
+from ganlab.system import hardware
+from ganlab.training import engine
 
 EVALUATIONS = 40
 
 
-def built(words: list[str]) -> Trial:
-    e = config.build(config.compose([*words, "device=cuda"]))
-    return Trial(e, facts.find_device(e.device))
+def built(words: list[str]) -> UpdateTimer:
+    e = compose.build(compose.compose([*words, "device=cuda"]))
+    return UpdateTimer(e, hardware.find_device(e.device))
 
 
 def reserved(words: list[str]) -> dict[str, Any]:
     """Bytes of the device in use once an update is recorded and after all evaluations, updates between."""
     trial = built(words)
-    once = feature_pass.scoring_pass(trial.e, trial.game, trial.device, 3 * feature_pass.CHUNK)
+    once = cost.scoring_pass(trial.e, trial.game, trial.device, 3 * passes.CHUNK)
     assert once is not None
     seen = []
     for _ in range(EVALUATIONS):

@@ -29,13 +29,15 @@ NOISE = re.compile(
 def counted(words: list[str]) -> dict[str, Any]:
     """In a process on the fake device: the nodes of an update of this config, on random images."""
     from fake_gpu import device
-    from ganlab import config, engine, facts
-    from ganlab.trial import Trial
+    from ganlab.config import compose
+    from ganlab.sweeps.cost import UpdateTimer
+    from ganlab.system import hardware
+    from ganlab.training import engine
 
-    e = config.build(config.compose([*words, "device=cuda"]))
+    e = compose.build(compose.compose([*words, "device=cuda"]))
     before = device.graphs()
     device.complaints()
-    trial = Trial(e, facts.find_device(e.device))
+    trial = UpdateTimer(e, hardware.find_device(e.device))
     for _ in range(engine.WARM + 2):
         trial.update()
     nodes = device.nodes() if device.graphs() > before else {}

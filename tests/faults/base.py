@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ganlab.checkpoint import Checkpoints, digest
-from ganlab.run_folder import RunFolder
+from ganlab.runs.checkpoint import Checkpoints, digest
+from ganlab.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE = 240  # characters of an error's line, at most
@@ -135,8 +135,10 @@ class Forked:
     ) -> None:
         import torchvision.utils  # noqa: F401 - slow, and once is enough
 
-        from ganlab import cli, config, loop  # noqa: F401
+        from ganlab.cli import main
+        from ganlab.config import compose  # noqa: F401
         from ganlab.extractors.cifar import CifarExtractor
+        from ganlab.training import trainer  # noqa: F401
 
         Forked.made += 1
         self._said = [
@@ -152,7 +154,7 @@ class Forked:
                 if not real_features:
                     CifarExtractor.__call__ = pixel_means  # type: ignore[method-assign]
                 self._child(cwd, env, before)
-                code = cli.main(list(words))
+                code = main.main(list(words))
                 sys.stdout.flush()
                 sys.stderr.flush()
             finally:

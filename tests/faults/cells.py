@@ -22,8 +22,8 @@ from typing import IO, Any
 import sklearn.datasets  # noqa: F401 - slow, and once is enough
 import torch._inductor  # noqa: F401
 
-from ganlab import cli, jobs, launch, watch, work
-from ganlab import sweep as multirun
+from ganlab.cli import main
+from ganlab.sweeps import launchers, multirun, process, scheduler, watch
 
 AT = "step-000000004"
 WAYS = ("raise", "exit", "abort", "segfault", "kill", "memory", "hang")
@@ -54,7 +54,7 @@ class ForkedCell:
                 self._become(Path(cwd), stdout.fileno(), env, pass_fds)
                 if self.sabotaged:
                     sabotage(words)
-                code = cli.main(words)
+                code = main.main(words)
                 sys.stdout.flush()
             finally:
                 os._exit(code & 255)
@@ -97,15 +97,15 @@ def fork_cells(sabotaged: bool = False) -> None:
     ForkedCell.sabotaged = sabotaged
 
     def popen(command: Sequence[str], **more: Any) -> Any:
-        forked = list(command[: len(jobs.COMMAND)]) == jobs.COMMAND
+        forked = list(command[: len(process.COMMAND)]) == process.COMMAND
         return ForkedCell(command, **more) if forked else subprocess.Popen(command, **more)
 
     names = {name: getattr(subprocess, name) for name in ("PIPE", "DEVNULL", "STDOUT")}
-    jobs.subprocess = SimpleNamespace(Popen=popen, **names)  # type: ignore[attr-defined]
-    jobs.POLL, work.WAIT, multirun.WAIT = 0.02, 0.05, 0.05
-    work.AFTER_IN_USE = 0.5  # type: ignore[attr-defined]
+    process.subprocess = SimpleNamespace(Popen=popen, **names)  # type: ignore[attr-defined]
+    process.POLL, scheduler.WAIT, multirun.WAIT = 0.02, 0.05, 0.05
+    scheduler.AFTER_IN_USE = 0.5  # type: ignore[attr-defined]
     watch.GRACE, watch.LAST_GRACE = 0.5, 0.5
-    launch.time = time  # type: ignore[attr-defined]
+    launchers.time = time  # type: ignore[attr-defined]
 
 
 def sabotage(words: Sequence[str]) -> None:

@@ -226,7 +226,7 @@ def schedules(long: bool) -> list[Case]:
 
 def other_data(place: Path) -> None:
     """The same words, other images behind them."""
-    from ganlab import cli
+    from ganlab.cli import main
 
     stopped(place)
 
@@ -235,7 +235,7 @@ def other_data(place: Path) -> None:
         from ganlab.data.digits import Digits
 
         Digits.load = lambda self, *, split=None: few(self.resolution, 59)  # type: ignore[method-assign]
-        return cli.main(["train", *words_of(*QUIET)])
+        return main.main(["train", *words_of(*QUIET)])
 
     refused(child(other, place), 3, "dataset: this run was trained on other images: 60 images", "now 59")
     went_on(train(place))

@@ -93,7 +93,7 @@ def files(long: bool) -> Iterator[Point]:
         yield Point(f"protocol: {name}", protocol, where, files={"mine/protocol/own.yaml": content})
         sweep = ["sweep", "--config-dir", "mine", "grid=own", "dry_run=true"]
         yield Point(f"grid: {name}", sweep, where, files={"mine/grid/own.yaml": content})
-    same = {"mine/loss/hinge.yaml": b"_target_: ganlab.losses.LSGAN\n"}
+    same = {"mine/loss/hinge.yaml": b"_target_: ganlab.methods.losses.LSGAN\n"}
     yield Point(
         "a file that hides", ["train", "--config-dir", "mine", "loss=hinge"], r"hides behind", files=same
     )

@@ -45,24 +45,24 @@ class Trained(SystemExit):
 @contextlib.contextmanager
 def no_training() -> Iterator[None]:
     """Inside, a run that would begin ends with code 99; nothing is fetched."""
-    from ganlab import loop
+    from ganlab.training import trainer
 
     before, env = (
-        loop.Run,
+        trainer.Run,
         {k: os.environ.get(k) for k in ("GANLAB_OFFLINE", "GANLAB_DEBUG", "GANLAB_CONFIGS")},
     )
 
     def begun(*_: object) -> None:
         raise Trained
 
-    loop.Run = begun  # type: ignore[assignment, misc]
+    trainer.Run = begun  # type: ignore[assignment, misc]
     os.environ["GANLAB_OFFLINE"] = "1"
     for name in ("GANLAB_DEBUG", "GANLAB_CONFIGS"):
         os.environ.pop(name, None)
     try:
         yield
     finally:
-        loop.Run = before  # type: ignore[misc]
+        trainer.Run = before  # type: ignore[misc]
         for name, value in env.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -71,12 +71,12 @@ def no_training() -> Iterator[None]:
 
 def said(words: Sequence[str]) -> Done:
     """``ganlab`` with these words, in this process: what it printed, and CPU seconds."""
-    from ganlab import cli
+    from ganlab.cli import main
 
     out, err = io.StringIO(), io.StringIO()
     began = time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(list(words))
+        code = main.main(list(words))
     return Done(code, out.getvalue(), err.getvalue(), time.process_time() - began)
 
 

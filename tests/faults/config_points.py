@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
 
-from ganlab import config, help
-from ganlab.config_files import NAMED, groups
+from ganlab.cli import help
+from ganlab.config import compose
+from ganlab.config.check import all_keys, alternatives
+from ganlab.config.files import NAMED, groups
+from ganlab.config.targets import arguments, is_node, resolve
 from ganlab.schema import Range, fits
-from ganlab.targets import arguments, is_node, resolve
-from ganlab.tree import all_keys, alternatives
 
 
 class Point(NamedTuple):
@@ -47,7 +48,7 @@ PARTS = (
 def trees(long: bool) -> Iterator[tuple[list[str], dict[str, Any]]]:
     """Command lines and the trees they make."""
     for words in PARTS[: None if long else 1]:
-        yield words, config.compose(words).tree
+        yield words, compose.compose(words).tree
 
 
 def misspelt(word: str, how: str, rng: random.Random) -> str:

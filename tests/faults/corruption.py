@@ -109,9 +109,9 @@ def refused(damages: Callable[[], Sequence[Damage]]) -> Callable[[Path], Numbers
     """Each damage to the newest checkpoint: named, it is refused; else the one before it is loaded, equal."""
 
     def check(place: Path) -> Numbers:
-        from ganlab.checkpoint import Checkpoints, digest
         from ganlab.errors import CheckpointError
-        from ganlab.run_folder import RunFolder
+        from ganlab.runs.checkpoint import Checkpoints, digest
+        from ganlab.runs.folder import RunFolder
 
         run = RunFolder(made(place))
         kept = Checkpoints(run.checkpoints, run.run_id)
@@ -212,7 +212,8 @@ def all_invalid(kind: int) -> Callable[[Path], None]:
     """No checkpoint left that verifies: code 4, each step with its reason; resume=never begins anew."""
 
     def check(place: Path) -> None:
-        from ganlab import cli, config
+        from ganlab.cli import main
+        from ganlab.config import compose
 
         from .played import child, take_few, words_of
 
@@ -232,11 +233,11 @@ def all_invalid(kind: int) -> Callable[[Path], None]:
                 step.mkdir()
 
         def again(*more: str) -> tuple[int, str]:
-            config.compose([])
+            compose.compose([])
 
             def work() -> int:
                 take_few()
-                return cli.main(["train", *words_of(*more)])
+                return main.main(["train", *words_of(*more)])
 
             return child(work, place)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ganlab.data import archive, source
+from ganlab.data.formats import archive, source
 
 from .base import Case, Done, Figure, Forked, one_line
 from .data_common import photo, photos, tar_bytes, tree, zip_bytes

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
-from ganlab import cli
+from ganlab.cli import main
 
 from .base import Case, Done, one_line
 
@@ -27,7 +27,7 @@ def command(place: Path, *words: str, env: Mapping[str, str] | None = None) -> D
     out, err, began = io.StringIO(), io.StringIO(), time.monotonic()
     own = {"GANLAB_CACHE": str(place / "cache"), "GANLAB_OFFLINE": "1"} | dict(env or {})
     with patch.dict(os.environ, own), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(list(words))
+        code = main.main(list(words))
     return Done(code, out.getvalue(), err.getvalue(), time.monotonic() - began)
 
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
-from ganlab import download
-from ganlab.data.download import Remote, fetch
+from ganlab.data.packing.download import Remote, fetch
 from ganlab.errors import GanlabError
-from ganlab.failing import tell
+from ganlab.system import download
+from ganlab.system.failures import print_errors
 
 from .base import LINE, Case, Figure
 from .data_common import names
@@ -59,7 +59,7 @@ def fails(file: Remote, says: str, fix: str = r"put it in .*downloads .*md5 \w+|
     error, said = error_of(lambda: fetch(file)), io.StringIO()
     assert isinstance(error, GanlabError)
     with contextlib.redirect_stderr(said):
-        assert tell(error) == 5
+        assert print_errors(error) == 5
     line, text = said.getvalue(), str(error)
     assert line.count("\n") == 1, line
     assert len(line) <= LINE + 1, line
@@ -179,7 +179,11 @@ def in_the_way(place: Path) -> None:
 
 
 def no_room(place: Path) -> None:
-    with online(place), served() as server, patch("ganlab.data.files.free_bytes", lambda folder: 1000):
+    with (
+        online(place),
+        served() as server,
+        patch("ganlab.data.formats.files.free_bytes", lambda folder: 1000),
+    ):
         fails(remote(f"{server.url}/f"), "0.5 MB needed")
         assert server.asked == []
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ganlab.data import decoding, stream
+from ganlab.data.packing import decoding, stream
 
 from .base import Figure, Forked, one_line, tiny
 from .data_common import cases, command, names, photo, photos, tree
@@ -134,9 +134,9 @@ def pack_gone(place: Path) -> None:
     root = tree(place / "set", photos(8))
 
     def before() -> None:
-        from ganlab import run
+        from ganlab.training import trainer
 
-        inner = run.Run.turns
+        inner = trainer.Run.turns
 
         def turns(self: Any) -> Any:
             for number, turn in enumerate(inner(self)):
@@ -144,7 +144,7 @@ def pack_gone(place: Path) -> None:
                     shutil.rmtree(place / "cache" / "datasets")
                 yield turn
 
-        run.Run.turns = turns  # type: ignore[method-assign]
+        trainer.Run.turns = turns  # type: ignore[method-assign]
 
     words = tiny("dataset=folder", f"dataset.path={root}", "dataset.resolution=16",
                  "data_memory_gb=0")  # fmt: skip

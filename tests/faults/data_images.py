@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ganlab.data.decoding import Encoded, decode_chunk
 from ganlab.data.folder import Folder
-from ganlab.data.images import BadImageError, Rule, decode
+from ganlab.data.formats.images import BadImageError, Rule, decode
+from ganlab.data.packing.decoding import Encoded, decode_chunk
 
 from .base import Case, Failed, Figure, one_line
 from .data_common import cache, command, encoded, names, packs, photo, refused, tree

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ganlab import download
-from ganlab.data import decoding, stream
 from ganlab.data.base import Dataset
 from ganlab.data.cifar10 import Cifar10
 from ganlab.data.folder import Folder
 from ganlab.data.imagenet import ImageNet
 from ganlab.data.lsun import Lsun
+from ganlab.data.packing import decoding, stream
 from ganlab.data.stl10 import Stl10
+from ganlab.system import download
 
 from .base import Case, Failed, Figure
 from .data_common import cache, photo, tar_bytes, tree

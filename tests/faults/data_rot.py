@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ganlab.data.check import check
 from ganlab.data.folder import Folder
-from ganlab.data.images import BadImageError, Rule, decode
+from ganlab.data.formats.images import BadImageError, Rule, decode
+from ganlab.data.packing.check import check
 
 from .base import Case, Failed, Figure
 from .data_common import command, photo, tree

@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from ganlab.data import decoding
-from ganlab.data.child import Child
+from ganlab.data.packing import decoding
+from ganlab.data.packing.worker import Worker
 
 from .base import Case, Figure, Forked, one_line
 from .data_common import command, packs, photo, tree
@@ -76,9 +76,9 @@ def struck(signum: int, nth: int, every: bool = False, at: Path | None = None) -
 
     ``at``: the file that is told when.
     """
-    inner, calls = Child.start, [0]
+    inner, calls = Worker.start, [0]
 
-    def start(self: Child, *args: Any, **kwargs: Any) -> None:
+    def start(self: Worker, *args: Any, **kwargs: Any) -> None:
         calls[0] += 1
         if calls[0] == nth or (every and calls[0] > nth):
             if signum == signal.SIGSTOP:
@@ -92,7 +92,7 @@ def struck(signum: int, nth: int, every: bool = False, at: Path | None = None) -
             self._process.wait()
         inner(self, *args, **kwargs)
 
-    return patch.object(Child, "start", start)
+    return patch.object(Worker, "start", start)
 
 
 def survives(kind: str, signum: int, nth: int) -> Callable[[Path], dict[str, float]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganlab import disk
+from ganlab.system import files
 
 from . import launching
 from .base import Case, Figure, Numbers, one_line
@@ -31,7 +31,7 @@ def full_at(limit: int, times: int, place: Path) -> None:
     run = place / "run"
 
     def before() -> None:
-        from ganlab.checkpoint import Checkpoints
+        from ganlab.runs.checkpoint import Checkpoints
 
         commit, saves = Checkpoints._commit, 0
 
@@ -138,7 +138,7 @@ def lasting(call: str, code: int, place: Path) -> None:
 
 def metrics_full(code: int, place: Path) -> None:
     """metrics.jsonl has no room for a while: told once, its lines wait, none is lost."""
-    times = 6 if code in disk.BRIEF else 3  # three further tries are made in silence
+    times = 6 if code in files.BRIEF else 3  # three further tries are made in silence
     done = begin(place, *GAME, before=fails("write", code, named("metrics.jsonl"), 2, times)).wait()
     assert done.code == 0, done.err[-300:]
     assert warned(done, "its lines wait until the next checkpoint") == 1, done.err

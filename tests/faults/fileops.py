@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ganlab.checkpoint import Checkpoints
+from ganlab.runs.checkpoint import Checkpoints
 
 from .base import Case, Failed, Figure, Numbers
 from .launching import assert_identical, begin, committed, finish, whole
@@ -189,7 +189,7 @@ def stopped_run(place: Path) -> Path:
     made, killed = place / "made", [0]
 
     def before() -> None:
-        from ganlab.checkpoint import Checkpoints
+        from ganlab.runs.checkpoint import Checkpoints
 
         prune = Checkpoints.prune
 

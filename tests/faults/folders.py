@@ -129,7 +129,7 @@ def clock(jump: Callable[[float], float], zone: str, place: Path) -> None:
 
 def stop_at_second() -> None:
     """A SIGTERM at the second checkpoint of a run that began at step 0."""
-    from ganlab.checkpoint import Checkpoints
+    from ganlab.runs.checkpoint import Checkpoints
 
     save = Checkpoints.save
 

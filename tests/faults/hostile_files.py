@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ganlab import manifest
-from ganlab.checkpoint import Checkpoints
-from ganlab.run_folder import RunFolder
+from ganlab.runs import manifest
+from ganlab.runs.checkpoint import Checkpoints
+from ganlab.runs.folder import RunFolder
 
 CANARY = "canary"
 
@@ -92,7 +92,7 @@ def plant(run: Path, tensors: bytes | None = None, state: bytes | None = None, *
         if data is not None:
             (place / name).write_bytes(data)
             told["files"][name] = {"size": len(data), "sha256": manifest.sha256(data)}
-    (place / manifest.MANIFEST).write_bytes(manifest.sealed(told | more))
+    (place / manifest.MANIFEST).write_bytes(manifest.seal(told | more))
 
 
 def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
@@ -173,9 +173,9 @@ def configs() -> dict[str, tuple[str, Any]]:
         "torch.load": ("dataset", {"_target_": "torch.load", "f": "x"}),
         "torch.hub": ("architecture", {"_target_": "torch.hub.load", "repo_or_dir": "x/y", "model": "z"}),
         "a module of the cwd": ("loss", {"_target_": "evil.Loss"}),
-        "a function of ours": ("loss", {"_target_": "ganlab.cli.main"}),
-        "a method of ours": ("loss", {"_target_": "ganlab.losses.Hinge.__init__"}),
-        "through our modules": ("loss", {"_target_": "ganlab.cli.sys.exit"}),
+        "a function of ours": ("loss", {"_target_": "ganlab.cli.main.main"}),
+        "a method of ours": ("loss", {"_target_": "ganlab.methods.losses.Hinge.__init__"}),
+        "through our modules": ("loss", {"_target_": "ganlab.cli.main.sys.exit"}),
         "hydra's instantiate": ("loss", {"_target_": "hydra.utils.instantiate"}),
         "_args_": ("loss._args_", [1, 2]),
         "_convert_ and _recursive_": ("loss._recursive_", False),

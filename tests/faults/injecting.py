@@ -32,9 +32,9 @@ def fails(
 
         setattr(os, call, broken)
         if once:
-            from ganlab import disk
+            from ganlab.system import files
 
-            disk.PAUSES = (0.01, 0.02, 0.05)  # the patience, in less time
+            files.PAUSES = (0.01, 0.02, 0.05)  # the patience, in less time
 
     return patch
 

@@ -44,26 +44,33 @@ def interrupted(signum: int, words: tuple[str, ...], patch: Callable[[Any], None
 
 def moments() -> dict[str, tuple[tuple[str, ...], list[Callable[[Any], None]]]]:
     """By command: its words, and what goes on when the signal comes."""
-    from ganlab import datasets, disk, samples, tools
-    from ganlab.evaluate import Evaluator
-    from ganlab.feature_pass import FeaturePass
+    from ganlab.cli import data
+    from ganlab.config import saved_run
+    from ganlab.evaluation.evaluator import Evaluator
+    from ganlab.evaluation.passes import FeaturePass
+    from ganlab.samples import images
+    from ganlab.system import files
 
     return {
         "sample": (
             ("sample", "run", "n=16", "out=pictures"),
-            [at(tools, "restore", 1), at(samples, "write_png", 9), at(disk, "write_new", 5)],
+            [at(saved_run, "restore", 1), at(images, "write_png", 9), at(files, "write_new", 5)],
         ),
         "evaluate": (
             ("evaluate", "run", "metric.protocol.seed=1"),
-            [at(tools, "restore", 1), at(FeaturePass, "blocks", 1), at(Evaluator, "score", 1, after=True)],
+            [
+                at(saved_run, "restore", 1),
+                at(FeaturePass, "blocks", 1),
+                at(Evaluator, "score", 1, after=True),
+            ],
         ),
         "report": (
             ("report", "run", "out=page"),
-            [at(disk, "_replace", 1), at(os, "replace", 1)],
+            [at(files, "_replace", 1), at(os, "replace", 1)],
         ),
         "data info": (
             ("data", "info", "digits"),
-            [at(datasets, "info", 1)],
+            [at(data, "info", 1)],
         ),
     }
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganlab.checkpoint import Checkpoints
-from ganlab.run_folder import RunFolder
+from ganlab.runs.checkpoint import Checkpoints
+from ganlab.runs.folder import RunFolder
 
 from .base import Done, Forked, inside, records, state_digest, tiny
 
@@ -46,9 +46,9 @@ GAME = (
 
 @functools.cache
 def composed(words: tuple[str, ...]) -> Any:
-    from ganlab import config
+    from ganlab.config import compose
 
-    return config.compose(list(words))
+    return compose.compose(list(words))
 
 
 @functools.cache
@@ -72,10 +72,10 @@ def begin(
     gc.freeze()  # a child then copies fewer pages
 
     def prepared() -> None:
-        from ganlab import config
+        from ganlab.config import compose
         from ganlab.data.digits import Digits
 
-        config.compose = lambda *_, **__: made  # type: ignore[assignment]
+        compose.compose = lambda *_, **__: made  # type: ignore[assignment]
         Digits.load = lambda *_, **__: images  # type: ignore[method-assign]
         if before:
             before()
@@ -156,7 +156,7 @@ def last_told(run: Path) -> int:
 
 def stop_soon() -> None:
     """A SIGTERM with the next checkpoint."""
-    from ganlab.checkpoint import Checkpoints
+    from ganlab.runs.checkpoint import Checkpoints
 
     prune = Checkpoints.prune
 

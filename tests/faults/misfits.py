@@ -166,9 +166,9 @@ def released(fixture: Path) -> Callable[[Path], None]:
     """
 
     def check(place: Path) -> None:
-        from ganlab.checkpoint import Checkpoints, digest
-        from ganlab.facts import versions
-        from ganlab.run_folder import RunFolder
+        from ganlab.runs.checkpoint import Checkpoints, digest
+        from ganlab.runs.folder import RunFolder
+        from ganlab.runs.provenance import versions
 
         expected = json.loads((fixture / "expected.json").read_text())
         run = RunFolder(shutil.copytree(fixture, place / "run"))
@@ -201,7 +201,7 @@ def released(fixture: Path) -> Callable[[Path], None]:
 def said_device() -> str:
     import torch
 
-    from ganlab.facts import device_name
+    from ganlab.system.hardware import device_name
 
     return device_name(torch.device("cpu"))
 

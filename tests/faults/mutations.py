@@ -101,7 +101,7 @@ def step_of(tensors: dict[str, Any], state: dict[str, Any], fresh: Mapping[str, 
 
 def components(step: Path, run_id: str) -> dict[str, Drop]:
     """All components of a checkpoint, by name."""
-    from ganlab.manifest import read_checkpoint
+    from ganlab.runs.manifest import read_checkpoint
 
     _, tensors, state = read_checkpoint(step, run_id)
     found: dict[str, Drop] = {name: tensors_of(name) for name in sorted(set(map(kind, tensors)))}
@@ -119,10 +119,10 @@ def fresh_of(name: str) -> dict[str, Any]:
     """The tensors of a new run of this config."""
     import torch
 
-    from ganlab import config
-    from ganlab.setup import build_game, pack_game
+    from ganlab.config import compose
+    from ganlab.training.build import build_game, pack_game
 
-    e = config.build(config.compose(words_of(*CONFIGS[name])))
+    e = compose.build(compose.compose(words_of(*CONFIGS[name])))
     return pack_game(build_game(e, torch.device("cpu"), 10))[0]
 
 
@@ -130,7 +130,7 @@ def broken(drop: Drop, fresh: Mapping[str, Any], undone: bool) -> Callable[[], N
     """In a child: what is read from a checkpoint lacks a component."""
 
     def patch() -> None:
-        from ganlab import manifest
+        from ganlab.runs import manifest
 
         real = manifest.read_checkpoint
 

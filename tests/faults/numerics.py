@@ -32,8 +32,8 @@ def poisoned(source: str, step: int, value: float) -> Callable[[], None]:
     """Runs in the child: ``value`` is added to a loss, or to a gradient of D, in update number ``step``."""
 
     def patch() -> None:
-        from ganlab import engine
-        from ganlab import step as steps
+        from ganlab.training import engine
+        from ganlab.training import step as steps
 
         at, update = {"step": -1}, engine.Engine.update
 
@@ -51,7 +51,7 @@ def poisoned(source: str, step: int, value: float) -> Callable[[], None]:
 
             return found
 
-        laid = steps.laid_as
+        laid = steps.with_strides_of
 
         def gradient(found: Tensor | None, parameter: Tensor) -> Tensor | None:
             found = laid(found, parameter)
@@ -59,7 +59,7 @@ def poisoned(source: str, step: int, value: float) -> Callable[[], None]:
 
         engine.Engine.update = counted  # type: ignore[method-assign]
         if source == "gradient":
-            steps.laid_as = gradient  # type: ignore[assignment]
+            steps.with_strides_of = gradient  # type: ignore[assignment]
         elif source == "g":
             steps.g_terms = worse(steps.g_terms, "g")
         else:
@@ -101,10 +101,10 @@ def runs_away(key: str) -> Callable[[Path], None]:
         }[key]
 
         def same() -> None:
-            from ganlab import observer
-            from ganlab.nets.cnn import Generator
+            from ganlab.models.cnn import Generator
+            from ganlab.training import monitor
 
-            observer.SETTLED = 2
+            monitor.SETTLED = 2
 
             forward = Generator.forward
 
@@ -222,9 +222,10 @@ def out_of_memory(where: str, calls: int) -> Callable[[], None]:
     """The device runs out of memory at the ``calls``-th call of a phase, once."""
 
     def patch() -> None:
-        from ganlab import fakes, samples
-        from ganlab import step as steps
+        from ganlab.evaluation import generate
         from ganlab.extractors.cifar import CifarExtractor
+        from ganlab.samples import images as images_module
+        from ganlab.training import step as steps
 
         count = [0]
 
@@ -242,9 +243,9 @@ def out_of_memory(where: str, calls: int) -> Callable[[], None]:
         elif where == "features":
             CifarExtractor.__call__ = failing(CifarExtractor.__call__)  # type: ignore[method-assign]
         elif where == "images":
-            fakes.quantized = failing(fakes.quantized)
+            generate.quantize = failing(generate.quantize)
         else:
-            samples.stored = failing(samples.stored)
+            images_module.to_stored = failing(images_module.to_stored)
 
     return patch
 

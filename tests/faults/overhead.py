@@ -22,7 +22,7 @@ def against_torch(megabytes: int, rounds: int) -> Callable[[Path], Numbers]:
     def check(place: Path) -> Numbers:
         import torch
 
-        from ganlab.checkpoint import Checkpoints, digest
+        from ganlab.runs.checkpoint import Checkpoints, digest
 
         n = megabytes * 250_000 // 20
         tensors = {f"layer{i}": torch.randn(n, generator=torch.Generator().manual_seed(i)) for i in range(20)}
@@ -54,7 +54,7 @@ def share(place: Path) -> Numbers:
     words = ["steps=300", "save_every=100", "eval_every=0", "sample_every=0", "spectral_every=0"]
 
     def timed() -> None:
-        from ganlab.run import Run
+        from ganlab.training.trainer import Run
 
         real, spent = Run.save, [0.0]
 

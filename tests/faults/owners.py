@@ -33,16 +33,16 @@ def together(place: Path, count: int, words: Callable[[int], tuple[str, ...]], h
         while not gate.exists() and time.monotonic() < deadline:
             time.sleep(0.001)
         if hold:
-            from ganlab import loop
+            from ganlab.training import trainer
 
-            prepare = loop.prepare
+            prepare = trainer.prepare
 
             def waiting(*args: Any) -> Any:
                 while not over.exists() and time.monotonic() < deadline:
                     time.sleep(0.01)
                 return prepare(*args)
 
-            loop.prepare = waiting
+            trainer.prepare = waiting
 
     started = [begin(place, *words(i), before=before) for i in range(count)]
     gate.touch()

@@ -99,7 +99,7 @@ def readonly(place: Path) -> None:
 
     mine = place / "mine" / "loss"
     mine.mkdir(parents=True)
-    (mine / "own.yaml").write_text("_target_: ganlab.losses.Hinge\n")
+    (mine / "own.yaml").write_text("_target_: ganlab.methods.losses.Hinge\n")
     mine.chmod(0o555)
     mine.parent.chmod(0o555)
     roots = (ROOT / "ganlab", ROOT / "configs", mine.parent)

@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from ganlab.data.base import ImageSet, fingerprint
+from ganlab.data.base import SampleSet
 from ganlab.data.digits import Digits
+from ganlab.data.fingerprint import fingerprint
 
 from .base import ROOT, records, state_digest
 
@@ -86,7 +87,7 @@ def options(group: str) -> list[str]:
 
 def everything() -> dict[str, list[str]]:
     """Name -> words beyond ``WORDS``: each loss, normalization, architecture, head, prior, setting once."""
-    from ganlab.nets.resnet import Head
+    from ganlab.models.resnet import Head
 
     found = {f"loss={name}": [f"loss={name}"] for name in options("loss")}
     found |= {f"normalization={n}": [f"normalization=[{n}]", "ema=0.9"] for n in options("normalization")}
@@ -122,17 +123,18 @@ def warm() -> None:
     import torch.utils.tensorboard
     import torchvision.utils  # noqa: F401
 
-    from ganlab import cli, config, loop  # noqa: F401
+    from ganlab.config import compose
+    from ganlab.training import trainer  # noqa: F401
 
     torch.set_num_threads(1)
-    config.compose([])
+    compose.compose([])
     torch.nn.Linear(2, 2)(torch.zeros(1, 2)).sum().backward()  # type: ignore[no-untyped-call]
     for resolution in (16, 32):
         few(resolution)
 
 
 @functools.cache
-def few(resolution: int, count: int = IMAGES) -> ImageSet:
+def few(resolution: int, count: int = IMAGES) -> SampleSet:
     """The first digits, all classes among them."""
     whole = LOAD(Digits(resolution=resolution))
     images, labels = whole.images[:count], whole.labels[:count]  # type: ignore[index]
@@ -146,7 +148,7 @@ def take_few() -> None:
 
 def stop_after(step: int) -> None:
     """In a child: a SIGTERM comes as that many updates are done."""
-    from ganlab.engine import Engine, Graphed
+    from ganlab.training.engine import Engine, Graphed
 
     for kind in (Engine, Graphed):
         real = kind.update
@@ -204,9 +206,9 @@ def _code(work: Callable[[], object]) -> int:
 @functools.cache
 def composed_of(*more: str) -> Any:
     """The config of these words; nobody changes it."""
-    from ganlab import config
+    from ganlab.config import compose
 
-    return config.compose(words_of(*more))
+    return compose.compose(words_of(*more))
 
 
 def play(cwd: Path, *more: str, stop: int | None = None, patch: Callable[[], object] = lambda: None) -> str:
@@ -214,7 +216,8 @@ def play(cwd: Path, *more: str, stop: int | None = None, patch: Callable[[], obj
 
     Raises AssertionError unless it finishes, or saves at ``stop``.
     """
-    from ganlab import config, loop
+    from ganlab.config import compose
+    from ganlab.training import trainer
 
     warm()
     composed = composed_of(*more)
@@ -224,8 +227,8 @@ def play(cwd: Path, *more: str, stop: int | None = None, patch: Callable[[], obj
         patch()
         if stop is not None:
             stop_after(stop)
-        e = config.build(composed)
-        return loop.train(e, composed.saved, composed.choices, composed.overrides)
+        e = compose.build(composed)
+        return trainer.train(e, composed.saved, composed.choices, composed.overrides)
 
     code, said = child(work, cwd)
     wanted = 0 if stop is None else 128 + signal.SIGTERM

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from faults.base import Case, Done, Figure, Forked, Numbers, nothing_lost, records, state_digest, tiny
-from ganlab.checkpoint import Checkpoints
-from ganlab.run_folder import RunFolder
+from ganlab.runs.checkpoint import Checkpoints
+from ganlab.runs.folder import RunFolder
 
 CLOSE = 1e-6  # the largest difference between a tensor of many ranks and that of one process, in float64
 Before = Callable[[int], None]
@@ -61,7 +61,7 @@ def at(step: int, rank: int, what: Callable[[], object]) -> Before:
     """On ``rank``, before its update number ``step``: ``what()``."""
 
     def patch(mine: int) -> None:
-        from ganlab.engine import Engine
+        from ganlab.training.engine import Engine
 
         update = Engine.update
 
@@ -323,15 +323,15 @@ def signalled(phase: str, rank: int, signum: int) -> Before:
     def patch(mine: int) -> None:
         if mine != rank:
             return
-        from ganlab import loop
         from ganlab.extractors.cifar import CifarExtractor
-        from ganlab.observer import Observer
+        from ganlab.training import trainer
+        from ganlab.training.monitor import Monitor
 
         owner: Any
         owner, name = {
-            "start-up": (loop, "_prepared"),
+            "start-up": (trainer, "_prepared"),
             "evaluation": (CifarExtractor, "__call__"),
-            "samples": (Observer, "samples"),
+            "samples": (Monitor, "samples"),
             "save": (Checkpoints, "_commit"),
         }[phase]
         method, calls = getattr(owner, name), []

@@ -89,8 +89,8 @@ def untouched(words: Sequence[str], looks: Mapping[str, str]) -> Callable[[Path]
     """However often a run is looked at, its last networks and optimisers are the same."""
 
     def trained(place: Path, *more: str) -> str:
-        from ganlab.checkpoint import Checkpoints, digest
-        from ganlab.run_folder import RunFolder
+        from ganlab.runs.checkpoint import Checkpoints, digest
+        from ganlab.runs.folder import RunFolder
 
         place.mkdir()
         play(place, *words, *more)

@@ -19,12 +19,12 @@ END = 8
 
 def ganlab(place: Path, *words: str, few_images: bool = True) -> tuple[int, str]:
     """The command in a child; its exit code and what it said."""
-    from ganlab import cli
+    from ganlab.cli import main
 
     def work() -> int:
         if few_images:
             take_few()
-        return cli.main([*words])
+        return main.main([*words])
 
     return child(work, place)
 
@@ -57,14 +57,14 @@ def went_on(said: tuple[int, str], *warnings: str) -> None:
 
 def sign(step: Path, **changes: Any) -> None:
     """The manifest anew, hashes and seal fitting the files."""
-    from ganlab.manifest import sealed
+    from ganlab.runs.manifest import seal
 
     manifest = json.loads((step / MANIFEST).read_text())
     del manifest["seal"]
     for name in (TENSORS, STATE):
         raw = (step / name).read_bytes()
         manifest["files"][name] = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-    (step / MANIFEST).write_bytes(sealed(manifest | changes))
+    (step / MANIFEST).write_bytes(seal(manifest | changes))
 
 
 def with_tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -97,8 +97,8 @@ def stopped(place: Path, *more: str) -> Path:
 
 def trained(run: Path) -> str:
     """Digest of the newest networks and optimisers: what was trained, not what was looked at on the way."""
-    from ganlab.checkpoint import Checkpoints, digest
-    from ganlab.run_folder import RunFolder
+    from ganlab.runs.checkpoint import Checkpoints, digest
+    from ganlab.runs.folder import RunFolder
 
     folder = RunFolder(run)
     step, tensors, state = Checkpoints(folder.checkpoints, folder.run_id).load(quarantine=False)

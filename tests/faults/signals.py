@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganlab.signals import SIGNALS
+from ganlab.system.signals import SIGNALS
 
 from .base import Case, Figure, Numbers, inside, one_line
 from .launching import assert_identical, begin, committed, finish, last_told
@@ -66,7 +66,7 @@ def within(method: str, nth_call: int, name: str, n: int) -> Patch:
     """A moment inside a call of a method of Checkpoints: before its ``n``-th call of a function of ``os``."""
 
     def patch(tell: Tell) -> None:
-        from ganlab.checkpoint import Checkpoints
+        from ganlab.runs.checkpoint import Checkpoints
 
         whole, calls = getattr(Checkpoints, method), 0
 
@@ -96,21 +96,24 @@ def in_prune(name: str, n: int) -> Patch:
 
 def moments() -> dict[str, list[tuple[str, Patch, tuple[str, ...]]]]:
     """By phase: what is going on when the signal comes."""
-    from ganlab import engine, evaluate, loop, run, run_folder, samples
-    from ganlab.by_class import ClassPass
-    from ganlab.checkpoint import Checkpoints
-    from ganlab.feature_pass import FeaturePass
-    from ganlab.shared import Shared
+    from ganlab.evaluation import evaluator
+    from ganlab.evaluation.passes import FeaturePass
+    from ganlab.evaluation.per_class import ClassPass
+    from ganlab.runs import folder as folder_module
+    from ganlab.runs.checkpoint import Checkpoints
+    from ganlab.samples import images
+    from ganlab.training import engine, trainer
+    from ganlab.training.resources import Resources
 
     def update(n: int, after: bool) -> Patch:
         return at(engine.Engine, "update", n, after)
 
     return {
         "start-up": [
-            ("its data are read", at(Shared, "images", 1), GAME),
-            ("its networks are built", at(run, "build_game", 1, after=True), GAME),
-            ("its folder is locked", at(run_folder.RunFolder, "lock", 1, after=True), GAME),
-            ("its device is prepared", at(loop, "prepare", 1), GAME),
+            ("its data are read", at(Resources, "images", 1), GAME),
+            ("its networks are built", at(trainer, "build_game", 1, after=True), GAME),
+            ("its folder is locked", at(folder_module.RunFolder, "lock", 1, after=True), GAME),
+            ("its device is prepared", at(trainer, "prepare", 1), GAME),
         ],
         "train step": [
             (f"in step {n}" if not after else f"after step {n}", update(n, after), GAME)
@@ -123,13 +126,13 @@ def moments() -> dict[str, list[tuple[str, Patch, tuple[str, ...]]]]:
             ("after it", at(Checkpoints, "save", 2, after=True), GAME),
         ],
         "sample grid": [
-            ("the first is drawn", at(samples, "grid", 1), GAME),
-            ("the second is drawn", at(samples, "images", 2), GAME),
-            ("the second is written", at(samples, "write_png", 2), GAME),
-            ("after the last", at(samples, "write_png", 3, after=True), GAME),
+            ("the first is drawn", at(images, "grid", 1), GAME),
+            ("the second is drawn", at(images, "images", 2), GAME),
+            ("the second is written", at(images, "write_png", 2), GAME),
+            ("after the last", at(images, "write_png", 3, after=True), GAME),
         ],
         "evaluation": [
-            ("the pass of the real images", at(evaluate, "compute", 1), GAME),
+            ("the pass of the real images", at(evaluator, "compute", 1), GAME),
             ("the first pass", at(FeaturePass, "blocks", 1), GAME),
             ("the last pass", at(FeaturePass, "blocks", 3), GAME),
             ("the pass of the classes", at(ClassPass, "group", 2), CLASSES),

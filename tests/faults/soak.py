@@ -20,7 +20,7 @@ def watched(steps: int, note: Path) -> Callable[[], None]:
     def patch() -> None:
         import resource
 
-        from ganlab.run import Run
+        from ganlab.training.trainer import Run
 
         page, turns = os.sysconf("SC_PAGE_SIZE"), Run.turns
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from faults import cells
 from faults.base import Case, Figure, Forked, ganlab, nothing_lost, records, state_digest, tiny, until
-from ganlab import ledger
-from ganlab.checkpoint import Checkpoints, digest
-from ganlab.run_folder import RunFolder
+from ganlab.runs.checkpoint import Checkpoints, digest
+from ganlab.runs.folder import RunFolder
+from ganlab.sweeps import ledger
 
 STEPS = 8
 SIGNALS = ("TERM", "INT", "USR1", "USR2", "HUP")

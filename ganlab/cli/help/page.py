@@ -1,0 +1,104 @@
+"""Pieces of a help page: tables, wrapped text, and what files and docstrings say, read as text."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from ganlab.cli.help.words import COMMANDS
+from ganlab.config.files import find
+from ganlab.system.paths import PACKAGE
+
+
+def arguments(name: str) -> dict[str, str]:
+    """Argument -> description, from the "Args:" of a class in experiment.py, which is not imported."""
+    tree = ast.parse((PACKAGE / "experiment.py").read_text("utf-8"))
+    found = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
+    return argument_descriptions(ast.get_docstring(found[0]) or "" if found else "")
+
+
+def argument_descriptions(text: str) -> dict[str, str]:
+    """Argument -> description, from the "Args:" of a docstring."""
+    told: dict[str, str] = {}
+    current = ""
+    for line in text.partition("Args:")[2].splitlines():
+        if line.startswith("    ") and not line.startswith("     ") and ":" in line:
+            current, _, words = line.strip().partition(":")
+            told[current] = words.strip()
+        elif current and line.strip():
+            told[current] += f" {line.strip()}"
+    return {k: v.replace("``", "") for k, v in told.items()}
+
+
+def title(name: str, dirs: Sequence[Path]) -> str:
+    """The first comment of a config file, to the end of the sentence that its first line ends in."""
+    path = find(name, dirs)
+    lines = path.read_text("utf-8", "replace").splitlines() if path else []
+    comments = [line for line in lines if line.startswith("#") and "@package" not in line]
+    first, *more = [line.removeprefix("#").strip() for line in comments] or [""]
+    text = " ".join([first, *more[: sum(1 for _ in takewhile(goes_on, comments[1:]))]])
+    for end in re.finditer(r"[.:](?= |$)", text):
+        head = text[: end.start()]
+        if end.end() >= len(first) and head.count("(") == head.count(")"):
+            return head + end.group().replace(":", "")
+    return text
+
+
+def goes_on(comment: str) -> bool:
+    return re.match(r"# ?\S", comment) is not None  # a table or an example is indented
+
+
+def head(command: str, usage: str) -> str:
+    return f"ganlab {command}: {COMMANDS[command]}\n\nusage: ganlab {command} {usage}\n"
+
+
+def shown(root: dict[str, Any], key: str) -> str:
+    return plain(root[key]) if key in root else "(setting's)" if key in ("d_steps", "setting") else "..."
+
+
+def plain(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def marked(options: list[str], default: Any) -> str:
+    chosen = default if isinstance(default, list) else [default]
+    return " ".join(f"*{o}" if o in chosen else o for o in options)
+
+
+def width() -> int:
+    return max(60, min(110, shutil.get_terminal_size((100, 24)).columns))
+
+
+def wrap(text: str, indent: str = "  ") -> list[str]:
+    return textwrap.wrap(
+        text, width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+
+
+def table(rows: Iterable[tuple[str, str]], column: int = 26) -> list[str]:
+    lines: list[str] = []
+    for name, text in rows:
+        body = textwrap.wrap(text, width() - column - 2, break_on_hyphens=False) or [""]
+        if len(name) > column - 2:
+            lines.append(f"  {name}")
+        else:
+            lines.append(f"  {name:<{column}}{body.pop(0)}".rstrip())
+        lines += [" " * (column + 2) + line for line in body]
+    return lines
+
+
+def default(source: str) -> str:
+    """A default as a user would write it: ``a,b`` for a tuple."""
+    value = ast.literal_eval(source)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else plain(value)
+
+
+def body(doc: str) -> str:
+    """The paragraphs of a docstring between its first line and its arguments, as one."""
+    return " ".join(doc.partition("\n")[2].partition("Args:")[0].split()).replace("``", "")

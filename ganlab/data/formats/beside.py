@@ -1,0 +1,131 @@
+"""Labels that other tools write beside images, in place of class folders.
+
+StyleGAN's ``dataset.json`` (dataset_tool.py): {"labels": [["00000/img00000000.png", 3], ...]}, or null for no
+labels; the folders are storage. WebDataset's samples: ``000012.cls`` (a number or a name) or ``000012.json``
+({"label": 3}) beside ``000012.jpg``.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterable
+from typing import Any
+
+from ganlab.data.formats.images import BadImageError, printable_name
+from ganlab.data.formats.names import clean
+from ganlab.data.formats.source import Member
+from ganlab.errors import DataError
+
+TABLE, CLASS, FACTS = "dataset.json", ".cls", ".json"
+MOST_TABLE, MOST_FACTS = 1 << 26, 1 << 16  # bytes: a table of 1.3 million images has 45 MB
+NO_LABELS = "dataset.labels=false uses none"
+
+
+class Beside:
+    """Filled by ``take``. tables: folder that holds a table -> the table, or "" if it has no labels."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, str] = {}
+        self._images: dict[str, str | None] = {}
+        self._samples: dict[str, str] = {}
+        self._facts: dict[str, str] = {}  # they count where no sample has a class of its own
+
+    def take(self, member: Member, loose: bool) -> bool:
+        """Whether a file tells labels; loose: whether it lies in no folder, as the samples of a shard do."""
+        folder, name = posixpath.split(member.name)
+        if name == TABLE:
+            return self._table(member, folder)
+        if name.lower().endswith(CLASS):
+            text = _read(member, MOST_FACTS).decode("utf-8-sig", "replace").strip()
+            self._samples[_sample(member.name)] = text
+            return True
+        if loose and name.lower().endswith(FACTS) and member.size <= MOST_FACTS:
+            facts = _parsed(_read(member, MOST_FACTS))
+            if isinstance(facts, dict) and isinstance(
+                label := facts.get("label", facts.get("cls")), int | str
+            ):
+                self._facts[_sample(member.name)] = str(label)
+                return True
+        return False
+
+    def labels(self, folders: Iterable[str]) -> dict[str, str | None] | None:
+        """Image or sample -> label, of the images in ``folders`` (names as ``Member`` has them).
+
+        None if nothing is told of them, and the folders may be classes. Raises DataError if a table tells of
+        other files alone.
+        """
+        inside = set(folders)
+        told: dict[str, str | None] = {**(self._samples or self._facts), **self._images}
+        told = {name: label for name, label in told.items() if posixpath.dirname(name) in inside}
+        over = [
+            t for t in self.tables if any(f"{folder}/".startswith(f"{t}/" if t else "") for folder in inside)
+        ]
+        if not told and any(self.tables[table] for table in over):
+            what = "its labels name none of the images"
+            raise DataError(self.tables[over[0]], what, f"names are relative to its folder; {NO_LABELS}")
+        return told if told or over else None
+
+    def _table(self, member: Member, folder: str) -> bool:
+        facts = _parsed(_read(member, MOST_TABLE))
+        if not isinstance(facts, dict) or "labels" not in facts:
+            return False
+        labels = facts["labels"] or ()
+        self.tables[folder] = _place(member) if labels else ""
+        try:
+            for name, label in labels.items() if isinstance(labels, dict) else labels:
+                path = clean(name) or ""
+                below = not folder or path.startswith(f"{folder}/")
+                self._images[path if below else posixpath.join(folder, path)] = _class(label)
+        except (TypeError, ValueError, AttributeError):
+            what = "its labels are not pairs of a file and a whole number"
+            raise DataError(_place(member), what, f"write it with dataset_tool.py, or {NO_LABELS}") from None
+        return True
+
+
+def label_of(name: str, labels: dict[str, str | None]) -> str | None:
+    """Of an image. Raises KeyError if nothing is told of it."""
+    return labels[name] if name in labels else labels[_sample(name)]
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Classes sorted: numbers as numbers, if all are."""
+    found = sorted(set(labels))
+    return sorted(found, key=int) if all(label.isdecimal() for label in found) else found
+
+
+def _sample(name: str) -> str:
+    """A path up to the first dot in its file's name."""
+    folder, base = posixpath.split(name)
+    return posixpath.join(folder, base.partition(".")[0])
+
+
+def _class(label: Any) -> str | None:
+    """A number, or a vector with a single one in it."""
+    if label is None:
+        return None
+    if isinstance(label, list):
+        if label.count(1) != 1 or label.count(0) != len(label) - 1:
+            raise ValueError
+        label = label.index(1)
+    if isinstance(label, bool | str) or int(label) != label:
+        raise ValueError
+    return str(int(label))
+
+
+def _read(member: Member, most: int) -> bytes:
+    try:
+        return member.read(most)
+    except BadImageError as error:
+        raise DataError(_place(member), str(error), f"mend it; {NO_LABELS}") from None
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _place(member: Member) -> str:
+    return printable_name(f"{member.source.path}/{member.name}")

@@ -1,0 +1,78 @@
+"""The directory of a zip, counted before it is read: Python's ``zipfile`` keeps 700 bytes of each entry."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+from pathlib import Path
+from typing import IO
+
+from ganlab.data.formats.files import open_file
+from ganlab.data.formats.images import BadImageError, printable_name
+
+END, END_64, LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+HEADER = struct.Struct("<28xHHH12x")  # of an entry: the lengths of its name, extra field and comment
+PIECE = 1 << 20
+MARKED_UTF8 = 1 << 11  # of an entry's flags
+
+
+def opened(path: Path) -> zipfile.ZipFile:
+    """Raises zipfile.BadZipFile for a name that is no text, too."""
+    try:
+        return zipfile.ZipFile(path)
+    except UnicodeDecodeError as error:
+        name = error.object.decode("utf-8", "replace")
+        raise zipfile.BadZipFile(
+            f"a name in it is marked as UTF-8 and is not, {printable_name(name)}"
+        ) from None
+
+
+def name_of(info: zipfile.ZipInfo) -> str:
+    """An entry's name. macOS and some tools write UTF-8 without marking it so."""
+    try:
+        return info.filename if info.flag_bits & MARKED_UTF8 else info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
+
+
+def content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """An entry's content. Raises BadImageError if it is encrypted."""
+    if info.flag_bits & 1:
+        raise BadImageError("encrypted")
+    return archive.open(info)
+
+
+def count(path: Path, most: int) -> int:
+    """How many entries the directory has; counting ends beyond ``most``. Reads the directory alone.
+
+    Raises zipfile.BadZipFile if there is no directory or it is cut, OSError.
+    """
+    with open_file(path) as file:
+        length = os.fstat(file.fileno()).st_size
+        file.seek(max(0, length - 22 - (1 << 16)))  # a comment of up to 64 kB follows the end record
+        tail = file.read()
+        at = tail.rfind(END)
+        if at < 0 or len(tail) - at < 22:
+            raise zipfile.BadZipFile("it has no directory")
+        end, (size,) = length - len(tail) + at, struct.unpack_from("<I", tail, at + 12)
+        if at >= 76 and tail[at - 20 : at - 16] == LOCATOR and tail[at - 76 : at - 72] == END_64:
+            end, (size,) = end - 76, struct.unpack_from("<Q", tail, at - 76 + 40)
+        if size > end:
+            raise zipfile.BadZipFile("its directory is cut")
+        file.seek(end - size)
+        found, data = 0, b""
+        while size > 0 or len(data) >= HEADER.size:
+            if len(data) < 1 << 18 and size > 0:  # the longest entry has less
+                block = file.read(min(size, PIECE))
+                if not block:
+                    raise zipfile.BadZipFile("its directory is cut")
+                data, size = data + block, size - len(block)
+            start = 0
+            while start + HEADER.size <= len(data) and (size == 0 or start + (1 << 18) <= len(data)):
+                start += HEADER.size + sum(HEADER.unpack_from(data, start))
+                found += 1
+                if found > most:
+                    return found
+            data = data[start:]
+    return found

@@ -1,0 +1,1 @@
+"""Decode, resize and pack a dataset once, in worker processes; check and verify it."""

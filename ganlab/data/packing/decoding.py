@@ -1,0 +1,223 @@
+"""A stream of image files to blocks of pixels, in order, on every core and in bounded memory.
+
+Every image is decoded in a child process (``crew.py``): one that crashes its decoder costs itself only.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import os
+import warnings
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ganlab.data.fingerprint import Labels, Pixels
+from ganlab.data.formats.images import MAX_FILE, BadImageError, Rule, TooSmallError, decode, printable_name
+from ganlab.data.packing.pool import WorkerPool, in_order, num_cores
+from ganlab.data.packing.worker import ChildCrashed, Worker, shared_memory
+from ganlab.errors import DataError
+from ganlab.system.files import open_regular
+
+CHUNK_IMAGES, CHUNK_BYTES = 128, 1 << 22  # a chunk is full at either, of pixels,
+CHUNK_READ = 1 << 20  # or with so many bytes of files: small ones, for all processes to end at one time
+UNKNOWN = 1 << 15  # taken for the bytes of a file whose size nobody looked up
+
+
+class Piece(NamedTuple):
+    """``size`` bytes of a file from ``start`` on (-1: all of it), read by the process that decodes them."""
+
+    path: Path
+    start: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        """Raises BadImageError if it is too large, cut or forbidden; OSError if the disk or network fails."""
+        try:
+            with open(self.path, "rb", opener=open_regular) as file:
+                size = os.fstat(file.fileno()).st_size if self.size < 0 else self.size
+                if size > MAX_FILE:
+                    raise BadImageError(f"{size} bytes, more than {MAX_FILE}")
+                file.seek(self.start)
+                data = file.read(size)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):  # a lost disk is not a broken image
+                raise
+            raise BadImageError(f"cannot be read ({error.strerror})") from None
+        if len(data) != size:
+            raise BadImageError(f"{len(data)} bytes where {size} are promised")
+        return data
+
+
+class Encoded(NamedTuple):
+    """An image file: ``name`` for messages, ``label`` (-1: none), its bytes, or where they are, or why not.
+
+    mark: JSON that tells its source to go on after it (``writer.Writer.position``).
+    """
+
+    name: str
+    label: int
+    data: bytes | Piece | BadImageError
+    mark: Any = None
+
+
+class Decoded(NamedTuple):
+    """A block of images, uint8 (n, C, H, W), with int64 (n,) labels, counts by ``NOTES``, and the bad ones.
+
+    bad: (name, reason) of each image that is left out of ``images`` and ``labels`` for damage. files: how
+    many went in. mark: that of the last one.
+    """
+
+    images: Pixels
+    labels: Labels
+    notes: Counter[str]
+    bad: list[tuple[str, str]]
+    files: int
+    mark: Any
+
+
+def decode_all(
+    files: Iterable[Encoded], rule: Rule, workers: int | None = None
+) -> Generator[Decoded, None, None]:
+    """Decode a stream of files in order, holding at most ``2 * workers`` chunks of some 128 files or 1 MB.
+
+    workers: processes; None is one per core, 0 decodes here. Raises DataError if a file cannot be read though
+    it may be (a lost disk), EnvError if processes die.
+    """
+    parts = chunks(files, rule)
+    crew = _Decoders(rule)
+    try:
+        if workers == 0:
+            yield from (decode_chunk(chunk, rule) for chunk in parts)
+        else:
+            yield from in_order(crew.decode, parts, workers or num_cores(), crew.stop)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        what, fix = f"cannot be read ({error.strerror})", "mend it; the same command continues"
+        raise DataError(printable_name(str(error.filename)), what, fix) from None
+    finally:
+        crew.close()
+
+
+def decode_chunk(chunk: Sequence[Encoded], rule: Rule, out: Pixels | None = None) -> Decoded:
+    """Decode a few files here and now, into ``out`` if given. Raises OSError if the disk or network fails."""
+    images = np.empty((len(chunk), *rule.shape), np.uint8) if out is None else out
+    labels: list[int] = []
+    notes: Counter[str] = Counter()
+    bad: list[tuple[str, str]] = []
+    with warnings.catch_warnings():
+        # Pillow warns of large or odd files; each is judged here and counted instead.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for file in chunk:
+            heard: list[str] = []
+            try:
+                images[len(labels)] = decode(content(file), rule, heard.append)
+            except TooSmallError:
+                notes["too_small"] += 1
+            except BadImageError as reason:
+                bad.append((printable_name(file.name), printable_name(str(reason))))
+            else:
+                notes.update(heard)
+                labels.append(file.label)
+    kept = images[: len(labels)]
+    return Decoded(kept, np.array(labels, np.int64), notes, bad, len(chunk), chunk[-1].mark)
+
+
+def decoder_versions() -> dict[str, str | None]:
+    """What the pixels of a decoded image may depend on."""
+    import PIL
+    from PIL import features
+
+    found = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp", "zlib")}
+    return {"pillow": PIL.__version__, **found}
+
+
+class _Decoders:
+    """Child processes that decode."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._crew = WorkerPool(shared=_most(rule) * math.prod(rule.shape))
+
+    def decode(self, chunk: Sequence[Encoded]) -> Decoded:
+        def work(child: Worker) -> Decoded:
+            block = child.call(_decode_there, chunk, self._rule)
+            return block._replace(images=_pixels(child.memory, len(block.labels), self._rule).copy())
+
+        try:
+            return self._crew.run(work)
+        except ChildCrashed as crash:
+            return self._one_by_one(chunk, str(crash))
+
+    def stop(self) -> None:
+        self._crew.stop()
+
+    def close(self) -> None:
+        self._crew.close()
+
+    def _one_by_one(self, chunk: Sequence[Encoded], signal: str) -> Decoded:
+        """A chunk that crashed its process: find the image that did, and leave it out."""
+        if len(chunk) == 1:
+            bad = (printable_name(chunk[0].name), f"crashes the decoder ({signal})")
+            nothing = decode_chunk([chunk[0]._replace(data=BadImageError())], self._rule)
+            return nothing._replace(bad=[bad])
+        blocks = [self.decode([file]) for file in chunk]
+        return Decoded(
+            np.concatenate([b.images for b in blocks]),
+            np.concatenate([b.labels for b in blocks]),
+            sum((b.notes for b in blocks), Counter()),
+            [bad for b in blocks for bad in b.bad],
+            len(chunk),
+            chunk[-1].mark,
+        )
+
+
+def _decode_there(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
+    """In a child: ``decode_chunk`` whose images lie in the shared memory."""
+    block = decode_chunk(chunk, rule, _pixels(shared_memory(), len(chunk), rule))
+    return block._replace(images=block.images[:0])
+
+
+def _pixels(memory: mmap.mmap, number: int, rule: Rule) -> Pixels:
+    return np.ndarray((number, *rule.shape), np.uint8, memory)
+
+
+def _most(rule: Rule) -> int:
+    """Images in a chunk."""
+    return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // math.prod(rule.shape)))
+
+
+def chunks(files: Iterable[Encoded], rule: Rule) -> Iterator[list[Encoded]]:
+    """The stream in pieces, each for one process at a time."""
+    most = _most(rule)
+    chunk: list[Encoded] = []
+    held = 0
+    for file in files:
+        chunk.append(file)
+        held += _size(file)
+        if len(chunk) >= most or held >= CHUNK_READ:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _size(file: Encoded) -> int:
+    if isinstance(file.data, Piece):
+        return UNKNOWN if file.data.size < 0 else file.data.size
+    return len(file.data) if isinstance(file.data, bytes) else 0
+
+
+def content(file: Encoded) -> bytes:
+    """The bytes of a file. Raises BadImageError, or OSError if the disk or network fails."""
+    if isinstance(file.data, BadImageError):
+        raise file.data
+    if isinstance(file.data, bytes):
+        return file.data
+    return file.data.read()

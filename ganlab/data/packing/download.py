@@ -1,0 +1,154 @@
+"""Files from the authors' sites: pinned by size and checksum, resumable, one downloader at a time.
+
+``KNOWN`` lists what can be downloaded; ``ganlab doctor`` shows it. ``GANLAB_OFFLINE=1`` forbids trying.
+A file goes to ``<cache>/downloads/``; one put there by hand is as good.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganlab.data.formats.files import check_room, progress
+from ganlab.errors import EnvError
+from ganlab.system import download
+from ganlab.system.paths import cache_dir
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on its authors' site: exactly ``size`` bytes with these sums."""
+
+    dataset: str
+    file: str
+    url: str
+    size: int
+    md5: str
+    sha256: str
+    part: bool = False  # of a dataset that is all of its files; else any one of them is the dataset
+
+    @property
+    def place(self) -> Path:
+        """Where it is looked for, and where a download puts it."""
+        return cache_dir() / "downloads" / self.file
+
+    @property
+    def by_hand(self) -> str:
+        """How to do without a download."""
+        return f"put it in {self.place.parent} ({self.size:,} bytes, md5 {self.md5}) or set dataset.path"
+
+
+def _of_mnist(file: str, size: int, md5: str, sha256: str) -> Remote:
+    """torchvision's mirror: the authors' own site no longer gives them to everyone."""
+    return Remote(
+        "mnist", file, f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}", size, md5, sha256, True
+    )
+
+
+KNOWN = (
+    Remote(
+        "cifar10",
+        "cifar-10-python.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        170_498_071,
+        "c58f30108f718f92721af3b95e74349a",
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    ),
+    Remote(
+        "cifar10",
+        "cifar-10-binary.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        170_052_171,
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    ),
+    Remote(
+        "stl10",
+        "stl10_binary.tar.gz",
+        "https://cs.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+        2_640_397_119,
+        "91f7769df0f17e558f3565bffb0c7dfb",
+        "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
+    ),
+    _of_mnist(
+        "train-images-idx3-ubyte.gz",
+        9_912_422,
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    ),
+    _of_mnist(
+        "train-labels-idx1-ubyte.gz",
+        28_881,
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    ),
+    _of_mnist(
+        "t10k-images-idx3-ubyte.gz",
+        1_648_877,
+        "9fb629c4189551a2d022fa330f9573f3",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    ),
+    _of_mnist(
+        "t10k-labels-idx1-ubyte.gz",
+        4_542,
+        "ec29112dd5afa0611ce80d1b7f02629c",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
+)
+BY_HAND = {  # what comes no other way: why, and what to put into ``by_hand_place``
+    "imagenet": (
+        "no download: wants registration at image-net.org",
+        "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or train/ and val/",
+    ),
+    "lsun": (
+        "no download: http://dl.yf.io/lsun/scenes/bedroom_train_lmdb.zip and the like",
+        "bedroom_train_lmdb/ and the like, unzipped",
+    ),
+}
+
+
+def by_hand_place(dataset: str) -> Path:
+    """Where a dataset of ``BY_HAND`` is looked for if ``dataset.path`` is null."""
+    return cache_dir() / "downloads" / dataset
+
+
+def remotes(dataset: str) -> tuple[Remote, ...]:
+    """The archives that a dataset can come in, one of which is enough; or every ``part`` of it."""
+    return tuple(remote for remote in KNOWN if remote.dataset == dataset)
+
+
+def fetch(remote: Remote) -> Path:
+    """The file in the cache, downloaded first if it is not there; an interrupted download is continued.
+
+    Raises EnvError, saying what to do by hand, if the network fails, the content is wrong, the disk is full
+    or ``GANLAB_OFFLINE`` forbids it.
+    """
+    place, size = remote.place, remote.size
+    if place.is_file() and place.stat().st_size == size:  # its content is checked by who reads it
+        return place
+    if os.environ.get("GANLAB_OFFLINE", "0") not in ("", "0"):
+        raise EnvError(remote.file, f"absent, and GANLAB_OFFLINE forbids {remote.url}", remote.by_hand)
+    if place.is_file():
+        what = f"{place.stat().st_size:,} bytes, not the {size:,} of the original"
+        raise EnvError(str(place), what, "remove it, and it is downloaded again")
+    check_room(place.parent, size)
+    try:
+        with progress(f"downloading {remote.file}", size, "bytes") as advance:
+            download.fetch(remote.url, place, remote.sha256, _Watch(advance), size=size)
+    except download.NotFetched as error:
+        what = f"no download ({error}) from {remote.url}"
+        raise EnvError(remote.file, what, remote.by_hand) from None
+    return place
+
+
+class _Watch:
+    """Hears of a download's blocks and moves the bar."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance, self.shown = advance, 0
+
+    def __call__(self, have: int, of: int) -> None:
+        self.advance(have - self.shown)
+        self.shown = have

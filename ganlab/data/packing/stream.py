@@ -1,0 +1,59 @@
+"""From a stream of encoded images to a pack: decode, count, write, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Annotated, Literal
+
+from ganlab.data.formats.files import progress
+from ganlab.data.formats.images import Rule
+from ganlab.data.packing.decoding import Encoded, decode_all
+from ganlab.data.packing.writer import Writer
+from ganlab.errors import DataError
+from ganlab.schema import Range
+
+OnBad = Literal["fail", "skip"]
+MaxBad = Annotated[float, Range(ge=0, le=1)]
+MAX_BAD = 0.05  # share of broken images above which a set is rather mended than used
+LET_PASS = 10  # broken images are no reason to stop, however small the set is
+
+
+def pack_stream(
+    writer: Writer,
+    files: Iterable[Encoded],
+    rule: Rule,
+    *,
+    title: str,
+    total: int,
+    bad: tuple[OnBad, float],
+) -> None:
+    """Decode ``files`` into ``writer``, with labels if it has classes; each block is committed with its mark.
+
+    files: those after ``writer.position``. total: how many there are with those before, for the bar and the
+    room on the disk. bad: ``on_bad`` and ``max_bad``. Raises DataError at a broken image unless ``on_bad`` is
+    "skip", which counts it and leaves it out; at more than ``max_bad`` of ``total`` broken ones even then.
+    What is left out is so for good: the pack, and with it a run's images and their order, does not depend on
+    later luck in reading them.
+    """
+    on_bad, max_bad = bad
+    most = max(LET_PASS, int(max_bad * total))
+    writer.expect(total)
+    counts = writer.counts
+    done = writer.images + counts["skipped"] + counts["too_small"]
+    with progress(title, total, done=done) as advance, closing(decode_all(files, rule)) as blocks:
+        for block in blocks:
+            for name, reason in block.bad:
+                if on_bad == "fail":
+                    fix = "repair or remove it, or dataset.on_bad=skip leaves such images out"
+                    raise DataError(name, reason, fix)
+                writer.count("skipped", example=f"{name}: {reason}")
+                if counts["skipped"] > most:
+                    what = f"more than {most:,} of {total:,} images are broken, the last {name}: {reason}"
+                    raise DataError("dataset.max_bad", what, "see 'ganlab data check', or raise it")
+            writer.counts.update(block.notes)
+            writer.add(block.images)
+            if writer.classes:
+                writer.add_labels(block.labels)
+            writer.commit(block.mark)
+            advance(block.files)

@@ -1,0 +1,167 @@
+"""Python processes of our own at the other end of a pipe, for work that may crash or wants a core to itself.
+
+Not ``multiprocessing``: its children read the user's script again, and outlive a parent that is killed. These
+import ``ganlab`` alone, and end when their pipe does. Pixels go through memory that both sides see: in the
+pipe each would be copied five times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, ParamSpec, TypeVar
+
+from ganlab.errors import EnvError
+from ganlab.system.paths import python_path
+
+P = ParamSpec("P")
+T = TypeVar("T")
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
+AGAIN = "the same command continues; if it happens again, look at the machine's memory and limits"
+TIMEOUT_S = 120.0  # without an answer; ``GANLAB_DATA_TIMEOUT`` sets another
+STUCK = "is its disk or network there? the same command continues; GANLAB_DATA_TIMEOUT=SECONDS waits longer"
+
+
+# What a decoder frees is kept for the next image: given back to the system each time, its pages would have to
+# be cleared again. WebP is decoded in three quarters of the time.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 26), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
+
+_memory: list[mmap.mmap] = []  # in a child: what it shares with its parent
+
+
+class ChildCrashed(Exception):
+    """The child ran into a signal such as SIGSEGV: what it worked on broke the library that reads it."""
+
+
+class ChildLost(EnvError):
+    """The child was ended from outside, as for want of memory; its work can be done again."""
+
+
+def timeout() -> float:
+    """Seconds that a child may be silent at its work. Raises EnvError if the variable is no such number."""
+    text = os.environ.get("GANLAB_DATA_TIMEOUT", "")
+    try:
+        seconds = float(text or TIMEOUT_S)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise EnvError("GANLAB_DATA_TIMEOUT", f"{text!r} is not a number of seconds", "write such as 300")
+    return seconds
+
+
+class Worker:
+    """One process. ``call`` runs a function of a module there; not for several threads at once.
+
+    memory: ``shared`` bytes that the child sees as well (``shared_memory``).
+    """
+
+    def __init__(self, shared: int = 0) -> None:
+        self._timeout = timeout()
+        self._pipe, theirs = Pipe()
+        environment = {**KEEP_MEMORY, **os.environ, "PYTHONPATH": python_path(os.environ)}
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        # -P: a random.py of the user's in the working folder is not Python's
+        main = "from ganlab.data.packing.worker import serve; serve()"
+        try:
+            with theirs, _anonymous(shared or 1) as file:
+                self.memory = mmap.mmap(file, shared or 1)
+                command = [sys.executable, "-P", "-c", main, str(theirs.fileno()), str(file)]
+                self._process = subprocess.Popen(
+                    command, pass_fds=[theirs.fileno(), file], stdin=subprocess.DEVNULL, env=environment
+                )
+        except OSError as error:
+            self._pipe.close()
+            raise EnvError("processes", f"none can be started ({error.strerror})", AGAIN) from None
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result. Raises what it raises, ChildCrashed, ChildLost, or EnvError if it hangs."""
+        self.start(function, *args, **kwargs)
+        answer: T = self.result()
+        return answer
+
+    def start(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Begin a call whose ``result`` is fetched later."""
+        with contextlib.suppress(OSError):  # a dead child is told of by ``result``
+            self._pipe.send((function, args, kwargs))
+
+    def result(self) -> Any:
+        """Wait for what ``start`` began."""
+        fine, value = self._answer()
+        if not fine:
+            raise value
+        return value
+
+    def kill(self) -> None:
+        """End the process; whoever waits for its answer, in another thread, hears ChildLost."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._pipe.close()
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a dead disk's reader can't even be killed
+            self._process.wait(5)
+
+    def _answer(self) -> Any:
+        try:
+            if not self._pipe.poll(self._timeout):
+                what = f"gives no answer for {self._timeout:g} seconds"
+                raise EnvError("a reading process", what, STUCK)
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            code = self._process.wait()
+            name = signal.Signals(-code).name if code < 0 else f"exit {code}"
+            if -code in CRASHES:
+                raise ChildCrashed(name) from None
+            raise ChildLost("a reading process", f"ended ({name})", AGAIN) from None
+
+
+def shared_memory() -> mmap.mmap:
+    """In a child: the ``memory`` of its ``Child``."""
+    return _memory[0]
+
+
+def serve() -> None:
+    """The child's main: answer calls until the pipe ends, as it does when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
+    pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    _memory.append(mmap.mmap(int(sys.argv[2]), 0))
+    os.close(int(sys.argv[2]))
+    with contextlib.suppress(EOFError, OSError):
+        pipe.send((True, None))
+        while True:
+            function, args, kwargs = pipe.recv()
+            try:
+                answer = (True, function(*args, **kwargs))
+            except Exception as error:
+                answer = (False, error)
+            pipe.send(answer)
+
+
+@contextlib.contextmanager
+def _anonymous(size: int) -> Iterator[int]:
+    """A file without a name that vanishes with its last user, whatever kills them; in memory on Linux."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("ganlab", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as named:
+            file = os.dup(named.fileno())
+    try:
+        os.ftruncate(file, size)
+        yield file
+    finally:
+        os.close(file)

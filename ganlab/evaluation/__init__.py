@@ -1,0 +1,1 @@
+"""Scores of a generator: feature passes, statistics of the real samples, metrics."""

@@ -1,0 +1,175 @@
+"""Generated images as bytes, for scores and pictures, leaving the generator as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ganlab.methods import modes
+from ganlab.metrics.base import MetricError, Protocol
+from ganlab.metrics.protocol import Quantize
+from ganlab.types import ImageShape, Kind, Shape
+
+CHUNK = 500  # generated images per random stream: changing it moves every score
+NOT_FINITE = "the generator's images are not finite"
+STORED = (torch.uint8, torch.float32, torch.int16)
+T = TypeVar("T")
+Generate = Callable[[int, int, torch.Generator], Tensor]
+OfClass = Callable[[int], Generate]  # the ``Generate`` of images of one class
+Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]
+
+
+class MicroBatcher:
+    """Runs a function over the first axis in pieces of at most ``size``; halves them when memory runs out."""
+
+    def __init__(self, size: int, warn: Callable[[str], None] | None = None) -> None:
+        self.size, self.warn = size, warn
+
+    def __call__(self, function: Callable[[Tensor], T], x: Tensor) -> Iterator[T]:
+        """``function`` of each piece of ``x``, in order. Raises MetricError if one row is too much."""
+        start = 0
+        while start < len(x):
+            piece, found = x[start : start + self.size], None
+            # not handled in here: the exception would keep the memory it ran out of
+            with contextlib.suppress(torch.OutOfMemoryError):
+                found = function(piece)
+            if found is not None:
+                start += len(piece)
+                yield found
+                continue
+            if len(piece) == 1:
+                raise MetricError("the device has no memory for one image")
+            self.size = len(piece) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self.warn:
+                self.warn(f"out of memory while scoring; batches of {self.size} from here on")
+
+
+class SampleGenerator:
+    """A ``generate`` for ``Evaluator.score`` from G and ``draw(n, random) -> (z, y or None)``.
+
+    G runs in evaluation mode in batches of at most ``batch_size``, halved when memory runs out (with
+    ``bn=batch`` in whole chunks: the statistics are theirs), and is left as it was. ``label``: all images of
+    this class, whatever labels were drawn. Raises MetricError then if ``draw`` gives none.
+    """
+
+    def __init__(
+        self,
+        g: nn.Module,
+        draw: Draw,
+        protocol: Protocol,
+        batch_size: int = CHUNK,
+        label: int | None = None,
+        kind: Kind = "images",
+    ) -> None:
+        self.g, self.draw, self.protocol, self.label = g, draw, protocol, label
+        self.kind = kind
+        self._pieces = MicroBatcher(CHUNK if protocol.bn == "batch" else batch_size)
+        self._finite: Tensor | None = None  # on the device: reading it makes the host wait
+        self._made: torch.cuda.Event | None = None
+
+    def __call__(self, n: int, start: int, random: torch.Generator) -> Tensor:
+        z, y = self.draw(n, random)
+        if self.label is not None:
+            if y is None:
+                raise MetricError("needs class labels, and this generator is unconditional")
+            y = torch.full_like(y, self.label)
+
+        def some(rows: Tensor) -> Tensor:
+            x = self.g(z[rows], None if y is None else y[rows])
+            finite = torch.isfinite(x).all()
+            self._finite = finite if self._finite is None else self._finite & finite
+            return to_stored(x, self.kind, self.protocol.quantize)
+
+        with torch.no_grad(), evaluating(self.g, self.protocol.bn):
+            rows = torch.arange(n, device=z.device)
+            parts = [some(rows)] if self.protocol.bn == "batch" else [*self._pieces(some, rows)]
+            images = torch.cat(parts)
+        if images.is_cuda:
+            self._made = torch.cuda.current_stream(images.device).record_event()
+        return images
+
+    def settle(self) -> None:
+        """Wait for the images made since the last call. Raises MetricError unless all were finite."""
+        finite, self._finite = self._finite, None
+        if self._made is not None:
+            self._made.synchronize()  # they may be made on another stream than this one
+        if finite is not None and not bool(finite):
+            raise MetricError(NOT_FINITE)
+
+
+def settle(generate: Generate) -> None:
+    """``Fakes.settle`` where there is one: another ``generate`` answers for its images itself."""
+    if isinstance(generate, SampleGenerator):
+        generate.settle()
+
+
+def chunk(generate: Generate, start: int, random: torch.Generator) -> Tensor:
+    """``CHUNK`` samples as stored: always as many, or the last ones would differ by rounding."""
+    images = generate(CHUNK, start, random)
+    if images.dtype not in STORED or len(images) != CHUNK:
+        raise TypeError(f"wanted {CHUNK} stored samples, got {images.dtype} {tuple(images.shape)}")
+    return images
+
+
+def generators(g: nn.Module, draw: Draw, protocol: Protocol, shape: Shape) -> tuple[Generate, OfClass]:
+    """What ``Evaluator.score`` takes, of samples of ``shape``: of all, and of one class c: ``of_class(c)``.
+
+    Above 64x64 G makes fewer images at a time than a chunk: 500 of 128x128 are 2 GB in every layer.
+    """
+    pixels = shape.height * shape.width if isinstance(shape, ImageShape) else 1
+    rows = max(1, min(CHUNK, CHUNK * 64 * 64 // pixels))
+
+    def of(label: int | None) -> Generate:
+        return SampleGenerator(g, draw, protocol, rows, label, shape.kind)
+
+    return of(None), of
+
+
+def to_stored(x: Tensor, kind: Kind, how: Quantize = "round") -> Tensor:
+    """Samples of G as they are stored, without a look at the values.
+
+    Images: uint8 (n, C, H, W). Points: float32 (n, 2). Text: the symbol of the largest weight, int16 (n, L).
+    """
+    if kind == "points":
+        return x.float()
+    return x.argmax(1).to(torch.int16) if kind == "text" else quantize(x, how)
+
+
+def to_bytes(x: Tensor, how: Quantize = "round") -> Tensor:
+    """[-1, 1] to 0..255, uint8, as ``Protocol.quantize`` says. Raises MetricError if ``x`` is not finite."""
+    if not bool(torch.isfinite(x).all()):
+        raise MetricError(NOT_FINITE)
+    return quantize(x, how)
+
+
+def quantize(x: Tensor, how: Quantize) -> Tensor:
+    """``to_bytes`` without a look at the values: no host sync; what is not finite becomes any byte."""
+    x = (x.float() + 1) * (255.99 / 2) if how == "bins" else x.float() * 127.5 + 127.5
+    x = x.clamp(0, 255)
+    return (x.round() if how == "round" else x).to(torch.uint8)
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module, bn: Literal["running", "batch"] = "running") -> Iterator[None]:
+    """Inside: ``net`` in evaluation mode; ``batch``: batch normalisation by the batch's own statistics.
+
+    Modes and running averages are as before afterwards.
+    """
+    norms = (
+        [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if bn == "batch" else []
+    )
+    running = [(m, m.running_mean, m.running_var) for m in norms]
+    try:
+        with modes.evaluating(net):
+            for m in norms:
+                m.running_mean = m.running_var = None  # without averages, evaluation mode uses the batch's
+            yield
+    finally:
+        for m, mean, var in running:
+            m.running_mean, m.running_var = mean, var

@@ -1,0 +1,228 @@
+"""Statistics of the real images, of all and of each class, computed once and cached by content.
+
+A cache file's name is the sha256 of what its numbers depend on: the images' fingerprint, how many were
+drawn and by which seed, the extractor's identity. Never a name that a person gave. What is read is checked
+against its own checksum; a cache that can't be read or written costs time, never a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ganlab import rng
+from ganlab.errors import EnvError, RunInUse
+from ganlab.metrics.base import ClassReference, Moments, Protocol, Reference, square_root
+from ganlab.metrics.intra_fid import factored
+from ganlab.system.files import write_atomic
+from ganlab.system.lock import Lock
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ganlab.data.base import SampleSet
+
+FORMAT = 1
+TENSORS = ("cov", "mean", "pool", "root")
+Extract = Callable[["npt.NDArray[np.uint8]"], Tensor]  # uint8 (B, C, H, W) to pooled features (B, D)
+
+
+def cache_key(images: SampleSet, protocol: Protocol, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the statistics depend on, as plain values."""
+    n = protocol.fid_n_real or len(images)
+    kept = min(n, protocol.kid_n_real)
+    drawn = n < len(images) or kept < n
+    return {
+        "format": FORMAT,
+        "fingerprint": images.fingerprint,
+        "n_real": n,
+        "n_kept": kept,
+        "seed": protocol.seed if drawn else None,
+        "extractor": identity,
+    }
+
+
+def rows_of(n: int, total: int, seed: int, counter: int) -> Tensor:
+    """Which ``n`` of ``total``: all, or drawn without replacement; int64 (n,), ascending."""
+    if n >= total:
+        return torch.arange(total)
+    drawn = torch.randperm(total, generator=rng.generator("cpu", seed, "metric", counter))[:n]
+    return drawn.sort().values
+
+
+def compute(images: SampleSet, protocol: Protocol, extract: Extract) -> Reference:
+    """Statistics of ``protocol.fid_n_real`` images; ``extract`` makes pooled features (B, D) of a few.
+
+    Moments are summed piece by piece, so only the kept features take memory. Raises MetricError.
+    """
+    key = cache_key(images, protocol, {})
+    n = key["n_real"]
+    rows = rows_of(n, len(images), protocol.seed, 0)
+    kept = torch.zeros(n, dtype=torch.bool)
+    kept[rows_of(key["n_kept"], n, protocol.seed, 1)] = True
+    collected, pool, done, step = Moments(), torch.empty(0), 0, piece(protocol)
+    for start in range(0, n, step):
+        found = extract(images.images[rows[start : start + step].numpy()])
+        collected.add(found)
+        wanted = kept[start : start + step]
+        if not bool(wanted.all()):
+            found = found[wanted.to(found.device)]
+        if done == 0:
+            pool = torch.empty(key["n_kept"], found.shape[1], dtype=found.dtype, device=found.device)
+        pool[done : done + len(found)] = found
+        done += len(found)
+    mean, cov = collected.result()
+    return Reference(n, mean.cpu(), cov.cpu(), square_root(cov).cpu(), pool.cpu())
+
+
+def piece(protocol: Protocol) -> int:
+    """Real images read and extracted at a time."""
+    return max(protocol.batch_size or 0, 500)
+
+
+def class_key(images: SampleSet, label: int, identity: dict[str, Any]) -> dict[str, Any]:
+    """What the statistics of one class depend on, as plain values; the fingerprint covers the labels."""
+    return {"format": FORMAT, "fingerprint": images.fingerprint, "label": label, "extractor": identity}
+
+
+def compute_class(images: SampleSet, rows: Tensor, step: int, extract: Extract) -> dict[str, Tensor]:
+    """What ``class_reference`` needs of the images ``rows`` (int64), all of one class. Raises MetricError.
+
+    Read and extracted ``step`` at a time. Of N images with D features each: ``pool`` (N, D), the features
+    themselves, while N <= D; of more images ``n``, ``mean`` (D,) and ``root`` (D, D), from summed moments. So
+    a class takes at most D x D numbers, whatever its size.
+    """
+    collected, pools = Moments(), []
+    for part in rows.split(step):
+        pool = extract(images.images[part.numpy()])
+        if len(rows) > pool.shape[1]:
+            collected.add(pool)
+        else:
+            pools.append(pool.cpu())
+    if pools:
+        return {"pool": torch.cat(pools)}
+    mean, cov = collected.result()
+    return {"n": torch.tensor(len(rows)), "mean": mean.cpu(), "root": square_root(cov).cpu()}
+
+
+def class_reference(tensors: dict[str, Tensor]) -> ClassReference:
+    """The Gaussian of one class from what ``compute_class`` made. Raises MetricError."""
+    if "pool" in tensors:
+        return factored(tensors["pool"])
+    return ClassReference(int(tensors["n"]), tensors["mean"], tensors["root"])
+
+
+HELD: weakref.WeakValueDictionary[Path, Reference] = weakref.WeakValueDictionary()  # by cache file
+
+
+class Cache:
+    """Reference statistics in ``folder``; ``warn`` hears of what went wrong with it."""
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+        self.folder, self.warn = folder, warn
+
+    def get(self, key: dict[str, Any]) -> Reference | None:
+        """What was stored under ``key``, or None if it is not there or damaged.
+
+        One object for all who ask in this process, as long as somebody holds it: the protocols on the way
+        and at the end want the same 410 MB of Inception's features.
+        """
+        found = HELD.get(self._path(key))
+        if found is None and (tensors := self.read(key)) is not None:
+            found = HELD[self._path(key)] = Reference(n=key["n_real"], **tensors)
+        return found
+
+    def put(self, key: dict[str, Any], reference: Reference) -> None:
+        """Store the statistics of all images."""
+        HELD[self._path(key)] = reference
+        self.write(key, {name: getattr(reference, name) for name in TENSORS})
+
+    def read(self, key: dict[str, Any]) -> dict[str, Tensor] | None:
+        """The tensors stored under ``key``, or None if they are not there or damaged."""
+        from safetensors import safe_open
+
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                told = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if told.get("sha256") != checksum(tensors) or json.loads(told["key"]) != key:
+                raise ValueError("its checksum or key is wrong")
+            return tensors
+        except Exception as e:  # whatever a damaged file provokes: it is only a cache
+            self.warn(f"{path}: unusable cached reference statistics ({e}); computing them again")
+            return None
+
+    def write(self, key: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Store atomically: the safetensors file, and beside it a JSON page that tells people what it is."""
+        from safetensors.torch import save
+
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        told = {"key": json.dumps(key, sort_keys=True), "sha256": checksum(tensors)}
+        path = self._path(key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, save(tensors, metadata=told))
+            page = {"file": path.name, "sha256_of_tensors": told["sha256"], **key}
+            write_atomic(
+                path.with_suffix(".json"), json.dumps(page, indent=1, sort_keys=True).encode() + b"\n"
+            )
+        except (OSError, EnvError) as e:
+            why = f"({e.__cause__ or e}); GANLAB_CACHE chooses another folder"
+            self.warn(f"{self.folder}: reference statistics are not cached {why}")
+
+    def numbers(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What was stored under ``key``, else what ``compute`` gives, stored unless that is nothing."""
+        if (tensors := self.read(key)) is not None:
+            return {name: float(value) for name, value in tensors.items()}
+        if values := compute():
+            self.write(key, {name: torch.tensor(v, dtype=torch.float64) for name, v in values.items()})
+        return values
+
+    @contextlib.contextmanager
+    def turn(self, key: dict[str, Any], poll: Callable[[], None] | None = None) -> Iterator[None]:
+        """Wait for others who compute the same, so that a grid of runs does it once; ``poll`` meanwhile.
+
+        Where no lock can be had, everybody computes: that is only slower.
+        """
+        lock = None
+        while lock is None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = Lock(self._path(key).with_suffix(".lock"))
+            except RunInUse:
+                if poll:
+                    poll()
+                time.sleep(0.2)
+            except (OSError, EnvError):
+                break
+        try:
+            yield
+        finally:
+            if lock:
+                lock.release()
+
+    def _path(self, key: dict[str, Any]) -> Path:
+        text = json.dumps(key, sort_keys=True, separators=(",", ":"))
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

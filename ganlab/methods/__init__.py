@@ -1,0 +1,1 @@
+"""Losses and what stabilizes training: penalties, weight and feature norms, constraints."""

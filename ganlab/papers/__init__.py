@@ -1,0 +1,1 @@
+"""Published values, the papers' recipes, and how a run differs from them."""

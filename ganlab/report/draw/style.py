@@ -1,0 +1,132 @@
+"""What all figures share: fonts, colours, axes, and files that come out byte for byte the same.
+
+Drawn with matplotlib's objects alone (no pyplot, no global state). Colours: viridis for settings, whose
+lightness keeps its order in print and for colour-blind eyes; Okabe and Ito's (with a darker yellow, for
+white paper) for methods, doubled by markers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ganlab import text
+from ganlab.papers import labels as labels_module
+from ganlab.report.read.cells import Group
+
+STYLE: Any = {
+    "svg.hashsalt": "ganlab",
+    "text.parse_math": False,  # names come from run folders
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+}
+INK, GREY, ALARM, PUBLISHED = "#222222", "#444444", "#a00000", "#d6006e"
+METHOD_COLORS = {
+    "none": "#8c8c8c",
+    "wc": "#e69f00",
+    "gan-gp": "#56b4e9",
+    "wgan-gp": "#0072b2",
+    "bn": "#b5a400",
+    "ln": "#cc79a7",
+    "wn": "#d55e00",
+    "orthonormal": "#009e73",
+    "sn": "#000000",
+}
+OTHER_COLORS = ("#332288", "#882255", "#44aa99", "#aa4499", "#117733", "#999933", "#88ccee", "#661100")
+MARKERS = "oXsD^vP*<>hdp"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure: its file name without suffix, and its bytes (no svg where the pixels are the point)."""
+
+    name: str
+    png: bytes
+    svg: bytes
+    alt: str  # for those who can't see it
+    caption: str = ""  # what the drawing does not say itself
+
+
+def save(figure: Figure, name: str, alt: str, caption: str = "") -> Picture:
+    """Render as PNG and SVG; no date and no version in the files."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out now, once for both files
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return Picture(name, png.getvalue(), svg.getvalue(), alt, caption)
+
+
+def title(figure: Figure, words: str) -> None:
+    """The figure's title, at its left edge."""
+    lines = wrap(words, int(figure.get_figwidth() * 11), 2)
+    figure.suptitle(lines, x=0.008, ha="left", fontsize=10.5, fontweight="bold")
+
+
+def setting_colors(settings: Sequence[str]) -> dict[str, Any]:
+    """A to F have the same viridis colours in every figure; other settings are greys."""
+    cmap = matplotlib.colormaps["viridis"]
+    colors: dict[str, Any] = {s: cmap(i / 5 * 0.94)[:3] for i, s in enumerate("ABCDEF")}
+    others = [s for s in settings if s not in colors]
+    return colors | {s: (0.5 + 0.35 * i / len(others),) * 3 for i, s in enumerate(others)}
+
+
+def method_style(groups: Sequence[Group]) -> dict[Group, tuple[str, str]]:
+    """Colour and marker of each group: the paper's methods have fixed colours, others what is left."""
+    taken: set[str] = set()
+    spare = (c for _ in groups for c in OTHER_COLORS)
+    styles = {}
+    for i, group in enumerate(groups):
+        color = METHOD_COLORS.get(group.method, "")
+        color = color if color and color not in taken else next(spare)
+        taken.add(color)
+        styles[group] = (color, MARKERS[i % len(MARKERS)])
+    return styles
+
+
+def wrap(long: str, width: int, most: int = 5) -> str:
+    """Lines of about ``width`` signs, broken between words; text for figures."""
+    lines = [""]
+    words = text.plain(long, width * most).split()
+    for word in (w[i : i + width] for w in words for i in range(0, len(w), width)):
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines[:most])
+
+
+def columns(labels: Sequence[str], width: float) -> int:
+    """How many entries of a legend to put beside each other, so that its lines fit ``width`` inches."""
+    inches = sum(0.5 + 0.06 * len(label) for label in labels)
+    return math.ceil(len(labels) / math.ceil(inches / width))
+
+
+def is_log(score: str, values: Sequence[float]) -> bool:
+    """FID goes on a log axis, as in the paper, unless a value forbids it."""
+    return labels_module.split_score(score)[0] == "fid" and bool(values) and min(values) > 0
+
+
+def log_axis(ax: Axes, values: Sequence[float]) -> None:
+    """A log axis with plain numbers (20, 50, 100), denser where the values span little."""
+    ax.set_yscale("log")
+    ratio = max(values) / min(values)
+    ticks = range(1, 10) if ratio < 3.5 else (1, 2, 3, 4, 5, 7) if ratio < 12 else (1, 2, 5)
+    ax.yaxis.set_major_locator(LogLocator(10, subs=ticks))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,1 @@
+"""Reading runs and grids from their folders."""

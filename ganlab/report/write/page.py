@@ -1,0 +1,276 @@
+"""Writes a report: one self-contained HTML page, Markdown with linked figures, and CSV of all numbers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+import ganlab
+from ganlab.errors import EnvError
+from ganlab.papers import labels, published
+from ganlab.report.compare import compare, full_table, ranking, rescored, sidebyside, significance
+from ganlab.report.compare.successes import SuccessTables
+from ganlab.report.draw import bars, curves, mosaic, sample_grid, text_samples
+from ganlab.report.draw.style import Picture
+from ganlab.report.read.cells import Key, Section
+from ganlab.report.read.collect import Run
+from ganlab.report.read.grids import Grid
+from ganlab.report.write import results_csv, tables
+from ganlab.report.write.table import Table
+from ganlab.system.files import write_atomic
+
+MAX_INLINE_SVG = 1_500_000  # bytes; a larger drawing goes into the page as PNG
+_OURS = re.compile(r"(bars|curves|samples)-[a-z0-9_-]+\.(png|svg)")
+
+
+@dataclass(frozen=True)
+class View:
+    """What the templates show of a section."""
+
+    title: str
+    anchor: str
+    facts: list[str]
+    warnings: list[str]
+    pictures: list[Picture]
+    notes: list[str]
+    matrices: list[tables.Matrix]
+    comparison: compare.Comparison | None
+    side: Table | None
+    parts: list[tuple[str, list[Table]]]
+    score_names: list[str]
+    runs: list[tables.RunRow]
+    sampled: list[text_samples.Sampled]
+
+
+def view(section: Section, number: int, stem: str) -> View:
+    """Draw a section's figures and fill its tables. Figures show the last checkpoint of every run.
+
+    ``stem``: what the names of its figures have in common.
+    """
+    keys = section.measured("last") or section.measured()
+    few = [] if section.crowded else keys
+    several = {k.score for k in keys if sum(k.score == other.score for other in keys) > 1}
+    scale = _scale(section)
+    pictures: list[Picture] = []
+    beside: dict[Key, compare.Beside] = {}
+    for key in few[:24]:
+        found = beside[key] = compare.beside(section, key)
+        name = labels.slug("bars", stem, key.score, *([key.protocol_id] if key.score in several else []))
+        title = f"{labels.score_label(key.score)}: {section.title}{scale}"
+        across = {g: bars.Line(p.value, p.std) for g, p in found.rows.items()}
+        words = bars.Words(title, _measured(section, key), found.note)
+        pictures.append(bars.draw(section, key, words, across, name))
+    notes = list(dict.fromkeys(b.note for b in beside.values() if b.note))
+    if not notes:
+        where = labels.DATASETS.get(section.dataset, section.dataset) or "this dataset"
+        notes = [f"ganlab's table has no published score for these methods on {where}."]
+    fid = next((k for k in keys if labels.split_score(k.score)[0] == "fid"), keys[0] if keys else None)
+    if section.crowded:
+        notes = [
+            f"{len(section.groups)} methods and variants: too many for figures, or to compare each with each."
+        ]
+    else:
+        drawn = (
+            curves.draw(section, f"Learning curves: {section.title}{scale}", labels.slug("curves", stem)),
+            mosaic.draw(section, f"Samples: {section.title}{scale}", labels.slug("samples", stem), fid),
+        )
+        pictures += [p for p in drawn if p is not None]
+    names = tables.score_names(section)
+    return View(
+        section.title,
+        f"section-{number}",
+        tables.facts(section),
+        tables.warnings(section),
+        pictures,
+        notes,
+        [tables.matrix(section, key) for key in section.measured()[:48]],
+        compare.comparison(section, beside),
+        None if section.crowded else sidebyside.table(section),
+        [] if section.crowded else _parts(section),
+        [labels.score_label(n) for n in names],
+        tables.run_rows(section, names),
+        text_samples.sampled(section),
+    )
+
+
+def _parts(section: Section) -> list[tuple[str, list[Table]]]:
+    """The further comparisons, each under its heading: order and robustness, seed noise, protocols."""
+    keys = [next((k for k in section.measured("last") if _kind(k) == d), None) for d in ("fid", "is")]
+    lead = [k for k in keys if k is not None]
+    orders = [t for k in lead for t in ranking.tables(section, k, _reduced(section))]
+    chance = [t for k in lead if (t := significance.table(section, k)) is not None]
+    protocols = [t for t in [rescored.table(section)] if t is not None]
+    named = [("Published tables, whole", full_table.tables(section))]
+    named += [("Order and robustness", orders), ("Seed noise", chance), ("Protocols apart", protocols)]
+    return [(heading, found) for heading, found in named if found]
+
+
+def _kind(key: Key) -> str:
+    return labels.split_score(key.score)[0]
+
+
+def _reduced(section: Section) -> str:
+    steps, widths = section.scales()
+    dataset = published.known_dataset(section.dataset, section.dataset_path)[0]
+    return published.reduced(dataset, section.net, steps, widths)
+
+
+def _scale(section: Section) -> str:
+    """What a title says of the size of the runs: " (1,000 of the paper's 100,000 updates)"."""
+    steps, widths = section.scales()
+    words = _reduced(section)
+    if not words and steps:
+        words = labels.span(labels.count(steps[0]), labels.count(steps[-1])) + " updates"
+        if any(w != 1 for w in widths):
+            words += f", width {labels.span(f'{widths[0]:g}', f'{widths[-1]:g}')}"
+    return f" ({words})" if words else ""
+
+
+def _measured(section: Section, key: Key) -> str:
+    """The subtitle of a figure: checkpoint, protocol, seeds."""
+    summaries = [cell.summary(key) for cell in section.cells.values()]
+    counts = sorted({s.n for s in summaries if s.n})
+    name = labels.protocol_name(section.protocol(key), key.protocol_id)
+    runs = labels.span(str(counts[0]), str(counts[-1]))
+    seeds = f"mean ± sample std over {runs} seeds a cell" if counts[-1] > 1 else "one seed a cell"
+    return f"{key.checkpoint} checkpoint, protocol {name}, {seeds}"
+
+
+def write(
+    runs: Sequence[Run],
+    sections: Sequence[Section],
+    out: Path,
+    grids: Sequence[Grid] = (),
+    studies: Sequence[SuccessTables] = (),
+    more: Mapping[str, str] | None = None,
+) -> Path:
+    """Write everything into ``out``; returns the HTML page. Raises EnvError if that can't be written.
+
+    more: further CSV files by name.
+    """
+    _prepare(out)
+    stems: dict[str, int] = {}
+    views = []
+    for number, section in enumerate(sections, 1):
+        where = (section.dataset or "unknown", section.dataset_path.split(".")[0], section.resolution)
+        stem = labels.slug(*(part for part in (*where, section.architecture) if part))
+        stems[stem] = stems.get(stem, 0) + 1
+        views.append(view(section, number, stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"))
+    shown, clashes = tables.all_protocols(runs)
+    context: dict[str, Any] = {
+        "views": views,
+        "title": "; ".join(g.heading for g in grids) or "ganlab report",
+        "grids": grids,
+        "studies": studies,
+        "crossings": _crossings(grids, runs),
+        "more": sorted(more or {}),
+        "version": ganlab.__version__,
+        "num_runs": len(runs),
+        "warnings": clashes,
+        "unread": [r for r in runs if r.problem],
+        "unfinished": [r for r in runs if not r.problem and r.status != "finished"],
+        "noted": [r for r in runs if r.notes],
+        "protocols": shown,
+        "sources": _sources(views),
+    }
+    pictures = {p.name: p for v in views for p in v.pictures} | {p.name: p for p in context["crossings"]}
+    compared = [section for section in sections if not section.crowded]
+    files = {f"figures/{p.name}.{kind}": data for p in pictures.values() for kind, data in _kinds(p) if data}
+    files |= {
+        "results.csv": results_csv.to_csv(sections, runs).encode("utf-8", "replace"),
+        "published.csv": sidebyside.csv_of(sections).encode("utf-8", "replace"),
+        "ranking.csv": ranking.csv_of(compared).encode("utf-8", "replace"),
+        "differences.csv": significance.csv_of(compared).encode("utf-8", "replace"),
+        "report.md": _environment(html=False).get_template("page.md.j2").render(context).encode(),
+        "report.html": to_html(context).encode(),
+    }
+    files |= {name: content.encode("utf-8", "replace") for name, content in (more or {}).items()}
+    try:
+        for old in (out / "figures").iterdir():
+            if _OURS.fullmatch(old.name) and f"figures/{old.name}" not in files and not old.is_symlink():
+                old.unlink()
+        for name in ("pairs.csv", "successes.csv"):  # of a report that was here before
+            if name not in files and not (out / name).is_symlink():
+                (out / name).unlink(missing_ok=True)
+        for name, data in files.items():
+            write_atomic(out / name, data)
+    except OSError as e:
+        raise _unwritable(out, e) from e
+    except EnvError as e:
+        raise EnvError(e.mistakes[0].where, e.mistakes[0].what, "choose another out=") from e
+    return out / "report.html"
+
+
+def _crossings(grids: Sequence[Grid], runs: Sequence[Run]) -> list[Picture]:
+    """The grids' pictures of samples, one axis down and one across."""
+    names = [labels.slug("samples", "grid", grid.folder.name) for grid in grids]
+    drawn = [sample_grid.draw(grid, runs, name) for grid, name in zip(grids, names, strict=True)]
+    return [picture for picture in drawn if picture is not None]
+
+
+def _prepare(out: Path) -> None:
+    """Make the folder, and find out before the drawing whether it can be written."""
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise _unwritable(out, e) from e
+    if not os.access(out / "figures", os.W_OK | os.X_OK):
+        raise EnvError(str(out), "can't write the report (no permission)", "choose another out=")
+
+
+def _unwritable(out: Path, error: OSError) -> EnvError:
+    return EnvError(str(out), f"can't write the report ({error.strerror or error})", "choose another out=")
+
+
+def _kinds(picture: Picture) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+    return (("png", picture.png), ("svg", picture.svg))
+
+
+def _sources(views: Iterable[View]) -> list[str]:
+    """The papers whose values are shown."""
+    said = " ".join(note for v in views if v.comparison for note in v.notes)
+    said += " ".join(field.words for v in views if v.side for row in v.side.rows for field in row)
+    papers = published.table()["papers"].values()
+    return [f"{p['name']}: arXiv {p['arxiv']}" for p in papers if "arxiv" in p and f"{p['name']} " in said]
+
+
+def _environment(html: bool) -> jinja2.Environment:
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=html,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    env.filters |= {
+        "md": labels.md,
+        "number": labels.number,
+        "count": labels.count,
+        "duration": labels.duration,
+    }
+    env.filters |= {"data_uri": data_uri, "percent": lambda v: "–" if v is None else f"{v:.0%}"}
+    return env
+
+
+def to_html(context: dict[str, Any]) -> str:
+    """The page, self-contained: its style is allowed by hash, images by data URI, nothing else at all."""
+    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    page = _environment(html=True).get_template("page.html.j2")
+    return page.render(context, style=style, style_hash=digest)
+
+
+def data_uri(picture: Picture) -> str:
+    """An image inside the page: as a drawing where it is not too large, else as pixels."""
+    if picture.svg and len(picture.svg) <= MAX_INLINE_SVG:
+        return "data:image/svg+xml;base64," + base64.b64encode(picture.svg).decode()
+    return "data:image/png;base64," + base64.b64encode(picture.png).decode()

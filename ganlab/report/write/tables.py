@@ -1,0 +1,198 @@
+"""The tables of a report, as plain values for the templates: cells, runs, protocols, facts and warnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ganlab import text
+from ganlab.evaluation.scores import SUSPICIOUS, is_better
+from ganlab.papers import labels, published
+from ganlab.report.read import cells
+from ganlab.report.read.cells import Key, Section
+from ganlab.report.read.collect import Run, Score
+
+
+class Entry(NamedTuple):
+    """One cell of a matrix: the score, what did not finish, the runs behind it, and whether it leads."""
+
+    value: str
+    mark: str
+    n: int
+    leads: bool
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The numbers behind a figure of bars."""
+
+    label: str
+    protocol: str
+    checkpoint: str
+    settings: list[str]
+    rows: list[tuple[str, list[Entry | None]]]
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run at one checkpoint; ``first`` of its run, whose rows are ``span`` many."""
+
+    run: Run
+    label: str
+    first: bool
+    span: int
+    checkpoint: str
+    step: str
+    protocol: str
+    protocol_id: str
+    values: list[str] = field(default_factory=list)
+
+
+def matrix(section: Section, key: Key) -> Matrix:
+    """Mean ± std of every cell; the best finished cell of all leads."""
+    shown = section.shown(key)
+    columns = cells.settings(shown)
+    summaries = {place: cell.summary(key) for place, cell in shown.items()}
+    means = [s.mean for s in summaries.values() if s.mean is not None and not s.mark]
+    direction = labels.better(key.score)
+    best = (min(means) if direction == "lower" else max(means)) if means and direction else None
+    rows = []
+    for group in cells.groups(shown):
+        row: list[Entry | None] = []
+        for setting in columns:
+            s = summaries.get((group, setting))
+            leads = s is not None and s.mean is not None and s.mean == best and not s.mark
+            row.append(s and Entry(labels.spread(s.mean, s.std), s.mark, s.n, leads))
+        rows.append((group.label, row))
+    name = labels.protocol_name(section.protocol(key), key.protocol_id)
+    return Matrix(labels.score_label(key.score), name, key.checkpoint, columns, rows)
+
+
+def score_names(section: Section) -> list[str]:
+    return list(dict.fromkeys(key.score for key in section.measured()))
+
+
+def run_rows(section: Section, names: Sequence[str]) -> list[RunRow]:
+    """Every run with each of its checkpoints (last, best), their step, protocol and scores."""
+    rows = []
+    order = {group: i for i, group in enumerate(section.groups)}
+    places = [(group, run) for (group, _), cell in section.cells.items() for run in cell.runs]
+    places.sort(key=lambda p: (order[p[0]], labels.setting_rank(p[1].text("setting")), _by_seed(p[1])))
+    for group, run in places:
+        nodes: dict[tuple[str, int | None, str], dict[str, Score]] = {}
+        for s in run.scores:
+            nodes.setdefault((s.checkpoint, s.step, s.protocol_id), {})[s.name] = s
+        ordered = sorted(nodes.items(), key=lambda n: (n[0][0] != "last", n[0][0] != "best", n[0][0]))
+        for i, ((checkpoint, step, ident), scores) in enumerate(ordered):
+            name = labels.protocol_name(next(iter(scores.values())).protocol, ident).split(" [")[0]
+            values = [labels.spread(scores[n].value, scores[n].std) if n in scores else "–" for n in names]
+            row = (
+                run,
+                group.label,
+                i == 0,
+                len(ordered),
+                checkpoint,
+                labels.count(step),
+                name,
+                ident,
+                values,
+            )
+            rows.append(RunRow(*row))
+        if not ordered:
+            rows.append(RunRow(run, group.label, True, 1, "–", "–", "–", "–", ["–"] * len(names)))
+    return rows
+
+
+def _by_seed(run: Run) -> tuple[float, str]:
+    return run.number("seed") or 0.0, run.shown
+
+
+def facts(section: Section) -> list[str]:
+    """What its runs have in common, and what not: one short line each."""
+    runs = section.runs
+    steps, widths = section.scales()
+    counts = Counter(r.status for r in runs)
+    seeds = {r.number("seed") for r in runs} - {None}
+    statuses = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+    lines = [f"{len(runs)} run{'s' * (len(runs) > 1)}: {statuses}"]
+    dataset = published.known_dataset(section.dataset, section.dataset_path)[0]
+    if smaller := published.reduced(dataset, section.architecture, steps, widths):
+        lines.append(f"reduced: {smaller}")
+    for label, values in (
+        ("updates", [labels.count(s) for s in steps]),
+        ("width", [f"{w:g}" for w in widths]),
+        ("batch", _listed(runs, "batch_size")),
+        ("precision", _listed(runs, "precision")),
+        ("seeds", [labels.count(s) for s in sorted(s for s in seeds if s is not None)]),
+        ("device", sorted({r.text("device") for r in runs} - {""})),
+        ("torch", sorted({r.text("torch") for r in runs} - {""})),
+    ):
+        if values:
+            lines.append(f"{label}: {', '.join(values[:8])}{' …' if len(values) > 8 else ''}")
+    if spent := sum(r.number("wall_s") or 0 for r in runs):
+        lines.append(f"wall time of all: {labels.duration(spent)}")
+    return lines
+
+
+def _listed(runs: Sequence[Run], key: str) -> list[str]:
+    return sorted({text.clean(r.config[key], 20) for r in runs if key in r.config}, key=labels.natural)
+
+
+def warnings(section: Section) -> list[str]:
+    """What could mislead: suspicious scores, mixed protocols, the same seed twice."""
+    lines = [
+        f"{run.shown}, {s.checkpoint}: {labels.score_label(s.name)} {s.value:.4g} is better than "
+        f"{s.among_real:.4g}, {SUSPICIOUS}."
+        for run in section.runs
+        for s in run.scores
+        if s.among_real is not None and is_better(s.value, s.among_real, labels.better(s.name))
+    ]
+    by_score: dict[tuple[str, str], list[Key]] = {}
+    for key in section.measured():
+        by_score.setdefault((key.checkpoint, key.score), []).append(key)
+    mixed: dict[tuple[str, ...], list[str]] = {}
+    for (checkpoint, score), keys in by_score.items():
+        if len(keys) > 1:
+            names = tuple(sorted(labels.protocol_name(section.protocol(k), k.protocol_id) for k in keys))
+            mixed.setdefault(names, []).append(f"{labels.score_label(score)} ({checkpoint})")
+    for names, scores in mixed.items():
+        under = f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
+        what = f"{', '.join(scores)} come under {len(names)} protocols: {under}."
+        lines.append(f"{what} Each has its own figure and table; never compare across them.")
+    for (group, setting), cell in section.cells.items():
+        seeds = Counter(r.number("seed") for r in cell.runs)
+        if again := [labels.count(s) for s, n in seeds.items() if n > 1]:
+            several = f"several runs of seed {', '.join(again)}; all count"
+            lines.append(f"{group.label}, setting {setting}: {several}.")
+    return lines
+
+
+def all_protocols(runs: Iterable[Run]) -> tuple[list[tuple[str, str, list[tuple[str, str]]]], list[str]]:
+    """Every protocol by id with its whole record, and ids that stand for two different records."""
+    found: dict[str, dict[str, Any]] = {}
+    clashes = []
+    for score in (s for r in runs for s in r.scores):
+        record = found.setdefault(score.protocol_id, score.protocol)
+        if record != score.protocol and _numbers(record) != _numbers(score.protocol):
+            clashes.append(f"Protocol id {score.protocol_id} has two different records: trust neither.")
+    shown = []
+    for ident, record in sorted(found.items()):
+        pairs = [(text.clean(k, 40), text.clean(v, 160)) for k, v in _flat(record)[:60]]
+        shown.append((ident, labels.protocol_name(record, ident).split(" [")[0], pairs))
+    return shown, list(dict.fromkeys(clashes))
+
+
+def _flat(record: dict[str, Any]) -> list[tuple[str, object]]:
+    """``extractor: {name: cifar}`` as ``extractor.name``; one level is what records have."""
+    pairs: list[tuple[str, object]] = []
+    for key, value in record.items():
+        inner = value.items() if isinstance(value, dict) and value else None
+        pairs += [(key, value)] if inner is None else [(f"{key}.{k}", v) for k, v in inner]
+    return pairs
+
+
+def _numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without its labels, which the numbers don't depend on."""
+    return {k: v for k, v in record.items() if k not in ("protocol", "dataset", "batch_size", "name")}

@@ -1,0 +1,1 @@
+"""What lies in a run folder: config, checkpoints, metrics, log, result."""

@@ -1,0 +1,264 @@
+"""Checkpoints that are whole or absent: one folder per step, committed by a rename, verified before use.
+
+What lies in such a folder, and how it is verified, stands in ``manifest.py``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ganlab.errors import CheckpointError, EnvError
+from ganlab.runs import manifest
+from ganlab.runs.manifest import MANIFEST, STATE, TENSORS, DamagedError, OtherRunError
+from ganlab.runs.state import digest, flatten, non_finite, pack, require_fit, unflatten
+from ganlab.system.files import disk_error, retry_transient_io, sync_folder, write_new
+
+STEP_FOLDER = re.compile(r"step-(\d{9,18})")
+QUARANTINED = re.compile(r"step-\d{9,18}\.corrupt(-\d+)?")
+ASIDE = re.compile(r"step-\d{9,18}\.aside(-\d+)?")
+LEFTOVER = re.compile(r"\.(tmp|trash)-\d+-[0-9a-f]{32}")
+
+Loaded = tuple[int, dict[str, Tensor], dict[str, Any]]
+log = logging.getLogger("ganlab")
+
+__all__ = ["Checkpoints", "digest", "flatten", "require_fit", "unflatten"]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in ``folder`` (``RUN/checkpoints``). Hold the run's lock to write.
+
+    run_id: written into each manifest and asked of it. keep: newest ones that ``prune`` leaves, >= 2 (else
+    ValueError), so that there is one to fall back to. config_hash: recorded, not compared. every: ``prune``
+    leaves those at multiples of it too; 0: none.
+    """
+
+    def __init__(
+        self, folder: Path, run_id: str, keep: int = 3, config_hash: str = "", every: int = 0
+    ) -> None:
+        if keep < 2:
+            raise ValueError(f"keep_checkpoints: {keep} leaves none to fall back to; keep at least 2")
+        self.folder, self.run_id, self.keep = Path(folder), run_id, keep
+        self.config_hash, self.every = config_hash, every
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}"
+
+    def steps(self) -> list[int]:
+        """Steps of the folders that have a manifest, ascending. Their content is not verified."""
+        return [s for s in self.found() if (self.path(s) / MANIFEST).is_file()]
+
+    def latest(self) -> int | None:
+        """The highest step with a sound manifest of this run. Files are not hashed: ``load`` does that."""
+        return next((s for s in reversed(self.found()) if self._is_ours(s)), None)
+
+    def has_any(self) -> bool:
+        """Whether anything was ever saved, damaged and quarantined ones included.
+
+        A run folder for which this is true must not start from scratch silently: call ``load``.
+        """
+        return bool(self.found()) or any(QUARANTINED.fullmatch(name) for name in self._names())
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: Any) -> Path:
+        """Commit a checkpoint durably, return its folder; call ``prune`` afterwards.
+
+        tensors: any shape, dtype, device, stride and sharing. state: a nest of dict, list, tuple, text,
+        numbers and None. A sound checkpoint of this step is kept as it is; a damaged one is quarantined.
+        Raises FloatingPointError naming a tensor that is not finite, EnvError when the disk is full.
+        """
+        if step < 0:
+            raise ValueError(f"step must be >= 0, got {step}")
+        held = {k: v.detach().cpu() for k, v in tensors.items()}
+        if bad := non_finite(held):
+            raise FloatingPointError(f"{bad} is not finite at step {step}")
+        target = self.path(step)
+        if self._keeps(step):
+            return target
+
+        meta = json.dumps(pack(state), allow_nan=False, indent=1).encode()
+        files = {TENSORS: manifest.to_safetensors(held), STATE: meta}
+        files[MANIFEST] = manifest.build(
+            step, self.run_id, self.config_hash, len(held), files
+        )  # written last
+        try:
+            retry_transient_io(lambda: self._commit(step, files))
+        except OSError as error:
+            raise disk_error(error, target, sum(map(len, files.values()))) from error
+        return target
+
+    def _commit(self, step: int, files: Mapping[str, bytes]) -> None:
+        """Write, sync, rename, sync. Raises OSError, and leaves nothing half there."""
+        temp = self.folder / f".tmp-{step}-{uuid.uuid4().hex}"  # beside the target: one file system
+        try:
+            if not self.folder.is_dir():
+                self.folder.mkdir()  # not its parents: a run folder deleted meanwhile is not revived
+                sync_folder(self.folder.parent)
+            temp.mkdir()
+            for name, data in files.items():
+                write_new(temp / name, data)
+            sync_folder(temp)
+            try:
+                os.rename(temp, self.path(step))
+            except OSError as error:
+                # A rename whose answer was lost, or a folder that a network disk showed too late.
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not os.path.lexists(self.path(step)):
+                    raise
+                if not self._keeps(step):
+                    os.rename(temp, self.path(step))
+            sync_folder(self.folder)
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)  # there only if the rename was not reached
+
+    def _keeps(self, step: int) -> bool:
+        """Whether a sound checkpoint of the step is there already; a damaged one is quarantined."""
+        if not os.path.lexists(self.path(step)):
+            return False
+        try:
+            self._files(step)
+        except CheckpointError as error:
+            self._quarantine(step, error)
+            return False
+        return True
+
+    def size(self, step: int) -> int:
+        """Bytes of a checkpoint that is there."""
+        return sum(entry.stat().st_size for entry in os.scandir(self.path(step)))
+
+    def load(self, step: int | None = None, *, quarantine: bool = True, finite: bool = True) -> Loaded:
+        """``(step, tensors on the CPU, state)`` of a verified checkpoint.
+
+        None: the newest that verifies; damaged newer ones are renamed ``step-N.corrupt`` with a warning
+        (``quarantine=False``: only warned of, for readers without the lock). A given step never falls back.
+        Raises CheckpointError with each step's reason if there is none, or if a newer ganlab wrote it.
+        ``finite=False``: a given step's NaNs are let through.
+        """
+        if step is not None:
+            return self._load(step, finite)
+        failures: list[tuple[int, CheckpointError]] = []
+        for found in reversed(self.found()):
+            try:
+                loaded = self._load(found)
+            except (DamagedError, OtherRunError) as error:
+                failures.append((found, error))
+                continue
+            for bad, why in failures:  # only now, so that with none left every start says the same
+                if quarantine and isinstance(why, DamagedError):
+                    self._quarantine(bad, why)
+                else:
+                    log.warning("%s; skipped", why.mistakes[0]._replace(fix=""))
+            return loaded
+        if not failures:
+            raise CheckpointError(str(self.folder), "holds no checkpoint", "train first, or name another run")
+        raise CheckpointError([m for _, error in failures for m in error.mistakes])
+
+    def read(self, folder: Path) -> Loaded:
+        """A checkpoint of this run that lies in any ``folder``. Raises CheckpointError."""
+        if not folder.is_dir() or folder.is_symlink():
+            raise CheckpointError(str(folder), "no such checkpoint", "name a step's folder, or its step")
+        return manifest.read_checkpoint(folder, self.run_id)
+
+    def verify(self, step: int) -> None:
+        """Raises CheckpointError unless ``load(step)`` would succeed."""
+        self._load(step)
+
+    def set_aside(self, beyond: int) -> list[str]:
+        """Rename the checkpoints of later steps to ``step-N.aside``, newest first; return the new names.
+
+        For a run that goes on from an older one: nothing falls forward to them, and nothing deletes them.
+        """
+        return [self._rename(step, "aside") for step in reversed(self.found()) if step > beyond]
+
+    def prune(self, keep_also: Iterable[int] = ()) -> None:
+        """Delete all but the last ``keep`` checkpoints, every ``every``-th, and ``keep_also`` (the best one).
+
+        Nothing is deleted before the newest verifies, nor anything but real folders of this run. What can't
+        be read or deleted is warned of.
+        """
+        try:
+            ours = [s for s in self.steps() if self._is_ours(s)]
+            lasting = {s for s in ours if self.every and s and s % self.every == 0}
+            doomed = sorted(set(ours[: -self.keep]) - set(keep_also) - lasting)
+            if doomed:
+                self._files(ours[-1])
+        except (CheckpointError, EnvError) as error:
+            log.warning("%s; older checkpoints are kept", error.mistakes[0]._replace(fix=""))
+            return
+        for step in doomed:
+            trash = self.folder / f".trash-{step}-{uuid.uuid4().hex}"  # half-deleted is never seen as a step
+            try:
+                os.rename(self.path(step), trash)
+                shutil.rmtree(trash)
+            except OSError as error:
+                log.warning("%s: can't delete (%s); goes on", self.path(step), error.strerror or error)
+
+    def clean(self) -> None:
+        """Remove what a killed save or prune left behind. Only under the run's lock."""
+        for name in self._names():
+            path = self.folder / name
+            if LEFTOVER.fullmatch(name) and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self.folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise EnvError(str(self.folder), f"can't read ({error.strerror})") from error
+
+    def found(self) -> list[int]:
+        """Steps of all real folders with a step's exact name, ascending, manifest or not."""
+        steps = {int(m[1]) for name in self._names() if (m := STEP_FOLDER.fullmatch(name))}
+        return [s for s in sorted(steps) if self.path(s).is_dir() and not self.path(s).is_symlink()]
+
+    def _is_ours(self, step: int) -> bool:
+        try:
+            self._manifest(step)
+        except CheckpointError:
+            return False
+        return True
+
+    def _there(self, step: int) -> Path:
+        path = self.path(step)
+        if path.is_symlink() or not path.is_dir():
+            there = ", ".join(map(str, self.steps())) or "none"
+            raise DamagedError(str(path), "no such checkpoint", f"there are: {there}")
+        return path
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        return manifest.read_manifest(self._there(step), self.run_id, step)
+
+    def _files(self, step: int) -> None:
+        """Raises CheckpointError unless sizes and hashes of the step's files fit its manifest."""
+        manifest.read_files(self.path(step), self._manifest(step))
+
+    def _load(self, step: int, finite: bool = True) -> Loaded:
+        return manifest.read_checkpoint(self._there(step), self.run_id, step, finite)
+
+    def _quarantine(self, step: int, why: CheckpointError) -> None:
+        name = self._rename(step, "corrupt")
+        log.warning("%s; set aside as %s", why.mistakes[0]._replace(fix=""), name)
+
+    def _rename(self, step: int, to: str) -> str:
+        """Out of the row of steps, durably; the new name."""
+        source, count = self.path(step), 1
+        target = source.with_name(f"{source.name}.{to}")
+        while os.path.lexists(target):
+            count += 1
+            target = source.with_name(f"{source.name}.{to}-{count}")
+        try:
+            os.rename(source, target)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise disk_error(error, source) from error
+        return target.name

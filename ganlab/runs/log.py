@@ -1,0 +1,315 @@
+"""What a run says: metrics.jsonl, TensorBoard, log.txt, and a progress line or plain lines on the console.
+
+metrics.jsonl is the record: what a full disk refuses is told, waits in memory, and no checkpoint is made
+before it is written. The others are a convenience: each warns once when it fails and never stops training.
+No torch here; TensorBoard and rich are imported when first needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from ganlab.errors import GanlabError
+from ganlab.runs.metrics_file import Metrics
+from ganlab.system.environment import unread
+from ganlab.system.files import NO_FOLLOW, folder_gone_error
+
+REFRESH_S = 0.2  # seconds between two drawings of the progress line
+
+
+class Log:
+    """The voice of a run in ``folder``, going from ``start_step`` to ``total_steps``.
+
+    What earlier attempts wrote beyond ``start_step`` is dropped; at 0 all of it, step 0 being done again.
+    quiet: warnings only on the console. wall_s: seconds that the run took before this process. Use it in a
+    ``with``, or call `close`. Raises EnvError if metrics.jsonl can't be written.
+    """
+
+    def __init__(
+        self, folder: Path, total_steps: int, start_step: int = 0, quiet: bool = False, wall_s: float = 0.0
+    ) -> None:
+        self.folder, self.total_steps, self.quiet = Path(folder), total_steps, quiet
+        self._start_step = self._step = start_step
+        self._began = time.monotonic() - wall_s
+        self._opened = time.monotonic()
+        self.metrics = Metrics(self.folder / "metrics.jsonl")
+        self._kept = start_step if start_step > 0 else -1
+        self.metrics.truncate_after(self._kept)
+        self._broken: set[str] = set()
+        self._writer: Any = None
+        self._place = -1  # the folder's descriptor
+        self._text: TextIO | None = None
+        self._it_per_s = 0.0
+        self._losses = self._scores = ""
+        self._bar: Any = None
+        self._drawn = 0.0
+        self._try("log.txt", self._open_text)
+        if not quiet and _is_terminal(sys.stderr):
+            self._try("the progress line", self._open_bar)
+        if lost := self.metrics.lost:
+            self.warn(f"{self.metrics.path}: {lost} damaged line{'s' if lost > 1 else ''} dropped")
+        self._handler = _Handler(self)
+        logging.getLogger("ganlab").addHandler(self._handler)
+        self._old_hook, self._hook = threading.excepthook, self._thread_failed
+        threading.excepthook = self._hook
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of this run, earlier processes included, by a clock that never jumps."""
+        return time.monotonic() - self._began
+
+    def train(self, step: int, values: Mapping[str, float | None], it_per_s: float) -> None:
+        """A line of training: ``values`` by name, people being told ``loss/``; G updates per second."""
+        self._step, self._it_per_s = step, it_per_s
+        self._losses = _told({k: v for k, v in values.items() if k.startswith("loss/")})
+        times = {"it_per_s": it_per_s, "wall_s": round(self.wall_s, 3)}
+        self._record({"step": step, "kind": "train", **values, **times})
+        for name, value in {**values, "time/it_per_s": it_per_s}.items():
+            self._scalar(name, value, step)
+        line = f"step {step}/{self.total_steps}  {self._losses}  {it_per_s:.3g} it/s  ETA {self._eta()}"
+        self._write(line)
+        if self._bar is None or not _is_terminal(sys.stdout):
+            self._print(line)
+        self._draw()
+
+    def scores(
+        self,
+        step: int,
+        values: Mapping[str, float | None],
+        protocol_id: str,
+        kind: str = "eval",
+        own_ids: Mapping[str, str] | None = None,
+    ) -> None:
+        """The scores of one evaluation by name (``fid_cifar``; None: not to be had), their protocol's id.
+
+        kind: ``eval`` on the way (TensorBoard's ``metric/``), ``final`` under a protocol of its own.
+        own_ids: by name, of the scores whose protocol is another.
+        """
+        self._scores = _told(values)
+        record = {"step": step, "kind": kind, "scores": dict(values), "protocol_id": protocol_id}
+        own = {"own_ids": dict(own_ids)} if own_ids else {}
+        self._record({**record, **own, "wall_s": round(self.wall_s, 3)})
+        for name, value in values.items():
+            self._scalar(f"{'metric' if kind == 'eval' else kind}/{name}", value, step)
+        self.say(f"step {step}/{self.total_steps}  {self._scores}")
+
+    def numbers(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """A record of its own kind, named values: for metrics.jsonl and TensorBoard alone."""
+        if self._record({"step": step, "kind": kind, **values}):
+            for name, value in values.items():
+                self._scalar(name, value, step)
+
+    def image(self, step: int, grid: Any) -> None:
+        """A grid of samples for TensorBoard: uint8 array (H, W, C)."""
+        self._board(lambda writer: writer.add_image("samples", grid, step, dataformats="HWC"))
+
+    def text(self, step: int, text: str) -> None:
+        """Sampled lines, for TensorBoard's text page: one a row, as they are."""
+        shown = "\n".join(f"    {line}" for line in text.splitlines())  # indented: Markdown leaves it alone
+        self._board(lambda writer: writer.add_text("samples", shown, step))
+
+    def say(self, text: str) -> None:
+        """A plain line, on the console and in log.txt."""
+        self._write(text)
+        self._print(text)
+        self._draw()
+
+    def warn(self, text: str) -> None:
+        """A warning, on stderr even when quiet, and in log.txt."""
+        line = f"ganlab: warning: {' '.join(text.split())}"
+        self._write(line)
+        self._print(line, warning=True)
+
+    def set_progress(self, step: int) -> None:
+        """Move the progress line; cheap enough for every step."""
+        self._step = step
+        if self._bar is not None and time.monotonic() - self._drawn > REFRESH_S:
+            self._draw()
+
+    def flush(self) -> None:
+        """Everything said so far to the disk; before each checkpoint. Raises EnvError."""
+        self.metrics.sync()
+        if self._writer is not None:
+            self._board(lambda writer: writer.flush())
+
+    def rest(self) -> None:
+        """Until ``wake``: what ganlab's modules warn of is another run's, of this process."""
+        logging.getLogger("ganlab").removeHandler(self._handler)
+
+    def wake(self) -> None:
+        """Hear warnings again."""
+        logging.getLogger("ganlab").addHandler(self._handler)
+
+    def close(self) -> None:
+        """Flush and close all; later calls do nothing."""
+        logging.getLogger("ganlab").removeHandler(self._handler)
+        if self._bar is not None:
+            self._draw()
+            self._try("the progress line", self._bar.stop)
+            self._bar = None
+        if self._writer is not None:
+            self._board(lambda writer: writer.close())
+            self._writer = None
+            self._broken.add("TensorBoard")
+        if self._place >= 0:
+            os.close(self._place)
+            self._place = -1
+        if threading.excepthook == self._hook:
+            threading.excepthook = self._old_hook
+        if self._text is not None:
+            self._try("log.txt", self._text.close)
+            self._text = None
+        self.metrics.close()
+
+    def _record(self, record: Mapping[str, Any]) -> bool:
+        """A line of metrics.jsonl; where it has to wait, say so once. Raises EnvError if the file is gone."""
+        if not self.metrics.here():
+            raise folder_gone_error(self.folder)
+        failing, new = self.metrics.failing, self.metrics.append(record)
+        if self.metrics.failing and not failing:
+            self.warn(f"{self.metrics.failing.mistakes[0]}; its lines wait until the next checkpoint")
+        return new
+
+    def _try(self, what: str, action: Callable[[], object]) -> None:
+        """Do something that training can do without: at its first failure warn, and leave it from then on."""
+        if what in self._broken:
+            return
+        try:
+            action()
+        except GanlabError:  # a signal's Stopped
+            raise
+        except Exception as error:
+            self._broken.add(what)
+            if what == "the progress line":
+                self._bar = None
+            reason = getattr(error, "strerror", None) or error or type(error).__name__
+            self.warn(f"{what} failed ({reason}); the run goes on without it")
+
+    def _board(self, action: Callable[[Any], object]) -> None:
+        def act() -> None:
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                # It opens its file by name whenever it writes: of this folder, whatever has its name by then.
+                self._place = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+                here = Path(f"/proc/self/fd/{self._place}")
+                # TensorBoard hides what earlier attempts wrote from purge_step on.
+                where = str(here if here.is_dir() else self.folder)
+                self._writer = SummaryWriter(where, purge_step=self._kept + 1)
+            action(self._writer)
+
+        self._try("TensorBoard", act)
+
+    def _scalar(self, name: str, value: float | None, step: int) -> None:
+        if value is not None and math.isfinite(value):  # TensorBoard would only warn
+            self._board(lambda writer: writer.add_scalar(name, value, step))
+
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread dies on a full disk; its next call tells us so, without a traceback."""
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            self._old_hook(args)
+
+    def _open_text(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_FOLLOW
+        fd = os.open(self.folder / "log.txt", flags, 0o666)
+        self._text = open(fd, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+
+    def _write(self, text: str) -> None:
+        file = self._text
+        if file is not None:
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            self._try("log.txt", lambda: file.write(f"{now}  {_clean(text)}\n"))
+
+    def _print(self, text: str, warning: bool = False) -> None:
+        """To stdout, or a warning to stderr; above the progress line where they share a terminal."""
+        if self.quiet and not warning:
+            return
+        stream = sys.stderr if warning else sys.stdout
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed pipe stops no training
+            if self._bar is not None and (warning or _is_terminal(sys.stdout)):
+                self._bar.console.print(_clean(text), markup=False, highlight=False, soft_wrap=True)
+            else:
+                encoding = stream.encoding or "utf-8"
+                safe = _clean(text).encode(encoding, "backslashreplace").decode(encoding)
+                print(safe, file=stream, flush=True)
+
+    def _open_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        fields = ("{task.completed}/{task.total}", "{task.fields[rate]}", "{task.fields[told]}")
+        columns = [TextColumn(f, markup=False) for f in fields]
+        self._bar = Progress(
+            columns[0],
+            BarColumn(bar_width=20),
+            *columns[1:],
+            console=Console(stderr=True),
+            auto_refresh=False,  # drawn by set_progress: no thread
+            redirect_stdout=_is_terminal(sys.stdout),
+        )
+        self._bar.add_task("", total=self.total_steps, completed=self._step, rate="", told="")
+        self._bar.start()
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            return
+        self._drawn = time.monotonic()
+        rate = f"{self._rate():.3g} it/s  ETA {self._eta()}"
+        told = _clean("  ".join(filter(None, [self._losses, self._scores])))
+        update = self._bar.update
+        self._try(
+            "the progress line", lambda: update(0, completed=self._step, rate=rate, told=told, refresh=True)
+        )
+
+    def _rate(self) -> float:
+        elapsed = time.monotonic() - self._opened
+        return self._it_per_s or (self._step - self._start_step) / max(elapsed, 1e-9)
+
+    def _eta(self) -> str:
+        rate = self._rate()
+        if not (rate > 0 and math.isfinite(rate)):
+            return "-"
+        minutes, seconds = divmod(round(max(self.total_steps - self._step, 0) / rate), 60)
+        return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+class _Handler(logging.Handler):
+    """What ganlab's other modules warn of, told by the run's own voice."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.warn(record.getMessage())
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def _told(values: Mapping[str, float | None]) -> str:
+    return "  ".join(f"{k} {'-' if v is None else format(v, '.4g')}" for k, v in values.items())
+
+
+def _clean(text: str) -> str:
+    """Without control characters: nothing that is said can steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in unread(text))

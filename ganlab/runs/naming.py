@@ -1,0 +1,57 @@
+"""Where a run lies: the folder that its config names, and which keys name it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ganlab.system.environment import unread
+
+PARTS = (
+    "dataset",
+    "architecture",
+    "normalization",
+    "loss",
+)  # they name the folder of a run without experiment
+
+# Keys that may differ when a run is continued: none of them changes what is trained.
+FREE = frozenset(
+    {"run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"}
+    | {"keep_checkpoints", "keep_every", "data_memory_gb", "steps", "spectral_every", "engine"}
+    | {"resume", "resume_allow", "validation", "validation_n"}
+)
+
+# Keys that do not tell two runs apart: the same run on another device is still the same run.
+UNNAMED = frozenset(
+    [
+        "experiment",
+        "setting",
+        "seed",
+        "run_dir",
+        "device",
+        "engine",
+        "threads",
+        "log_every",
+        "save_every",
+        "spectral_every",
+        "validation",
+        "validation_n",
+        "keep_every",
+        "resume",
+        "resume_allow",
+        "data_memory_gb",
+    ]
+)
+
+
+def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str, seed: int) -> Path:
+    """``outputs/<experiment or parts>/<setting>-s<seed>[-<hash of other overrides>]``, without the clock."""
+    experiment = choices.get("experiment")
+    parts = [choices.get(part) for part in PARTS]
+    named = UNNAMED if experiment else UNNAMED.union(PARTS)
+    name = experiment or "-".join("+".join(p) if isinstance(p, (list, tuple)) else str(p) for p in parts)
+    others = sorted(o for o in overrides if o.lstrip("+~").split("=")[0] not in named)
+    tail = f"-{hashlib.sha256(chr(10).join(others).encode()).hexdigest()[:8]}" if others else ""
+    return Path("outputs") / str(name).replace("/", "-") / f"{unread(setting)}-s{seed}{tail}"

@@ -1,0 +1,1 @@
+"""Generated samples for people: previews, grids, files."""

@@ -1,0 +1,146 @@
+"""Pictures of a run's samples on the way: a grid of images, a map of points, a page of text."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ganlab import rng
+from ganlab.data.base import SampleSet
+from ganlab.samples import images as images_module
+from ganlab.samples.base import SampleSource
+from ganlab.samples.images import Picture
+from ganlab.system.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POINTS = 1000  # of either kind in a map
+REAL, FAKE = "#0072b2", "#d55e00"  # Okabe and Ito's blue for real samples, vermilion for generated ones
+
+
+class RenderedPreview(NamedTuple):
+    """What there is to see, a picture (H, W, 3) or lines of text; alike: all samples are the same."""
+
+    picture: Picture | None
+    text: str | None
+    alike: bool
+
+    def write(self, path: Path) -> None:
+        """Save, whole or not at all. Raises EnvError."""
+        if self.picture is not None:
+            images_module.write_png(path, self.picture)
+        else:
+            write_atomic(path, (self.text or "").encode(), durable=False)
+
+
+class Preview(ABC):
+    """How samples of one kind are shown. ``count``: latents that it wants; ``ending``: of its files."""
+
+    count, ending = 64, "png"
+
+    @abstractmethod
+    def __call__(self, source: SampleSource, z: Tensor, y: Tensor | None) -> RenderedPreview:
+        """The samples of ``source.live`` for latents z (n, Z) and labels y (n,). Raises MetricError."""
+
+
+class Images(Preview):
+    """A grid, row by row."""
+
+    def __call__(self, source: SampleSource, z: Tensor, y: Tensor | None) -> RenderedPreview:
+        images = images_module.images(source.live, z, y)
+        return RenderedPreview(images_module.grid(images), None, bool((images == images[:1]).all()))
+
+
+class Points(Preview):
+    """Generated points over real ones, in the plane that holds the real ones; on a line, histograms."""
+
+    count = POINTS
+
+    def __init__(self, images: SampleSet, seed: int) -> None:
+        drawn = torch.randperm(len(images), generator=rng.generator("cpu", seed, "samples", 3))[:POINTS]
+        self.real = np.asarray(images.images)[drawn.numpy()]
+
+    def __call__(self, source: SampleSource, z: Tensor, y: Tensor | None) -> RenderedPreview:
+        if source.fixed:
+            noise = torch.randn(self.real.shape, generator=rng.generator("cpu", 0, "samples", 4))
+            fake = source.moved(torch.from_numpy(self.real), noise)
+        else:
+            fake = generate(source, z, y)
+        return RenderedPreview(point_map(self.real, fake.numpy()), None, bool((fake == fake[:1]).all()))
+
+
+class Text(Preview):
+    """Lines, one a sample; the symbol that pads a line is left out at its end."""
+
+    ending = "txt"
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.symbols = symbols
+
+    def __call__(self, source: SampleSource, z: Tensor, y: Tensor | None) -> RenderedPreview:
+        rows = generate(source, z, y)
+        text = "".join(f"{line}\n" for line in lines(rows, self.symbols))
+        return RenderedPreview(None, text, bool((rows == rows[:1]).all()))
+
+
+def preview_of(images: SampleSet, seed: int) -> Preview:
+    """The look for samples like these."""
+    kind = images.shape.kind
+    if kind == "points":
+        return Points(images, seed)
+    return Text(images.manifest["vocabulary"]) if kind == "text" else Images()
+
+
+def generate(source: SampleSource, z: Tensor, y: Tensor | None) -> Tensor:
+    """Samples of ``source.live`` as they are stored, on the CPU; NaN counts as 0."""
+    return images_module.images(source.live, z, y, kind=source.shape.kind).cpu()
+
+
+def lines(rows: Tensor, symbols: Sequence[str], pad: str = "`") -> list[str]:
+    """Symbols (n, L) as lines of text, without the padding at their ends."""
+    return ["".join(symbols[int(i)] for i in row).rstrip(pad) for row in rows]
+
+
+def point_map(real: npt.NDArray[Any], fake: npt.NDArray[Any], side: float = 5.0) -> Picture:
+    """A picture of real and generated points (n, 2) in the square around the real ones, or of both (n, 1)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    ax = figure.add_subplot()
+    if real.shape[1] == 1:
+        bins = np.histogram_bin_edges(np.concatenate([real, fake]), 80).tolist()
+        for points, color, label in ((real, REAL, "real"), (fake, FAKE, "generated")):
+            ax.hist(points[:, 0], bins, color=color, alpha=0.6, label=label)
+        return _picture(figure, ax)
+    ax.scatter(real[:, 0], real[:, 1], s=5, c=REAL, lw=0, alpha=0.6, label="real")
+    ax.scatter(fake[:, 0], fake[:, 1], s=5, c=FAKE, lw=0, alpha=0.6, label="generated")
+    centre = (real.max(0) + real.min(0)) / 2
+    reach = 0.75 * float((real.max(0) - real.min(0)).max())
+    ax.set(xlim=(centre[0] - reach, centre[0] + reach), ylim=(centre[1] - reach, centre[1] + reach))
+    ax.set_aspect("equal")
+    outside = float((np.abs(fake - centre) > reach).any(1).mean())
+    if outside:
+        ax.set_title(f"{outside:.0%} of the generated points lie outside", fontsize=8)
+    return _picture(figure, ax)
+
+
+def _picture(figure: Figure, ax: Axes) -> Picture:
+    """The figure with its legend, as pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    ax.legend(loc="upper right", fontsize=8)
+    FigureCanvasAgg(figure)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return np.asarray(Image.open(out).convert("RGB"))

@@ -1,0 +1,1 @@
+"""Files, locks, downloads, signals, hardware: what the operating system gives."""

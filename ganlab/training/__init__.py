@@ -1,0 +1,1 @@
+"""The trainer, the update step and what they are built from."""

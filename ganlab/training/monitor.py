@@ -1,0 +1,130 @@
+"""What a run looks at on its way: scores, grids of samples, spectral norms. Looking never changes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from ganlab.distributed import collectives
+from ganlab.errors import EnvError
+from ganlab.evaluation.evaluator import Evaluator
+from ganlab.evaluation.generate import generators
+from ganlab.evaluation.scores import Scores
+from ganlab.experiment import Experiment
+from ganlab.methods import singular_values
+from ganlab.metrics.base import MetricError
+from ganlab.metrics.protocol import Protocol
+from ganlab.runs.folder import RunFolder
+from ganlab.runs.log import Log
+from ganlab.runs.result import RunRecord, format_scores
+from ganlab.samples import images
+from ganlab.samples.previews import Preview
+from ganlab.training import validation
+from ganlab.training.gan import GAN
+from ganlab.training.validation import Validation
+from ganlab.types import NOUNS
+
+SETTLED = 500  # updates before which equal images say nothing: a small G starts out grey
+
+
+class Monitor:
+    """Looks at ``game`` and tells ``log``. ``poll`` is called between pieces of a long look and may raise."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        e: Experiment,
+        game: GAN,
+        evaluators: Mapping[Protocol, Evaluator],
+        log: Log,
+        record: RunRecord,
+        poll: Callable[[], None],
+        look: Preview,
+    ) -> None:
+        self.folder, self.e, self.game, self.log, self.record = folder, e, game, log, record
+        self.evaluators, self.poll = evaluators, poll
+        self.validation: Validation | None = None
+        self._pictures_failed = False  # told once
+        self.alike = False  # all images of a grid were the same; told once
+        device = record.device
+        self.look = look
+        self.z, self.y = images.latents(e.prior, game.z_dim, look.count, device, e.seed), None
+        if game.num_classes:  # a row per class, its columns sharing a z
+            self.z, self.y = images.by_class(self.z[:8], images.some_classes(game.num_classes))
+
+    def score(self, protocol: Protocol, step: int, game: GAN | None = None) -> Scores:
+        """Scores of ``game`` (None: the run's own); their time is counted as evaluation."""
+        game, began = game or self.game, time.perf_counter()
+        try:
+            return self.evaluators[protocol].score(
+                *generators(game.live, game.draw, protocol, game.shape),
+                step=step,
+                generator="raw" if game.average is None else "ema",
+                poll=self.poll,
+            )
+        finally:
+            self.record.progress["eval_s"] += time.perf_counter() - began
+
+    def real(self) -> None:
+        """Beside the scores to come, those of real samples, where there are any: a record and a line."""
+        collectives.current().first_does(self._real)
+
+    def _real(self) -> None:
+        if values := self.evaluators[self.e.metric.progress].among_real():
+            self.log.numbers(0, "real", {f"real/{name}": value for name, value in values.items()})
+            self.log.say(f"real samples against the others: {format_scores(values)}")
+
+    def tell(self, scores: Scores, kind: str = "eval") -> None:
+        """Warnings, the scores, and what evaluation costs so far, into the log."""
+        for warning in scores.warnings:
+            self.log.warn(warning)
+        self.log.scores(scores.step, scores.values, scores.protocol_id, kind, scores.own_ids)
+        share = self.record.eval_share
+        self.log.say(f"scored in {scores.seconds:.1f} s; evaluation is {share:.1%} of the time so far")
+
+    def curves(self, means: Mapping[str, float]) -> dict[str, float | None]:
+        """What a log line holds: the losses' means, their names of the papers, and D's on held-out images."""
+        found: dict[str, float | None] = {f"loss/{name}": value for name, value in means.items()}
+        found |= validation.means(means, self.game)
+        if self.validation is not None:
+            found |= collectives.current().first_does(self.validation.look)
+        return found
+
+    def samples(self, step: int) -> None:
+        """What the run's fixed latents look like. A picture is not worth a run."""
+        collectives.current().first_does(lambda: self._samples(step))
+
+    def _samples(self, step: int) -> None:
+        self.folder.require_here()
+        name = f"step-{step:09d}.{self.look.ending}"
+        try:
+            shown = self.look(self.game, self.z, self.y)
+            self.folder.samples.mkdir(exist_ok=True)  # not its parents: a deleted folder is not revived
+            shown.write(self.folder.samples / name)
+        except (OSError, EnvError, MetricError) as error:
+            why = error.mistakes[0].what if isinstance(error, EnvError) else error
+            why = getattr(error, "strerror", None) or why
+            if not self._pictures_failed:
+                self.log.warn(f"samples/{name}: {why}; training goes on without pictures")
+            self._pictures_failed = True
+            return
+        if shown.picture is not None:
+            self.log.image(step, shown.picture)
+        else:
+            self.log.text(step, shown.text or "")
+        if step >= SETTLED and not self.alike and shown.alike:
+            self.alike = True
+            what, n = NOUNS[self.game.shape.kind], len(self.z)
+            self.log.warn(f"step {step}: all {n} generated {what} are the same; G has collapsed")
+
+    def spectra(self, step: int) -> None:
+        """The spectral norms of D's weights as they act, and of the trained weights under them."""
+        collectives.current().first_does(lambda: self._spectra(step))
+
+    def _spectra(self, step: int) -> None:
+        d = self.game.discriminator
+        norms = {f"spectral/{name}": value for name, value in singular_values.spectral_norms(d).items()}
+        norms |= {
+            f"spectral_raw/{name}": value for name, value in singular_values.raw_spectral_norms(d).items()
+        }
+        self.log.numbers(step, "spectral", norms)

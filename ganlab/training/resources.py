@@ -1,0 +1,69 @@
+"""What the runs of one process have in common: the images, the feature network, the reference statistics.
+
+A run alone has one of these to itself. Runs packed into one process share one: what is equal in their
+configs is one object, and is read, moved to the device and computed once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ganlab.data.base import SampleSet
+from ganlab.evaluation.evaluator import Evaluator
+from ganlab.experiment import Experiment
+from ganlab.metrics.protocol import Protocol
+from ganlab.system.paths import cache_dir
+from ganlab.training.validation import split_of
+
+
+class Resources:
+    """Objects by what they are made from. ``packed``: several runs at once, none of which may turn the
+    process's switches."""
+
+    def __init__(self, packed: bool = False) -> None:
+        self.packed = packed
+        self._parts: dict[str, Any] = {}
+        self._images: dict[tuple[int, str], SampleSet] = {}
+        self._evaluators: dict[tuple[Any, ...], Evaluator] = {}
+
+    def adopt(self, e: Experiment, tree: Mapping[str, Any]) -> None:
+        """Give ``e`` the dataset and scoring of an earlier run whose config (``tree``) is the same there.
+
+        Both are kept as long as this object: an id is never that of another.
+        """
+        e.dataset = self._parts.setdefault(_key("dataset", tree), e.dataset)
+        e.metric = self._parts.setdefault(_key("metric", tree), e.metric)
+
+    def images(self, e: Experiment) -> SampleSet:
+        """The training images, loaded once for a dataset. Raises DataError or EnvError."""
+        return self._split(e, e.dataset.split)
+
+    def held_out(self, e: Experiment) -> SampleSet | None:
+        """The images of ``validation``, or None where it is off. Raises as ``images``, and ConfigError."""
+        split = split_of(e)
+        return None if split is None else self._split(e, split)
+
+    def _split(self, e: Experiment, split: str) -> SampleSet:
+        self._parts.setdefault(f"dataset {id(e.dataset)}", e.dataset)
+        key = id(e.dataset), split
+        if key not in self._images:
+            self._images[key] = e.dataset.load(split=split)
+        return self._images[key]
+
+    def evaluator(self, e: Experiment, protocol: Protocol, device: torch.device) -> Evaluator:
+        """The evaluator of a run under ``protocol``; it reads nothing yet."""
+        self._parts.setdefault(f"dataset {id(e.dataset)}", e.dataset)
+        self._parts.setdefault(f"metric {id(e.metric)}", e.metric)
+        key = (id(e.metric), id(e.dataset), protocol is e.metric.protocol, device)
+        if key not in self._evaluators:
+            made = Evaluator(e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir())
+            self._evaluators[key] = made
+        return self._evaluators[key]
+
+
+def _key(part: str, tree: Mapping[str, Any]) -> str:
+    return f"{part}: {json.dumps(tree[part], sort_keys=True, default=str)}"

@@ -1,0 +1,277 @@
+"""Every YAML file under configs/ composes, builds, and plays a round; a new file is tested by being there."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ganlab.config import compose
+from ganlab.config.targets import resolve
+from ganlab.data.imagenet import ImageNet
+from ganlab.errors import ConfigError
+from ganlab.experiment import Experiment
+from ganlab.runs.naming import run_path
+from ganlab.training.build import build_game, pack_game, unpack_game
+from ganlab.training.step import play_round
+from ganlab.types import Batch, ImageShape
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = sorted(p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml"))
+PLAYED = ("architecture", "normalization", "loss", "prior", "setting", "experiment")
+LABELLED = ("intra_fid", "intra_ms_ssim")  # scores of classes
+SMALL = [
+    "architecture.width=0.04",
+    "batch_size=4",
+    "g_batch_size=null",
+    "accumulate=1",
+    "lr_decay_start=0",
+    "steps=4",
+    "d_steps=1",
+    "fixed_shift=0",
+    "device=cpu",
+]
+CLASSES = 7
+NETS = defaultdict(  # by the dataset's file
+    list,
+    points=["architecture=mlp", "metric=[wasserstein1,modes]"],
+    text=["architecture=charlm", "metric=[ngram_js]"],
+)
+
+
+def composed(*overrides: str) -> Experiment:
+    built = compose.build(compose.compose(list(overrides)))
+    assert isinstance(built, Experiment)
+    return built
+
+
+def options(group: str) -> list[str]:
+    return [f.stem for f in FILES if f.parts[0] == group and len(f.parts) == 2]
+
+
+def of_images() -> list[str]:
+    """Metrics that score images."""
+    found = {
+        name: next(iter(yaml.safe_load((CONFIGS / "metric" / f"{name}.yaml").read_text()).values()))
+        for name in options("metric")
+    }
+    return [name for name, node in found.items() if "images" in resolve(node["_target_"]).kinds]
+
+
+def play(e: Experiment) -> dict[str, float]:
+    torch.manual_seed(0)
+    game = build_game(e, torch.device("cpu"), CLASSES)
+    y = torch.randint(CLASSES, (e.batch_size,))
+    game.labels = y
+    before = [p.detach().clone() for net in (game.discriminator, game.generator) for p in net.parameters()]
+    x = torch.rand(e.batch_size, *e.shape) * 2 - 1
+    told = play_round(game, lambda: Batch(x, y), e.lr_factor(0))
+    after = [p for net in (game.discriminator, game.generator) for p in net.parameters()]
+    moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert sum(moved) > 0.8 * len(moved), "both players learn"
+    # the state survives the way to a checkpoint and back
+    again = build_game(e, torch.device("cpu"), CLASSES)
+    unpack_game(again, *pack_game(game), "here")
+    for key, value in pack_game(again)[0].items():
+        assert torch.equal(value, pack_game(game)[0][key]), key
+    return {name: float(value) for name, value in told.items()}
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in PLAYED for o in options(g)])
+def test_every_choice_plays_a_round(group: str, option: str) -> None:
+    plus = "+" if group == "experiment" else ""
+    # any images of the right shape will do: the datasets' own files are tested with their loaders
+    digits = []
+    if group == "experiment" and option != "digits":
+        shape = composed(f"+experiment={option}").shape
+        if isinstance(shape, ImageShape):
+            digits = ["dataset=digits", "dataset.channels=3", f"dataset.resolution={shape.height}"]
+            own = compose.compose([f"+experiment={option}"]).tree["dataset"]  # keys that the experiment sets
+            digits += [f"~dataset.{key}" for key in ("limit", "stretch") if own.get(key)]
+    if (group, option) == ("architecture", "charlm"):
+        digits = ["dataset=text", "metric=[ngram_js]"]
+    told = play(composed(f"{plus}{group}={option}", *digits, *SMALL))
+    assert {"d", "g"} <= set(told)
+    assert all(torch.isfinite(torch.tensor(v)) for v in told.values()), told
+
+
+@pytest.mark.parametrize("option", options("dataset"))
+def test_every_dataset_builds(option: str) -> None:
+    path = ["dataset.path=nowhere"] if option in ("folder", "text") else []
+    net = NETS[compose.compose([f"dataset={option}", *path]).tree["dataset"]["_target_"].split(".")[2]]
+    e = composed(f"dataset={option}", *path, *net, *SMALL)
+    assert not isinstance(e.shape, ImageShape) or e.shape.channels in (1, 3)
+    e.architecture.check(e.shape)
+
+
+@pytest.mark.parametrize("option", options("protocol"))
+@pytest.mark.parametrize("extractor", options("extractor"))
+def test_every_protocol_and_extractor_builds(option: str, extractor: str) -> None:
+    free = [name for name in of_images() if name not in LABELLED]
+    e = composed(f"metric.protocol={option}", f"metric.extractor={extractor}", f"metric=[{','.join(free)}]")
+    assert e.metric.protocol.name == option
+    assert e.metric.extractor.name == extractor
+    assert set(e.metric.scores) == set(free)
+
+
+def test_a_key_of_a_named_file_can_be_changed() -> None:
+    words = ["+experiment=sngan_cifar", "metric.protocol=smoke", "metric.protocol.fid_n_real=0"]
+    e = composed(*words, "metric.progress.seed=7")
+    assert (e.metric.protocol.name, e.metric.protocol.fid_n_real, e.metric.protocol.is_n_fake) == (
+        "smoke",
+        0,
+        500,
+    )
+    assert (e.metric.progress.name, e.metric.progress.seed) == ("progress5k", 7)
+    saved = compose.compose(["metric.protocol=smoke", "metric.protocol.fid_n_real=0"]).saved
+    again = compose.reopen(saved, ["metric.protocol.seed=3", "metric.protocol=small2k"])["metric"]["protocol"]
+    assert (again["name"], again["seed"], again["fid_n_real"]) == ("small2k", 3, 5000)
+    with pytest.raises(ConfigError, match=r"metric\.progress\.seed: metric.progress is null; choose one"):
+        composed("metric.progress=null", "metric.progress.seed=7")
+    with pytest.raises(ConfigError, match=r"metric\.protocol\.fid_real: .*fid_n_real"):
+        composed("metric.protocol=smoke", "metric.protocol.fid_real=0")
+
+
+def test_scores_of_classes_want_a_conditional_architecture() -> None:
+    with pytest.raises(ConfigError) as error:
+        composed(f"metric=[{','.join(of_images())}]")
+    assert [str(m) for m in error.value.mistakes] == [
+        f"metric.scores.{name}: needs class labels, and this architecture is unconditional; leave it out, or "
+        "use architecture=resnet architecture.head=projection"
+        for name in LABELLED
+    ]
+    names = ",".join(of_images())
+    e = composed(f"metric=[{names}]", "architecture=resnet", "architecture.head=projection", *SMALL)
+    assert set(e.metric.scores) == set(of_images())
+
+
+@pytest.mark.parametrize("option", options("class_loss"))
+def test_every_class_loss_plays_a_round(option: str) -> None:
+    head = ["architecture=resnet", "architecture.head=ac", f"class_loss={option}"]
+    told = play(composed(*head, *SMALL))
+    assert {"d_class", "g_class"} <= set(told)
+
+
+@pytest.mark.parametrize("head", ["concat", "projection", "ac"])
+def test_every_head_plays_a_round(head: str) -> None:
+    words = [
+        "architecture=resnet",
+        f"architecture.head={head}",
+        *(["class_loss=acgan"] if head == "ac" else []),
+    ]
+    assert {"d", "g"} <= set(play(composed(*words, *SMALL)))
+
+
+def test_normalizations_combine() -> None:
+    told = play(composed("normalization=[sn,gp,orthonormal]", *SMALL))
+    assert {"gp", "orthonormal"} <= set(told)
+
+
+def test_settings_are_table_1() -> None:
+    table = {
+        "A": (1e-4, 0.5, 0.9, 5),
+        "B": (1e-4, 0.5, 0.999, 1),
+        "C": (2e-4, 0.5, 0.999, 1),
+        "D": (1e-3, 0.5, 0.9, 5),
+        "E": (1e-3, 0.5, 0.999, 5),
+        "F": (1e-3, 0.9, 0.999, 5),
+    }
+    for name, (lr, beta1, beta2, d_steps) in table.items():
+        e = composed(f"setting={name}")
+        (group,) = e.optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
+        assert (group["lr"], *group["betas"], e.d_steps) == (lr, beta1, beta2, d_steps)
+        assert e.setting == name
+
+
+def test_the_command_line_beats_the_experiment() -> None:
+    e = composed("+experiment=sngan_cifar", "setting=B", "normalization=gp", "loss=wasserstein")
+    assert (e.setting, list(e.normalization), type(e.loss).__name__) == ("B", ["gp"], "Wasserstein")
+    assert (e.steps, e.architecture.width, e.metric.protocol.name) == (100_000, 1.0, "sngan_paper")  # type: ignore[attr-defined]
+
+
+def test_the_resnet_row_is_the_papers() -> None:
+    e = composed("+experiment=sngan_cifar_resnet")
+    (group,) = e.optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    assert (group["lr"], *group["betas"]) == (2e-4, 0.0, 0.9)
+    assert (e.d_steps, e.batch_size, e.g_batch_size, e.dequantize, e.lr_decay) == (5, 64, 128, True, "linear")
+
+
+@pytest.mark.parametrize("option", ["wgan_gp_cifar_resnet", "wgan_gp_cifar_resnet_acgan"])
+def test_wgan_gps_resnet_has_its_codes_batch_norm_and_decoding(option: str) -> None:
+    """gan_cifar_resnet.py halves each batch: G's norms see 32 images in a critic update, 64 in G's."""
+    e = composed(f"+experiment={option}", "architecture.width=0.02", "device=cpu")
+    game = build_game(e, torch.device("cpu"), 10)
+    norms = [m for m in game.generator.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert (len(norms), {m.eps for m in norms}) == (7, {1e-5})
+    seen: list[int] = []
+    norms[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    y = torch.randint(10, (64,))
+    game.labels = y
+    play_round(game, lambda: Batch(torch.rand(64, 3, 32, 32) * 2 - 1, y))
+    assert seen == [32, 32] * 5 + [64, 64]
+    protocol = e.metric.protocol
+    assert (protocol.is_n_fake, protocol.is_splits, protocol.quantize, protocol.bn) == (
+        50_000,
+        10,
+        "bins",
+        "batch",
+    )
+    sngan = build_game(
+        composed("+experiment=sngan_cifar_resnet", "architecture.width=0.02"), torch.device("cpu")
+    )
+    assert {m.eps for m in sngan.generator.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {2e-5}
+
+
+def test_the_released_cnn_is_the_codes() -> None:
+    """chainer-gan-lib: 3,828,739 and 5,860,865 parameters; the paper's Table 3: 3,812,355 and 2,935,873."""
+    found = {}
+    for name in ("sngan_cifar", "sngan_cifar_released"):
+        e = composed(f"+experiment={name}", "device=cpu")
+        nets = e.architecture.generator(e.shape, 0), e.architecture.discriminator(e.shape, 0, None)
+        counts = [sum(p.numel() for p in net.parameters()) for net in nets]
+        found[name] = (*counts, nets[1].slope, type(e.prior).__name__, e.order, e.setting)
+    assert found["sngan_cifar"] == (3_812_355, 2_935_873, 0.1, "Normal", "d_first", "C")
+    assert found["sngan_cifar_released"] == (3_828_739, 5_860_865, 0.2, "Uniform", "g_first", "C")
+
+
+def test_imagenet_recipes_train_on_stretched_images_and_score_against_others() -> None:
+    for name in ("sngan_imagenet_unconditional", "sngan_imagenet", "projection_imagenet", "acgan_imagenet"):
+        e = composed(f"+experiment={name}")
+        assert isinstance(e.dataset, ImageNet)
+        assert (e.dataset.rule.stretch, e.dataset.reference.rule.stretch) == (True, False)
+    others = ["+experiment=sngan_imagenet", "dataset=folder", "dataset.path=x", "dataset.resolution=128"]
+    with pytest.raises(
+        ConfigError, match=r"dataset\.stretch: .*the experiment sets it: ~dataset\.stretch leaves"
+    ):
+        composed(*others)
+    composed(*others, "~dataset.stretch")
+
+
+def test_without_arguments_it_is_the_demo() -> None:
+    made = compose.compose([])
+    assert run_path(made.choices, made.overrides, "C", 0) == Path("outputs/digits/C-s0")
+
+
+@pytest.mark.parametrize("option", [o for o in options("experiment") if o != "digits"])
+def test_experiment_headers_name_paper_table_score_and_command(option: str) -> None:
+    text = (CONFIGS / "experiment" / f"{option}.yaml").read_text()
+    header = text[: text.index("defaults:")]
+    assert header.startswith("# @package _global_")
+    assert re.search(r"arXiv:\d{4}\.\d{5}", header)
+    assert re.search(r"(Table|Figure) \d", header)
+    assert "Protocol" in header
+    assert f"ganlab train +experiment={option}" in header
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(f) for f in FILES])
+def test_every_file_says_what_it_is(file: Path) -> None:
+    text = (CONFIGS / file).read_text()
+    first = next(line for line in text.splitlines() if not line.startswith("# @package"))
+    assert first.startswith("#"), "a header first"
+    yaml.safe_load(text)
+    for line in text.splitlines():
+        assert len(line) <= 130

@@ -1,0 +1,253 @@
+"""``ganlab explain``: recipes that fit their experiments; differences, told with where values come from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ganlab.cli import main
+from ganlab.config import compose
+from ganlab.config.files import groups
+from ganlab.errors import ConfigError, DataError
+from ganlab.papers import explain, recipes
+
+EXPERIMENTS = groups([])["experiment"]
+KNOWN = list(recipes.table()["recipes"])
+ROOT = Path(__file__).parents[2]
+
+
+def of(*overrides: str) -> explain.Explanation:
+    made = compose.compose(list(overrides))
+    experiment = str(made.choices.get("experiment") or "")
+    return explain.against("x", made.tree, recipes.match(made.tree, experiment))
+
+
+def keys(lines: list[explain.Line]) -> dict[str, explain.Line]:
+    return {line.key: line for line in lines}
+
+
+def there(tree: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
+# ---- the table
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_fact_is_about_a_key_that_the_composed_experiment_has(name: str) -> None:
+    assert name in EXPERIMENTS
+    recipe = recipes.load(name)
+    assert recipe is not None
+    trees = [recipes.composed((f"+experiment={name}", *words)) for words in recipe.rows.values()]
+    for key in recipe.origins:
+        assert any(there(tree, key) for tree in trees), f"{name}: no row has {key}"
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_value_told_is_the_experiments_own(name: str) -> None:
+    """The first row is the experiment file's; a value in recipes.yaml that went stale fails here."""
+    recipe = recipes.load(name)
+    assert recipe is not None
+    alone = recipes.composed((f"+experiment={name}",))
+    for key, origin in recipe.origins.items():
+        assert origin.source in recipes.SOURCES, key
+        if origin.fixed and there(alone, key):
+            found = recipes.value_at(alone, key)
+            found = found.get("name", found.get("_target_")) if isinstance(found, dict) else found
+            assert found == origin.value, key
+        if origin.source in ("paper", "code"):
+            assert origin.where, f"{name}: {key} names no place"
+            assert getattr(origin, origin.source) is None, f"{name}: {key} differs from itself"
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_rows_and_settings_of_a_recipe_are_the_recipe(name: str) -> None:
+    recipe = recipes.load(name)
+    assert recipe is not None
+    for row, words in recipe.rows.items():
+        found = of(f"+experiment={name}", *words)
+        assert found.match.row == row
+        assert found.differing == []
+    for setting in recipe.settings:
+        assert of(f"+experiment={name}", f"setting={setting}").differing == []
+
+
+def test_silent_keys_are_keys() -> None:
+    trees = [recipes.composed((f"+experiment={name}",)) for name in ("sngan_cifar", "sngan_imagenet")]
+    silent = recipes.table()["silent"]
+    assert [key for key in silent if not any(there(tree, key) for tree in trees)] == []
+
+
+# ---- what it says
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_shipped_experiment_can_be_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["explain", f"+experiment={name}"]) == 0
+    said = capsys.readouterr().out
+    if name in KNOWN:
+        assert f"recipe: {name}, " in said
+        assert "nothing differs from the recipe" in said
+    else:
+        assert f"no recipe is known for experiment {name!r}; the nearest" in said
+
+
+def test_differences_name_the_recipes_value_and_its_source() -> None:
+    found = of("+experiment=sngan_cifar_resnet", "setting=C", "steps=1000", "architecture.width=0.5")
+    told = keys(found.differing)
+    beta = told["optimizer.betas[0]"]
+    assert (beta.here, beta.recipe, beta.source, beta.where) == ("0.5", "0", "paper", "appendix B.3")
+    assert (told["optimizer.betas[1]"].here, told["optimizer.betas[1]"].recipe) == ("0.999", "0.9")
+    steps = told["steps"]
+    assert (steps.here, steps.recipe, steps.source, steps.code) == ("1000", "100000", "paper", "50000")
+    assert told["setting"].recipe == "resnet"
+    assert told["d_steps"].recipe == "5"
+    assert told["architecture.width"].where == "Tables 4 to 6"
+    assert "optimizer.lr" not in told
+    assert [line.key for line in found.differing][:2] == ["architecture.width", "setting"]
+
+
+def test_settings_and_rows_of_the_papers_table_are_no_differences() -> None:
+    found = of("+experiment=sngan_cifar", "setting=D", "normalization=gp", "loss=wasserstein")
+    assert found.match.row == "WGAN-GP"
+    assert found.differing == []
+    found = of("+experiment=sngan_cifar", "normalization=[sn,gp]", "loss=hinge")
+    assert found.match.row == "SN, hinge (Eq. 17)"
+    (line,) = found.differing
+    assert (line.key, line.here, line.source) == ("normalization.gp", "GradientPenalty", "not in this row")
+    found = of("+experiment=sngan_cifar", "normalization=none")
+    assert [line.here for line in found.differing] == ["none"]
+
+
+def test_open_points_say_what_paper_and_code_have() -> None:
+    told = keys(of("+experiment=sngan_cifar").open)
+    assert (told["architecture.d_widths"].here, told["architecture.d_widths"].code) == ("table3", "chainer")
+    assert told["architecture.slope"].code == "0.2"
+    assert (told["batch_size"].source, told["batch_size"].paper) == ("code", "not stated")
+    assert told["metric.protocol.real_split"].source == "ganlab"
+    assert "Chainer" in told["metric.extractor"].code
+    assert "setting" in told
+    assert "normalization.orthonormal.weight" not in told  # not in this row
+    assert "setting" not in keys(of("+experiment=sngan_cifar", "setting=A").open)
+    orthonormal = keys(of("+experiment=sngan_cifar", "normalization=orthonormal").open)
+    assert orthonormal["normalization.orthonormal.weight"].paper == "not stated"
+
+
+def test_a_choice_of_the_codes_is_a_difference_that_names_the_code() -> None:
+    (line,) = of("+experiment=sngan_cifar", "architecture.d_widths=chainer").differing
+    assert (line.here, line.recipe, line.source, line.code) == ("chainer", "table3", "paper", "chainer")
+
+
+def test_parts_and_protocols_are_one_difference_each() -> None:
+    words = ["dataset=folder", "dataset.path=/data/mine.zip", "metric.extractor=cifar"]
+    told = keys(of("+experiment=sngan_cifar", *words, "metric.protocol=smoke").differing)
+    assert set(told) == {"dataset", "metric.extractor", "metric.protocol"}
+    assert told["dataset"].here == "Folder (mine.zip)"  # no path of this machine
+    assert (told["metric.protocol"].here, told["metric.protocol"].recipe) == ("smoke", "sngan_paper")
+
+
+def test_what_moves_no_result_is_left_out() -> None:
+    words = ["seed=7", "threads=2", "device=cpu", "eval_every=9", "metric=[fid]", "keep_checkpoints=9"]
+    assert of("+experiment=sngan_cifar", *words, "g_batch_size=64").differing == []
+
+
+def test_without_an_experiment_the_nearest_recipe_is_named() -> None:
+    found = of("dataset=stl10", "architecture=cnn", "setting=B")
+    assert found.match.recipe.experiment == "sngan_stl"
+    assert found.match.why.startswith("no experiment is recorded; the nearest")
+    assert recipes.nearest(of("+experiment=projection_cifar").match.tree).experiment == "projection_cifar"
+    with pytest.raises(ConfigError, match="is that of no shipped experiment"):
+        recipes.nearest({"architecture": {"_target_": "mine.Net"}})
+
+
+# ---- run folders
+
+
+def write_run(folder: Path, *overrides: str, experiment: Any = "sngan_cifar", **changes: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = compose.compose(list(overrides)).saved | changes
+    (folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    (folder / "result.json").write_text(json.dumps({"format": 1, "experiment": experiment}))
+    return folder
+
+
+def test_a_run_folder_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", "+experiment=sngan_cifar", "setting=A", "steps=1000")
+    assert main.main(["explain", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "recipe: sngan_cifar, SNGAN (arXiv 1802.05957): Table 2" in said
+    assert "differs from the recipe (1)" in said
+    assert any(line.split()[:3] == ["steps", "1000", "100000"] for line in said.splitlines())
+    assert main.main(["explain", str(run), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["recipe"]["experiment"] == "sngan_cifar"
+    assert [(x["key"], x["here"], x["recipe"]) for x in told["differing"]] == [("steps", "1000", "100000")]
+    assert {x["key"] for x in told["open"]} >= {"architecture.d_widths", "batch_size"}
+
+
+def test_a_run_without_a_result_or_from_before_a_key_is_explained(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "+experiment=sngan_cifar_resnet")
+    (run / "result.json").unlink()
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    del saved["order"], saved["architecture"]["head"]
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    found = explain.explain(str(run))
+    assert found.match.recipe.experiment == "sngan_cifar_resnet"
+    assert found.differing == []
+
+
+@pytest.mark.parametrize("experiment", [None, 5, "gone", "../../etc/passwd", "\x1b[31mred"])
+def test_a_strange_experiment_name_is_met_with_the_nearest(
+    tmp_path: Path, experiment: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path, "+experiment=sngan_cifar", experiment=experiment)
+    assert explain.explain(str(run)).match.recipe.experiment == "sngan_cifar"
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_hostile_configs_are_only_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nasty = {"x\x1b[31m": 1, "${oc.env:HOME}": "${oc.env:HOME}", "steps": "\x1b]0;title\x07" + "x" * 500}
+    run = write_run(tmp_path, "+experiment=sngan_cifar", **nasty)
+    found = explain.explain(str(run))
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "\x07" not in said
+    assert str(Path.home()) not in said
+    assert len(keys(found.differing)["steps"].here) <= 60
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a run folder"):
+        explain.explain(str(tmp_path))
+    (tmp_path / "config.yaml").write_text("[1]")
+    with pytest.raises(ConfigError, match="is damaged"):
+        explain.explain(str(tmp_path))
+    assert main.main(["explain", "a", "steps=5"]) == ConfigError.code
+    assert main.main(["explain", "+experiment=sngan_cifra"]) == ConfigError.code
+    with pytest.raises(ConfigError) as caught:
+        explain.explain("", ["stepz=5", "batch_size=many"])
+    assert {m.where for m in caught.value.mistakes} == {"stepz", "batch_size"}
+
+
+def test_a_run_needs_no_torch_and_no_network(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "+experiment=sngan_cifar", "setting=D", "steps=1000")
+    code = (
+        "import sys, socket\n"
+        "def never(*a, **k): raise AssertionError('network')\n"
+        "socket.socket.connect = never\n"
+        "from ganlab import cli\n"
+        f"assert cli.main(['explain', {str(tmp_path / 'run')!r}]) == 0\n"
+        "assert 'torch' not in sys.modules, 'torch'\n"
+        "assert 'matplotlib' not in sys.modules, 'matplotlib'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120, stdout=subprocess.DEVNULL)

@@ -1,0 +1,256 @@
+"""``ganlab data check``: every bad, odd, equal and changed file is named, whatever the set comes in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganlab.cli import main
+from ganlab.data.cifar10 import Cifar10
+from ganlab.data.folder import Folder
+from ganlab.data.imagenet import ImageNet
+from ganlab.data.lsun import Lsun
+from ganlab.data.packing.check import Report, check, read_manifest, write_manifest
+from ganlab.errors import DataError, EnvError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def image(value: int, kind: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (20, 20)) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(value).integers(0, 256, (*size, 3), np.uint8)).convert(mode).save(
+        out, kind
+    )
+    return out.getvalue()
+
+
+FILES = {f"n{c:08d}/{i:02d}.JPEG": image(10 * c + i) for c in (1, 2) for i in range(6)}
+BAD = FILES | {
+    "n00000001/01.JPEG": b"",
+    "n00000001/02.JPEG": FILES["n00000001/02.JPEG"][:300],
+    "n00000002/03.JPEG": FILES["n00000002/02.JPEG"],
+    "n00000002/04.JPEG": image(0, "PNG", "P"),
+    "n00000002/05.JPEG": image(0, "JPEG", "CMYK"),
+}
+
+
+def tree(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def tar_of_tars(path: Path, files: dict[str, bytes]) -> Path:
+    inner = {}
+    for wnid in sorted({name.split("/")[0] for name in files}):
+        part = tarred(path / "part", {n.split("/")[1]: d for n, d in files.items() if n.startswith(wnid)})
+        inner[f"{wnid}.tar"] = part.read_bytes()
+    (path / "part").unlink()
+    return tarred(path / "ILSVRC2012_img_train.tar", inner)
+
+
+def database(path: Path, files: dict[str, bytes]) -> Path:
+    path.mkdir(parents=True)
+    with lmdb.open(str(path), map_size=1 << 27) as env, env.begin(write=True) as transaction:
+        for name, data in files.items():
+            transaction.put(name.encode(), data)
+    return path
+
+
+def source(kind: str, root: Path, files: dict[str, bytes]) -> Any:
+    """A dataset of each kind of source with these images."""
+    root.mkdir(exist_ok=True)
+    if kind == "folder":
+        return Folder(str(tree(root / "set", files)))
+    if kind == "zip":
+        return Folder(str(zipped(root / "set.zip", files)))
+    if kind == "tar":
+        return Folder(str(tarred(root / "set.tar", files)))
+    if kind == "class folders":
+        return ImageNet(str(tree(root / "set" / "train", files).parent), preprocess="plain", resolution=32)
+    if kind == "tar of tars":
+        return ImageNet(str(tar_of_tars(root, files)), preprocess="plain", resolution=32)
+    return Lsun(str(database(root / "bedroom_train_lmdb", files)))
+
+
+def looked(dataset: Any, manifest: Path | None = None, write: bool = False) -> Report:
+    originals = dataset.originals(dataset.split)
+    assert originals is not None
+    return check(originals, manifest, write)
+
+
+KINDS = ["folder", "zip", "tar", "class folders", "tar of tars", "lmdb"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_bad_odd_or_equal_is_named(kind: str, tmp_path: Path) -> None:
+    report = looked(source(kind, tmp_path / "in", BAD))
+    assert report.files == 12
+    assert sorted(name for name, _ in report.bad) == ["n00000001/01.JPEG", "n00000001/02.JPEG"]
+    assert report.wrong == 2
+    assert report.same == [["n00000002/02.JPEG", "n00000002/03.JPEG"]]
+    assert {k: report.kinds[k] for k in ("PNG P", "JPEG CMYK")} == {"PNG P": 1, "JPEG CMYK": 1}
+    assert {k: report.notes[k] for k in ("palette", "cmyk")} == {"palette": 1, "cmyk": 1}
+    assert report.classes == ({} if kind == "lmdb" else {"n00000001": 4, "n00000002": 6})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_manifest_finds_what_decoding_does_not(kind: str, tmp_path: Path) -> None:
+    manifest = tmp_path / "sums"
+    dataset = source(kind, tmp_path / "in", FILES)
+    assert looked(dataset, manifest, write=True).wrong == 0
+    assert len(read_manifest(manifest)) == 12
+    assert looked(dataset, manifest).wrong == 0
+    rotten = dict(FILES)
+    name = "n00000002/01.JPEG"
+    flipped = bytearray(rotten[name])
+    flipped[-40] ^= 4  # in the entropy-coded data: it decodes
+    rotten[name] = bytes(flipped)
+    del rotten["n00000001/05.JPEG"]
+    rotten["n00000001/99.JPEG"] = image(99)
+    shutil.rmtree(tmp_path / "in")
+    report = looked(source(kind, tmp_path / "in", rotten), manifest)
+    found = (report.bad, report.changed, report.missing, report.new)
+    assert found == ([], [name], ["n00000001/05.JPEG"], ["n00000001/99.JPEG"])
+    assert report.wrong == 2
+
+
+def test_a_cut_archive_is_told_with_what_came_before(tmp_path: Path) -> None:
+    whole = tarred(tmp_path / "set.tar", BAD).read_bytes()
+    (tmp_path / "set.tar").write_bytes(whole[: len(whole) // 2])
+    dataset = Folder(str(tmp_path / "set.tar"))
+    with pytest.raises(DataError, match="damaged archive"):
+        looked(dataset)  # already its names can't be read
+    cut = database(tmp_path / "bedroom_train_lmdb", FILES) / "data.mdb"
+    data = bytearray(cut.read_bytes())
+    data[3 * 4096 : 6 * 4096] = bytes(3 * 4096)
+    cut.write_bytes(data)
+    report = looked(Lsun(str(cut)))
+    assert "damaged LMDB database" in report.damage or "ends after" in report.damage
+    assert report.wrong >= 1
+
+
+def test_the_manifest_is_sha256sums(tmp_path: Path) -> None:
+    names = {"plain.png": b"1", "a dir/with space.png": b"2", "new\nline.png": b"3", "back\\slash.png": b"4"}
+    tree(tmp_path / "set", names)
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in names.items()}
+    odd = os.fsdecode(b"latin\xe9.png")
+    (tmp_path / "set" / odd).write_bytes(b"5")
+    sums[odd] = hashlib.sha256(b"5").hexdigest()
+    write_manifest(tmp_path / "sums", sums)
+    assert read_manifest(tmp_path / "sums") == sums
+    command = ["sha256sum", "--check", "--strict", str(tmp_path / "sums")]
+    if shutil.which("sha256sum"):
+        assert subprocess.run(command, cwd=tmp_path / "set", capture_output=True, check=False).returncode == 0
+
+
+def test_files_that_are_no_manifest(tmp_path: Path) -> None:
+    for data, says in ((b"", "names no file"), (b"hello\n", "line 1"), (b"0" * 64 + b" \n", "line 1")):
+        (tmp_path / "sums").write_bytes(data)
+        with pytest.raises(DataError, match=rf"sums: .*{says}.*hash=write"):
+            read_manifest(tmp_path / "sums")
+    with pytest.raises(DataError, match="there is no manifest; write one with hash=write"):
+        read_manifest(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_manifest(tmp_path / "pipe")
+    with pytest.raises(EnvError, match="manifest=FILE"):
+        write_manifest(tmp_path / "no" / "such", {"a": "0" * 64})
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tree(tmp_path / "photos", BAD)
+    (root / "n00000001" / "loop.jpg").symlink_to(root)
+    os.mkfifo(root / "n00000001" / "pipe.jpg")
+    (root / "n00000003").mkdir()
+    words = ["data", "check", "dataset=folder", f"path={root}"]
+    assert main.main([*words, "hash=write", f"out={tmp_path / 'found.json'}"]) == 3
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert f"{root}: 2 of 12 files are not sound; mend or remove them" in err
+    for line in (
+        "  classes: n00000001 4, n00000002 6",
+        "  empty class: n00000003",
+        "  broken: n00000001/01.JPEG: ",
+        "  same content: n00000002/02.JPEG = n00000002/03.JPEG",
+        "  passed over: 1 link back to a folder above it, such as n00000001/loop.jpg",
+        "  passed over: 1 special file, such as n00000001/pipe.jpg",
+        "  1 palette, expanded",
+        f"  written: {tmp_path / 'photos-all.sha256'}",
+    ):
+        assert line in out
+    found = json.loads((tmp_path / "found.json").read_text())["all"]
+    assert (found["files"], len(found["bad"])) == (12, 2)
+    assert main.main([*words, "hash=write"]) == 3  # rotten files would be declared sound
+    assert "is there already; compare with hash=verify" in capsys.readouterr().err
+    (root / "n00000002" / "00.JPEG").write_bytes(FILES["n00000002/00.JPEG"][:-30] + bytes(30))
+    assert main.main([*words, "hash=verify"]) == 3
+    assert "  changed: n00000002/00.JPEG" in capsys.readouterr().out
+    for word, says in (("hash=yes", "hash: 'yes' is not"), ("manifest=x", "manifest: goes with hash")):
+        assert main.main([*words, word]) == 2
+        assert says in capsys.readouterr().err
+    assert main.main(["data", "check", "digits"]) == 0
+    assert main.main(["data", "check"]) == 2
+
+
+def test_a_sound_set_and_its_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: Path) -> None:
+    words = ["folder", f"path={tree(tmp_path / 'photos', FILES)}"]
+    assert main.main(["data", "check", *words]) == 0
+    assert not cache.exists()  # to look is not to prepare
+    assert "prepared" not in capsys.readouterr().out
+    assert main.main(["data", "prepare", *words]) == 0
+    assert main.main(["data", "check", *words]) == 0
+    assert ", verified" in capsys.readouterr().out
+    (pixels,) = cache.glob("datasets/*/images.u8")
+    data = bytearray(pixels.read_bytes())
+    data[1000] ^= 1
+    pixels.write_bytes(data)
+    assert main.main(["data", "check", *words]) == 3
+    assert "its sha256 is not the manifest's" in capsys.readouterr().err
+
+
+def test_files_of_known_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"data_batch_{i}.bin": bytes([i]) * 3073 for i in range(1, 6)}
+    root = tree(tmp_path / "cifar-10-batches-bin", files)
+    monkeypatch.setattr(Cifar10, "sums", {n: hashlib.sha256(d).hexdigest() for n, d in files.items()})
+    assert looked(Cifar10(str(root))).wrong == 0
+    (root / "data_batch_3.bin").write_bytes(bytes(3073))
+    report = looked(Cifar10(str(root)))
+    assert [name for name, _ in report.bad] == ["data_batch_3.bin"]
+    assert looked(Cifar10(str(root), verify=False)).wrong == 0
+    with pytest.raises(DataError, match="there is no download; 'ganlab data prepare cifar10'"):
+        looked(Cifar10())

@@ -1,0 +1,264 @@
+"""LSUN from its LMDB databases and from folders: in order, with limits, and one line for what is damaged."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganlab.data.formats.images import Rule, decode
+from ganlab.data.formats.lmdb_reader import read_entries, read_head
+from ganlab.data.lsun import Lsun
+from ganlab.data.packing import pack
+from ganlab.errors import DataError
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def picture(value: int, kind: str = "WEBP", size: tuple[int, int] = (90, 64)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, (value % 256, value % 7, value % 11)).save(out, kind)
+    return out.getvalue()
+
+
+def key(number: int) -> bytes:
+    """As the authors': 40 hexadecimal digits."""
+    return f"{number * 7919 % 100003:040x}".encode()
+
+
+def database(folder: Path, images: dict[bytes, bytes]) -> Path:
+    folder.mkdir(parents=True)
+    with lmdb.open(str(folder), map_size=1 << 28) as env, env.begin(write=True) as transaction:
+        for name, data in images.items():
+            transaction.put(name, data)
+    return folder
+
+
+def bedroom(n: int = 40, start: int = 0) -> dict[bytes, bytes]:
+    return {key(i): picture(i, "WEBP" if i % 3 else "JPEG") for i in range(start, start + n)}
+
+
+def pixels(images: dict[bytes, bytes], resolution: int = 64) -> Any:
+    return np.stack([decode(images[name], Rule(resolution)) for name in sorted(images)])
+
+
+def test_a_database_in_the_order_of_its_keys(tmp_path: Path) -> None:
+    images = bedroom()
+    path = database(tmp_path / "bedroom_train_lmdb", images)
+    data = Lsun(str(tmp_path)).load()
+    assert np.array_equal(data.images, pixels(images))
+    assert (data.labels, data.classes, data.name) == (None, [], "lsun-bedroom")
+    found = data.manifest["source"]["categories"]["bedroom"]
+    assert (found["kind"], found["entries"]) == ("lmdb", 40)
+    os.remove(path / "lock.mdb")  # a copy of somebody else's need not have it
+    path.chmod(0o555)
+    assert Lsun(str(path)).load().fingerprint == data.fingerprint
+    assert Lsun(str(path / "data.mdb")).load().fingerprint == data.fingerprint
+    path.chmod(0o755)
+    assert sorted(os.listdir(path)) == ["data.mdb"], "nothing is written beside the data"
+    big = Lsun(str(path), resolution=128).load()
+    assert big.images.shape == (40, 3, 128, 128)
+    assert big.manifest["counts"] == {"enlarged": 40}
+
+
+def test_several_categories_are_classes(tmp_path: Path) -> None:
+    rooms, churches = bedroom(10), bedroom(7, start=100)
+    database(tmp_path / "bedroom_val_lmdb", rooms)
+    database(tmp_path / "church_outdoor_val_lmdb", churches)
+    database(tmp_path / "cat", bedroom(5, start=200))  # objects: no split in the name
+    data = Lsun(str(tmp_path), "bedroom+church_outdoor+cat", "val").load()
+    assert data.classes == ["bedroom", "church_outdoor", "cat"]
+    assert data.labels is not None
+    assert data.labels.tolist() == [0] * 10 + [1] * 7 + [2] * 5
+    assert np.array_equal(data.images[10:17], pixels(churches))
+    few = Lsun(str(tmp_path), "bedroom+church_outdoor", "val", limit=8).load()
+    assert few.labels is not None
+    assert few.labels.tolist() == [0] * 8 + [1] * 7
+    assert np.array_equal(few.images[:8], data.images[:8])
+    for wrong in ("bedroom+", "bedroom+bedroom", ""):
+        with pytest.raises(ValueError, match="category"):
+            Lsun(category=wrong)
+
+
+def test_folders_of_images(tmp_path: Path) -> None:
+    for i in range(9):
+        for name in (f"a/bedroom_train/{i % 3}/{i}.webp", f"b/train/bedroom/{i}.webp", f"c/bedroom/{i}.webp"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(picture(i))
+    for root in "abc":
+        data = Lsun(str(tmp_path / root)).load()
+        assert len(data) == 9
+        assert sorted(data.images[:, 0, 0, 0].tolist()) == sorted(
+            decode(picture(i), Rule(64))[0, 0, 0].item() for i in range(9)
+        )
+    assert len(Lsun(str(tmp_path / "c"), limit=4).load()) == 4
+
+
+def test_broken_images_are_counted(tmp_path: Path) -> None:
+    images = bedroom(20)
+    names = sorted(images)
+    images[names[3]] = images[names[3]][:30]
+    images[names[5]] = b""
+    images[names[7]] = picture(9, size=(20, 20))
+    database(tmp_path / "bedroom_train_lmdb", images)
+    data = Lsun(str(tmp_path)).load()
+    assert len(data) == 18
+    assert data.manifest["counts"] == {"enlarged": 1, "skipped": 2}
+    assert f"bedroom_train_lmdb/{names[3].decode()}: " in data.manifest["examples"][0]
+    with pytest.raises(DataError, match=names[3].decode()):
+        Lsun(str(tmp_path), on_bad="fail").load()
+
+
+def test_info_tells_of_a_split_without_a_source(tmp_path: Path) -> None:
+    database(tmp_path / "bedroom_train_lmdb", bedroom(3))
+    told = pack.info(Lsun(str(tmp_path)))
+    assert told["packs"]["train"] is None
+    assert "bedroom_val_lmdb.zip" in told["packs"]["val"]["absent"]
+    with pytest.raises(DataError, match="no bedroom val"):
+        pack.info(Lsun(str(tmp_path), split="val"))
+
+
+def test_missing_and_misnamed(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        Lsun().load()
+    line = str(caught.value)
+    assert line.startswith("dataset.path: no bedroom train in ")
+    assert "get http://dl.yf.io/lsun/scenes/bedroom_train_lmdb.zip and unzip it there" in line
+    with pytest.raises(DataError, match="does not exist; check the path"):
+        Lsun(str(tmp_path / "nowhere")).load()
+    path = database(tmp_path / "tower_train_lmdb", bedroom(3))
+    with pytest.raises(
+        DataError, match=r"^dataset\.category: 'bedroom', but .* is 'tower'; set dataset\.category=tower"
+    ):
+        Lsun(str(path)).load()
+    with pytest.raises(DataError, match=r"^dataset\.split: 'val', but .* is 'train'"):
+        Lsun(str(path), "tower", "val").load()
+    with pytest.raises(DataError, match="is one database, for 2 categories"):
+        Lsun(str(path), "tower+bedroom").load()
+    os.remove(path / "data.mdb")
+    with pytest.raises(DataError, match=r"tower_train_lmdb: holds no data\.mdb; unpack the whole archive"):
+        Lsun(str(tmp_path), "tower").load()
+    (tmp_path / "bedroom_train_lmdb.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"bedroom_train_lmdb\.zip: is still packed; unzip it in"):
+        Lsun(str(tmp_path)).load()
+
+
+def test_files_that_are_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "bedroom_train_lmdb"
+    path.mkdir()
+    for data, says in (
+        (b"", "is empty"),
+        (b"x" * 100, "is not an LMDB database"),
+        (RNG.bytes(20000), "is not an LMDB database"),
+    ):
+        (path / "data.mdb").write_bytes(data)
+        with pytest.raises(DataError, match=rf"data\.mdb: {says}; fetch it again"):
+            Lsun(str(tmp_path)).load()
+    database(tmp_path / "kitchen_train_lmdb", {})
+    with pytest.raises(DataError, match=r"holds no entry"):
+        Lsun(str(tmp_path), "kitchen").load()
+
+
+def test_a_cut_database_is_told_by_its_head(tmp_path: Path) -> None:
+    file = database(tmp_path / "bedroom_train_lmdb", bedroom()) / "data.mdb"
+    whole = file.read_bytes()
+    head = read_head(file.parent)
+    assert head.entries == 40
+    assert head.bytes <= len(whole)
+    for size in (head.bytes - 1, head.bytes // 2, 8192):
+        file.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=rf"data\.mdb: is cut short: {size:,} bytes where {head.bytes:,}"):
+            Lsun(str(tmp_path)).load()
+
+
+def test_a_cut_database_whose_head_lies_ends_in_one_line(tmp_path: Path) -> None:
+    """Reading beyond the end of a map is a SIGBUS: it ends a child, not the program."""
+    file = database(tmp_path / "bedroom_train_lmdb", bedroom(400)) / "data.mdb"
+    raw = bytearray(file.read_bytes())
+    size = len(raw) // 2 // 4096 * 4096
+    for meta in (0, 4096):
+        struct.pack_into("<Q", raw, meta + 136, size // 4096 - 1)
+    file.write_bytes(raw[:size])
+    with pytest.raises(DataError, match=r"bedroom_train_lmdb: damaged LMDB database \(.+\); fetch it again"):
+        list(read_entries(file.parent))
+    with pytest.raises(DataError, match=r"bedroom_train_lmdb: damaged LMDB database \(.+\); fetch it again"):
+        Lsun(str(tmp_path)).load()
+
+
+def test_rotten_pages_end_in_one_line_or_none(tmp_path: Path) -> None:
+    file = database(tmp_path / "bedroom_train_lmdb", bedroom(200)) / "data.mdb"
+    whole = file.read_bytes()
+    told: list[str] = []
+    for _ in range(12):
+        raw = bytearray(whole)
+        for _ in range(40):
+            page = int(RNG.integers(2, len(raw) // 4096)) * 4096
+            at = page + int(RNG.integers(0, 200))  # page headers and lists of nodes
+            raw[at] = int(RNG.integers(256))
+        file.write_bytes(raw)
+        try:
+            data = Lsun(str(tmp_path)).load()
+            assert len(data) <= 200
+        except DataError as error:
+            told.append(str(error))
+    assert len(told) > 3
+    assert not any("\n" in line for line in told)
+
+
+def test_fewer_entries_than_promised(tmp_path: Path) -> None:
+    file = database(tmp_path / "bedroom_train_lmdb", bedroom(10)) / "data.mdb"
+    raw = bytearray(file.read_bytes())
+    for meta in (0, 4096):
+        struct.pack_into("<Q", raw, meta + 120, 13)
+    file.write_bytes(raw)
+    with pytest.raises(DataError, match="ends after 10 of the 13 images that it promises"):
+        Lsun(str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("engine", [0, 1])
+def test_databases_of_both_lmdbs(tmp_path: Path, engine: int) -> None:
+    """LMDB 0.9 writes data version 1, LMDB 1.0 version 3; 2 was never released."""
+    images = bedroom(5)
+    folder = tmp_path / "bedroom_train_lmdb"
+    try:
+        env = lmdb.open(str(folder), map_size=1 << 28, lib_version=engine)
+    except (TypeError, lmdb.Error):
+        pytest.skip("this lmdb has one engine")
+    with env, env.begin(write=True) as transaction:
+        for name, data in images.items():
+            transaction.put(name, data)
+    assert read_head(folder).entries == 5
+    assert dict(read_entries(folder)) == images
+    file = folder / "data.mdb"
+    whole = bytearray(file.read_bytes())
+    for page in (0, 4096):
+        whole[page + (24 if engine else 16) + 4] = 2
+    file.write_bytes(whole)
+    with pytest.raises(DataError, match=r"data\.mdb: is an LMDB database of data version 2; .*mdb_dump"):
+        Lsun(str(tmp_path)).load()
+
+
+def test_links_to_folders_and_databases(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / "real").mkdir(exist_ok=True)
+        (tmp_path / "real" / f"{i}.webp").write_bytes(picture(i))
+    (tmp_path / "in" / "bedroom").mkdir(parents=True)
+    (tmp_path / "in" / "bedroom" / "more").symlink_to("../../real")
+    (tmp_path / "in" / "bedroom" / "0.webp").symlink_to("../../real/0.webp")
+    assert len(Lsun(str(tmp_path / "in")).load()) == 4
+    (tmp_path / "in" / "cat").symlink_to("gone")
+    with pytest.raises(DataError, match=r"in/cat: is a link that leads nowhere"):
+        Lsun(str(tmp_path / "in"), category="cat").load()

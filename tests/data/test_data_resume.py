@@ -1,0 +1,559 @@
+"""A killed preparation goes on where it stopped, decodes nothing twice, and ends in the same bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganlab.cli import doctor, main
+from ganlab.data.base import Dataset
+from ganlab.data.folder import Folder
+from ganlab.data.formats.images import Rule
+from ganlab.data.imagenet import ImageNet
+from ganlab.data.lsun import Lsun
+from ganlab.data.packing import decoding, pack, stream
+from ganlab.data.packing.decoding import Encoded, Piece, decode_all
+from ganlab.data.packing.pack import partial_folder
+from ganlab.data.packing.pool import WorkerPool
+from ganlab.data.packing.worker import TIMEOUT_S, ChildCrashed, ChildLost, Worker, timeout
+from ganlab.errors import DataError, EnvError
+
+N = 700  # images: a few blocks of 128, or of 32
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def image(number: int) -> bytes:
+    out = io.BytesIO()
+    coarse = np.random.default_rng(number).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    mode = "L" if number % 50 == 7 else "RGB"
+    picture = Image.fromarray(coarse).resize((20, 20), Image.Resampling.BICUBIC).convert(mode)
+    picture.save(out, "JPEG")
+    return out.getvalue() if number % 100 != 13 else out.getvalue()[:100]
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as class folders, tar, tar of tars and LMDB."""
+    root = tmp_path_factory.mktemp("sources")
+    wnids = [f"n{i:08d}" for i in range(5)]
+    files = {f"{wnids[i % 5]}/{i:04d}.JPEG": image(i) for i in range(N)}
+    for name, data in files.items():
+        (root / "tree" / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "tree" / "train" / name).write_bytes(data)
+    with tarfile.open(root / "set.tar.xz", "w:xz") as archive:
+        for name in files:
+            archive.add(root / "tree" / "train" / name, f"train/{name}")
+    (root / "tars").mkdir()
+    with tarfile.open(root / "tars" / "ILSVRC2012_img_train.tar", "w") as outer:
+        for wnid in wnids:
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as archive:
+                for file in sorted((root / "tree" / "train" / wnid).iterdir()):
+                    archive.add(file, file.name)
+            info = tarfile.TarInfo(f"{wnid}.tar")
+            info.size = len(inner.getvalue())
+            outer.addfile(info, io.BytesIO(inner.getvalue()))
+    for part, start in (("bedroom", 0), ("tower", 400)):
+        (root / f"{part}_train_lmdb").mkdir()
+        with lmdb.open(str(root / f"{part}_train_lmdb"), map_size=1 << 27) as env, env.begin(write=True) as t:
+            for i in range(start, start + 400):
+                t.put(f"{i * 7919 % 100003:040x}".encode(), image(i))
+    return root
+
+
+SETS: dict[str, tuple[type[Dataset], dict[str, Any]]] = {
+    "folder": (Folder, {"path": "{}/tree", "on_bad": "skip"}),
+    "tar": (Folder, {"path": "{}/set.tar.xz", "split": "train", "on_bad": "skip"}),
+    "imagenet": (ImageNet, {"path": "{}/tree", "preprocess": "plain"}),
+    "imagenet tar": (ImageNet, {"path": "{}/tars", "preprocess": "plain"}),
+    "lsun": (Lsun, {"path": "{}", "category": "bedroom+tower", "limit": 350}),
+}
+
+# Kills itself at the n-th time of an event, or reports how many files were decoded.
+CHILD = """
+import importlib, json, os, signal, sys
+from ganlab.data import journal, pack, stream, writer
+event, nth, module, name, options = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+times = 0
+
+def passing(name):
+    global times
+    times += name == event
+    if name == event and times == nth:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def before(owner, attribute, name):
+    inner = getattr(owner, attribute)
+    def outer(*args, **kwargs):
+        passing(name)
+        return inner(*args, **kwargs)
+    setattr(owner, attribute, outer)
+
+before(journal.Journal, "append", "pixels written")
+before(writer.Writer, "add", "block decoded")
+before(writer, "sync_folder", "manifest written")
+before(pack, "sync_folder", "renamed")
+inner_finish = writer.Writer.finish
+def finish(self, recipe):
+    passing("all written")
+    done = inner_finish(self, recipe)
+    passing("journal removed")
+    return done
+writer.Writer.finish = finish
+inner_all, files_decoded = stream.decode_all, 0
+def counted(files, rule):
+    def count():
+        global files_decoded
+        for file in files:
+            files_decoded += 1
+            yield file
+    return inner_all(count(), rule)
+stream.decode_all = counted
+getattr(importlib.import_module(module), name)(**json.loads(options)).load()
+print(files_decoded)
+"""
+
+
+def prepare(kind: str, sources: Path, event: str = "never", nth: int = 1) -> tuple[int, int, str]:
+    """Exit code, files decoded, and what was said, of a process that prepares a set."""
+    target, options = SETS[kind]
+    options = {**options, "path": options["path"].format(sources), "resolution": 24}
+    words = [event, str(nth), target.__module__, target.__name__, json.dumps(options)]
+    done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True, timeout=120)
+    return done.returncode, int(done.stdout or 0), done.stderr
+
+
+def contents(cache: Path) -> dict[str, bytes]:
+    """The one pack there is, and nothing else."""
+    (folder,) = [p for p in (cache / "datasets").iterdir() if p.name != ".locks"]
+    assert not folder.name.startswith(".tmp")
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+# (event, its n-th time, blocks that the next try finds)
+EVENTS = [
+    ("block decoded", 1, 0), ("pixels written", 1, 0), ("pixels written", 4, 3), ("block decoded", 5, 4),
+    ("all written", 1, 99), ("manifest written", 1, 99), ("journal removed", 1, 99), ("renamed", 1, 99),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_killed_anywhere_it_ends_in_the_same_bytes(kind: str, sources: Path, cache: Path) -> None:
+    code, decoded, err = prepare(kind, sources)
+    assert (code, decoded) == (0, N), err
+    whole = contents(cache)
+    assert set(whole) == {"images.u8", "labels.i64", "manifest.json"}
+    assert json.loads(whole["manifest.json"])["counts"] == {"enlarged": 693, "grey": 14, "skipped": 7}
+    for event, nth, blocks in EVENTS if kind == "folder" else EVENTS[3:4]:
+        shutil.rmtree(cache)
+        assert prepare(kind, sources, event, nth)[0] == -signal.SIGKILL, event
+        code, decoded, err = prepare(kind, sources)
+        assert code == 0, (event, err)
+        assert contents(cache) == whole, event
+        files = 32 if kind == "imagenet" else 128  # whose sizes nobody looked up
+        assert decoded == max(0, N - files * blocks), event
+        complete = event in ("journal removed", "renamed")
+        assert ("continuing after the first" in err) == (blocks > 0 and not complete), event
+
+
+def test_killed_again_and_again(sources: Path, cache: Path) -> None:
+    assert prepare("lsun", sources)[0] == 0
+    whole = contents(cache)
+    shutil.rmtree(cache)
+    codes = [prepare("lsun", sources, "pixels written", 3)[0] for _ in range(3)]  # two blocks a time
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    assert contents(cache) == whole
+
+
+def make(sources: Path, **options: Any) -> Folder:
+    return Folder(str(sources / "tree"), resolution=24, **{"on_bad": "skip"} | options)
+
+
+def interrupted(sources: Path, monkeypatch: pytest.MonkeyPatch, blocks: int = 3) -> Path:
+    """A partial pack of some blocks; returns its folder."""
+
+    def stops(files: Any, rule: Rule) -> Any:
+        for number, block in enumerate(decode_all(files, rule, 0)):
+            if number == blocks:
+                raise KeyboardInterrupt
+            yield block
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "decode_all", stops)
+        with pytest.raises(KeyboardInterrupt):
+            make(sources).load()
+    folder = make(sources).pack_folder("all")
+    assert folder is not None
+    return partial_folder(folder)
+
+
+def cut_pixels(partial: Path) -> None:
+    os.truncate(partial / "images.u8", 2 * 128 * 3 * 24 * 24 - 5)
+
+
+def flip_pixel(partial: Path) -> None:
+    raw = bytearray((partial / "images.u8").read_bytes())
+    raw[128 * 3 * 24 * 24 + 100] ^= 1
+    (partial / "images.u8").write_bytes(raw)
+
+
+def tear_journal(partial: Path) -> None:
+    file = partial / "journal.jsonl"
+    os.truncate(file, file.stat().st_size - 9)
+
+
+def rot_journal(partial: Path) -> None:
+    file = partial / "journal.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:2], b'{"images": "many"}\n', *lines[3:]]))
+
+
+def other_decoder(partial: Path) -> None:
+    file = partial / "journal.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"pillow"', b'"pollow"', 1))
+
+
+def pixels_gone(partial: Path) -> None:
+    (partial / "images.u8").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [(lambda _: None, 3), (cut_pixels, 1), (flip_pixel, 1), (tear_journal, 2), (rot_journal, 1),
+     (other_decoder, 0), (pixels_gone, 0)],
+)  # fmt: skip
+def test_what_a_power_cut_tears_is_made_again(
+    damage: Callable[[Path], None],
+    kept: int,
+    sources: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fine = make(sources).load()
+    whole = contents(cache)
+    shutil.rmtree(cache)
+    partial = interrupted(sources, monkeypatch)
+    damage(partial)
+    assert make(sources).load().fingerprint == fine.fingerprint
+    assert contents(cache) == whole
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == (kept > 0)
+    if kept:
+        number = int(said[0].split("first ")[1].split()[0].replace(",", ""))
+        assert kept * 128 - 7 <= number <= kept * 128  # some of them are broken
+
+
+def test_what_was_begun_is_shown(
+    sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pack.info(make(sources))["packs"] == {"all": None, "train": None}
+    partial = interrupted(sources, monkeypatch)
+    assert pack.info(make(sources))["packs"]["all"] == {"begun": (partial / "images.u8").stat().st_size}
+    assert main.main(["data", "info", "folder", f"path={sources}/tree", "resolution=24", "on_bad=skip"]) == 0
+    assert "all: begun, 1 MB done; 'ganlab data prepare folder' goes on" in capsys.readouterr().out
+    (found,) = [f for f in doctor.prepared_sets() if f.text.startswith("begun")]
+    assert str(partial) in found.fix
+
+
+def test_another_option_does_not_take_it_up(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = interrupted(sources, monkeypatch)
+    before = (partial / "images.u8").read_bytes()
+    assert len(make(sources, resample="box").load()) == N - 7
+    assert (partial / "images.u8").read_bytes() == before
+
+
+def test_a_broken_image_keeps_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    for i in range(300):
+        (root / f"{i:03d}.jpg").write_bytes(image(0))
+    (root / "290.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"290\.jpg"):
+        Folder(str(root), resolution=8).load()
+    assert partial_folder(Folder(str(root), resolution=8).pack_folder("all") or Path()).exists()
+    (root / "290.jpg").write_bytes(image(0))  # its time changes the key: the set is another one
+    assert len(Folder(str(root), resolution=8).load()) == 300
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_a_kill_from_outside_leaves_no_process(sources: Path, cache: Path) -> None:
+    """The real thing: ``kill -9`` while processes decode."""
+    options = [f"path={sources}", "category=bedroom+tower", "resolution=256"]
+    command = [sys.executable, "-m", "ganlab", "data", "prepare", "lsun", *options]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+    whole = contents(cache)
+    shutil.rmtree(cache)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(lines := list(cache.glob("datasets/.tmp-*/journal.jsonl"))) == 0 or (
+        lines[0].read_bytes().count(b"\n") < 5
+    ):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = children_of(process.pid)
+    process.kill()
+    process.wait()
+    assert children, "it works in processes"
+    while any(map(alive, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    again = subprocess.run(command, capture_output=True, timeout=120, text=True)
+    assert again.returncode == 0
+    assert "continuing after the first" in again.stderr
+    assert contents(cache) == whole
+
+
+def die(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+def test_children_that_die() -> None:
+    child = Worker()
+    assert child.call(divmod, 7, 3) == (2, 1)
+    with pytest.raises(ZeroDivisionError):
+        child.call(divmod, 7, 0)
+    with pytest.raises(ChildCrashed, match="SIGSEGV"):
+        child.call(os.kill, child._process.pid, signal.SIGSEGV)
+    child.close()
+    other = Worker()
+    with pytest.raises(EnvError, match=r"a reading process: ended \(SIGKILL\); the same command continues"):
+        other.call(os.kill, other._process.pid, signal.SIGKILL)
+    other.close()
+
+
+def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Worker()
+    child._timeout = 0.3
+    with pytest.raises(EnvError, match=r"gives no answer for 0\.3 seconds; .*GANLAB_DATA_TIMEOUT") as e:
+        child.call(os.kill, child._process.pid, signal.SIGSTOP)
+    assert (e.value.code, isinstance(e.value, ChildLost)) == (5, False)  # to start it again would hang again
+    child.close()
+    assert child._process.poll() is not None
+    monkeypatch.setenv("GANLAB_DATA_TIMEOUT", "7.5")
+    assert timeout() == 7.5
+    for text in ("soon", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("GANLAB_DATA_TIMEOUT", text)
+        with pytest.raises(EnvError, match=r"GANLAB_DATA_TIMEOUT: .* is not a number of seconds"):
+            timeout()
+    monkeypatch.delenv("GANLAB_DATA_TIMEOUT")
+    assert timeout() == TIMEOUT_S == 120
+
+
+def test_a_killed_child_is_replaced_once(caplog: pytest.LogCaptureFixture) -> None:
+    crew, seen = WorkerPool(shared=1), list[Worker]()
+
+    def work(deaths: int) -> Callable[[Worker], int]:
+        def once(child: Worker) -> int:
+            seen.append(child)
+            if len(seen) <= deaths:
+                child._process.kill()
+                child._process.wait()
+            return child.call(len, "abc")
+
+        return once
+
+    assert crew.run(work(1)) == 3
+    assert len({id(child) for child in seen}) == 2
+    assert [r.getMessage() for r in caplog.records] == ["a reading process: ended (SIGKILL); started again"]
+    seen.clear()
+    with pytest.raises(ChildLost):
+        crew.run(work(2))
+    crew.stop()
+    seen.clear()
+    with pytest.raises(ChildLost):  # nobody waits for the work any more: no new one
+        crew.run(work(1))
+    assert len(seen) == 1
+    crew.close()
+
+
+def test_the_others_do_not_keep_a_failed_preparation_waiting(sources: Path) -> None:
+    """Two processes hang: the first that is given up ends both."""
+    files = [Encoded(str(i), i, image(1)) for i in range(40)]
+    inner, began = Worker.start, time.monotonic()
+
+    def start(self: Worker, *args: Any) -> None:
+        self._timeout = 0.5 if args[1][0].name == "0" else 60
+        os.kill(self._process.pid, signal.SIGSTOP)
+        inner(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "CHUNK_IMAGES", 10)
+        patch.setattr(Worker, "start", start)
+        with pytest.raises(EnvError, match=r"no answer for 0\.5 seconds"):
+            list(decode_all(files, Rule(8), workers=2))
+    assert time.monotonic() - began < 50  # not the other's minute
+
+
+def test_a_crew_keeps_its_children_but_for_those_that_failed() -> None:
+    crew = WorkerPool(shared=10)
+    with crew.child() as first:
+        assert first.call(len, "ab") == 2
+    with crew.child() as second, crew.child() as third:
+        assert second is first
+        assert third is not first
+    with pytest.raises(ZeroDivisionError), crew.child() as failed:  # it may still be at work
+        failed.call(divmod, 7, 0)
+    assert failed._process.poll() is not None
+    with crew.child() as last:
+        assert last is not failed
+    crew.close()
+    assert all(child._process.poll() is not None for child in (first, third, last))
+
+
+def test_children_import_nothing_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "subprocess.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    child = Worker()
+    assert child.call(len, "ab") == 2
+    child.close()
+
+
+@pytest.fixture
+def bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """An image that crashes the process in which it is decoded, be it this one."""
+    (tmp_path / "hook").mkdir()
+    hook = tmp_path / "hook" / "sitecustomize.py"
+    hook.write_text(
+        "import os\n"
+        "import ganlab.data.packing.decoding as d\n"
+        "inner = d.decode\n"
+        "def decode(data, *rest):\n"
+        "    if data == b'bomb':\n"
+        "        os.kill(os.getpid(), 11)\n"
+        "    return inner(data, *rest)\n"
+        "d.decode = decode\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    return b"bomb"
+
+
+def test_an_image_that_crashes_its_decoder_is_left_out(bomb: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its process dies; the images beside it are decoded."""
+    monkeypatch.setattr(decoding, "CHUNK_IMAGES", 10)
+    files = [Encoded(str(i), i, bomb if i in (0, 17) else image(i)) for i in range(40)]
+    here = list(decode_all([f for f in files if f.data != bomb], Rule(8), workers=0))
+    blocks = list(decode_all(files, Rule(8), workers=2))
+    assert np.concatenate([b.labels for b in blocks]).tolist() == [
+        i for i in range(40) if i not in (0, 13, 17)
+    ]
+    for field in ("labels", "images"):
+        assert np.array_equal(*(np.concatenate([getattr(b, field) for b in some]) for some in (here, blocks)))
+    bad = [bad for b in blocks for bad in b.bad]
+    assert [name for name, _ in bad] == ["0", "13", "17"]
+    assert bad[0][1] == bad[2][1] == "crashes the decoder (SIGSEGV)"
+    assert [b.files for b in blocks] == [10] * 4
+
+
+def test_a_small_set_survives_a_crash_too(bomb: bytes, tmp_path: Path, cache: Path) -> None:
+    """In a process of its own, or a decoder in this one would end the tests."""
+    (tmp_path / "set").mkdir()
+    for i in range(5):
+        (tmp_path / "set" / f"{i}.jpg").write_bytes(bomb if i == 2 else image(0))
+    command = [sys.executable, "-m", "ganlab", "data", "prepare", "folder", f"path={tmp_path / 'set'}"]
+    done = subprocess.run([*command, "on_bad=skip"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "4 images" in done.stdout
+    assert "2.jpg: crashes the decoder (SIGSEGV)" in done.stdout
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert "2.jpg: crashes the decoder (SIGSEGV); repair or remove it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rule", "sizes"),
+    [(Rule(8, 1), [10, 10, 10]), (Rule(1024), [1] * 3), (Rule(512), [5, 5, 5, 3])],
+)
+def test_processes_give_what_one_gives(rule: Rule, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "CHUNK_IMAGES", 10)
+    files = [Encoded(str(i), i, image(i + 7)) for i in range(sum(sizes))]
+    blocks = zip(decode_all(files, rule, 0), decode_all(files, rule, 2), strict=True)
+    found = []
+    for one, other in blocks:
+        assert one.images.tobytes() == other.images.tobytes()
+        assert one.images.shape == other.images.shape == (len(one.labels), *rule.shape)
+        assert one.labels.tolist() == other.labels.tolist()
+        assert (one.notes, one.bad, one.mark) == (other.notes, other.bad, other.mark)
+        found.append(one.files)
+    assert found == sizes
+
+
+def test_chunks_are_full_at_a_number_of_images_or_bytes(tmp_path: Path) -> None:
+    def sizes(data: Any, rule: Rule, count: int = 300) -> list[int]:
+        return [len(chunk) for chunk in decoding.chunks((Encoded("", 0, data) for _ in range(count)), rule)]
+
+    assert sizes(b"", Rule(8)) == [128, 128, 44]
+    assert sizes(bytes(1 << 18), Rule(8), 9) == [4, 4, 1]
+    assert sizes(Piece(tmp_path, 10, 1 << 17), Rule(8), 9) == [8, 1]
+    assert sizes(Piece(tmp_path), Rule(8), 40) == [32, 8]  # of unknown size
+    assert sizes(b"", Rule(512), 9) == [5, 4]  # 0.8 MB of pixels each
+
+
+def test_a_lost_disk_is_no_broken_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(image(0))
+    gone = [Encoded("a", 0, Piece(tmp_path / "a.jpg")), Encoded("b", 0, Piece(tmp_path / "b.jpg"))]
+    for workers in (0, 2):
+        with pytest.raises(DataError, match=r"b\.jpg: cannot be read \(No such file or directory\); mend it"):
+            list(decode_all(gone, Rule(8), workers))
+
+
+MEMORY = """
+import resource, sys
+from ganlab.data.folder import Folder
+Folder(sys.argv[1], resolution=96).load()
+print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """3,000 images more are 83 MB of pixels more, but not in memory (ru_maxrss is in KB on Linux)."""
+    data = image(0)
+    peaks = []
+    for number in (1000, 4000):
+        root = tmp_path / str(number)
+        root.mkdir()
+        for i in range(number):
+            (root / f"{i}.jpg").write_bytes(data)
+        command = [sys.executable, "-c", MEMORY, str(root)]
+        out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        peaks.append([int(word) for word in out.split()])
+    unit = 1 if sys.platform == "darwin" else 1024
+    for small, large in zip(*peaks, strict=True):
+        assert (large - small) * unit < 20e6, peaks

@@ -1,0 +1,519 @@
+"""The evaluator with a tiny extractor: one pass, no trace, references cached by content, failures told."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganlab import rng
+from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.fingerprint import fingerprint
+from ganlab.errors import DataError, EnvError, Stopped
+from ganlab.evaluation.evaluator import Evaluator
+from ganlab.evaluation.generate import CHUNK, Generate, SampleGenerator, evaluating, to_bytes
+from ganlab.evaluation.reference_stats import HELD, rows_of
+from ganlab.experiment import Experiment, Scoring
+from ganlab.extractors.base import Extractor, check_images
+from ganlab.metrics.base import Metric, MetricError, Reference, moments
+from ganlab.metrics.fid import FID
+from ganlab.metrics.inception_score import InceptionScore, inception_score
+from ganlab.metrics.kid import KID
+from ganlab.metrics.precision_recall import PrecisionRecall
+from ganlab.metrics.protocol import Protocol, digest
+from ganlab.training import trainer
+from ganlab.types import Features
+
+
+class Tiny(Extractor):
+    """A fixed random projection of the pixels; counts its images; has memory for ``room`` of them."""
+
+    name, suffix, feature_dim, num_classes = "tiny", "_tiny", 8, 5
+
+    def __init__(self, weights: str = "w0", room: int = 10**9) -> None:
+        self.weights, self.room, self.seen = weights, room, 0
+        g = torch.Generator().manual_seed(len(weights))
+        self.matrix = torch.randn(3 * 16, 13, generator=g) / 7
+
+    def identity(self) -> dict[str, str | int | float]:
+        return {"name": self.name, "weights": self.weights, "layer": "all"}
+
+    def check(self) -> None:
+        if self.weights == "missing":
+            raise EnvError("metric.weights", "missing")
+
+    def to(self, device: torch.device | str) -> Self:
+        return self
+
+    def __call__(self, images: Tensor) -> Features:
+        check_images(images)
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        self.seen += len(images)
+        out = (images.float() / 255).flatten(1) @ self.matrix
+        return Features(out[:, :8].relu(), out[:, 8:] * 4)
+
+
+class Noise(Dataset):
+    """``n`` random 4x4 images in split "train", 120 in "test"."""
+
+    name, split, resolution = "noise", "train", 4
+
+    def __init__(self, n: int = 300, channels: int = 3, seed: int = 0) -> None:
+        self.n, self.channels, self.seed = n, channels, seed
+
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "test")
+
+    def load(self, *, split: str | None = None) -> SampleSet:
+        split = self.chosen(split)
+        n = self.n if split == "train" else 120
+        shape = (n, self.channels, 4, 4)
+        images = np.random.default_rng([self.seed, n]).integers(0, 256, shape, dtype=np.uint8)
+        return SampleSet(images, None, [], fingerprint(images, None), self.name, split)
+
+
+def protocol(**changes: Any) -> Protocol:
+    fields: dict[str, Any] = {
+        "name": "t",
+        "is_n_fake": 700,
+        "is_splits": 2,
+        "fid_n_fake": 600,
+        "kid_subsets": 3,
+        "kid_subset_size": 50,
+    }
+    return Protocol(**(fields | changes))
+
+
+METRICS: dict[str, Metric] = {"is": InceptionScore(), "fid": FID(), "kid": KID(), "pr": PrecisionRecall()}
+
+
+def evaluator(cache: Path, **changes: Any) -> Evaluator:
+    kept = {k: changes.pop(k) for k in ("extractor", "metrics", "dataset", "progress") if k in changes}
+    parts: dict[str, Any] = {"extractor": Tiny(), "metrics": METRICS, "dataset": Noise()} | kept
+    return Evaluator(
+        parts["extractor"],
+        parts["metrics"],
+        protocol(**changes),
+        parts["dataset"],
+        "cpu",
+        cache,
+        parts.get("progress"),
+    )
+
+
+def generate(n: int, start: int, random: torch.Generator) -> Tensor:
+    """Darker noise."""
+    return torch.randint(0, 200, (n, 3, 4, 4), generator=random, dtype=torch.uint8)
+
+
+# --- the numbers
+
+
+def test_values_are_those_of_the_metrics_on_the_first_fakes(tmp_path: Path) -> None:
+    calls = []
+
+    def noted(n: int, start: int, random: torch.Generator) -> Tensor:
+        calls.append((n, start))
+        return generate(n, start, random)
+
+    e = evaluator(tmp_path)
+    e.check()
+    scores = e.score(noted, step=7)
+    assert calls == [(CHUNK, 0), (CHUNK, CHUNK)]
+    assert (scores.step, scores.warnings) == (7, [])
+    assert set(scores.values) == {
+        f"{k}_tiny" for k in ("is", "is_std", "fid", "kid", "kid_std", "precision", "recall")
+    }
+    images = torch.cat([generate(n, s, rng.generator("cpu", 0, "evaluate", s)) for n, s in calls])
+    assert isinstance(e.extractor, Tiny)
+    assert e.extractor.seen == 700 + 300
+    found = e.extractor(images)
+    assert scores.values["is_tiny"] == pytest.approx(inception_score(found.logits[:700], 2)[0], rel=1e-6)
+    real, fake = e.reference(), moments(found.pool[:600])
+    cross = float(np.sqrt(np.linalg.eigvals(real.cov.numpy() @ fake[1].numpy()).clip(0)).real.sum())
+    fid = float((real.mean - fake[0]).square().sum() + real.cov.trace() + fake[1].trace()) - 2 * cross
+    assert scores.values["fid_tiny"] == pytest.approx(fid, rel=1e-6)
+    assert e.better == {
+        "is_tiny": "higher", "fid_tiny": "lower", "kid_tiny": "lower", "precision_tiny": "higher",
+        "recall_tiny": "higher",
+    }  # fmt: skip
+
+
+def test_numbers_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
+    one, other = (
+        evaluator(tmp_path / str(b), batch_size=b, fid_n_real=200, kid_n_real=150).score(generate)
+        for b in (1000, 17)
+    )
+    assert one.protocol_id == other.protocol_id
+    for name, value in one.values.items():
+        assert value == pytest.approx(other.values[name], rel=1e-5), name
+
+
+def test_the_record_holds_what_moves_the_numbers(tmp_path: Path) -> None:
+    e = evaluator(tmp_path)
+    record = e.record()
+    images = e.images
+    assert record["dataset_fingerprint"] == images.fingerprint
+    assert (record["dataset"], record["real_split"], record["fid_n_real"]) == ("noise", "train", 300)
+    assert record["extractor"] == {"name": "tiny", "weights": "w0", "layer": "all"}
+    assert record["options"] == {"pr": {"neighbours": 3, "n": 10_000}}
+    assert (record["generator"], record["quantize"], record["bn"], record["seed"]) == (
+        "raw",
+        "round",
+        "running",
+        0,
+    )
+    others = [
+        e.record("ema"),
+        evaluator(tmp_path, extractor=Tiny("w1")).record(),
+        evaluator(tmp_path, dataset=Noise(seed=1)).record(),
+        evaluator(tmp_path, real_split="test").record(),
+        evaluator(tmp_path, fid_n_real=299).record(),
+    ]
+    assert len({digest(r) for r in [record, *others]}) == 6
+    assert digest(evaluator(tmp_path, fid_n_real=300, real_split="train").record()) == digest(record)
+
+
+def test_grey_images_are_repeated(tmp_path: Path) -> None:
+    grey = evaluator(tmp_path, dataset=Noise(channels=1))
+    grey.check()
+    one = grey.score(lambda n, s, r: generate(n, s, r)[:, :1])
+    rgb = Noise(channels=1).load()
+    copy = SampleSet(np.repeat(rgb.images, 3, 1), None, [], "other", "noise", "train")
+    three = Noise()
+    three.load = lambda *, split=None: copy  # type: ignore[method-assign]
+    two = evaluator(tmp_path, dataset=three).score(
+        lambda n, s, r: generate(n, s, r)[:, :1].repeat(1, 3, 1, 1)
+    )
+    assert one.values == two.values
+
+
+def test_looking_leaves_no_trace(tmp_path: Path) -> None:
+    flags = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    before = torch.get_rng_state()
+    e = evaluator(tmp_path)
+    first = e.score(generate)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == flags
+    assert torch.is_grad_enabled()
+    assert e.score(generate).values == first.values
+    seen: list[tuple[str, int, int]] = []
+    evaluator(tmp_path / "new", progress=lambda *told: seen.append(told)).score(generate)
+    assert ("real", 300, 300) in seen
+    assert seen[-1] == ("fake", 700, 700)
+
+
+# --- reference statistics
+
+
+def extracted(cache: Path, **changes: Any) -> tuple[int, list[str], dict[str, float | None]]:
+    """Real images that an evaluation extracts in a process of its own, its warnings and its values."""
+    HELD.clear()
+    e = evaluator(cache, **changes)
+    scores = e.score(generate)
+    assert isinstance(e.extractor, Tiny)
+    return e.extractor.seen - 700, scores.warnings, scores.values
+
+
+def test_evaluators_share_the_statistics_that_one_of_them_holds(tmp_path: Path) -> None:
+    one, other = evaluator(tmp_path), evaluator(tmp_path, is_n_fake=600, seed=3)
+    assert one.reference() is other.reference()
+    assert evaluator(tmp_path, fid_n_real=200).reference() is not one.reference()
+    again = evaluator(tmp_path, extractor=Tiny())
+    del one, other
+    gc.collect()
+    assert again.reference().n == 300  # read from the file
+    assert isinstance(again.extractor, Tiny)
+    assert again.extractor.seen == 0
+
+
+def test_references_are_cached_by_content(tmp_path: Path) -> None:
+    assert extracted(tmp_path)[0] == 300
+    files = sorted(p.suffix for p in (tmp_path / "reference").iterdir())
+    assert files == [".json", ".lock", ".safetensors"]
+    assert extracted(tmp_path)[0] == 0
+    assert extracted(tmp_path, batch_size=3, is_n_fake=700, kid_subsets=2)[0] == 0
+    assert extracted(tmp_path, extractor=Tiny("w1"))[0] == 300  # other weights
+    assert extracted(tmp_path, dataset=Noise(seed=1))[0] == 300  # other images of the same name
+    assert extracted(tmp_path, fid_n_real=200)[0] == 200
+    assert extracted(tmp_path, fid_n_real=200, seed=1)[0] == 200  # another draw
+    assert extracted(tmp_path, fid_n_real=200, seed=1)[0] == 0
+    assert extracted(tmp_path, seed=5)[0] == 0  # all images: nothing is drawn
+    assert extracted(tmp_path, real_split="test")[0] == 120
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "swap"])
+def test_a_damaged_cache_is_noticed_and_repaired(tmp_path: Path, harm: str) -> None:
+    _, _, values = extracted(tmp_path)
+    (path,) = (tmp_path / "reference").glob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    if harm == "flip":
+        data[-100] ^= 1
+    elif harm == "swap":  # a whole file, of other images
+        extracted(tmp_path / "b", dataset=Noise(seed=1))
+        (other,) = (tmp_path / "b" / "reference").glob("*.safetensors")
+        data = bytearray(other.read_bytes())
+    path.write_bytes({"cut": bytes(data[: len(data) // 2]), "empty": b""}.get(harm, bytes(data)))
+    n, warnings, again = extracted(tmp_path)
+    assert (n, again) == (300, values)
+    assert len(warnings) == 1
+    assert str(path) in warnings[0]
+    assert extracted(tmp_path)[:2] == (0, [])
+
+
+def test_a_cache_that_can_not_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    n, warnings, values = extracted(tmp_path / "file")
+    assert n == 300
+    assert len(warnings) == 1
+    assert "reference statistics are not cached" in warnings[0]
+    assert None not in values.values()
+
+
+def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "write", full)
+    n, warnings, values = extracted(tmp_path)
+    assert n == 300
+    assert "No space left" in warnings[0]
+    assert None not in values.values()
+    assert not list((tmp_path / "reference").glob("*.safetensors*"))
+
+
+def test_many_runs_compute_a_reference_once(tmp_path: Path) -> None:
+    extractor, polls = Tiny(), []
+    parts = [evaluator(tmp_path, extractor=extractor) for _ in range(4)]
+    threads = [threading.Thread(target=e.reference, args=(lambda: polls.append(1),)) for e in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert extractor.seen == 300
+    assert all(torch.equal(e.reference().root, parts[0].reference().root) for e in parts)
+
+
+def test_drawn_rows_are_sorted_without_repeats_and_a_function_of_the_seed() -> None:
+    rows = rows_of(50, 300, 3, 0)
+    assert rows.tolist() == sorted(set(rows.tolist())) == rows_of(50, 300, 3, 0).tolist()
+    assert rows.tolist() != rows_of(50, 300, 4, 0).tolist()
+    assert rows_of(300, 300, 3, 0).tolist() == list(range(300))
+
+
+def test_the_reference_holds_the_drawn_images(tmp_path: Path) -> None:
+    e = evaluator(tmp_path, fid_n_real=100, kid_n_real=60, batch_size=7)
+    real, images = e.reference(), e.images
+    rows = rows_of(100, 300, 0, 0)
+    pool = e.extractor(torch.from_numpy(images.images[rows.numpy()])).pool
+    torch.testing.assert_close(real.mean, pool.double().mean(0), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(real.cov, torch.cov(pool.double().T), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(real.root @ real.root, real.cov, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(real.pool, pool[rows_of(60, 100, 0, 1)])
+    assert real.n == 100
+
+
+# --- what goes wrong
+
+
+def test_all_impossible_counts_are_told_at_once_before_training(tmp_path: Path) -> None:
+    e = evaluator(tmp_path, dataset=Noise(n=30), fid_n_real=10_000)
+    with pytest.raises(DataError) as error:
+        e.check()
+    assert error.value.code == 3
+    assert [str(m) for m in error.value.mistakes] == [
+        "metric.protocol.fid_n_real: t compares with 10000 images of split 'train', noise has 30; "
+        "set it to at most 30 or 0 (all), or choose another metric.protocol",
+        "metric.scores.kid: kid_subset_size=50 needs at least 50 reference images, not 30; "
+        "choose another metric.protocol, or leave this metric out",
+    ]
+    evaluator(tmp_path, dataset=Noise(n=30), fid_n_real=10_000, metrics={"is": InceptionScore()}).check()
+
+
+def test_what_both_protocols_of_a_run_ask_is_told_at_once(tiny: Callable[..., Experiment]) -> None:
+    few = [protocol(name=n, fid_n_real=r, kid_subset_size=5000) for n, r in (("end", 10_000), ("way", 9000))]
+    scoring = Scoring(Tiny(), few[0], {"fid": FID(), "kid": KID()}, progress=few[1])
+    with pytest.raises(DataError) as error:
+        trainer.prepare(tiny(metric=scoring))
+    kid = "kid_subset_size=5000 needs at least 5000 generated images, not 600"
+    told = [str(m) for m in error.value.mistakes]
+    assert len(told) == 3
+    assert [("way compares with 9000" in told[0]), (kid in told[1]), ("end compares" in told[2])] == [
+        True
+    ] * 3
+
+
+def test_a_split_that_is_not_there_and_odd_channels(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"^metric.protocol.real_split: t compares with split 'val', noise has no"
+    ):
+        evaluator(tmp_path, real_split="val").check()
+    with pytest.raises(DataError, match="need grey or RGB images"):
+        evaluator(tmp_path, dataset=Noise(channels=2)).check()
+    with pytest.raises(EnvError):
+        evaluator(tmp_path, extractor=Tiny("missing")).check()
+
+
+def test_no_value_is_null_with_a_reason_and_an_error_if_asked(tmp_path: Path) -> None:
+    class Odd(Metric):
+        names, better = ("odd", "odd_std"), "lower"
+
+        def n_fake(self, protocol: Protocol) -> int:
+            return 10
+
+        def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
+            return {"odd": math.inf, "odd_std": 0.0}
+
+    e = evaluator(tmp_path, metrics={"odd": Odd(), "fid": FID()})
+    scores = e.score(generate)
+    assert scores.values["odd_tiny"] is scores.values["odd_std_tiny"] is None
+    assert scores.values["fid_tiny"] is not None
+    assert scores.warnings == ["odd: no value, it came out as {'odd': inf, 'odd_std': 0.0}"]
+    e.metrics["odder"] = e.measures["odder"] = Odd()
+    with pytest.raises(DataError, match=r"^metric.scores.odd: it came out as.*\n.*odder: it came out as.*$"):
+        e.score(generate, strict=True)
+    del e.metrics["odder"], e.measures["odder"]
+    assert e.score(generate).warnings == scores.warnings  # not heaped up
+
+
+def test_a_diverged_generator_scores_null(tmp_path: Path) -> None:
+    net = nn.Linear(2, 48)
+    nn.init.constant_(net.weight, math.nan)
+    g = nn.Sequential(net, nn.Unflatten(1, (3, 4, 4)))
+    made = SampleGenerator(Ignoring(g), lambda n, r: (torch.randn(n, 2, generator=r), None), protocol())
+    scores = evaluator(tmp_path).score(made)
+    assert set(scores.values.values()) == {None}
+    assert scores.warnings[0] == "is: no value, the generator's images are not finite"
+    assert len(scores.warnings) == 4
+
+
+def test_memory_that_runs_out_halves_the_batch(tmp_path: Path) -> None:
+    plain = evaluator(tmp_path / "a").score(generate)
+    tight = evaluator(tmp_path / "b", extractor=Tiny(room=30)).score(generate)
+    assert tight.warnings == [f"out of memory while scoring; batches of {n} from here on" for n in (50, 25)]
+    for name, value in plain.values.items():
+        assert value == pytest.approx(tight.values[name], rel=1e-5)
+    none = evaluator(tmp_path / "c", extractor=Tiny(room=0)).score(generate)
+    assert set(none.values.values()) == {None}
+    assert "is: no value, the device has no memory for one image" in none.warnings
+
+
+def test_a_signal_aborts_between_batches_and_leaves_nothing(tmp_path: Path) -> None:
+    def after(n: int) -> Callable[[], None]:
+        left = iter(range(n))
+
+        def poll() -> None:
+            if next(left, None) is None:
+                raise Stopped(15)
+
+        return poll
+
+    for n in (1, 4):  # among the real images, among the fakes
+        e = evaluator(tmp_path, batch_size=100)
+        with pytest.raises(Stopped):
+            e.score(generate, poll=after(n))
+        assert isinstance(e.extractor, Tiny)
+        assert e.extractor.seen == 100 * n
+        assert len(list((tmp_path / "reference").glob("*.safetensors"))) == (n > 3)
+        assert torch.is_grad_enabled()
+
+
+def test_scores_without_real_images_need_none(tmp_path: Path) -> None:
+    e = evaluator(tmp_path, metrics={"is": InceptionScore()})
+    e.score(generate)
+    assert isinstance(e.extractor, Tiny)
+    assert e.extractor.seen == 700
+    assert not (tmp_path / "reference").exists()
+
+
+# --- generated images
+
+
+class Ignoring(nn.Module):
+    """A network called as G is: ``g(z, y)``."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
+        out = self.net(z)
+        assert isinstance(out, Tensor)
+        return out
+
+
+def test_bytes_by_hand() -> None:
+    x = torch.tensor([-2.0, -1.0, -0.996, 0.0, 0.5, 0.999, 1.0, 3.0])
+    assert to_bytes(x, "round").tolist() == [0, 0, 1, 128, 191, 255, 255, 255]
+    assert to_bytes(x, "truncate").tolist() == [0, 0, 0, 127, 191, 254, 255, 255]
+    assert to_bytes(x, "bins").tolist() == [0, 0, 0, 127, 191, 255, 255, 255]
+    with pytest.raises(MetricError, match="not finite"):
+        to_bytes(torch.tensor([0.0, math.inf]))
+
+
+def test_bins_undo_the_dequantisation_and_truncation_loses_half_a_level() -> None:
+    """WGAN-GP's code trains on pixel k as k / 128 - 1 + U(0, 1/128), and its scores decode that as k."""
+    k = torch.arange(256)
+    middle = (k + 0.5) / 128 - 1  # of what the pixel becomes
+    assert torch.equal(to_bytes(middle, "bins").long(), k)
+    lost = k - to_bytes(middle, "truncate").long()
+    assert torch.equal(lost, (k > 127).long()), "(k + 0.5) * 255 / 256 < k from 128 on"
+
+
+def make(seed: int = 0) -> Ignoring:
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 48), nn.BatchNorm1d(48), nn.Unflatten(1, (3, 4, 4)), nn.Tanh())
+    g = Ignoring(net)
+    g(torch.randn(64, 4) * 2 + 1, None)
+    return g
+
+
+def drawn(g: nn.Module, bn: str, batch_size: int = CHUNK) -> Tensor:
+    def draw(n: int, random: torch.Generator) -> tuple[Tensor, None]:
+        return torch.randn(n, 4, generator=random), None
+
+    made: Generate = SampleGenerator(g, draw, protocol(bn=bn), batch_size)
+    return made(CHUNK, 0, torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("bn", ["running", "batch"])
+def test_fakes_leave_g_as_it_was(bn: str, training: bool) -> None:
+    g = make().train(training)
+    g.net[0].eval()  # type: ignore[index]
+    before = {k: v.clone() for k, v in g.state_dict().items()}
+    images = drawn(g, bn)
+    assert images.shape == (CHUNK, 3, 4, 4)
+    assert images.dtype == torch.uint8
+    assert g.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in g.state_dict().items())
+    assert [m.training for m in g.modules()] == [training, training, False, training, training, training]
+    with torch.no_grad():
+        z = torch.randn(CHUNK, 4, generator=torch.Generator().manual_seed(1))
+        want = to_bytes((g.train() if bn == "batch" else g.eval())(z, None))
+    assert int((images.int() - want.int()).abs().max()) <= 1
+
+
+def test_fakes_do_not_depend_on_the_batch_size_and_bn_modes_differ() -> None:
+    g = make()
+    assert int((drawn(g, "running").int() - drawn(g, "running", 33).int()).abs().max()) <= 1
+    assert torch.equal(drawn(g, "batch"), drawn(g, "batch", 33))
+    assert not torch.equal(drawn(g, "batch"), drawn(g, "running"))
+
+
+def test_modes_come_back_after_an_error() -> None:
+    g = make().train()
+    with pytest.raises(KeyError), evaluating(g, "batch"):
+        raise KeyError
+    assert all(m.training for m in g.modules())
+    assert g.net[1].running_mean is not None  # type: ignore[index]

@@ -1,0 +1,281 @@
+"""The pass over generated images: bounded memory, two host reads, the same numbers; bf16 kept apart."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_evaluate import METRICS, Ignoring, Tiny, evaluator, generate, protocol
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ganlab import rng
+from ganlab.evaluation import passes
+from ganlab.evaluation.generate import CHUNK, SampleGenerator
+from ganlab.evaluation.passes import FeaturePass, prefetch
+from ganlab.extractors.base import Extractor
+from ganlab.extractors.cifar import CifarExtractor
+from ganlab.metrics import base
+from ganlab.metrics.base import BLOCK, Metric, MetricError, Reference
+from ganlab.metrics.fid import FID
+from ganlab.metrics.inception_score import InceptionScore
+from ganlab.metrics.kid import KID
+from ganlab.metrics.protocol import Protocol, digest
+from ganlab.papers import published
+from ganlab.types import Features
+
+COUNTS = {"is_n_fake": 2 * BLOCK + 1300, "fid_n_fake": BLOCK + 700, "is_splits": 7}
+
+
+def images(n: int, **_: Any) -> Tensor:
+    starts = range(0, n, CHUNK)
+    return torch.cat([generate(CHUNK, s, rng.generator("cpu", 0, "evaluate", s)) for s in starts])[:n]
+
+
+# --- the same numbers
+
+
+@pytest.mark.parametrize("batch_size", [CHUNK, 333])
+def test_streamed_scores_are_those_of_all_features_at_once(tmp_path: Path, batch_size: int) -> None:
+    e = evaluator(tmp_path, **COUNTS, batch_size=batch_size)
+    scores, real = e.score(generate), e.reference()
+    found = [Tiny()(part) for part in images(COUNTS["is_n_fake"]).split(batch_size)]
+    whole = Features(torch.cat([f.pool for f in found]), torch.cat([f.logits for f in found]))
+    mean, cov = base.moments(whole.pool[: COUNTS["fid_n_fake"]])
+    for name, metric in METRICS.items():
+        for value, told in metric(real, whole, e.protocol).items():
+            rel = 0 if batch_size == CHUNK else 1e-9  # Tiny's matrix product rounds by the batch
+            assert scores.values[f"{value}_tiny"] == pytest.approx(told, rel=rel, abs=0), (name, value)
+    root = real.root @ cov @ real.root
+    trace = real.cov.trace() + cov.trace() - 2 * torch.linalg.eigvalsh(root).clamp(min=0).sqrt().sum()
+    by_hand = float((real.mean - mean).square().sum() + trace)
+    assert scores.values["fid_tiny"] == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_a_split_of_the_score_may_span_blocks_and_blocks_splits() -> None:
+    logits = torch.randn(2 * BLOCK + 11, 6, generator=torch.Generator().manual_seed(0)) * 3
+    p = protocol(is_n_fake=len(logits), is_splits=3)
+    log_p = [part.double().log_softmax(1) for part in logits.tensor_split([3337, 6674])]
+    by_hand = [(part.exp() * (part - part.exp().mean(0).log())).sum(1).mean().exp() for part in log_p]
+    found = InceptionScore()(None, Features(logits, logits), p)
+    assert found["is"] == pytest.approx(float(torch.stack(by_hand).mean()), rel=1e-12)
+    with pytest.raises(MetricError, match="needs at least 10011 generated images, there are 9999"):
+        InceptionScore()(None, Features(logits[:9999], logits[:9999]), p)
+    logits[7000, 2] = math.nan
+    with pytest.raises(MetricError, match="features are not finite"):
+        InceptionScore()(None, Features(logits, logits), p)
+
+
+def test_one_metric_that_fails_leaves_the_others_their_values(tmp_path: Path) -> None:
+    class Full(base.Running):
+        def add(self, features: Features) -> None:
+            raise torch.OutOfMemoryError("no room for sums")
+
+        def value(self, real: Reference | None) -> dict[str, float]:
+            raise AssertionError
+
+    class Fails(FID):
+        def running(self, protocol: Protocol) -> base.Running:
+            return Full()
+
+    metrics: dict[str, Metric] = {"fid": Fails(), "is": InceptionScore()}
+    scores = evaluator(tmp_path, metrics=metrics).score(generate)
+    assert scores.values["fid_tiny"] is None
+    assert scores.warnings == ["fid: no value, no room for sums"]
+    assert scores.values["is_tiny"] == evaluator(tmp_path).score(generate).values["is_tiny"]
+
+
+# --- bounded memory
+
+
+class Watch(TorchDispatchMode):
+    """The size of the largest result of any operation, in values, and how often the host read one."""
+
+    largest = reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        for t in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(t, Tensor):
+                self.largest = max(self.largest, t.untyped_storage().nbytes() // t.element_size())
+        return out
+
+
+@pytest.mark.parametrize("metrics", [("is", "fid"), ("is", "fid", "kid", "pr")])
+def test_memory_does_not_grow_with_the_images(
+    tmp_path: Path, metrics: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels of two chunks at most, features of one block; only what KID compares is kept."""
+    for module in (base, passes):
+        monkeypatch.setattr(module, "BLOCK", 1000)
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    most = 0
+
+    class Counting(Tiny):
+        def __call__(self, images: Tensor) -> Features:
+            nonlocal most
+            found = super().__call__(images)
+            alive.update(found)
+            most = max(most, len(alive))
+            return found
+
+    def noted(n: int, start: int, random: torch.Generator) -> Tensor:
+        nonlocal most
+        made = generate(n, start, random)
+        alive.add(made)
+        most = max(most, len(alive))
+        return made
+
+    largest = []
+    for n in (4000, 12_000):
+        most = 0
+        chosen = {name: METRICS[name] for name in metrics}
+        counts = {"is_n_fake": n, "fid_n_fake": n if metrics == ("is", "fid") else 2000}
+        e = evaluator(tmp_path, extractor=Counting(), metrics=chosen, **counts)
+        e.reference()
+        gc.collect()
+        with Watch() as watch:
+            assert e.score(noted).warnings == []
+        largest.append(watch.largest)
+        assert most <= 6, "chunks of pixels, and pieces of pool and logits"
+    assert largest[0] == largest[1]
+    block, pixels = 1000 * Tiny.feature_dim, CHUNK * 48
+    distances = 0 if metrics == ("is", "fid") else 1000 * 2000
+    assert largest[0] <= max(block, pixels, distances)
+
+
+def test_only_what_is_asked_for_is_kept(tmp_path: Path) -> None:
+    def kept(**metrics: Metric) -> tuple[int, int]:
+        p = protocol(is_n_fake=700, fid_n_fake=600)
+        features = FeaturePass(Tiny(), 100, torch.device("cpu"), print)
+        seen = passes.show(metrics, p, features, generate, None, lambda *told: None)
+        return len(seen.kept.pool), len(seen.kept.logits)
+
+    class Own(Metric):
+        def n_fake(self, protocol: Protocol) -> int:
+            return 20
+
+        def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
+            return {}
+
+    assert kept(a=InceptionScore(), b=FID()) == (0, 0)
+    assert kept(a=InceptionScore(), b=KID()) == (600, 0)
+    assert kept(a=FID(), b=Own()) == (20, 20)  # a metric without a running form gets all that there is
+
+
+# --- what the host waits for
+
+
+def constant(value: float) -> Ignoring:
+    net = nn.Sequential(nn.Linear(2, 48), nn.Unflatten(1, (3, 4, 4)))
+    nn.init.constant_(net[0].weight, value)
+    return Ignoring(net)
+
+
+def made_by(g: nn.Module) -> SampleGenerator:
+    return SampleGenerator(g, lambda n, r: (torch.randn(n, 2, generator=r), None), protocol(), 100)
+
+
+def test_the_host_reads_twice_however_many_images(tmp_path: Path) -> None:
+    features = FeaturePass(Tiny(), 100, torch.device("cpu"), print)
+    for n in (1000, 3000):
+        with Watch() as watch:
+            assert sum(len(block.pool) for block in features.blocks(made_by(constant(0.1)), n, 0)) == n
+        assert watch.reads == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_images_that_are_not_finite_end_the_pass(late: bool) -> None:
+    g, calls = constant(0.1 if late else math.nan), 0
+
+    class Breaks(nn.Module):
+        def forward(self, z: Tensor, y: None) -> Tensor:
+            nonlocal calls
+            calls += 1
+            x: Tensor = g(z, y)
+            return x / 0 if calls > 7 else x
+
+    features = FeaturePass(Tiny(), 100, torch.device("cpu"), print)
+    made = made_by(Breaks())
+    with pytest.raises(MetricError, match="the generator's images are not finite"):
+        for _ in features.blocks(made, 2000, 0):
+            pass
+    assert calls == (20 if late else 5)  # of 100 images each: the whole pass, or its first chunk
+    made.settle()  # told once
+
+
+def test_chunks_come_in_order_and_one_at_a_time_on_a_cpu() -> None:
+    log: list[str] = []
+
+    def make(start: int) -> Tensor:
+        log.append(f"make {start}")
+        return torch.tensor(start)
+
+    log.extend(f"use {int(images)}" for images in prefetch(make, range(3), torch.device("cpu")))
+    assert log == [f"{what} {i}" for i in range(3) for what in ("make", "use")]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_chunks_are_made_ahead_and_the_scores_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = torch.device("cuda")
+    g = constant(0.1).to(device)
+    extractor = CifarExtractor()
+
+    def scores() -> dict[str, float | None]:
+        e = evaluator(tmp_path, extractor=extractor)
+        e.device, e._features = device, FeaturePass(extractor, 250, device, print)
+        draw = lambda n, r: (torch.randn(n, 2, generator=r, device=device), None)  # noqa: E731
+        return e.score(SampleGenerator(g, draw, protocol(), 100)).values
+
+    overlapped = scores()
+    monkeypatch.setattr(passes, "prefetch", lambda make, starts, device: map(make, starts))
+    assert overlapped == scores()
+    assert None not in overlapped.values()
+
+
+# --- bfloat16 features
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[Extractor, Extractor]:
+    return CifarExtractor(), CifarExtractor(precision="bf16")
+
+
+def test_bf16_features_are_near_and_never_called_the_same(
+    both: tuple[Extractor, Extractor], tmp_path: Path
+) -> None:
+    x = torch.nn.functional.interpolate(images(40).float(), size=(32, 32), mode="bicubic")
+    x = x.clamp(0, 255).to(torch.uint8)
+    exact, rough = (extractor(x) for extractor in both)
+    for one, other in zip(exact, rough, strict=True):
+        assert other.dtype == torch.float32
+        assert 1e-5 < float((one - other).norm() / one.norm()) < 0.05
+    assert [e.suffix for e in both] == ["_cifar", "_cifar_bf16"]
+    assert both[1].identity() == both[0].identity() | {"precision": "bf16"}
+    assert not torch.is_autocast_enabled("cpu")
+    runs = [evaluator(tmp_path, extractor=e, fid_n_real=100, is_n_fake=150, fid_n_fake=150) for e in both]
+    found = [e.score(generate) for e in runs]
+    assert "fid_cifar_bf16" in found[1].values
+    assert found[0].values.keys().isdisjoint(found[1].values)
+    assert len({s.protocol_id for s in found}) == 2
+    assert len(list((tmp_path / "reference").glob("*.safetensors"))) == 2
+    assert digest(found[0].record) == found[0].protocol_id
+    near = found[0].values["fid_cifar"]
+    assert near is not None
+    assert found[1].values["fid_cifar_bf16"] == pytest.approx(near, rel=0.05)
+
+
+def test_bf16_scores_stand_beside_no_published_one() -> None:
+    row = next(r for r in published.values() if r.score == "fid" and r.protocol == "sngan_paper_eval")
+    record = {"extractor": {"name": "inception", "weights_official": True, "precision": "bf16"}}
+    (why,) = published.differences(row, "fid_bf16", record)
+    assert why == "scored on the inception (bf16) network here, on the 2015 Inception network there"

@@ -1,0 +1,217 @@
+"""What WGAN-GP's tables and figures need of reports: Table 3, cells down and across, the training's clock."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from report_runs import make_crossing, make_pairs, make_run
+
+from ganlab.config import compose
+from ganlab.report import report
+from ganlab.report.compare import compare, full_table
+from ganlab.report.draw import mosaic, sample_grid, style
+from ganlab.report.read import cells, collect, grids, history
+
+ROWS = ["dcgan", "constant", "mlp", "no_norm", "gated", "tanh", "resnet101"]
+COLUMNS = ["dcgan", "lsgan", "wgan", "wgan-gp"]
+
+
+def resnet(root: Path, head: str, seed: int, score: float, **changes: object) -> None:
+    net = {"head": head, "width": 1.0}
+    own = {"folder": f"{head}{seed}", "architecture": "resnet", "overrides": {"architecture": net}}
+    make_run(root, "wgan-gp", "resnet", seed, inception=score, **(own | changes))  # type: ignore[arg-type]
+
+
+def table_3(root: Path) -> list[list[str]]:
+    (section,) = cells.sections(collect.collect([root]))
+    (found,) = full_table.tables(section)
+    assert found.title == "WGAN-GP Table 3, whole"
+    return [[field.words for field in row] for row in found.rows]
+
+
+def test_table_3_has_both_halves_with_ours_in_its_place(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        resnet(tmp_path, "none", seed, 7.7 + seed / 10)
+        resnet(tmp_path, "ac", seed, 8.2 + seed / 10)
+    rows = table_3(tmp_path)
+    assert len(rows) == 14
+    assert [row[0] for row in rows] == ["unsupervised", *[""] * 6, "supervised", *[""] * 6]
+    told = {(i < 7, row[1]): row[2:] for i, row in enumerate(rows)}
+    assert told[True, "WGAN-GP ResNet"][:3] == [
+        "7.86 ± 0.07",
+        "7.75 ± 0.07 (resnet, 2 seeds)",
+        "its authors' own",
+    ]
+    assert told[False, "WGAN-GP ResNet"][:3] == [
+        "8.42 ± 0.10",
+        "8.25 ± 0.07 (resnet, 2 seeds)",
+        "its authors' own",
+    ]
+    assert told[True, "Improved GAN (-L+HA)"] == ["6.86 ± 0.06", "–", "quoted", ""]
+    assert told[False, "SGAN"] == ["8.59 ± 0.12", "–", "quoted", ""]
+    assert [row[4] for row in rows].count("quoted") == 12
+    assert "batch norm statistics of G: running here, batch published" in told[True, "WGAN-GP ResNet"][3]
+
+
+def test_the_row_whose_protocol_is_ours_stands_beside(tmp_path: Path) -> None:
+    """The paper's own IS by its own protocol, SNGAN's rerun of it by SNGAN's."""
+    found = {}
+    for name in ("wgan_gp_paper", "sngan_paper"):
+        words = ["+experiment=wgan_gp_cifar_resnet", f"metric.protocol={name}"]
+        protocol = compose.build(compose.compose(words)).metric.protocol.record()
+        resnet(
+            tmp_path / name,
+            "none",
+            0,
+            7.7,
+            protocol=protocol | {"extractor": "inception", "generator": "raw"},
+        )
+        (section,) = cells.sections(collect.collect([tmp_path / name]))
+        for key in section.measured("last"):
+            (row,) = compare.beside(section, key).rows.values() or (None,)
+            found[name, key.score] = row and (row.where, row.value)
+    assert found["wgan_gp_paper", "is"] == ("WGAN-GP Table 3", 7.86)
+    assert found["sngan_paper", "is"] == ("SNGAN Table 7", 7.8)
+    assert found["sngan_paper", "fid"] == ("SNGAN Table 7", 24.5)
+    assert found["wgan_gp_paper", "fid"] is None
+
+
+def test_table_3_tells_variants_and_what_did_not_finish(tmp_path: Path) -> None:
+    resnet(tmp_path, "none", 0, 7.7)
+    resnet(tmp_path, "none", 1, 6.0, steps=500, status="stopped")
+    rows = [row for row in table_3(tmp_path) if row[3] != "–"]
+    assert [row[3] for row in rows] == ["7.70 (resnet, one seed)", "6.00 (resnet, one seed, unf.)"]
+    assert [row[5].partition(":")[0] for row in rows] == ["1,000 updates", "500 updates"]
+    assert table_3(tmp_path)[-2][3] == "–"  # supervised: none of ours
+
+
+def test_table_3_is_not_shown_beside_other_nets(tmp_path: Path) -> None:
+    make_run(tmp_path, "wgan-gp", architecture="dcgan")
+    make_run(tmp_path, "sn", architecture="resnet")
+    assert [full_table.tables(section) for section in cells.sections(collect.collect([tmp_path]))] == [[], []]
+
+
+def test_rows_of_both_heads_stand_beside_ours(tmp_path: Path) -> None:
+    """Unsupervised and AC-GAN runs of one method share a section: each has the published rows of its own."""
+    resnet(tmp_path, "none", 0, 7.7)
+    resnet(tmp_path, "ac", 0, 8.2)
+    page = report([tmp_path], tmp_path / "r").read_text()
+    beside = page[page.index("Papers, other implementations and ours") : page.index("Table 3, whole")]
+    assert "7.86 ± 0.07" in beside
+    assert "8.42 ± 0.10" in beside
+    assert "Table 3, whole" in (tmp_path / "r" / "report.md").read_text()
+
+
+# ---- cells down and across
+
+
+def grid_of(root: Path) -> tuple[grids.Grid, list[collect.Run]]:
+    runs = collect.collect([root])
+    (grid,) = grids.find(runs, [root])
+    return grid, runs
+
+
+def test_a_grid_of_two_axes_is_a_picture_with_every_cell_accounted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = {"samples": False, "error": "out of memory"}
+    changes = {
+        "mlp_lsgan": {"status": "diverged"},
+        "gated_dcgan": {"status": "diverged", "samples": False},
+        "resnet101_dcgan": {"status": "failed", **error},
+        "no_norm_lsgan": {"samples": False},
+        "tanh_wgan": {},
+    }
+    make_crossing(tmp_path, ROWS, COLUMNS, **changes)
+    drawn = []
+    real = mosaic.compose
+
+    def note(title: str, *rest: object) -> bytes | None:
+        drawn.append((title, *rest))
+        return real(title, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(mosaic, "compose", note)
+    picture = sample_grid.draw(*grid_of(tmp_path), "x")
+    assert isinstance(picture, style.Picture)
+    ((title, rows, columns, tiles, _),) = drawn
+    assert title == "Samples: Pairs of nets"
+    assert rows == ["DCGAN", *ROWS[1:]]
+    assert columns == ["DCGAN", "LSGAN", "WGAN", "WGAN-GP"]
+    assert len(tiles) == 28
+    assert sum(tile.image is not None for tile in tiles.values()) == 24
+    told = {
+        place: (tile.words, tile.alarm) for place, tile in tiles.items() if tile.image is None or tile.alarm
+    }
+    assert told == {
+        (2, 1): ("div. · step 500 · FID 40.00", True),
+        (3, 1): ("no samples", False),
+        (4, 0): ("diverged: step 500: d/loss is not finite", True),
+        (5, 2): ("not begun", False),
+        (6, 0): ("failed: out of memory", True),
+    }
+    with Image.open(io.BytesIO(picture.png)) as image:
+        assert image.height > image.width
+
+
+def test_the_picture_is_in_the_report(tmp_path: Path) -> None:
+    make_crossing(tmp_path / "fig2", ["dcgan", "mlp"], ["wgan", "wgan-gp"])
+    page = report([tmp_path / "fig2"], tmp_path / "r").read_text()
+    assert "down: pair; across: method" in page
+    assert (tmp_path / "r" / "figures" / "samples-grid-fig2.png").is_file()
+    assert "figures/samples-grid-fig2.png" in (tmp_path / "r" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "axes", [{"method": "x"}, {"method": "xy", "setting": "AB"}, {"a": "xy", "b": "xy", "c": "xy"}]
+)
+def test_other_grids_have_no_such_picture(axes: dict[str, str]) -> None:
+    places = [
+        grids.Place(
+            f"{i}", Path(str(i)), {axis: labels[i % len(labels)] for axis, labels in axes.items()}, {}
+        )
+        for i in range(4)
+    ]
+    assert sample_grid.axes(grids.Grid("t", places=places)) is None
+
+
+def test_a_large_random_set_is_counted_and_not_drawn(tmp_path: Path) -> None:
+    """A group for each of its runs: no bars, no curves, no comparison of each with each; all are listed."""
+    make_pairs(tmp_path, {f"a{i:03d}": (4.0, 6.0) for i in range(26)}, samples=False, dataset="imagenet")
+    page = report([tmp_path], tmp_path / "r").read_text()
+    assert "52 methods and variants: too many for figures" in page
+    assert list((tmp_path / "r" / "figures").iterdir()) == []
+    assert page.count("<code>a") >= 52
+    assert len((tmp_path / "r" / "differences.csv").read_text().splitlines()) == 1
+
+
+# ---- the training's clock
+
+
+def test_the_seconds_of_the_updates_leave_evaluations_out(tmp_path: Path) -> None:
+    """By hand: 10 updates at 5/s, 10 at 2/s, 20 at 4/s are 2, 7 and 12 s, whatever wall_s says."""
+    lines = [
+        {"step": 10, "kind": "train", "loss/d": 1.0, "it_per_s": 5.0, "wall_s": 2.1},
+        {"step": 10, "kind": "eval", "scores": {"is": 2.0}, "protocol_id": "p", "wall_s": 60.0},
+        {"step": 20, "kind": "train", "loss/d": 1.0, "it_per_s": 2.0, "wall_s": 66.0},
+        {"step": 40, "kind": "train", "loss/d": 1.0, "it_per_s": 4.0, "wall_s": 99.0},
+    ]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = history.read(path, notes := [])
+    assert not notes
+    assert [told.seconds(step) for step in (0, 5, 10, 15, 20, 30, 40, 41)] == [0, 1, 2, 4.5, 7, 9.5, 12, None]
+    path.write_text(json.dumps(lines[1]) + "\n")
+    assert [history.read(path, []).seconds(step) for step in (0, 10)] == [None, None]
+
+
+@pytest.mark.parametrize("rate", [0, -1, None, "fast", float("inf"), float("nan")])
+def test_a_strange_speed_is_left_out(tmp_path: Path, rate: object) -> None:
+    line = {"step": 10, "kind": "train", "loss/d": 1.0, "it_per_s": rate}
+    (tmp_path / "m").write_text(
+        json.dumps(line) + "\n" + json.dumps(line | {"step": 20, "it_per_s": 4}) + "\n"
+    )
+    assert history.read(tmp_path / "m", []).seconds(20) == 5.0

@@ -1,0 +1,952 @@
+"""Checkpoints: exact, whole or absent, never wrong. Kills and full disks happen in forked children."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ganlab.errors import CheckpointError, EnvError, GanlabError
+from ganlab.runs import manifest as manifest_file
+from ganlab.runs.checkpoint import Checkpoints, digest, flatten, require_fit, unflatten
+from ganlab.runs.state import non_finite
+from ganlab.system import files
+from ganlab.training.optimizers import RMSpropTF
+
+RUN = "a" * 32
+FILES = ("state.safetensors", "state.json", "MANIFEST.json")
+FILE_OPERATIONS = {
+    *("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "os.truncate"),
+    *("shutil.rmtree", "write", "fsync"),
+}
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of kills take a minute on a disk."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="ganlab-test-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def some_state(step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    random_numbers = torch.Generator().manual_seed(step)
+    tensors = {f"g/layer{i}.weight": torch.randn(8, 16, generator=random_numbers) for i in range(4)}
+    return tensors, {"step": step, "best": {"fid": 1 / 3 + step}, "betas": (0.5, 0.999)}
+
+
+def made(folder: Path, *steps: int, keep: int = 2) -> Checkpoints:
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = Checkpoints(folder / "checkpoints", RUN, keep)
+    for step in steps:
+        kept.save(step, *some_state(step))
+    return kept
+
+
+def loads(kept: Checkpoints, step: int | None = None, **options: Any) -> int:
+    """Load, and insist that what comes is what was saved at that step. Returns the step."""
+    found, tensors, state = kept.load(step, **options)
+    assert digest(tensors, state) == digest(*some_state(found))
+    return found
+
+
+def leftovers(kept: Checkpoints) -> list[str]:
+    return [n for n in os.listdir(kept.folder) if n.startswith(".")]
+
+
+def attempt(work: Callable[[], Any]) -> tuple[GanlabError | None, Any]:
+    try:
+        return None, work()
+    except GanlabError as error:
+        return error, None
+
+
+def reseal(folder: Path, **changes: Any) -> None:
+    """Rewrite a manifest as a crafted or newer ganlab would: hashes and seal fit the files."""
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    del manifest["seal"]
+    for name in FILES[:2]:
+        data = (folder / name).read_bytes()
+        manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "MANIFEST.json").write_bytes(manifest_file.seal(manifest | changes))
+
+
+# ---- exactness ---------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_tensor_comes_back_equal(tmp_path: Path) -> None:
+    base = torch.randn(4, 6)
+    tensors = {
+        "transposed": base.T,
+        "whole": base,
+        "row of whole": base[1],
+        "same again": base,
+        "expanded": torch.ones(2).expand(3, 2),
+        "channels last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "scalar": torch.tensor(3),
+        "float scalar": torch.tensor(0.1, dtype=torch.float64),
+        "empty": torch.zeros(0, 3),
+        "bool": torch.tensor([True, False]),
+        "bfloat16": torch.randn(5).bfloat16(),
+        "half": torch.randn(5).half(),
+        "uint8": torch.arange(5, dtype=torch.uint8),
+        "int64": torch.tensor([2**62 + 1, -1]),
+        "parameter": nn.Parameter(torch.ones(2)),
+        "tiny": torch.tensor([1e-45, -0.0]),
+    }
+    kept = made(tmp_path)
+    kept.save(5, tensors, {})
+    _, loaded, _ = kept.load()
+    assert set(loaded) == set(tensors)
+    assert digest(loaded) == digest(tensors)
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+        assert loaded[name].is_contiguous()
+    loaded["whole"].add_(1)  # memory of its own
+    assert torch.equal(loaded["same again"], base)
+
+
+def test_no_tensors_and_no_state(tmp_path: Path) -> None:
+    kept = made(tmp_path)
+    kept.save(0, {}, {})
+    assert kept.load() == (0, {}, {})
+
+
+def test_state_comes_back_with_its_types(tmp_path: Path) -> None:
+    state = {
+        "tuple": (1, 2.5, (None, [True])),
+        "inf": [math.inf, -math.inf],
+        "int keys": {0: "a", 1: {"b": (0.1,)}},
+        "__tuple__": [1],
+        "nested": {"__float__": "no"},
+        "text": "é\n\udcff",
+        "floats": [0.1, 1e-300, 2 / 3, 5e-324, -0.0],
+        "big": 2**80,
+    }
+    kept = made(tmp_path)
+    kept.save(1, {}, state | {"nan": math.nan})
+    _, _, loaded = kept.load()
+    assert math.isnan(loaded.pop("nan"))
+    assert loaded == state
+    assert isinstance(loaded["tuple"], tuple)
+    assert math.copysign(1, loaded["floats"][-1]) == -1
+    assert "NaN" not in (kept.path(1) / "state.json").read_text()  # strict JSON
+
+
+@pytest.mark.parametrize("bad", [{1, 2}, object(), b"bytes"])
+def test_state_that_json_cannot_hold_is_refused_by_place(tmp_path: Path, bad: object) -> None:
+    kept = made(tmp_path)
+    with pytest.raises(TypeError, match=r"state\.a\.b\[1\]"):
+        kept.save(1, {}, {"a": {"b": [0, bad]}})
+    assert kept.steps() == []
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "adam": lambda p: torch.optim.Adam(p, lr=2e-4, betas=(0.5, 0.999), amsgrad=True),
+    "adamw tensor lr": lambda p: torch.optim.AdamW(p, lr=torch.tensor(1e-3)),
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "plain sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, centered=True),
+    "rmsprop tf": lambda p: RMSpropTF(p),
+    "adagrad": lambda p: torch.optim.Adagrad(p),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_state_goes_through_a_checkpoint_and_trains_on_identically(
+    tmp_path: Path, name: str
+) -> None:
+    def step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        net(torch.linspace(0, 1, 6).view(2, 3)).square().sum().backward()
+        optimizer.step()
+
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = OPTIMIZERS[name](net.parameters())
+    for _ in range(3):
+        step(net, optimizer)
+    halves = [flatten("net", net.state_dict()), flatten("opt", optimizer.state_dict())]
+    kept = made(tmp_path)
+    kept.save(3, halves[0][0] | halves[1][0], {"net": halves[0][1], "opt": halves[1][1]})
+
+    _, tensors, state = kept.load()
+    other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    again = OPTIMIZERS[name](other.parameters())
+    other.load_state_dict(unflatten(tensors, state["net"]))
+    restored = unflatten(tensors, state["opt"])
+    groups, wanted = restored["param_groups"], optimizer.state_dict()["param_groups"]
+    assert [{k: type(v) for k, v in g.items()} for g in groups] == [
+        {k: type(v) for k, v in g.items()} for g in wanted
+    ]
+    assert list(restored["state"]) == list(optimizer.state_dict()["state"])  # int keys, same order
+    again.load_state_dict(restored)
+    step(net, optimizer)
+    step(other, again)
+    assert digest(*flatten("n", net.state_dict())) == digest(*flatten("n", other.state_dict()))
+    assert digest(*flatten("o", optimizer.state_dict())) == digest(*flatten("o", again.state_dict()))
+
+
+def test_flatten_refuses_two_tensors_of_one_name_and_unflatten_a_missing_one() -> None:
+    with pytest.raises(ValueError, match="x/a/b"):
+        flatten("x", {"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)})
+    tensors, rest = flatten("x", {"a": torch.ones(1)})
+    assert list(tensors) == ["x/a"]
+    with pytest.raises(CheckpointError, match="x/a is missing"):
+        unflatten({}, rest)
+
+
+def test_digest_sees_a_bit_a_name_a_shape_a_dtype_and_the_state() -> None:
+    one = {"a": torch.tensor([0.0, 1.0])}
+    others = [
+        ({"a": torch.tensor([-0.0, 1.0])}, None),
+        ({"b": one["a"]}, None),
+        ({"a": one["a"].view(2, 1)}, None),
+        ({"a": one["a"].view(torch.int32)}, None),
+        (one, {"k": 1}),
+        (one, {"k": (1,)}),
+        (one, {"k": [1]}),
+    ]
+    assert len({digest(one), *(digest(*o) for o in others)}) == 8
+    assert digest(one) == digest({"a": one["a"].clone()})
+
+
+def test_require_fit_names_the_first_difference_and_counts_the_rest() -> None:
+    wanted = {"a": torch.ones(2), "b": torch.ones(3, 3), "c": torch.ones(1)}
+    require_fit({k: v.clone() for k, v in wanted.items()}, wanted, "x")
+    with pytest.raises(
+        CheckpointError, match=r"tensor b is \[3\] int64, this config builds \[3, 3\] float32"
+    ):
+        require_fit({**wanted, "b": torch.ones(3, dtype=torch.int64)}, wanted, "x")
+    with pytest.raises(CheckpointError, match=r"tensor a is nothing.*\(and 3 more\)"):
+        require_fit({"extra": torch.ones(1)}, wanted, "x")
+
+
+# ---- the folder --------------------------------------------------------------------------------------
+
+
+def test_manifest_and_layout(tmp_path: Path) -> None:
+    tensors, state = some_state(12000)
+    (tmp_path / "run").mkdir()
+    kept = Checkpoints(tmp_path / "run" / "checkpoints", RUN, 2, config_hash="c0ffee")
+    assert kept.save(12000, tensors, state) == kept.folder / "step-000012000"
+    assert {p.name for p in kept.path(12000).iterdir()} == set(FILES)
+    manifest = json.loads((kept.path(12000) / "MANIFEST.json").read_text())
+    assert manifest["run_id"] == RUN
+    assert manifest["step"] == 12000
+    assert manifest["config_hash"] == "c0ffee"
+    assert manifest["format"] == 1
+    assert manifest["tensors"] == 4
+    for name in FILES[:2]:
+        data = (kept.path(12000) / name).read_bytes()
+        told = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert manifest["files"][name] == told
+    assert leftovers(kept) == []
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_respect_the_umask(tmp_path: Path, mask: int) -> None:
+    old = os.umask(mask)
+    try:
+        kept = made(tmp_path, 1)
+    finally:
+        os.umask(old)
+    assert kept.path(1).stat().st_mode & 0o777 == 0o777 & ~mask
+    assert all((kept.path(1) / n).stat().st_mode & 0o777 == 0o666 & ~mask for n in FILES)
+
+
+def test_the_newest_is_the_highest_number_whatever_else_lies_about(tmp_path: Path) -> None:
+    kept = made(tmp_path, 9000, 10000, 500)
+    for step, when in ((10000, 1), (9000, 2), (500, 3)):  # a copied tree: times say nothing
+        os.utime(kept.path(step), (when, when))
+    for name in ("step-final", "step-99999", "step-0000020000", "latest", ".tmp-90000-" + "0" * 32):
+        (kept.folder / name).mkdir()
+    (kept.folder / "step-000099999").write_text("a file")
+    (kept.folder / "step-000088888").symlink_to(kept.path(500))
+    assert kept.steps() == [500, 9000, 10000]
+    assert kept.latest() == 10000
+    assert loads(kept) == 10000
+
+
+def test_a_folder_without_checkpoints(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path / "checkpoints", RUN, 2)
+    assert (kept.steps(), kept.latest(), kept.has_any()) == ([], None, False)
+    kept.prune()
+    kept.clean()
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        kept.load()
+    with pytest.raises(ValueError, match="keep at least 2"):
+        Checkpoints(tmp_path, RUN, 1)
+    with pytest.raises(ValueError, match=">= 0"):
+        kept.save(-1, {}, {})
+
+
+def test_a_run_folder_deleted_meanwhile_is_not_revived(tmp_path: Path) -> None:
+    kept = made(tmp_path / "run", 1)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(EnvError, match="can't write"):
+        kept.save(2, *some_state(2))
+    assert not (tmp_path / "run").exists()
+
+
+def test_retention_keeps_the_last_and_the_best(tmp_path: Path) -> None:
+    kept = made(tmp_path)
+    for step in range(8):
+        kept.save(step, *some_state(step))
+        kept.prune({3})
+    assert kept.steps() == [3, 6, 7]
+    assert leftovers(kept) == []
+    assert [loads(kept, s) for s in kept.steps()] == [3, 6, 7]
+
+
+def test_prune_touches_nothing_but_real_folders_of_this_run(tmp_path: Path) -> None:
+    kept = made(tmp_path, 1, 2, 3, 4, 5)
+    victim = made(tmp_path / "victim", 1)
+    shutil.rmtree(kept.path(1))
+    kept.path(1).symlink_to(victim.path(1))  # a planted link
+    other = Checkpoints(kept.folder, "b" * 32, 2)
+    shutil.rmtree(kept.path(2))
+    other.save(2, *some_state(2))  # another run's
+    (kept.path(3) / "MANIFEST.json").write_text("{}")  # whose is it?
+    (kept.folder / ".trash-7-link").symlink_to(victim.folder)
+    (kept.folder / (".trash-7-" + "0" * 32)).symlink_to(victim.folder)
+    kept.save(6, *some_state(6))
+    kept.prune()
+    kept.clean()
+    assert kept.path(1).is_symlink()
+    assert kept.path(2).is_dir()
+    assert kept.path(3).is_dir()
+    assert not kept.path(4).exists()
+    assert loads(victim) == 1
+
+
+def test_nothing_is_pruned_while_the_newest_does_not_verify(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = made(tmp_path, 1, 2, 3, 4)
+    (kept.path(4) / "state.json").write_bytes(b"{}")
+    kept.prune()
+    assert kept.steps() == [1, 2, 3, 4]
+    assert "older checkpoints are kept" in caplog.text
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_read_that_fails_is_tried_again_and_no_reason_to_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    kept, real, left = made(tmp_path, 1, 2, 3, 4), os.open, times
+
+    def opened(path: Any, *rest: Any, **how: Any) -> int:
+        nonlocal left
+        if str(path).endswith("state.safetensors") and (left := left - 1) >= 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *rest, **how)
+
+    monkeypatch.setattr(files, "PAUSES", (0, 0))
+    monkeypatch.setattr(os, "open", opened)
+    kept.prune()
+    assert kept.steps() == ([3, 4] if times == 1 else [1, 2, 3, 4])
+    assert ("older checkpoints are kept" in caplog.text) is (times > 1)
+
+
+def test_a_delete_that_fails_warns_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = made(tmp_path, 1, 2, 3, 4)
+    real = os.rename
+
+    def rename(old: Path, new: Path) -> None:
+        if "step-000000001" in str(old):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    kept.prune()
+    assert kept.steps() == [1, 3, 4]
+    assert "busy" in caplog.text
+
+
+def test_saving_a_step_again_keeps_a_sound_one_and_replaces_a_damaged_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = made(tmp_path, 1, 2)
+    before = (kept.path(2) / "MANIFEST.json").stat().st_mtime_ns
+    kept.save(2, *some_state(2))
+    assert (kept.path(2) / "MANIFEST.json").stat().st_mtime_ns == before
+    (kept.path(2) / "state.json").unlink()
+    kept.save(2, *some_state(2))
+    assert loads(kept) == 2
+    assert "set aside as step-000000002.corrupt" in caplog.text
+    (kept.path(2) / "state.json").unlink()
+    kept.save(2, *some_state(2))
+    assert (kept.folder / "step-000000002.corrupt-2").is_dir()
+    shutil.rmtree(kept.path(2))
+    kept.path(2).symlink_to(kept.path(1))  # a planted link is set aside, not written through
+    kept.save(2, *some_state(2))
+    assert loads(kept) == 2
+    assert not kept.path(2).is_symlink()
+
+
+def test_a_stale_temporary_folder_blocks_nothing_and_is_cleaned(tmp_path: Path) -> None:
+    kept = made(tmp_path, 1)
+    for name in (".tmp-2-" + "0" * 32, ".trash-1-" + "f" * 32):
+        (kept.folder / name).mkdir()
+        (kept.folder / name / "state.json").write_text("half")
+    kept.save(2, *some_state(2))
+    kept.clean()
+    assert leftovers(kept) == []
+    assert loads(kept) == 2
+
+
+# ---- non-finite --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_non_finite_tensor_is_not_saved(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
+    kept = made(tmp_path, 1)
+    tensors, state = some_state(2)
+    tensors["g/layer2.weight"] = tensors["g/layer2.weight"].to(dtype)
+    tensors["g/layer2.weight"][3, 4] = value
+    with pytest.raises(FloatingPointError, match=r"g/layer2\.weight is not finite at step 2"):
+        kept.save(2, tensors, state)
+    assert kept.steps() == [1]
+    assert leftovers(kept) == []
+
+
+def test_a_non_finite_tensor_is_not_loaded_even_if_signed(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    kept = made(tmp_path, 1, 2)
+    tensors, _ = some_state(2)
+    tensors["g/layer1.weight"][0, 0] = math.nan
+    (kept.path(2) / "state.safetensors").write_bytes(safetensors.torch.save(tensors))
+    reseal(kept.path(2))
+    with pytest.raises(CheckpointError, match=r"tensor g/layer1\.weight is not finite"):
+        kept.load(2)
+    assert loads(kept) == 1
+
+
+# ---- damage ------------------------------------------------------------------------------------------
+
+
+def corrupt(rng: random.Random, kept: Checkpoints, step: int) -> str:
+    """One seeded corruption of one file of a checkpoint; returns what it was."""
+    name = rng.choice(FILES)
+    path = kept.path(step) / name
+    data = bytearray(path.read_bytes())
+    kind = rng.choice(["flip", "flip", "flip", "zero", "append", "cut", "swap", "missing"])
+    if kind == "flip":
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == "zero":
+        start = rng.randrange(len(data))
+        size = min(512, len(data) - start)
+        data[start : start + size] = bytes(b ^ 0xFF if b == 0 else 0 for b in data[start : start + size])
+    elif kind == "append":
+        data += bytes(rng.randrange(256) for _ in range(rng.randint(1, 9)))
+    elif kind == "cut":
+        del data[rng.randrange(len(data)) :]
+    elif kind == "swap":
+        data = bytearray((kept.path(step - 1) / name).read_bytes())
+    path.write_bytes(data)
+    if kind == "missing":
+        path.unlink()
+    return f"{kind} {name}"
+
+
+def test_no_corruption_out_of_600_loads_wrongly(quick: Path) -> None:
+    kept = made(quick, 1, 2)
+    whole = {n: (kept.path(2) / n).read_bytes() for n in FILES}
+    rng, wrong, missed = random.Random(0), [], []
+    for number in range(600):
+        told = corrupt(rng, kept, 2)
+        error, got = attempt(lambda: kept.load(2))
+        if error is None:
+            missed.append(told)
+            if digest(*got[1:]) != digest(*some_state(2)):
+                wrong.append(told)
+        else:
+            assert error.code == 4
+            assert len(str(error).splitlines()) == 1
+        if number % 10 == 0:  # and the automatic way: the older one, the bad one set aside
+            assert loads(kept) == 1
+            assert kept.steps() == [1]
+            shutil.rmtree(kept.folder / "step-000000002.corrupt")
+            kept.path(2).mkdir()
+        for name, data in whole.items():
+            (kept.path(2) / name).write_bytes(data)
+    assert wrong == []
+    assert missed == []
+    assert loads(kept, 2) == 2
+
+
+def test_a_damaged_newest_is_set_aside_with_one_warning_but_never_for_a_reader_or_a_named_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = made(tmp_path, 1, 2, 3)
+    (kept.path(3) / "state.safetensors").unlink()
+    (kept.path(2) / "MANIFEST.json").unlink()  # it is no step any more, and must not be passed over silently
+    with pytest.raises(CheckpointError, match="is missing"):
+        kept.load(3)
+    assert loads(kept, quarantine=False) == 1
+    assert kept.path(3).is_dir()
+    caplog.clear()
+    assert loads(kept) == 1
+    assert len(caplog.records) == 2
+    assert sorted(os.listdir(kept.folder)) == [
+        "step-000000001",
+        "step-000000002.corrupt",
+        "step-000000003.corrupt",
+    ]
+    assert "state.safetensors: is missing" in caplog.text
+
+
+def test_all_damaged_lists_every_step_and_keeps_saying_so(tmp_path: Path) -> None:
+    kept = made(tmp_path, 1, 2, 3)
+    for step, name in ((1, FILES[0]), (2, FILES[1]), (3, FILES[2])):
+        (kept.path(step) / name).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(CheckpointError) as caught:
+            kept.load()
+        assert [m.where for m in caught.value.mistakes] == [
+            str(kept.path(s) / n) for s, n in ((3, FILES[2]), (2, FILES[1]), (1, FILES[0]))
+        ]
+        assert kept.has_any()
+        assert kept.latest() == 2  # its manifest is sound
+    shutil.rmtree(kept.folder)
+    kept.folder.mkdir()
+    (kept.folder / "step-000000003.corrupt").mkdir()
+    assert kept.has_any()  # never from scratch silently
+
+
+def test_a_truncated_file_is_told_as_such(tmp_path: Path) -> None:
+    kept = made(tmp_path, 1)
+    path = kept.path(1) / "state.safetensors"
+    size = path.stat().st_size
+    os.truncate(path, 100)
+    with pytest.raises(CheckpointError, match=rf"state\.safetensors: truncated: 100 of {size} bytes"):
+        kept.load(1)
+
+
+def test_a_named_step_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint; there are: 1, 2"):
+        made(tmp_path, 1, 2).load(7)
+
+
+def test_a_newer_format_asks_for_a_newer_ganlab_and_is_neither_passed_over_nor_renamed(
+    tmp_path: Path,
+) -> None:
+    kept = made(tmp_path, 1, 2)
+    reseal(kept.path(2), format=9, needs="3.1")
+    for step in (2, None):
+        with pytest.raises(CheckpointError, match=r"needs ganlab >= 3\.1"):
+            kept.load(step)
+    assert kept.path(2).is_dir()
+
+
+def test_another_runs_checkpoint_is_refused_and_left_alone(tmp_path: Path) -> None:
+    kept = made(tmp_path, 1)
+    Checkpoints(kept.folder, "b" * 32, 2).save(2, *some_state(2))
+    with pytest.raises(CheckpointError, match="another run"):
+        kept.load(2)
+    assert kept.latest() == 1
+    assert loads(kept) == 1
+    assert kept.path(2).is_dir()
+
+
+def test_a_folder_copied_to_another_step_is_refused(tmp_path: Path) -> None:
+    kept = made(tmp_path, 1)
+    shutil.copytree(kept.path(1), kept.path(5))
+    with pytest.raises(CheckpointError, match="its manifest is of step 1"):
+        kept.load(5)
+
+
+def crafted(folder: Path) -> dict[str, Callable[[], object]]:
+    """Hostile checkpoints, signed so that the hashes fit."""
+    tensors, state, manifest = (folder / n for n in FILES)
+
+    def huge_header() -> None:
+        tensors.write_bytes((2**63).to_bytes(8, "little") + b"{}")
+        reseal(folder)
+
+    def overlap() -> None:
+        entry = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+        header = json.dumps({"a": entry, "b": entry}).encode()
+        tensors.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+        reseal(folder, tensors=2)
+
+    def deep_state() -> None:
+        state.write_bytes(b"[" * 100_000)
+        reseal(folder)
+
+    def pickled() -> None:
+        tensors.write_bytes(b"\x80\x04cos\nsystem\n(S'touch canary'\ntR.")
+        reseal(folder)
+
+    def outside() -> None:
+        reseal(folder, files={"../../victim": {"size": 1, "sha256": "0" * 64}})
+
+    def pipe() -> None:
+        state.unlink()
+        os.mkfifo(state)
+
+    def link() -> None:
+        state.rename(folder / "elsewhere")
+        state.symlink_to("elsewhere")
+
+    def vast() -> None:
+        os.truncate(state, 1 << 40)  # a hole of a terabyte: refused by its size, not read
+
+    def long_manifest() -> None:
+        manifest.write_bytes(b" " * (2 << 20))
+
+    def deep_manifest() -> None:
+        manifest.write_bytes(b'{"a":' * 100_000)
+
+    return {f.__name__: f for f in (huge_header, overlap, deep_state, pickled, outside, pipe, link, vast)} | {
+        "long_manifest": long_manifest,
+        "deep_manifest": deep_manifest,
+        "list_manifest": lambda: manifest.write_bytes(b"[]"),
+        "null_manifest": lambda: manifest.write_bytes(b"null"),
+        "more_tensors": lambda: reseal(folder, tensors=99),
+    }
+
+
+@pytest.mark.parametrize("name", crafted(Path()))
+def test_crafted_checkpoints_are_refused(tmp_path: Path, name: str) -> None:
+    kept = made(tmp_path, 1, 2)
+    crafted(kept.path(2))[name]()
+    with pytest.raises(CheckpointError):
+        kept.load(2)
+    assert loads(kept) == 1
+    assert not Path("canary").exists()
+
+
+def test_an_unreadable_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = made(tmp_path, 1, 2)
+    real = os.open
+
+    def broken(path: Any, *args: Any) -> int:
+        if str(path).endswith("state.json"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args)
+
+    monkeypatch.setattr(os, "open", broken)
+    with pytest.raises(EnvError, match="Input/output error"):
+        kept.load()
+    assert kept.steps() == [1, 2]  # nothing renamed
+
+
+# ---- power loss, kills, full disks -------------------------------------------------------------------
+
+
+def test_order_of_the_commit_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "run")
+    kept = Checkpoints(tmp_path / "run" / "checkpoints", RUN, 2)
+    happened: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(fd: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        size = path.stat().st_size if path.is_file() else 0
+        fsync(fd)
+        name = "TEMP" if path.name.startswith(".tmp-") else path.name
+        happened.append(f"fsync {name}")
+        if path.is_file():
+            assert path.parent.name.startswith(".tmp-")
+            assert size == path.stat().st_size > 0  # all of it, before its fsync
+
+    def note_rename(old: Path, new: Path) -> None:
+        assert old.parent == new.parent
+        assert {p.name for p in old.iterdir()} == set(FILES)
+        rename(old, new)
+        happened.append(f"rename to {new.name}")
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    kept.save(7, *some_state(7))
+    assert happened == [
+        "fsync run",  # checkpoints/ itself is new
+        "fsync state.safetensors",
+        "fsync state.json",
+        "fsync MANIFEST.json",
+        "fsync TEMP",
+        "rename to step-000000007",
+        "fsync checkpoints",
+    ]
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run in a forked child; its exit code (0 = returned, 1 = raised)."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def kill_at(k: int, work: Callable[[], object]) -> int:
+    """Die before the k-th file operation of ``work``, without any clean-up. 0 if there are not as many.
+
+    Opens, renames, deletions are seen by an audit hook; writes and fsyncs by wrappers, a write also torn.
+    """
+
+    def child() -> None:
+        count = 0
+
+        def reached(event: str, *_: object) -> None:
+            nonlocal count
+            if event in FILE_OPERATIONS:
+                if count == k:
+                    os._exit(99)
+                count += 1
+
+        write, fsync = os.write, os.fsync
+
+        def torn_write(fd: int, data: Any) -> int:
+            reached("write")
+            half = write(fd, data[: max(1, len(data) // 2)])
+            reached("write")
+            return half
+
+        def seen_fsync(fd: int) -> None:
+            reached("fsync")
+            fsync(fd)
+
+        os.write, os.fsync = torn_write, seen_fsync
+        sys.addaudithook(reached)
+        work()
+
+    code = in_child(child)
+    assert code in (0, 99), code
+    return code
+
+
+def test_a_kill_at_every_file_operation_of_save_and_prune_loses_nothing(quick: Path) -> None:
+    template = made(quick / "template", 1, 2)
+    other = made(quick / "other", 1)
+    before = {p: p.read_bytes() for p in other.folder.rglob("*") if p.is_file()}
+    k, new = 0, 0
+    while True:
+        run = quick / f"run{k}"
+        shutil.copytree(template.folder, run / "checkpoints")
+        kept = Checkpoints(run / "checkpoints", RUN, 2)
+
+        def work(kept: Checkpoints = kept) -> None:
+            kept.save(3, *some_state(3))
+            kept.prune()
+
+        killed = kill_at(k, work)
+        steps = kept.steps()
+        assert len(steps) >= 2
+        for step in steps:
+            kept.verify(step)
+        assert kept.latest() in (2, 3)
+        assert loads(kept) == kept.latest()
+        new += kept.latest() == 3
+        assert not [n for n in os.listdir(kept.folder) if "corrupt" in n]
+        kept.clean()
+        assert leftovers(kept) == []
+        work()
+        assert kept.steps() == [2, 3]
+        assert loads(kept) == 3
+        shutil.rmtree(run)
+        if not killed:
+            break
+        k += 1
+    assert k >= 30  # each a real death
+    assert 0 < new < k
+    assert before == {p: p.read_bytes() for p in other.folder.rglob("*") if p.is_file()}
+    print(f"{k} kill points of save and prune")
+
+
+def test_a_kill_at_every_file_operation_of_load_and_quarantine_loses_nothing(quick: Path) -> None:
+    template = made(quick / "template", 1, 2, 3)
+    (template.path(3) / "state.json").write_bytes(b"damaged")
+    (template.path(2) / "MANIFEST.json").unlink()
+    (template.folder / (".tmp-4-" + "0" * 32)).mkdir()
+    k = 0
+    while True:
+        run = quick / f"run{k}"
+        shutil.copytree(template.folder, run / "checkpoints")
+        kept = Checkpoints(run / "checkpoints", RUN, 2)
+
+        def work(kept: Checkpoints = kept) -> None:
+            logging.disable()
+            kept.clean()
+            kept.load()
+
+        killed = kill_at(k, work)
+        kept.clean()
+        assert loads(kept) == 1
+        assert kept.steps() == [1]
+        assert leftovers(kept) == []
+        assert sorted(n for n in os.listdir(kept.folder) if "corrupt" in n) == [
+            "step-000000002.corrupt",
+            "step-000000003.corrupt",
+        ]
+        shutil.rmtree(run)
+        if not killed:
+            break
+        k += 1
+    assert k >= 15
+    print(f"{k} kill points of load and quarantine")
+
+
+def test_a_full_disk_at_20_sizes_keeps_the_last_good_one(tmp_path: Path) -> None:
+    kept = made(tmp_path, 1, 2)
+    big = {"w": torch.arange(50_000.0)}  # 200 kB
+
+    for limit in [0, 1, 100, 1000, 4096, *range(10_000, 200_000, 12_666)]:
+
+        def work(limit: int = limit) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            error, _ = attempt(lambda: kept.save(3, big, {}))
+            assert isinstance(error, EnvError)
+            assert str(error).startswith(f"disk full writing {kept.path(3)}: needs 0.2 MB, ")
+            assert " MB free" in str(error)
+
+        assert in_child(work) == 0
+        assert leftovers(kept) == []
+        assert kept.steps() == [1, 2]
+    assert loads(kept) == 2
+    kept.save(3, big, {})  # and once there is room again
+    assert kept.latest() == 3
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("call", ["write", "fsync", "mkdir", "rename"])
+def test_an_error_of_any_call_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+) -> None:
+    kept = made(tmp_path, 1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        patch.setattr(files, "PAUSES", (0.0,))
+        with pytest.raises(EnvError) as caught:
+            kept.save(2, *some_state(2))
+    assert str(kept.path(2)) in str(caught.value)
+    assert isinstance(caught.value, GanlabError)
+    assert ("disk full" in str(caught.value)) == (code in (errno.ENOSPC, errno.EDQUOT))
+    assert leftovers(kept) == []
+    assert kept.steps() == [1]
+    kept.save(2, *some_state(2))
+    assert loads(kept) == 2
+
+
+@pytest.mark.parametrize("nth", range(6))
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EDQUOT])
+def test_a_brief_error_of_any_sync_is_endured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, nth: int
+) -> None:
+    """Also after the rename: the checkpoint that is there by then is kept."""
+    kept, real, count = made(tmp_path, 1), os.fsync, -2  # the first save syncs its parents too
+
+    def fail(fd: int) -> None:
+        nonlocal count
+        count += 1
+        if count == nth:
+            raise OSError(code, os.strerror(code))
+        real(fd)
+
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(os, "fsync", fail)
+    kept.save(2, *some_state(2))
+    kept.save(3, *some_state(3))
+    assert count > nth
+    assert leftovers(kept) == []
+    assert kept.steps() == [1, 2, 3]
+    assert loads(kept) == 3
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_folder_that_a_network_disk_showed_too_late_is_kept_if_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound: bool
+) -> None:
+    kept = made(tmp_path, 1, 2)
+    before = kept.path(2).stat().st_ino
+    if not sound:
+        (kept.path(2) / "state.json").write_bytes(b"damaged")
+    real, asked = os.path.lexists, [False]  # the first look does not see it
+    monkeypatch.setattr(os.path, "lexists", lambda path: asked.pop() if asked else real(path))
+    kept.save(2, *some_state(2))
+    assert (kept.path(2).stat().st_ino == before) == sound
+    assert leftovers(kept) == []
+    assert loads(kept) == 2
+    set_aside = [n for n in os.listdir(kept.folder) if "corrupt" in n]
+    assert set_aside == ([] if sound else ["step-000000002.corrupt"])
+
+
+def test_an_interrupt_while_saving_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = made(tmp_path, 1)
+
+    def interrupted(fd: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            kept.save(2, *some_state(2))
+    assert leftovers(kept) == []
+    assert loads(kept) == 1
+
+
+def test_tensors_are_packed_as_safetensors_packs_them() -> None:
+    """The library reads what we write, and would have written the same bytes."""
+    import safetensors.torch
+
+    whole = torch.randn(3, 4, 2, 2)
+    tensors = {
+        "w/é": whole,
+        "w/last": whole.to(memory_format=torch.channels_last),
+        "a view": whole[1:],
+        "step": torch.tensor(3),
+        "mask": torch.tensor([True, False]),
+        "none": torch.empty(0, 3),
+        "int": torch.arange(3, dtype=torch.int32),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        **{str(t): torch.randn(3).to(t) for t in (torch.float64, torch.bfloat16, torch.float16)},
+    }
+    found = manifest_file.to_safetensors(tensors)
+    back = safetensors.torch.load(found)
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype
+        assert torch.equal(back[name], tensor)
+    assert found == safetensors.torch.save({k: t.contiguous().clone() for k, t in tensors.items()})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_element_that_is_not_finite_is_found(bad: float, dtype: torch.dtype) -> None:
+    tensor = torch.zeros(5, 7, dtype=dtype)
+    whole = {"none": torch.empty(0), "count": torch.tensor(2), "mask": torch.tensor([True]), "w": tensor}
+    assert non_finite(whole) is None
+    tensor[3, 4] = bad
+    assert non_finite(whole) == "w"

@@ -1,0 +1,773 @@
+"""The run folder: one owner, one config, metrics that survive a kill at any byte."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import re
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ganlab.errors import ConfigError, DataError, EnvError, RunInUse
+from ganlab.methods.penalties import GradientPenalty
+from ganlab.runs.folder import RunFolder, differences
+from ganlab.runs.log import Log
+from ganlab.runs.metrics_file import Metrics, read_metrics
+from ganlab.system import files
+from ganlab.system import lock as lock_module
+from ganlab.system.files import read_json, write_atomic, write_json
+from ganlab.system.lock import Lock, owner_of
+
+CONFIG: dict[str, Any] = {
+    "_target_": "ganlab.experiment.Experiment",
+    "dataset": {"_target_": "ganlab.data.digits.Digits", "resolution": 32, "path": None},
+    "normalization": {"sn": {"_target_": "ganlab.methods.weight_norms.SpectralNorm", "iterations": 1}},
+    "loss": {"_target_": "ganlab.methods.losses.Hinge", "margin": 1.0},
+    "optimizer": {"_target_": "torch.optim.Adam", "lr": 2e-4, "betas": [0.5, 0.999]},
+    "steps": 1000,
+    "seed": 0,
+    "ema": False,
+    "device": "auto",
+}
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    return {**CONFIG, **values}
+
+
+def in_child(work: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+# ---- whole files or none -----------------------------------------------------------------------------
+
+
+def test_write_atomic_replaces_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    write_atomic(path, b"old")
+    order: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(fd: int) -> None:
+        fsync(fd)
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+        order.append("fsync file" if name.endswith(".tmp") else f"fsync {name}")
+
+    def note_replace(old: Path, new: Path) -> None:
+        assert old.parent == new.parent
+        replace(old, new)
+        order.append("rename")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", note_fsync)
+        patch.setattr(os, "replace", note_replace)
+        write_atomic(path, b"new")
+    assert order == ["fsync file", "rename", f"fsync {tmp_path.name}"]
+    assert path.read_bytes() == b"new"
+
+    for call in ("write", "fsync", "replace"):
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with pytest.raises(EnvError, match=f"disk full writing {path}: needs 0.0 MB"):
+                write_atomic(path, b"newer")
+        assert path.read_bytes() == b"new"
+        assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": math.nan, "b": [math.inf, (1, 0.1)], "c": "é\udcff", 3: Path("p")})
+    assert read_json(path) == {"a": None, "b": [None, [1, 0.1]], "c": "é\udcff", "3": "p"}
+    assert read_json(tmp_path / "none.json") is None
+    for text in (b"{", b"\xff", b"[" * 100_000):
+        path.write_bytes(text)
+        with pytest.raises(DataError, match="not valid JSON"):
+            read_json(path)
+
+
+# ---- the folder --------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_its_id(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "deep" / "run")
+    assert not (tmp_path / "deep").exists()
+    with folder.lock():
+        first = folder.run_id
+    assert len(first) == 32
+    with folder.lock():
+        assert folder.run_id == first
+    assert sorted(os.listdir(folder.path)) == [".lock", "run.json"]
+    with pytest.raises(DataError, match=r"run\.json: holds no run id"):
+        _ = RunFolder(tmp_path).run_id
+
+
+def test_what_a_kill_left_half_written_is_removed_by_the_next_owner(tmp_path: Path) -> None:
+    stale = [f".result.json.{'0' * 32}.tmp", f".probe.{'f' * 32}.tmp"]
+    kept = ["mine.tmp", ".config.yaml", ".x.tmp"]
+    for name in stale + kept:
+        (tmp_path / name).write_text("half")
+    with RunFolder(tmp_path).lock():
+        names = set(os.listdir(tmp_path))
+    assert names.isdisjoint(stale)
+    assert names.issuperset(kept)
+
+
+@pytest.mark.parametrize("case", ["below a file", "a file", "no such device", "too long", "read-only"])
+def test_a_folder_that_cannot_be_written_is_one_line_with_the_way_out(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    paths = {
+        "below a file": tmp_path / "file" / "run",
+        "a file": tmp_path / "file",
+        "no such device": Path("/proc/ganlab/run"),
+        "too long": tmp_path / ("x" * 300),
+        "read-only": tmp_path / "run",
+    }
+    if case == "read-only":
+
+        def refuse(*_: object) -> int:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(EnvError) as caught:
+        RunFolder(paths[case]).lock()
+    monkeypatch.undo()
+    assert caught.value.code == 5
+    assert str(paths[case]) in str(caught.value)
+    assert "run_dir=" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_link_planted_by_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    link = tmp_path / "run"
+    link.symlink_to("theirs")
+    with RunFolder(link).lock():  # one's own link is fine
+        pass
+    os.chown(link, 12345, 12345, follow_symlinks=False)
+    with RunFolder(link).lock():  # as is a link to one's own folder
+        pass
+    os.chown(tmp_path / "theirs", 12345, 12345)
+    with pytest.raises(EnvError, match="link that belongs to another user"):
+        RunFolder(link).lock()
+
+
+@pytest.mark.parametrize("name", ["a b", "a=b,c", "-x", "数字", "new\nline", "x" * 255, os.fsdecode(b"\xff")])
+def test_odd_names_work(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path / name)
+    with folder.lock():
+        folder.write_config(CONFIG)
+        write_json(folder.result, {"name": str(folder.path)})
+        with pytest.raises(RunInUse) as caught:
+            folder.lock()
+    assert "\n" not in str(caught.value)
+    assert folder.check_config(CONFIG) == []
+
+
+# ---- one owner ---------------------------------------------------------------------------------------
+
+
+def contend(path: Path, count: int = 8) -> list[str]:
+    """What each of ``count`` processes that start at once is told: "owner", or the error's line."""
+    go_read, go_write = os.pipe()
+    done_read, done_write = os.pipe()
+    out_read, out_write = os.pipe()
+    pids = []
+    for _ in range(count):
+        if (pid := os.fork()) == 0:
+            os.close(go_write)
+            os.close(done_write)
+            os.read(go_read, 1)  # all are released at once, by the closing of the pipe
+            try:
+                RunFolder(path).lock()
+                told = f"owner {os.getpid()}"
+            except RunInUse as error:
+                told = f"{error.code} {error}"
+            except BaseException as error:
+                told = f"bad {error!r}"
+            os.write(out_write, told.encode() + b"\n")
+            os.read(done_read, 1)  # nobody leaves before all have tried
+            os._exit(0)
+        pids.append(pid)
+    os.close(go_write)
+    os.close(out_write)
+    text = b""
+    while text.count(b"\n") < count:
+        text += os.read(out_read, 65536)
+    os.close(done_write)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    for fd in (go_read, done_read, out_read):
+        os.close(fd)
+    return text.decode().splitlines()
+
+
+def test_of_8_contenders_one_owns_the_folder_and_the_others_name_it(tmp_path: Path) -> None:
+    for number in range(4):
+        told = contend(tmp_path / f"run{number}")
+        owners = [t.split()[1] for t in told if t.startswith("owner")]
+        assert len(owners) == 1, told
+        refused = [t for t in told if not t.startswith("owner")]
+        assert len(refused) == 7
+        assert all(
+            t.startswith("7 ") and f"in use by {owners[0]}@{socket.gethostname()};" in t for t in refused
+        )
+        with RunFolder(tmp_path / f"run{number}").lock():
+            pass  # freed by their exits
+
+
+def test_the_death_of_the_owner_frees_the_folder(tmp_path: Path) -> None:
+    def work() -> None:
+        RunFolder(tmp_path).lock()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(work) == -signal.SIGKILL
+    assert (tmp_path / ".lock").read_text()  # its name is still there
+    with RunFolder(tmp_path).lock():
+        assert re.fullmatch(rf"{os.getpid()}@{socket.gethostname()} \d+\n", (tmp_path / ".lock").read_text())
+        with pytest.raises(RunInUse) as caught:
+            Lock(tmp_path / ".lock")
+        assert caught.value.code == 7
+    assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_dead_owner_whose_number_another_process_has_now_owns_nothing(tmp_path: Path) -> None:
+    """Its text is still there, and its pid lives: by what the kernel says of the lock and of the process."""
+    name = f"{os.getpid()}@{socket.gethostname()}"
+    path = tmp_path / ".lock"
+    for text in (name, f"{name} 1", f"{name} {lock_module._started(os.getpid())}"):
+        path.write_text(f"{text}\n")
+        assert owner_of(path) is None
+    with RunFolder(tmp_path).lock():
+        assert owner_of(path) == name
+
+
+def test_who_looks_for_an_owner_stands_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.touch()
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.05, lambda: os.close(looking)).start()
+    Lock(path).release()
+
+
+def test_a_forked_child_neither_frees_nor_keeps_the_lock(tmp_path: Path) -> None:
+    lock = RunFolder(tmp_path).lock()
+    assert in_child(lock.release) == 0
+    with pytest.raises(RunInUse):
+        RunFolder(tmp_path).lock()
+    ready, leave = os.pipe(), os.pipe()
+    if (pid := os.fork()) == 0:
+        os.write(ready[1], b"x")
+        os.close(leave[1])
+        os.read(leave[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    lock.release()
+    lock.release()
+    with RunFolder(tmp_path).lock():
+        pass
+    os.close(leave[1])
+    os.waitpid(pid, 0)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".lock").symlink_to("victim")
+    with pytest.raises(EnvError):
+        RunFolder(tmp_path).lock()
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+@pytest.fixture
+def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_without_flock_there_is_never_more_than_one_owner(tmp_path: Path, no_flock: None) -> None:
+    for number in range(4):
+        told = contend(tmp_path / f"run{number}")
+        assert sum(t.startswith("owner") for t in told) <= 1, told
+        assert not [t for t in told if t.startswith("bad")]
+        lock = RunFolder(tmp_path / f"run{number}").lock()  # the dead are passed over
+        with pytest.raises(RunInUse, match=f"in use by {os.getpid()}@"):
+            RunFolder(tmp_path / f"run{number}").lock()
+        lock.release()
+        RunFolder(tmp_path / f"run{number}").lock().release()
+        assert sorted(os.listdir(tmp_path / f"run{number}")) == [".lock", "run.json"]
+
+
+def test_without_flock_a_start_tells_a_pid_that_lives_again(tmp_path: Path, no_flock: None) -> None:
+    name, started = f"{os.getpid()}@{socket.gethostname()}", lock_module._started(os.getpid())
+    assert int(started) > 0
+    for text in (name, f"{name} {started}"):  # older versions told no start
+        (tmp_path / ".lock.0").write_text(f"{text}\n")
+        with pytest.raises(RunInUse, match=f"in use by {name};"):
+            RunFolder(tmp_path).lock()
+    (tmp_path / ".lock.0").write_text(f"{name} {int(started) - 1}\n")
+    RunFolder(tmp_path).lock().release()
+    assert not (tmp_path / ".lock.0").exists()
+
+
+def test_without_flock_another_hosts_lock_holds_and_the_line_says_what_to_delete(
+    tmp_path: Path, no_flock: None
+) -> None:
+    (tmp_path / ".lock.0").write_text("999999999@some-other-host\n")
+    with pytest.raises(
+        RunInUse, match=r"999999999@some-other-host; if that process is gone, delete .*\.lock\.0"
+    ):
+        RunFolder(tmp_path).lock()
+
+
+def test_an_owner_on_another_host_is_believed_while_it_touches_its_lock(tmp_path: Path) -> None:
+    """flock may hold on one host alone; a clock that jumped back makes an owner young, never dead."""
+    path = tmp_path / ".lock"
+    for seconds, free in ((0, False), (290, False), (310, True), (-3600, False)):
+        path.write_text("999999999@some-other-host\n")
+        os.utime(path, (time.time() - seconds,) * 2)
+        assert (owner_of(path) is None) == free
+        if free:
+            with RunFolder(tmp_path).lock():
+                assert path.read_text().startswith(f"{os.getpid()}@{socket.gethostname()} ")
+        else:
+            with pytest.raises(RunInUse, match=r"in use by 999999999@some-other-host; it is free 5 min "):
+                RunFolder(tmp_path).lock()
+            assert path.read_text() == "999999999@some-other-host\n"
+    path.unlink()
+    RunFolder(tmp_path).lock().release()
+
+
+def test_without_flock_silence_is_told(tmp_path: Path, no_flock: None) -> None:
+    (tmp_path / ".lock.0").write_text("999999999@some-other-host\n")
+    os.utime(tmp_path / ".lock.0", (time.time() - 3660,) * 2)
+    with pytest.raises(RunInUse, match=r"some-other-host, silent for 61 min; if .* delete .*\.lock\.0"):
+        RunFolder(tmp_path).lock()
+
+
+@pytest.mark.parametrize("flock", [True, False])
+def test_an_owner_touches_its_lock_until_it_is_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: bool, request: pytest.FixtureRequest
+) -> None:
+    if not flock:
+        request.getfixturevalue("no_flock")
+    monkeypatch.setattr(lock_module, "BEAT_S", 0.01)
+    path = tmp_path / (".lock" if flock else ".lock.0")
+    lock = RunFolder(tmp_path).lock()
+    os.utime(path, (0, 0))
+    for _ in range(500):
+        if path.stat().st_mtime > 0:
+            break
+        time.sleep(0.01)
+    assert path.stat().st_mtime > 0
+    lock.release()
+    assert not [t for t in threading.enumerate() if t.name == "ganlab-lock"]
+
+
+def test_a_folder_that_was_moved_deleted_or_replaced_is_noticed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.require_here()  # nobody's yet
+    with folder.lock():
+        folder.require_here()
+        folder.path.rename(tmp_path / "elsewhere")
+        for again in (False, True):
+            if again:
+                folder.path.mkdir()
+            with pytest.raises(EnvError, match=r"run: was deleted or moved while .*; put it back"):
+                folder.require_here()
+        folder.path.rmdir()
+        (tmp_path / "elsewhere").rename(folder.path)
+        folder.require_here()
+
+
+def test_without_flock_who_finds_another_newcomer_withdraws(
+    tmp_path: Path, no_flock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = lock_module.write_new
+
+    def late(path: Path, data: bytes) -> None:
+        real(tmp_path / ".lock.7", f"1@{socket.gethostname()}\n".encode())  # has looked when we had not come
+        real(path, data)
+
+    monkeypatch.setattr(lock_module, "write_new", late)
+    with pytest.raises(RunInUse, match=r"in use by 1@.*\.lock\.7"):
+        RunFolder(tmp_path).lock()
+    assert sorted(os.listdir(tmp_path)) == [".lock", ".lock.7"]
+
+
+def test_a_probe_that_the_owner_tidies_up_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def tidied(path: Any, *args: Any) -> int:
+        fd = real(path, *args)
+        if ".probe." in str(path):
+            os.unlink(path)
+        return fd
+
+    monkeypatch.setattr(os, "open", tidied)
+    RunFolder(tmp_path).create()
+
+
+# ---- config ------------------------------------------------------------------------------------------
+
+
+def test_config_is_plain_yaml_in_order_and_comes_back_equal(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read_config() is None
+    odd = changed(a="${oc.env:TOKEN}", b="1e5", c=1e-5, d="no", e="0123", f="é: #\n", g=[], h={}, i=(1, 2))
+    folder.write_config(odd)
+    assert folder.read_config() == odd | {"i": [1, 2]}
+    assert list(folder.read_config() or {}) == list(odd)
+    assert "!!" not in folder.config.read_text()
+    assert folder.check_config(odd) == []
+
+
+def test_every_difference_is_listed_at_once_by_key(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config(CONFIG)
+    asked = changed(
+        loss={"_target_": "ganlab.methods.losses.Wasserstein"},
+        normalization={"gp": {"_target_": "ganlab.methods.penalties.GradientPenalty", "weight": 10.0}},
+        optimizer={**CONFIG["optimizer"], "lr": 1e-4, "betas": [0, 0.9]},
+        seed=1,
+        extra="x",
+    )
+    with pytest.raises(ConfigError) as caught:
+        folder.check_config(asked)
+    told = str(caught.value).splitlines()
+    made = "this run folder was made with"
+    methods = "ganlab.methods"
+    fix = "; use another run_dir=, the old value, or resume_allow="
+    assert [line.rpartition("[")[0] for line in told] == [
+        f"normalization.sn: {made} {methods}.weight_norms.SpectralNorm, asked nothing" + fix,
+        f"normalization.gp: {made} nothing, asked {methods}.penalties.GradientPenalty" + fix,
+        f"loss: {made} {methods}.losses.Hinge, asked {methods}.losses.Wasserstein" + fix,
+        "optimizer.lr: this run folder was made with 0.0002, asked 0.0001" + fix,
+        "optimizer.betas: this run folder was made with [0.5, 0.999], asked [0, 0.9]" + fix,
+        "seed: this run folder was made with 0, asked 1" + fix,
+        'extra: this run folder was made with nothing, asked "x"' + fix,
+    ]
+    assert caught.value.code == 2
+
+
+def test_free_keys_may_change_and_are_told(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config(CONFIG)
+    data = {**CONFIG["dataset"], "path": "/elsewhere"}
+    found = folder.check_config(changed(steps=2000, dataset=data), {"steps", "dataset.path", "never"})
+    assert [(d.key, d.stored, d.asked) for d in found] == [
+        ("dataset.path", None, "/elsewhere"),
+        ("steps", 1000, 2000),
+    ]
+    assert folder.check_config(changed(dataset=data), {"dataset"})
+    with pytest.raises(ConfigError, match=r"^stepsize: "):
+        folder.check_config(changed(stepsize=1), {"steps"})  # not a key below it
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        (1, 1.0, True),
+        ([0, 0.9], [0.0, 0.9], True),
+        (math.nan, math.nan, True),
+        ((1, 2), [1, 2], True),
+        (1, True, False),
+        (0, False, False),
+        (None, "null", False),
+        ("1", 1, False),
+        ({}, None, False),
+        ([1], [1, 1], False),
+        (0.1, 0.1 + 1e-18, True),
+        (0.1, 0.10000000000000002, False),
+    ],
+)
+def test_what_counts_as_the_same_value(tmp_path: Path, old: Any, new: Any, same: bool) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config({"k": old})
+    assert (folder.check_config({"k": new}, {"k"}) == []) == same
+
+
+def test_a_key_younger_than_the_run_stood_for_its_default(tmp_path: Path) -> None:
+    from ganlab.experiment import Experiment
+
+    assert CONFIG["_target_"] == f"{Experiment.__module__}.{Experiment.__name__}"
+    folder = RunFolder(tmp_path)
+    folder.write_config(CONFIG)
+    assert folder.check_config({**CONFIG, "accumulate": 1}) == []
+    with pytest.raises(ConfigError, match="accumulate: this run folder was made with 1, asked 2"):
+        folder.check_config({**CONFIG, "accumulate": 2})
+    folder.write_config({**CONFIG, "accumulate": 2})
+    with pytest.raises(ConfigError, match="made with 2, asked 1"):
+        folder.check_config(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"a: [", b"- 1", b"\xff\xfe", b"x: !!python/object/apply:os.getcwd []"]
+)
+def test_a_damaged_config_is_one_line(tmp_path: Path, text: bytes) -> None:
+    folder = RunFolder(tmp_path)
+    folder.config.write_bytes(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml[:\d]*: is damaged"):
+        folder.check_config(CONFIG)
+
+
+# ---- metrics -----------------------------------------------------------------------------------------
+
+
+def line(step: int, kind: str = "train", **values: Any) -> dict[str, Any]:
+    return {"step": step, "kind": kind, **values}
+
+
+def test_metrics_are_strict_json_lines_with_increasing_steps(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    assert metrics.append(line(0, "eval", scores={"fid": math.nan}))
+    assert metrics.append(line(10, loss=0.1, gone=math.inf))
+    assert not metrics.append(line(10, loss=0.2))
+    assert not metrics.append(line(9, loss=0.2))
+    assert metrics.append(line(10, "eval", scores={}))
+    metrics.sync()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text.splitlines()[0] == '{"step": 0, "kind": "eval", "scores": {"fid": null}}'
+    assert metrics.read() == [
+        line(0, "eval", scores={"fid": None}),
+        line(10, loss=0.1, gone=None),
+        line(10, "eval", scores={}),
+    ]
+    metrics.close()
+    metrics.close()
+    again = Metrics(tmp_path / "metrics.jsonl")
+    assert not again.append(line(10, loss=0.2))  # it remembers
+    again.close()
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_truncation_keeps_earlier_lines_byte_for_byte_and_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in range(1, 7):
+        metrics.append(line(step, loss=step / 3))
+        if step % 2 == 0:
+            metrics.append(line(step, "eval", scores={"fid": 1 / step}))
+    before = path.read_bytes().splitlines(keepends=True)
+    assert metrics.truncate_after(6) == 0
+    assert metrics.truncate_after(4) == 3
+    assert path.read_bytes() == b"".join(before[:6])
+    assert metrics.append(line(5, loss=0.5))
+    assert [r["step"] for r in metrics.read()] == [1, 2, 2, 3, 4, 4, 5]
+    assert metrics.truncate_after(-1) == 7
+    assert path.read_bytes() == b""
+    metrics.append(line(1))
+    metrics.close()
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_nul_bytes_cost_no_record_and_a_lost_one_is_told(tmp_path: Path) -> None:
+    """A power cut leaves zeros where a file system had not written; the next record follows in their line."""
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in (1, 2, 3):
+        metrics.append(line(step, loss=0.25))
+    metrics.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + bytes(512) + lines[1] + lines[2])
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3]
+    metrics = Metrics(path)
+    metrics.close()
+    assert (metrics.lost, path.read_bytes()) == (0, b"".join(lines))
+    path.write_bytes(lines[0] + lines[1][:9] + bytes(8) + lines[1][17:] + lines[2][:-3])
+    with Log(tmp_path, 4, 3, quiet=True) as log:
+        assert [r["step"] for r in log.metrics.read()] == [1]
+    assert "metrics.jsonl: 1 damaged line dropped" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_line_torn_at_any_byte_is_dropped_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in (1, 2):
+        metrics.append(line(step, loss=0.25))
+    good = path.read_bytes()
+    metrics.append(line(3, loss=0.125, text="é"))
+    metrics.close()
+    whole = path.read_bytes()
+    for cut in range(len(good), len(whole)):
+        path.write_bytes(whole[:cut])
+        assert [r["step"] for r in read_metrics(path)] == [1, 2]
+        torn = Metrics(path)
+        assert path.read_bytes() == good
+        torn.append(line(3, loss=0.125, text="é"))
+        torn.close()
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("junk", [b"\0" * 40 + b"\n", b"[1]\n", b'{"step": "x", "kind": "train"}\n', b"\n"])
+def test_a_line_that_is_no_record_is_dropped(tmp_path: Path, junk: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "kind": "train"}\n' + junk + b'{"step": 2, "kind": "train"}\n')
+    assert [r["step"] for r in read_metrics(path)] == [1, 2]
+    metrics = Metrics(path)
+    assert path.read_bytes() == b'{"step": 1, "kind": "train"}\n{"step": 2, "kind": "train"}\n'
+    metrics.close()
+
+
+def test_on_a_full_disk_lines_wait_and_the_file_keeps_whole_ones(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+
+    def work() -> None:
+        metrics = Metrics(path)
+        metrics.append(line(1, text="x" * 50))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+        assert metrics.append(line(2, text="x" * 50))
+        assert str(metrics.failing).startswith("disk full writing")
+        assert not metrics.append(line(2)), "a line that waits is not told twice"
+        assert metrics.append(line(3))
+        assert path.read_bytes().splitlines() == [path.read_bytes().rstrip()]
+        with pytest.raises(EnvError, match="disk full writing"):
+            metrics.sync()  # so that no checkpoint is made
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        assert metrics.append(line(4))
+        assert metrics.failing is None
+        metrics.sync()
+
+    assert in_child(work) == 0
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3, 4]
+    assert path.read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_metrics_endure_a_brief_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    path, real, left = tmp_path / "metrics.jsonl", getattr(os, call), [1]
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0, 0.0))
+    metrics = Metrics(path)
+    metrics.append(line(1))
+
+    def fails_once(*args: Any) -> Any:
+        if left.pop() if left else 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*args)
+
+    monkeypatch.setattr(os, call, fails_once)
+    assert metrics.append(line(2))
+    metrics.sync()
+    assert metrics.append(line(3))
+    assert not left
+    metrics.close()
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3]
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_brief_errors_are_endured_three_times_and_others_not_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0, 0.0))
+    real = os.replace
+    for code, failures, works in (
+        (errno.EIO, 3, True),
+        (errno.EDQUOT, 1, True),
+        (errno.ESTALE, 3, True),
+        (errno.EIO, 4, False),
+        (errno.ENOSPC, 1, False),
+        (errno.EEXIST, 1, False),
+    ):
+        left = [True] * failures
+
+        def replace(*args: Any, code: int = code, left: list[bool] = left) -> None:
+            if left:
+                left.pop()
+                raise OSError(code, os.strerror(code))
+            real(*args)
+
+        path = tmp_path / f"{code}-{failures}"
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            if works:
+                write_atomic(path, b"x")
+            else:
+                with pytest.raises(EnvError):
+                    write_atomic(path, b"x")
+        assert path.exists() == works
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+def test_a_file_system_that_cannot_replace_files_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(EnvError, match=r"can't replace a file in one step .*; choose another folder"):
+        write_atomic(tmp_path / "f", b"x")
+
+
+def test_room_is_taken_at_its_word_only_where_it_cannot_be_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.ensure_room(tmp_path, 100_000, 3)
+    asked: list[int] = []
+
+    def quota(fd: int, start: int, size: int) -> None:
+        asked.append(size)
+        if len(asked) > 2:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "posix_fallocate", quota)
+    with pytest.raises(EnvError) as caught:
+        files.ensure_room(tmp_path, 100_000, 4)
+    assert str(caught.value).startswith(f"disk full writing {tmp_path}: 4 more checkpoints need 0.4 MB, ")
+    assert "keep_checkpoints" in str(caught.value)
+    assert asked == [100_000] * 3
+
+    def cannot(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    files.ensure_room(tmp_path, 1000, 2)
+    with pytest.raises(EnvError, match="disk full"):
+        files.ensure_room(tmp_path, 1 << 50, 1 << 10)
+    assert os.listdir(tmp_path) == []
+
+
+def test_disk_error_names_a_quota(tmp_path: Path) -> None:
+    error = files.disk_error(OSError(errno.EDQUOT, "x"), tmp_path / "f", 5_000_000)
+    assert "needs 5.0 MB" in str(error)
+    assert "quota" in str(error).lower()
+
+
+def test_an_option_newer_than_the_run_is_no_difference_at_its_default() -> None:
+    old = {"_target_": f"{GradientPenalty.__module__}.{GradientPenalty.__name__}", "weight": 10.0}
+    for same in ({**old, "sides": "two"}, {"_target_": old["_target_"]}):
+        assert list(differences({"gp": old}, {"gp": same})) == []
+        assert list(differences({"gp": same}, {"gp": old})) == []
+    (found,) = differences({"gp": old}, {"gp": {**old, "sides": "one"}})
+    assert found == ("gp.sides", "two", "one")
+    (found,) = differences({"gp": old}, {"gp": {**old, "no_such_option": 1}})
+    assert found.key == "gp.no_such_option"
+    assert len(list(differences({"a": 1}, {"a": 1, "b": None}))) == 1, "a plain mapping has no defaults"

@@ -1,0 +1,586 @@
+"""Grids: files to cells, scale, the runner with a stand-in for the run, status, and what a grid costs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ganlab.cli import main
+from ganlab.config import compose
+from ganlab.config.files import GRIDS, options_of
+from ganlab.errors import ConfigError, DataError, EnvError, SweepFailed
+from ganlab.extractors import inception
+from ganlab.runs.folder import RunFolder
+from ganlab.sweeps import cost, grid, plan, process, runner, scheduler, status
+from ganlab.sweeps.lanes import Measured
+from ganlab.system.lock import Lock
+
+SHIPPED = options_of(GRIDS)
+
+# What a cell does is told by its seed: 5 fails always, 7 fails the first time, 6 diverges, 3 waits, 8 and 9
+# take a while and hold their folder's lock.
+STAND_IN = """
+import fcntl, json, os, signal, socket, sys, time
+from pathlib import Path
+said = dict(w.lstrip("+").split("=", 1) for w in sys.argv[1:])
+run, seed = Path(said["run_dir"].strip("'")), int(said.get("seed", 0))
+run.mkdir(parents=True, exist_ok=True)
+with open(run / "starts", "a") as file:
+    file.write(os.environ.get("OMP_NUM_THREADS", "-") + chr(10))
+starts = len((run / "starts").read_text().split())
+def stop(signum, frame):
+    print("ganlab: error: SIGTERM: saved at step 1", flush=True)
+    sys.exit(128 + signum)
+signal.signal(signal.SIGTERM, stop)
+if seed > 7:
+    lock = open(run / ".lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(7)
+    lock.write(str(os.getpid()) + "@" + socket.gethostname())
+    lock.flush()
+    time.sleep(2)
+if seed == 3 and starts == 1:
+    time.sleep(600)
+code = 5 if seed == 5 or (seed == 7 and starts == 1) else 6 if seed == 6 else 0
+if code:
+    print("ganlab: error: disk: seed " + str(seed) + " went wrong; mend it")
+state = {0: "finished", 6: "diverged"}.get(code, "failed")
+scores = {"last": {"step": 4, "values": {"fid_cifar": 10.5 + seed}}}
+(run / "run.json").write_text("{}")
+saved = run / "checkpoints" / ("step-%09d" % int(said["steps"]))
+saved.mkdir(parents=True, exist_ok=True)
+(saved / "MANIFEST.json").touch()
+(run / "result.json").write_text(
+    json.dumps({"status": state, "step": int(said["steps"]), "steps": 4, "it_per_s": 2.5, "scores": scores})
+)
+sys.exit(code)
+"""
+# What a pack does: it asks for as many cells as it has places, then plays them; seed 4 takes it all down.
+PACK_STAND_IN = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+def ask():
+    print(json.dumps({"event": "want"}), flush=True)
+    return json.loads(sys.stdin.readline() or "null")
+def stop(signum, frame):
+    sys.exit(128 + signum)
+signal.signal(signal.SIGTERM, stop)
+places = 2 if sys.argv[1] == "auto" else int(sys.argv[1])
+Path("packs").open("a").write(f"{places} {os.environ.get('OMP_NUM_THREADS', '-')}" + chr(10))
+if sys.argv[1] == "auto":
+    print(json.dumps({"event": "packing", "chosen": 2, "measured": [], "why": "x"}), flush=True)
+held = [ask()]
+while held != [None]:
+    while held[-1] is not None and len(held) < places:
+        held.append(ask())
+    for cell in filter(None, held):
+        if any(w == "seed=4" for w in cell["words"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(cell["log"], "w") as log:
+            command = [sys.executable, "-S", "stand_in.py", *cell["words"]]
+            code = subprocess.run(command, stdout=log, stderr=log).returncode
+        Path("together").open("a").write(f"{cell['cell']} {len(list(filter(None, held)))}" + chr(10))
+        print("stray words", flush=True)
+        print(json.dumps({"event": "ended", "cell": cell["cell"], "code": code}), flush=True)
+    held = [ask()]
+"""
+FILE = """
+# a grid for tests
+title: Two methods
+blocks:
+  - overrides: [dataset=digits, steps=40, eval_every=20]
+    axes:
+      method: {sn: normalization=sn, wgan-gp: [normalization=gp, loss=wasserstein]}
+      setting: [A, B]
+      seed: [0]
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a grid file of its own, and a small script for ``ganlab train``."""
+    (tmp_path / "conf" / "grid").mkdir(parents=True)
+    (tmp_path / "conf" / "grid" / "two.yaml").write_text(FILE)
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    monkeypatch.setattr(process, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
+    (tmp_path / "pack.py").write_text(PACK_STAND_IN)
+    monkeypatch.setattr(process, "PACK", [sys.executable, "-S", str(tmp_path / "pack.py")])
+    monkeypatch.setattr(process, "POLL", 0.02)
+    monkeypatch.setattr(scheduler, "WAIT", 0.02)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sweep(*words: str, at_once: str = "2") -> int:
+    line = ["sweep", "--config-dir", "conf", "grid=two", f"jobs={at_once}", "scale=0.1", *words]
+    return main.main(line)
+
+
+def rows(folder: Path) -> dict[str, dict[str, str]]:
+    (path,) = folder.glob("outputs/*/cells.csv")
+    with open(path, newline="") as file:
+        return {row["cell"]: row for row in csv.DictReader(file)}
+
+
+def starts(folder: Path) -> dict[str, int]:
+    return {p.parent.name: len(p.read_text().split()) for p in folder.glob("outputs/*/*/starts")}
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_grid_composes_and_scales(name: str) -> None:
+    words = ["n=2"] if "n" in grid.load(name).words() else []  # two members of a random set, not all
+    planned = runner.plan(name, words, grid.Scale(0.01, 0.25), None)
+    assert len({job.folder for job in planned.jobs}) == len(planned.jobs) > 1
+    assert all(job.steps < 10_000 for job in planned.jobs)
+    assert planned.out == Path("outputs") / f"{name}-u0.01-w0.25"
+
+
+def test_the_paper_s_grid_is_eight_methods_at_six_settings() -> None:
+    planned = runner.plan("sngan_fig1_cifar", [], grid.Scale(), None)
+    trees = {job.name: job.tree for job in planned.jobs}
+    assert len(trees) == 48
+    assert {job.steps for job in planned.jobs} == {100_000}
+    assert list(trees["wgan-gp-F-s0"]["normalization"]) == ["gp"]
+    assert trees["wgan-gp-F-s0"]["loss"]["_target_"].endswith("Wasserstein")
+    assert {t["loss"]["_target_"] for n, t in trees.items() if not n.startswith("wgan")} == {
+        "ganlab.methods.losses.Standard"
+    }
+    d = trees["ln-D-s0"]
+    assert (d["optimizer"]["lr"], d["optimizer"]["betas"], d["d_steps"]) == (1e-3, [0.5, 0.9], 5)
+
+
+def test_a_grid_file_s_mistakes_are_told_together(place: Path) -> None:
+    (place / "conf" / "grid" / "bad.yaml").write_text(
+        "titel: x\nblocks:\n  - axis: {}\n  - axes: {seed: 0, setting: [A, A], m: {a/b: x=1}}\n"
+        "  - overrides: [run_dir=x]\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        grid.load("bad", [place / "conf"])
+    told = "\n".join(map(str, caught.value.mistakes))
+    for part in (
+        "bad.yaml: titel: is no key of a grid; did you mean 'title'?",
+        "title: is missing",
+        "blocks[0].axis: is no key of a block; did you mean 'axes'?",
+        "blocks[1].axes.seed: is neither",
+        "blocks[1].axes.setting: holds a value twice",
+        "'a/b' can't name a folder",
+        "blocks[2].overrides: sets run_dir",
+    ):
+        assert part in told, told
+
+
+def test_unknown_grids_and_labels_get_a_suggestion(place: Path, capsys: Any) -> None:
+    assert main.main(["sweep", "grid=sngan_fig1_cifer"]) == 2
+    assert "did you mean 'sngan_fig1_cifar'?" in capsys.readouterr().err
+    assert sweep("method=sm") == 2
+    assert "method: there is no 'sm'; did you mean 'sn'?" in capsys.readouterr().err
+    assert sweep("setting=A,Z", "stepz=3") == 2
+    err = capsys.readouterr().err
+    assert "setting: there is no 'Z'" in err
+    assert "(in cell sn-Z-s0)" in err
+    assert err.count("stepz") == 1
+    assert sweep("metod=sn") == 2
+    assert capsys.readouterr().err == "ganlab: error: metod: there is no such key; did you mean 'method'?\n"
+    assert not (place / "outputs").exists()
+
+
+@pytest.mark.parametrize("text", ["0", "2", "-1", "x", "0.1,0.1,0.1", "nan", ""])
+def test_a_scale_is_one_or_two_fractions(text: str) -> None:
+    with pytest.raises(ConfigError, match="fractions"):
+        grid.parse_scale(text)
+
+
+def test_scale_reaches_every_count_but_what_the_user_set(place: Path) -> None:
+    planned = runner.plan("two", ["log_every=7"], grid.Scale(0.1, 0.5), None, ["conf"])
+    tree = planned.jobs[0].tree
+    assert (tree["steps"], tree["eval_every"], tree["log_every"]) == (4, 2, 7)
+    assert tree["architecture"]["width"] == 0.5
+    assert planned.record()["scale"] == {"updates": 0.1, "width": 0.5}
+
+
+def test_an_axis_is_cut_down_or_given_new_values(place: Path) -> None:
+    planned = runner.plan("two", ["method=sn", "seed=0,1,2"], grid.Scale(), None, ["conf"])
+    assert [job.name for job in planned.jobs] == [f"sn-{s}-s{n}" for s in "AB" for n in range(3)]
+    assert planned.out == Path("outputs/two")  # an axis moves no folder
+    other = runner.plan("two", ["loss=hinge"], grid.Scale(), None, ["conf"])
+    assert re.fullmatch(r"outputs/two-[0-9a-f]{6}", str(other.out))
+
+
+# ---- runs
+
+
+def test_a_sweep_runs_every_cell_once_and_then_none(place: Path, capsys: Any) -> None:
+    assert sweep() == 0
+    assert starts(place) == {n: 1 for n in ("sn-A-s0", "sn-B-s0", "wgan-gp-A-s0", "wgan-gp-B-s0")}
+    assert {r["state"] for r in rows(place).values()} == {"finished"}
+    assert rows(place)["sn-A-s0"]["last scores"] == "fid_cifar 10.5"
+    record = json.loads((place / "outputs/two-u0.1/grid.json").read_text())
+    assert record["title"] == "Two methods"
+    assert record["scale"] == {"updates": 0.1, "width": 1.0}
+    assert record["cells"][2]["axes"] == {"method": "wgan-gp", "setting": "A", "seed": "s0"}
+    assert sweep() == 0
+    assert set(starts(place).values()) == {1}
+    assert sweep("seed=1") == 0  # more seeds in the same folder
+    assert len(json.loads((place / "outputs/two-u0.1/grid.json").read_text())["cells"]) == 8
+    assert "wgan-gp-B-s1" in capsys.readouterr().out
+
+
+def test_threads_are_divided(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert sweep("setting=A") == 0
+    assert {p.read_text().split()[0] for p in place.glob("outputs/*/*/starts")} == {"3"}
+
+
+def test_a_failed_cell_is_tried_twice_and_the_others_go_on(place: Path, capsys: Any) -> None:
+    assert sweep("method=sn", "setting=A", "seed=5,7,6,0") == SweepFailed.code
+    assert starts(place) == {"sn-A-s5": 2, "sn-A-s7": 2, "sn-A-s6": 1, "sn-A-s0": 1}
+    states = {name: row["state"] for name, row in rows(place).items()}
+    assert states == {
+        "sn-A-s5": "failed",
+        "sn-A-s7": "finished",
+        "sn-A-s6": "diverged",
+        "sn-A-s0": "finished",
+    }
+    assert rows(place)["sn-A-s5"]["error"] == "disk: seed 5 went wrong; mend it"
+    err = capsys.readouterr().err
+    assert "1 of 4 cells failed: sn-A-s5; the same command runs those again" in err
+    assert "once more later" in err
+    assert sweep("method=sn", "setting=A", "seed=6,7,0") == 0  # diverged is over
+    assert starts(place)["sn-A-s6"] == 1
+
+
+def test_a_signal_stops_the_cells_and_the_same_command_continues(place: Path, capsys: Any) -> None:
+    def later() -> None:
+        while not list(place.glob("outputs/*/sn-A-s3/starts")):
+            time.sleep(0.02)
+        time.sleep(0.3)  # its handler is in place
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    assert sweep("method=sn", "setting=A", "seed=3,0", at_once="1") == 128 + signal.SIGTERM
+    thread.join()
+    assert {n: r["state"] for n, r in rows(place).items()} == {"sn-A-s3": "stopped", "sn-A-s0": "pending"}
+    assert "stopped by SIGTERM; the same command continues" in capsys.readouterr().err
+    assert sweep("method=sn", "setting=A", "seed=3,0", at_once="1") == 0
+    assert starts(place) == {"sn-A-s3": 2, "sn-A-s0": 1}
+
+
+def test_a_cell_of_another_process_is_left_to_it(place: Path) -> None:
+    folder = place / "outputs/two-u0.1/sn-A-s0"
+    folder.mkdir(parents=True)
+    lock = Lock(folder / ".lock")
+
+    def later() -> None:
+        while "finished" not in {r["state"] for r in rows(place).values()}:
+            time.sleep(0.02)
+        result = {"status": "finished", "step": 4, "scores": {}}
+        saved = folder / "checkpoints/step-000000004"
+        saved.mkdir(parents=True)
+        (saved / "MANIFEST.json").touch()
+        (folder / "result.json").write_text(json.dumps(result))
+        lock.release()
+
+    thread = threading.Thread(target=later)
+    (place / "outputs/two-u0.1/cells.csv").write_text("cell,state\n")
+    thread.start()
+    assert sweep("method=sn") == 0
+    thread.join()
+    assert starts(place) == {"sn-B-s0": 1}
+    assert {r["state"] for r in rows(place).values()} == {"finished"}
+
+
+def test_two_sweeps_of_one_folder_share_the_work(place: Path) -> None:
+    code = "import sys; from ganlab import cli, jobs; jobs.COMMAND = [sys.executable, '-S', 'stand_in.py'];"
+    code += "sys.exit(cli.main(sys.argv[1:]))"
+    line = [sys.executable, "-c", code, "sweep", "--config-dir", "conf", "grid=two", "seed=8,9", "steps=4"]
+    both = [subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    said = [p.communicate(timeout=240) for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    told = b"".join(err for _, err in said).decode()
+    assert sorted(re.findall(r"(\S+): finished after", told)) == sorted(rows(place)), told
+    assert {r["state"] for r in rows(place).values()} == {"finished"}
+
+
+# ---- several cells in a process
+
+
+def packed(folder: Path) -> dict[str, int]:
+    """How many cells the pack held that a cell was in."""
+    if not (folder / "together").exists():
+        return {}
+    return {n: int(k) for n, k in map(str.split, (folder / "together").read_text().splitlines())}
+
+
+def test_cells_are_packed_and_each_has_its_own_end(place: Path, capsys: Any) -> None:
+    words = ["method=sn", "setting=A", "seed=0,1,5,6,7"]
+    assert sweep(*words, "per_gpu=3", at_once="1") == SweepFailed.code
+    assert packed(place) == {"sn-A-s0": 3, "sn-A-s1": 3, "sn-A-s5": 3, "sn-A-s6": 2, "sn-A-s7": 2}
+    assert (place / "packs").read_text().count("3 ") == 1  # one process for all
+    states = {name: row["state"] for name, row in rows(place).items()}
+    assert states["sn-A-s5"] == "failed"
+    assert {states[f"sn-A-s{n}"] for n in (0, 1, 7)} == {"finished"}
+    assert states["sn-A-s6"] == "diverged"
+    assert starts(place)["sn-A-s7"] == starts(place)["sn-A-s5"] == 2  # the second time alone
+    err = capsys.readouterr().err
+    assert "[1/5] sn-A-s0: 4 updates, in pack 0" in err
+    assert "disk: seed 5 went wrong; mend it; once more later" in err
+    assert rows(place)["sn-A-s5"]["error"] == "disk: seed 5 went wrong; mend it"
+
+
+def test_a_lost_pack_s_cells_are_tried_again_alone(place: Path, capsys: Any) -> None:
+    assert sweep("method=sn", "setting=A", "seed=0,4,1,2", "per_gpu=3", at_once="1") == 0
+    err = capsys.readouterr().err
+    assert "pack 0 was lost (exit code 137); its cells are tried again, each alone" in err
+    assert err.count("; once more later") == 2  # 0 had ended before
+    assert {r["state"] for r in rows(place).values()} == {"finished"}
+    assert starts(place) == {f"sn-A-s{n}": 1 for n in (0, 4, 1, 2)}
+    assert packed(place) == {"sn-A-s0": 3}
+
+
+def test_a_cell_that_agrees_with_no_other_runs_alone_and_says_so(place: Path, capsys: Any) -> None:
+    (place / "conf" / "grid" / "mixed.yaml").write_text(
+        "title: Mixed\nblocks:\n  - overrides: [dataset=digits, steps=4]\n    axes:\n"
+        "      p: {a: seed=0, b: precision=bf16, c: seed=1, d: deterministic=true, e: threads=3}\n"
+    )
+    line = ["sweep", "--config-dir", "conf", "grid=mixed", "per_gpu=4"]
+    assert main.main(line) == 0
+    assert packed(place) == {"a": 2, "c": 2}
+    err = capsys.readouterr().err
+    assert "b: in a process of its own: no waiting cell has its precision=bf16 deterministic=False" in err
+    assert "d: in a process of its own: no waiting cell has its precision=tf32 deterministic=True" in err
+    assert starts(place) == dict.fromkeys("abcde", 1)
+
+
+def test_a_begun_cell_keeps_its_threads_and_so_its_company(place: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    for seed, threads in ((0, 1), (1, 1), (2, 2)):
+        folder = place / f"outputs/two-u0.1/sn-A-s{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps({"status": "stopped", "step": 1, "threads": threads}))
+    assert sweep("method=sn", "setting=A", "seed=0,1,2,8", "per_gpu=4", at_once="1") == 0
+    assert packed(place) == {f"sn-A-s{n}": 2 for n in (0, 1, 2, 8)}
+    assert (place / "packs").read_text().splitlines() == ["4 1", "4 2"]
+
+
+def test_slots_share_the_cells_and_what_auto_chose_is_kept(place: Path, capsys: Any) -> None:
+    assert sweep("method=sn", "setting=A", "seed=8,9,0,1", "per_gpu=auto", at_once="2") == 0
+    assert len(packed(place)) == 4
+    assert max(packed(place).values()) == 2
+    found = json.loads((place / "outputs/two-u0.1/packing.json").read_text())
+    assert [p["chosen"] for p in found["packs"]] == [2] * len(found["packs"])
+    assert len(found["packs"]) >= 2
+
+
+def test_a_signal_stops_a_pack(place: Path) -> None:
+    def later() -> None:
+        while not list(place.glob("outputs/*/sn-A-s3/starts")):
+            time.sleep(0.02)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    assert sweep("method=sn", "setting=A", "seed=3,0,1", "per_gpu=2", at_once="1") == 143
+    thread.join()
+    states = {n: r["state"] for n, r in rows(place).items()}
+    assert states == {"sn-A-s3": "stopped", "sn-A-s0": "stopped", "sn-A-s1": "pending"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["per_gpu=0"], ["per_gpu: '0' is neither a number from 1 on nor auto"]),
+        (["per_gpu=foo", "jobs=-1"], ["per_gpu: 'foo'", "jobs: '-1' is no number from 1 on"]),
+        (["gpus=0,x"], ["gpus: '0,x' is no list"]),
+        (["gpus=[0,0]"], ["gpus: '[0,0]' is no list"]),
+        (["gpus=[0]", "device=cpu"], ["gpus: is given beside device=; keep one of the two"]),
+    ],
+)
+def test_mistakes_about_places_are_one_line_each(
+    words: list[str], told: list[str], place: Path, capsys: Any
+) -> None:
+    assert main.main(["sweep", "--config-dir", "conf", "grid=two", *words]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == len(told)
+    assert all(part in line for part, line in zip(told, err, strict=True))
+    assert not (place / "outputs").exists()
+
+
+def test_gpus_that_are_not_there_are_refused_and_others_spread(place: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(EnvError, match="gpus: 2 is not there: this machine has 0, 1"):
+        runner.checked(plan.Places(gpus=[0, 2]))
+    assert list(runner.checked(plan.Places(slots=2)).gpus) == [0, 1]
+    assert list(runner.checked(plan.Places()).gpus) == []
+    assert plan.places(None, "2", "[1,0]", []) == plan.Places(2, 2, [1, 0])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
+    assert plan.gpu_id() == ["5", "GPU-abc"]
+    made = runner.plan("two", [], grid.Scale(), None, ["conf"])
+    doing = scheduler.Scheduler(made, plan.Places(2, 1, [1, 0]), [])
+    assert doing._env(made.jobs[0], 0)["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
+
+
+# ---- status
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", ".lock", "samples/step-1.png"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_status_and_report_read_regular_files_alone(name: str, kind: str, place: Path) -> None:
+    def late(*_: Any) -> None:
+        raise AssertionError("still reading")
+
+    run = place / "run"
+    (run / "samples").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "result.json").write_text('{"status": "finished", "step": 2, "steps": 2}')
+    (run / name).unlink(missing_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(run / name)
+    else:
+        (run / name).symlink_to("/dev/zero")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = signal.signal(signal.SIGALRM, late)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), hard))
+    signal.alarm(60)
+    try:
+        codes = [main.main(["status", "run"]), main.main(["report", "run", "out=out"])]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert codes[0] == 0
+    assert codes[1] in (0, 3)
+
+
+def test_a_result_that_says_finished_is_believed_with_its_checkpoint_alone(place: Path) -> None:
+    assert sweep("setting=A", "seed=0", "method=sn") == 0
+    run = place / "outputs/two-u0.1/sn-A-s0"
+    assert [r["state"] for r in status.rows(run)] == ["finished"]
+    (run / "checkpoints/step-000000004").rename(run / "checkpoints/step-000000002")
+    assert [r["state"] for r in status.rows(run)] == ["no checkpoint"]
+    assert sweep("setting=A", "seed=0", "method=sn") == 0
+    assert len((run / "starts").read_text().split()) == 2  # it ran again
+    assert [r["state"] for r in status.rows(run)] == ["finished"]
+
+
+def test_status_tells_each_run_and_sums_up(place: Path, capsys: Any) -> None:
+    assert sweep("setting=A", "seed=0,5", "method=sn") == SweepFailed.code
+    out = place / "outputs/two-u0.1"
+    live = out / "wgan-gp-A-s0"
+    live.mkdir()
+    (live / "run.json").write_text("{}")
+    (live / "result.json").write_text('{"status": "running", "step": 2, "steps": 40, "it_per_s": 2.0}')
+    (live / "metrics.jsonl").write_text('{"step": 20, "kind": "train"}\n{"step": 30, "kind": "tr')
+    capsys.readouterr()
+    lock = Lock(live / ".lock")
+    found = {Path(r["run"]).name: r for r in status.rows(place / "outputs")}
+    lock.release()
+    assert found["wgan-gp-A-s0"]["state"] == "running"
+    assert (found["wgan-gp-A-s0"]["step"], found["wgan-gp-A-s0"]["left"]) == (20, "0:10")
+    assert found["sn-A-s0"]["state"] == "finished"
+    assert main.main(["status", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "Two methods, 0.1 of the updates" in said
+    assert "killed" in said
+    assert "3 runs: " in said
+    assert main.main(["status", "nowhere"]) == DataError.code
+    assert main.main(["status", str(place / "conf")]) == DataError.code
+
+
+def test_status_survives_damaged_files(place: Path, capsys: Any) -> None:
+    run = place / "outputs" / "x"
+    run.mkdir(parents=True)
+    for name in ("run.json", "result.json", "metrics.jsonl", "grid.json"):
+        (run / name).write_bytes(b"\xff[1, {")
+    (place / "outputs" / "grid.json").write_text('{"cells": [1, {"run": 3}], "scale": [], "title": null}')
+    assert main.main(["status"]) == 0
+    said = capsys.readouterr()
+    assert "killed" in said.out
+    (told,) = said.err.splitlines()
+    assert "outputs/x/grid.json: damaged; cells that have not begun are not shown" in told
+
+
+def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None:
+    words = ["architecture.width=0.05", "batch_size=8", "metric.extractor=cifar", "device=cpu"]
+    assert sweep("dry_run=true", "setting=B,C", "method=sn", *words) == 0
+    assert capsys.readouterr().err.count("measuring") == 1  # their rates differ, their cost does not
+    assert sweep("dry_run=true", "setting=A", *words) == 0
+    said = capsys.readouterr()
+    assert "2 cells, 8 updates, 0.1 of the updates, 1 of the width: about" in said.out
+    assert said.err.count("measuring") == 2  # once for each method
+    assert not (place / "outputs").exists()
+
+
+def test_a_dry_run_measures_packing_too(place: Path, capsys: Any, monkeypatch: Any) -> None:
+    gains = {2: 1.5, 4: 3.0}
+    monkeypatch.setattr(
+        cost, "together", lambda updates, alone, _: Measured(len(updates), 1.0, gains[len(updates)])
+    )
+    monkeypatch.setattr(cost, "measure", lambda *_: cost.Cost(900.0, None))
+    words = ["architecture.width=0.05", "batch_size=8", "metric.extractor=cifar", "device=cpu"]
+    assert sweep("dry_run=true", "per_gpu=2", *words, at_once="1") == 0
+    said = capsys.readouterr()
+    assert "4 cells, 16 updates, 0.1 of the updates, 1 of the width: about 4.0 h one after" in said.out
+    assert "per_gpu=2: about 2.7 h, 2 at a time in a process" in said.out
+    assert "2: 1 updates/s, 1.50x" in said.err
+    assert sweep("dry_run=true", "per_gpu=auto", *words, at_once="2") == 0
+    said = capsys.readouterr()
+    assert "per_gpu=auto: about 80 min, 4 at a time in a process" in said.out
+    assert "jobs=2: 40 min if they don't slow each other, which they will" in said.out
+    gains[2] = 1.05
+    assert sweep("dry_run=true", "per_gpu=auto", *words, at_once="1") == 0
+    assert "per_gpu=auto: about 4.0 h, 1 at a time" in capsys.readouterr().out
+
+
+def test_a_dry_run_fetches_no_weights(place: Path, capsys: Any, monkeypatch: Any) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(inception, "fetch", never)
+    monkeypatch.setattr(inception, "places", lambda: [place / "none.pth"])
+    words = ["architecture.width=0.05", "batch_size=8", "device=cpu", "method=sn", "setting=A"]
+    assert sweep("dry_run=true", "metric.extractor=inception", *words) == 0
+    assert "scoring is not in it" in capsys.readouterr().out
+
+
+def test_a_finished_cell_of_another_config_is_refused_before_anything_runs(place: Path, capsys: Any) -> None:
+    """Else its result would stand in the table as this sweep's."""
+    out = place / "outputs" / "mine"
+    assert sweep(f"out={out}") == 0
+    for cell in ("sn-A-s0", "sn-B-s0", "wgan-gp-A-s0", "wgan-gp-B-s0"):  # as `ganlab train` would have
+        normalization = ["gp", "loss=wasserstein"] if cell.startswith("w") else ["sn"]
+        words = [f"normalization={normalization[0]}", *normalization[1:], f"setting={cell[-4]}", "seed=0"]
+        made = compose.compose(["dataset=digits", "steps=4", "eval_every=2", *words])
+        RunFolder(out / cell).write_config(made.saved | {"save_every": 250, "sample_every": 100})
+    assert sweep(f"out={out}") == 0
+    assert sweep(f"out={out}", "eval_every=1") == 0  # moves no weights: may differ, as for `ganlab train`
+    before = (out / "cells.csv").read_bytes()
+    capsys.readouterr()
+    assert sweep(f"out={out}", "batch_size=8") == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "batch_size: this run folder was made with 64, asked 8; use another out=, the old value" in told
+    assert (out / "cells.csv").read_bytes() == before
+    (out / "sn-A-s0" / "config.yaml").write_text("[1]")
+    assert sweep(f"out={out}") == 2
+    assert "is damaged" in capsys.readouterr().err

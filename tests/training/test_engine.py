@@ -1,0 +1,423 @@
+"""How an update runs must not change what it computes: recorded, replayed, compiled, in one pass or two."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ganlab.bench.counting import count
+from ganlab.data.base import SampleSet
+from ganlab.data.batches import Sampler
+from ganlab.data.digits import Digits
+from ganlab.data.fingerprint import fingerprint
+from ganlab.errors import Diverged
+from ganlab.experiment import Experiment
+from ganlab.methods.constraints import WeightClip
+from ganlab.methods.feature_norms import BatchNorm, LayerNorm
+from ganlab.methods.losses import Hinge, Wasserstein
+from ganlab.methods.penalties import GradientPenalty, Orthonormal, SpectralNormRegularization
+from ganlab.methods.weight_norms import SpectralNorm, WeightNorm
+from ganlab.models.cnn import CNN
+from ganlab.models.resnet import ResNet
+from ganlab.training import engine
+from ganlab.training.batches import Feed
+from ganlab.training.build import build_game, pack_game
+from ganlab.training.engine import Compiled, Engine, Graphed
+from ganlab.training.gan import GAN
+from ganlab.training.loss_buffer import LossBuffer
+from ganlab.training.optimizers import OptimizerState, use_fused_kernels
+from ganlab.training.step import play_round, update
+from ganlab.types import Batch
+
+Make = Callable[..., Experiment]
+CPU = torch.device("cpu")
+SGD = functools.partial(torch.optim.SGD, lr=0.05)  # where Adam's first steps would blow rounding up
+pytestmark = pytest.mark.usefixtures("one_thread")
+NORMALIZATIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "none": dict,
+    "sn": lambda: {"sn": SpectralNorm()},
+    "sn, per update": lambda: {"sn": SpectralNorm(update="per_update")},
+    "sn, learned gamma, gp": lambda: {"sn": SpectralNorm(gamma="learned"), "gp": GradientPenalty()},
+    "gp": lambda: {"gp": GradientPenalty()},
+    "wn": lambda: {"wn": WeightNorm()},
+    "bn": lambda: {"bn": BatchNorm()},
+    "ln": lambda: {"ln": LayerNorm()},
+    "wc": lambda: {"wc": WeightClip()},
+    "snr": lambda: {"snr": SpectralNormRegularization()},
+    "orthonormal": lambda: {"orthonormal": Orthonormal()},
+}
+
+
+def images(e: Experiment, n: int = 40, classes: int = 3) -> SampleSet:
+    random = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (n, *e.shape), dtype=torch.uint8, generator=random).numpy()
+    y = torch.randint(classes, (n,), generator=random).numpy()
+    names = [str(i) for i in range(classes)]
+    return SampleSet(x, y, names, fingerprint(x, y), "random", "train")
+
+
+def start(e: Experiment, on_device: bool = True) -> tuple[GAN, Feed]:
+    """A fresh game and its images, lying "on the device" as they would on a GPU."""
+    found = images(e)
+    game = build_game(e, CPU, len(found.classes))
+    game.labels = torch.from_numpy(found.labels)
+    batches = Sampler(found, CPU, e.seed)
+    if on_device:
+        batches._storage = copy.copy(batches._storage)
+        batches._storage.on_device = torch.from_numpy(found.images)
+        for group in (*game.g_optimizer.param_groups, *game.d_optimizer.param_groups):
+            group["lr"] = torch.tensor(group["lr"])
+    return game, Feed(batches, e, e.d_steps + game.loss.generator_needs_real)
+
+
+def everything(game: GAN) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in pack_game(game)[0].items()}
+
+
+class Traced(Graphed):
+    """Records through make_fx in the place of a CUDA graph: the same rules, without Python on replay."""
+
+    def _recorded(self, work: Callable[[], None]) -> Any:
+        state = [*pack_game(self.game)[0].values(), self.ring.rows, self.ring.cursor]
+        before, random = [t.clone() for t in state], torch.get_rng_state()
+        recorded = make_fx(lambda: work() or torch.zeros(()))()
+        torch.set_rng_state(random)
+        with torch.no_grad():
+            for t, old in zip(state, before, strict=True):  # recording computes nothing on a GPU
+                t.copy_(old)
+
+        class Recorded:
+            def replay(self) -> None:
+                with torch.no_grad():  # backward passes are part of what was recorded
+                    recorded()
+
+        return Recorded()
+
+
+def played(made: Engine, updates: int = 7) -> tuple[dict[str, Tensor], dict[str, float]]:
+    for step in range(updates):
+        made.update(step)
+    return everything(made.game), made.ring.means(updates)
+
+
+def small(tiny: Make, **changes: Any) -> Experiment:
+    defaults: dict[str, Any] = {"d_steps": 2, "dequantize": True, "flip": True, "lr_decay": "linear"}
+    return tiny(**defaults | changes)
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_a_recorded_update_replays_what_runs_eagerly(name: str, tiny: Make) -> None:
+    """Nothing that an update needs happens in Python alone: seeds, indices and rates come from outside."""
+
+    def fresh() -> Experiment:
+        loss = Wasserstein() if "gp" in name else Hinge()
+        return small(tiny, normalization=NORMALIZATIONS[name](), loss=loss, ema=0.9)
+
+    e = fresh()
+    eager, told = played(Engine(e, *start(e)))
+    e = fresh()
+    traced = Traced(Engine(e, *start(e)))
+    replayed, told_too = played(traced)
+    assert traced.graph is not None, traced.why
+    assert [k for k in eager if not torch.equal(eager[k], replayed[k])] == []
+    assert told == told_too
+    assert traced.used == "graph"
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+@pytest.mark.parametrize("resnet", [False, True])
+def test_no_value_is_read_on_the_host(name: str, resnet: bool, tiny: Make) -> None:
+    """Under fake tensors, which have no values, a read raises: on a GPU it would wait for all work so far."""
+    changes: dict[str, Any] = {}
+    if resnet:
+        conditional = name in ("sn", "bn")
+        architecture = ResNet(width=0.03, z_dim=4, head="projection" if conditional else "none")
+        changes = {"architecture": architecture, "dataset": Digits(resolution=32)}
+    e = small(tiny, normalization=NORMALIZATIONS[name](), ema=0.9, precision="bf16", **changes)
+    game, feed = start(e)
+    ring = LossBuffer(4, CPU)
+    feed.place(0)
+    ring.add(update(game, feed))  # the slots of the optimisers, the names of the terms
+    feed.place(1)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        ring.add(update(game, feed))
+
+
+def test_a_read_on_the_host_would_be_noticed(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    e = small(tiny)
+    game, feed = start(e)
+    monkeypatch.setattr(game.loss, "discriminator", lambda real, _: real.score.mean() * real.score[0].item())
+    feed.place(0)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        pytest.raises(Exception, match="_local_scalar_dense"),
+    ):
+        update(game, feed)
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_what_outlives_an_update_stays_where_it_is(name: str, tiny: Make) -> None:
+    e = small(tiny, normalization=NORMALIZATIONS[name](), ema=0.9)
+    made = Engine(e, *start(e))
+    made.update(0)
+
+    def places() -> dict[str, int]:
+        found = {k: v.data_ptr() for k, v in pack_game(made.game)[0].items()}
+        return found | {"rows": made.ring.rows.data_ptr(), "cursor": made.ring.cursor.data_ptr()}
+
+    before = places()
+    for step in range(1, 4):
+        made.update(step)
+    made.ring.means(4)
+    made.update(4)
+    assert places() == before
+
+
+@pytest.mark.parametrize(
+    ("architecture", "update", "most"),
+    [
+        (CNN(width=0.05), "per_update", 800),
+        (ResNet(width=0.05), "per_update", 1200),
+        (CNN(width=0.05), "per_forward", 1250),  # twice the power iterations and two passes of D
+        (ResNet(width=0.05), "per_forward", 1900),
+    ],
+)
+def test_operations_of_an_update(architecture: Any, update: Any, most: int, tiny: Make) -> None:
+    """Five updates of D and one of G, images read and losses kept; the plain loop needs 3,400 and 5,000."""
+    normalization = {"sn": SpectralNorm(update=update)}
+    dataset = Digits(resolution=32, channels=3)
+    e = tiny(dataset=dataset, architecture=architecture, normalization=normalization, d_steps=5)
+    made = Engine(e, *start(e))
+    made.update(0)
+    assert 0.8 * most < count(lambda: made.update(1)).counts.total() < most
+
+
+@pytest.mark.parametrize("name", ["none", "sn, per update", "gp", "wn", "ln", "snr", "orthonormal"])
+def test_one_pass_of_d_gives_what_two_give(name: str, tiny: Make) -> None:
+    def weights(d_pass: str) -> dict[str, Tensor]:
+        e = small(tiny, normalization=NORMALIZATIONS[name](), d_pass=d_pass, optimizer=SGD)
+        game = build_game(e, CPU)
+        assert game.together is (d_pass == "auto")
+        torch.manual_seed(0)
+        calls = 0
+
+        def count(*_: Any) -> None:
+            nonlocal calls
+            calls += 1
+
+        game.discriminator.register_forward_pre_hook(count)
+        for _ in range(3):
+            play_round(game, lambda: Batch(torch.rand(8, *e.shape)))
+        penalty = name == "gp"
+        assert calls == 3 * (2 * ((1 if d_pass == "auto" else 2) + penalty) + 1)
+        return everything(game)
+
+    apart, together = weights("apart"), weights("auto")
+    for k in apart:
+        atol = max(1e-6, 1e-5 * float(apart[k].abs().max()))
+        assert torch.allclose(apart[k], together[k], rtol=1e-4, atol=atol), k
+
+
+@pytest.mark.parametrize("name", ["sn", "bn", "sn, learned gamma, gp"])
+def test_passes_stay_apart_where_they_matter(name: str, tiny: Make) -> None:
+    assert not build_game(small(tiny, normalization=NORMALIZATIONS[name]()), CPU).together
+
+
+def test_joint_fakes_are_one_pass_of_g(tiny: Make) -> None:
+    e = small(tiny, d_steps=3, joint_fakes=True)
+    game, feed = start(e)
+    sizes: list[int] = []
+    game.generator.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    feed.place(0)
+    update(game, feed)
+    assert sizes == [3 * e.batch_size, e.g_batch_size]
+    labelled = {"architecture": ResNet(width=0.03, head="projection"), "dataset": Digits(resolution=32)}
+    with pytest.raises(ValueError, match="joint_fakes: fake_labels=data"):
+        small(tiny, joint_fakes=True, fake_labels="data", **labelled)
+
+
+@pytest.mark.parametrize("name", ["sn", "sn, per update", "sn, learned gamma, gp"])
+def test_all_layers_at_once_are_each_layer_by_itself(name: str, tiny: Make) -> None:
+    def weights(at_once: bool) -> dict[str, Tensor]:
+        e = small(tiny, normalization=NORMALIZATIONS[name](), d_pass="apart", optimizer=SGD)
+        game = build_game(e, CPU)
+        if not at_once:
+            game.discriminator._forward_pre_hooks.clear()
+        torch.manual_seed(0)
+        for _ in range(3):
+            play_round(game, lambda: Batch(torch.rand(8, *e.shape)))
+        return everything(game)
+
+    one, each = weights(True), weights(False)
+    assert all(torch.allclose(one[k], each[k], rtol=1e-4, atol=1e-6) for k in one)
+
+
+def test_a_fused_optimiser_walks_memory_as_its_parameter_lies() -> None:
+    """Moments and gradients of another layout would be mixed up silently: all are brought to the weight's."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last))
+    plain = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+    fast, slow = use_fused_kernels(torch.optim.Adam([weight], lr=0.1), CPU), torch.optim.Adam([plain], lr=0.1)
+    assert fast.param_groups[0]["fused"]
+    for turn in range(4):
+        gradient = torch.randn(4, 3, 2, 2)
+        weight.grad, plain.grad = torch.empty_like(weight).copy_(gradient), gradient
+        fast.step()
+        slow.step()
+        if turn == 1:  # a checkpoint holds plain, contiguous tensors
+            state = copy.deepcopy(OptimizerState(fast).state_dict())
+            state["state"] = {
+                i: {k: v.contiguous() for k, v in slots.items()} for i, slots in state["state"].items()
+            }
+            OptimizerState(fast).load_state_dict(state)
+    assert torch.allclose(weight, plain, atol=1e-6)
+
+
+def test_how_a_step_is_computed_is_not_taken_from_a_checkpoint() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    old = torch.optim.Adam([weight], lr=0.5)
+    old.param_groups[0]["initial_lr"] = 0.5
+    new = use_fused_kernels(torch.optim.Adam([weight], lr=0.1), CPU)
+    OptimizerState(new).load_state_dict(old.state_dict())
+    group = new.param_groups[0]
+    assert (group["fused"], group["lr"]) == (True, 0.1)
+    assert use_fused_kernels(torch.optim.RMSprop([weight]), CPU).param_groups[0]["foreach"]
+    assert use_fused_kernels(torch.optim.Adam([weight], foreach=False), CPU).param_groups[0]["fused"] is None
+    assert not engine.capturable(torch.optim.SGD([weight], lr=1.0)), "SGD has no capturable form"
+
+
+def test_the_ring_keeps_every_update_and_names_the_first_bad_one() -> None:
+    ring = LossBuffer(3, CPU, start=10)
+    for value in range(5):  # more than fit at once
+        ring.add({"a": torch.tensor(float(value)), "b": torch.tensor(1.0, dtype=torch.double)})
+        ring.added()
+    kept = ring.state_dict()
+    assert kept == {"start": 10, "names": ["a", "b"], "rows": [[float(v), 1.0] for v in range(5)]}
+    other = LossBuffer(3, CPU)
+    other.load_state_dict(kept)
+    for r in (ring, other):
+        r.add({"b": torch.tensor(1.0), "a": torch.tensor(5.0)})
+        r.added()
+        assert r.means(16) == {"a": 2.5, "b": 1.0}
+        assert r.means(16) == {}, "it starts anew"
+    ring.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
+    ring.added()
+    ring.add({"a": torch.tensor(1.0), "b": torch.tensor(math.inf)})
+    ring.added()
+    with pytest.raises(Diverged, match="loss b: not finite at step 18"):
+        ring.means(18)
+    old = LossBuffer(3, CPU)
+    old.load_state_dict({"start": 2, "count": 4, "sums": {"a": 8.0}})
+    assert old.means(6) == {"a": 2.0}, "a checkpoint of the time of sums"
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"), [("auto", ""), ("eager", ""), ("graph", "only a CUDA device records graphs")]
+)
+def test_what_cannot_be_recorded_runs_eagerly_and_says_so(asked: str, why: str, tiny: Make) -> None:
+    e = small(tiny, engine=asked)
+    made = engine.make(e, *start(e))
+    assert (made.used, made.why, type(made)) == ("eager", why, Engine)
+    assert made.told["asked"] == asked
+
+
+def test_a_failed_recording_goes_on_eagerly(tiny: Make) -> None:
+    class Refused(Traced):
+        def _recorded(self, work: Callable[[], None]) -> Any:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    e = small(tiny)
+    wanted, told = played(Engine(e, *start(e)))
+    e = small(tiny)
+    made = Refused(Engine(e, *start(e)))
+    found, told_too = played(made)
+    assert all(torch.equal(wanted[k], found[k]) for k in wanted)
+    assert told == told_too
+    assert made.used == "eager"
+    assert "operation not permitted" in made.why
+    assert "more" not in made.why
+
+
+def test_a_failed_compilation_goes_on_eagerly(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function: Any, **_: Any) -> Any:
+        def call(game: GAN, *rest: Any) -> Any:
+            found = function(game, *rest)  # moves the spectral norms, then fails
+            if len(rest) == 3 and isinstance(rest[1], Tensor):
+                raise RuntimeError("no C++ compiler\nmore")
+            return found
+
+        return call
+
+    e = small(tiny)
+    wanted, _ = played(Engine(e, *start(e)))
+    monkeypatch.setattr(torch, "compile", broken)
+    e = small(tiny)
+    made = Compiled(e, *start(e))
+    found, _ = played(made)
+    assert all(torch.equal(wanted[k], found[k]) for k in wanted)
+    assert made.used == "eager"
+    assert made.why == "torch.compile failed: RuntimeError: no C++ compiler"
+
+
+def test_result_and_log_tell_the_engine(tiny: Make, tmp_path: Path) -> None:
+    import json
+
+    from ganlab.training import trainer
+
+    trainer.train(tiny(engine="graph"), {}, {}, [])
+    told = json.loads((tmp_path / "run" / "result.json").read_text())["engine"]
+    assert told["used"] == "eager"
+    assert "CUDA" in told["why"]
+    assert "engine eager: only a CUDA device" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+@pytest.mark.parametrize("name", ["sn", "gp"])
+def test_compiled_updates_are_the_same_to_rounding(name: str, tiny: Make) -> None:
+    e = small(tiny, normalization=NORMALIZATIONS[name]())
+    wanted, told = played(Engine(e, *start(e)), 3)
+    e = small(tiny, normalization=NORMALIZATIONS[name](), engine="compile")
+    made = engine.make(e, *start(e))
+    found, told_too = played(made, 3)
+    assert (made.used, made.why) == ("compile", "")
+    assert told == pytest.approx(told_too, rel=1e-4, abs=1e-5)
+    for k in wanted:
+        if "optimizer" not in k and wanted[k].is_floating_point():
+            assert torch.allclose(wanted[k], found[k], rtol=1e-3, atol=1e-4), k
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_a_cuda_graph_replays_what_runs_eagerly(name: str, tiny: Make) -> None:
+    cuda = torch.device("cuda:0")
+
+    def on_gpu(how: str) -> Engine:
+        e = small(tiny, normalization=NORMALIZATIONS[name](), engine=how, ema=0.9, device="cuda:0")
+        torch.use_deterministic_algorithms(True)
+        found = images(e)
+        game = build_game(e, cuda, len(found.classes))
+        return engine.make(e, game, Feed(Sampler(found, cuda, e.seed), e, e.d_steps))
+
+    try:
+        eager, told = played(on_gpu("eager"))
+        graphed = on_gpu("graph")
+        found, told_too = played(graphed)
+        torch.cuda.synchronize()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert (graphed.used, graphed.why) == ("graph", "")
+    assert all(torch.equal(eager[k], found[k]) for k in eager)
+    assert told == told_too

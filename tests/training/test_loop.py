@@ -1,0 +1,479 @@
+"""The trainer: exact resume, divergence, identity of a run folder, and what a run tells of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganlab.errors import ConfigError, Diverged, EnvError, Stopped
+from ganlab.experiment import Experiment, method_name
+from ganlab.methods.constraints import WeightClip
+from ganlab.methods.feature_norms import BatchNorm, InstanceNorm, LayerNorm
+from ganlab.methods.losses import Hinge, Wasserstein
+from ganlab.methods.penalties import GradientPenalty, Orthonormal, SpectralNormRegularization
+from ganlab.methods.weight_norms import FrobeniusNorm, SpectralNorm, WeightNorm
+from ganlab.models.dcgan import DCGAN
+from ganlab.models.resnet import ResNet
+from ganlab.runs.checkpoint import Checkpoints, digest
+from ganlab.runs.folder import RunFolder
+from ganlab.runs.naming import run_path
+from ganlab.runs.result import improves, ranking_score
+from ganlab.system.signals import StopFlag
+from ganlab.training import engine, trainer
+from ganlab.types import Verdict
+
+Make = Callable[..., Experiment]
+CHOICES = {
+    "experiment": None,
+    "dataset": "digits",
+    "architecture": "cnn",
+    "normalization": ["sn"],
+    "loss": "hinge",
+}
+NORMALIZATIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "none": dict,
+    "sn": lambda: {"sn": SpectralNorm()},
+    "sn-per-update": lambda: {"sn": SpectralNorm(update="per_update")},
+    "sn-svd": lambda: {"sn": SpectralNorm(method="svd")},
+    "sn-gamma": lambda: {"sn": SpectralNorm(gamma="learned", warmup=3), "gp": GradientPenalty()},
+    "wn": lambda: {"wn": WeightNorm()},
+    "wn-gamma": lambda: {"wn": WeightNorm(gamma="learned")},
+    "wn-channel": lambda: {"wn": WeightNorm(gamma="per_channel")},
+    "fn": lambda: {"fn": FrobeniusNorm()},
+    "fn-gamma": lambda: {"fn": FrobeniusNorm(gamma="learned")},
+    "bn": lambda: {"bn": BatchNorm()},
+    "bn-full": lambda: {"bn": BatchNorm(affine="full", place="all", order="after_activation")},
+    "ln": lambda: {"ln": LayerNorm()},
+    "in": lambda: {"in": InstanceNorm(affine="full")},
+    "wc": lambda: {"wc": WeightClip()},
+    "gp": lambda: {"gp": GradientPenalty()},
+    "orthonormal": lambda: {"orthonormal": Orthonormal()},
+    "orthonormal-start": lambda: {"orthonormal_init": Orthonormal(weight=0.0), "sn": SpectralNorm()},
+    "snr": lambda: {"snr": SpectralNormRegularization()},
+    "sn+gp": lambda: {"sn": SpectralNorm(), "gp": GradientPenalty()},
+}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def go(e: Experiment, config: dict[str, Any] | None = None) -> int:
+    return trainer.train(e, config or {"steps": e.steps, "seed": e.seed}, CHOICES, [])
+
+
+def state(run: str | Path, step: int) -> str:
+    """Digest of everything that training goes on from."""
+    folder = RunFolder(run)
+    _, tensors, rest = Checkpoints(folder.checkpoints, folder.run_id).load(step)
+    return digest(tensors, rest["game"])
+
+
+def result(run: str | Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RunFolder(run).result.read_text())
+    return found
+
+
+def lines(run: str | Path) -> list[dict[str, Any]]:
+    timed = ("wall_s", "it_per_s")
+    told = [json.loads(line) for line in RunFolder(run).metrics.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in timed} for line in told]
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
+    """A SIGTERM that is noticed at the ``polls``-th look, in training or in an evaluation."""
+    seen = 0
+
+    def poll(self: StopFlag, *_: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == polls:
+            raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(StopFlag, "poll", poll)
+
+
+def interrupted(make: Make, monkeypatch: pytest.MonkeyPatch, run: Path, polls: int, **changes: Any) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, polls)
+        with pytest.raises(Stopped, match="saved at step"):
+            go(make(run_dir=str(run), **changes))
+    assert result(run)["status"] == "stopped"
+    go(make(run_dir=str(run), **changes))
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_resume_is_bitwise(name: str, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changes() -> dict[str, Any]:
+        return {
+            "normalization": NORMALIZATIONS[name](),
+            "d_steps": 2,
+            "dequantize": True,
+            "flip": True,
+            "ema": 0.9,
+        }
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    go(tiny(run_dir=str(whole), **changes()))
+    interrupted(lambda **c: tiny(**c | changes()), monkeypatch, parts, 7)
+    assert state(whole, 12) == state(parts, 12)
+    assert lines(whole) == lines(parts)
+    assert state(whole, 8) != state(whole, 12)
+
+
+@pytest.mark.parametrize("polls", [1, 4, 5, 6, 7, 8, 12, 14])
+def test_resume_from_any_point(
+    polls: int, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Polls 7 and later fall after the first evaluation, some inside one; 14 inside the last."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    go(tiny(run_dir=str(whole), eval_start=True))
+    interrupted(tiny, monkeypatch, parts, polls, eval_start=True)
+    assert state(whole, 12) == state(parts, 12)
+    assert lines(whole) == lines(parts)
+    assert result(whole)["scores"]["last"]["values"] == result(parts)["scores"]["last"]["values"]
+    for name in ("step-000000000.png", "step-000000012.png"):
+        assert (whole / "samples" / name).read_bytes() == (parts / "samples" / name).read_bytes()
+
+
+def test_resume_across_a_learning_rate_schedule(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts, flat = tmp_path / "whole", tmp_path / "parts", tmp_path / "flat"
+    go(tiny(run_dir=str(whole), lr_decay="linear"))
+    interrupted(tiny, monkeypatch, parts, 5, lr_decay="linear")
+    go(tiny(run_dir=str(flat)))
+    assert state(whole, 12) == state(parts, 12) != state(flat, 12)
+
+
+def test_looking_does_not_change_training(tiny: Make, tmp_path: Path) -> None:
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    go(tiny(run_dir=a, eval_every=2, sample_every=3, log_every=1))
+    go(tiny(run_dir=b, eval_every=0, sample_every=0, log_every=0))
+    go(tiny(run_dir=c, seed=1))
+    assert state(a, 12) == state(b, 12) != state(c, 12)
+
+
+@pytest.mark.parametrize("architecture", [DCGAN(width=0.03, z_dim=4), ResNet(width=0.03, z_dim=4)])
+def test_other_architectures_resume(
+    architecture: Any, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ganlab.data.digits import Digits
+
+    changes = {"architecture": architecture, "dataset": Digits(resolution=32), "steps": 6, "batch_size": 4}
+    go(tiny(run_dir=str(tmp_path / "whole"), **changes))
+    interrupted(tiny, monkeypatch, tmp_path / "parts", 3, **changes)
+    assert state(tmp_path / "whole", 6) == state(tmp_path / "parts", 6)
+
+
+def test_damaged_newest_checkpoint_falls_back(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    go(tiny(run_dir=str(whole)))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 11)
+        with pytest.raises(Stopped):
+            go(tiny(run_dir=str(parts)))
+    newest = sorted((parts / "checkpoints").glob("step-*"))[-1] / "state.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-5] ^= 1
+    newest.write_bytes(content)
+    go(tiny(run_dir=str(parts)))
+    assert list((parts / "checkpoints").glob("*.corrupt"))
+    assert state(whole, 12) == state(parts, 12)
+
+
+class Exploding(Hinge):
+    """D's loss becomes NaN once it has been asked for often enough."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
+        self.left -= 1
+        value = super().discriminator(real, fake)
+        return value if self.left >= 0 else value * float("nan")
+
+
+def test_divergence_is_a_result(tiny: Make, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Diverged, match=r"loss d: not finite at step 10") as caught:
+        go(tiny(loss=Exploding(9)))
+    assert caught.value.code == 6
+    told = result(run)
+    assert told["status"] == "diverged"
+    assert "loss d" in told["error"]
+    assert told["scores"]["last"]["step"] == 6, "its scores stay"
+    folder = RunFolder(run)
+    step, tensors, _ = Checkpoints(folder.checkpoints, folder.run_id).load()
+    assert step == 8, "and its last good checkpoint"
+    assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
+    with pytest.raises(Diverged, match="this run diverged"):
+        go(tiny())
+
+
+def test_a_checkpoint_never_holds_nan(tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(Diverged):
+        go(tiny(loss=Exploding(5), log_every=0, save_every=1, eval_every=0))
+    folder = RunFolder(tmp_path / "run")
+    assert Checkpoints(folder.checkpoints, folder.run_id).latest() == 5
+
+
+def test_finished_run_is_told_and_not_redone(
+    tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(tiny())
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(engine, "update", lambda *_: pytest.fail("trained again"))
+    capsys.readouterr()
+    assert go(tiny()) == 0
+    assert "finished at step 12" in capsys.readouterr().out
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_more_steps_continue_and_fewer_are_refused(tiny: Make, tmp_path: Path) -> None:
+    go(tiny(steps=8))
+    go(tiny(steps=12))
+    go(tiny(run_dir=str(tmp_path / "whole")))
+    assert state(tmp_path / "run", 12) == state(tmp_path / "whole", 12)
+    with pytest.raises(ConfigError, match="steps: 4 is less than the 12 already done"):
+        go(tiny(steps=4))
+    go(tiny(run_dir=str(tmp_path / "decay"), lr_decay="linear", steps=8))
+    with pytest.raises(ConfigError, match="lr_decay depends on it"):
+        go(tiny(run_dir=str(tmp_path / "decay"), lr_decay="linear", steps=12))
+
+
+def test_another_config_in_the_folder_is_refused(tiny: Make) -> None:
+    go(tiny(), {"loss": {"margin": 1.0}, "batch_size": 8, "log_every": 2})
+    with pytest.raises(ConfigError) as caught:
+        go(tiny(), {"loss": {"margin": 2.0}, "batch_size": 9, "log_every": 5})
+    assert [m.where for m in caught.value.mistakes] == ["loss.margin", "batch_size"]
+
+
+def test_nothing_is_written_before_the_data_is_there(tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2000 is more than the 1797 images"):
+        go(tiny(batch_size=2000))
+    with pytest.raises(EnvError, match="cuda:99 is not there"):
+        go(tiny(device="cuda:99"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_out_of_memory_is_one_line(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More text.")
+
+    monkeypatch.setattr(engine, "update", full)
+    with pytest.raises(EnvError, match="batch_size: the device has no memory for 8"):
+        go(tiny())
+    assert result(tmp_path / "run")["status"] == "failed"
+
+
+def test_what_a_result_tells(tiny: Make, tmp_path: Path) -> None:
+    go(tiny())
+    told = result(tmp_path / "run")
+    assert told["status"] == "finished"
+    assert (told["step"], told["steps"], told["method"], told["seed"]) == (12, 12, "sn", 0)
+    assert set(told["scores"]) == {"last", "best"}
+    assert set(told["scores"]["last"]["values"]) == {"is_mean", "is_std_mean", "fid_mean"}
+    assert told["scores"]["last"]["protocol"]["fid_n_fake"] == 64
+    assert len(told["scores"]["last"]["protocol_id"]) == 12
+    assert 0 < told["eval_share"] < 1
+    assert told["peak_memory_mb"] > 50
+    assert told["versions"]["torch"] == torch.__version__
+    best = min(line["scores"]["fid_mean"] for line in lines(tmp_path / "run") if line["kind"] == "eval")
+    assert told["scores"]["best"]["values"]["fid_mean"] == best
+    steps = Checkpoints(tmp_path / "run" / "checkpoints", RunFolder(tmp_path / "run").run_id).steps()
+    assert told["scores"]["best"]["step"] in steps
+
+
+def test_final_protocol_of_its_own(tiny: Make, tmp_path: Path) -> None:
+    from ganlab.metrics.protocol import Protocol
+
+    e = tiny()
+    e.metric.protocol = Protocol(name="final", is_n_fake=128, is_splits=2, fid_n_fake=128)
+    go(e)
+    told = result(tmp_path / "run")["scores"]
+    assert {told[k]["protocol"]["protocol"] for k in ("last", "best")} == {"final"}
+    kinds = [line["kind"] for line in lines(tmp_path / "run")]
+    assert kinds.count("final") == 1
+    assert kinds.count("eval") == 2
+
+
+def test_the_end_is_a_candidate_for_the_best_whatever_looked_at_the_way(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With eval_every=0 eval_start=true the one evaluation on the way is of the untrained G."""
+    from ganlab.metrics.protocol import Protocol
+    from ganlab.training.monitor import Monitor
+
+    final, score = Protocol(name="final", is_n_fake=128, is_splits=2, fid_n_fake=128), Monitor.score
+
+    def rated(fids: dict[tuple[str, int], float], run: str) -> tuple[int, float]:
+        def scored(self: Monitor, protocol: Protocol, step: int, game: Any = None) -> Any:
+            found = score(self, protocol, step, game)
+            found.values["fid_mean"] = fids[protocol.name, step]
+            return found
+
+        monkeypatch.setattr(Monitor, "score", scored)
+        e = tiny(eval_every=0, eval_start=True, steps=2, run_dir=str(tmp_path / run))
+        e.metric.protocol = final
+        go(e)
+        best = result(tmp_path / run)["scores"]["best"]
+        assert best["protocol"]["protocol"] == "final"
+        return best["step"], best["values"]["fid_mean"]
+
+    assert rated({("tiny", 0): 40.0, ("final", 0): 90.0, ("final", 2): 60.0}, "a") == (2, 60.0)
+    assert rated({("tiny", 0): 90.0, ("final", 0): 50.0, ("final", 2): 60.0}, "b") == (0, 50.0)
+
+
+def test_a_best_of_another_protocol_is_not_compared_with(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ganlab.training.monitor import Monitor
+
+    score, fids, ids = Monitor.score, iter([1.0, 5.0, 4.0]), iter(["old", "new", "new"])
+
+    def scored(*args: Any) -> Any:
+        found = score(*args)
+        found.values["fid_mean"] = next(fids)
+        return dataclasses.replace(found, protocol_id=next(ids))
+
+    monkeypatch.setattr(Monitor, "score", scored)
+    go(tiny(steps=6, eval_every=2))
+    best = result(tmp_path / "run")["scores"]["best"]
+    assert (best["protocol_id"], best["values"]["fid_mean"]) == ("new", 4.0)
+
+
+PINNED = {
+    2: {"loss/d": 0.001715163, "loss/gp": 9.876928, "loss/g": 0.0003689225},
+    6: {"loss/d": 0.002737975, "loss/gp": 9.621328, "loss/g": 0.002384519},
+    12: {"loss/d": 0.02612577, "loss/gp": 8.412014, "loss/g": 0.002813451},
+}
+
+
+def test_pinned_losses(tiny: Make, tmp_path: Path) -> None:
+    """A change that moves these says so, with before and after. Processors round a little differently."""
+    go(tiny(loss=Wasserstein(), normalization={"sn": SpectralNorm(), "gp": GradientPenalty()}, d_steps=2))
+    found = {line["step"]: line for line in lines(tmp_path / "run") if line["kind"] == "train"}
+    for step, losses in PINNED.items():
+        for name, value in losses.items():
+            assert found[step][name] == pytest.approx(value, rel=1e-3), (step, name)
+
+
+def test_learning_rate_factor(tiny: Make) -> None:
+    e = tiny(lr_decay="linear", steps=10)
+    assert [e.lr_factor(s) for s in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
+    late = tiny(lr_decay="linear", lr_decay_start=8, steps=10)
+    assert [late.lr_factor(s) for s in (0, 8, 9)] == pytest.approx([1.0, 1.0, 0.5])
+
+
+def test_mistakes_across_fields_come_together(tiny: Make) -> None:
+    norms = {"bn": BatchNorm(), "ln": LayerNorm()}
+    with pytest.raises(ValueError, match="both normalise") as caught:
+        tiny(normalization=norms, device="tpu", lr_decay="linear", lr_decay_start=99)
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "device",
+        "lr_decay_start",
+        "normalization",
+    ]
+
+
+def test_two_weight_norms_are_refused(tiny: Make) -> None:
+    with pytest.raises(ValueError, match="normalization: sn and wn both normalise D's weights; choose one"):
+        tiny(normalization={"sn": SpectralNorm(), "gp": GradientPenalty(), "wn": WeightNorm()})
+
+
+def test_bf16_keeps_weights_norms_and_losses_in_fp32(tiny: Make, tmp_path: Path) -> None:
+    norms = {"sn": SpectralNorm(), "gp": GradientPenalty()}
+    go(tiny(precision="bf16", normalization=norms, loss=Wasserstein(), steps=4))
+    folder = RunFolder(tmp_path / "run")
+    _, tensors, _ = Checkpoints(folder.checkpoints, folder.run_id).load()
+    assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float32}
+    fp32 = tmp_path / "fp32"
+    go(tiny(precision="fp32", normalization=norms, loss=Wasserstein(), steps=4, run_dir=str(fp32)))
+    a, b = (next(line for line in lines(r) if line["kind"] == "train") for r in (tmp_path / "run", fp32))
+    assert a["loss/gp"] == pytest.approx(b["loss/gp"], rel=0.05)
+    assert a["loss/d"] != b["loss/d"]
+
+
+def test_frozen_d_gets_no_gradients_in_gs_turn(tiny: Make) -> None:
+    from ganlab.training.build import build_game
+    from ganlab.training.step import update_generator
+
+    game = build_game(tiny(), torch.device("cpu"))
+    before = {k: v.clone() for k, v in game.discriminator.state_dict().items() if "parametrizations" not in k}
+    update_generator(game, lambda: pytest.fail("hinge needs no real images for G"))
+    assert all(p.grad is None and p.requires_grad for p in game.discriminator.parameters())
+    assert all(torch.equal(before[k], game.discriminator.state_dict()[k]) for k in before)
+
+
+def test_ema_follows_g(tiny: Make) -> None:
+    from ganlab.training.build import build_game
+
+    game = build_game(tiny(ema=0.5), torch.device("cpu"))
+    assert game.average is not None
+    game.average.update_parameters(game.generator)  # the first call copies
+    first = game.generator.dense.weight.detach().clone()
+    with torch.no_grad():
+        game.generator.dense.weight.add_(2.0)
+    game.average.update_parameters(game.generator)
+    assert torch.allclose(game.live.dense.weight, first + 1.0, atol=1e-6)
+
+
+def test_run_path_is_a_function_of_the_config() -> None:
+    parts = {**CHOICES, "normalization": ["sn", "gp"]}
+    assert run_path(parts, ["seed=3", "device=cpu", "loss=hinge"], "C", 3) == Path(
+        "outputs/digits-cnn-sn+gp-hinge/C-s3"
+    )
+    named = {**CHOICES, "experiment": "sngan_cifar"}
+    plain = run_path(named, ["+experiment=sngan_cifar", "setting=B"], "B", 0)
+    assert plain == Path("outputs/sngan_cifar/B-s0")
+    a = run_path(named, ["steps=10", "loss=hinge"], "B", 0)
+    assert a == run_path(named, ["loss=hinge", "steps=10"], "B", 0) != plain
+    assert a.name.startswith("B-s0-")
+
+
+@pytest.mark.parametrize(
+    ("names", "loss", "method"),
+    [
+        ([], "Hinge", "none"),
+        (["gp"], "Wasserstein", "wgan-gp"),
+        (["gp"], "standard", "gan-gp"),
+        (["sn", "gp"], "", "sn+gp"),
+        (["sn", "gp"], "Standard", "sn+gp"),
+        (["sn", "gp"], "Wasserstein", "sn+wgan-gp"),
+        (["fn"], "wasserstein", "fn"),
+    ],
+)
+def test_method_names(names: list[str], loss: str, method: str) -> None:
+    assert method_name(names, loss) == method
+
+
+def test_best_is_by_fid_and_never_by_nothing() -> None:
+    better = {"is_cifar": "higher", "fid_cifar": "lower"}
+    assert ranking_score(better) == ("fid_cifar", "lower")
+    assert improves({"fid_cifar": 3.0}, {"fid_cifar": 4.0}, better)
+    assert not improves({"fid_cifar": None, "is_cifar": 9.0}, {"fid_cifar": 4.0}, better)
+    assert improves({"fid_cifar": 4.0}, {"fid_cifar": None}, better)
+    assert improves({"is": 2.0}, {"is": 1.0}, {"is": "higher"})
+
+
+def test_a_parameterless_stabiliser_needs_no_state(tiny: Make) -> None:
+    from ganlab.training.build import build_game, stateful_parts
+
+    class Stateful(SpectralNorm, nn.Module):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            SpectralNorm.__init__(self)
+            self.register_buffer("k", torch.zeros(()))
+
+    game = build_game(tiny(normalization={"a": Stateful(), "wc": WeightClip()}), torch.device("cpu"))
+    assert "normalization.a" in stateful_parts(game)
+    assert "normalization.wc" not in stateful_parts(game)

@@ -1,0 +1,319 @@
+"""D's loss on held-out images, and the papers' names of a critic's curves: looked at, and nothing moves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_loop import go, interrupted, lines, state
+from test_ranks import one_of
+
+from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.digits import Digits
+from ganlab.data.fingerprint import fingerprint
+from ganlab.data.mnist import Mnist
+from ganlab.distributed import collectives
+from ganlab.errors import ConfigError
+from ganlab.experiment import Experiment
+from ganlab.methods.base import Method
+from ganlab.methods.feature_norms import BatchNorm
+from ganlab.methods.losses import Hinge, LeastSquares, Loss, Minimax, Standard, Wasserstein
+from ganlab.methods.penalties import GradientPenalty, SpectralNormRegularization
+from ganlab.methods.weight_norms import SpectralNorm
+from ganlab.models.resnet import ResNet
+from ganlab.sweeps.lanes import Lane, Lanes
+from ganlab.system.signals import StopFlag
+from ganlab.training import trainer, validation
+from ganlab.training.build import build_game, pack_game
+from ganlab.training.resources import Resources
+from ganlab.training.validation import Validation
+
+Make = Callable[..., Experiment]
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Halves(Dataset):
+    """Digits of 16x16 in two splits; ``other``: what the second is called."""
+
+    name, split, resolution, channels = "halves", "train", 16, 1
+
+    def __init__(self, other: str = "test", labels: bool = True) -> None:
+        self.other, self.labels = other, labels
+
+    def splits(self) -> tuple[str, ...]:
+        return ("train", self.other)
+
+    def load(self, *, split: str | None = None) -> SampleSet:
+        whole, split = Digits(resolution=16).load(), self.chosen(split)
+        rows = slice(0, 300) if split == "train" else slice(300, 500)
+        images = whole.images[rows]
+        y = whole.labels[rows] if whole.labels is not None and (self.labels or split == "train") else None
+        return SampleSet(images, y, whole.classes, fingerprint(images, y), self.name, split)
+
+
+def wgan_gp(tiny: Make, **changes: Any) -> Experiment:
+    more: dict[str, Any] = {"normalization": {"gp": GradientPenalty()}, "loss": Wasserstein()}
+    return tiny(**{"dataset": Halves(), "validation_n": 60, **more, **changes})
+
+
+def told(run: Path) -> list[dict[str, Any]]:
+    return [line for line in lines(run) if line["kind"] == "train"]
+
+
+# ---- curves
+
+
+def test_the_critics_curves_by_hand() -> None:
+    assert Wasserstein().curves(-3.0, 0.5) == {
+        "critic/wasserstein_estimate": 3.0,
+        "critic/negative_critic_loss": 2.5,
+    }
+    for loss in (Standard(), Minimax()):  # log 2 less half of D's loss, whatever the penalties
+        assert loss.curves(0.5, 9.0) == {"critic/js_estimate": pytest.approx(math.log(2) - 0.25)}
+    for loss in (Hinge(), LeastSquares(), Loss()):
+        assert loss.curves(-3.0, 0.5) == {}
+
+
+def test_a_run_tells_them_in_its_files_and_not_on_the_console(
+    tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"gp": GradientPenalty(), "snr": SpectralNormRegularization()}
+    assert go(wgan_gp(tiny, normalization=parts)) == 0
+    for line in told(tmp_path / "run"):
+        estimate = line["loss/d_real"] - line["loss/d_fake"]
+        assert line["critic/wasserstein_estimate"] == pytest.approx(estimate, abs=1e-5)
+        negative = -(line["loss/d"] + line["loss/gp"] + line["loss/snr"])
+        assert line["critic/negative_critic_loss"] == pytest.approx(negative, abs=1e-9)
+        assert not any(key.startswith("validation/") for key in line)
+    said = capsys.readouterr().out
+    assert "loss/gp" in said
+    assert "critic/" not in said
+
+
+def test_other_losses_tell_none(tiny: Make, tmp_path: Path) -> None:
+    assert go(tiny(steps=4)) == 0
+    assert not any(key.startswith("critic/") for line in told(tmp_path / "run") for key in line)
+
+
+# ---- validation
+
+
+NORMALIZATIONS: dict[str, Callable[[], dict[str, Method]]] = {
+    "gp": lambda: {"gp": GradientPenalty()},
+    "sn and gp": lambda: {"sn": SpectralNorm(), "gp": GradientPenalty()},
+    "sn, per update": lambda: {"sn": SpectralNorm(update="per_update")},
+    "snr": lambda: {"snr": SpectralNormRegularization()},
+    "bn": lambda: {"bn": BatchNorm()},
+}
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_looking_changes_nothing(name: str, tiny: Make, tmp_path: Path) -> None:
+    def run(folder: str, **more: Any) -> str:
+        more |= {"normalization": NORMALIZATIONS[name](), "dequantize": True, "flip": True, "ema": 0.9}
+        assert go(wgan_gp(tiny, steps=6, run_dir=str(tmp_path / folder), **more)) == 0
+        return state(tmp_path / folder, 6)
+
+    assert run("plain") == run("looked", validation=True) == run("often", validation="test", log_every=1)
+    plain, looked = told(tmp_path / "plain"), told(tmp_path / "looked")
+    assert [{k: line[k] for k in first} for first, line in zip(plain, looked, strict=True)] == plain
+    assert all("validation/d_train" in line for line in looked)
+    scores = [[x["scores"] for x in lines(tmp_path / f) if x["kind"] != "train"] for f in ("plain", "looked")]
+    assert scores[0] == scores[1]
+
+
+def test_a_look_leaves_modes_buffers_and_generators_as_they_were(tiny: Make) -> None:
+    e = wgan_gp(tiny, normalization={"bn": BatchNorm(), "gp": GradientPenalty()}, validation=True)
+    game = build_game(e, CPU)
+    look = Validation(e, game, e.dataset.load(), e.dataset.load(split="test")).look
+    game.discriminator.train()
+    before = {name: value.clone() for name, value in pack_game(game)[0].items()}
+    modes = [m.training for net in (game.generator, game.discriminator) for m in net.modules()]
+    random = torch.get_rng_state()
+    first = look()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert modes == [m.training for net in (game.generator, game.discriminator) for m in net.modules()]
+    after = pack_game(game)[0]
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    torch.rand(7)
+    assert look() == first, "the same images, the same noise"
+
+
+def test_the_numbers_are_ds_loss_on_those_images(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a plain pass over all images at once; in pieces it is the same mean."""
+    e = wgan_gp(tiny, validation=True, validation_n=90)
+    game = build_game(e, CPU)
+    monkeypatch.setattr(validation, "PIECE", 40)
+    made = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+    found = made.look()
+    game.discriminator.eval()
+    game.generator.eval()
+    with torch.no_grad():
+        fake = game.verdict(game.generate(made.z, None).x).score.mean()
+        for name, key in (("train", "train"), ("validation", "held_out")):
+            real = game.verdict(made.real[name].x).score.mean()
+            assert found[f"validation/d_{key}"] == pytest.approx(float(fake - real), abs=1e-6)
+            assert found[f"critic/wasserstein_estimate_{name}"] == -found[f"validation/d_{key}"]  # type: ignore[operator]
+    for name in ("train", "validation"):
+        penalty = found[f"critic/wasserstein_estimate_{name}"] - found[f"critic/negative_critic_loss_{name}"]  # type: ignore[operator]
+        assert 0 < penalty < 10.5, "lambda (norm - 1)^2 of a D that is nearly flat"
+    whole = {split: e.dataset.load(split=split) for split in ("train", "test")}
+    for name, split in (("train", "train"), ("validation", "test")):
+        there = {image.tobytes() for image in whole[split].images}
+        seen = ((made.real[name].x + 1) * 127.5).round().to(torch.uint8).numpy()
+        drawn = {image.tobytes() for image in seen}
+        assert drawn <= there
+        assert len(drawn) > 85, "without replacement"
+
+
+def test_both_sets_are_computed_alike(tiny: Make) -> None:
+    """The same images as both sets give the same numbers: points between included."""
+    e = wgan_gp(tiny, validation=True, validation_n=300)
+    train = e.dataset.load()
+    made = Validation(e, build_game(e, CPU), train, train)
+    found = made.look()
+    assert found["critic/negative_critic_loss_train"] == found["critic/negative_critic_loss_validation"]
+    assert found["validation/d_train"] == found["validation/d_held_out"]
+
+
+def test_counts_are_equal_and_at_most_all(tiny: Make) -> None:
+    e = wgan_gp(tiny, validation=True, validation_n=1000)
+    made = Validation(e, build_game(e, CPU), e.dataset.load(), e.dataset.load(split="test"))
+    assert {len(batch.x) for batch in made.real.values()} == {200} == {len(made.z)}
+    assert tiny().validation_n == 1000
+
+
+def test_what_is_not_finite_is_null(tiny: Make) -> None:
+    e = wgan_gp(tiny, validation=True)
+    game = build_game(e, CPU)
+    with torch.no_grad():
+        game.discriminator.get_parameter("dense.bias").fill_(math.nan)
+    made = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+    assert set(made.look().values()) == {None}
+    json.dumps(made.look(), allow_nan=False)
+
+
+def test_it_goes_on_after_a_stop_as_if_there_had_been_none(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(**changes: Any) -> Experiment:
+        return wgan_gp(tiny, validation=True, **changes)
+
+    assert go(make(run_dir=str(tmp_path / "whole"))) == 0
+    interrupted(make, monkeypatch, tmp_path / "parts", 5)
+    assert state(tmp_path / "whole", 12) == state(tmp_path / "parts", 12)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
+def test_it_may_be_turned_on_in_a_run_that_goes_on(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(value: Any) -> dict[str, Any]:
+        return {"_target_": "ganlab.experiment.Experiment", "validation": value}
+
+    assert go(wgan_gp(tiny, steps=4), config(None)) == 0
+    assert go(wgan_gp(tiny, steps=8, validation=True), config(True)) == 0
+    found = told(tmp_path / "run")
+    assert ["validation/d_train" in line for line in found] == [False, False, True, True]
+
+
+def test_a_conditional_d_is_shown_the_labels(tiny: Make) -> None:
+    net = ResNet(width=0.03, z_dim=4, head="projection")
+    e = wgan_gp(tiny, architecture=net, validation=True, dataset=At32())
+    train, held = e.dataset.load(), e.dataset.load(split="test")
+    game = build_game(e, CPU, 10)
+    made = Validation(e, game, train, held)
+    assert made.y is not None
+    assert made.real["validation"].y is not None
+    assert all(math.isfinite(v) for v in made.look().values() if v is not None)
+    bare = SampleSet(held.images, None, [], held.fingerprint, "halves", "test")
+    with pytest.raises(ConfigError, match="validation: halves test has not the classes of train; choose"):
+        Validation(e, game, train, bare)
+
+
+class At32(Halves):
+    resolution = 32
+
+    def load(self, *, split: str | None = None) -> SampleSet:
+        found = super().load(split=split)
+        images = np.repeat(np.repeat(found.images, 2, 2), 2, 3)
+        return SampleSet(images, found.labels, found.classes, "x", "halves", found.split)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "wanted", "line"),
+    [
+        (Digits(resolution=16), True, "validation: digits train has no test or validation split beside it"),
+        (Digits(resolution=16), "test", "validation: digits has no split 'test'; leave it out"),
+        (Halves(), "train", "validation: train is what training uses; choose one of test"),
+        (Halves(), "tets", "validation: halves has no split 'tets'; did you mean 'test'?"),
+        (Halves("extra"), True, "validation: halves train has no test or validation split beside it; name"),
+    ],
+)  # fmt: skip
+def test_a_split_that_is_not_there_is_a_line_before_training(
+    dataset: Dataset, wanted: Any, line: str, tiny: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        go(wgan_gp(tiny, dataset=dataset, validation=wanted))
+    assert str(caught.value.mistakes[0]).startswith(line)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "wanted", "split"),
+    [
+        (Halves(), True, "test"),
+        (Halves("valid"), True, "valid"),
+        (Halves("extra"), "extra", "extra"),
+        (Halves(), None, None),
+        (Halves(), False, None),
+        (Mnist(limit=9), True, "test"),
+        (Mnist(limit=9), "rest", "rest"),
+        (Mnist(limit=9, split="test"), True, "rest"),
+    ],
+)
+def test_which_split_it_is(dataset: Dataset, wanted: Any, split: str | None, tiny: Make) -> None:
+    e = tiny()
+    e.dataset, e.validation = dataset, wanted
+    assert validation.split_of(e) == split
+
+
+def test_the_first_rank_looks_by_itself(tiny: Make) -> None:
+    e = wgan_gp(tiny, validation=True)
+    game = build_game(e, CPU)
+    alone = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+    expected = alone.look()
+    with collectives.use_ranks(one_of(0, 2)):  # a rank that has met nobody: any exchange would fail
+        again = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+        assert again.look() == expected
+        assert collectives.current().size == 2
+
+
+def test_packed_runs_share_the_images_and_are_what_they_are_alone(tiny: Make, tmp_path: Path) -> None:
+    def make(seed: int, folder: str) -> Experiment:
+        e = wgan_gp(tiny, seed=seed, validation=True)
+        e.run_dir = str(tmp_path / folder)
+        return e
+
+    for seed in (0, 1):
+        assert go(make(seed, f"alone{seed}")) == 0
+    shared, stop, ended = Resources(packed=True), StopFlag(), []
+    lanes = Lanes(CPU, lambda lane, error: ended.append((lane.name, error)))
+    for seed in (0, 1):
+        e = make(seed, f"lane{seed}")
+        turns = trainer.turns(e, {"steps": e.steps, "seed": seed}, {}, [], stop, shared)
+        lanes.add(Lane(str(seed), turns, CPU, None))
+    while len(lanes):
+        lanes.round()
+    assert [error for _, error in ended] == [None, None]
+    for seed in (0, 1):
+        assert told(tmp_path / f"alone{seed}") == told(tmp_path / f"lane{seed}")
+        assert state(tmp_path / f"alone{seed}", 12) == state(tmp_path / f"lane{seed}", 12)
+    assert told(tmp_path / "alone0") != told(tmp_path / "alone1")

@@ -1,0 +1,243 @@
+"""D's warm-up (WGAN's code): more D updates before some of G's, and the same real images by place in the run.
+
+Beside it the optimiser's arguments that are others for D.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_engine import Traced, everything, played, start
+from test_loop import go, interrupted, state
+from test_ranks import one_of
+
+from ganlab.config import compose
+from ganlab.distributed import collectives
+from ganlab.errors import ConfigError
+from ganlab.experiment import Experiment
+from ganlab.methods.losses import Wasserstein
+from ganlab.methods.penalties import GradientPenalty
+from ganlab.runs.checkpoint import Checkpoints
+from ganlab.runs.folder import RunFolder
+from ganlab.sweeps.cost import UpdateTimer
+from ganlab.training import step
+from ganlab.training.batches import Feed
+from ganlab.training.build import build_game
+from ganlab.training.engine import Engine
+from ganlab.training.gan import GAN
+from ganlab.types import Batch
+
+Make = Callable[..., Experiment]
+WARM: dict[str, Any] = {"d_steps": 2, "d_warmup_steps": 5, "d_warmup_updates": 2, "d_warmup_every": 4}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_wgans_rule() -> None:
+    """gen_iterations < 25 or gen_iterations % 500 == 0: 100 updates of D, else 5 (main.py of its code)."""
+    e = compose.build(
+        compose.compose(["d_steps=5", "d_warmup_steps=100", "d_warmup_updates=25", "d_warmup_every=500"])
+    )
+    for i in (0, 1, 24, 25, 26, 499, 500, 501, 999, 1000):
+        assert e.d_steps_of(i) == (100 if i < 25 or i % 500 == 0 else 5), i
+
+
+@pytest.mark.parametrize(("first", "every"), [(0, 3), (7, 0), (7, 3), (9, 3), (1, 1), (4, 50)])
+def test_what_came_before_an_update_in_closed_form(first: int, every: int, tiny: Make) -> None:
+    e = tiny(d_steps=2, d_warmup_steps=6, d_warmup_updates=first, d_warmup_every=every)
+    for at in range(60):
+        counted = sum(e.d_steps_of(i) for i in range(at))
+        assert 2 * at + e.extra_d_steps(at) == counted, at
+
+
+def test_without_a_warmup_the_batches_lie_where_they_lay(tiny: Make) -> None:
+    e = tiny(d_steps=3)
+    _, feed = start(e)
+    for at in (0, 1, 5):
+        feed.place(at)
+        assert torch.equal(feed.index, feed.batches.indices(at * 24, 24))
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_every_image_of_the_run_comes_once_and_in_order(on_device: bool, tiny: Make) -> None:
+    e = tiny(**WARM)
+    _, feed = start(e, on_device)
+    _, plain = start(tiny(), on_device)
+    found = []
+    for at in range(8):
+        feed.place(at)
+        found += [feed().x for _ in range(e.d_steps_of(at))]
+    assert len(found) == 5 * 3 + 2 * 5, "updates 0, 1 and 4 warm up"
+    for at, x in enumerate(found):
+        plain.place(at)
+        assert torch.equal(x, plain().x), f"batch {at} is that of a run of one batch an update"
+
+
+def test_d_and_g_are_updated_as_often_as_said(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    played_: list[str] = []
+    for name in ("update_discriminator", "update_generator"):
+        real = getattr(step, name)
+
+        def counted(*args: Any, real: Any = real, name: str = name) -> Any:
+            played_.append(name[7])
+            return real(*args)
+
+        monkeypatch.setattr(step, name, counted)
+    e = tiny(**WARM)
+    made = Engine(e, *start(e))
+    for at in range(6):
+        made.update(at)
+    assert "".join(played_) == "dddddg" * 2 + "ddg" * 2 + "dddddg" + "ddg"
+
+
+@pytest.mark.parametrize("name", ["sn", "gp"])
+def test_warm_updates_among_recorded_ones(name: str, tiny: Make) -> None:
+    """A recorded update has its number of D updates; those that warm up run eagerly, before and after."""
+
+    def fresh() -> Experiment:
+        more: dict[str, Any] = {"normalization": {"gp": GradientPenalty()}, "loss": Wasserstein()}
+        return tiny(**WARM, ema=0.9, lr_decay="linear", **(more if name == "gp" else {}))
+
+    e = fresh()
+    eager, told = played(Engine(e, *start(e)), 12)
+    e = fresh()
+    traced = Traced(Engine(e, *start(e)))
+    warm: list[int] = []
+    inner = traced.inner._play
+    traced.inner._play = lambda at: (warm.append(at), inner(at))[1]  # type: ignore[method-assign]
+    replayed, told_too = played(traced, 12)
+    assert traced.graph is not None, traced.why
+    assert warm == [0, 1, 2, 3, 4, 5, 8], "updates 2, 3 and 5 run eagerly before one is recorded"
+    assert [k for k in eager if not torch.equal(eager[k], replayed[k])] == []
+    assert told == told_too
+
+
+@pytest.mark.parametrize("polls", [1, 3, 4, 5, 9])
+def test_resume_about_a_warmup_is_bitwise(
+    polls: int, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {**WARM, "flip": True, "dequantize": True}
+    assert go(tiny(run_dir=str(tmp_path / "whole"), **more)) == 0
+    interrupted(tiny, monkeypatch, tmp_path / "parts", polls, **more)
+    assert go(tiny(run_dir=str(tmp_path / "parts"), **more)) == 0
+    assert state(tmp_path / "whole", 12) == state(tmp_path / "parts", 12)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["d_warmup_steps=100"], "d_warmup_steps: 100 updates of D, and no update of G that wants them; set"),
+        (["d_warmup_updates=25"], "d_warmup_updates: there is no warm-up with d_warmup_steps=0; set"),
+        (["d_warmup_every=500"], "d_warmup_every: there is no warm-up with d_warmup_steps=0; set"),
+        (["d_steps=5", "d_warmup_steps=3", "d_warmup_every=9"], "d_warmup_steps: 3 are fewer than d_steps=5"),
+        (["d_warmup_steps=-1"], "d_warmup_steps: -1 is not a whole number >= 0"),
+        (
+            ["d_warmup_steps=9", "d_warmup_updates=1", "joint_fakes=true"],
+            "joint_fakes: images of all 9 updates of a warm-up from one pass of G would be too many",
+        ),
+        (["d_optimizer.weight_decy=1e-3"], "did you mean 'd_optimizer.weight_decay'?"),
+        (["d_optimizer.lr=-1"], "d_optimizer.lr: -1 is not a number >= 0"),
+        (["d_optimizer.lr=fast"], "d_optimizer.lr: 'fast' is not a number"),
+        (["d_optimizer=4e-4"], "d_optimizer: 0.0004 is not a mapping or null"),
+        (["d_optimizer._target_=torch.optim.SGD"], "is a class, not arguments; leave out its _target_"),
+        (["setting=A", "optimizer={_target_: torch.optim.RMSprop, betas: [0.5, 0.9]}"], "optimizer.betas: "),
+    ],
+)
+def test_mistakes_are_a_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose.build(compose.compose(words))
+    told = [str(m) for m in caught.value.mistakes]
+    assert any(line in m for m in told), told
+    assert not any("did you mean 'd_optimizer.betas'" in m for m in told), "a wrong key is no suggestion"
+
+
+def test_the_shares_of_ranks_make_up_a_warm_update(tiny: Make) -> None:
+    e = tiny(**WARM)
+    _, whole = start(e)
+    shares = []
+    for rank in range(2):
+        with collectives.use_ranks(one_of(rank, 2)):
+            _, feed = start(e)
+            feed.place(4)
+            shares.append(feed.index[: 5 * 4].view(5, 4))
+    whole.place(4)
+    assert torch.equal(torch.cat(shares, 1), whole.index[: 5 * 8].view(5, 8))
+
+
+def test_what_is_timed_for_an_estimate_is_a_usual_update(tiny: Make) -> None:
+    for changes, first in ((WARM, 5), ({**WARM, "d_warmup_every": 0}, 2), ({}, 0)):
+        trial = UpdateTimer(tiny(**changes), torch.device("cpu"))
+        assert trial.step == first
+        assert trial.e.d_steps_of(first) == trial.e.d_steps
+        trial.update()
+
+
+# ---- d_optimizer
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["+d_optimizer.weight_decay=1e-3", "+d_optimizer.lr=4e-4"],
+        ["d_optimizer.weight_decay=1e-3", "d_optimizer.lr=4e-4"],
+        ["d_optimizer={lr: 4e-4, weight_decay: 1e-3}"],
+    ],
+)
+def test_ds_own_arguments(words: list[str]) -> None:
+    e = compose.build(compose.compose(["architecture.width=0.04", "setting=B", *words]))
+    game = build_game(e, torch.device("cpu"))
+    (of_g,), (of_d,) = game.g_optimizer.param_groups, game.d_optimizer.param_groups
+    assert (of_g["lr"], of_g["weight_decay"], of_g["betas"]) == (1e-4, 0, (0.5, 0.999))
+    assert (of_d["lr"], of_d["weight_decay"], of_d["betas"]) == (4e-4, 1e-3, (0.5, 0.999))
+    assert (of_g["initial_lr"], of_d["initial_lr"]) == (1e-4, 4e-4)
+    step.set_rates(game, 0.5)
+    assert (of_g["lr"], of_d["lr"]) == (5e-5, 2e-4), "both fall by the same factor"
+
+
+def test_weight_decay_on_d_alone_by_hand(tiny: Make) -> None:
+    """SGD: w - lr (gradient + decay w); with a loss of no gradient for D, w (1 - lr decay)."""
+
+    class Silent(Wasserstein):
+        def discriminator(self, real: Any, fake: Any) -> torch.Tensor:
+            return 0 * (real.score.sum() + fake.score.sum())  # type: ignore[no-any-return]
+
+    sgd = functools.partial(torch.optim.SGD, lr=0.1)
+    e = tiny(optimizer=sgd, d_optimizer={"weight_decay": 0.5}, normalization={}, loss=Silent())
+    game: GAN = build_game(e, torch.device("cpu"))
+    before = copy.deepcopy(game.discriminator)
+    step.play_round(game, lambda: Batch(torch.rand(8, *e.shape)))
+    for old, new in zip(before.parameters(), game.discriminator.parameters(), strict=True):
+        assert torch.allclose(new, old * 0.95, atol=1e-7)
+
+
+def test_another_d_optimizer_on_resume_is_refused_and_allowed_by_name(tiny: Make) -> None:
+    def asked(**changes: Any) -> dict[str, Any]:
+        return {"_target_": "ganlab.experiment.Experiment", "d_optimizer": None, **changes}
+
+    assert go(tiny(steps=4), asked()) == 0
+    with pytest.raises(ConfigError, match=r"d_optimizer: this run folder was made with .*resume_allow"):
+        go(tiny(steps=8, d_optimizer={"lr": 4e-4}), asked(d_optimizer={"lr": 4e-4}))
+    allowed = tiny(steps=8, d_optimizer={"lr": 4e-4}, resume_allow=["d_optimizer"])
+    assert go(allowed, asked(d_optimizer={"lr": 4e-4})) == 0
+    folder = RunFolder(Path(str(allowed.run_dir)))
+    _, _, kept = Checkpoints(folder.checkpoints, folder.run_id).load()
+    assert kept["game"]["d_optimizer"]["param_groups"][0]["lr"] == 4e-4
+
+
+def test_options_that_do_not_go_together_are_ds_mistake(tiny: Make) -> None:
+    with pytest.raises(ConfigError, match="d_optimizer: refuses these options"):
+        go(tiny(d_optimizer={"fused": True, "foreach": True}))
+
+
+def test_a_feed_of_an_experiment_without_a_warmup_is_as_large_as_it_was(tiny: Make) -> None:
+    _, feed = start(tiny(d_steps=3))
+    assert isinstance(feed, Feed)
+    assert len(feed.index) == 24
+    game, feed = start(tiny(**WARM))
+    assert len(feed.index) == 5 * 8
+    assert everything(game)
