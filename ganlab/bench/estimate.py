@@ -110,9 +110,10 @@ def _share_lines(found: list[Rate], scored: list[dict[str, Any]]) -> list[str]:
                     continue
                 training, scoring = e.steps * r.s, images / one["images_per_s"]
                 share = scoring / (training + scoring)
+                took = cost.format_duration(training), cost.format_duration(scoring)
                 lines.append(
-                    f"{name}, {e.steps:,} updates, {r.path}: training {cost.format_duration(training)}, "
-                    f"{images:,} images scored with {one['extractor']} {cost.format_duration(scoring)}: {share:.1%}"
+                    f"{name}, {e.steps:,} updates, {r.path}: training {took[0]}, "
+                    f"{images:,} images scored with {one['extractor']} {took[1]}: {share:.1%}"
                 )
     return lines
 
