@@ -1,7 +1,7 @@
-"""Write the README's results table from the records of runs: every ``benchmarks/*/results.csv``.
+"""Write the tables of results from the records of runs: every ``benchmarks/*/results.csv``.
 
-    python scripts/results_table.py            rewrite the part of README.md between the two marks
-    python scripts/results_table.py --check    exit 1 if README.md is out of date
+    python scripts/results_table.py            rewrite docs/results.md and README's table
+    python scripts/results_table.py --check    exit 1 if one of them is out of date
 
 A row is a method at a setting: mean and spread over seeds of the scores at the last step, beside the
 published value where ``ganlab report`` found one. A grid of many settings is a row for each method, a column
@@ -18,7 +18,8 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
+HEADLINE = "sngan_fig1_cifar_cpu"  # the benchmark that README shows
 BEGIN = "<!-- results: made by scripts/results_table.py from the runs' own records; do not edit -->"
 END = "<!-- end of results -->"
 SHOWN = ("is", "fid", "is_cifar", "fid_cifar")  # scores with a column, where a benchmark has them
@@ -41,7 +42,7 @@ def table(name: str, rows: list[Row]) -> list[str]:
     scores = [s for s in SHOWN if any(row["score"] == s for row in last)]
     about = {(row["dataset_path"] or row["dataset"], row["architecture"], row["loss"]) for row in last}
     what = "; ".join(sorted(" ".join((Path(d).name, a, f"{loss} loss")) for d, a, loss in about))
-    title = f"**[{name}](benchmarks/{name}/)** ({what})"
+    title = f"**[{name}](../benchmarks/{name}/)** ({what})"
     if len({row["setting"] for row in last}) >= GRID and scores:
         return [title, "", *grid(last, scores[-1]), ""]
     cells: dict[tuple[str, ...], list[Row]] = defaultdict(list)
@@ -99,17 +100,24 @@ def grid(last: list[Row], score: str) -> list[str]:
 
 
 def results() -> str:
-    """All benchmarks, or a line that says there are none."""
+    """The page of all benchmarks."""
     parts: list[str] = []
     for file in sorted(ROOT.glob("benchmarks/*/results.csv")):
         with file.open(newline="") as source:
             parts += table(file.parent.name, list(csv.DictReader(source)))
     note = (
-        "`paper` is the published value of the same method (best of its settings, full scale, Inception).\n"
-        "Scores that end in `_cifar` are the built-in network's and not comparable with it: they compare\n"
-        "these rows with each other."
+        "# Results\n\nMade by `scripts/results_table.py` from the runs' own records; do not edit.\n\n"
+        "`paper` is the published value of the same method (the best of its settings, full scale, Inception).\n"
+        "Scores that end in `_cifar` come from the small built-in network and are not comparable\n"
+        "with it; they compare these rows with each other."
     )
-    return "\n".join([note, "", *parts]).rstrip() if parts else "No runs yet."
+    return "\n".join([note, "", *parts]).rstrip() + "\n"
+
+
+def headline() -> str:
+    """README's table: one benchmark, without its title."""
+    with (ROOT / "benchmarks" / HEADLINE / "results.csv").open(newline="") as source:
+        return "\n".join(table(HEADLINE, list(csv.DictReader(source)))[2:]).rstrip()
 
 
 def main() -> int:
@@ -117,9 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if README.md is out of date"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
     args = parser.parse_args()
     text = README.read_text()
     before, _, rest = text.partition(BEGIN)
@@ -127,15 +133,14 @@ def main() -> int:
     if not mark:
         print(f"{README.name}: the marks {BEGIN!r} and {END!r} are missing", file=sys.stderr)
         return 1
-    fresh = f"{before}{BEGIN}\n{results()}\n{END}{after}"
-    if args.check:
-        if fresh != text:
-            print(
-                "README.md: the results table is out of date; run scripts/results_table.py", file=sys.stderr
-            )
-        return int(fresh != text)
-    README.write_text(fresh)
-    return 0
+    pages = {README: f"{before}{BEGIN}\n{headline()}\n{END}{after}", RESULTS: results()}
+    outdated = [page for page, content in pages.items() if not page.exists() or page.read_text() != content]
+    for page in outdated:
+        if args.check:
+            print(f"{page.name} is out of date; run scripts/results_table.py", file=sys.stderr)
+        else:
+            page.write_text(pages[page])
+    return int(args.check and bool(outdated))
 
 
 if __name__ == "__main__":
