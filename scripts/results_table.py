@@ -107,7 +107,7 @@ def results() -> str:
             parts += table(file.parent.name, list(csv.DictReader(source)))
     note = (
         "# Results\n\nMade by `scripts/results_table.py` from the runs' own records; do not edit.\n\n"
-        "`paper` is the published value of the same method (the best of its settings, full scale, Inception).\n"
+        "`paper` is the published value of the same method (best of its settings, full scale, Inception).\n"
         "Scores that end in `_cifar` come from the small built-in network and are not comparable\n"
         "with it; they compare these rows with each other."
     )

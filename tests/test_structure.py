@@ -66,7 +66,6 @@ ALLOWED = {  # what only these modules may import
         "bench/turns.py",
         "data/packing/worker.py",  # decoders, in a process that may crash
         "runs/provenance.py",  # git's commit
-        "sweeps/launchers.py",  # SLURM's scontrol
         "sweeps/process.py",  # cells
         "sweeps/watch.py",
     },

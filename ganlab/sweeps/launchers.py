@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -192,35 +191,14 @@ def _heard(worker: bool) -> Iterator[list[int]]:
         for number, before in old.items():
             if number != signal.SIGINT and before is not None:
                 signal.signal(number, before)
-        if signal.SIGTERM in heard and _queued_again():
+        if signal.SIGTERM in heard and process.queued_again():
             raise SystemExit(128 + signal.SIGTERM)  # without a result: the launcher waits for the next start
         for signum in dict.fromkeys(heard):
             if callable(handler := old[signum]):
                 handler(signum, None)
 
 
-def _queued_again() -> bool:
-    """Whether SLURM, which sent this job SIGTERM, will start it again: it was preempted, not cancelled.
-
-    A job that ends within its time of grace has ended well, for SLURM: we have it queued again ourselves.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return False
-    try:
-        show = ["scontrol", "show", "job", "-o", job]
-        said = subprocess.run(show, capture_output=True, text=True, timeout=60, check=False).stdout
-        facts = dict(word.partition("=")[::2] for word in said.split())
-        if int(facts.get("Restarts") or 0) > int(os.environ.get("SLURM_RESTART_COUNT") or 0):
-            return True
-        if facts.get("PreemptTime", "None") == "None":
-            return False
-        return not subprocess.run(["scontrol", "requeue", job], timeout=60, check=False).returncode
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return False
-
-
-def write_signal(place: Path, signum: int) -> None:
+def ask(place: Path, signum: int) -> None:
     """Tell all cells of this call of a signal."""
     with open(place / "stop", "a") as file:
         file.write(f"{signum}\n")

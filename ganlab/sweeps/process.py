@@ -176,6 +176,27 @@ def forward_signals_to(note: Callable[[int], None]) -> Iterator[None]:
         yield
 
 
+def queued_again() -> bool:
+    """Whether SLURM, which sent this job SIGTERM, will start it again: it was preempted, not cancelled.
+
+    A job that ends within its time of grace has ended well, for SLURM: we have it queued again ourselves.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return False
+    try:
+        show = ["scontrol", "show", "job", "-o", job]
+        said = subprocess.run(show, capture_output=True, text=True, timeout=60, check=False).stdout
+        facts = dict(word.partition("=")[::2] for word in said.split())
+        if int(facts.get("Restarts") or 0) > int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+            return True
+        if facts.get("PreemptTime", "None") == "None":
+            return False
+        return not subprocess.run(["scontrol", "requeue", job], timeout=60, check=False).returncode
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return False
+
+
 def state(code: int | None) -> str:
     """``finished``, ``diverged``, ``stopped``, ``failed``, ``pending``; ``elsewhere``: in use."""
     known = {0: "finished", Diverged.code: "diverged", RunInUse.code: "elsewhere", None: "pending"}

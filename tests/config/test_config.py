@@ -646,7 +646,9 @@ def test_what_does_not_fit_its_place(given: dict[str, Any], says: str) -> None:
 @pytest.mark.usefixtures("here")
 def test_a_class_whose_imports_fail_is_the_environments_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        targets.importlib, "import_module", lambda _: (_ for _ in ()).throw(ImportError("no", name="lmdb"))
+        targets.importlib,
+        "import_module",
+        lambda _: (_ for _ in ()).throw(ModuleNotFoundError("no", name="lmdb")),
     )
     with pytest.raises(EnvError, match="pip install lmdb"):
         targets.resolve("ganlab.data.lsun.LSUN")

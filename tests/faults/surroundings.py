@@ -63,12 +63,12 @@ def unknown_user() -> None:
     assert libc.capset(header, (ctypes.c_uint32 * 6)(read_anywhere, read_anywhere)) == 0
 
 
-def commands(before: Callable[[], object], place: Path) -> None:
+def commands(before: Callable[[], object], place: Path, doctor: int = 0) -> None:
     """All commands, one after the other, in a folder that all may write to."""
     finish(place, "steps=4", "metric=[is]")
     for path in (place, *place.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
-    for name, (code, words) in COMMANDS.items():
+    for name, (code, words) in (COMMANDS | {"doctor": (doctor, ["doctor"])}).items():
         done = Forked(*words, cwd=place, before=before).wait(120)
         assert done.code == code, f"{name}: exit code {done.code}, not {code}: {done.err[-300:]}"
         assert not list(place.rglob("crash.txt")), f"{name}: crash.txt"
@@ -131,7 +131,7 @@ def cases(long: bool) -> list[Case]:
         if long or name == "all three"
     ]
     found += [
-        Case("a user that no one knows", functools.partial(commands, unknown_user), len(COMMANDS)),
+        Case("a user that no one knows", functools.partial(commands, unknown_user, doctor=5), len(COMMANDS)),
         Case("no home, no cache", no_home, 3),
         Case("little address space", limited),
     ]
