@@ -198,7 +198,7 @@ def _heard(worker: bool) -> Iterator[list[int]]:
                 handler(signum, None)
 
 
-def ask(place: Path, signum: int) -> None:
+def write_signal(place: Path, signum: int) -> None:
     """Tell all cells of this call of a signal."""
     with open(place / "stop", "a") as file:
         file.write(f"{signum}\n")
