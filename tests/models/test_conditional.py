@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from ganlab import tools
 from ganlab.cli import sample
 from ganlab.config import saved_run
 from ganlab.data.digits import Digits
@@ -357,8 +356,8 @@ def test_a_run_tells_its_classes_and_is_opened_without_data(
     told = json.loads((run / "result.json").read_text())
     assert told["num_classes"] == 10
     monkeypatch.setattr(Digits, "load", lambda *_: pytest.fail("data were read"))
-    monkeypatch.setattr(tools.config, "build", lambda *_: e)
-    monkeypatch.setattr(tools.config, "reopen", lambda *_: {})
+    monkeypatch.setattr(saved_run.compose, "build", lambda *_: e)
+    monkeypatch.setattr(saved_run.compose, "reopen", lambda *_: {})
     place = sample.sample_run(
         str(run), out=str(tmp_path / "out"), n=6, columns=2, classes="3,1", interpolations=2
     )
@@ -368,7 +367,7 @@ def test_a_run_tells_its_classes_and_is_opened_without_data(
     game, _ = saved_run.restore(RunFolder(run), e, "last", CPU)
     assert (game.num_classes, game.labels) == (10, None)
     with monkeypatch.context() as broken:
-        broken.setattr(tools, "build_game", lambda *_: [][0])
+        broken.setattr(saved_run, "build_game", lambda *_: [][0])
         with pytest.raises(IndexError):  # our fault, not the checkpoint's
             saved_run.restore(RunFolder(run), e, "last", CPU)
     for classes, message in (("10", "no class '10'"), ("x,1", "no class 'x'"), ("-1", "no class '-1'")):

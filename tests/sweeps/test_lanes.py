@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from ganlab import facts
 from ganlab.errors import Diverged, EnvError, Stopped
 from ganlab.experiment import Experiment
 from ganlab.methods.constraints import WeightClip
@@ -346,8 +345,8 @@ def test_a_run_beside_others_hints_at_threads(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    monkeypatch.setattr(facts.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(facts.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(hardware.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(hardware.os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     hint = hardware.oversubscription_hint(CPU)
     assert bool(hint) == told
