@@ -93,7 +93,7 @@ SETS: dict[str, tuple[type[Dataset], dict[str, Any]]] = {
 # Kills itself at the n-th time of an event, or reports how many files were decoded.
 CHILD = """
 import importlib, json, os, signal, sys
-from ganlab.data import journal, pack, stream, writer
+from ganlab.data.packing import journal, pack, stream, writer
 event, nth, module, name, options = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
 times = 0
 
