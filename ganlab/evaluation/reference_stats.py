@@ -130,6 +130,7 @@ class Cache:
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
         self.folder, self.warn = folder, warn
+        self.writable = True
 
     def get(self, key: dict[str, Any]) -> Reference | None:
         """What was stored under ``key``, or None if it is not there or damaged.
@@ -169,6 +170,8 @@ class Cache:
         """Store atomically: the safetensors file, and beside it a JSON page that tells people what it is."""
         from safetensors.torch import save
 
+        if not self.writable:
+            return
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         told = {"key": json.dumps(key, sort_keys=True), "sha256": checksum(tensors)}
         path = self._path(key)
@@ -181,6 +184,7 @@ class Cache:
             )
         except (OSError, EnvError) as e:
             why = f"({e.__cause__ or e}); GANLAB_CACHE chooses another folder"
+            self.writable = False
             self.warn(f"{self.folder}: reference statistics are not cached {why}")
 
     def numbers(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:

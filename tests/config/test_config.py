@@ -318,7 +318,7 @@ def test_a_mistake_of_the_command_line_is_one_line(word: str, says: str) -> None
         ("optimizer.betas=[0.5,1.5]", "optimizer.betas: 1.5 is not"),
         ("optimizer.betas=[0.5]", "optimizer.betas: [0.5] is not a list of 2"),
         ("optimizer.foo=1", "optimizer.foo: torch.optim.adam.Adam has no 'foo'"),
-        ("normalization.sn=3", "normalization.sn: 3 is not a Stabiliser"),
+        ("normalization.sn=3", "normalization.sn: 3 is not a Method"),
         ("normalization=3", "there is no 3"),
         ("+normalization.gp.weight=3", "normalization.gp: {'weight': 3} has no _target_"),
         ("optimizer._target_=ganlab.methods.losses.Hinge", "ganlab.methods.losses.Hinge has no 'lr'"),

@@ -111,7 +111,8 @@ def test_every_dataset_builds(option: str) -> None:
 @pytest.mark.parametrize("option", options("protocol"))
 @pytest.mark.parametrize("extractor", options("extractor"))
 def test_every_protocol_and_extractor_builds(option: str, extractor: str) -> None:
-    free = [name for name in of_images() if name not in LABELLED]
+    # the language model's protocol has fewer samples than KID's subsets
+    free = [name for name in of_images() if name not in LABELLED and (option, name) != ("language", "kid")]
     e = composed(f"metric.protocol={option}", f"metric.extractor={extractor}", f"metric=[{','.join(free)}]")
     assert e.metric.protocol.name == option
     assert e.metric.extractor.name == extractor

@@ -212,7 +212,7 @@ def too_few(place: Path) -> None:
     """``evaluate`` with fewer images than a score needs names the least number."""
     assert Forked(*tiny(), cwd=place).wait().code == 0
     words = ["evaluate", "run", "metric=[kid]", "metric.protocol.kid_subset_size=5000", "device=cpu"]
-    one_line(Forked(*words, cwd=place).wait(), 3, "kid", r"\d")
+    one_line(Forked(*words, cwd=place).wait(), 2, "kid", r"\d")
 
 
 # ---- faults 11 and 12: memory
@@ -259,7 +259,7 @@ def memory(where: str, calls: int) -> Callable[[Path], None]:
         run = place / "run"
         nothing_lost(run)
         if where == "step":
-            one_line(done, 5, "batch_size", "lower")
+            one_line(done, 5, "batch_size|ulimit -v", "lower|raise")
             assert result(run)["status"] == "failed"
             done = Forked(*words, cwd=place).wait()
         elif where != "samples":
@@ -286,7 +286,7 @@ def host_memory(words: tuple[str, ...], spare: int) -> Callable[[Path], None]:
 
     def check(place: Path) -> None:
         done = Forked(*tiny(*words), cwd=place, before=limit).wait()
-        one_line(done, 5, "batch_size", "lower")
+        one_line(done, 5, "batch_size|ulimit -v", "lower|raise")
         if (place / "run").is_dir():
             nothing_lost(place / "run")
 
