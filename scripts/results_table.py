@@ -1,11 +1,11 @@
-"""Write the README's results table from the records of runs: every ``benchmarks/*/results.csv``.
+"""Write the README's results table from all ``benchmarks/*/results.csv``.
 
     python scripts/results_table.py            rewrite the part of README.md between the two marks
     python scripts/results_table.py --check    exit 1 if README.md is out of date
 
-A row is a method at a setting: mean and spread over seeds of the scores at the last step, beside the
-published value where ``ganlab report`` found one. A grid of many settings is a row for each method, a column
-for each setting, of one score.
+A row is a method at a setting: mean and spread over seeds of the last checkpoint's scores, and the published
+value if ``ganlab report`` has a comparable one. A grid of many settings has a row per method, a column per
+setting, and one score.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 BEGIN = "<!-- results: made by scripts/results_table.py from the runs' own records; do not edit -->"
 END = "<!-- end of results -->"
-SHOWN = ("is", "fid", "is_cifar", "fid_cifar")  # scores with a column, where a benchmark has them
-SAME = ("method", "dataset", "architecture", "width", "loss", "setting", "steps", "protocol")
-GRID = 4  # settings from which on a benchmark is a grid
+SCORES = ("is", "fid", "is_cifar", "fid_cifar")  # in columns, if the benchmark has them
+CELL_KEYS = ("method", "dataset", "architecture", "width", "loss", "setting", "steps", "protocol")
+MIN_GRID_SETTINGS = 4  # a benchmark with as many settings is a grid
 Row = dict[str, str]
 
 
-def told(values: list[float]) -> str:
-    """Mean, with the sample standard deviation over seeds where there are several."""
+def mean_std(values: list[float]) -> str:
+    """Mean, with the sample standard deviation over seeds if there are several."""
     mean = statistics.fmean(values)
     digits = 2 if abs(mean) < 100 else 1
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -36,21 +36,21 @@ def told(values: list[float]) -> str:
 
 
 def table(name: str, rows: list[Row]) -> list[str]:
-    """A benchmark as Markdown lines: one line per method and setting."""
+    """A benchmark as Markdown lines: one row per method and setting."""
     last = [row for row in rows if row["checkpoint"] == "last" and row["value"]]
-    scores = [s for s in SHOWN if any(row["score"] == s for row in last)]
+    scores = [s for s in SCORES if any(row["score"] == s for row in last)]
     about = {(row["dataset_path"] or row["dataset"], row["architecture"], row["loss"]) for row in last}
     what = "; ".join(sorted(" ".join((Path(d).name, a, f"{loss} loss")) for d, a, loss in about))
     title = f"**[{name}](benchmarks/{name}/)** ({what})"
-    if len({row["setting"] for row in last}) >= GRID and scores:
+    if len({row["setting"] for row in last}) >= MIN_GRID_SETTINGS and scores:
         return [title, "", *grid(last, scores[-1]), ""]
     cells: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in last:
-        cells[tuple(row[key] for key in SAME)].append(row)
+        cells[tuple(row[key] for key in CELL_KEYS)].append(row)
     head = ["method", "setting", "updates", "width", *scores, "paper", "protocol", "seeds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key in sorted(cells):
-        found = dict(zip(SAME, key, strict=True))
+        cell = dict(zip(CELL_KEYS, key, strict=True))
         by_score = {s: [float(r["value"]) for r in cells[key] if r["score"] == s] for s in scores}
         seeds = len({row["seed"] for row in cells[key]})
         paper = {
@@ -58,13 +58,12 @@ def table(name: str, rows: list[Row]) -> list[str]:
             for r in cells[key]
             if r["published"] and r["score"].split("_")[0] in ("is", "fid")
         }
-        values = [told(v) if v else "" for v in by_score.values()]
-        told_key = [found["method"], found["setting"], found["steps"], found["width"]]
+        values = [mean_std(v) if v else "" for v in by_score.values()]
         line = [
-            *told_key,
+            *(cell[column] for column in ("method", "setting", "steps", "width")),
             *values,
             ", ".join(sorted(paper, reverse=True)) or "-",
-            found["protocol"],
+            cell["protocol"],
             str(seeds),
         ]
         lines.append("| " + " | ".join(line) + " |")
@@ -83,23 +82,23 @@ def grid(last: list[Row], score: str) -> list[str]:
     best = {s: pick(m for (_, at), m in means.items() if at == s) for s in settings}
     lines = ["| " + " | ".join([score, *settings]) + " |", "|" + "---|" * (len(settings) + 1)]
     for method in methods:
-        shown = [told(cells[method, s]) if (method, s) in cells else "-" for s in settings]
+        entries = [mean_std(cells[method, s]) if (method, s) in cells else "-" for s in settings]
         bold = [
             f"**{v}**" if means.get((method, s)) == best[s] else v
-            for v, s in zip(shown, settings, strict=True)
+            for v, s in zip(entries, settings, strict=True)
         ]
         lines.append("| " + " | ".join([method, *bold]) + " |")
     scale = {key: sorted({row[key] for row in last}) for key in ("steps", "width", "protocol")}
-    told_scale = f"{' and '.join(scale['steps'])} updates, width {' and '.join(scale['width'])}"
+    training = f"{' and '.join(scale['steps'])} updates, width {' and '.join(scale['width'])}"
     return [
         *lines,
         "",
-        f"{told_scale}, protocol {' and '.join(scale['protocol'])}; the best of a setting bold.",
+        f"{training}, protocol {' and '.join(scale['protocol'])}; the best of a setting bold.",
     ]
 
 
 def results() -> str:
-    """All benchmarks, or a line that says there are none."""
+    """The tables of all benchmarks as Markdown."""
     parts: list[str] = []
     for file in sorted(ROOT.glob("benchmarks/*/results.csv")):
         with file.open(newline="") as source:
@@ -113,7 +112,7 @@ def results() -> str:
 
 
 def main() -> int:
-    """Rewrite or check; returns the exit code."""
+    """Rewrite or check README.md; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -158,7 +158,7 @@ def _path(name: str, end: float, late: float, rng: random.Random) -> float:
 
 
 def _grid(path: Path, rng: random.Random, size: int, padding: int = 2, tiles: int = 8) -> None:
-    """A sample grid as the trainer saves it: tiles with white padding, here coloured blobs."""
+    """A sample grid as the trainer saves it: tiles with white padding, here colored blobs."""
     path.parent.mkdir(exist_ok=True)
     pitch = size + padding
     image = Image.new("RGB", (tiles * pitch + padding,) * 2, "white")

@@ -28,9 +28,9 @@ def resnet(root: Path, head: str, seed: int, score: float, **changes: object) ->
 
 def table_3(root: Path) -> list[list[str]]:
     (section,) = cells.sections(collect.collect([root]))
-    (found,) = full_table.tables(section)
-    assert found.title == "WGAN-GP Table 3, whole"
-    return [[field.words for field in row] for row in found.rows]
+    (table,) = full_table.tables(section)
+    assert table.title == "WGAN-GP Table 3, complete"
+    return [[field.text for field in row] for row in table.rows]
 
 
 def test_table_3_has_both_halves_with_ours_in_its_place(tmp_path: Path) -> None:
@@ -44,17 +44,17 @@ def test_table_3_has_both_halves_with_ours_in_its_place(tmp_path: Path) -> None:
     assert told[True, "WGAN-GP ResNet"][:3] == [
         "7.86 ± 0.07",
         "7.75 ± 0.07 (resnet, 2 seeds)",
-        "its authors' own",
+        "the authors' own",
     ]
     assert told[False, "WGAN-GP ResNet"][:3] == [
         "8.42 ± 0.10",
         "8.25 ± 0.07 (resnet, 2 seeds)",
-        "its authors' own",
+        "the authors' own",
     ]
     assert told[True, "Improved GAN (-L+HA)"] == ["6.86 ± 0.06", "–", "quoted", ""]
     assert told[False, "SGAN"] == ["8.59 ± 0.12", "–", "quoted", ""]
     assert [row[4] for row in rows].count("quoted") == 12
-    assert "batch norm statistics of G: running here, batch published" in told[True, "WGAN-GP ResNet"][3]
+    assert "batch norm statistics of G: ours running, published batch" in told[True, "WGAN-GP ResNet"][3]
 
 
 def test_the_row_whose_protocol_is_ours_stands_beside(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_the_row_whose_protocol_is_ours_stands_beside(tmp_path: Path) -> None:
             protocol=protocol | {"extractor": "inception", "generator": "raw"},
         )
         (section,) = cells.sections(collect.collect([tmp_path / name]))
-        for key in section.measured("last"):
-            (row,) = compare.beside(section, key).rows.values() or (None,)
+        for key in section.score_keys("last"):
+            (row,) = compare.match_published(section, key).rows.values() or (None,)
             found[name, key.score] = row and (row.where, row.value)
     assert found["wgan_gp_paper", "is"] == ("WGAN-GP Table 3", 7.86)
     assert found["sngan_paper", "is"] == ("SNGAN Table 7", 7.8)
@@ -100,10 +100,10 @@ def test_rows_of_both_heads_stand_beside_ours(tmp_path: Path) -> None:
     resnet(tmp_path, "none", 0, 7.7)
     resnet(tmp_path, "ac", 0, 8.2)
     page = report([tmp_path], tmp_path / "r").read_text()
-    beside = page[page.index("Papers, other implementations and ours") : page.index("Table 3, whole")]
+    beside = page[page.index("Papers, other implementations and ours") : page.index("Table 3, complete")]
     assert "7.86 ± 0.07" in beside
     assert "8.42 ± 0.10" in beside
-    assert "Table 3, whole" in (tmp_path / "r" / "report.md").read_text()
+    assert "Table 3, complete" in (tmp_path / "r" / "report.md").read_text()
 
 
 # ---- cells down and across
@@ -144,13 +144,13 @@ def test_a_grid_of_two_axes_is_a_picture_with_every_cell_accounted_for(
     assert len(tiles) == 28
     assert sum(tile.image is not None for tile in tiles.values()) == 24
     told = {
-        place: (tile.words, tile.alarm) for place, tile in tiles.items() if tile.image is None or tile.alarm
+        place: (tile.caption, tile.alarm) for place, tile in tiles.items() if tile.image is None or tile.alarm
     }
     assert told == {
         (2, 1): ("div. · step 500 · FID 40.00", True),
         (3, 1): ("no samples", False),
         (4, 0): ("diverged: step 500: d/loss is not finite", True),
-        (5, 2): ("not begun", False),
+        (5, 2): ("not started", False),
         (6, 0): ("failed: out of memory", True),
     }
     with Image.open(io.BytesIO(picture.png)) as image:
@@ -170,7 +170,7 @@ def test_the_picture_is_in_the_report(tmp_path: Path) -> None:
 )
 def test_other_grids_have_no_such_picture(axes: dict[str, str]) -> None:
     places = [
-        grids.Place(
+        grids.GridCell(
             f"{i}", Path(str(i)), {axis: labels[i % len(labels)] for axis, labels in axes.items()}, {}
         )
         for i in range(4)
@@ -182,7 +182,7 @@ def test_a_large_random_set_is_counted_and_not_drawn(tmp_path: Path) -> None:
     """A group for each of its runs: no bars, no curves, no comparison of each with each; all are listed."""
     make_pairs(tmp_path, {f"a{i:03d}": (4.0, 6.0) for i in range(26)}, samples=False, dataset="imagenet")
     page = report([tmp_path], tmp_path / "r").read_text()
-    assert "52 methods and variants: too many for figures" in page
+    assert "52 methods and variants are too many for figures" in page
     assert list((tmp_path / "r" / "figures").iterdir()) == []
     assert page.count("<code>a") >= 52
     assert len((tmp_path / "r" / "differences.csv").read_text().splitlines()) == 1
@@ -201,9 +201,18 @@ def test_the_seconds_of_the_updates_leave_evaluations_out(tmp_path: Path) -> Non
     ]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told = history.read(path, notes := [])
+    summary = history.read(path, notes := [])
     assert not notes
-    assert [told.seconds(step) for step in (0, 5, 10, 15, 20, 30, 40, 41)] == [0, 1, 2, 4.5, 7, 9.5, 12, None]
+    assert [summary.seconds(step) for step in (0, 5, 10, 15, 20, 30, 40, 41)] == [
+        0,
+        1,
+        2,
+        4.5,
+        7,
+        9.5,
+        12,
+        None,
+    ]
     path.write_text(json.dumps(lines[1]) + "\n")
     assert [history.read(path, []).seconds(step) for step in (0, 10)] == [None, None]
 
