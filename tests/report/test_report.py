@@ -201,14 +201,14 @@ def test_published_lookup_prefers_own_rows_and_equal_updates() -> None:
 
 
 def test_published_file_is_whole() -> None:
-    known, rows = published.table(), published.rows()
+    vocabulary, rows = published.table(), published.rows()
     ids = [row["id"] for row in rows]
     assert len(ids) == len(set(ids)) == 619
     numbers = ("value", "std", "resolution", "updates")
     for row in rows:
-        assert row["protocol"] in known["protocols"], row
-        assert row["source"] in known["sources"], row
-        assert row["paper"] in known["papers"], row
+        assert row["protocol"] in vocabulary["protocols"], row
+        assert row["source"] in vocabulary["sources"], row
+        assert row["paper"] in vocabulary["papers"], row
         assert row["provenance"] in ("read", "recalled", "read, ± recalled"), row
         assert (row["source"] == "memory") == (row["provenance"] == "recalled"), row
         assert row["conditional"] in ("yes", "no", ""), row
@@ -217,9 +217,9 @@ def test_published_file_is_whole() -> None:
         for key in numbers if row["score"] != "status" else numbers[1:]:
             assert not row[key] or math.isfinite(float(row[key])), row
     used = {key: {row[key] for row in rows} for key in ("protocol", "source", "paper")}
-    assert set(known["protocols"]) == used["protocol"]
-    assert set(known["sources"]) == used["source"]
-    assert set(known["papers"]) == used["paper"]
+    assert set(vocabulary["protocols"]) == used["protocol"]
+    assert set(vocabulary["sources"]) == used["source"]
+    assert set(vocabulary["papers"]) == used["paper"]
     assert sum(row["provenance"] == "recalled" for row in rows) == 29
     words = [row for row in rows if row["score"] == "status"]
     assert sorted(row["value"] for row in words) == ["collapsed"] * 3 + ["diverged"] * 2
@@ -309,9 +309,9 @@ def test_a_folder_of_cifar_is_not_quite_cifar(tmp_path: Path) -> None:
     folder = {"dataset": {"path": "../shared/data/cifar10-jpeg.tar.xz", "resolution": 32}}
     make_run(tmp_path, dataset="folder", overrides=folder, fid=29.0)
     section = one_section(tmp_path)
-    found = compare.match_published(section, cells.Key("fid", "last", digest(SNGAN)))
-    assert found.rows == {}
-    assert "cifar10-jpeg.tar.xz" in found.note
+    matches = compare.match_published(section, cells.Key("fid", "last", digest(SNGAN)))
+    assert matches.rows == {}
+    assert "cifar10-jpeg.tar.xz" in matches.note
     assert section.title == "cifar10-jpeg.tar.xz 32×32, CNN"
 
 

@@ -177,25 +177,25 @@ def test_every_published_line_can_be_judged(tmp_path: Path) -> None:
     ],
 )
 def test_noise_is_welchs_interval(a: list[float], b: list[float]) -> None:
-    found = significance.compare("C", ("SN", a), ("WN", b))
+    difference = significance.compare("C", ("SN", a), ("WN", b))
     theirs = scipy.stats.ttest_ind_from_stats(
         *(statistics.fmean(a), statistics.stdev(a), len(a)),
         *(statistics.fmean(b), statistics.stdev(b), len(b)),
         equal_var=False,
     )
-    assert found.p == pytest.approx(theirs.pvalue)
-    assert found.interval is not None
+    assert difference.p == pytest.approx(theirs.pvalue)
+    assert difference.interval is not None
     # by Welch's formulas, with scipy's t quantile
     va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
     df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
     half = scipy.stats.t.ppf(0.975, df) * (va + vb) ** 0.5
-    assert found.interval == pytest.approx((found.value - half, found.value + half))
-    assert ("within" in found.statement) == (theirs.pvalue > 0.05)
-    assert f"(n {len(a)} and {len(b)})" in found.statement
+    assert difference.interval == pytest.approx((difference.value - half, difference.value + half))
+    assert ("within" in difference.statement) == (theirs.pvalue > 0.05)
+    assert f"(n {len(a)} and {len(b)})" in difference.statement
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "said"),
+    ("a", "b", "statement"),
     [
         ([40.0], [50.0], "one seed each: no statement"),
         ([40.0], [50.0, 51.0], "one seed of SN: no statement"),
@@ -203,9 +203,11 @@ def test_noise_is_welchs_interval(a: list[float], b: list[float]) -> None:
         ([40.0, 40.0], [50.0, 50.0], "no spread between the seeds: no statement"),
     ],
 )
-def test_noise_makes_no_statement_where_none_is_possible(a: list[float], b: list[float], said: str) -> None:
-    found = significance.compare("C", ("SN", a), ("WN", b))
-    assert (found.statement, found.interval, found.p) == (said, None, None)
+def test_noise_makes_no_statement_where_none_is_possible(
+    a: list[float], b: list[float], statement: str
+) -> None:
+    difference = significance.compare("C", ("SN", a), ("WN", b))
+    assert (difference.statement, difference.interval, difference.p) == (statement, None, None)
 
 
 def test_noise_table_counts_seeds_once_and_finished_runs_only(tmp_path: Path) -> None:
@@ -214,11 +216,11 @@ def test_noise_table_counts_seeds_once_and_finished_runs_only(tmp_path: Path) ->
     make_run(tmp_path, "sn", "C", 0, fid=40.0, samples=False, folder="again")
     make_run(tmp_path, "wn", "C", 2, fid=900.0, samples=False, status="diverged")
     section = one_section(tmp_path)
-    (found,) = significance.differences(section, FID)
-    assert found.seeds == (2, 2)
-    assert found.means == (60.5, 42.0)
+    (difference,) = significance.differences(section, FID)
+    assert difference.seeds == (2, 2)
+    assert difference.means == (60.5, 42.0)
     table = significance.table(section, FID)
-    half = (found.interval[1] - found.interval[0]) / 2 if found.interval else 0.0
+    half = (difference.interval[1] - difference.interval[0]) / 2 if difference.interval else 0.0
     assert words(table) == [["WN", f"+18.50 ± {half:.2f} (n 2, 2)"], ["SN", "best"]]
 
 
@@ -360,9 +362,9 @@ def test_a_grid_gives_the_report_its_title_and_what_is_missing(tmp_path: Path) -
 def test_a_grid_at_full_scale_says_nothing_of_scale(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "C", folder="sn-C", samples=False)
     write_grid(tmp_path, scale={"updates": 1.0, "width": 1})
-    (found,) = grids.find(collect.collect([tmp_path]), [tmp_path])
-    assert found.heading == "SNGAN Figures 1 and 2"
-    assert found.summary == "1 cell: 1 finished"
+    (grid,) = grids.find(collect.collect([tmp_path]), [tmp_path])
+    assert grid.heading == "SNGAN Figures 1 and 2"
+    assert grid.summary == "1 cell: 1 finished"
 
 
 @pytest.mark.parametrize(
@@ -378,22 +380,22 @@ def test_no_grid_file_can_break_a_report(tmp_path: Path, content: str) -> None:
     root = tmp_path / "grid"
     make_run(root, "sn", "C", folder="sn-C", samples=False)
     (root / "grid.json").write_text(content)
-    (found,) = grids.find(collect.collect([root]), [root])
-    assert found.title
+    (grid,) = grids.find(collect.collect([root]), [root])
+    assert grid.title
     report([root], tmp_path / "out")
     for name in ("report.html", "report.md"):
-        shown = (tmp_path / "out" / name).read_text()
-        assert "<script" not in shown
-        assert "\x1b" not in shown
-        assert not re.search(r"(?<!\\)\]\(javascript", shown) or name == "report.html"
+        page = (tmp_path / "out" / name).read_text()
+        assert "<script" not in page
+        assert "\x1b" not in page
+        assert not re.search(r"(?<!\\)\]\(javascript", page) or name == "report.html"
 
 
 def test_a_grid_file_without_end_is_not_read(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "C", folder="sn-C", samples=False)
     (tmp_path / "grid.json").write_text(json.dumps({"title": "x" * grids.MAX_BYTES}))
-    (found,) = grids.find(collect.collect([tmp_path]), [tmp_path])
-    assert "larger than 8 MB" in found.problem
-    assert found.summary == found.problem
+    (grid,) = grids.find(collect.collect([tmp_path]), [tmp_path])
+    assert "larger than 8 MB" in grid.problem
+    assert grid.summary == grid.problem
 
 
 # ---- several protocols

@@ -39,16 +39,16 @@ def of(*scores: tuple[float, float]) -> list[Pair]:
 
 
 def test_a_success_is_a_score_above_the_threshold() -> None:
-    found = of((4.0, 6.0), (FAILED, 5.5), (7.5, 3.5), (5.0, 5.0), (FAILED, FAILED))
-    assert pairs.successes(found, 5.0) == (1, 2, 0, 2)
-    assert pairs.successes(found, 3.0) == (0, 1, 3, 1)
-    assert pairs.successes(found, 9.0) == (0, 0, 0, 5)
+    sample = of((4.0, 6.0), (FAILED, 5.5), (7.5, 3.5), (5.0, 5.0), (FAILED, FAILED))
+    assert pairs.successes(sample, 5.0) == (1, 2, 0, 2)
+    assert pairs.successes(sample, 3.0) == (0, 1, 3, 1)
+    assert pairs.successes(sample, 9.0) == (0, 0, 0, 5)
     assert pairs.successes([], 1.0) == (0, 0, 0, 0)
 
 
 def test_wins_leave_ties_and_two_failures_out() -> None:
-    found = of((4.0, 6.0), (FAILED, 5.5), (7.5, 3.5), (5.0, 5.0), (FAILED, FAILED), (2.0, FAILED))
-    assert pairs.wins(found) == (2, 2, 2)
+    sample = of((4.0, 6.0), (FAILED, 5.5), (7.5, 3.5), (5.0, 5.0), (FAILED, FAILED), (2.0, FAILED))
+    assert pairs.wins(sample) == (2, 2, 2)
 
 
 def test_the_sign_test_is_exact() -> None:
@@ -108,8 +108,8 @@ def test_every_published_count_is_there() -> None:
     }
     assert (len(tables["Table 2"]), len(tables["Table 5"])) == (5 * 4, 17 * 4)
     sums: dict[tuple[str, str], float] = {}
-    for table, found in tables.items():
-        for p in found:
+    for table, published_rows in tables.items():
+        for p in published_rows:
             sums[table, p.details] = sums.get((table, p.details), 0) + p.value
     assert set(sums.values()) == {200}
 
@@ -195,8 +195,8 @@ def test_the_wins_of_both_penalties_stand_beside_the_paper_s(tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["a", "1,,2", "nan", "inf,1", "1;2"])
 def test_thresholds_are_numbers(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["report", str(tmp_path), f"thresholds={text}"]) == 2
-    told = f"thresholds: '{text}' is no list of numbers; write thresholds=1,2.5,3"
-    assert capsys.readouterr().err == f"ganlab: error: {told}\n"
+    message = f"thresholds: '{text}' is no list of numbers; write thresholds=1,2.5,3"
+    assert capsys.readouterr().err == f"ganlab: error: {message}\n"
 
 
 @pytest.mark.parametrize(

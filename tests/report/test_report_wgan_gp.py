@@ -40,26 +40,26 @@ def test_table_3_has_both_halves_with_ours_in_its_place(tmp_path: Path) -> None:
     rows = table_3(tmp_path)
     assert len(rows) == 14
     assert [row[0] for row in rows] == ["unsupervised", *[""] * 6, "supervised", *[""] * 6]
-    told = {(i < 7, row[1]): row[2:] for i, row in enumerate(rows)}
-    assert told[True, "WGAN-GP ResNet"][:3] == [
+    by_half = {(i < 7, row[1]): row[2:] for i, row in enumerate(rows)}
+    assert by_half[True, "WGAN-GP ResNet"][:3] == [
         "7.86 ± 0.07",
         "7.75 ± 0.07 (resnet, 2 seeds)",
         "the authors' own",
     ]
-    assert told[False, "WGAN-GP ResNet"][:3] == [
+    assert by_half[False, "WGAN-GP ResNet"][:3] == [
         "8.42 ± 0.10",
         "8.25 ± 0.07 (resnet, 2 seeds)",
         "the authors' own",
     ]
-    assert told[True, "Improved GAN (-L+HA)"] == ["6.86 ± 0.06", "–", "quoted", ""]
-    assert told[False, "SGAN"] == ["8.59 ± 0.12", "–", "quoted", ""]
+    assert by_half[True, "Improved GAN (-L+HA)"] == ["6.86 ± 0.06", "–", "quoted", ""]
+    assert by_half[False, "SGAN"] == ["8.59 ± 0.12", "–", "quoted", ""]
     assert [row[4] for row in rows].count("quoted") == 12
-    assert "batch norm statistics of G: ours running, published batch" in told[True, "WGAN-GP ResNet"][3]
+    assert "batch norm statistics of G: ours running, published batch" in by_half[True, "WGAN-GP ResNet"][3]
 
 
 def test_the_row_whose_protocol_is_ours_stands_beside(tmp_path: Path) -> None:
     """The paper's own IS by its own protocol, SNGAN's rerun of it by SNGAN's."""
-    found = {}
+    by_protocol = {}
     for name in ("wgan_gp_paper", "sngan_paper"):
         words = ["+experiment=wgan_gp_cifar_resnet", f"metric.protocol={name}"]
         protocol = compose.build(compose.compose(words)).metric.protocol.record()
@@ -73,11 +73,11 @@ def test_the_row_whose_protocol_is_ours_stands_beside(tmp_path: Path) -> None:
         (section,) = cells.sections(collect.collect([tmp_path / name]))
         for key in section.score_keys("last"):
             (row,) = compare.match_published(section, key).rows.values() or (None,)
-            found[name, key.score] = row and (row.where, row.value)
-    assert found["wgan_gp_paper", "is"] == ("WGAN-GP Table 3", 7.86)
-    assert found["sngan_paper", "is"] == ("SNGAN Table 7", 7.8)
-    assert found["sngan_paper", "fid"] == ("SNGAN Table 7", 24.5)
-    assert found["wgan_gp_paper", "fid"] is None
+            by_protocol[name, key.score] = row and (row.where, row.value)
+    assert by_protocol["wgan_gp_paper", "is"] == ("WGAN-GP Table 3", 7.86)
+    assert by_protocol["sngan_paper", "is"] == ("SNGAN Table 7", 7.8)
+    assert by_protocol["sngan_paper", "fid"] == ("SNGAN Table 7", 24.5)
+    assert by_protocol["wgan_gp_paper", "fid"] is None
 
 
 def test_table_3_tells_variants_and_what_did_not_finish(tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_a_grid_of_two_axes_is_a_picture_with_every_cell_accounted_for(
     assert columns == ["DCGAN", "LSGAN", "WGAN", "WGAN-GP"]
     assert len(tiles) == 28
     assert sum(tile.image is not None for tile in tiles.values()) == 24
-    told = {
+    marked = {
         place: (tile.caption, tile.alarm) for place, tile in tiles.items() if tile.image is None or tile.alarm
     }
-    assert told == {
+    assert marked == {
         (2, 1): ("div. · step 500 · FID 40.00", True),
         (3, 1): ("no samples", False),
         (4, 0): ("diverged: step 500: d/loss is not finite", True),
