@@ -316,7 +316,7 @@ def test_a_folder_of_cifar_is_not_quite_cifar(tmp_path: Path) -> None:
 
 
 def test_what_was_reduced_is_said() -> None:
-    words = "1,000 of the paper's 100,000 updates, 0.25 of its width"
+    words = "1,000 of the paper's 100,000 updates, 0.25× its width"
     assert published.reduced_scale("cifar10", "cnn", [1000.0], [0.25]) == words
     assert published.reduced_scale("cifar10", "cnn", [100_000.0], [1.0]) == ""
     assert published.reduced_scale("cifar10", "cnn", [1000.0, 3000.0], [1.0]).startswith("1,000–3,000 of")

@@ -349,10 +349,10 @@ def test_a_grid_gives_the_report_its_title_and_what_is_missing(tmp_path: Path) -
     write_grid(root, cells=[{"name": n, "run": n} for n in names])
     report([root], tmp_path / "out")
     html, md = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
-    heading = "SNGAN Figures 1 and 2 (reduced scale: 0.01 of the paper&#39;s updates, 0.125 of its width)"
+    heading = "SNGAN Figures 1 and 2 (reduced scale: 0.01× the paper&#39;s updates, 0.125× its width)"
     assert f"<h1>{heading}</h1>" in html
     assert f"<title>{heading}: 2 runs</title>" in html
-    assert md.startswith("# SNGAN Figures 1 and 2 (reduced scale: 0.01 of the paper's updates")
+    assert md.startswith("# SNGAN Figures 1 and 2 (reduced scale: 0.01× the paper's updates")
     for page in (html, md):
         assert "3 cells: 1 diverged, 1 finished, 1 not started. Not started: ln-C." in page
     report([root / "sn-C"], tmp_path / "one")  # a cell alone still knows its grid

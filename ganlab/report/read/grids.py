@@ -65,12 +65,12 @@ class Grid:
 
     @property
     def scale(self) -> str:
-        """``0.01 of the paper's updates, 0.125 of its width``; "" at full scale, or if not recorded."""
+        """``0.01× the paper's updates, 0.125× its width``; "" at full scale, or if not recorded."""
         parts = []
         if self.updates is not None and self.updates != 1:
-            parts.append(f"{self.updates:g} of the paper's updates")
+            parts.append(f"{self.updates:g}× the paper's updates")
         if self.width is not None and self.width != 1:
-            parts.append(f"{self.width:g} of its width" if parts else f"{self.width:g} of the paper's width")
+            parts.append(f"{self.width:g}× its width" if parts else f"{self.width:g}× the paper's width")
         return ", ".join(parts)
 
     @property
