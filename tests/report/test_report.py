@@ -611,7 +611,7 @@ def test_scores_that_are_not_numbers_are_noted(tmp_path: Path) -> None:
     result = (run / "result.json").read_text().replace('"fid": 40.0', '"fid": NaN')
     (run / "result.json").write_text(result)
     (read,) = collect([tmp_path])
-    assert "fid of last is not a finite number" in read.notes
+    assert "fid of the last checkpoint is not a finite number" in read.notes
     assert [(s.checkpoint, s.name) for s in read.scores] == [("last", "is"), ("best", "is"), ("best", "fid")]
 
 
