@@ -169,13 +169,13 @@ def test_the_picture_is_in_the_report(tmp_path: Path) -> None:
     "axes", [{"method": "x"}, {"method": "xy", "setting": "AB"}, {"a": "xy", "b": "xy", "c": "xy"}]
 )
 def test_other_grids_have_no_such_picture(axes: dict[str, str]) -> None:
-    places = [
+    grid_cells = [
         grids.GridCell(
             f"{i}", Path(str(i)), {axis: labels[i % len(labels)] for axis, labels in axes.items()}, {}
         )
         for i in range(4)
     ]
-    assert sample_grid.axes(grids.Grid("t", places=places)) is None
+    assert sample_grid.axes(grids.Grid("t", cells=grid_cells)) is None
 
 
 def test_a_large_random_set_is_counted_and_not_drawn(tmp_path: Path) -> None:
