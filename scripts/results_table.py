@@ -1,11 +1,11 @@
-"""Write the tables of results from the records of runs: every ``benchmarks/*/results.csv``.
+"""Write the tables of results from all ``benchmarks/*/results.csv``.
 
     python scripts/results_table.py            rewrite docs/results.md and README's table
     python scripts/results_table.py --check    exit 1 if one of them is out of date
 
-A row is a method at a setting: mean and spread over seeds of the scores at the last step, beside the
-published value where ``ganlab report`` found one. A grid of many settings is a row for each method, a column
-for each setting, of one score.
+A row is a method at a setting: mean and spread over seeds of the last checkpoint's scores, and the published
+value if ``ganlab report`` has a comparable one. A grid of many settings has a row per method, a column per
+setting, and one score.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 HEADLINE = "sngan_fig1_cifar_cpu"  # the benchmark that README shows
 BEGIN = "<!-- results: made by scripts/results_table.py from the runs' own records; do not edit -->"
 END = "<!-- end of results -->"
-SHOWN = ("is", "fid", "is_cifar", "fid_cifar")  # scores with a column, where a benchmark has them
-SAME = ("method", "dataset", "architecture", "width", "loss", "setting", "steps", "protocol")
-GRID = 4  # settings from which on a benchmark is a grid
+SCORES = ("is", "fid", "is_cifar", "fid_cifar")  # in columns, if the benchmark has them
+CELL_KEYS = ("method", "dataset", "architecture", "width", "loss", "setting", "steps", "protocol")
+MIN_GRID_SETTINGS = 4  # a benchmark with as many settings is a grid
 Row = dict[str, str]
 
 
-def told(values: list[float]) -> str:
-    """Mean, with the sample standard deviation over seeds where there are several."""
+def mean_std(values: list[float]) -> str:
+    """Mean, with the sample standard deviation over seeds if there are several."""
     mean = statistics.fmean(values)
     digits = 2 if abs(mean) < 100 else 1
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -37,21 +37,21 @@ def told(values: list[float]) -> str:
 
 
 def table(name: str, rows: list[Row]) -> list[str]:
-    """A benchmark as Markdown lines: one line per method and setting."""
+    """A benchmark as Markdown lines: one row per method and setting."""
     last = [row for row in rows if row["checkpoint"] == "last" and row["value"]]
-    scores = [s for s in SHOWN if any(row["score"] == s for row in last)]
+    scores = [s for s in SCORES if any(row["score"] == s for row in last)]
     about = {(row["dataset_path"] or row["dataset"], row["architecture"], row["loss"]) for row in last}
     what = "; ".join(sorted(" ".join((Path(d).name, a, f"{loss} loss")) for d, a, loss in about))
     title = f"**[{name}](../benchmarks/{name}/)** ({what})"
-    if len({row["setting"] for row in last}) >= GRID and scores:
+    if len({row["setting"] for row in last}) >= MIN_GRID_SETTINGS and scores:
         return [title, "", *grid(last, scores[-1]), ""]
     cells: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in last:
-        cells[tuple(row[key] for key in SAME)].append(row)
+        cells[tuple(row[key] for key in CELL_KEYS)].append(row)
     head = ["method", "setting", "updates", "width", *scores, "paper", "protocol", "seeds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key in sorted(cells):
-        found = dict(zip(SAME, key, strict=True))
+        cell = dict(zip(CELL_KEYS, key, strict=True))
         by_score = {s: [float(r["value"]) for r in cells[key] if r["score"] == s] for s in scores}
         seeds = len({row["seed"] for row in cells[key]})
         paper = {
@@ -59,13 +59,12 @@ def table(name: str, rows: list[Row]) -> list[str]:
             for r in cells[key]
             if r["published"] and r["score"].split("_")[0] in ("is", "fid")
         }
-        values = [told(v) if v else "" for v in by_score.values()]
-        told_key = [found["method"], found["setting"], found["steps"], found["width"]]
+        values = [mean_std(v) if v else "" for v in by_score.values()]
         line = [
-            *told_key,
+            *(cell[column] for column in ("method", "setting", "steps", "width")),
             *values,
             ", ".join(sorted(paper, reverse=True)) or "-",
-            found["protocol"],
+            cell["protocol"],
             str(seeds),
         ]
         lines.append("| " + " | ".join(line) + " |")
@@ -84,18 +83,18 @@ def grid(last: list[Row], score: str) -> list[str]:
     best = {s: pick(m for (_, at), m in means.items() if at == s) for s in settings}
     lines = ["| " + " | ".join([score, *settings]) + " |", "|" + "---|" * (len(settings) + 1)]
     for method in methods:
-        shown = [told(cells[method, s]) if (method, s) in cells else "-" for s in settings]
+        entries = [mean_std(cells[method, s]) if (method, s) in cells else "-" for s in settings]
         bold = [
             f"**{v}**" if means.get((method, s)) == best[s] else v
-            for v, s in zip(shown, settings, strict=True)
+            for v, s in zip(entries, settings, strict=True)
         ]
         lines.append("| " + " | ".join([method, *bold]) + " |")
     scale = {key: sorted({row[key] for row in last}) for key in ("steps", "width", "protocol")}
-    told_scale = f"{' and '.join(scale['steps'])} updates, width {' and '.join(scale['width'])}"
+    training = f"{' and '.join(scale['steps'])} updates, width {' and '.join(scale['width'])}"
     return [
         *lines,
         "",
-        f"{told_scale}, protocol {' and '.join(scale['protocol'])}; the best of a setting bold.",
+        f"{training}, protocol {' and '.join(scale['protocol'])}; the best of a setting bold.",
     ]
 
 
@@ -121,7 +120,7 @@ def headline() -> str:
 
 
 def main() -> int:
-    """Rewrite or check; returns the exit code."""
+    """Rewrite or check README.md; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

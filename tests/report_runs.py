@@ -158,7 +158,7 @@ def _path(name: str, end: float, late: float, rng: random.Random) -> float:
 
 
 def _grid(path: Path, rng: random.Random, size: int, padding: int = 2, tiles: int = 8) -> None:
-    """A sample grid as the trainer saves it: tiles with white padding, here coloured blobs."""
+    """A sample grid as the trainer saves it: tiles with white padding, here colored blobs."""
     path.parent.mkdir(exist_ok=True)
     pitch = size + padding
     image = Image.new("RGB", (tiles * pitch + padding,) * 2, "white")
@@ -212,11 +212,11 @@ def make_pairs(
             if cell in missing:
                 continue
             method, setting = nets.get(label, ("wgan-gp", "A"))
-            found = {"status": "diverged"} if value is None else {"inception": value}
+            outcome = {"status": "diverged"} if value is None else {"inception": value}
             net = {"width": 0.25, "g_depth": chosen["architecture.g_depth"], "z_dim": 8 + number}
             keys = {"architecture": net, "penalty": label}
             own = {"folder": cell, "suffix": suffix, "protocol": protocol, "overrides": keys} | changes
-            make_run(root, method, setting, number, **(own | found))
+            make_run(root, method, setting, number, **(own | outcome))
     pairs = {"axis": axis, "count": count, "paper": "wgan_gp"}
     drawn = {"n": len(scores), "seed": 0, "of": 9216}
     record = {"title": "Random architectures", "pairs": pairs, "random": drawn, "cells": cells}

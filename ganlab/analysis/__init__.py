@@ -121,7 +121,7 @@ def _make(
     if len(maker.kinds) < 3:
         for run in runs:
             if (kind := run.experiment.shape.kind) not in maker.kinds:
-                what = f"is of {' and '.join(maker.kinds)}, and {run.run.shown} has {kind}"
+                what = f"is of {' and '.join(maker.kinds)}, and {run.run.label} has {kind}"
                 raise DataError(name, what, f"name other runs; {LISTED}")
     if words and not runs and not maker.composes:
         key = words[0].partition("=")[0]

@@ -27,7 +27,7 @@ def steps(subject: Subject) -> list[int]:
     found = Checkpoints(folder.checkpoints, folder.run_id).steps()
     if len(found) < LEAST:
         there = ", ".join(f"{s:,}" for s in found) or "none"
-        what = f"{subject.run.shown} has too few checkpoints (steps {there}); a film wants {LEAST} or more"
+        what = f"{subject.run.label} has too few checkpoints (steps {there}); a film wants {LEAST} or more"
         raise DataError("frames", what, "train it with keep_every=N, a multiple of save_every")
     return found
 

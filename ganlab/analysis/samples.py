@@ -88,7 +88,7 @@ class Samples(Analysis):
         note = f"{self.side}×{self.side} samples from the same latents in every cell, uncurated"
         return Finding(sheet.png(title, layout.rows, layout.columns, cells, note), rows, says)
 
-    def _layout(self, runs: Sequence[Subject], places: Sequence[grids.Place]) -> Layout:
+    def _layout(self, runs: Sequence[Subject], places: Sequence[grids.GridCell]) -> Layout:
         """Who stands where. Raises DataError for a key that no run has."""
         by_run = {id(s.run): s for s in runs}
         down = _labels("down", self.down, runs, places) if self.down else None
@@ -106,7 +106,7 @@ class Samples(Analysis):
         return Layout(names, [labels.method_label(c) for c in across] if across else shown, place)
 
     def _not_begun(
-        self, runs: Sequence[Subject], places: Sequence[grids.Place]
+        self, runs: Sequence[Subject], places: Sequence[grids.GridCell]
     ) -> dict[tuple[int, int], Tile]:
         """The cells of the grid that have no result, where both axes are the grid's."""
         if not (self.down and self.across):
@@ -122,15 +122,15 @@ class Samples(Analysis):
         return found
 
 
-def _places(runs: Sequence[Subject]) -> list[grids.Place]:
+def _places(runs: Sequence[Subject]) -> list[grids.GridCell]:
     """The cells of the runs' grids."""
-    return [place for grid in grids.find([s.run for s in runs], []) for place in grid.places]
+    return [place for grid in grids.find([s.run for s in runs], []) for place in grid.cells]
 
 
-def _label(run: Run, key: str, places: Sequence[grids.Place]) -> str:
+def _label(run: Run, key: str, places: Sequence[grids.GridCell]) -> str:
     """A run's label on an axis of its grid, else the value of a config key, else what it says of itself."""
     own = next((place for place in places if place.folder == run.folder), None)
-    for found in (own.axes, own.chosen) if own else ():
+    for found in (own.axes, own.choices) if own else ():
         if key in found:
             return found[key]
     value = run.config.get(key, run.config.get(f"{key}._target_"))
@@ -139,7 +139,7 @@ def _label(run: Run, key: str, places: Sequence[grids.Place]) -> str:
     return text.clean(str(value).rpartition(".")[2] if key not in run.config else value, 40)
 
 
-def _labels(option: str, key: str, runs: Sequence[Subject], places: Sequence[grids.Place]) -> list[str]:
+def _labels(option: str, key: str, runs: Sequence[Subject], places: Sequence[grids.GridCell]) -> list[str]:
     """All labels of a key, an axis's in its grid's order. Raises DataError if no run has any."""
     own = {_label(s.run, key, places) for s in runs}
     if own <= {""}:

@@ -83,7 +83,7 @@ def png(
     wide = max(left + sum(w + GAP for w in widths), 420)
     headline = style.wrap(title, wide // 11, 4)
     head = 28 if any(columns) else 4
-    foot = 20 if any(tile.words for tile in cells.values()) else 2
+    foot = 20 if any(tile.caption for tile in cells.values()) else 2
     top = 2 * GAP + 20 * (headline.count("\n") + 1) + head
     under = style.wrap(note, wide // 7, 4) if note else ""
     tail = 18 * (under.count("\n") + 1) + GAP if under else 0

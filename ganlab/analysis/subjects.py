@@ -61,7 +61,7 @@ class Subject:
     def columns(self) -> dict[str, object]:
         """What every table says of a run."""
         return {
-            "run": self.run.shown,
+            "run": self.run.label,
             "method": self.method,
             "setting": self.setting,
             "seed": int(self.run.number("seed") or 0),
@@ -152,7 +152,7 @@ def open_runs(
             *labels_module.method_rank(r.text("method")),
             *labels_module.setting_rank(r.text("setting")),
             r.number("seed") or 0,
-            r.shown,
+            r.label,
         )
     )
     found = [Subject(run, overrides, config_dirs) for run in runs]
@@ -181,7 +181,7 @@ def labels(runs: Sequence[collect.Run]) -> list[str]:
         for run, f in zip(runs, facts, strict=True)
     ]
     return [
-        f"{label} ({run.shown})" if told.count(label) > 1 else label
+        f"{label} ({run.label})" if told.count(label) > 1 else label
         for label, run in zip(told, runs, strict=True)
     ]
 

@@ -88,7 +88,7 @@ class ValueLine(Analysis):
         runs = runs or self._trained()
         for subject in runs:
             if (dim := subject.experiment.shape[0]) != 1:
-                what = f"is of points on a line, and {subject.run.shown} has {dim} coordinates"
+                what = f"is of points on a line, and {subject.run.label} has {dim} coordinates"
                 raise DataError("value_line", what, "use analysis=value_surface")
         axis = np.linspace(-self.reach, self.reach, self.places)
         rows: list[Row] = []

@@ -86,7 +86,7 @@ class ValueSurface(Analysis):
             raise DataError("frames", f"is for one run, and {len(runs)} were given", "name one")
         for subject in runs:
             if (dim := subject.experiment.shape[0]) != 2:
-                what = f"is of points in the plane, and {subject.run.shown} has {dim} coordinate"
+                what = f"is of points in the plane, and {subject.run.label} has {dim} coordinate"
                 raise DataError("value_surface", what, "use analysis=value_line")
         steps = film.steps(runs[0]) if self.frames else []
         found = [self.panel(subject, self.checkpoint) for subject in runs]

@@ -1,1 +1,1 @@
-"""Published values, the papers' recipes, and how a run differs from them."""
+"""Published values, the papers' recipes, and how a run differs from a recipe."""

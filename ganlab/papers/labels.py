@@ -1,7 +1,7 @@
-"""Words and numbers of a report: labels, and text from run folders made safe for every output format.
+"""Labels, number formats and escaping for reports.
 
-Run folders are shared between people, so every string in them is taken for hostile: control characters,
-escape sequences and direction marks go, length is bounded, and each output format gets its own escape.
+Run folders are shared between people, so every string in them is untrusted: control characters, escape
+sequences and direction marks are removed, length is bounded, and each output format has its own escaping.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from ganlab.text import clean
 
-# ganlab's method names, in the order of SNGAN's Figure 1; the unnormalised D comes first, others last.
+# Labels of ganlab's methods in the order of SNGAN's Figure 1; the unnormalized D first, others last.
 METHODS = {
     "none": "None",
     "wc": "Weight clip",
@@ -29,10 +29,10 @@ METHODS = {
     "r2": "R2",
     "fn": "FN",
     "in": "IN",
-    "snr": "SN regularisation",
+    "snr": "SN regularization",
     "l2_clip": "L2 norm clip",
     "weight_decay": "Weight decay",
-    "orthonormal_init": "Orthonormal start",
+    "orthonormal_init": "Orthonormal init",
     "dcgan": "DCGAN",
     "gan": "GAN",
     "lsgan": "LSGAN",
@@ -80,19 +80,19 @@ SCORES = {
     "js4": "JS of 4-grams",
 }
 
-HIGHER = ("is", "modes", "high_quality")  # is better
+HIGHER = ("is", "modes", "high_quality")  # higher is better
 
 _MARKDOWN = re.compile(r"[\\`*\[\]{}|#~$@]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=www)\.")
 
 
 def md(value: object, limit: int = 80) -> str:
-    """Text for Markdown, also inside a table: nothing in it is markup, a link or a mention."""
+    """Text escaped for Markdown, tables included: no markup, link or mention remains."""
     line = _MARKDOWN.sub(r"\\\g<0>", clean(value, limit))
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def slug(*parts: object) -> str:
-    """A file name out of any text: letters, digits, ``_`` and ``-``; distinct texts stay distinct."""
+    """A file name from any text: lowercase letters, digits, ``_`` and ``-``; distinct texts stay distinct."""
     raw = "-".join(str(p) for p in parts)
     name = re.sub(r"[^a-z0-9_]+", "-", raw.lower()).strip("-")
     if name == raw and len(name) <= 60:
@@ -101,15 +101,15 @@ def slug(*parts: object) -> str:
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
-    """A sort key under which "d_steps 2" comes before "d_steps 10"."""
+    """Sort key that puts "d_steps 2" before "d_steps 10"."""
     parts = re.split(r"(\d{1,15}(?:\.\d{1,15})?)", text)
     return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
 
 
 def number(value: float | None, like: float | None = None) -> str:
-    """A score or a rate for reading; with as many decimals as ``like`` would get.
+    """Format a score or rate, with as many decimals as ``like`` would get.
 
-    The size is judged as it is printed: 0.9999999 is 1.00, as 1 is, or the last bits would choose the digits.
+    The rounded value decides the decimals (0.9999999 prints as 1.00), so that the last bits don't.
     """
     if value is None or not math.isfinite(value):
         return "–"
@@ -123,9 +123,9 @@ def number(value: float | None, like: float | None = None) -> str:
 
 
 def signed(value: float | None, like: float | None = None) -> str:
-    """A difference, its sign always told: ``+1.20``."""
-    shown = number(value, like)
-    return shown if shown.startswith(("-", "–")) else f"+{shown}"
+    """Format a difference, always with its sign: ``+1.20``."""
+    digits = number(value, like)
+    return digits if digits.startswith(("-", "–")) else f"+{digits}"
 
 
 def spread(value: float | None, std: float | None) -> str:
@@ -134,7 +134,7 @@ def spread(value: float | None, std: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number with thousands separated, or a dash."""
+    """An integer with thousands separators, or a dash."""
     return "–" if value is None else f"{value:,.0f}"
 
 
@@ -153,19 +153,19 @@ def protocol_name(record: Mapping[str, object], ident: str) -> str:
 
 
 def span(low: str, high: str) -> str:
-    """``A–B``, or ``A`` where both are the same."""
+    """``A–B``, or ``A`` if both are equal."""
     return low if low == high else f"{low}–{high}"
 
 
 def method_label(method: str) -> str:
-    """``sn+gp`` -> ``SN + GP``; a name that is not known stays as it is."""
+    """``sn+gp`` -> ``SN + GP``; unknown names are kept."""
     if method in METHODS:
         return METHODS[method]
     return " + ".join(METHODS.get(part, part) for part in method.split("+"))
 
 
 def method_rank(method: str) -> tuple[int, str]:
-    """Sort key: the paper's order, then what the paper does not have, by name."""
+    """Sort key: the paper's order, then methods that are not in the paper, by name."""
     order = list(METHODS)
     return (order.index(method) if method in METHODS else len(order), method)
 
@@ -191,16 +191,16 @@ def score_rank(name: str) -> tuple[int, str]:
 
 
 def spread_of(name: str) -> str:
-    """The score whose spread this is: ``is_std_cifar`` -> ``is_cifar``; empty for a score itself."""
+    """The score that a spread belongs to: ``is_std_cifar`` -> ``is_cifar``; "" if not a spread."""
     return re.sub(r"_std(?=_|$)", "", name) if re.search(r"_std(?=_|$)", name) else ""
 
 
 def score_label(name: str) -> str:
-    """``fid`` -> ``FID``; a score of another extractor keeps its own name, so that nobody mixes them up."""
+    """``fid`` -> ``FID``; a score with another extractor keeps its name, so that it isn't taken for FID."""
     return SCORES.get(name, name)
 
 
 def better(name: str) -> str:
-    """``higher`` for IS and coverage, ``lower`` for the others that are known, empty for the rest."""
+    """``higher`` for IS and coverage, ``lower`` for other known scores, "" for unknown ones."""
     kind = split_score(name)[0]
     return "" if kind not in SCORES else "higher" if kind in HIGHER else "lower"

@@ -1,8 +1,7 @@
-"""Published scores, with where they come from, and whether one of ours may stand beside them.
+"""Published scores with their sources, and the reasons why one is not comparable with ours.
 
-The values live in ``ganlab/assets/published.csv``; ``published.yaml`` beside it says what its words mean.
-A score of ours is like for like only if it comes from the same kind of network, images, counts and splits;
-otherwise the reasons are listed instead.
+The values are in ``ganlab/assets/published.csv``; ``published.yaml`` next to it defines the vocabulary. Our
+score is like for like only with the same feature network, images, counts and splits.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ganlab import text
 from ganlab.papers import labels
 from ganlab.system.paths import ASSETS
 
-# Images per split: "all" (0) in a protocol record and a number in a paper can mean the same.
+# Images per split: 0 in a protocol record means all of them, for which a paper gives the number.
 SPLITS = {
     ("cifar10", "train"): 50_000,
     ("cifar10", "test"): 10_000,
@@ -41,7 +40,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Published:
-    """One published score; the fields are the columns that published.yaml explains."""
+    """One published score; published.yaml explains the fields."""
 
     id: str
     paper: str
@@ -77,7 +76,7 @@ class Published:
 
     @property
     def recalled(self) -> bool:
-        """From memory, in part or whole: every report says so."""
+        """Whether the value or its ± is from memory, which every report marks."""
         return "recalled" in self.provenance
 
     @property
@@ -86,12 +85,12 @@ class Published:
 
     @property
     def wide(self) -> bool:
-        """A row on a D 1.5 times as wide."""
+        """Whether D is 1.5 times as wide."""
         return "d_width 1.5" in self.details
 
     @property
     def where(self) -> str:
-        """``SNGAN Table 2``; a quoted value and one from memory say so."""
+        """``SNGAN Table 2``; marked if the value is quoted or from memory."""
         name = f"{_paper(self.paper).get('name', self.paper)} {self.table}"
         if self.quoted:
             name += f", quoting {self.quoted_from}"
@@ -108,48 +107,53 @@ class Published:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Counts of images that the row itself tells, in the words of ganlab's protocol records."""
-        told = dict(part.split(" ", 1) for part in self.details.split("; ") if " " in part)
+        """Image counts in the row's details, by the keys of ganlab's protocol records."""
+        details = dict(part.split(" ", 1) for part in self.details.split("; ") if " " in part)
         keys = {"n_real": "fid_n_real", "n_fake": "fid_n_fake"}
-        return {ours: int(told[theirs]) for theirs, ours in keys.items() if theirs in told}
+        return {ours: int(details[theirs]) for theirs, ours in keys.items() if theirs in details}
 
 
 def _paper(key: str) -> dict[str, str]:
-    found: dict[str, str] = table()["papers"].get(key, {})
-    return found
+    paper: dict[str, str] = table()["papers"].get(key, {})
+    return paper
 
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """The whole of ``published.yaml``: protocols, sources, papers, scales."""
+    """``published.yaml``: protocols, sources, papers, scales."""
     loaded: dict[str, Any] = yaml.safe_load((ASSETS / "published.yaml").read_text(encoding="utf-8"))
     return loaded
 
 
 @functools.cache
 def rows() -> tuple[dict[str, str], ...]:
-    """``published.csv`` as it stands, one row per score; a ``status`` has a word for a value."""
+    """``published.csv`` as text, one row per score; the value of a ``status`` is a word."""
     with (ASSETS / "published.csv").open(encoding="utf-8", newline="") as file:
         return tuple(csv.DictReader(file))
 
 
 @functools.cache
 def values() -> tuple[Published, ...]:
-    """The published scores that are numbers, in the file's order."""
-    read: dict[str, Callable[[str], Any]] = {"value": float, "std": float, "resolution": int, "updates": int}
-    read |= {"conditional": lambda word: word == "yes", "approximate": lambda word: word == "yes"}
-    known = Published.__dataclass_fields__
+    """The numeric published scores, in file order."""
+    parsers: dict[str, Callable[[str], Any]] = {
+        "value": float,
+        "std": float,
+        "resolution": int,
+        "updates": int,
+    }
+    parsers |= {"conditional": lambda word: word == "yes", "approximate": lambda word: word == "yes"}
+    fields = Published.__dataclass_fields__
     return tuple(
-        Published(**{k: read.get(k, str)(v) for k, v in row.items() if v and k in known})
+        Published(**{k: parsers.get(k, str)(v) for k, v in row.items() if v and k in fields})
         for row in rows()
         if row["score"] != "status"
     )
 
 
 def of_method(dataset: str, architecture: str, method: str, resolution: int | None = None) -> list[Published]:
-    """All rows on a method, dataset and kind of net, whoever printed them, in the file's order.
+    """All rows for a method, dataset and kind of net, from any source, in file order.
 
-    A resolution counts only where both sides tell one.
+    Resolutions are compared only where both sides have one.
     """
     return [
         p
@@ -159,9 +163,9 @@ def of_method(dataset: str, architecture: str, method: str, resolution: int | No
     ]
 
 
-def known_method(method: str, loss: str, config: Mapping[str, Any]) -> str:
-    """The method as published.csv has it: WGAN-GP with a learned gamma is SNGAN's ``wgan-gp+sn-reparam``."""
-    parts, penalty = set(method.split("+")), {"gp", "wgan-gp"}  # earlier runs are called sn+gp
+def canonical_method(method: str, loss: str, config: Mapping[str, Any]) -> str:
+    """The method's name in published.csv; WGAN-GP with a learned gamma is SNGAN's ``wgan-gp+sn-reparam``."""
+    parts, penalty = set(method.split("+")), {"gp", "wgan-gp"}  # older runs are called sn+gp
     norms = parts - penalty
     norm = next(iter(norms), "")
     if not parts & penalty or len(norms) != 1 or loss_name(loss) != "wasserstein":
@@ -182,13 +186,13 @@ def lookup(
     head: str = "",
     wide: bool = False,
 ) -> list[Published]:
-    """The papers' values for a method's score (``is``, ``fid``), the most fitting first.
+    """The papers' values of a method's score (``is``, ``fid``), best match first.
 
-    First the papers' own rows, then what was read, then those with as many updates, then the file's order.
-    ``head``: how a conditional D is told the class; "" for an unconditional one. ``wide``: D is 1.5 times as
-    wide as the paper's (SNGAN's Tables 7 and 8).
+    Sorted by: own values before quoted ones, read before recalled, equal ``updates`` first, file order.
+    ``head``: D's conditional head, "" for none. ``wide``: D is 1.5 times as wide as the
+    paper's (SNGAN's Tables 7 and 8).
     """
-    same = [
+    matches = [
         p
         for p in of_method(dataset, architecture, method, resolution)
         if p.score == score
@@ -198,7 +202,7 @@ def lookup(
         and p.wide == wide
     ]
     return sorted(
-        same,
+        matches,
         key=lambda p: (
             *(p.quoted, p.provenance == "recalled", bool(p.flag), p.checkpoint != ""),
             *(p.updates != updates, "stat" in p.details),
@@ -206,84 +210,84 @@ def lookup(
     )
 
 
-def known_dataset(dataset: str, path: str = "") -> tuple[str, str]:
-    """The dataset that published tables call so, and what to say if ours only resembles it.
+def canonical_dataset(dataset: str, path: str = "") -> tuple[str, str]:
+    """The dataset's name in published.csv, and the reason why ours is not the same ("" if it is).
 
-    A ``folder`` of CIFAR-10 pictures is looked up as CIFAR-10, but never counts as the same images.
+    A ``folder`` of CIFAR-10 images is looked up as CIFAR-10, but never counts as the same images.
     """
     word = "".join(c for c in (path if dataset == "folder" else dataset).lower() if c.isalnum())
     for name in ("cifar100", "cifar10", "stl10", "celeba"):
         if word == name and dataset != "folder":
             return name, ""
         if word.startswith(name):
-            here, original = text.clean(path or dataset, 40), labels.DATASETS.get(name, name)
-            return name, f"the images come from {here}, not from the original {original}"
+            source, original = text.clean(path or dataset, 40), labels.DATASETS.get(name, name)
+            return name, f"our images come from {source}, not from the original {original}"
     return dataset, ""
 
 
 def loss_name(run_loss: str) -> str:
-    """ganlab's group name of a loss, from its class or group name; "" if it is not known."""
+    """A loss's config group, from its class or group name; "" if unknown."""
     word = run_loss.rsplit(".", 1)[-1].lower().replace("-", "").replace("_", "")
     return "standard" if word == "nonsaturating" else word
 
 
 def extractor(record: Mapping[str, Any], score: str) -> str:
-    """The feature network of a protocol record; a score's suffix tells it where the record does not."""
-    found = record.get("extractor", record.get("name"))
-    if isinstance(found, Mapping):
-        in_bf16 = found.get("precision") == "bf16"
-        found = f"{found.get('name')} (bf16)" if in_bf16 else found.get("name")
-    return text.clean(found or labels.split_score(score)[1].strip("_") or "inception", 40)
+    """The feature network in a protocol record, else the one in the score's suffix."""
+    network = record.get("extractor", record.get("name"))
+    if isinstance(network, Mapping):
+        bf16 = network.get("precision") == "bf16"
+        network = f"{network.get('name')} (bf16)" if bf16 else network.get("name")
+    return text.clean(network or labels.split_score(score)[1].strip("_") or "inception", 40)
 
 
 def differences(row: Published, score: str, record: Mapping[str, Any], checkpoint: str = "last") -> list[str]:
-    """Why our ``score``, measured as ``record`` says, may not stand beside ``row``; empty if it may."""
-    wanted = table()["protocols"].get(row.protocol, {})
+    """The reasons why our ``score``, under protocol ``record``, is not like for like with ``row``."""
+    protocol = table()["protocols"].get(row.protocol, {})
     kind, suffix = labels.split_score(score)
     network = extractor(record, score)
-    if unlike := wanted.get("unlike"):
+    if unlike := protocol.get("unlike"):
         return [f"published: {unlike}"]
-    if suffix or not network.startswith(wanted.get("extractor", "no network")):
-        return [f"scored on the {network} network here, on the 2015 Inception network there"]
-    told = record.get("extractor")
-    if isinstance(told, Mapping) and told.get("weights_official") is False:
-        return ["the Inception weights are not the official ones"]
-    if kind not in wanted:
-        return [f"no published protocol for {score}"]
+    if suffix or not network.startswith(protocol.get("extractor", "no network")):
+        return [f"features: ours from the {network} network, published from the 2015 Inception network"]
+    ours = record.get("extractor")
+    if isinstance(ours, Mapping) and ours.get("weights_official") is False:
+        return ["our Inception weights are not the official ones"]
+    if kind not in protocol:
+        return [f"the source describes no protocol for {score}"]
     reasons = []
-    for key, want in {**wanted[kind], **(row.counts if kind == "fid" else {})}.items():
+    for key, want in {**protocol[kind], **(row.counts if kind == "fid" else {})}.items():
         have = record.get(key)
         if key == "fid_n_real" and have == 0:
             have = SPLITS.get((row.dataset, str(record.get("real_split"))), "all")
         if have != want:
-            reasons.append(f"{_KEYS.get(key, key)}: {_told(have)} here, {_told(want)} published")
-    there = row.checkpoint or wanted.get("checkpoint")
-    if there and there != checkpoint:
-        reasons.append(f"checkpoint: {text.clean(checkpoint, 20)} here, {there} published")
+            reasons.append(f"{_KEYS.get(key, key)}: ours {_format(have)}, published {_format(want)}")
+    published = row.checkpoint or protocol.get("checkpoint")
+    if published and published != checkpoint:
+        reasons.append(f"checkpoint: ours {text.clean(checkpoint, 20)}, published {published}")
     return reasons
 
 
 def unstated(row: Published) -> str:
-    """What the source leaves open about this score, though it can move it."""
+    """What affects this score but is not stated by its source; "" if nothing."""
     return str(table()["protocols"].get(row.protocol, {}).get("unstated", {}).get(row.score, ""))
 
 
-def _told(value: object) -> str:
+def _format(value: object) -> str:
     if value is None:
         return "not recorded"
     return f"{value:,}" if isinstance(value, int) else text.clean(value, 20)
 
 
-def reduced(dataset: str, architecture: str, steps: list[float], widths: list[float]) -> str:
-    """What is smaller than in the paper: ``1,000 of the paper's 100,000 updates, 0.25 of its width``."""
-    fits = [s for s in table()["scales"] if (s["dataset"], s["architecture"]) == (dataset, architecture)]
-    if not fits:
+def reduced_scale(dataset: str, architecture: str, steps: list[float], widths: list[float]) -> str:
+    """How runs are smaller than the paper's: ``1,000 of the paper's 100,000 updates, 0.25× its width``."""
+    scales = [s for s in table()["scales"] if (s["dataset"], s["architecture"]) == (dataset, architecture)]
+    if not scales:
         return ""
     parts = []
-    if steps and steps[0] < fits[0]["updates"]:
-        shown = labels.span(labels.count(steps[0]), labels.count(steps[-1]))
-        parts.append(f"{shown} of the paper's {fits[0]['updates']:,} updates")
-    if widths and widths[0] < fits[0]["width"]:
-        low, high = (f"{w / fits[0]['width']:g}" for w in (widths[0], widths[-1]))
-        parts.append(f"{labels.span(low, high)} of its width")
+    if steps and steps[0] < scales[0]["updates"]:
+        span = labels.span(labels.count(steps[0]), labels.count(steps[-1]))
+        parts.append(f"{span} of the paper's {scales[0]['updates']:,} updates")
+    if widths and widths[0] < scales[0]["width"]:
+        low, high = (f"{w / scales[0]['width']:g}" for w in (widths[0], widths[-1]))
+        parts.append(f"{labels.span(low, high)}× its width")
     return ", ".join(parts)

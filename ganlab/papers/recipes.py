@@ -1,7 +1,7 @@
-"""The papers' recipes behind the shipped experiments: where values come from, and which one a run follows.
+"""The papers' recipes behind the shipped experiments: provenance of each value, and matching of runs.
 
-``ganlab/assets/recipes.yaml`` holds the provenance; the values are those of the experiment files, composed.
-No torch here.
+``ganlab/assets/recipes.yaml`` holds the provenance; the values are those of the composed experiment files.
+Needs no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SOURCES = ("paper", "code", "ganlab")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value comes from. paper, code: what that source has where it is not the recipe's value."""
+    """Provenance of a value. paper, code: that source's value where it differs from the recipe's."""
 
     source: str
     where: str = ""
@@ -29,17 +29,17 @@ class Origin:
     paper: Any = None
     code: Any = None
     value: Any = None
-    fixed: bool = False  # whether ``value`` was given
+    fixed: bool = False  # whether recipes.yaml has ``value``
 
     @property
     def disputed(self) -> bool:
-        """Whether a source is silent or has something else."""
+        """Whether a source differs or is silent."""
         return self.paper is not None or self.code is not None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment's recipe. rows: name -> overrides; settings: those of the paper's table."""
+    """An experiment's recipe. what: a summary; rows: name -> overrides; settings: of its table."""
 
     experiment: str
     paper: str
@@ -49,7 +49,7 @@ class Recipe:
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def origin(self, key: str) -> Origin | None:
-        """Of a key, or of the part it belongs to (``loss`` for ``loss.margin``)."""
+        """Provenance of a key, or of its closest parent (``loss`` for ``loss.margin``)."""
         while key:
             if key in self.origins:
                 return self.origins[key]
@@ -59,67 +59,66 @@ class Recipe:
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """The whole of ``recipes.yaml``."""
+    """``recipes.yaml``."""
     return read(ASSETS / "recipes.yaml")[0]
 
 
 @functools.cache
 def load(experiment: str) -> Recipe | None:
-    """The recipe of an experiment; None if the table has none."""
-    told = table()["recipes"].get(experiment)
-    if told is None:
+    """The recipe of an experiment; None if there is none."""
+    node = table()["recipes"].get(experiment)
+    if node is None:
         return None
     keys: dict[str, Any] = {}
-    for block in told.get("blocks", []):
+    for block in node.get("blocks", []):
         keys |= table()["blocks"][block]
-    keys |= told.get("keys", {})
+    keys |= node.get("keys", {})
     origins = {key: Origin(**fact, fixed="value" in fact) for key, fact in keys.items()}
-    rows, settings = told.get("rows", {}), tuple(told.get("settings", ()))
-    return Recipe(experiment, told["paper"] or "", told["what"], settings, rows, origins)
+    rows, settings = node.get("rows", {}), tuple(node.get("settings", ()))
+    return Recipe(experiment, node["paper"] or "", node["what"], settings, rows, origins)
 
 
 @functools.cache
-def composed(words: tuple[str, ...]) -> dict[str, Any]:
-    """A shipped experiment's tree, for reading only."""
-    return compose.compose(list(words)).tree
+def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The config tree of a shipped experiment with overrides. Cached: don't modify it."""
+    return compose.compose(list(overrides)).tree
 
 
 def is_irrelevant(key: str) -> bool:
-    """Whether a key moves no result beyond rounding, or is the run's own."""
+    """Whether a key affects no result beyond rounding, or belongs to the single run."""
     return any(key == k or key.startswith(f"{k}.") for k in table()["silent"])
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a run is held against: a recipe, its row, and the tree of both; ``why``: how it was found."""
+    """The recipe, row and config tree to compare a run with; ``reason``: why, if not by its experiment."""
 
     recipe: Recipe
     row: str
     tree: dict[str, Any]
-    why: str
+    reason: str
 
 
 def match(tree: Mapping[str, Any], experiment: str) -> Match:
-    """The recipe of a run's tree: that of its experiment, else of the shipped one nearest to it.
+    """The recipe for a run's tree: that of its experiment, else of the closest shipped experiment.
 
-    Raises ConfigError if the run is like none of them: it then has no architecture that any experiment has.
+    Raises ConfigError if no shipped experiment has its architecture.
     """
     recipe = load(experiment) if experiment else None
-    why = ""
+    reason = ""
     if recipe is None:
         recipe = nearest(tree)
-        unknown = f"no recipe is known for experiment {experiment!r}"
-        said = unknown if experiment else "no experiment is recorded"
-        why = f"{said}; the nearest by net, data and loss is {recipe.experiment}"
-    words = [f"+experiment={recipe.experiment}"]
+        problem = f"no recipe for experiment {experiment!r}" if experiment else "no experiment is recorded"
+        reason = f"{problem}; the closest by network, dataset and loss is {recipe.experiment}"
+    overrides = [f"+experiment={recipe.experiment}"]
     if tree.get("setting") in recipe.settings:
-        words.append(f"setting={tree['setting']}")
+        overrides.append(f"setting={tree['setting']}")
     row = _row(tree, recipe)
-    return Match(recipe, row, composed((*words, *recipe.rows.get(row, ()))), why)
+    return Match(recipe, row, composed((*overrides, *recipe.rows.get(row, ()))), reason)
 
 
 def nearest(tree: Mapping[str, Any]) -> Recipe:
-    """The recipe whose experiment shares most with the tree: net above all, then data, head, loss, norms."""
+    """The recipe whose experiment shares most with the tree: net first, then dataset, head, loss, norms."""
     best: tuple[int, Recipe] | None = None
     for name in table()["recipes"]:
         recipe = load(name)
@@ -129,8 +128,8 @@ def nearest(tree: Mapping[str, Any]) -> Recipe:
         if best is None or points > best[0]:
             best = points, recipe
     if best is None or best[0] < _WEIGHTS["architecture._target_"]:
-        fix = "name a run folder of ganlab's, or overrides with +experiment="
-        raise ConfigError("architecture", "is that of no shipped experiment", fix)
+        fix = "name a ganlab run folder, or overrides with +experiment="
+        raise ConfigError("architecture", "matches no shipped experiment", fix)
     return best[1]
 
 
@@ -152,7 +151,7 @@ def _shared(tree: Mapping[str, Any], other: Mapping[str, Any]) -> int:
 
 
 def _row(tree: Mapping[str, Any], recipe: Recipe) -> str:
-    """The row that the run is, by normalization, loss and head: the best fitting one, the first of equals."""
+    """The recipe's row closest to the run in normalization, loss and head; the first of equals."""
 
     def fits(name: str) -> int:
         other = composed((f"+experiment={recipe.experiment}", *recipe.rows[name]))
@@ -166,7 +165,7 @@ def _row(tree: Mapping[str, Any], recipe: Recipe) -> str:
 
 
 def value_at(tree: Mapping[str, Any], key: str) -> Any:
-    """The value under a dotted key; None where there is none."""
+    """The value at a dotted key; None if absent."""
     node: Any = tree
     for name in key.split("."):
         node = node.get(name) if isinstance(node, Mapping) else None

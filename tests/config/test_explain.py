@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 def of(*overrides: str) -> explain.Explanation:
     made = compose.compose(list(overrides))
     experiment = str(made.choices.get("experiment") or "")
-    return explain.against("x", made.tree, recipes.match(made.tree, experiment))
+    return explain.explain_tree("x", made.tree, recipes.match(made.tree, experiment))
 
 
 def keys(lines: list[explain.Line]) -> dict[str, explain.Line]:
@@ -99,7 +99,7 @@ def test_every_shipped_experiment_can_be_explained(name: str, capsys: pytest.Cap
         assert f"recipe: {name}, " in said
         assert "nothing differs from the recipe" in said
     else:
-        assert f"no recipe is known for experiment {name!r}; the nearest" in said
+        assert f"no recipe for experiment {name!r}; the closest" in said
 
 
 def test_differences_name_the_recipes_value_and_its_source() -> None:
@@ -164,9 +164,9 @@ def test_what_moves_no_result_is_left_out() -> None:
 def test_without_an_experiment_the_nearest_recipe_is_named() -> None:
     found = of("dataset=stl10", "architecture=cnn", "setting=B")
     assert found.match.recipe.experiment == "sngan_stl"
-    assert found.match.why.startswith("no experiment is recorded; the nearest")
+    assert found.match.reason.startswith("no experiment is recorded; the closest")
     assert recipes.nearest(of("+experiment=projection_cifar").match.tree).experiment == "projection_cifar"
-    with pytest.raises(ConfigError, match="is that of no shipped experiment"):
+    with pytest.raises(ConfigError, match="matches no shipped experiment"):
         recipes.nearest({"architecture": {"_target_": "mine.Net"}})
 
 

@@ -85,10 +85,10 @@ def test_the_report_shows_them_beside_each_other(trained: Path, run: Path) -> No
     (section,) = cells.sections(collect.collect([run]))
     table = rescored.table(section)
     assert table is not None
-    assert [c.label.split(" [")[0] for c in table.columns[5:]] == ["few", "more", "apart by"]
-    fid = next(row for row in table.rows if row[4].words == "fid_cifar")
-    assert fid[3].words == "1"
-    assert fid[5].words != fid[6].words
+    assert [c.label.split(" [")[0] for c in table.columns[5:]] == ["few", "more", "range"]
+    fid = next(row for row in table.rows if row[4].text == "fid_cifar")
+    assert fid[3].text == "1"
+    assert fid[5].text != fid[6].text
     assert "fid_n_fake 16 | 48" in table.notes[0]
 
 

@@ -25,7 +25,7 @@ from ganlab.papers import labels, published
 from ganlab.report import report
 from ganlab.report.compare import compare
 from ganlab.report.draw import mosaic
-from ganlab.report.draw.curves import BINS, _binned, drawn_rows
+from ganlab.report.draw.curves import BINS, _binned, panel_rows
 from ganlab.report.read import cells
 from ganlab.report.read.collect import Run, collect
 from ganlab.report.read.history import Curve
@@ -73,7 +73,7 @@ def test_runs_are_found_once_and_broken_ones_are_listed(tmp_path: Path) -> None:
     (tmp_path / "sweep" / ".hydra").mkdir()
     (tmp_path / "sweep" / ".hydra" / "config.yaml").write_text("steps: 1")
     runs = collect([tmp_path, a, tmp_path / "sweep"])
-    assert [r.shown for r in runs] == ["ln/A-s0", "sn/A-s0", "wn/A-s0"]
+    assert [r.label for r in runs] == ["ln/A-s0", "sn/A-s0", "wn/A-s0"]
     assert [bool(r.problem) for r in runs] == [True, False, False]
     assert "not a JSON object" in runs[0].problem
 
@@ -81,10 +81,10 @@ def test_runs_are_found_once_and_broken_ones_are_listed(tmp_path: Path) -> None:
 def test_a_path_without_a_run_is_one_line_with_code_3(tmp_path: Path) -> None:
     make_run(tmp_path / "good")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: no run in it \(no result\.json\); give run folders") as e:
+    with pytest.raises(DataError, match=r"empty: contains no run \(no result\.json\); name run folders") as e:
         report([tmp_path / "good", tmp_path / "empty"], tmp_path / "out")
     assert e.value.code == 3
-    with pytest.raises(DataError, match="nowhere: there is no such folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         report([tmp_path / "nowhere"], tmp_path / "out")
     with pytest.raises(DataError, match="no run folder given"):
         report([], tmp_path / "out")
@@ -106,7 +106,7 @@ def test_seeds_are_averaged_with_the_sample_std(tmp_path: Path) -> None:
     (cell,) = section.cells.values()
     key = cells.Key("fid", "last", digest(SNGAN))
     assert cell.summary(key) == cells.Summary(42.0, pytest.approx(math.sqrt(8)), 2, "")
-    assert section.measured("last") == [cells.Key("is", "last", digest(SNGAN)), key]
+    assert section.score_keys("last") == [cells.Key("is", "last", digest(SNGAN)), key]
 
 
 def test_unfinished_runs_never_enter_the_mean_of_finished_ones(tmp_path: Path) -> None:
@@ -152,13 +152,13 @@ def test_protocols_are_never_mixed(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "C", 0, fid=40.0)
     make_run(tmp_path, "sn", "C", 1, fid=20.0, protocol=other)
     section = one_section(tmp_path)
-    fids = [k for k in section.measured("last") if k.score == "fid"]
+    fids = [k for k in section.score_keys("last") if k.score == "fid"]
     (cell,) = section.cells.values()
     assert sorted(cell.summary(k).mean for k in fids) == [20.0, 40.0]  # type: ignore[type-var]
-    said = tables.warnings(section)[0]
-    assert "FID (last), FID (best) come under 2 protocols" in said
-    assert "sngan_paper" in said
-    assert "ttur50k" in said
+    warning = tables.warnings(section)[0]
+    assert "FID (last), FID (best): measured under 2 protocols" in warning
+    assert "sngan_paper" in warning
+    assert "ttur50k" in warning
 
 
 def test_a_seed_run_twice_and_a_protocol_id_used_twice_are_said(tmp_path: Path) -> None:
@@ -168,7 +168,9 @@ def test_a_seed_run_twice_and_a_protocol_id_used_twice_are_said(tmp_path: Path) 
     result["scores"]["last"]["protocol"] = SNGAN | {"fid_n_fake": 7}
     (twice / "result.json").write_text(json.dumps(result))
     runs = collect([tmp_path])
-    assert "SN, setting C: several runs of seed 0; all count." in tables.warnings(cells.sections(runs)[0])
+    assert "SN, setting C: several runs with seed 0; the mean includes all of them." in tables.warnings(
+        cells.sections(runs)[0]
+    )
     assert "two different records" in tables.all_protocols(runs)[1][0]
 
 
@@ -199,14 +201,14 @@ def test_published_lookup_prefers_own_rows_and_equal_updates() -> None:
 
 
 def test_published_file_is_whole() -> None:
-    known, rows = published.table(), published.rows()
+    vocabulary, rows = published.table(), published.rows()
     ids = [row["id"] for row in rows]
     assert len(ids) == len(set(ids)) == 619
     numbers = ("value", "std", "resolution", "updates")
     for row in rows:
-        assert row["protocol"] in known["protocols"], row
-        assert row["source"] in known["sources"], row
-        assert row["paper"] in known["papers"], row
+        assert row["protocol"] in vocabulary["protocols"], row
+        assert row["source"] in vocabulary["sources"], row
+        assert row["paper"] in vocabulary["papers"], row
         assert row["provenance"] in ("read", "recalled", "read, ± recalled"), row
         assert (row["source"] == "memory") == (row["provenance"] == "recalled"), row
         assert row["conditional"] in ("yes", "no", ""), row
@@ -215,9 +217,9 @@ def test_published_file_is_whole() -> None:
         for key in numbers if row["score"] != "status" else numbers[1:]:
             assert not row[key] or math.isfinite(float(row[key])), row
     used = {key: {row[key] for row in rows} for key in ("protocol", "source", "paper")}
-    assert set(known["protocols"]) == used["protocol"]
-    assert set(known["sources"]) == used["source"]
-    assert set(known["papers"]) == used["paper"]
+    assert set(vocabulary["protocols"]) == used["protocol"]
+    assert set(vocabulary["sources"]) == used["source"]
+    assert set(vocabulary["papers"]) == used["paper"]
     assert sum(row["provenance"] == "recalled" for row in rows) == 29
     words = [row for row in rows if row["score"] == "status"]
     assert sorted(row["value"] for row in words) == ["collapsed"] * 3 + ["diverged"] * 2
@@ -253,18 +255,18 @@ def test_other_implementations_are_no_papers_and_recalled_values_say_so() -> Non
     [
         ("chainer_gan_lib", "fid", SNGAN, "Chainer port of Inception"),
         ("mimicry", "fid", SNGAN | {"fid_n_fake": 50_000}, "stretched to their own minimum"),
-        ("pytorch_gan_collections", "fid", SNGAN, "generated images: 5,000 here, 50,000 published"),
+        ("pytorch_gan_collections", "fid", SNGAN, "generated images: ours 5,000, published 50,000"),
         ("pytorch_gan_collections", "fid", TTUR, None),
-        ("pytorch_gan_collections", "fid", TTUR | {"real_split": "test"}, "test here, train published"),
-        ("studiogan", "fid", TTUR, "batch norm statistics of G: running here, batch published"),
+        ("pytorch_gan_collections", "fid", TTUR | {"real_split": "test"}, "ours test, published train"),
+        ("studiogan", "fid", TTUR, "batch norm statistics of G: ours running, published batch"),
     ],
 )
 def test_other_implementations_are_refused_with_a_reason(
     paper: str, score: str, record: dict[str, Any], reason: str | None
 ) -> None:
     row = next(p for p in published.values() if p.paper == paper and p.score == score and p.method == "sn")
-    said = published.differences(row, score, record)
-    assert (said == []) if reason is None else (reason in "; ".join(said))
+    reasons = published.differences(row, score, record)
+    assert (reasons == []) if reason is None else (reason in "; ".join(reasons))
     assert published.differences(row, "fid_cifar", record | {"extractor": "cifar"})
 
 
@@ -272,7 +274,7 @@ def test_a_best_checkpoint_is_not_a_last_one() -> None:
     row = next(p for p in published.values() if p.protocol == "studiogan_10k_test" and p.score == "fid")
     ours = SNGAN | {"fid_n_fake": 10_000, "bn": "batch"}
     assert published.differences(row, "fid", ours, "best") == []
-    assert published.differences(row, "fid", ours, "last") == ["checkpoint: last here, best published"]
+    assert published.differences(row, "fid", ours, "last") == ["checkpoint: ours last, published best"]
 
 
 @pytest.mark.parametrize(
@@ -281,44 +283,44 @@ def test_a_best_checkpoint_is_not_a_last_one() -> None:
         ("fid", {}, None),
         ("fid", {"real_split": "test", "fid_n_real": 0}, None),  # all 10,000 of them
         ("fid", {"extractor": {"name": "inception", "sha256": "0"}}, None),
-        ("fid", {"fid_n_fake": 50_000}, "generated images: 50,000 here, 5,000 published"),
-        ("fid", {"fid_n_real": 0, "real_split": "train"}, "real images: 50,000 here, 10,000 published"),
-        ("fid", {"quantize": "round"}, "rounding to 8 bits: round here, truncate published"),
-        ("fid_cifar", {"extractor": "cifar"}, "scored on the cifar network here"),
-        ("fid_cifar", {"extractor": "inception"}, "scored on the inception network here"),
-        ("fid", {"generator": "ema"}, "weights of G: ema here, raw published"),
+        ("fid", {"fid_n_fake": 50_000}, "generated images: ours 50,000, published 5,000"),
+        ("fid", {"fid_n_real": 0, "real_split": "train"}, "real images: ours 50,000, published 10,000"),
+        ("fid", {"quantize": "round"}, "rounding to 8 bits: ours round, published truncate"),
+        ("fid_cifar", {"extractor": "cifar"}, "features: ours from the cifar network"),
+        ("fid_cifar", {"extractor": "inception"}, "features: ours from the inception network"),
+        ("fid", {"generator": "ema"}, "weights of G: ours ema, published raw"),
         ("fid", {"extractor": {"name": "inception", "weights_official": False}}, "not the official ones"),
-        ("is", {"is_splits": 1}, "splits: 1 here, 10 published"),
-        ("is", {"is_n_fake": None}, "not recorded here, 50,000 published"),
+        ("is", {"is_splits": 1}, "splits: ours 1, published 10"),
+        ("is", {"is_n_fake": None}, "ours not recorded, published 50,000"),
     ],
 )
 def test_only_like_for_like_stands_beside(score: str, change: dict[str, Any], reason: str | None) -> None:
     row = published.lookup("cifar10", "cnn", "sn", "standard", labels.split_score(score)[0])[0]
-    said = published.differences(row, score, SNGAN | change)
-    assert (said == []) if reason is None else (reason in said[0])
+    reasons = published.differences(row, score, SNGAN | change)
+    assert (reasons == []) if reason is None else (reason in reasons[0])
 
 
 def test_a_folder_of_cifar_is_not_quite_cifar(tmp_path: Path) -> None:
-    assert published.known_dataset("cifar10") == ("cifar10", "")
-    assert published.known_dataset("digits") == ("digits", "")
-    name, unlike = published.known_dataset("folder", "cifar10-jpeg.tar.xz")
+    assert published.canonical_dataset("cifar10") == ("cifar10", "")
+    assert published.canonical_dataset("digits") == ("digits", "")
+    name, unlike = published.canonical_dataset("folder", "cifar10-jpeg.tar.xz")
     assert name == "cifar10"
     assert "not from the original CIFAR-10" in unlike
     folder = {"dataset": {"path": "../shared/data/cifar10-jpeg.tar.xz", "resolution": 32}}
     make_run(tmp_path, dataset="folder", overrides=folder, fid=29.0)
     section = one_section(tmp_path)
-    found = compare.beside(section, cells.Key("fid", "last", digest(SNGAN)))
-    assert found.rows == {}
-    assert "cifar10-jpeg.tar.xz" in found.note
+    matches = compare.match_published(section, cells.Key("fid", "last", digest(SNGAN)))
+    assert matches.rows == {}
+    assert "cifar10-jpeg.tar.xz" in matches.note
     assert section.title == "cifar10-jpeg.tar.xz 32×32, CNN"
 
 
 def test_what_was_reduced_is_said() -> None:
-    words = "1,000 of the paper's 100,000 updates, 0.25 of its width"
-    assert published.reduced("cifar10", "cnn", [1000.0], [0.25]) == words
-    assert published.reduced("cifar10", "cnn", [100_000.0], [1.0]) == ""
-    assert published.reduced("cifar10", "cnn", [1000.0, 3000.0], [1.0]).startswith("1,000–3,000 of")
-    assert published.reduced("digits", "cnn", [1000.0], [0.25]) == ""
+    words = "1,000 of the paper's 100,000 updates, 0.25× its width"
+    assert published.reduced_scale("cifar10", "cnn", [1000.0], [0.25]) == words
+    assert published.reduced_scale("cifar10", "cnn", [100_000.0], [1.0]) == ""
+    assert published.reduced_scale("cifar10", "cnn", [1000.0, 3000.0], [1.0]).startswith("1,000–3,000 of")
+    assert published.reduced_scale("digits", "cnn", [1000.0], [0.25]) == ""
 
 
 def test_paper_beside_ours(tmp_path: Path) -> None:
@@ -328,14 +330,14 @@ def test_paper_beside_ours(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "D", 0, fid=30.0, status="diverged")
     section = one_section(tmp_path)
     key = cells.Key("fid", "last", digest(SNGAN))
-    table = compare.comparison(section, {key: compare.beside(section, key)})
+    table = compare.comparison(section, {key: compare.match_published(section, key)})
     assert table is not None
     trained = "1,000 updates, width 0.25; A, C, D"
     assert table.rows == [("SN", [("29.30", "42.00 ± 2.83 (C, 2 seeds)")], trained)]
     assert "sngan_paper" in table.notes[0]
-    note = compare.beside(section, key).note
+    note = compare.match_published(section, key).note
     assert note.startswith(
-        "Published: SNGAN Table 2 (best of settings A-F, 100,000 updates). Its source does not state"
+        "Published: SNGAN Table 2 (best of settings A-F, 100,000 updates). The source does not state"
     )
 
 
@@ -394,7 +396,7 @@ def test_csv_has_a_row_per_score_with_its_protocol(written: Path) -> None:
     assert "2015 Inception" in unlike["published_note"]
     other = next(r for r in rows if r["protocol"] == "ttur50k" and r["score"] == "fid")
     assert other["published"] == ""
-    assert "50,000 here, 5,000 published" in other["published_note"]
+    assert "ours 50,000, published 5,000" in other["published_note"]
 
 
 def test_markdown_links_lead_to_figures(written: Path) -> None:
@@ -447,9 +449,9 @@ def test_no_value_of_result_json_can_break_it(tmp_path: Path) -> None:
         tables.warnings(section)
         names = tables.score_names(section)
         assert len(tables.run_rows(section, names)) >= len(section.runs)
-        for key in section.measured():
+        for key in section.score_keys():
             tables.matrix(section, key)
-            compare.comparison(section, {key: compare.beside(section, key)})
+            compare.comparison(section, {key: compare.match_published(section, key)})
 
 
 @pytest.mark.parametrize(
@@ -494,7 +496,7 @@ def test_broken_metrics_lines_are_counted_and_skipped(tmp_path: Path) -> None:
     ]
     (run / "metrics.jsonl").write_text("\n".join(lines))
     (read,) = collect([tmp_path])
-    assert "4 broken line(s) in metrics.jsonl skipped" in read.notes
+    assert "skipped 4 broken lines of metrics.jsonl" in read.notes
     assert list(read.curves[("loss/d", "")].steps) == [1, 2]
     assert list(read.curves[("fid", "p")].values) == [5.0]
     assert ("is_std", "p") not in read.curves
@@ -512,7 +514,7 @@ def test_a_critics_estimate_is_drawn_and_the_curves_of_held_out_images_are_read(
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (read,) = collect([tmp_path])
     assert all(list(read.curves[(name, "")].steps) == [1, 2, 3] for name in names)
-    drawn = [name for name, _ in drawn_rows([read])]
+    drawn = [name for name, _ in panel_rows([read])]
     assert drawn[-2:] == ["critic/wasserstein_estimate", "loss/d"]
     assert not {"critic/negative_critic_loss_validation", "validation/d_train"} & {*drawn}
 
@@ -531,9 +533,9 @@ def test_long_curves_are_drawn_as_means() -> None:
 def test_samples_are_cut_between_tiles(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     path = run / "samples" / "step-000001000.png"
-    found = mosaic.newest(Run(run, "r"), 32, 3)
-    assert found is not None
-    image, step = found
+    newest = mosaic.newest(Run(run, "r"), 32, 3)
+    assert newest is not None
+    image, step = newest
     assert (image.size, step) == ((3 * 34 + 2,) * 2, 1000)
     with Image.open(path) as whole:
         assert image.tobytes() == whole.crop((0, 0, 104, 104)).convert("RGB").tobytes()
@@ -546,9 +548,9 @@ def test_unreadable_samples_fall_back_to_older_ones(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(run / "samples" / "step-000003000.png")  # a bomb, 50 kB packed
     (run / "samples" / "step-000004000.png").symlink_to("/etc/hostname")
     read = Run(run, "r")
-    found = mosaic.newest(read, 32, 3)
-    assert found is not None
-    assert found[1] == 1000
+    newest = mosaic.newest(read, 32, 3)
+    assert newest is not None
+    assert newest[1] == 1000
     assert len(read.notes) == 2
 
 
@@ -572,10 +574,10 @@ def test_numbers_for_reading() -> None:
     assert [labels.number(v) for v in (0.01234, 1.2e-7, 0.0)] == ["0.0123", "1.2e-07", "0.0000"]
     assert labels.number(None) == labels.number(float("nan")) == "–"
     near = {1.0: "1.00", 100.0: "100.0", 1000.0: "1,000", 1e-3: "0.0010"}
-    for size, shown in near.items():  # the last bits, which processors disagree in, choose no digits
+    for size, printed in near.items():  # the last bits, which processors disagree in, choose no digits
         for value in (size * (1 - 1e-9), size, size * (1 + 1e-9)):
-            assert labels.number(value) == shown
-            assert labels.spread(value, 0.0).startswith(f"{shown} ± ")
+            assert labels.number(value) == printed
+            assert labels.spread(value, 0.0).startswith(f"{printed} ± ")
             assert len(labels.spread(value, 0.0)) == len(labels.spread(size, 0.0))
     assert labels.number(0.9999) == "0.9999"
     assert {labels.signed(v, like=5) for v in (-1e-17, -0.0, 0.0, 1e-17)} == {"+0.00"}
@@ -590,12 +592,12 @@ def test_numbers_for_reading() -> None:
 def test_scores_of_ganlab_evaluate_are_read_too(tmp_path: Path) -> None:
     run = make_run(tmp_path, samples=False, fid=40.0)
     other = SNGAN | {"protocol": "ttur50k", "fid_n_fake": 50_000, "fid_n_real": 50_000}
-    told = {"checkpoint": "last", "step": 1000, "values": {"fid": 33.0}, "protocol": other}
-    told["protocol_id"] = digest(other)
+    record = {"checkpoint": "last", "step": 1000, "values": {"fid": 33.0}, "protocol": other}
+    record["protocol_id"] = digest(other)
     (run / "evaluations").mkdir()
-    (run / "evaluations" / "a.json").write_text(json.dumps(told))
-    (run / "evaluations" / "b.json").write_text(json.dumps(told | {"step": 500}))  # before the run went on
-    (run / "evaluations" / "c.json").write_text(json.dumps(told | {"protocol_id": digest(SNGAN)}))  # known
+    (run / "evaluations" / "a.json").write_text(json.dumps(record))
+    (run / "evaluations" / "b.json").write_text(json.dumps(record | {"step": 500}))  # before the run went on
+    (run / "evaluations" / "c.json").write_text(json.dumps(record | {"protocol_id": digest(SNGAN)}))  # known
     (run / "evaluations" / "d.json").write_text("{")
     (read,) = collect([tmp_path])
     fids = [(s.checkpoint, s.step, s.value) for s in read.scores if s.name == "fid"]
@@ -609,7 +611,7 @@ def test_scores_that_are_not_numbers_are_noted(tmp_path: Path) -> None:
     result = (run / "result.json").read_text().replace('"fid": 40.0', '"fid": NaN')
     (run / "result.json").write_text(result)
     (read,) = collect([tmp_path])
-    assert "fid of last is not a finite number" in read.notes
+    assert "fid of the last checkpoint is not a finite number" in read.notes
     assert [(s.checkpoint, s.name) for s in read.scores] == [("last", "is"), ("best", "is"), ("best", "fid")]
 
 

@@ -30,7 +30,7 @@ def one_section(root: Path) -> cells.Section:
 
 def words(table: Table | None) -> list[list[str]]:
     assert table is not None
-    return [[field.words for field in row] for row in table.rows]
+    return [[field.text for field in row] for row in table.rows]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -52,13 +52,15 @@ def test_side_by_side_marks_only_matching_protocols(tmp_path: Path) -> None:
     by_who = {(line[1], line[3]): line[-1] for line in lines}
     assert lines[0][:4] == ["SN", "ours", "6.00 (C)", "40.00 (C)"]
     paper = by_who["SNGAN Table 2", "29.30"]
-    assert "IS: yes, with sngan_paper (ours: 0.01 of its updates; 0.25 of the width)" in paper
+    assert "IS: yes, under sngan_paper (ours: 0.01× its updates; ours: 0.25× the width)" in paper
     assert "not stated: the split of FID's real images" in paper
-    assert "no: loss: standard here, hinge published" in by_who["SNGAN Table 2", "25.50"]
+    assert "no: loss: ours standard, published hinge" in by_who["SNGAN Table 2", "25.50"]
     assert "Chainer port" in by_who["chainer-gan-lib README", "23.60"]
     collections = by_who["pytorch-gan-collections README", "17.81"]
-    assert "generated images: 5,000 here, 50,000 published" in collections
-    assert not any("yes" in said for (who, _), said in by_who.items() if "SNGAN" not in who and who != "ours")
+    assert "generated images: ours 5,000, published 50,000" in collections
+    assert not any(
+        "yes" in answer for (who, _), answer in by_who.items() if "SNGAN" not in who and who != "ours"
+    )
 
 
 def test_a_matching_protocol_of_another_implementation_is_found(tmp_path: Path) -> None:
@@ -70,8 +72,8 @@ def test_a_matching_protocol_of_another_implementation_is_found(tmp_path: Path) 
         overrides={"loss": {"_target_": "ganlab.methods.losses.Hinge"}},
     )
     lines = words(sidebyside.table(one_section(tmp_path)))
-    said = {line[1]: line[-1] for line in lines if line[1] != "SNGAN Table 2"}
-    assert "yes, with ttur50k (not stated: rounding" in said["pytorch-gan-collections README"]
+    answers = {line[1]: line[-1] for line in lines if line[1] != "SNGAN Table 2"}
+    assert "yes, under ttur50k (not stated: rounding" in answers["pytorch-gan-collections README"]
 
 
 def test_scores_of_another_network_and_other_images_are_never_like_for_like(tmp_path: Path) -> None:
@@ -83,10 +85,10 @@ def test_scores_of_another_network_and_other_images_are_never_like_for_like(tmp_
     assert lines[0][2].startswith("is_cifar 6.00")  # never under a bare IS
     assert all("no: " in line[-1] and "yes" not in line[-1] for line in lines if line[1] != "ours")
     assert table is not None
-    assert any("No line is like for like with ours, for the images come from" in n for n in table.notes)
+    assert any("No row is like for like with ours: our images come from" in n for n in table.notes)
     make_run(tmp_path / "b", "sn", "C", **shared)
     lines = words(sidebyside.table(one_section(tmp_path / "b")))
-    assert any("other images" in line[-1] for line in lines)
+    assert any("different images" in line[-1] for line in lines)
     assert not any("yes" in line[-1] for line in lines)
 
 
@@ -112,16 +114,16 @@ def test_appendix_e_meets_its_own_rows(method: str, tmp_path: Path) -> None:
         config = {"loss": wasserstein, "normalization": learned, "architecture": net}
         make_run(tmp_path, method, "resnet", folder=name, overrides=config, **change)
     section = one_section(tmp_path)
-    found = compare.beside(section, FID).rows
-    assert {g.variant: (row.table, row.value) for g, row in found.items()} == {
+    rows = compare.match_published(section, FID).rows
+    assert {g.variant: (row.table, row.value) for g, row in rows.items()} == {
         "d_channels 128": ("Table 7", 23.6),
         "d_channels 192": ("Table 7", 22.5),
     }
-    fixed = published.known_method(method, "wasserstein", {"normalization.sn.gamma": "fixed"})
+    fixed = published.canonical_method(method, "wasserstein", {"normalization.sn.gamma": "fixed"})
     assert fixed == method
     narrow = next(g for g in section.groups if g.variant == "d_channels 128")
     (row,) = [p for p in sidebyside.rows_of(section, narrow) if p.wide and p.score == "fid"]
-    assert "D is 1.5 times as wide there" in sidebyside.verdict(section, narrow, row, FID).reasons
+    assert "the published D is 1.5 times as wide" in sidebyside.verdict(section, narrow, row, FID).reasons
 
 
 def test_recalled_values_are_marked_everywhere(tmp_path: Path) -> None:
@@ -130,9 +132,9 @@ def test_recalled_values_are_marked_everywhere(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "sn", "resnet", fid=20.0, **change)
     report([tmp_path / "runs"], tmp_path / "out")
     for name in ("report.html", "report.md"):
-        shown = (tmp_path / "out" / name).read_text()
-        assert "Projection Table 3, recalled from memory: not verified" in shown
-        assert "Recalled values are from memory and not verified." in shown
+        content = (tmp_path / "out" / name).read_text()
+        assert "Projection Table 3, recalled from memory: not verified" in content
+        assert "Values recalled from memory are not verified." in content
     listed = rows_of(tmp_path / "out" / "published.csv")
     assert {r["recalled"] for r in listed if r["source"] == "recalled, not read"} == {"True"}
     assert listed
@@ -157,8 +159,8 @@ def test_every_published_line_can_be_judged(tmp_path: Path) -> None:
     section = one_section(tmp_path)
     for row in published.values():
         if row.score in ("is", "fid", "kid"):
-            found = sidebyside.verdict(section, section.groups[0], row, FID._replace(score=row.score))
-            assert found.word in ("yes", "no")
+            verdict = sidebyside.verdict(section, section.groups[0], row, FID._replace(score=row.score))
+            assert verdict.answer in ("yes", "no")
             assert sidebyside.training(row)
 
 
@@ -175,25 +177,25 @@ def test_every_published_line_can_be_judged(tmp_path: Path) -> None:
     ],
 )
 def test_noise_is_welchs_interval(a: list[float], b: list[float]) -> None:
-    found = significance.compare("C", ("SN", a), ("WN", b))
+    difference = significance.compare("C", ("SN", a), ("WN", b))
     theirs = scipy.stats.ttest_ind_from_stats(
         *(statistics.fmean(a), statistics.stdev(a), len(a)),
         *(statistics.fmean(b), statistics.stdev(b), len(b)),
         equal_var=False,
     )
-    assert found.p == pytest.approx(theirs.pvalue)
-    assert found.interval is not None
+    assert difference.p == pytest.approx(theirs.pvalue)
+    assert difference.interval is not None
     # by Welch's formulas, with scipy's t quantile
     va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
     df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
     half = scipy.stats.t.ppf(0.975, df) * (va + vb) ** 0.5
-    assert found.interval == pytest.approx((found.value - half, found.value + half))
-    assert ("within" in found.statement) == (theirs.pvalue > 0.05)
-    assert f"(n {len(a)} and {len(b)})" in found.statement
+    assert difference.interval == pytest.approx((difference.value - half, difference.value + half))
+    assert ("within" in difference.statement) == (theirs.pvalue > 0.05)
+    assert f"(n {len(a)} and {len(b)})" in difference.statement
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "said"),
+    ("a", "b", "statement"),
     [
         ([40.0], [50.0], "one seed each: no statement"),
         ([40.0], [50.0, 51.0], "one seed of SN: no statement"),
@@ -201,9 +203,11 @@ def test_noise_is_welchs_interval(a: list[float], b: list[float]) -> None:
         ([40.0, 40.0], [50.0, 50.0], "no spread between the seeds: no statement"),
     ],
 )
-def test_noise_makes_no_statement_where_none_is_possible(a: list[float], b: list[float], said: str) -> None:
-    found = significance.compare("C", ("SN", a), ("WN", b))
-    assert (found.statement, found.interval, found.p) == (said, None, None)
+def test_noise_makes_no_statement_where_none_is_possible(
+    a: list[float], b: list[float], statement: str
+) -> None:
+    difference = significance.compare("C", ("SN", a), ("WN", b))
+    assert (difference.statement, difference.interval, difference.p) == (statement, None, None)
 
 
 def test_noise_table_counts_seeds_once_and_finished_runs_only(tmp_path: Path) -> None:
@@ -212,11 +216,11 @@ def test_noise_table_counts_seeds_once_and_finished_runs_only(tmp_path: Path) ->
     make_run(tmp_path, "sn", "C", 0, fid=40.0, samples=False, folder="again")
     make_run(tmp_path, "wn", "C", 2, fid=900.0, samples=False, status="diverged")
     section = one_section(tmp_path)
-    (found,) = significance.differences(section, FID)
-    assert found.seeds == (2, 2)
-    assert found.means == (60.5, 42.0)
+    (difference,) = significance.differences(section, FID)
+    assert difference.seeds == (2, 2)
+    assert difference.means == (60.5, 42.0)
     table = significance.table(section, FID)
-    half = (found.interval[1] - found.interval[0]) / 2 if found.interval else 0.0
+    half = (difference.interval[1] - difference.interval[0]) / 2 if difference.interval else 0.0
     assert words(table) == [["WN", f"+18.50 ± {half:.2f} (n 2, 2)"], ["SN", "best"]]
 
 
@@ -227,7 +231,7 @@ def test_noise_of_one_seed_each_is_no_statement(tmp_path: Path) -> None:
     assert table is not None
     assert table.rows == []
     assert "All 2 comparisons of FID have one seed" in table.notes[0]
-    assert "no statement about seed noise" in table.notes[0]
+    assert "they allow no statement about seed noise" in table.notes[0]
 
 
 def test_noise_and_ranks_go_into_csv(tmp_path: Path) -> None:
@@ -258,17 +262,17 @@ def paper_grid(root: Path, bad: float = 3.0) -> None:
 def test_order_of_methods_beside_the_papers(tmp_path: Path) -> None:
     paper_grid(tmp_path)
     orders, robust = ranking.tables(one_section(tmp_path), FID, "1,000 of the paper's 100,000 updates")
-    assert [c.label for c in orders.columns] == ["", "A", "F", "best of its settings", "paper, best of A-F"]
+    assert [c.label for c in orders.columns] == ["", "A", "F", "best setting", "paper, best of A-F"]
     lines = words(orders)
     assert lines[0] == [*("1", "Orthonormal 29.00", "SN 30.77"), "Orthonormal 29.00 (A)", "Orthonormal 29.00"]
     assert [line[4].rsplit(" ", 1)[0] for line in lines] == [
         *("Orthonormal", "SN", "LN", "WN", "GAN-GP", "WGAN-GP", "Weight clip", "BN")
     ]
-    said = " ".join(orders.notes)
-    assert "Ours is at reduced scale: 1,000 of the paper's 100,000 updates." in said
-    assert "(reduced scale), 8 methods" in said
-    assert "Kendall tau +1.00" in said
-    assert "Spearman rho +1.00" in said
+    notes = " ".join(orders.notes)
+    assert "Our runs are at reduced scale: 1,000 of the paper's 100,000 updates." in notes
+    assert "(reduced scale), 8 methods" in notes
+    assert "Kendall tau +1.00" in notes
+    assert "Spearman rho +1.00" in notes
     assert words(robust)[0] == ["SN", "29.30 (A)", "30.03", "30.77 (F)", "1.05", "1", "2 / 2", "2 of 2", ""]
 
 
@@ -280,10 +284,12 @@ def test_agreement_is_scipys(tmp_path: Path) -> None:
     theirs = [PAPER[m] for m in ours]
     tau = scipy.stats.kendalltau(list(ours.values()), theirs)
     rho = scipy.stats.spearmanr(list(ours.values()), theirs)
-    said = " ".join(orders.notes)
-    assert f"5 methods, ours by best setting: Kendall tau {tau.statistic:+.2f} (p {tau.pvalue:.2g})" in said
-    assert f"Spearman rho {rho.statistic:+.2f} (p {rho.pvalue:.2g})" in said
-    assert "reduced" not in said
+    notes = " ".join(orders.notes)
+    assert (
+        f"5 methods, each at its best setting: Kendall tau {tau.statistic:+.2f} (p {tau.pvalue:.2g})" in notes
+    )
+    assert f"Spearman rho {rho.statistic:+.2f} (p {rho.pvalue:.2g})" in notes
+    assert "reduced" not in notes
 
 
 def test_two_methods_have_no_rank_correlation_and_one_has_no_order(tmp_path: Path) -> None:
@@ -291,7 +297,7 @@ def test_two_methods_have_no_rank_correlation_and_one_has_no_order(tmp_path: Pat
     assert ranking.tables(one_section(tmp_path), FID) == []
     make_run(tmp_path, "wn", "A", fid=40.0, samples=False)
     (orders,) = ranking.tables(one_section(tmp_path), FID)
-    assert "2 methods in common with the paper: no rank correlation under 3." in orders.notes
+    assert "2 methods in common with the paper; a rank correlation needs at least 3." in orders.notes
 
 
 def test_an_order_of_another_networks_score_says_so(tmp_path: Path) -> None:
@@ -299,7 +305,9 @@ def test_an_order_of_another_networks_score_says_so(tmp_path: Path) -> None:
         make_run(tmp_path, method, "A", fid=fid, suffix="_cifar", protocol=SMALL, samples=False)
     key = cells.Key("fid_cifar", "last", digest(SMALL))
     (orders,) = ranking.tables(one_section(tmp_path), key)
-    assert "Ours is fid_cifar, another network's score: only the orders can be compared." in orders.notes[0]
+    assert (
+        "Our fid_cifar uses another network's features, so only rankings can be compared." in orders.notes[0]
+    )
 
 
 def test_diverged_cells_are_last_and_count_against_robustness(tmp_path: Path) -> None:
@@ -328,9 +336,9 @@ def test_an_inception_score_is_ranked_from_above(tmp_path: Path) -> None:
 
 def write_grid(root: Path, **changes: Any) -> None:
     cell = {"name": "sn-C", "overrides": [], "run": "sn-C", "axes": {"method": "sn"}}
-    told = {"format": 1, "grid": "sngan_fig1_cifar", "title": "SNGAN Figures 1 and 2", "cells": [cell]}
-    told["scale"] = {"updates": 0.01, "width": 0.125}
-    (root / "grid.json").write_text(json.dumps(told | changes))
+    record = {"format": 1, "grid": "sngan_fig1_cifar", "title": "SNGAN Figures 1 and 2", "cells": [cell]}
+    record["scale"] = {"updates": 0.01, "width": 0.125}
+    (root / "grid.json").write_text(json.dumps(record | changes))
 
 
 def test_a_grid_gives_the_report_its_title_and_what_is_missing(tmp_path: Path) -> None:
@@ -341,12 +349,12 @@ def test_a_grid_gives_the_report_its_title_and_what_is_missing(tmp_path: Path) -
     write_grid(root, cells=[{"name": n, "run": n} for n in names])
     report([root], tmp_path / "out")
     html, md = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
-    heading = "SNGAN Figures 1 and 2 (reduced scale: 0.01 of the paper&#39;s updates, 0.125 of its width)"
+    heading = "SNGAN Figures 1 and 2 (reduced scale: 0.01× the paper&#39;s updates, 0.125× its width)"
     assert f"<h1>{heading}</h1>" in html
     assert f"<title>{heading}: 2 runs</title>" in html
-    assert md.startswith("# SNGAN Figures 1 and 2 (reduced scale: 0.01 of the paper's updates")
-    for shown in (html, md):
-        assert "3 cells: 1 diverged, 1 finished, 1 not begun. Not begun: ln-C." in shown
+    assert md.startswith("# SNGAN Figures 1 and 2 (reduced scale: 0.01× the paper's updates")
+    for page in (html, md):
+        assert "3 cells: 1 diverged, 1 finished, 1 not started. Not started: ln-C." in page
     report([root / "sn-C"], tmp_path / "one")  # a cell alone still knows its grid
     assert "<h1>SNGAN Figures 1 and 2" in (tmp_path / "one" / "report.html").read_text()
 
@@ -354,9 +362,9 @@ def test_a_grid_gives_the_report_its_title_and_what_is_missing(tmp_path: Path) -
 def test_a_grid_at_full_scale_says_nothing_of_scale(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "C", folder="sn-C", samples=False)
     write_grid(tmp_path, scale={"updates": 1.0, "width": 1})
-    (found,) = grids.find(collect.collect([tmp_path]), [tmp_path])
-    assert found.heading == "SNGAN Figures 1 and 2"
-    assert found.summary == "1 cells: 1 finished"
+    (grid,) = grids.find(collect.collect([tmp_path]), [tmp_path])
+    assert grid.heading == "SNGAN Figures 1 and 2"
+    assert grid.summary == "1 cell: 1 finished"
 
 
 @pytest.mark.parametrize(
@@ -372,32 +380,32 @@ def test_no_grid_file_can_break_a_report(tmp_path: Path, content: str) -> None:
     root = tmp_path / "grid"
     make_run(root, "sn", "C", folder="sn-C", samples=False)
     (root / "grid.json").write_text(content)
-    (found,) = grids.find(collect.collect([root]), [root])
-    assert found.title
+    (grid,) = grids.find(collect.collect([root]), [root])
+    assert grid.title
     report([root], tmp_path / "out")
     for name in ("report.html", "report.md"):
-        shown = (tmp_path / "out" / name).read_text()
-        assert "<script" not in shown
-        assert "\x1b" not in shown
-        assert not re.search(r"(?<!\\)\]\(javascript", shown) or name == "report.html"
+        page = (tmp_path / "out" / name).read_text()
+        assert "<script" not in page
+        assert "\x1b" not in page
+        assert not re.search(r"(?<!\\)\]\(javascript", page) or name == "report.html"
 
 
 def test_a_grid_file_without_end_is_not_read(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "C", folder="sn-C", samples=False)
     (tmp_path / "grid.json").write_text(json.dumps({"title": "x" * grids.MAX_BYTES}))
-    (found,) = grids.find(collect.collect([tmp_path]), [tmp_path])
-    assert "larger than 8 MB" in found.problem
-    assert found.summary == found.problem
+    (grid,) = grids.find(collect.collect([tmp_path]), [tmp_path])
+    assert "larger than 8 MB" in grid.problem
+    assert grid.summary == grid.problem
 
 
 # ---- several protocols
 
 
 def evaluated(run: Path, protocol: dict[str, Any], values: dict[str, float], step: int = 1000) -> None:
-    told = {"checkpoint": "last", "step": step, "values": values, "protocol": protocol}
+    record = {"checkpoint": "last", "step": step, "values": values, "protocol": protocol}
     (run / "evaluations").mkdir(exist_ok=True)
     name = f"step-{step:09d}-{digest(protocol)}.json"
-    (run / "evaluations" / name).write_text(json.dumps(told | {"protocol_id": digest(protocol)}))
+    (run / "evaluations" / name).write_text(json.dumps(record | {"protocol_id": digest(protocol)}))
 
 
 def test_one_checkpoint_under_several_protocols(tmp_path: Path) -> None:
@@ -408,7 +416,7 @@ def test_one_checkpoint_under_several_protocols(tmp_path: Path) -> None:
     table = rescored.table(one_section(tmp_path))
     assert table is not None
     labels = [c.label for c in table.columns]
-    assert labels[5:] == [f"sngan_paper [{digest(SNGAN)[:8]}]", f"ttur50k [{digest(TTUR)[:8]}]", "apart by"]
+    assert labels[5:] == [f"sngan_paper [{digest(SNGAN)[:8]}]", f"ttur50k [{digest(TTUR)[:8]}]", "range"]
     assert words(table) == [
         ["SN", "C", "0", "1,000", "IS", "6.00 ± 0.08", "6.10", "0.10"],
         ["SN", "C", "0", "1,000", "FID", "40.00", "33.50", "6.50"],
@@ -429,7 +437,11 @@ def test_a_report_shows_every_part(tmp_path: Path) -> None:
     report([root], tmp_path / "out")
     html, md = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
     for title in (
-        *("Papers, other implementations and ours", "Order and robustness", "Robustness over settings: FID"),
+        *(
+            "Papers, other implementations and ours",
+            "Ranking and robustness",
+            "Robustness over settings: FID",
+        ),
         *("Seed noise", "One checkpoint, several protocols"),
     ):
         assert title in html
@@ -463,7 +475,7 @@ def test_hostile_names_stay_words_in_every_part(tmp_path: Path) -> None:
 def test_a_part_that_only_some_runs_have_is_named_by_its_place() -> None:
     keys = {"class_loss", "class_loss._target_"}
     assert (
-        cells._words({"class_loss._target_": "ganlab.methods.losses.ClassLoss"}, keys)
+        cells._variant_name({"class_loss._target_": "ganlab.methods.losses.ClassLoss"}, keys)
         == "class_loss ClassLoss"
     )
-    assert cells._words({"class_loss": None}, keys) == "class_loss none"
+    assert cells._variant_name({"class_loss": None}, keys) == "class_loss none"

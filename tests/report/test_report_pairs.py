@@ -29,9 +29,9 @@ BY_HAND = {
 def study_of(folder: Path) -> pairs.Study:
     runs = collect.collect([folder])
     (grid,) = grids.find(runs, [folder])
-    found = pairs.study(grid, runs)
-    assert found is not None
-    return found
+    study = pairs.study(grid, runs)
+    assert study is not None
+    return study
 
 
 def of(*scores: tuple[float, float]) -> list[Pair]:
@@ -39,16 +39,16 @@ def of(*scores: tuple[float, float]) -> list[Pair]:
 
 
 def test_a_success_is_a_score_above_the_threshold() -> None:
-    found = of((4.0, 6.0), (FAILED, 5.5), (7.5, 3.5), (5.0, 5.0), (FAILED, FAILED))
-    assert pairs.successes(found, 5.0) == (1, 2, 0, 2)
-    assert pairs.successes(found, 3.0) == (0, 1, 3, 1)
-    assert pairs.successes(found, 9.0) == (0, 0, 0, 5)
+    sample = of((4.0, 6.0), (FAILED, 5.5), (7.5, 3.5), (5.0, 5.0), (FAILED, FAILED))
+    assert pairs.successes(sample, 5.0) == (1, 2, 0, 2)
+    assert pairs.successes(sample, 3.0) == (0, 1, 3, 1)
+    assert pairs.successes(sample, 9.0) == (0, 0, 0, 5)
     assert pairs.successes([], 1.0) == (0, 0, 0, 0)
 
 
 def test_wins_leave_ties_and_two_failures_out() -> None:
-    found = of((4.0, 6.0), (FAILED, 5.5), (7.5, 3.5), (5.0, 5.0), (FAILED, FAILED), (2.0, FAILED))
-    assert pairs.wins(found) == (2, 2, 2)
+    sample = of((4.0, 6.0), (FAILED, 5.5), (7.5, 3.5), (5.0, 5.0), (FAILED, FAILED), (2.0, FAILED))
+    assert pairs.wins(sample) == (2, 2, 2)
 
 
 def test_the_sign_test_is_exact() -> None:
@@ -67,15 +67,18 @@ def test_deciles_lie_between_the_scores_found() -> None:
 
 def test_failures_count_and_what_is_not_over_waits(tmp_path: Path) -> None:
     make_pairs(tmp_path, BY_HAND | {"a006": (9.0, 9.0)}, missing=("a006-gan",))
-    found = study_of(tmp_path)
-    assert (found.first, found.second, found.score) == ("gan", "wgan-gp", "is")
-    assert [p.name for p in found.pairs] == list(BY_HAND)
-    assert [(p.first, p.second) for p in found.pairs] == [
+    study = study_of(tmp_path)
+    assert (study.first, study.second, study.score) == ("gan", "wgan-gp", "is")
+    assert [p.name for p in study.pairs] == list(BY_HAND)
+    assert [(p.first, p.second) for p in study.pairs] == [
         tuple(FAILED if v is None else v for v in values) for values in BY_HAND.values()
     ]
-    assert found.waiting == ["a006"]
-    assert {k: n for k, n in found.ended.items() if n} == {("gan", "diverged"): 2, ("wgan-gp", "diverged"): 1}
-    assert pairs.successes(found.pairs, 5.0) == (1, 2, 1, 2)
+    assert study.unfinished == ["a006"]
+    assert {k: n for k, n in study.failures.items() if n} == {
+        ("gan", "diverged"): 2,
+        ("wgan-gp", "diverged"): 1,
+    }
+    assert pairs.successes(study.pairs, 5.0) == (1, 2, 1, 2)
 
 
 def test_a_run_without_the_score_or_still_running_leaves_its_pair_out(tmp_path: Path) -> None:
@@ -83,19 +86,19 @@ def test_a_run_without_the_score_or_still_running_leaves_its_pair_out(tmp_path: 
     for name, changes in (("a001-gan", {"scores": {}}), ("a002-wgan-gp", {"status": "running"})):
         path = tmp_path / name / "result.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    found = study_of(tmp_path)
-    assert [p.name for p in found.pairs] == ["a000"]
-    assert (found.unscored, found.waiting) == (["a001"], ["a002"])
+    study = study_of(tmp_path)
+    assert [p.name for p in study.pairs] == ["a000"]
+    assert (study.unscored, study.unfinished) == (["a001"], ["a002"])
 
 
 def test_a_crash_counts_as_a_failure_and_is_told_apart(tmp_path: Path) -> None:
     make_pairs(tmp_path, {"a000": (4.0, 6.0)}, dataset="imagenet")
     path = tmp_path / "a000-gan" / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "failed"}))
-    found = study_of(tmp_path)
-    assert found.pairs == [Pair("a000", FAILED, 6.0, found.pairs[0].chosen)]
-    notes = " ".join(successes.success_tables(found).tables[0].notes)
-    assert "1 GAN failed; what failed (memory, disk) the sweep's command tries again." in notes
+    study = study_of(tmp_path)
+    assert study.pairs == [Pair("a000", FAILED, 6.0, study.pairs[0].choices)]
+    notes = " ".join(successes.success_tables(study).tables[0].notes)
+    assert "1 GAN failed. The sweep's command retries failed runs (out of memory, disk full)." in notes
 
 
 def test_every_published_count_is_there() -> None:
@@ -105,8 +108,8 @@ def test_every_published_count_is_there() -> None:
     }
     assert (len(tables["Table 2"]), len(tables["Table 5"])) == (5 * 4, 17 * 4)
     sums: dict[tuple[str, str], float] = {}
-    for table, found in tables.items():
-        for p in found:
+    for table, published_rows in tables.items():
+        for p in published_rows:
             sums[table, p.details] = sums.get((table, p.details), 0) + p.value
     assert set(sums.values()) == {200}
 
@@ -114,10 +117,10 @@ def test_every_published_count_is_there() -> None:
 def test_tables_2_and_5_stand_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_pairs(tmp_path, BY_HAND, dataset="imagenet")
     assert main.main(["report", str(tmp_path), f"out={tmp_path / 'r'}"]) == 0
-    said = capsys.readouterr().out
-    assert "WGAN-GP Table 2, published and ours (ours: 6 pairs; the paper's: 200 architectures)" in said
-    assert "WGAN-GP Table 5, published and ours" in said
-    five = next(line for line in said.splitlines() if line.strip().startswith("5 "))
+    output = capsys.readouterr().out
+    assert "WGAN-GP Table 2, published and ours (ours: 6 pairs; the paper's: 200 architectures)" in output
+    assert "WGAN-GP Table 5, published and ours" in output
+    five = next(line for line in output.splitlines() if line.strip().startswith("5 "))
     assert five.split() == [
         *("5", "1", "(17%)", "0", "(0%)", "2", "(33%)", "147", "(74%)"),
         *("1", "(17%)", "42", "(21%)", "2", "(33%)", "11", "(6%)"),
@@ -128,8 +131,8 @@ def test_tables_2_and_5_stand_beside_ours(tmp_path: Path, capsys: pytest.Capture
         "only GAN",
         "only WGAN-GP",
         "The standard DCGAN scores 7.24 in the paper",
-        "Without a score, below every threshold: 2 GAN diverged, 1 WGAN-GP diverged.",
-        "6 of 9,216 drawn by seed 0",
+        "No score, so below every threshold: 2 GAN diverged, 1 WGAN-GP diverged.",
+        "6 of 9,216 drawn with seed 0",
         "147 (74%)",
     ):
         assert words in page, words
@@ -158,31 +161,31 @@ def test_a_score_of_another_network_has_thresholds_of_its_own(tmp_path: Path) ->
     ours, *theirs = successes.success_tables(study_of(tmp_path)).tables
     assert ours.title == "Successes over thresholds (ours: 6 pairs)"
     assert [c.label for c in ours.columns][:2] == ["is_cifar above", "only GAN"]
-    assert "deciles of the 9 scores found here" in ours.notes[0]
+    assert "deciles of our 9 scores" in ours.notes[0]
     assert [t.title for t in theirs] == [
         f"WGAN-GP Table {k}, published (the paper's: 200 architectures)" for k in (2, 5)
     ]
-    assert "Not like for like: ours is is_cifar, of another network" in theirs[0].notes[0]
-    assert "the images are Digits at 32 pixels, the paper's ImageNet at 32" in theirs[0].notes[0]
+    assert "Not like for like: our score is is_cifar, from another network" in theirs[0].notes[0]
+    assert "our images are Digits at 32 pixels, the paper's are ImageNet at 32" in theirs[0].notes[0]
     (mine, *_) = successes.success_tables(study_of(tmp_path), [5.0, 4.0]).tables
-    assert [row[0].words for row in mine.rows] == ["4", "5"]
-    assert [f.words for f in mine.rows[1]] == ["5", "1 (17%)", "2 (33%)", "1 (17%)", "2 (33%)"]
+    assert [row[0].text for row in mine.rows] == ["4", "5"]
+    assert [f.text for f in mine.rows[1]] == ["5", "1 (17%)", "2 (33%)", "1 (17%)", "2 (33%)"]
     assert not any("deciles" in note for note in mine.notes)
 
 
 def test_the_wins_of_both_penalties_stand_beside_the_paper_s(tmp_path: Path) -> None:
     labels = ("two-sided", "one-sided")
     make_pairs(tmp_path, BY_HAND, labels, "penalty", "wins", dataset="imagenet")
-    told = successes.success_tables(study_of(tmp_path))
-    (table,) = told.tables
-    assert [[f.words for f in row] for row in table.rows] == [
+    result = successes.success_tables(study_of(tmp_path))
+    (table,) = result.tables
+    assert [[f.text for f in row] for row in table.rows] == [
         ["two-sided better", "1", "100"],
         ["one-sided better", "3", "77"],
         ["equal, or both without a score", "2", "–"],
         ["p of the sign test", "0.62", "0.098"],
     ]
     assert any("174 architectures" in note and "177 of 174" in note for note in table.notes)
-    assert [line[4:8] for line in told.csv] == [
+    assert [line[4:8] for line in result.csv] == [
         ["two-sided wins", 1, 6, 100.0],
         ["one-sided wins", 3, 6, 77.0],
         ["p of the sign test", 0.625, 6, pairs.sign_test(100, 77)],
@@ -192,8 +195,8 @@ def test_the_wins_of_both_penalties_stand_beside_the_paper_s(tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["a", "1,,2", "nan", "inf,1", "1;2"])
 def test_thresholds_are_numbers(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["report", str(tmp_path), f"thresholds={text}"]) == 2
-    told = f"thresholds: '{text}' is no list of numbers; write thresholds=1,2.5,3"
-    assert capsys.readouterr().err == f"ganlab: error: {told}\n"
+    message = f"thresholds: '{text}' is no list of numbers; write thresholds=1,2.5,3"
+    assert capsys.readouterr().err == f"ganlab: error: {message}\n"
 
 
 @pytest.mark.parametrize(

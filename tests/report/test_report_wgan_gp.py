@@ -28,9 +28,9 @@ def resnet(root: Path, head: str, seed: int, score: float, **changes: object) ->
 
 def table_3(root: Path) -> list[list[str]]:
     (section,) = cells.sections(collect.collect([root]))
-    (found,) = full_table.tables(section)
-    assert found.title == "WGAN-GP Table 3, whole"
-    return [[field.words for field in row] for row in found.rows]
+    (table,) = full_table.tables(section)
+    assert table.title == "WGAN-GP Table 3, complete"
+    return [[field.text for field in row] for row in table.rows]
 
 
 def test_table_3_has_both_halves_with_ours_in_its_place(tmp_path: Path) -> None:
@@ -40,26 +40,26 @@ def test_table_3_has_both_halves_with_ours_in_its_place(tmp_path: Path) -> None:
     rows = table_3(tmp_path)
     assert len(rows) == 14
     assert [row[0] for row in rows] == ["unsupervised", *[""] * 6, "supervised", *[""] * 6]
-    told = {(i < 7, row[1]): row[2:] for i, row in enumerate(rows)}
-    assert told[True, "WGAN-GP ResNet"][:3] == [
+    by_half = {(i < 7, row[1]): row[2:] for i, row in enumerate(rows)}
+    assert by_half[True, "WGAN-GP ResNet"][:3] == [
         "7.86 ± 0.07",
         "7.75 ± 0.07 (resnet, 2 seeds)",
-        "its authors' own",
+        "the authors' own",
     ]
-    assert told[False, "WGAN-GP ResNet"][:3] == [
+    assert by_half[False, "WGAN-GP ResNet"][:3] == [
         "8.42 ± 0.10",
         "8.25 ± 0.07 (resnet, 2 seeds)",
-        "its authors' own",
+        "the authors' own",
     ]
-    assert told[True, "Improved GAN (-L+HA)"] == ["6.86 ± 0.06", "–", "quoted", ""]
-    assert told[False, "SGAN"] == ["8.59 ± 0.12", "–", "quoted", ""]
+    assert by_half[True, "Improved GAN (-L+HA)"] == ["6.86 ± 0.06", "–", "quoted", ""]
+    assert by_half[False, "SGAN"] == ["8.59 ± 0.12", "–", "quoted", ""]
     assert [row[4] for row in rows].count("quoted") == 12
-    assert "batch norm statistics of G: running here, batch published" in told[True, "WGAN-GP ResNet"][3]
+    assert "batch norm statistics of G: ours running, published batch" in by_half[True, "WGAN-GP ResNet"][3]
 
 
 def test_the_row_whose_protocol_is_ours_stands_beside(tmp_path: Path) -> None:
     """The paper's own IS by its own protocol, SNGAN's rerun of it by SNGAN's."""
-    found = {}
+    by_protocol = {}
     for name in ("wgan_gp_paper", "sngan_paper"):
         words = ["+experiment=wgan_gp_cifar_resnet", f"metric.protocol={name}"]
         protocol = compose.build(compose.compose(words)).metric.protocol.record()
@@ -71,13 +71,13 @@ def test_the_row_whose_protocol_is_ours_stands_beside(tmp_path: Path) -> None:
             protocol=protocol | {"extractor": "inception", "generator": "raw"},
         )
         (section,) = cells.sections(collect.collect([tmp_path / name]))
-        for key in section.measured("last"):
-            (row,) = compare.beside(section, key).rows.values() or (None,)
-            found[name, key.score] = row and (row.where, row.value)
-    assert found["wgan_gp_paper", "is"] == ("WGAN-GP Table 3", 7.86)
-    assert found["sngan_paper", "is"] == ("SNGAN Table 7", 7.8)
-    assert found["sngan_paper", "fid"] == ("SNGAN Table 7", 24.5)
-    assert found["wgan_gp_paper", "fid"] is None
+        for key in section.score_keys("last"):
+            (row,) = compare.match_published(section, key).rows.values() or (None,)
+            by_protocol[name, key.score] = row and (row.where, row.value)
+    assert by_protocol["wgan_gp_paper", "is"] == ("WGAN-GP Table 3", 7.86)
+    assert by_protocol["sngan_paper", "is"] == ("SNGAN Table 7", 7.8)
+    assert by_protocol["sngan_paper", "fid"] == ("SNGAN Table 7", 24.5)
+    assert by_protocol["wgan_gp_paper", "fid"] is None
 
 
 def test_table_3_tells_variants_and_what_did_not_finish(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_rows_of_both_heads_stand_beside_ours(tmp_path: Path) -> None:
     resnet(tmp_path, "none", 0, 7.7)
     resnet(tmp_path, "ac", 0, 8.2)
     page = report([tmp_path], tmp_path / "r").read_text()
-    beside = page[page.index("Papers, other implementations and ours") : page.index("Table 3, whole")]
+    beside = page[page.index("Papers, other implementations and ours") : page.index("Table 3, complete")]
     assert "7.86 ± 0.07" in beside
     assert "8.42 ± 0.10" in beside
-    assert "Table 3, whole" in (tmp_path / "r" / "report.md").read_text()
+    assert "Table 3, complete" in (tmp_path / "r" / "report.md").read_text()
 
 
 # ---- cells down and across
@@ -143,14 +143,14 @@ def test_a_grid_of_two_axes_is_a_picture_with_every_cell_accounted_for(
     assert columns == ["DCGAN", "LSGAN", "WGAN", "WGAN-GP"]
     assert len(tiles) == 28
     assert sum(tile.image is not None for tile in tiles.values()) == 24
-    told = {
-        place: (tile.words, tile.alarm) for place, tile in tiles.items() if tile.image is None or tile.alarm
+    marked = {
+        place: (tile.caption, tile.alarm) for place, tile in tiles.items() if tile.image is None or tile.alarm
     }
-    assert told == {
+    assert marked == {
         (2, 1): ("div. · step 500 · FID 40.00", True),
         (3, 1): ("no samples", False),
         (4, 0): ("diverged: step 500: d/loss is not finite", True),
-        (5, 2): ("not begun", False),
+        (5, 2): ("not started", False),
         (6, 0): ("failed: out of memory", True),
     }
     with Image.open(io.BytesIO(picture.png)) as image:
@@ -169,20 +169,20 @@ def test_the_picture_is_in_the_report(tmp_path: Path) -> None:
     "axes", [{"method": "x"}, {"method": "xy", "setting": "AB"}, {"a": "xy", "b": "xy", "c": "xy"}]
 )
 def test_other_grids_have_no_such_picture(axes: dict[str, str]) -> None:
-    places = [
-        grids.Place(
+    grid_cells = [
+        grids.GridCell(
             f"{i}", Path(str(i)), {axis: labels[i % len(labels)] for axis, labels in axes.items()}, {}
         )
         for i in range(4)
     ]
-    assert sample_grid.axes(grids.Grid("t", places=places)) is None
+    assert sample_grid.axes(grids.Grid("t", cells=grid_cells)) is None
 
 
 def test_a_large_random_set_is_counted_and_not_drawn(tmp_path: Path) -> None:
     """A group for each of its runs: no bars, no curves, no comparison of each with each; all are listed."""
     make_pairs(tmp_path, {f"a{i:03d}": (4.0, 6.0) for i in range(26)}, samples=False, dataset="imagenet")
     page = report([tmp_path], tmp_path / "r").read_text()
-    assert "52 methods and variants: too many for figures" in page
+    assert "52 methods and variants are too many for figures" in page
     assert list((tmp_path / "r" / "figures").iterdir()) == []
     assert page.count("<code>a") >= 52
     assert len((tmp_path / "r" / "differences.csv").read_text().splitlines()) == 1
@@ -201,9 +201,18 @@ def test_the_seconds_of_the_updates_leave_evaluations_out(tmp_path: Path) -> Non
     ]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told = history.read(path, notes := [])
+    summary = history.read(path, notes := [])
     assert not notes
-    assert [told.seconds(step) for step in (0, 5, 10, 15, 20, 30, 40, 41)] == [0, 1, 2, 4.5, 7, 9.5, 12, None]
+    assert [summary.seconds(step) for step in (0, 5, 10, 15, 20, 30, 40, 41)] == [
+        0,
+        1,
+        2,
+        4.5,
+        7,
+        9.5,
+        12,
+        None,
+    ]
     path.write_text(json.dumps(lines[1]) + "\n")
     assert [history.read(path, []).seconds(step) for step in (0, 10)] == [None, None]
 

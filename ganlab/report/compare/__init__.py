@@ -1,1 +1,1 @@
-"""Runs beside each other and beside published values: tables, ranks, significance."""
+"""Comparisons of runs with each other and with published values."""

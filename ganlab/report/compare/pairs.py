@@ -1,9 +1,9 @@
-"""Pairs of runs that differ in one thing: how often either succeeds, how often either wins. Plain counting.
+"""Counts successes and wins over pairs of runs that differ in one axis.
 
-WGAN-GP (arXiv:1704.00028) counts so: Tables 2 and 5 the successes of a standard GAN and of WGAN-GP on random
-architectures, appendix C the wins of the two-sided and of the one-sided penalty. Which runs are pairs stands
-in ``grid.json``. A run that diverged or failed has no score and succeeds at no threshold; one that is not
-over leaves its pair out.
+WGAN-GP (arXiv:1704.00028) counts the successes of a standard GAN and of WGAN-GP on random architectures
+(Tables 2 and 5), and the wins of the two-sided and the one-sided penalty (appendix C). ``grid.json`` defines
+the pairs. A run that diverged or failed has no score and succeeds at no threshold. A pair with a run that has
+not ended is left out.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ganlab.papers import labels as labels_module
 from ganlab.report.read.collect import Run, Score
 from ganlab.report.read.grids import Grid
 
-FAILED = -math.inf  # the score of a run that has none: below every threshold
-OVER = ("finished", "diverged", "failed")
+FAILED = -math.inf  # stands for a missing score: below every threshold
+ENDED = ("finished", "diverged", "failed")
 
 
 class Counts(NamedTuple):
-    """Pairs whose scores lie above a threshold: the first's alone, the second's alone, both, neither."""
+    """How many pairs have only the first, only the second, both, neither score above a threshold."""
 
     only_first: int
     only_second: int
@@ -35,7 +35,7 @@ class Counts(NamedTuple):
 
 
 class Wins(NamedTuple):
-    """Pairs whose first, whose second score is higher, and those with equal ones (two failures too)."""
+    """How many pairs have a higher first score, a higher second score, equal scores (or two failures)."""
 
     first: int
     second: int
@@ -43,47 +43,47 @@ class Wins(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """The scores of two runs, higher is better, ``FAILED`` for one without."""
+    """The scores of two runs, higher is better; ``FAILED`` for a run without one."""
 
     name: str
     first: float
     second: float
-    chosen: Mapping[str, str]
+    choices: Mapping[str, str]
 
 
 def successes(pairs: Iterable[Pair], threshold: float) -> Counts:
-    """Success is a score above the threshold, not at it."""
-    found = Counter((pair.first > threshold, pair.second > threshold) for pair in pairs)
-    return Counts(found[True, False], found[False, True], found[True, True], found[False, False])
+    """Count the pairs' successes; a success is a score strictly above the threshold."""
+    counts = Counter((pair.first > threshold, pair.second > threshold) for pair in pairs)
+    return Counts(counts[True, False], counts[False, True], counts[True, True], counts[False, False])
 
 
 def wins(pairs: Iterable[Pair]) -> Wins:
-    """Which of two has the higher score."""
-    found = Counter((pair.first > pair.second) - (pair.first < pair.second) for pair in pairs)
-    return Wins(found[1], found[-1], found[0])
+    """Count which run of each pair has the higher score."""
+    counts = Counter((pair.first > pair.second) - (pair.first < pair.second) for pair in pairs)
+    return Wins(counts[1], counts[-1], counts[0])
 
 
 def sign_test(first: int, second: int) -> float:
-    """Two-sided p of so uneven a split, were either as likely to win; 1 without any (ties do not count)."""
+    """Two-sided p of the sign test, ties left out; 1 if there are no wins."""
     from scipy.stats import binomtest
 
     return float(binomtest(first, first + second).pvalue) if first + second else 1.0
 
 
 def deciles(scores: Sequence[float]) -> list[float]:
-    """The nine deciles of the scores, to four digits, each once; nothing of fewer than two scores."""
+    """The nine deciles of the scores, to four digits, without repeats; empty for fewer than two scores."""
     if len(scores) < 2:
         return []
-    found = statistics.quantiles(scores, n=10, method="inclusive")
-    return sorted({float(f"{value:.4g}") for value in found})
+    quantiles = statistics.quantiles(scores, n=10, method="inclusive")
+    return sorted({float(f"{value:.4g}") for value in quantiles})
 
 
 @dataclass(frozen=True)
 class Study:
-    """The pairs of a grid. first, second: labels of ``axis``; score, protocol: what they are scored by.
+    """The pairs of a grid. first, second: labels of ``axis``. score, protocol: of the pairs' scores.
 
-    ended: how many runs of a label diverged, and failed, by (label, status); waiting: pairs with a run that
-    is not over; unscored: pairs with a finished run that has no such score.
+    failures: number of runs that diverged or failed, by (label, status). unfinished: pairs with a run that
+    has not ended. unscored: pairs with a finished run without the score.
     """
 
     grid: Grid
@@ -94,57 +94,57 @@ class Study:
     protocol: dict[str, Any]
     protocol_id: str
     pairs: list[Pair]
-    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
-    waiting: list[str] = field(default_factory=list)
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unfinished: list[str] = field(default_factory=list)
     unscored: list[str] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
 
     @property
     def scores(self) -> list[float]:
-        """Of both runs of every pair, without those that have none."""
+        """The scores of both runs of every pair, without failures."""
         return [s for pair in self.pairs for s in (pair.first, pair.second) if s != FAILED]
 
 
 def study(grid: Grid, runs: Iterable[Run]) -> Study | None:
-    """The pairs of a grid that has some, by the Inception score that most of its runs have; else None."""
+    """The pairs of a grid, by the Inception score that most runs have; None for a grid without pairs."""
     axis = grid.pairs.get("axis", "")
     labels = grid.axes().get(axis, [])
     if len(labels) < 2:
         return None
     by_folder = {run.folder: run for run in runs}
-    key = _score(by_folder[p.folder] for p in grid.places if p.folder in by_folder)
+    key = _score(by_folder[p.folder] for p in grid.cells if p.folder in by_folder)
     sides: dict[str, dict[str, Run | None]] = {}
-    chosen: dict[str, Mapping[str, str]] = {}
-    for place in grid.places:
-        name = "-".join(label for at, label in place.axes.items() if at != axis) or place.name
-        chosen[name] = place.chosen
-        sides.setdefault(name, {})[place.axes.get(axis, "")] = by_folder.get(place.folder)
+    choices: dict[str, Mapping[str, str]] = {}
+    for cell in grid.cells:
+        name = "-".join(label for other, label in cell.axes.items() if other != axis) or cell.name
+        choices[name] = cell.choices
+        sides.setdefault(name, {})[cell.axes.get(axis, "")] = by_folder.get(cell.folder)
     first, second, *_ = labels
     score, ident = key or ("", "")
-    found = Study(grid, axis, first, second, score, _record(by_folder.values(), ident), ident, [])
+    result = Study(grid, axis, first, second, score, _record(by_folder.values(), ident), ident, [])
     for name, side in sides.items():
-        _add(found, name, (side.get(first), side.get(second)), chosen[name])
-    return found
+        _add(result, name, (side.get(first), side.get(second)), choices[name])
+    return result
 
 
-def _add(found: Study, name: str, both: tuple[Run | None, Run | None], chosen: Mapping[str, str]) -> None:
-    """Sort one pair into the study."""
-    there = [run for run in both if run is not None and run.status in OVER and not run.problem]
-    if len(there) < 2:
-        found.waiting.append(name)
+def _add(study: Study, name: str, both: tuple[Run | None, Run | None], choices: Mapping[str, str]) -> None:
+    """Add one pair to the study."""
+    ended = [run for run in both if run is not None and run.status in ENDED and not run.problem]
+    if len(ended) < 2:
+        study.unfinished.append(name)
         return
-    first, second = (_value(run, found.score, found.protocol_id) for run in there)
+    first, second = (_value(run, study.score, study.protocol_id) for run in ended)
     if first is None or second is None:
-        found.unscored.append(name)
+        study.unscored.append(name)
         return
-    for run, label in zip(there, (found.first, found.second), strict=True):
-        found.ended[label, run.status] += run.status != "finished"
-    found.runs.extend(there)
-    found.pairs.append(Pair(name, first, second, chosen))
+    for run, label in zip(ended, (study.first, study.second), strict=True):
+        study.failures[label, run.status] += run.status != "finished"
+    study.runs.extend(ended)
+    study.pairs.append(Pair(name, first, second, choices))
 
 
 def _value(run: Run, score: str, ident: str) -> float | None:
-    """Its last score, ``FAILED`` if it did not finish, None if it finished without one."""
+    """A run's last score; ``FAILED`` if it did not finish, None if it finished without a score."""
     if run.status != "finished":
         return FAILED
     return next((s.value for s in _last(run) if (s.name, s.protocol_id) == (score, ident)), None)
@@ -155,7 +155,7 @@ def _last(run: Run) -> list[Score]:
 
 
 def _score(runs: Iterable[Run]) -> tuple[str, str] | None:
-    """Name and protocol id of the Inception score that most of the runs have."""
+    """Name and protocol id of the Inception score that most runs have."""
     counts = Counter((s.name, s.protocol_id) for run in runs for s in _last(run))
     return max(counts, key=lambda key: (counts[key], key)) if counts else None
 
@@ -164,6 +164,6 @@ def _record(runs: Iterable[Run], ident: str) -> dict[str, Any]:
     return next((s.protocol for run in runs for s in run.scores if s.protocol_id == ident), {})
 
 
-def folder_name(found: Study) -> str:
-    """The grid's folder, as a table's title tells it."""
-    return text.clean(Path(found.grid.folder).name, 60)
+def folder_name(study: Study) -> str:
+    """The name of the grid's folder."""
+    return text.clean(Path(study.grid.folder).name, 60)

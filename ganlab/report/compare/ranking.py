@@ -1,7 +1,7 @@
-"""The order of the methods at each setting, and how much each hangs on the setting; beside the paper's order.
+"""Ranking of methods at each setting, their robustness over settings, and agreement with the paper's ranking.
 
-SNGAN's claim (arXiv 1802.05957, section 4.1) is about both: spectral normalization is among the best, and is
-so at most of the settings A-F. The paper prints numbers only for each method's best setting (Table 2).
+SNGAN (arXiv 1802.05957, section 4.1) claims that spectral normalization is among the best methods, and so at
+most of the settings A-F. The paper has numbers only for each method's best setting (Table 2).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ganlab.report.write.table import Column, Field, Table, to_csv
 COLUMNS = (
     *("section", "score", "checkpoint", "protocol_id", "method", "setting", "value", "rank", "of", "status"),
 )
-LEAST = 3  # methods for a rank correlation
+MIN_METHODS = 3  # methods for a rank correlation
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One method's means over its finished seeds by setting, and its settings that did not finish (why)."""
+    """One method's means over finished seeds by setting. unfinished: setting -> why it has no mean."""
 
     group: Group
     values: Mapping[str, float]
-    lost: Mapping[str, str]
+    unfinished: Mapping[str, str]
 
     def best(self, better: str) -> str:
-        """The setting of its best value."""
+        """The setting with the best value."""
         return (min if better == "lower" else max)(self.values, key=lambda s: self.values[s])
 
     def worst(self, better: str) -> str:
@@ -39,89 +39,90 @@ class Standing:
 
 
 def standings(section: Section, key: Key) -> list[Standing]:
-    """Every method that has the score, or lost a cell of it, in the report's order."""
-    shown = section.shown(key)
-    found = []
-    for group in dict.fromkeys(g for g in section.groups if any(g == h for h, _ in shown)):
-        values, lost = {}, {}
+    """Every method with the score or with an unfinished cell, in the report's order."""
+    cells = section.cells_for(key)
+    by_group = []
+    for group in dict.fromkeys(g for g in section.groups if any(g == h for h, _ in cells)):
+        values, unfinished = {}, {}
         for setting in section.settings:
-            if (cell := shown.get((group, setting))) is None:
+            if (cell := cells.get((group, setting))) is None:
                 continue
             if (mean := finished_mean(cell, key)) is not None:
                 values[setting] = mean
             else:
-                lost[setting] = cell.mark or "no score"
-        found.append(Standing(group, values, lost))
-    return found
+                unfinished[setting] = cell.mark or "no score"
+        by_group.append(Standing(group, values, unfinished))
+    return by_group
 
 
 def finished_mean(cell: Cell, key: Key) -> float | None:
-    """The mean over finished runs; None where none finished: a diverged run's last score is no result."""
+    """The mean over finished runs; None without one: a diverged run's last score doesn't count."""
     values = [s.value for run, s in cell.scores(key) if run.status == "finished"]
     return statistics.fmean(values) if values else None
 
 
 def order(values: Mapping[Group, float], better: str) -> list[Group]:
-    """The methods, the best first."""
+    """The methods, best first."""
     return sorted(values, key=lambda g: values[g] if better == "lower" else -values[g])
 
 
-def papers_values(section: Section, key: Key) -> dict[str, published.Published]:
-    """The paper's best of A-F by method, whatever its protocol: good for the order alone.
+def paper_values(section: Section, key: Key) -> dict[str, published.Published]:
+    """The paper's best of A-F by method, under any protocol: valid only for ranking.
 
-    A method that we ran has its run's loss, any other the one that the paper's grid has.
+    Methods that we ran are looked up with their run's loss, others with the loss of the paper's grid.
     """
-    dataset = published.known_dataset(section.dataset, section.dataset_path)[0]
+    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
     kind = labels.split_score(key.score)[0]
     losses = {m: "wasserstein" if m == "wgan-gp" else "standard" for m in labels.METHODS}
-    losses |= {g.method: published.loss_name(section.of(g)[0].text("loss")) for g in section.groups}
-    found = {}
+    losses |= {g.method: published.loss_name(section.runs_of(g)[0].text("loss")) for g in section.groups}
+    by_method = {}
     for method, loss in losses.items():
         rows = published.lookup(dataset, section.net, method, loss, kind, resolution=section.pixels)
         if rows := [r for r in rows if r.hparams == "best of A-F"]:
-            found[method] = rows[0]
-    return found
+            by_method[method] = rows[0]
+    return by_method
 
 
-def one_per_method(there: Sequence[Standing]) -> dict[str, Standing]:
-    """Of a method's variants the one that was run at most settings, the first of equals."""
-    found: dict[str, Standing] = {}
-    for s in there:
-        if s.group.method not in found or len(s.values) > len(found[s.group.method].values):
-            found[s.group.method] = s
-    return found
+def one_per_method(all_standings: Sequence[Standing]) -> dict[str, Standing]:
+    """The variant of each method with the most settings; the first of equals."""
+    by_method: dict[str, Standing] = {}
+    for s in all_standings:
+        if s.group.method not in by_method or len(s.values) > len(by_method[s.group.method].values):
+            by_method[s.group.method] = s
+    return by_method
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float, float]:
-    """Kendall's tau-b and its p, Spearman's rho and its p, of two lists of the same methods' values."""
+    """Kendall's tau-b and its p, Spearman's rho and its p, for values of the same methods in two lists."""
     from scipy.stats import kendalltau, spearmanr  # imported late: it takes a second
 
-    with warnings.catch_warnings():  # of constant values, whose correlation is NaN
+    with warnings.catch_warnings():  # constant values have no correlation (NaN)
         warnings.simplefilter("ignore")
         tau, rho = kendalltau(a, b), spearmanr(a, b)
     return float(tau.statistic), float(tau.pvalue), float(rho.statistic), float(rho.pvalue)
 
 
 def tables(section: Section, key: Key, scale: str = "") -> list[Table]:
-    """Orders by setting and robustness over settings; none for fewer than two methods with the score.
+    """Ranking by setting and robustness over settings; none with fewer than two scored methods.
 
-    ``scale``: what is smaller than in the paper, "" at full scale.
+    ``scale``: how the runs are smaller than the paper's, "" at full scale.
     """
     better = labels.better(key.score)
-    there = [s for s in standings(section, key) if s.values]
-    if not better or len(there) < 2:
+    everyone = standings(section, key)
+    scored = [s for s in everyone if s.values]
+    if not better or len(scored) < 2:
         return []
-    paper = papers_values(section, key)
-    notes = _agreement(there, paper, key, better, scale)
-    found = [_orders(section, there, standings(section, key), paper, key, notes)]
+    paper = paper_values(section, key)
+    notes = _agreement(scored, paper, key, better, scale)
+    result = [_orders(section, scored, everyone, paper, key, notes)]
     if len(section.settings) > 1:
-        found.append(_robustness(section, standings(section, key), key, paper))
-    return found
+        result.append(_robustness(section, everyone, key, paper))
+    return result
 
 
 def _orders(
     section: Section,
-    there: Sequence[Standing],
+    scored: Sequence[Standing],
     everyone: Sequence[Standing],
     paper: Mapping[str, published.Published],
     key: Key,
@@ -130,17 +131,24 @@ def _orders(
     better, label = labels.better(key.score), labels.score_label(key.score)
     columns, ranked = [], []
     for setting in section.settings:
-        values = {s.group: s.values[setting] for s in there if setting in s.values}
-        lost = [Field(f"{s.group.label} {s.lost[setting]}", "mark") for s in everyone if setting in s.lost]
-        told = [Field(f"{g.label} {labels.number(values[g])}") for g in order(values, better)]
+        values = {s.group: s.values[setting] for s in scored if setting in s.values}
+        unfinished = [
+            Field(f"{s.group.label} {s.unfinished[setting]}", "mark")
+            for s in everyone
+            if setting in s.unfinished
+        ]
+        finished = [Field(f"{g.label} {labels.number(values[g])}") for g in order(values, better)]
         columns.append(Column(text.clean(setting, 16)))
-        ranked.append(told + lost)
+        ranked.append(finished + unfinished)
     if len(section.settings) > 1:
-        best = {s.group: s.values[s.best(better)] for s in there}
-        where = {s.group: s.best(better) for s in there}
-        columns.append(Column("best of its settings"))
+        best = {s.group: s.values[s.best(better)] for s in scored}
+        setting_of = {s.group: s.best(better) for s in scored}
+        columns.append(Column("best setting"))
         ranked.append(
-            [Field(f"{g.label} {labels.number(best[g])} ({where[g]})", "lead") for g in order(best, better)]
+            [
+                Field(f"{g.label} {labels.number(best[g])} ({setting_of[g]})", "lead")
+                for g in order(best, better)
+            ]
         )
     if paper:
         theirs = {Group(method, ""): row.value for method, row in paper.items()}
@@ -153,55 +161,56 @@ def _orders(
         [Field(str(i + 1)), *(column[i] if i < len(column) else Field("") for column in ranked)]
         for i in range(depth)
     ]
-    title = f"Order of methods: {label}, the best first"
+    title = f"Ranking of methods: {label}, best first"
     return Table(title, [Column("", True), *columns], rows, notes)
 
 
 def _agreement(
-    there: Sequence[Standing],
+    scored: Sequence[Standing],
     paper: Mapping[str, published.Published],
     key: Key,
     better: str,
     scale: str,
 ) -> list[str]:
-    """Whether the order is the paper's: rank correlations, with what they are worth."""
+    """Notes on agreement with the paper's ranking: rank correlations and their caveats."""
     if not paper:
-        return ["The paper prints no best-of-A-F value for these methods on this dataset and net."]
+        return ["The paper has no best-of-A-F value for these methods on this dataset and net."]
     kind, suffix = labels.split_score(key.score)
-    both = [s for method, s in one_per_method(there).items() if method in paper]
-    shown = [row for method, row in paper.items() if any(s.group.method == method for s in both)]
-    tables = ", ".join(dict.fromkeys(row.where for row in shown or paper.values()))
+    both = [s for method, s in one_per_method(scored).items() if method in paper]
+    common = [row for method, row in paper.items() if any(s.group.method == method for s in both)]
+    tables = ", ".join(dict.fromkeys(row.where for row in common or paper.values()))
     notes = [
-        f"Paper: {labels.score_label(kind)} of {tables}, each method's best of A-F. "
+        f"Paper: {labels.score_label(kind)} from {tables}, best of A-F for each method. "
         + (
-            f"Ours is {key.score}, another network's score: only the orders can be compared. "
+            f"Our {key.score} uses another network's features, so only rankings can be compared. "
             if suffix
             else ""
         )
-        + (f"Ours is at reduced scale: {scale}." if scale else "")
+        + (f"Our runs are at reduced scale: {scale}." if scale else "")
     ]
-    if len(both) < LEAST:
-        return [*notes, f"{len(both)} methods in common with the paper: no rank correlation under {LEAST}."]
+    if len(both) < MIN_METHODS:
+        few = f"{len(both)} method{'s' * (len(both) != 1)} in common with the paper"
+        return [*notes, f"{few}; a rank correlation needs at least {MIN_METHODS}."]
     theirs = [paper[s.group.method].value for s in both]
     ours = [s.values[s.best(better)] for s in both]
     tau, tau_p, rho, rho_p = correlation(ours, theirs)
     reduced = " (reduced scale)" if scale else ""
     notes.append(
-        f"Agreement with the paper's order{reduced}, {len(both)} methods, ours by best setting: "
+        f"Agreement with the paper's ranking{reduced}, {len(both)} methods, each at its best setting: "
         f"Kendall tau {tau:+.2f} (p {tau_p:.2g}), Spearman rho {rho:+.2f} (p {rho_p:.2g}); "
-        "1 is the same order, 0 none, -1 the reverse."
+        "1 is the same order, 0 no relation, -1 the reverse."
     )
     by_setting = []
     for setting in sorted({x for s in both for x in s.values}, key=labels.setting_rank):
-        here = [s for s in both if setting in s.values]
-        if len(here) >= LEAST:
-            tau = correlation([s.values[setting] for s in here], [paper[s.group.method].value for s in here])[
-                0
-            ]
-            by_setting.append(f"{text.clean(setting, 16)} {tau:+.2f} (n {len(here)})")
+        at_setting = [s for s in both if setting in s.values]
+        if len(at_setting) >= MIN_METHODS:
+            tau = correlation(
+                [s.values[setting] for s in at_setting], [paper[s.group.method].value for s in at_setting]
+            )[0]
+            by_setting.append(f"{text.clean(setting, 16)} {tau:+.2f} (n {len(at_setting)})")
     if len(by_setting) > 1:
         notes.append(
-            f"Kendall tau at single settings, against the paper's best-of-A-F: {', '.join(by_setting)}."
+            f"Kendall tau at each setting, against the paper's best-of-A-F: {', '.join(by_setting)}."
         )
     return notes
 
@@ -212,10 +221,10 @@ def _robustness(
     key: Key,
     paper: Mapping[str, published.Published],
 ) -> Table:
-    """Best, median and worst over the settings, and the share of settings that came to an end."""
+    """Best, median and worst over settings, and how many settings finished."""
     better, label = labels.better(key.score), labels.score_label(key.score)
     scored = [s for s in everyone if s.values]
-    by_worst = sorted(scored, key=lambda s: (len(s.lost), _toward(s.values[s.worst(better)], better)))
+    by_worst = sorted(scored, key=lambda s: (len(s.unfinished), _toward(s.values[s.worst(better)], better)))
     firsts = {s.group: 0 for s in everyone}
     for setting in section.settings:
         values = {s.group: s.values[setting] for s in scored if setting in s.values}
@@ -226,38 +235,38 @@ def _robustness(
     theirs = order({s.group: paper[m].value for m, s in both.items()}, better)
     rows = []
     for s in [*by_worst, *(s for s in everyone if not s.values)]:
-        ended = f"{len(s.values)} of {len(s.values) + len(s.lost)}"
-        lost = ", ".join(f"{text.clean(k, 16)} {mark}" for k, mark in s.lost.items())
-        told = ["–"] * 4
+        finished = f"{len(s.values)} of {len(s.values) + len(s.unfinished)}"
+        unfinished = ", ".join(f"{text.clean(k, 16)} {mark}" for k, mark in s.unfinished.items())
+        spread = ["–"] * 4
         if s.values:
-            high, low = s.best(better), s.worst(better)
-            middle = statistics.median(s.values.values())
-            top, bottom = s.values[high], s.values[low]
-            ratio = max(top, bottom) / min(top, bottom) if min(top, bottom) > 0 else None
-            told = [
-                f"{labels.number(top)} ({text.clean(high, 16)})",
-                labels.number(middle),
-                f"{labels.number(bottom)} ({text.clean(low, 16)})",
+            best, worst = s.best(better), s.worst(better)
+            median = statistics.median(s.values.values())
+            high, low = s.values[best], s.values[worst]
+            ratio = max(high, low) / min(high, low) if min(high, low) > 0 else None
+            spread = [
+                f"{labels.number(high)} ({text.clean(best, 16)})",
+                labels.number(median),
+                f"{labels.number(low)} ({text.clean(worst, 16)})",
                 "–" if ratio is None else f"{ratio:.2f}",
             ]
-        place = f"{ours.index(s.group) + 1} / {theirs.index(s.group) + 1}" if s.group in ours else "–"
-        words = [s.group.label, *told, str(firsts[s.group]), place, ended]
-        rows.append([*map(Field, words), Field(lost, "mark")])
+        rank = f"{ours.index(s.group) + 1} / {theirs.index(s.group) + 1}" if s.group in ours else "–"
+        texts = [s.group.label, *spread, str(firsts[s.group]), rank, finished]
+        rows.append([*map(Field, texts), Field(unfinished, "mark")])
     heads = (
         "best (setting)",
         "median",
         "worst (setting)",
         "spread",
         "first at",
-        "place / paper's",
+        "rank / paper's",
         "finished",
     )
     columns = [Column("method"), *(Column(h, True) for h in heads), Column("not finished")]
     notes = [
-        "Sorted by settings not finished, then by the worst one: a robust method is high here and has a "
-        "small spread (worst and best as a ratio). first at: settings at which it leads others. place / "
-        "paper's: by the best setting, among the methods that both have. Settings a method was not run at "
-        "are not counted."
+        "Sorted by the number of unfinished settings, then by the worst score: a robust method is near the "
+        "top and has a small spread (the ratio between best and worst, 1 if equal). first at: number of "
+        "settings at which the method ranks first. rank / paper's: by best setting, among the methods that "
+        "both have. Settings at which a method was not run are not counted."
     ]
     return Table(f"Robustness over settings: {label}", columns, rows, notes)
 
@@ -267,10 +276,10 @@ def _toward(value: float, better: str) -> float:
 
 
 def csv_of(sections: Sequence[Section]) -> str:
-    """``ranking.csv``: each method's place at each setting, for scores whose better direction is known."""
+    """``ranking.csv``: each method's rank at each setting, for scores with a known direction."""
     rows: list[list[object]] = []
     for section in sections:
-        for key in section.measured("last"):
+        for key in section.score_keys("last"):
             better = labels.better(key.score)
             if not better:
                 continue
@@ -281,8 +290,8 @@ def csv_of(sections: Sequence[Section]) -> str:
                 for s in everyone:
                     if setting in s.values:
                         place: list[object] = [values[s.group], ranks[s.group], len(ranks), "finished"]
-                    elif setting in s.lost:
-                        place = [None, None, len(ranks), s.lost[setting]]
+                    elif setting in s.unfinished:
+                        place = [None, None, len(ranks), s.unfinished[setting]]
                     else:
                         continue
                     rows.append([section.title, *key, s.group.label, setting, *place])

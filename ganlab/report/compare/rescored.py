@@ -1,6 +1,6 @@
-"""One checkpoint, several protocols: how far a generator's scores lie apart by counts and splits alone.
+"""One checkpoint under several protocols: how much the protocol alone changes a score.
 
-``ganlab evaluate RUN protocols=A,B`` scores a checkpoint again; its records lie in ``RUN/evaluations/``.
+``ganlab evaluate RUN protocols=A,B`` scores a checkpoint again and writes to ``RUN/evaluations/``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MAX_ROWS = 200
 
 
 def table(section: Section) -> Table | None:
-    """The runs scored under several protocols at one step: a column per protocol; None if there are none."""
-    found = [(run, step, scores) for run in section.runs for step, scores in _twice(run).items()]
-    if not found:
+    """Runs scored under several protocols at one step, one column per protocol; None without such runs."""
+    rescored = [(run, step, scores) for run in section.runs for step, scores in _rescored(run).items()]
+    if not rescored:
         return None
-    ordered = _protocols(found)
+    ordered = _protocols(rescored)
     columns = [
         Column("method"),
         Column("setting"),
@@ -32,48 +32,48 @@ def table(section: Section) -> Table | None:
         Column("score"),
     ]
     columns += [Column(_name(record, ident), True) for ident, record in ordered.items()]
-    columns.append(Column("apart by", True))
+    columns.append(Column("range", True))
     group_of = {id(r): g.label for (g, _), cell in section.cells.items() for r in cell.runs}
     rows = []
-    for run, step, scores in found:
+    for run, step, scores in rescored:
         for name in sorted({s.name for s in scores}, key=labels.score_rank):
             values = {s.protocol_id: s for s in scores if s.name == name}
             if len(values) < 2:
                 continue
-            seen = [s.value for s in values.values()]
-            by = max(seen) - min(seen)
-            words = [group_of[id(run)], text.clean(run.text("setting"), 16), labels.count(run.number("seed"))]
-            words += [labels.count(step), labels.score_label(name)]
-            words += [labels.spread(values[i].value, values[i].std) if i in values else "–" for i in ordered]
+            sizes = [s.value for s in values.values()]
+            span = max(sizes) - min(sizes)
+            texts = [group_of[id(run)], text.clean(run.text("setting"), 16), labels.count(run.number("seed"))]
+            texts += [labels.count(step), labels.score_label(name)]
+            texts += [labels.spread(values[i].value, values[i].std) if i in values else "–" for i in ordered]
             rows.append(
-                [Field(w) for w in words] + [Field(labels.number(by, like=max(map(abs, seen))), "lead")]
+                [Field(t) for t in texts] + [Field(labels.number(span, like=max(map(abs, sizes))), "lead")]
             )
     if not rows:
         return None
-    notes = [f"The same weights in every column: only the protocol differs. {_differing(ordered)}"]
+    notes = [f"Every column scores the same weights; only the protocol differs. {_differing(ordered)}"]
     if len(rows) > MAX_ROWS:
-        notes.append(f"The first {MAX_ROWS} of {len(rows)} rows; all scores are in results.csv.")
+        notes.append(f"Shows the first {MAX_ROWS} of {len(rows)} rows; results.csv has all scores.")
     return Table("One checkpoint, several protocols", columns, rows[:MAX_ROWS], notes)
 
 
-def _twice(run: Run) -> dict[int, list[Score]]:
-    """Step -> its scores, each once, where a score's name comes under two protocols or more."""
+def _rescored(run: Run) -> dict[int, list[Score]]:
+    """Step -> the scores that it has under two or more protocols."""
     by_step: dict[int, dict[tuple[str, str], Score]] = {}
     for s in run.scores:
         if s.step is not None:
             by_step.setdefault(s.step, {}).setdefault((s.name, s.protocol_id), s)
-    found = {}
+    rescored = {}
     for step, scores in sorted(by_step.items()):
         names = [name for name, _ in scores]
-        kept = [s for (name, _), s in scores.items() if names.count(name) > 1]
-        if kept:
-            found[step] = kept
-    return found
+        repeated = [s for (name, _), s in scores.items() if names.count(name) > 1]
+        if repeated:
+            rescored[step] = repeated
+    return rescored
 
 
-def _protocols(found: Sequence[tuple[Run, int, list[Score]]]) -> dict[str, dict[str, Any]]:
-    """Id -> record, those with fewer images first."""
-    records = {s.protocol_id: s.protocol for _, _, scores in found for s in scores}
+def _protocols(rescored: Sequence[tuple[Run, int, list[Score]]]) -> dict[str, dict[str, Any]]:
+    """Protocol id -> record, fewest images first."""
+    records = {s.protocol_id: s.protocol for _, _, scores in rescored for s in scores}
 
     def size(ident: str) -> tuple[float, str]:
         value = records[ident].get("fid_n_fake")
@@ -87,7 +87,9 @@ def _name(record: Mapping[str, Any], ident: str) -> str:
 
 
 def _differing(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """``Differing: fid_n_fake 5000 | 50000; ...``, in the order of the columns."""
+    """``In column order: fid_n_fake 5000 | 50000; ...``."""
     keys = apart(list(records.values()))
-    told = [f"{text.clean(k, 30)} {' | '.join(text.clean(v, 30) for v in vs)}" for k, vs in keys.items()]
-    return f"Differing, in the columns' order: {'; '.join(told[:12])}." if told else ""
+    differences = [
+        f"{text.clean(k, 30)} {' | '.join(text.clean(v, 30) for v in vs)}" for k, vs in keys.items()
+    ]
+    return f"In column order: {'; '.join(differences[:12])}." if differences else ""

@@ -1,7 +1,7 @@
-"""Whether two methods differ by more than their seeds do: Welch's t interval, said with the numbers of seeds.
+"""Seed noise: Welch's t interval for the difference between two methods, with the numbers of seeds.
 
 B. L. Welch, "The generalization of Student's problem when several different population variances are
-involved", Biometrika 34, 1947; computed by scipy. One seed has no spread, so it allows no statement.
+involved", Biometrika 34, 1947; computed by scipy. One seed has no spread and allows no statement.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Difference:
-    """Method ``a`` less method ``b`` at one setting; the interval is None where no statement is possible."""
+    """Method ``a`` minus method ``b`` at one setting; the interval is None where no statement is possible."""
 
     setting: str
     a: str
@@ -53,34 +53,34 @@ class Difference:
 
 
 def by_seed(cell: Cell, key: Key) -> list[float]:
-    """A cell's scores of its finished runs, one per seed: a seed run twice is no second seed."""
-    found: dict[object, list[float]] = {}
+    """Scores of a cell's finished runs, one per seed: repeated runs of a seed are averaged."""
+    scores: dict[object, list[float]] = {}
     for run, score in cell.scores(key):
         if run.status == "finished":
-            found.setdefault(run.number("seed"), []).append(score.value)
-    return [statistics.fmean(values) for values in found.values()]
+            scores.setdefault(run.number("seed"), []).append(score.value)
+    return [statistics.fmean(values) for values in scores.values()]
 
 
 def compare(setting: str, a: tuple[str, Sequence[float]], b: tuple[str, Sequence[float]]) -> Difference:
-    """Welch's two-sided interval for the difference of two means, one value per seed. Each needs a value."""
+    """Welch's two-sided interval for the difference of two means. Values: one per seed, at least one each."""
     (name_a, values_a), (name_b, values_b) = a, b
     means = (statistics.fmean(values_a), statistics.fmean(values_b))
     seeds = (len(values_a), len(values_b))
     interval, p = None, None
     if min(seeds) < 2:
         single = [name for name, n in zip((name_a, name_b), seeds, strict=True) if n < 2]
-        told = "one seed each" if len(single) == 2 else f"one seed of {single[0]}"
-        statement = f"{told}: no statement"
+        seeds_text = "one seed each" if len(single) == 2 else f"one seed of {single[0]}"
+        statement = f"{seeds_text}: no statement"
     elif all(len(set(values)) == 1 for values in (values_a, values_b)):
         statement = "no spread between the seeds: no statement"
     else:
         from scipy.stats import ttest_ind  # imported late: it takes a second
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # one side may have no spread: its share is 0
-            found = ttest_ind(values_a, values_b, equal_var=False)
-        low, high = found.confidence_interval(LEVEL)
-        interval, p = (float(low), float(high)), float(found.pvalue)
+            warnings.simplefilter("ignore", RuntimeWarning)  # one side may have no spread
+            test = ttest_ind(values_a, values_b, equal_var=False)
+        low, high = test.confidence_interval(LEVEL)
+        interval, p = (float(low), float(high)), float(test.pvalue)
         within = interval[0] <= 0 <= interval[1]
         statement = "within seed noise" if within else "more than seed noise"
         statement += f" (n {seeds[0]} and {seeds[1]})"
@@ -88,7 +88,7 @@ def compare(setting: str, a: tuple[str, Sequence[float]], b: tuple[str, Sequence
 
 
 def differences(section: Section, key: Key) -> Iterator[Difference]:
-    """All pairs of methods at each setting that both finished, in the report's order."""
+    """All pairs of methods that finished at a setting, in the report's order."""
     for setting in section.settings:
         scored = _scored(section, key, setting)
         for a, b in combinations(scored, 2):
@@ -96,16 +96,16 @@ def differences(section: Section, key: Key) -> Iterator[Difference]:
 
 
 def _scored(section: Section, key: Key, setting: str) -> dict[Group, list[float]]:
-    there = {g: section.cells[g, setting] for g in section.groups if (g, setting) in section.cells}
-    return {g: values for g, cell in there.items() if (values := by_seed(cell, key))}
+    cells = {g: section.cells[g, setting] for g in section.groups if (g, setting) in section.cells}
+    return {g: values for g, cell in cells.items() if (values := by_seed(cell, key))}
 
 
 def table(section: Section, key: Key) -> Table | None:
-    """A row per method, a column per setting: its mean less the best method's there, ± Welch's interval.
+    """A row per method, a column per setting: its mean minus the best method's, ± Welch's interval.
 
-    None where no setting has two methods that finished; no rows where the seeds allow no statement at all.
+    None if no setting has two methods that finished; no rows if the seeds allow no statement at all.
     """
-    found: dict[tuple[Group, str], Difference | None] = {}  # None: the best one of its setting
+    to_best: dict[tuple[Group, str], Difference | None] = {}  # None: the best of its setting
     for setting in section.settings:
         scored = _scored(section, key, setting)
         if len(scored) < 2:
@@ -114,64 +114,65 @@ def table(section: Section, key: Key) -> Table | None:
         leader = min(scored, key=lambda g: sign * statistics.fmean(scored[g]))
         for g, values in scored.items():
             pair = ((g.label, values), (leader.label, scored[leader]))
-            found[g, setting] = None if g == leader else compare(setting, *pair)
-    if not found:
+            to_best[g, setting] = None if g == leader else compare(setting, *pair)
+    if not to_best:
         return None
-    pairs = [d for d in found.values() if d is not None]
-    silent = sum(d.interval is None for d in pairs)
+    pairs = [d for d in to_best.values() if d is not None]
+    undecided = sum(d.interval is None for d in pairs)
     label = labels.score_label(key.score)
     columns = [Column("method"), *(Column(text.clean(s, 16), True) for s in section.settings)]
     rows = []
     for group in section.groups:
-        if any(g == group for g, _ in found):
-            fields = [_field(found, group, setting) for setting in section.settings]
+        if any(g == group for g, _ in to_best):
+            fields = [_field(to_best, group, setting) for setting in section.settings]
             rows.append([Field(group.label), *fields])
     notes = []
-    if silent:
-        which = f"All {silent}" if silent == len(pairs) else f"{silent} of {len(pairs)}"
+    if undecided:
+        which = f"All {undecided}" if undecided == len(pairs) else f"{undecided} of {len(pairs)}"
         notes.append(
-            f"{which} comparisons of {label} have one seed, or no spread, on a side: no statement about seed "
-            "noise is possible there, and any difference may be chance."
+            f"{which} comparisons of {label} have one seed, or no spread, on one side: they allow no "
+            "statement about seed noise, and the difference may be chance."
         )
-    if silent < len(pairs):
+    if undecided < len(pairs):
         notes.append(
-            "A mean less that of the best one at the setting, ± half of Welch's t interval over seeds "
-            "(one value per seed, finished runs). Bold: more than seed noise, the interval leaves 0 out. "
-            f"Each interval is at {LEVEL:.0%} for itself, not corrected for the {len(pairs) - silent} "
-            "comparisons; with 2 or 3 seeds it is wide, and within it does not mean equal. All pairs, with p "
-            "and n: differences.csv."
+            "Each entry is the method's mean minus that of the best method at the setting, ± half the width "
+            f"of Welch's {LEVEL:.0%} confidence interval over seeds (finished runs, one value per seed). "
+            "Bold: the interval excludes 0, so the difference is more than seed noise. The intervals are not "
+            f"corrected for {len(pairs) - undecided} comparisons; with 2 or 3 seeds they are wide, and one "
+            "that includes 0 does not show that methods are equal. All pairs, with p and n: differences.csv."
         )
-    title = f"Seed noise: {label}, each method less the best one of its setting"
-    return Table(title, columns, rows if silent < len(pairs) else [], notes)
+    title = f"Seed noise: {label}, each method minus the best method at the setting"
+    return Table(title, columns, rows if undecided < len(pairs) else [], notes)
 
 
-def _field(found: Mapping[tuple[Group, str], Difference | None], group: Group, setting: str) -> Field:
+def _field(to_best: Mapping[tuple[Group, str], Difference | None], group: Group, setting: str) -> Field:
     """``+6.02 ± 4.13 (n 2, 3)``; ``best``; ``+5.10, one seed``."""
-    if (group, setting) not in found:
+    if (group, setting) not in to_best:
         return Field("–")
-    d = found[group, setting]
+    d = to_best[group, setting]
     if d is None:
         return Field("best")
     size = max(map(abs, d.means))
-    told = labels.signed(d.value, like=size)
+    difference = labels.signed(d.value, like=size)
     if d.interval is None:
-        return Field(f"{told}, {'one seed' if min(d.seeds) < 2 else 'no spread'}")
+        return Field(f"{difference}, {'one seed' if min(d.seeds) < 2 else 'no spread'}")
     half = (d.interval[1] - d.interval[0]) / 2
     beyond = not d.interval[0] <= 0 <= d.interval[1]
     return Field(
-        f"{told} ± {labels.number(half, like=size)} (n {d.seeds[0]}, {d.seeds[1]})", "lead" if beyond else ""
+        f"{difference} ± {labels.number(half, like=size)} (n {d.seeds[0]}, {d.seeds[1]})",
+        "lead" if beyond else "",
     )
 
 
 def csv_of(sections: Sequence[Section]) -> str:
-    """``differences.csv``: every pair at every setting, of all scores whose better direction is known."""
+    """``differences.csv``: every pair at every setting, for scores with a known direction."""
     rows: list[list[object]] = []
     for section in sections:
-        for key in section.measured("last"):
+        for key in section.score_keys("last"):
             if not labels.better(key.score):
                 continue
             for d in differences(section, key):
                 low, high = d.interval or (None, None)
-                found: list[object] = [d.setting, d.a, d.b, *d.seeds, *d.means, d.value, low, high, d.p]
-                rows.append([section.title, *key, *found, d.statement])
+                values: list[object] = [d.setting, d.a, d.b, *d.seeds, *d.means, d.value, low, high, d.p]
+                rows.append([section.title, *key, *values, d.statement])
     return to_csv(COLUMNS, rows)

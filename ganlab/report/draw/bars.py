@@ -1,4 +1,4 @@
-"""Figures 1 and 2 of the SNGAN paper: a score's bars, groups = methods, bars = settings, whiskers = seeds."""
+"""Bars of one score, as in SNGAN's Figures 1 and 2: groups = methods, bars = settings, whiskers = seeds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ganlab.report.read.cells import Group, Key, Section, Summary
 
 
 class Line(NamedTuple):
-    """A published value to draw across the bars of a method, with its spread."""
+    """A published value and its spread, drawn across the bars of a method."""
 
     value: float
     std: float | None
 
 
-class Words(NamedTuple):
-    """What a figure says: title, what was measured and how, and a note (why nothing published is there)."""
+class Caption(NamedTuple):
+    """A figure's text: title; checkpoint, protocol and seeds; note on published values."""
 
     title: str
     subtitle: str
@@ -34,12 +34,12 @@ class Words(NamedTuple):
 
 
 def draw(
-    section: Section, key: Key, words: Words, published: Mapping[Group, Line], name: str
+    section: Section, key: Key, caption: Caption, published: Mapping[Group, Line], name: str
 ) -> style_module.Picture:
-    """The figure of one score under one protocol; FID on a log axis. Needs one cell with that score."""
-    shown = section.shown(key)
-    groups, settings = cells_of.groups(shown), cells_of.settings(shown)
-    cells = {place: cell.summary(key) for place, cell in shown.items()}
+    """The figure of one score under one protocol; FID on a log axis. Needs a cell with the score."""
+    drawn = section.cells_for(key)
+    groups, settings = cells_of.groups(drawn), cells_of.settings(drawn)
+    cells = {place: cell.summary(key) for place, cell in drawn.items()}
     published = {g: line for g, line in published.items() if g in groups}
     colors = style_module.setting_colors(settings)
     width = min(12.0, max(6.4, 0.16 * len(groups) * (len(settings) + 1.2) + 1.3))
@@ -49,7 +49,7 @@ def draw(
         floor = _value_axis(ax, key.score, list(cells.values()), list(published.values()))
         inch = (len(groups) + 0.2) / (width - 1.1)  # in units of the axis
         step = min(0.26, 0.86 / len(settings), 0.6 * inch)
-        flat = step > 0.42 * inch  # room for words beside each other
+        flat = step > 0.42 * inch  # enough room for horizontal marks
         for g, group in enumerate(groups):
             for i, setting in enumerate(settings):
                 if (cell := cells.get((group, setting))) is not None:
@@ -63,21 +63,21 @@ def draw(
         direction = labels.better(key.score)
         label = text.plain(labels.score_label(key.score))
         ax.set_ylabel(f"{label} ({direction} is better)" if direction else label)
-        style_module.title(figure, words.title)
+        style_module.title(figure, caption.title)
         small: dict[str, Any] = {"fontsize": 7.2, "color": style_module.GREY}
-        ax.set_title(style_module.wrap(words.subtitle, int(width * 17)), loc="left", **small)
+        ax.set_title(style_module.wrap(caption.subtitle, int(width * 17)), loc="left", **small)
         figure.legend(
             **_legend(settings, colors, list(cells.values()), bool(published), width),
             loc="outside lower center",
         )
-        if words.note:
-            ax.set_xlabel(style_module.wrap(words.note, int(width * 18)), labelpad=6, **small)
-        alt = f"{words.title}. {words.subtitle}." + (f" {words.note}" if words.note else "")
+        if caption.note:
+            ax.set_xlabel(style_module.wrap(caption.note, int(width * 18)), labelpad=6, **small)
+        alt = f"{caption.title}. {caption.subtitle}." + (f" {caption.note}" if caption.note else "")
         return style_module.save(figure, name, alt)
 
 
 def _value_axis(ax: Axes, score: str, cells: Sequence[Summary], published: Sequence[Line]) -> float:
-    """Set the value axis, with room for marks above the bars; returns where bars start."""
+    """Set up the value axis with room for marks above the bars; returns where the bars start."""
     values = [c.mean for c in cells if c.mean is not None] + [p.value for p in published]
     low: float = min(values)
     high: float = max([c.mean + (c.std or 0) for c in cells if c.mean is not None] + values)
@@ -95,7 +95,7 @@ def _value_axis(ax: Axes, score: str, cells: Sequence[Summary], published: Seque
 def _bar(
     ax: Axes, x: float, step: float, floor: float, cell: Summary, color: tuple[float, ...], flat: bool
 ) -> None:
-    """One cell: solid if all its runs finished, else pale, hatched and marked (``flat`` or upright)."""
+    """One cell: solid if all its runs finished, else pale, hatched and marked (horizontally if ``flat``)."""
     top, width = floor, step * 0.92
     if cell.mean is not None:
         face = (*color, 0.3) if cell.mark else color
@@ -108,11 +108,11 @@ def _bar(
             spread = [[min(cell.std, top - floor) if floor else cell.std], [cell.std]]
             ax.errorbar(x, cell.mean, spread, color=style_module.INK, lw=0.8, capsize=1.5, capthick=0.8)
             top += cell.std
-    if words := cell.mark or ("" if cell.mean is not None else "no score"):
+    if mark := cell.mark or ("" if cell.mean is not None else "no score"):
         style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5, "zorder": 6}
         style["bbox"] = {"facecolor": "white", "alpha": 0.8, "pad": 0.4, "lw": 0}
         style["rotation"] = 0 if flat else 90
-        ax.annotate(words, (x, top), (0, 3), textcoords="offset points", color=style_module.ALARM, **style)
+        ax.annotate(mark, (x, top), (0, 3), textcoords="offset points", color=style_module.ALARM, **style)
 
 
 def _line(ax: Axes, group: int, half: float, line: Line) -> None:
@@ -136,8 +136,8 @@ def _legend(
     ]
     if any(c.mark for c in cells):
         edge: dict[str, Any] = {"facecolor": "#eeeeee", "edgecolor": style_module.INK, "lw": 0.5}
-        handles.append(Patch(hatch="////", label="not (all) finished", **edge))
+        handles.append(Patch(hatch="////", label="not all runs finished", **edge))
     if published:
         handles.append(Line2D([], [], color=style_module.PUBLISHED, lw=1.4, label="published value"))
-    fit = style_module.columns([str(h.get_label()) for h in handles], width)
-    return {"handles": handles, "ncols": fit, "columnspacing": 1.2, "handlelength": 1.4}
+    ncols = style_module.columns([str(h.get_label()) for h in handles], width)
+    return {"handles": handles, "ncols": ncols, "columnspacing": 1.2, "handlelength": 1.4}

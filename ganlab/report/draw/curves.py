@@ -1,4 +1,4 @@
-"""Learning curves: every score and loss over the updates; colour and marker = method, dashes = setting."""
+"""Learning curves: scores and losses over updates; color and marker by method, line style by setting."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ DASHES: tuple[Any, ...] = (
     *("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5))),
     *((0, (9, 2)), (0, (2, 2, 6, 2))),
 )
-IN_ONE_PANEL = 12  # more cells than this, and each setting gets a column of its own
-ESTIMATE = "critic/wasserstein_estimate"  # of the distance, that falls; the rest of them is
-OTHERS = ("critic/", "validation/")  # for ``analysis=overfitting``
+MAX_CELLS_PER_PANEL = 12  # with more cells, each setting gets its own column
+ESTIMATE = "critic/wasserstein_estimate"
+NOT_DRAWN = ("critic/", "validation/")  # except ESTIMATE; ``analysis=overfitting`` draws the rest
 LOSSES = ("loss/", "critic/")
-BINS = 50  # points of a line at most
+BINS = 50  # maximal number of points of a line
 
 
 def draw(section: Section, title: str, name: str) -> style_module.Picture | None:
-    """One panel per score and loss (times settings, where one panel would be a tangle); None without data."""
-    rows = drawn_rows(section.runs)
+    """One panel per score and loss, with many cells also per setting; None without data."""
+    rows = panel_rows(section.runs)
     if not rows:
         return None
     styles = style_module.method_style(section.groups)
     dashes = {s: DASHES[i % len(DASHES)] for i, s in enumerate(section.settings)}
-    apart = len(section.cells) > IN_ONE_PANEL and len(section.settings) > 1
-    columns = section.settings if apart else [""]
-    across = len(columns) if apart else min(2, len(rows))
+    by_setting = len(section.cells) > MAX_CELLS_PER_PANEL and len(section.settings) > 1
+    columns = section.settings if by_setting else [""]
+    across = len(columns) if by_setting else min(2, len(rows))
     down = math.ceil(len(rows) * len(columns) / across)
-    size = (1.8 * across + 1.0, 1.75 * down + 1.3) if apart else (4.4 * across, 2.5 * down + 1.3)
+    size = (1.8 * across + 1.0, 1.75 * down + 1.3) if by_setting else (4.4 * across, 2.5 * down + 1.3)
     with matplotlib.rc_context(style_module.STYLE):
         figure = Figure(figsize=(max(5.0, min(12.0, size[0])), size[1]), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False, sharey="row" if apart else False)
+        grid = figure.subplots(down, across, squeeze=False, sharey="row" if by_setting else False)
         panels = list(grid.flat)
         for unused in panels[len(rows) * len(columns) :]:
             unused.set_axis_off()
@@ -54,25 +54,25 @@ def draw(section: Section, title: str, name: str) -> style_module.Picture | None
             values: list[float] = []
             for ax, column in zip(axes, columns, strict=True):
                 values += _panel(ax, section, row, column, styles, dashes)
-            _axes(axes, row, values, apart)
-        if apart:
+            _axes(axes, row, values, by_setting)
+        if by_setting:
             for ax, column in zip(grid[0], columns, strict=True):
                 ax.set_title(f"setting {text.plain(column, 12)}")
-        for ax in panels[-across:] if apart else panels[: len(rows)]:
+        for ax in panels[-across:] if by_setting else panels[: len(rows)]:
             ax.set_xlabel("generator updates")
-        handles = _handles(section, styles, {} if apart or len(dashes) < 2 else dashes)
+        handles = _handles(section, styles, {} if by_setting or len(dashes) < 2 else dashes)
         fit = style_module.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
         figure.legend(handles=handles, loc="outside lower center", ncols=fit, handlelength=2.8)
         style_module.title(figure, title)
-        how = "" if apart else " Colour and marker: method; dashes: setting."
-        caption = f"One line per run.{how} Losses are means over bins of updates."
+        legend = "" if by_setting else " Color and marker: method; line style: setting."
+        caption = f"One line per run.{legend} Losses are averaged over bins of updates."
         return style_module.save(figure, name, f"{title}. {caption}", caption)
 
 
-def drawn_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """What is drawn of the runs, (score or loss, protocol), in this order: scores first."""
+def panel_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The panels for these runs: (score or loss, protocol id), scores first."""
     curves = {k for r in runs for k, c in r.curves.items() if len(c.steps) > 1}
-    return sorted((k for k in curves if k[0] == ESTIMATE or not k[0].startswith(OTHERS)), key=_order)
+    return sorted((k for k in curves if k[0] == ESTIMATE or not k[0].startswith(NOT_DRAWN)), key=_order)
 
 
 def _order(row: tuple[str, str]) -> tuple[bool, tuple[int, str], str]:
@@ -87,7 +87,7 @@ def _panel(
     styles: dict[Group, tuple[str, str]],
     dashes: dict[str, Any],
 ) -> list[float]:
-    """Draw the runs of one setting (or of all, for column ""); returns the values that the axis must show."""
+    """Draw the runs of one setting (column "": all); returns the values that the axis must cover."""
     values: list[float] = []
     for (group, setting), cell in section.cells.items():
         for run in cell.runs if column in ("", setting) else ():
@@ -105,18 +105,26 @@ def _line(ax: Axes, run: Run, curve: Curve, style: tuple[str, str], dash: Any) -
     xs, ys = zip(*points, strict=True)
     dots: dict[str, Any] = {"marker": style[1], "ms": 3, "mew": 0, "markevery": max(1, len(xs) // 5)}
     ax.plot(xs, ys, color=style[0], ls=dash, lw=1.0, alpha=0.9, **dots)
-    if run.status == "diverged":  # a loss may be far outside by now: its cross is at the upper edge
+    if run.status == "diverged":  # mark losses at the upper edge: they may be far outside
         edge = run.curves.get(("loss/d", "")) is curve or run.curves.get(("loss/g", "")) is curve
-        where: dict[str, Any] = {"transform": ax.get_xaxis_transform()} if edge else {}
+        axis_units: dict[str, Any] = {"transform": ax.get_xaxis_transform()} if edge else {}
         y = 1.0 if edge else ys[-1]
         ax.plot(
-            xs[-1], y, marker="x", color=style_module.ALARM, ms=6, mew=1.8, zorder=6, clip_on=False, **where
+            xs[-1],
+            y,
+            marker="x",
+            color=style_module.ALARM,
+            ms=6,
+            mew=1.8,
+            zorder=6,
+            clip_on=False,
+            **axis_units,
         )
     return list(ys)
 
 
 def _binned(curve: Curve) -> Iterator[tuple[float, float]]:
-    """At most ``BINS`` points: the means of neighbours; what is not finite is left out."""
+    """Means over at most ``BINS`` bins; non-finite values are left out."""
     pairs = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if math.isfinite(v)]
     bins = min(BINS, len(pairs))
     for a, b in pairwise(round(i * len(pairs) / bins) for i in range(bins + 1)) if bins else ():
@@ -124,14 +132,14 @@ def _binned(curve: Curve) -> Iterator[tuple[float, float]]:
         yield sum(steps) / (b - a), math.fsum(values) / (b - a)
 
 
-def _axes(axes: Sequence[Axes], row: tuple[str, str], values: Sequence[float], apart: bool) -> None:
-    """FID on a log axis; losses without their outliers, which would flatten all else."""
+def _axes(axes: Sequence[Axes], row: tuple[str, str], values: Sequence[float], by_setting: bool) -> None:
+    """FID on a log axis; losses without outliers, which would flatten the rest."""
     name, protocol = row
     label = text.plain(labels.score_label(name)) + (f" [{text.plain(protocol[:8])}]" if protocol else "")
     for ax in axes:
         ax.grid(color="#e3e3e3", lw=0.5)
         ax.set_xlim(left=0)
-        ax.xaxis.set_major_locator(MaxNLocator(3 if apart else 5))
+        ax.xaxis.set_major_locator(MaxNLocator(3 if by_setting else 5))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1000:g}k" if v >= 1000 else f"{v:g}"))
         if style_module.is_log(name, values):
             style_module.log_axis(ax, values)
@@ -140,7 +148,7 @@ def _axes(axes: Sequence[Axes], row: tuple[str, str], values: Sequence[float], a
             low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
             if high > low:
                 ax.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
-    if apart:
+    if by_setting:
         axes[0].set_ylabel(label)
     else:
         axes[0].set_title(label)

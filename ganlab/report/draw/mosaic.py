@@ -20,40 +20,40 @@ from ganlab.system.files import open_regular
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-MAX_PIXELS = 40_000_000  # of one sample grid; checked in the header, before anything is decoded
+MAX_PIXELS = 40_000_000  # of one sample grid; checked in the header before decoding
 PADDING = 2  # between the tiles of a run's sample grid
 GAP = 10
 MARKS = {"diverged": "div.", "failed": "failed", "finished": ""}
 
 
 class Tile(NamedTuple):
-    """A cell of a sheet: samples and what stands below; without an image an empty box, ``words`` inside.
+    """A cell of a sheet: samples with a caption below, or without an image, a box with the caption inside.
 
-    alarm: the words tell of a run that did not finish.
+    alarm: the run did not finish.
     """
 
     image: Image.Image | None
-    words: str
+    caption: str
     alarm: bool = False
 
 
 def draw(section: Section, title: str, name: str, key: Key | None) -> style.Picture | None:
     """The newest samples of one run per cell, with its step and the score ``key``; None without samples."""
     resolution, tiles = pixels(section.resolution), (3 if len(section.cells) > 12 else 4)
-    found: dict[tuple[int, int], Tile] = {}
+    sheet: dict[tuple[int, int], Tile] = {}
     for (group, setting), cell in section.cells.items():
-        place = section.groups.index(group), section.settings.index(setting)
-        found[place] = Tile(None, "no samples")
+        position = section.groups.index(group), section.settings.index(setting)
+        sheet[position] = Tile(None, "no samples")
         for run in lowest_first(cell.runs):
             if (samples := newest(run, resolution, tiles)) is not None:
-                words = _caption(cell, run, samples[1], key)
-                found[place] = Tile(samples[0], words, run.status != "finished")
+                caption = _caption(cell, run, samples[1], key)
+                sheet[position] = Tile(samples[0], caption, run.status != "finished")
                 break
     rows = [group.label for group in section.groups]
     columns = [f"setting {setting}" for setting in section.settings]
-    png = compose(title, rows, columns, found, 2 if 0 < resolution <= 64 else 1)
-    what = f"{tiles}×{tiles} samples" if resolution else "samples"
-    caption = f"The newest {what} of one run per cell (lowest seed), uncurated."
+    png = compose(title, rows, columns, sheet, 2 if 0 < resolution <= 64 else 1)
+    samples_text = f"{tiles}×{tiles} samples" if resolution else "samples"
+    caption = f"The newest {samples_text} of one run per cell (lowest seed), not curated."
     return style.Picture(name, png, b"", f"{title}. {caption}", caption) if png else None
 
 
@@ -63,13 +63,13 @@ def pixels(resolution: str) -> int:
 
 
 def side(run: Run) -> int:
-    """Pixels a side of a run's images; 0 if it does not say, or has none."""
+    """Side of a run's images in pixels; 0 if unknown or if it has no images."""
     return pixels(text.clean(run.config.get("dataset.resolution") or "", 8))
 
 
 def lowest_first(runs: Iterable[Run]) -> list[Run]:
     """Finished runs first, then by seed."""
-    return sorted(runs, key=lambda r: (r.status != "finished", r.number("seed") or 0, r.shown))
+    return sorted(runs, key=lambda r: (r.status != "finished", r.number("seed") or 0, r.label))
 
 
 def compose(
@@ -110,26 +110,26 @@ def compose(
             if tile.image is not None:
                 larger = (tile.image.width * zoom, tile.image.height * zoom)
                 sheet.paste(tile.image.resize(larger, Image.Resampling.NEAREST), (x, y))
-                pen.text((x, y + side + 2), _fitting(tile.words, side + GAP - 4, small), color, small)
+                pen.text((x, y + side + 2), _fit(tile.caption, side + GAP - 4, small), color, small)
             else:
                 pen.rectangle((x, y, x + side - 1, y + side - 1), outline="#cccccc", fill="#f4f4f4")
-                inside = style.wrap(tile.words, max(8, side // 8), 6)
+                inside = style.wrap(tile.caption, max(8, side // 8), 6)
                 pen.multiline_text((x + side / 2, y + side / 2), inside, color, small, "mm", align="center")
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
-def _fitting(words: str, width: int, in_font: FreeTypeFont) -> str:
-    while in_font.getlength(words) > width and len(words) > 4:
-        words = words[:-2].rstrip(" ·,") + "…"
-    return words
+def _fit(caption: str, width: int, in_font: FreeTypeFont) -> str:
+    while in_font.getlength(caption) > width and len(caption) > 4:
+        caption = caption[:-2].rstrip(" ·,") + "…"
+    return caption
 
 
 def newest(run: Run, resolution: int, tiles: int) -> tuple[Image.Image, int] | None:
     """The top left ``tiles`` x ``tiles`` samples of the newest readable grid, and its step.
 
-    A grid whose tiles can't be told (an unknown resolution) is cut to a square. Unreadable files are noted.
+    At an unknown resolution the grid is cropped to a square. Unreadable files are noted.
     """
     for path in reversed(run.samples):
         try:
@@ -158,15 +158,19 @@ def _side(width: int, height: int, resolution: int, tiles: int) -> tuple[int, in
 
 
 def _caption(cell: Cell, run: Run, step: int, key: Key | None) -> str:
-    """``step 1,000 · FID 45.20``, of the run shown, not of the cell's mean."""
-    own = [s.value for r, s in cell.scores(key) if r is run] if key else []
+    """``step 1,000 · FID 45.20``: of this run, not the cell's mean."""
+    scores = [s.value for r, s in cell.scores(key) if r is run] if key else []
     mark = MARKS.get(run.status, "unf.")
-    score = f"{text.plain(labels.score_label(key.score), 16)} {labels.number(own[0])}" if key and own else ""
+    score = (
+        f"{text.plain(labels.score_label(key.score), 16)} {labels.number(scores[0])}"
+        if key and scores
+        else ""
+    )
     return " · ".join(part for part in (mark, f"step {step:,}", score) if part)
 
 
 def _font(size: int, weight: str = "") -> FreeTypeFont:
-    """DejaVu Sans, which matplotlib carries; nothing has to be installed."""
+    """DejaVu Sans, which is part of matplotlib."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

@@ -1,4 +1,4 @@
-"""A grid's cells with one of its axes down and another across: samples of each, as in WGAN-GP's Figure 2."""
+"""Samples of a grid's cells, one axis down and one across, as in WGAN-GP's Figure 2."""
 
 from __future__ import annotations
 
@@ -8,71 +8,73 @@ from ganlab import text
 from ganlab.papers import labels as labels_module
 from ganlab.report.draw import mosaic, style
 from ganlab.report.read.collect import Run
-from ganlab.report.read.grids import Grid, Place
+from ganlab.report.read.grids import Grid, GridCell
 
-MOST_ROWS = 24  # more are no picture
+MAX_ROWS = 24
 TILES = 3
 
 
 def axes(grid: Grid) -> tuple[str, str] | None:
-    """The two axes of a grid that has two besides the seed: down and across, in its file's order.
+    """The axes down and across, for a grid with exactly two axes besides the seed; else None.
 
-    None for a grid of settings: its section's own picture has them across.
+    None also for a grid of settings, which the section's own picture shows across.
     """
-    several = {axis: labels for axis, labels in grid.axes().items() if axis != "seed" and len(labels) > 1}
-    if len(several) != 2 or "setting" in several:
+    varied = {axis: labels for axis, labels in grid.axes().items() if axis != "seed" and len(labels) > 1}
+    if len(varied) != 2 or "setting" in varied:
         return None
-    down, across = several
-    return (down, across) if len(several[down]) <= MOST_ROWS else None
+    down, across = varied
+    return (down, across) if len(varied[down]) <= MAX_ROWS else None
 
 
 def draw(grid: Grid, runs: Iterable[Run], name: str) -> style.Picture | None:
-    """The newest samples of every cell, lowest seed first; a cell without any says why. None if none has."""
+    """The newest samples of every cell, or why it has none; None if no cell has samples."""
     if (pair := axes(grid)) is None:
         return None
     down, across = (grid.axes()[axis] for axis in pair)
     by_folder = {run.folder: run for run in runs}
-    there: dict[tuple[int, int], list[Run]] = {}
+    cell_runs: dict[tuple[int, int], list[Run]] = {}
     tiles: dict[tuple[int, int], mosaic.Tile] = {}
-    for place in grid.places:
-        if (at := _at(place, pair, (down, across))) is not None:
-            tiles[at] = mosaic.Tile(None, "not begun")
-            there.setdefault(at, []).extend(r for r in [by_folder.get(place.folder)] if r is not None)
-    for at, found in there.items():
-        for run in reversed(mosaic.lowest_first(found)):  # the first one wins
-            tiles[at] = tile(run, tiles[at])
+    for cell in grid.cells:
+        if (position := _position(cell, pair, (down, across))) is not None:
+            tiles[position] = mosaic.Tile(None, "not started")
+            cell_runs.setdefault(position, []).extend(filter(None, [by_folder.get(cell.folder)]))
+    for position, candidates in cell_runs.items():
+        for run in reversed(mosaic.lowest_first(candidates)):  # the first one wins
+            tiles[position] = tile(run, tiles[position])
     small = all(mosaic.side(r) <= 64 for r in by_folder.values())
     rows, columns = ([labels_module.method_label(label) for label in labels] for labels in (down, across))
     title = f"Samples: {grid.heading}"
     png = mosaic.compose(title, rows, columns, tiles, 2 if small else 1)
-    where = f"down: {pair[0]}; across: {pair[1]}"
-    known = all(mosaic.side(r) for r in by_folder.values())
-    what = f"{TILES}×{TILES} samples" if known else "samples"
-    caption = f"The newest {what} of every cell (lowest seed), uncurated; {where}."
+    sized = all(mosaic.side(r) for r in by_folder.values())
+    samples = f"{TILES}×{TILES} samples" if sized else "samples"
+    order = f"down: {pair[0]}; across: {pair[1]}"
+    caption = f"The newest {samples} of every cell (lowest seed), not curated; {order}."
     return style.Picture(name, png, b"", f"{title}. {caption}", caption) if png else None
 
 
-def _at(place: Place, pair: tuple[str, str], labels: tuple[list[str], list[str]]) -> tuple[int, int] | None:
-    names = [place.axes.get(axis) for axis in pair]
+def _position(
+    cell: GridCell, pair: tuple[str, str], labels: tuple[list[str], list[str]]
+) -> tuple[int, int] | None:
+    names = [cell.axes.get(axis) for axis in pair]
     if None in names:
         return None
-    i, j = (known.index(str(name)) for known, name in zip(labels, names, strict=True))
+    i, j = (axis.index(str(name)) for axis, name in zip(labels, names, strict=True))
     return i, j
 
 
 def tile(run: Run, otherwise: mosaic.Tile) -> mosaic.Tile:
-    """What a run has to show: its newest samples with step and score, or why there are none."""
+    """A run's newest samples with step and score, or why there are none."""
     if run.problem:
         return mosaic.Tile(None, run.problem, alarm=True)
     resolution = mosaic.side(run)
-    found = mosaic.newest(run, resolution, TILES)
-    ill = run.status != "finished"
-    if found is None:
+    newest = mosaic.newest(run, resolution, TILES)
+    unfinished = run.status != "finished"
+    if newest is None:
         if otherwise.image is not None:
             return otherwise
-        error = f": {run.text('error')}" if ill and run.text("error") else ""
-        return mosaic.Tile(None, f"{run.status}{error}" if ill else "no samples", alarm=ill)
-    image, step = found
+        error = f": {run.text('error')}" if unfinished and run.text("error") else ""
+        return mosaic.Tile(None, f"{run.status}{error}" if unfinished else "no samples", alarm=unfinished)
+    image, step = newest
     score = next(
         (s for kind in ("fid", "is") for s in run.scores if labels_module.split_score(s.name)[0] == kind),
         None,
@@ -83,4 +85,4 @@ def tile(run: Run, otherwise: mosaic.Tile) -> mosaic.Tile:
         if score
         else []
     )
-    return mosaic.Tile(image, " · ".join(part for part in parts if part), alarm=ill)
+    return mosaic.Tile(image, " · ".join(part for part in parts if part), alarm=unfinished)

@@ -1,8 +1,8 @@
-"""What all figures share: fonts, colours, axes, and files that come out byte for byte the same.
+"""Style shared by all figures: fonts, colors, axes, reproducible files.
 
-Drawn with matplotlib's objects alone (no pyplot, no global state). Colours: viridis for settings, whose
-lightness keeps its order in print and for colour-blind eyes; Okabe and Ito's (with a darker yellow, for
-white paper) for methods, doubled by markers.
+Uses matplotlib's objects only (no pyplot, no global state). Settings have viridis colors, whose lightness
+keeps the order in print and for color-blind readers. Methods have the colors of Okabe and Ito (with a darker
+yellow for white paper), plus markers.
 """
 
 from __future__ import annotations
@@ -53,34 +53,34 @@ MARKERS = "oXsD^vP*<>hdp"
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure: its file name without suffix, and its bytes (no svg where the pixels are the point)."""
+    """A drawn figure: its file name without suffix, and its bytes (no svg for a raster image)."""
 
     name: str
     png: bytes
     svg: bytes
-    alt: str  # for those who can't see it
-    caption: str = ""  # what the drawing does not say itself
+    alt: str  # alternative text
+    caption: str = ""
 
 
 def save(figure: Figure, name: str, alt: str, caption: str = "") -> Picture:
-    """Render as PNG and SVG; no date and no version in the files."""
+    """Render as PNG and SVG, without date and version."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out now, once for both files
+    figure.set_layout_engine("none")  # lay out once, for both files
     png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return Picture(name, png.getvalue(), svg.getvalue(), alt, caption)
 
 
-def title(figure: Figure, words: str) -> None:
+def title(figure: Figure, title_text: str) -> None:
     """The figure's title, at its left edge."""
-    lines = wrap(words, int(figure.get_figwidth() * 11), 2)
+    lines = wrap(title_text, int(figure.get_figwidth() * 11), 2)
     figure.suptitle(lines, x=0.008, ha="left", fontsize=10.5, fontweight="bold")
 
 
 def setting_colors(settings: Sequence[str]) -> dict[str, Any]:
-    """A to F have the same viridis colours in every figure; other settings are greys."""
+    """Colors by setting: A to F always the same viridis colors, other settings greys."""
     cmap = matplotlib.colormaps["viridis"]
     colors: dict[str, Any] = {s: cmap(i / 5 * 0.94)[:3] for i, s in enumerate("ABCDEF")}
     others = [s for s in settings if s not in colors]
@@ -88,42 +88,42 @@ def setting_colors(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def method_style(groups: Sequence[Group]) -> dict[Group, tuple[str, str]]:
-    """Colour and marker of each group: the paper's methods have fixed colours, others what is left."""
-    taken: set[str] = set()
+    """Color and marker of each group: fixed colors for the paper's methods, spare ones for others."""
+    used: set[str] = set()
     spare = (c for _ in groups for c in OTHER_COLORS)
     styles = {}
     for i, group in enumerate(groups):
         color = METHOD_COLORS.get(group.method, "")
-        color = color if color and color not in taken else next(spare)
-        taken.add(color)
+        color = color if color and color not in used else next(spare)
+        used.add(color)
         styles[group] = (color, MARKERS[i % len(MARKERS)])
     return styles
 
 
-def wrap(long: str, width: int, most: int = 5) -> str:
-    """Lines of about ``width`` signs, broken between words; text for figures."""
+def wrap(long: str, width: int, max_lines: int = 5) -> str:
+    """Break a figure's text between words into lines of at most ``width`` characters."""
     lines = [""]
-    words = text.plain(long, width * most).split()
+    words = text.plain(long, width * max_lines).split()
     for word in (w[i : i + width] for w in words for i in range(0, len(w), width)):
         if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines[:most])
+    return "\n".join(lines[:max_lines])
 
 
 def columns(labels: Sequence[str], width: float) -> int:
-    """How many entries of a legend to put beside each other, so that its lines fit ``width`` inches."""
+    """How many columns a legend may have to fit ``width`` inches."""
     inches = sum(0.5 + 0.06 * len(label) for label in labels)
     return math.ceil(len(labels) / math.ceil(inches / width))
 
 
 def is_log(score: str, values: Sequence[float]) -> bool:
-    """FID goes on a log axis, as in the paper, unless a value forbids it."""
+    """Whether the axis is logarithmic: for FID, as in the paper, if all values are positive."""
     return labels_module.split_score(score)[0] == "fid" and bool(values) and min(values) > 0
 
 
 def log_axis(ax: Axes, values: Sequence[float]) -> None:
-    """A log axis with plain numbers (20, 50, 100), denser where the values span little."""
+    """A log axis with plain numbers (20, 50, 100); more ticks for a small range."""
     ax.set_yscale("log")
     ratio = max(values) / min(values)
     ticks = range(1, 10) if ratio < 3.5 else (1, 2, 3, 4, 5, 7) if ratio < 12 else (1, 2, 5)

@@ -1,4 +1,4 @@
-"""Sampled lines of text: the newest of one run per cell, as the run wrote them."""
+"""Text samples: the newest of one run per cell."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from ganlab.report.read.cells import Section
 from ganlab.report.read.collect import Run
 from ganlab.system.files import open_regular
 
-MOST, SHOWN = 1 << 16, 12  # bytes read of a file; lines shown of it
+MAX_BYTES, MAX_LINES = 1 << 16, 12  # read from a file; listed of it
 
 
-class Sampled(NamedTuple):
-    """The first lines of a run's newest samples, made safe; ``label`` tells the method, setting and step."""
+class TextSamples(NamedTuple):
+    """The first lines of a run's newest samples, cleaned; ``label``: method, setting and step."""
 
     label: str
     lines: list[str]
 
 
-def sampled(section: Section) -> list[Sampled]:
-    """Of the run with the lowest seed in each cell, finished ones first; nothing for runs on images."""
-    found = []
+def read_samples(section: Section) -> list[TextSamples]:
+    """Text samples of each cell's run with the lowest seed, finished runs first; empty for image runs."""
+    samples = []
     for (group, setting), cell in section.cells.items():
         for run in mosaic.lowest_first(cell.runs):
             if (newest := _newest(run)) is not None:
                 step, lines = newest
                 label = f"{group.label}, setting {setting}, step {step:,}"
-                found.append(Sampled(text.clean(label, 120), lines))
+                samples.append(TextSamples(text.clean(label, 120), lines))
                 break
-    return found
+    return samples
 
 
 def _newest(run: Run) -> tuple[int, list[str]] | None:
-    """Step and lines. Unreadable files are noted."""
-    named = ((re.fullmatch(r"step-(\d{1,18})\.txt", p.name), p) for p in run.folder.glob("samples/*.txt"))
-    files = sorted((int(m[1]), p) for m, p in named if m and not p.is_symlink())
+    """Step and lines of the newest readable file; unreadable ones are noted."""
+    matches = ((re.fullmatch(r"step-(\d{1,18})\.txt", p.name), p) for p in run.folder.glob("samples/*.txt"))
+    files = sorted((int(m[1]), p) for m, p in matches if m and not p.is_symlink())
     for step, path in reversed(files):
         try:
             return step, _read(path)
@@ -49,5 +49,5 @@ def _newest(run: Run) -> tuple[int, list[str]] | None:
 
 def _read(path: Path) -> list[str]:
     with open(path, "rb", opener=open_regular) as file:
-        told = file.read(MOST).decode("utf-8", "replace")
-    return [text.clean(line, 160) for line in told.split("\n")[:SHOWN]]
+        content = file.read(MAX_BYTES).decode("utf-8", "replace")
+    return [text.clean(line, 160) for line in content.split("\n")[:MAX_LINES]]

@@ -1,8 +1,8 @@
-"""The grid behind the figures: sections (dataset and net), cells (method and setting), and their seeds.
+"""Sorts runs into sections (dataset and net) and cells (method and setting); a cell's runs are its seeds.
 
-Runs are averaged only if they differ in nothing but the seed: a method whose runs differ in more (updates,
-width, loss, any config key) is split into variants that name the difference. Scores are averaged only under
-one protocol.
+Runs are averaged only if they differ in nothing but the seed. A method whose runs differ in anything else
+(updates, width, loss, any config key) is split into variants named after the difference. Scores are averaged
+only under one protocol.
 """
 
 from __future__ import annotations
@@ -19,20 +19,24 @@ from ganlab.config.files import find, read
 from ganlab.papers import labels
 from ganlab.report.read.collect import Run, Score
 
-# Config keys that can't move a score, or that the section, the seed or the protocol already stand for.
-_SILENT = (
+# Config keys that don't affect a score, or that the section, seed or protocol already cover.
+_IGNORED = (
     *("seed", "run_dir", "device", "threads", "deterministic", "keep_checkpoints", "data_memory_gb"),
     *("save_every", "log_every", "sample_every", "spectral_every", "eval_every", "eval_start"),
     *("dataset.path", "name", "validation", "validation_n", "keep_every", "resume"),
 )
-_SILENT_GROUPS = ("metric.", "hydra.")
-_SETTING = ("setting", "d_steps", "optimizer.")  # what a setting chooses: may differ between settings
-CROWDED = 40  # groups
-_SCALE = ("steps", "architecture.width", "batch_size")  # shown whenever it differs within a section
+_IGNORED_GROUPS = ("metric.", "hydra.")
+_SETTING = (
+    "setting",
+    "d_steps",
+    "optimizer.",
+)  # what a setting chooses
+MAX_GROUPS = 40  # drawn and compared with each other
+_SCALE = ("steps", "architecture.width", "batch_size")  # always named where they differ within a section
 
 
 class Key(NamedTuple):
-    """Which numbers may stand in one figure: a score's name, of which checkpoint, under which protocol."""
+    """What one figure shows: a score, of one checkpoint, under one protocol."""
 
     score: str
     checkpoint: str
@@ -40,9 +44,9 @@ class Key(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A cell's score: mean and sample std over ``n`` runs (std None for one run), and what is wrong with it.
+    """A cell's score: mean and sample std over ``n`` runs (std None for one run).
 
-    ``mark`` is empty where every run finished; else "div.", "1/2 div.", "unf.", "fail", ...
+    ``mark``: "" if every run finished, else "div.", "1/2 div.", "unf.", "fail", ...
     """
 
     mean: float | None
@@ -59,20 +63,24 @@ class Cell:
 
     @property
     def mark(self) -> str:
-        """Which runs did not finish, in a few letters."""
+        """Abbreviation of which runs did not finish; "" if all did."""
         counts = Counter(r.status for r in self.runs)
         parts = []
-        for names, word in ((("diverged",), "div."), (("failed",), "fail"), (("running", "stopped"), "unf.")):
-            if n := sum(counts[name] for name in names):
+        for statuses, word in (
+            (("diverged",), "div."),
+            (("failed",), "fail"),
+            (("running", "stopped"), "unf."),
+        ):
+            if n := sum(counts[status] for status in statuses):
                 parts.append(word if n == len(self.runs) else f"{n}/{len(self.runs)} {word}")
         return " ".join(parts)
 
     def scores(self, key: Key) -> list[tuple[Run, Score]]:
-        """The scores that count: of the finished runs, or of the others where none finished."""
+        """The scores of the finished runs, or of the others if none finished."""
         pairs = [(run, score) for run in self.runs for score in run.scores]
-        found = [(r, s) for r, s in pairs if (s.name, s.checkpoint, s.protocol_id) == key]
-        finished = [pair for pair in found if pair[0].status == "finished"]
-        return finished or found
+        matches = [(r, s) for r, s in pairs if (s.name, s.checkpoint, s.protocol_id) == key]
+        finished = [pair for pair in matches if pair[0].status == "finished"]
+        return finished or matches
 
     def summary(self, key: Key) -> Summary:
         values = [s.value for _, s in self.scores(key)]
@@ -81,7 +89,7 @@ class Cell:
 
 
 class Group(NamedTuple):
-    """One group of bars: a method, and the variant of it where the section has several."""
+    """One group of bars: a method, and its variant where the section has several."""
 
     method: str
     variant: str
@@ -92,17 +100,17 @@ class Group(NamedTuple):
         return f"{name}, {self.variant}" if self.variant else name
 
 
-Places = dict[tuple[Group, str], Cell]
+Cells = dict[tuple[Group, str], Cell]
 
 
-def groups(cells: Places) -> list[Group]:
+def groups(cells: Cells) -> list[Group]:
     """The methods in the paper's order, the variants of each in natural order."""
     return sorted(
         {g for g, _ in cells}, key=lambda g: (*labels.method_rank(g.method), labels.natural(g.variant))
     )
 
 
-def settings(cells: Places) -> list[str]:
+def settings(cells: Cells) -> list[str]:
     """A to F, then others."""
     return sorted({s for _, s in cells}, key=labels.setting_rank)
 
@@ -112,11 +120,11 @@ class Section:
     """The runs on one dataset with one architecture; ``cells`` by group and setting."""
 
     dataset: str  # as in the config: cifar10, digits, folder
-    dataset_path: str  # the file's or folder's name, for datasets that any path can be
+    dataset_path: str  # name of the file or folder, for ``folder`` datasets
     resolution: str
     architecture: str
     runs: list[Run] = field(default_factory=list)
-    cells: Places = field(default_factory=dict)
+    cells: Cells = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -128,7 +136,7 @@ class Section:
 
     @property
     def net(self) -> str:
-        """The kind of net as published.csv calls it: ``resnet`` for every size of it."""
+        """The kind of net as in published.csv: ``resnet`` for every size."""
         return self.architecture.rstrip("0123456789_-")
 
     @property
@@ -141,48 +149,46 @@ class Section:
 
     @property
     def crowded(self) -> bool:
-        """Whether it has too many groups for a figure, or to compare each with each: a random set has."""
-        return len({group for group, _ in self.cells}) > CROWDED
+        """Whether there are too many groups to draw or to compare in pairs, as in a random set."""
+        return len({group for group, _ in self.cells}) > MAX_GROUPS
 
     @property
     def settings(self) -> list[str]:
         return settings(self.cells)
 
-    def of(self, group: Group) -> list[Run]:
-        """The group's runs; there is at least one."""
+    def runs_of(self, group: Group) -> list[Run]:
+        """The group's runs; at least one."""
         return [run for (g, _), cell in self.cells.items() if g == group for run in cell.runs]
 
-    def shown(self, key: Key) -> Places:
-        """The cells of a figure: those with the score, and those that ended without any such score."""
+    def cells_for(self, key: Key) -> Cells:
+        """The cells in a figure of ``key``: those with the score, and those that ended without it."""
 
         def empty(cell: Cell) -> bool:
             return bool(cell.mark) and all(s.name != key.score for r in cell.runs for s in r.scores)
 
         return {place: cell for place, cell in self.cells.items() if cell.scores(key) or empty(cell)}
 
-    def measured(self, checkpoint: str | None = None) -> list[Key]:
-        """The figures to draw, the commonest protocol of each score first."""
+    def score_keys(self, checkpoint: str | None = None) -> list[Key]:
+        """Every score, checkpoint and protocol of the runs; the most common protocol of a score first."""
         counts = Counter(Key(s.name, s.checkpoint, s.protocol_id) for r in self.runs for s in r.scores)
-        wanted = [k for k in counts if checkpoint is None or k.checkpoint == checkpoint]
-        return sorted(
-            wanted, key=lambda k: (labels.score_rank(k.score), k.checkpoint != "last", -counts[k], k)
-        )
+        keys = [k for k in counts if checkpoint is None or k.checkpoint == checkpoint]
+        return sorted(keys, key=lambda k: (labels.score_rank(k.score), k.checkpoint != "last", -counts[k], k))
 
     def protocol(self, key: Key) -> dict[str, Any]:
-        """The record behind a protocol id."""
+        """The protocol record of a key."""
         scores = (s for r in self.runs for s in r.scores)
         return next((s.protocol for s in scores if s.protocol_id == key.protocol_id), {})
 
     def scales(self) -> tuple[list[float], list[float]]:
-        """The generator updates and the widths that its runs were asked for."""
+        """The configured generator updates and widths of its runs, sorted."""
         steps = {s for r in self.runs if (s := r.scale[0]) is not None}
         widths = {w for r in self.runs if (w := r.scale[1]) is not None}
         return sorted(steps), sorted(widths)
 
 
 def sections(runs: Iterable[Run]) -> list[Section]:
-    """Sort readable runs into sections and cells, in the order of the report."""
-    found: dict[tuple[str, ...], Section] = {}
+    """Sort readable runs into sections and cells."""
+    by_key: dict[tuple[str, ...], Section] = {}
     for run in runs:
         if run.problem:
             continue
@@ -190,48 +196,48 @@ def sections(runs: Iterable[Run]) -> list[Section]:
         path = run.text("dataset_path") if dataset == "folder" else ""
         resolution = text.clean(run.config.get("dataset.resolution") or "", 8)
         key = (dataset, path, resolution, run.text("architecture"))
-        found.setdefault(key, Section(*key)).runs.append(run)
-    for section in found.values():
+        by_key.setdefault(key, Section(*key)).runs.append(run)
+    for section in by_key.values():
         for run, variant in _variants(section.runs):
             group = Group(run.text("method"), variant)
             section.cells.setdefault((group, run.text("setting")), Cell()).runs.append(run)
-    return [found[key] for key in sorted(found)]
+    return [by_key[key] for key in sorted(by_key)]
 
 
 def _variants(runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    """Each run with the words that tell it from runs of its method that are no mere other seed."""
+    """Each run with its variant: how it differs, besides the seed, from other runs of its method."""
     recipes = {id(r): _recipe(r) for r in runs}
     shared = {key for key in _SCALE if len({repr(recipes[id(r)].get(key)) for r in runs}) > 1}
-    named_by_loss = {m for r in runs if {"gan-gp", "wgan-gp"} & set((m := r.text("method")).split("+"))}
-    losses = {_loss(recipes[id(r)]) for r in runs if r.text("method") not in named_by_loss}
+    implied_loss = {m for r in runs if {"gan-gp", "wgan-gp"} & set((m := r.text("method")).split("+"))}
+    losses = {_loss(recipes[id(r)]) for r in runs if r.text("method") not in implied_loss}
     by_method: dict[str, list[Run]] = {}
     for run in runs:
         by_method.setdefault(run.text("method"), []).append(run)
-    named = []
+    variants = []
     for method, peers in by_method.items():
         by_setting: dict[str, list[Run]] = {}
         for run in peers:
             by_setting.setdefault(run.text("setting"), []).append(run)
         keys = shared | _differing([recipes[id(r)] for r in peers], of_setting=False)
-        if len(losses) > 1 and method not in named_by_loss:
+        if len(losses) > 1 and method not in implied_loss:
             keys.add("loss._target_")
-        for same in by_setting.values():
-            keys |= _differing([recipes[id(r)] for r in same], of_setting=True)
-        named += [(run, _words(recipes[id(run)], keys)) for run in peers]
-    return named
+        for seeds in by_setting.values():
+            keys |= _differing([recipes[id(r)] for r in seeds], of_setting=True)
+        variants += [(run, _variant_name(recipes[id(run)], keys)) for run in peers]
+    return variants
 
 
 def _recipe(run: Run) -> dict[str, Any]:
-    """What the run was asked to do, less what can't move its scores."""
-    if not run.config:  # the little that result.json says
+    """The run's config, without the keys that don't affect its scores."""
+    if not run.config:  # all that result.json has
         return {"steps": run.number("steps"), "loss._target_": run.text("loss")}
-    told = {**_defaults(), **run.config}  # a run from before a key was there had what is its default now
-    return {k: v for k, v in told.items() if k not in _SILENT and not k.startswith(_SILENT_GROUPS)}
+    config = {**_defaults(), **run.config}  # a run older than a key used what is now its default
+    return {k: v for k, v in config.items() if k not in _IGNORED and not k.startswith(_IGNORED_GROUPS)}
 
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    """Plain values that every run has unless its config says otherwise."""
+    """Default values of the top-level config keys."""
     path = find("train", [])
     assert path is not None, "configs/train.yaml is part of the package"
     return {k: v for k, v in read(path)[0].items() if isinstance(v, bool | int | float | str) and k[0] != "_"}
@@ -242,32 +248,32 @@ def _differing(recipes: Sequence[dict[str, Any]], of_setting: bool) -> set[str]:
     return {key for key in keys if len({repr(recipe.get(key)) for recipe in recipes}) > 1}
 
 
-def _words(recipe: dict[str, Any], keys: set[str]) -> str:
-    """``1,000 updates, hinge, d_steps 5``: the recipe's values of the keys, at most three in words."""
+def _variant_name(recipe: dict[str, Any], keys: set[str]) -> str:
+    """``1,000 updates, hinge, d_steps 5``: the values of at most three keys, and a digest of the rest."""
     if any(k.startswith("loss.") for k in keys):
         keys = {k for k in keys if not k.startswith("loss.")} | {"loss._target_"}
-    keys = keys - {k.removesuffix("._target_") for k in keys if k.endswith("._target_")}  # null, or a part
+    keys = keys - {k.removesuffix("._target_") for k in keys if k.endswith("._target_")}  # null, or an object
     ordered = sorted(keys, key=lambda k: (_SCALE.index(k) if k in _SCALE else len(_SCALE), k))
-    words = [_word(key, recipe.get(key)) for key in ordered[:3]]
+    parts = [_variant_part(key, recipe.get(key)) for key in ordered[:3]]
     if len(ordered) > 3:
         rest = repr([(key, recipe.get(key)) for key in ordered[3:]])
-        words.append(f"+{len(ordered) - 3} keys {labels.slug('x', rest)[-6:]}")
-    return ", ".join(words)
+        parts.append(f"+{len(ordered) - 3} keys {labels.slug('x', rest)[-6:]}")
+    return ", ".join(parts)
 
 
 def _loss(recipe: dict[str, Any]) -> str:
-    """The loss's name, whether the recipe has the class or the group's word."""
+    """The loss's name, from its class or its config group."""
     return text.clean(str(recipe.get("loss._target_") or "unknown loss").rsplit(".", 1)[-1].lower(), 20)
 
 
-def _word(key: str, value: object) -> str:
+def _variant_part(key: str, value: object) -> str:
     if key == "steps" and isinstance(value, (int, float)):
         return f"{labels.count(value)} updates"
     if key == "loss._target_":
         return _loss({key: value})
-    if key.endswith("._target_"):  # a part: its place and its class
+    if key.endswith("._target_"):  # an object: its key and its class
         key, value = key.removesuffix("._target_"), "none" if value is None else str(value).rsplit(".", 1)[-1]
-    shown = "unset" if value is None else f"{value:g}" if isinstance(value, float) else value
+    text_value = "unset" if value is None else f"{value:g}" if isinstance(value, float) else value
     short = {"architecture.width": "width", "batch_size": "batch"}.get(key, key.rsplit(".", 1)[-1])
     short = f"D's {short}" if key.startswith("d_optimizer.") else short
-    return f"{text.clean(short, 24)} {text.clean(shown, 20)}"
+    return f"{text.clean(short, 24)} {text.clean(text_value, 20)}"

@@ -1,8 +1,8 @@
-"""From folders to runs: finds run folders, reads what they say of themselves, and never trusts them.
+"""Finds run folders and reads them as untrusted input.
 
-A run is read from ``result.json`` (what it is and scored), ``config.yaml`` (what it was asked to do),
-``metrics.jsonl`` (its curves) and ``samples/``. Damaged parts become notes of that run, never a crash; the
-files are plain JSON and YAML, bounded in size, and nothing in them is executed or resolved.
+A run is read from ``result.json`` (identity and scores), ``config.yaml``, ``metrics.jsonl`` (curves) and
+``samples/``. A damaged part becomes a note on its run, never a crash. The files are plain JSON and YAML of
+bounded size; nothing in them is executed or resolved.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STATUSES = ("finished", "running", "stopped", "diverged", "failed")
 class Score:
     """One score of one checkpoint: ``std`` is the metric's own spread (IS: over splits), not over seeds.
 
-    among_real: what other real samples would have, where the run says so.
+    among_real: the score of other real samples, where the run records it.
     """
 
     checkpoint: str
@@ -53,21 +53,19 @@ class Score:
 
 @dataclass(eq=False)
 class Run:
-    """What a report knows of a run. Texts are cleaned; numbers are finite or None; times are in seconds."""
+    """One run folder. Texts are cleaned; numbers are finite or None; times are in seconds."""
 
     folder: Path
-    shown: str  # the folder, relative to what all runs have in common
+    label: str  # the folder, relative to the parent that all runs share
     status: str = "unreadable"
-    problem: str = ""  # why the run can't be counted at all
+    problem: str = ""  # why the run is excluded
     notes: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, float | None] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)  # flat: "architecture.width" -> 0.25
     scores: list[Score] = field(default_factory=list)
     curves: dict[tuple[str, str], history.Curve] = field(default_factory=dict)  # (name, protocol id or "")
-    train_s: Callable[[int], float | None] = field(
-        default=lambda step: None
-    )  # at a step, evaluations left out
+    train_s: Callable[[int], float | None] = field(default=lambda step: None)  # step -> training time
 
     def text(self, key: str) -> str:
         return self.texts.get(key, "")
@@ -77,14 +75,14 @@ class Run:
 
     @property
     def scale(self) -> tuple[float | None, float | None]:
-        """Generator updates asked for, and the width factor."""
+        """Configured generator updates, and the width factor."""
         steps = _number(self.config.get("steps"))
         width = _number(self.config.get("architecture.width"))
         return self.number("steps") if steps is None else steps, width
 
     @property
     def head(self) -> str:
-        """How D is told the class (``projection``, ``concat``, ``ac``); "" for an unconditional run."""
+        """D's conditional head (``projection``, ``concat``, ``ac``); "" for an unconditional run."""
         head = self.config.get("architecture.head")
         return "" if head in (None, "none") else clean(head, 20)
 
@@ -96,29 +94,29 @@ class Run:
     @property
     def samples(self) -> list[Path]:
         """The sample grids, newest step last."""
-        named = (
+        matches = (
             (re.fullmatch(r"step-(\d{1,18})\.png", p.name), p) for p in self.folder.glob("samples/*.png")
         )
-        return [p for _, p in sorted((int(m[1]), p) for m, p in named if m and not p.is_symlink())]
+        return [p for _, p in sorted((int(m[1]), p) for m, p in matches if m and not p.is_symlink())]
 
 
 def collect(paths: Sequence[Path]) -> list[Run]:
-    """All runs at or under ``paths``, by folder name, each once; the unreadable ones too.
+    """All runs at or under ``paths``, each once, sorted by folder; unreadable runs included.
 
-    Raises DataError for each path that does not exist or has no run.
+    Raises DataError that names every path that does not exist or has no run.
     """
     folders: dict[Path, None] = {}
     empty = []
     for path in paths:
-        found = [path] if _is_run(path) else list(_search(path)) if path.is_dir() else []
-        if not found:
+        matches = [path] if _is_run(path) else list(_search(path)) if path.is_dir() else []
+        if not matches:
             empty.append(path)
-        folders |= dict.fromkeys(f.resolve() for f in found)
+        folders |= dict.fromkeys(f.resolve() for f in matches)
     if empty:
         where = ", ".join(clean(str(p), 200) for p in empty)
         missing = all(not p.exists() for p in empty)
-        what = "there is no such folder" if missing else "no run in it (no result.json)"
-        raise DataError(where, what, "give run folders, or a folder that holds some")
+        problem = "no such folder" if missing else "contains no run (no result.json)"
+        raise DataError(where, problem, "name run folders, or a folder that contains some")
     ordered = sorted(folders)
     base = Path(os.path.commonpath(ordered)) if len(ordered) > 1 else ordered[0].parent
     return [
@@ -127,7 +125,7 @@ def collect(paths: Sequence[Path]) -> list[Run]:
 
 
 def _is_run(folder: Path) -> bool:
-    """A run folder, even one that was killed before its first result.json."""
+    """Whether this is a run folder, even of a run killed before its first result.json."""
     if (folder / "result.json").is_file():
         return True
     return (folder / "config.yaml").is_file() and (
@@ -136,7 +134,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _search(top: Path) -> Iterator[Path]:
-    """Run folders under ``top``; links are not followed, and runs are not searched for runs."""
+    """Run folders under ``top``; symlinks are not followed, and run folders are not searched further."""
     for here, names, _ in os.walk(top):
         if _is_run(Path(here)):
             names.clear()
@@ -144,15 +142,15 @@ def _search(top: Path) -> Iterator[Path]:
         names.sort()
 
 
-def read(folder: Path, shown: str) -> Run:
-    """One run folder; what can't be read is said in ``problem`` or ``notes``."""
-    run = Run(folder, shown)
+def read(folder: Path, label: str) -> Run:
+    """Read one run folder; what can't be read is reported in ``problem`` or ``notes``."""
+    run = Run(folder, label)
     try:
         result = json.loads(_bytes(folder / "result.json"))
         if not isinstance(result, dict):
             raise ValueError("not a JSON object")
     except FileNotFoundError:
-        run.problem = "no result.json: the run stopped before it wrote one"
+        run.problem = "no result.json: the run ended before writing one"
         return run
     except (OSError, ValueError, RecursionError) as e:
         run.problem = f"result.json can't be read: {clean(e, 120)}"
@@ -177,13 +175,13 @@ def read(folder: Path, shown: str) -> Run:
     status = clean(result.get("status"), 30)
     run.status = status if status in STATUSES else "failed"
     if status not in STATUSES:
-        run.notes.append(f"unknown status {status!r} in result.json")
+        run.notes.append(f"result.json: unknown status {status!r}, counted as failed")
     _read_config(run)
     run.texts["dataset_path"] = clean(Path(str(run.config.get("dataset.path") or "")).name, 60)
     run.scores = list(_scores(result.get("scores"), run.notes))
     _read_evaluations(run)
-    told = history.read(run.folder / "metrics.jsonl", run.notes)
-    run.curves, run.train_s = told.curves, told.seconds
+    summary = history.read(run.folder / "metrics.jsonl", run.notes)
+    run.curves, run.train_s = summary.curves, summary.seconds
     return run
 
 
@@ -196,14 +194,14 @@ def _bytes(path: Path) -> bytes:
 
 
 def _number(value: object) -> float | None:
-    """A finite number, or None for whatever else a file may hold."""
+    """A finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e300:
         return None
     return float(value) if math.isfinite(value) else None
 
 
 def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
-    """``{last: {step, values, protocol, protocol_id}, best: {...}, ...}``; a value may be a list of such."""
+    """Parse ``{last: {step, values, protocol, protocol_id}, best: {...}}``; each value may also be a list."""
     for checkpoint, nodes in tree.items() if isinstance(tree, dict) else ():
         for node in nodes if isinstance(nodes, list) else [nodes]:
             values = node.get("values") if isinstance(node, dict) else None
@@ -212,47 +210,50 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
             step, protocol = _number(node.get("step")), node.get("protocol")
             protocol = protocol if isinstance(protocol, dict) else {}
             ident = clean(node.get("protocol_id") or _digest(protocol), 24)
-            own, among = _own_protocols(node.get("details")), node.get("among_real")
-            among = among if isinstance(among, dict) else {}
+            own_protocols, among_real = _own_protocols(node.get("details")), node.get("among_real")
+            among_real = among_real if isinstance(among_real, dict) else {}
             for name, value in list(values.items())[:MAX_SCORES]:
                 if labels.spread_of(name):
                     continue
                 if (v := _number(value)) is None:
-                    notes.append(f"{clean(name, 40)} of {clean(checkpoint, 20)} is not a finite number")
+                    notes.append(
+                        f"{clean(name, 40)} of the {clean(checkpoint, 20)} checkpoint is not a finite number"
+                    )
                     continue
                 std = next((_number(values[k]) for k in values if labels.spread_of(k) == name), None)
                 at = None if step is None else int(step)
-                told = own.get(name, (protocol, ident))
                 yield Score(
-                    clean(checkpoint, 20), at, clean(name, 40), v, std, *told, _number(among.get(name))
+                    *(clean(checkpoint, 20), at, clean(name, 40), v, std),
+                    *own_protocols.get(name, (protocol, ident)),
+                    _number(among_real.get(name)),
                 )
 
 
 def _own_protocols(details: object) -> dict[str, tuple[dict[str, Any], str]]:
-    """Record and id of the scores that have a protocol of their own (those of classes), by name."""
-    found = {}
-    for name, told in details.items() if isinstance(details, dict) else ():
-        record = told.get("protocol") if isinstance(told, dict) else None
+    """Score -> protocol record and id, for the scores (those of classes) that have their own protocol."""
+    protocols = {}
+    for name, node in details.items() if isinstance(details, dict) else ():
+        record = node.get("protocol") if isinstance(node, dict) else None
         if isinstance(record, dict):
-            found[name] = (record, clean(told.get("protocol_id") or _digest(record), 24))
-    return found
+            protocols[name] = (record, clean(node.get("protocol_id") or _digest(record), 24))
+    return protocols
 
 
 def _read_evaluations(run: Run) -> None:
-    """Scores by ``ganlab evaluate``: the same checkpoints under other protocols."""
-    ends = {s.checkpoint: s.step for s in run.scores}
-    there = {(s.checkpoint, s.name, s.protocol_id) for s in run.scores}
+    """Add the scores that ``ganlab evaluate`` computed: the same checkpoints under other protocols."""
+    steps = {s.checkpoint: s.step for s in run.scores}
+    present = {(s.checkpoint, s.name, s.protocol_id) for s in run.scores}
     for path in sorted(run.folder.glob("evaluations/*.json"))[:MAX_EVALUATIONS]:
         try:
-            told = json.loads(_bytes(path))
-            checkpoint, step = clean(told["checkpoint"], 20), _number(told.get("step"))
-            if checkpoint not in ends or ends[checkpoint] != step:  # of another step than it is today
+            record = json.loads(_bytes(path))
+            checkpoint, step = clean(record["checkpoint"], 20), _number(record.get("step"))
+            if checkpoint not in steps or steps[checkpoint] != step:  # the run has moved on since
                 checkpoint = f"step {step:.0f}"
-            found = list(_scores({checkpoint: told}, run.notes))
+            scores = list(_scores({checkpoint: record}, run.notes))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             run.notes.append(f"evaluations/{clean(path.name, 60)} can't be read: {clean(e, 80)}")
             continue
-        run.scores += [s for s in found if (s.checkpoint, s.name, s.protocol_id) not in there]
+        run.scores += [s for s in scores if (s.checkpoint, s.name, s.protocol_id) not in present]
 
 
 def _digest(record: dict[str, Any]) -> str:
@@ -260,21 +261,20 @@ def _digest(record: dict[str, Any]) -> str:
 
 
 def _read_config(run: Run) -> None:
-    """Flatten config.yaml. ``${...}`` stays text: nothing is resolved, least of all the environment."""
+    """Flatten config.yaml. ``${...}`` stays text: nothing is resolved, not even environment variables."""
     try:
         stack: list[tuple[str, Any]] = [("", yaml.safe_load(_bytes(run.folder / "config.yaml")))]
         while stack:
-            where, node = stack.pop()
+            prefix, node = stack.pop()
             if isinstance(node, dict):
-                stack += [
-                    (f"{where}.{k}" if where else str(k), v) for k, v in list(node.items())[: MAX_KEYS + 1]
-                ]
-            elif where:
-                run.config[where[:200]] = _leaf(node)
+                items = list(node.items())[: MAX_KEYS + 1]
+                stack += [(f"{prefix}.{k}" if prefix else str(k), v) for k, v in items]
+            elif prefix:
+                run.config[prefix[:200]] = _leaf(node)
             if len(stack) + len(run.config) > MAX_KEYS:  # aliases can unfold to any size
                 raise ValueError(f"more than {MAX_KEYS} keys")
     except FileNotFoundError:
-        run.notes.append("no config.yaml: what the run was asked to do is unknown")
+        run.notes.append("no config.yaml: the run's configuration is unknown")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
         run.config = {}
         run.notes.append(f"config.yaml can't be read: {clean(e, 120)}")
@@ -283,11 +283,11 @@ def _read_config(run: Run) -> None:
 def _leaf(node: object) -> object:
     """A config value of bounded size; a list becomes its text."""
     if isinstance(node, list):
-        flat = [
+        items = [
             str(v)[:40] if isinstance(v, (bool, float, str)) or _number(v) is not None else "…"
             for v in node[:50]
         ]
-        return f"[{', '.join(flat)}]"
+        return f"[{', '.join(items)}]"
     if node is None or isinstance(node, (bool, float)) or _number(node) is not None:
         return node
     return node[:200] if isinstance(node, str) else "…"

@@ -1,4 +1,4 @@
-"""A run's curves: what ``metrics.jsonl`` says of losses and scores over the updates."""
+"""Reads a run's curves from ``metrics.jsonl``: losses and scores over the updates."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LOGGED = ("loss/", "critic/", "validation/")
 
 @dataclass
 class Curve:
-    """A value over the training steps, strictly increasing in step; not finite where training blew up."""
+    """A value over training steps, which increase strictly; not finite where training diverged."""
 
     steps: array[int] = field(default_factory=lambda: array("q"))
     values: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, step: int, value: float) -> None:
-        """A step that is not later than the last one is ignored."""
+        """Add a point; a step not after the last one is ignored."""
         if not self.steps or step > self.steps[-1]:
             self.steps.append(step)
             self.values.append(value)
@@ -39,75 +39,74 @@ Curves = dict[tuple[str, str], Curve]  # (loss or score, protocol id or "")
 
 @dataclass
 class Summary:
-    """What metrics.jsonl tells: curves, and ``train_s``, the seconds that the updates up to a step took.
+    """Contents of metrics.jsonl: curves, and ``train_s``, the training time in seconds up to a step.
 
-    A line of training has the updates per second since the line before, evaluations, samples and saves left
-    out: the sum is the training's own wall clock, whatever the run did beside it. (The lines' ``wall_s`` has
-    all in it.)
+    A training line records the updates per second since the previous line, without evaluations, samples and
+    saves; the training time is summed from these. (``wall_s`` of the lines includes everything.)
     """
 
     curves: Curves = field(default_factory=dict)
     train_s: Curve = field(default_factory=Curve)
 
     def seconds(self, step: int) -> float | None:
-        """Training seconds at a step, straight between the lines; None outside them, or without speeds."""
+        """Training time at a step, interpolated linearly; None outside the lines, or without speeds."""
         steps, values = self.train_s.steps, self.train_s.values
         i = bisect.bisect_left(steps, step)
         if step == 0 or i == len(steps):
             return 0.0 if step == 0 and steps else None
-        before, spent = (steps[i - 1], values[i - 1]) if i else (0, 0.0)
-        return spent + (values[i] - spent) * (step - before) / (steps[i] - before)
+        before, elapsed = (steps[i - 1], values[i - 1]) if i else (0, 0.0)
+        return elapsed + (values[i] - elapsed) * (step - before) / (steps[i] - before)
 
 
 def read(path: Path, notes: list[str]) -> Summary:
-    """The losses and scores over the steps; lines that are broken are skipped, and counted in ``notes``."""
-    told = Summary()
-    curves, broken = told.curves, 0
+    """Read the curves; broken lines are skipped, and their number is added to ``notes``."""
+    summary = Summary()
+    curves, broken = summary.curves, 0
     try:
         with open(path, "rb", opener=open_regular) as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                notes.append(f"metrics.jsonl is larger than {MAX_BYTES >> 20} MB: no curves")
-                return told
+                notes.append(f"metrics.jsonl is larger than {MAX_BYTES >> 20} MB; its curves are left out")
+                return summary
             for line in file:
                 try:
                     row = parsed(line)
                     step = row["step"]
                     if not isinstance(step, int) or not 0 <= step < 1 << 62:
-                        raise ValueError("step is not a count")
+                        raise ValueError("invalid step")
                     _add(curves, step, row)
-                    _spend(told.train_s, step, row)
+                    _add_seconds(summary.train_s, step, row)
                 except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                     broken += 1
     except FileNotFoundError:
-        return told
+        return summary
     except OSError as e:
         notes.append(f"metrics.jsonl can't be read: {text.clean(e, 120)}")
     if broken:
-        notes.append(f"{broken} broken line(s) in metrics.jsonl skipped")
-    return told
+        notes.append(f"skipped {broken} broken line{'s' * (broken != 1)} of metrics.jsonl")
+    return summary
 
 
-def _spend(train_s: Curve, step: int, row: dict[str, Any]) -> None:
-    """Add the seconds of the updates since the last line of training."""
+def _add_seconds(train_s: Curve, step: int, row: dict[str, Any]) -> None:
+    """Add the duration of the updates since the previous training line."""
     rate = row.get("it_per_s")
     if row.get("kind") == "train" and isinstance(rate, (int, float)) and 0 < rate < math.inf:
-        before, spent = (train_s.steps[-1], train_s.values[-1]) if train_s.steps else (0, 0.0)
-        train_s.add(step, spent + (step - before) / rate)
+        before, elapsed = (train_s.steps[-1], train_s.values[-1]) if train_s.steps else (0, 0.0)
+        train_s.add(step, elapsed + (step - before) / rate)
 
 
 def _add(curves: Curves, step: int, row: dict[str, Any]) -> None:
     if "scores" in row:
         ident = text.clean(row.get("protocol_id") or "", 24)
-        own = row.get("own_ids")
-        own = own if isinstance(own, dict) else {}
-        named = {
-            (k, text.clean(own.get(k) or ident, 24)): v
+        own_ids = row.get("own_ids")
+        own_ids = own_ids if isinstance(own_ids, dict) else {}
+        entries = {
+            (k, text.clean(own_ids.get(k) or ident, 24)): v
             for k, v in row["scores"].items()
             if not labels.spread_of(k)
         }
     else:
-        named = {(k, ""): v for k, v in row.items() if k.startswith(LOGGED)}
-    for (name, ident), value in named.items():
+        entries = {(k, ""): v for k, v in row.items() if k.startswith(LOGGED)}
+    for (name, ident), value in entries.items():
         key = (text.clean(name, 40), ident)
         if isinstance(value, (int, float)) and (key in curves or len(curves) < MAX_CURVES):
             curves.setdefault(key, Curve()).add(step, float(value))

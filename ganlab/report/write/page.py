@@ -1,4 +1,4 @@
-"""Writes a report: one self-contained HTML page, Markdown with linked figures, and CSV of all numbers."""
+"""Writes a report: a self-contained HTML page, Markdown with linked figures, and CSV files of all numbers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from ganlab.report.write import results_csv, tables
 from ganlab.report.write.table import Table
 from ganlab.system.files import write_atomic
 
-MAX_INLINE_SVG = 1_500_000  # bytes; a larger drawing goes into the page as PNG
-_OURS = re.compile(r"(bars|curves|samples)-[a-z0-9_-]+\.(png|svg)")
+MAX_INLINE_SVG = 1_500_000  # bytes; a larger drawing is embedded as PNG
+_GENERATED = re.compile(r"(bars|curves|samples)-[a-z0-9_-]+\.(png|svg)")
 
 
 @dataclass(frozen=True)
 class View:
-    """What the templates show of a section."""
+    """A section as the templates need it."""
 
     title: str
     anchor: str
@@ -43,46 +43,47 @@ class View:
     notes: list[str]
     matrices: list[tables.Matrix]
     comparison: compare.Comparison | None
-    side: Table | None
+    side_by_side: Table | None
     parts: list[tuple[str, list[Table]]]
     score_names: list[str]
     runs: list[tables.RunRow]
-    sampled: list[text_samples.Sampled]
+    text_samples: list[text_samples.TextSamples]
 
 
 def view(section: Section, number: int, stem: str) -> View:
     """Draw a section's figures and fill its tables. Figures show the last checkpoint of every run.
 
-    ``stem``: what the names of its figures have in common.
+    ``stem``: common part of its figures' file names.
     """
-    keys = section.measured("last") or section.measured()
-    few = [] if section.crowded else keys
-    several = {k.score for k in keys if sum(k.score == other.score for other in keys) > 1}
+    keys = section.score_keys("last") or section.score_keys()
+    drawn_keys = [] if section.crowded else keys[:24]
+    ambiguous = {k.score for k in keys if sum(k.score == other.score for other in keys) > 1}
     scale = _scale(section)
     pictures: list[Picture] = []
-    beside: dict[Key, compare.Beside] = {}
-    for key in few[:24]:
-        found = beside[key] = compare.beside(section, key)
-        name = labels.slug("bars", stem, key.score, *([key.protocol_id] if key.score in several else []))
+    matches: dict[Key, compare.PublishedMatches] = {}
+    for key in drawn_keys:
+        match = matches[key] = compare.match_published(section, key)
+        name = labels.slug("bars", stem, key.score, *([key.protocol_id] if key.score in ambiguous else []))
         title = f"{labels.score_label(key.score)}: {section.title}{scale}"
-        across = {g: bars.Line(p.value, p.std) for g, p in found.rows.items()}
-        words = bars.Words(title, _measured(section, key), found.note)
-        pictures.append(bars.draw(section, key, words, across, name))
-    notes = list(dict.fromkeys(b.note for b in beside.values() if b.note))
+        published_lines = {g: bars.Line(p.value, p.std) for g, p in match.rows.items()}
+        caption = bars.Caption(title, _subtitle(section, key), match.note)
+        pictures.append(bars.draw(section, key, caption, published_lines, name))
+    notes = list(dict.fromkeys(m.note for m in matches.values() if m.note))
     if not notes:
-        where = labels.DATASETS.get(section.dataset, section.dataset) or "this dataset"
-        notes = [f"ganlab's table has no published score for these methods on {where}."]
+        dataset = labels.DATASETS.get(section.dataset, section.dataset) or "this dataset"
+        notes = [f"ganlab knows no published scores of these methods on {dataset}."]
     fid = next((k for k in keys if labels.split_score(k.score)[0] == "fid"), keys[0] if keys else None)
     if section.crowded:
         notes = [
-            f"{len(section.groups)} methods and variants: too many for figures, or to compare each with each."
+            f"{len(section.groups)} methods and variants are too many for figures and pairwise comparisons; "
+            "the tables below list them all."
         ]
     else:
-        drawn = (
+        more = (
             curves.draw(section, f"Learning curves: {section.title}{scale}", labels.slug("curves", stem)),
             mosaic.draw(section, f"Samples: {section.title}{scale}", labels.slug("samples", stem), fid),
         )
-        pictures += [p for p in drawn if p is not None]
+        pictures += [p for p in more if p is not None]
     names = tables.score_names(section)
     return View(
         section.title,
@@ -91,26 +92,26 @@ def view(section: Section, number: int, stem: str) -> View:
         tables.warnings(section),
         pictures,
         notes,
-        [tables.matrix(section, key) for key in section.measured()[:48]],
-        compare.comparison(section, beside),
+        [tables.matrix(section, key) for key in section.score_keys()[:48]],
+        compare.comparison(section, matches),
         None if section.crowded else sidebyside.table(section),
         [] if section.crowded else _parts(section),
         [labels.score_label(n) for n in names],
         tables.run_rows(section, names),
-        text_samples.sampled(section),
+        text_samples.read_samples(section),
     )
 
 
 def _parts(section: Section) -> list[tuple[str, list[Table]]]:
-    """The further comparisons, each under its heading: order and robustness, seed noise, protocols."""
-    keys = [next((k for k in section.measured("last") if _kind(k) == d), None) for d in ("fid", "is")]
-    lead = [k for k in keys if k is not None]
-    orders = [t for k in lead for t in ranking.tables(section, k, _reduced(section))]
-    chance = [t for k in lead if (t := significance.table(section, k)) is not None]
+    """Headings and tables of the other comparisons; those without tables are left out."""
+    keys = [next((k for k in section.score_keys("last") if _kind(k) == d), None) for d in ("fid", "is")]
+    main = [k for k in keys if k is not None]
+    rankings = [t for k in main for t in ranking.tables(section, k, _reduced(section))]
+    noise = [t for k in main if (t := significance.table(section, k)) is not None]
     protocols = [t for t in [rescored.table(section)] if t is not None]
-    named = [("Published tables, whole", full_table.tables(section))]
-    named += [("Order and robustness", orders), ("Seed noise", chance), ("Protocols apart", protocols)]
-    return [(heading, found) for heading, found in named if found]
+    parts = [("Complete published tables", full_table.tables(section)), ("Ranking and robustness", rankings)]
+    parts += [("Seed noise", noise), ("Comparison of protocols", protocols)]
+    return [(heading, part) for heading, part in parts if part]
 
 
 def _kind(key: Key) -> str:
@@ -119,28 +120,28 @@ def _kind(key: Key) -> str:
 
 def _reduced(section: Section) -> str:
     steps, widths = section.scales()
-    dataset = published.known_dataset(section.dataset, section.dataset_path)[0]
-    return published.reduced(dataset, section.net, steps, widths)
+    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
+    return published.reduced_scale(dataset, section.net, steps, widths)
 
 
 def _scale(section: Section) -> str:
-    """What a title says of the size of the runs: " (1,000 of the paper's 100,000 updates)"."""
+    """The scale of the runs for a title: " (1,000 of the paper's 100,000 updates)"."""
     steps, widths = section.scales()
-    words = _reduced(section)
-    if not words and steps:
-        words = labels.span(labels.count(steps[0]), labels.count(steps[-1])) + " updates"
+    scale = _reduced(section)
+    if not scale and steps:
+        scale = labels.span(labels.count(steps[0]), labels.count(steps[-1])) + " updates"
         if any(w != 1 for w in widths):
-            words += f", width {labels.span(f'{widths[0]:g}', f'{widths[-1]:g}')}"
-    return f" ({words})" if words else ""
+            scale += f", width {labels.span(f'{widths[0]:g}', f'{widths[-1]:g}')}"
+    return f" ({scale})" if scale else ""
 
 
-def _measured(section: Section, key: Key) -> str:
+def _subtitle(section: Section, key: Key) -> str:
     """The subtitle of a figure: checkpoint, protocol, seeds."""
     summaries = [cell.summary(key) for cell in section.cells.values()]
     counts = sorted({s.n for s in summaries if s.n})
     name = labels.protocol_name(section.protocol(key), key.protocol_id)
     runs = labels.span(str(counts[0]), str(counts[-1]))
-    seeds = f"mean ± sample std over {runs} seeds a cell" if counts[-1] > 1 else "one seed a cell"
+    seeds = f"mean ± sample std over {runs} seeds per cell" if counts[-1] > 1 else "one seed per cell"
     return f"{key.checkpoint} checkpoint, protocol {name}, {seeds}"
 
 
@@ -150,40 +151,45 @@ def write(
     out: Path,
     grids: Sequence[Grid] = (),
     studies: Sequence[SuccessTables] = (),
-    more: Mapping[str, str] | None = None,
+    csv_files: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write everything into ``out``; returns the HTML page. Raises EnvError if that can't be written.
+    """Write the report into ``out`` and return the path of the HTML page. Raises EnvError if it can't.
 
-    more: further CSV files by name.
+    csv_files: name -> content of additional CSV files.
     """
     _prepare(out)
     stems: dict[str, int] = {}
     views = []
     for number, section in enumerate(sections, 1):
-        where = (section.dataset or "unknown", section.dataset_path.split(".")[0], section.resolution)
-        stem = labels.slug(*(part for part in (*where, section.architecture) if part))
+        parts = (section.dataset or "unknown", section.dataset_path.split(".")[0], section.resolution)
+        stem = labels.slug(*(part for part in (*parts, section.architecture) if part))
         stems[stem] = stems.get(stem, 0) + 1
         views.append(view(section, number, stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"))
-    shown, clashes = tables.all_protocols(runs)
+    protocols, clashes = tables.all_protocols(runs)
     context: dict[str, Any] = {
         "views": views,
         "title": "; ".join(g.heading for g in grids) or "ganlab report",
         "grids": grids,
         "studies": studies,
         "crossings": _crossings(grids, runs),
-        "more": sorted(more or {}),
+        "csv_names": sorted(csv_files or {}),
         "version": ganlab.__version__,
         "num_runs": len(runs),
         "warnings": clashes,
-        "unread": [r for r in runs if r.problem],
+        "unreadable": [r for r in runs if r.problem],
         "unfinished": [r for r in runs if not r.problem and r.status != "finished"],
-        "noted": [r for r in runs if r.notes],
-        "protocols": shown,
+        "runs_with_notes": [r for r in runs if r.notes],
+        "protocols": protocols,
         "sources": _sources(views),
     }
     pictures = {p.name: p for v in views for p in v.pictures} | {p.name: p for p in context["crossings"]}
     compared = [section for section in sections if not section.crowded]
-    files = {f"figures/{p.name}.{kind}": data for p in pictures.values() for kind, data in _kinds(p) if data}
+    files = {
+        f"figures/{p.name}.{kind}": data
+        for p in pictures.values()
+        for kind, data in (("png", p.png), ("svg", p.svg))
+        if data
+    }
     files |= {
         "results.csv": results_csv.to_csv(sections, runs).encode("utf-8", "replace"),
         "published.csv": sidebyside.csv_of(sections).encode("utf-8", "replace"),
@@ -192,12 +198,12 @@ def write(
         "report.md": _environment(html=False).get_template("page.md.j2").render(context).encode(),
         "report.html": to_html(context).encode(),
     }
-    files |= {name: content.encode("utf-8", "replace") for name, content in (more or {}).items()}
+    files |= {name: content.encode("utf-8", "replace") for name, content in (csv_files or {}).items()}
     try:
         for old in (out / "figures").iterdir():
-            if _OURS.fullmatch(old.name) and f"figures/{old.name}" not in files and not old.is_symlink():
+            if _GENERATED.fullmatch(old.name) and f"figures/{old.name}" not in files and not old.is_symlink():
                 old.unlink()
-        for name in ("pairs.csv", "successes.csv"):  # of a report that was here before
+        for name in ("pairs.csv", "successes.csv"):  # of an earlier report
             if name not in files and not (out / name).is_symlink():
                 (out / name).unlink(missing_ok=True)
         for name, data in files.items():
@@ -210,14 +216,14 @@ def write(
 
 
 def _crossings(grids: Sequence[Grid], runs: Sequence[Run]) -> list[Picture]:
-    """The grids' pictures of samples, one axis down and one across."""
+    """The grids' sample pictures, one axis down and one across."""
     names = [labels.slug("samples", "grid", grid.folder.name) for grid in grids]
-    drawn = [sample_grid.draw(grid, runs, name) for grid, name in zip(grids, names, strict=True)]
-    return [picture for picture in drawn if picture is not None]
+    pictures = [sample_grid.draw(grid, runs, name) for grid, name in zip(grids, names, strict=True)]
+    return [picture for picture in pictures if picture is not None]
 
 
 def _prepare(out: Path) -> None:
-    """Make the folder, and find out before the drawing whether it can be written."""
+    """Create the folder; check before drawing that it is writable."""
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -230,16 +236,16 @@ def _unwritable(out: Path, error: OSError) -> EnvError:
     return EnvError(str(out), f"can't write the report ({error.strerror or error})", "choose another out=")
 
 
-def _kinds(picture: Picture) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
-    return (("png", picture.png), ("svg", picture.svg))
-
-
 def _sources(views: Iterable[View]) -> list[str]:
     """The papers whose values are shown."""
-    said = " ".join(note for v in views if v.comparison for note in v.notes)
-    said += " ".join(field.words for v in views if v.side for row in v.side.rows for field in row)
+    sentences = " ".join(note for v in views if v.comparison for note in v.notes)
+    sentences += " ".join(
+        field.text for v in views if v.side_by_side for row in v.side_by_side.rows for field in row
+    )
     papers = published.table()["papers"].values()
-    return [f"{p['name']}: arXiv {p['arxiv']}" for p in papers if "arxiv" in p and f"{p['name']} " in said]
+    return [
+        f"{p['name']}: arXiv {p['arxiv']}" for p in papers if "arxiv" in p and f"{p['name']} " in sentences
+    ]
 
 
 def _environment(html: bool) -> jinja2.Environment:
@@ -262,7 +268,7 @@ def _environment(html: bool) -> jinja2.Environment:
 
 
 def to_html(context: dict[str, Any]) -> str:
-    """The page, self-contained: its style is allowed by hash, images by data URI, nothing else at all."""
+    """The self-contained page: its policy allows its own style by hash, images as data URIs, nothing else."""
     style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     page = _environment(html=True).get_template("page.html.j2")
@@ -270,7 +276,7 @@ def to_html(context: dict[str, Any]) -> str:
 
 
 def data_uri(picture: Picture) -> str:
-    """An image inside the page: as a drawing where it is not too large, else as pixels."""
+    """An embedded image: SVG unless it is too large, else PNG."""
     if picture.svg and len(picture.svg) <= MAX_INLINE_SVG:
         return "data:image/svg+xml;base64," + base64.b64encode(picture.svg).decode()
     return "data:image/png;base64," + base64.b64encode(picture.png).decode()

@@ -1,4 +1,4 @@
-"""``results.csv``: every score of every run, its protocol, and the published value that may stand beside."""
+"""``results.csv``: every score of every run, its protocol, and the comparable published value."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ COLUMNS = (
 
 
 def to_csv(sections: Sequence[Section], runs: Iterable[Run]) -> str:
-    """One row per run, checkpoint and score; a run without scores has one row. No text is a formula."""
+    """One row per run, checkpoint and score; a run without scores has one row. Formulas are escaped."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     rows: list[dict[str, object]] = []
     for section in sections:
-        beside: dict[Key, compare.Beside] = {}
+        matches: dict[Key, compare.PublishedMatches] = {}
         for (group, _), cell in section.cells.items():
             for run in cell.runs:
                 rows += [
-                    _about(run) | {"variant": group.variant} | _scored(section, group, run, s, beside)
+                    _about(run) | {"variant": group.variant} | _scored(section, group, run, s, matches)
                     for s in run.scores
                 ] or [_about(run) | {"variant": group.variant}]
     rows += [_about(run) for run in runs if run.problem]
@@ -44,11 +44,11 @@ def to_csv(sections: Sequence[Section], runs: Iterable[Run]) -> str:
 
 
 def _about(run: Run) -> dict[str, object]:
-    whole = ("seed", "steps", "step", "parameters_generator", "parameters_discriminator")
+    integers = ("seed", "steps", "step", "parameters_generator", "parameters_discriminator")
     row: dict[str, object] = {k: run.text(k) for k in COLUMNS if k in run.texts}
-    row |= {k: v if v is None or k not in whole else int(v) for k, v in run.numbers.items()}
+    row |= {k: v if v is None or k not in integers else int(v) for k, v in run.numbers.items()}
     return row | {
-        "run": run.shown,
+        "run": run.label,
         "status": run.status,
         "error": run.problem or run.text("error"),
         "resolution": run.config.get("dataset.resolution"),
@@ -57,11 +57,11 @@ def _about(run: Run) -> dict[str, object]:
 
 
 def _scored(
-    section: Section, group: Group, run: Run, score: Score, cache: dict[Key, compare.Beside]
+    section: Section, group: Group, run: Run, score: Score, cache: dict[Key, compare.PublishedMatches]
 ) -> dict[str, object]:
     key = Key(score.name, score.checkpoint, score.protocol_id)
     if key not in cache:
-        cache[key] = compare.beside(section, key)
+        cache[key] = compare.match_published(section, key)
     row = cache[key].rows.get(group)
     return {
         "checkpoint": score.checkpoint,

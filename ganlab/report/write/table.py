@@ -1,4 +1,4 @@
-"""A table as plain words: what the HTML page, the Markdown and a CSV file show of it."""
+"""A table as plain text, from which the HTML page, the Markdown and a CSV file are made."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ class Column(NamedTuple):
 
 
 class Field(NamedTuple):
-    """The words of one field; ``look``: "" or a class of the page's style (lead, mark, paper)."""
+    """The text of one field; ``css``: "" or a class of the page's style sheet (lead, mark, paper)."""
 
-    words: str
-    look: str = ""
+    text: str
+    css: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of fields under columns. notes: what a reader must know; look: a class of the page's style."""
+    """Rows of fields under columns. notes: sentences below the table; css: a class of the style sheet."""
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Field]]
     notes: Sequence[str] = field(default_factory=tuple)
-    look: str = ""
+    css: str = ""
 
     @property
-    def looks(self) -> list[list[tuple[Field, str]]]:
-        """The rows, each field with the classes it has in HTML."""
+    def styled_rows(self) -> list[list[tuple[Field, str]]]:
+        """The rows, each field with its classes in HTML."""
         return [
             [
-                (one, " ".join(part for part in ("n" if column.number else "", one.look) if part))
-                for one, column in zip(row, self.columns, strict=True)
+                (item, " ".join(name for name in ("n" if column.number else "", item.css) if name))
+                for item, column in zip(row, self.columns, strict=True)
             ]
             for row in self.rows
         ]
 
 
 def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Plain rows under names; no text is a formula."""
+    """CSV with a header line; text that a spreadsheet would take for a formula is escaped."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -56,15 +56,15 @@ def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return out.getvalue()
 
 
-def in_words(found: Table) -> str:
-    """A table for the console: its title, and columns padded with spaces."""
-    lines = [[column.label for column in found.columns], *([f.words for f in row] for row in found.rows)]
-    wide = [max(len(line[i]) for line in lines) for i in range(len(found.columns))]
-    told = [
+def to_text(table: Table) -> str:
+    """A table for the console: its title, then columns padded with spaces."""
+    cells = [[column.label for column in table.columns], *([f.text for f in row] for row in table.rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
+    lines = [
         "  ".join(
-            word.rjust(w) if column.number else word.ljust(w)
-            for word, w, column in zip(line, wide, found.columns, strict=True)
+            cell.rjust(width) if column.number else cell.ljust(width)
+            for cell, width, column in zip(row, widths, table.columns, strict=True)
         ).rstrip()
-        for line in lines
+        for row in cells
     ]
-    return "\n".join([found.title, *told])
+    return "\n".join([table.title, *lines])

@@ -1,4 +1,4 @@
-"""The tables of a report, as plain values for the templates: cells, runs, protocols, facts and warnings."""
+"""A report's tables as plain values for the templates: cells, runs, protocols, facts and warnings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ganlab.report.read.collect import Run, Score
 
 
 class Entry(NamedTuple):
-    """One cell of a matrix: the score, what did not finish, the runs behind it, and whether it leads."""
+    """One cell of a matrix: score, mark of unfinished runs, number of runs, whether it is the best."""
 
     value: str
     mark: str
@@ -37,7 +37,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run at one checkpoint; ``first`` of its run, whose rows are ``span`` many."""
+    """One run at one checkpoint. ``first``: the first of the run's ``span`` rows."""
 
     run: Run
     label: str
@@ -51,15 +51,15 @@ class RunRow:
 
 
 def matrix(section: Section, key: Key) -> Matrix:
-    """Mean ± std of every cell; the best finished cell of all leads."""
-    shown = section.shown(key)
-    columns = cells.settings(shown)
-    summaries = {place: cell.summary(key) for place, cell in shown.items()}
+    """Mean ± std of every cell; the best finished cell leads."""
+    drawn = section.cells_for(key)
+    columns = cells.settings(drawn)
+    summaries = {place: cell.summary(key) for place, cell in drawn.items()}
     means = [s.mean for s in summaries.values() if s.mean is not None and not s.mark]
     direction = labels.better(key.score)
     best = (min(means) if direction == "lower" else max(means)) if means and direction else None
     rows = []
-    for group in cells.groups(shown):
+    for group in cells.groups(drawn):
         row: list[Entry | None] = []
         for setting in columns:
             s = summaries.get((group, setting))
@@ -71,16 +71,16 @@ def matrix(section: Section, key: Key) -> Matrix:
 
 
 def score_names(section: Section) -> list[str]:
-    return list(dict.fromkeys(key.score for key in section.measured()))
+    return list(dict.fromkeys(key.score for key in section.score_keys()))
 
 
 def run_rows(section: Section, names: Sequence[str]) -> list[RunRow]:
-    """Every run with each of its checkpoints (last, best), their step, protocol and scores."""
+    """Every run at each of its checkpoints (last, best): step, protocol and scores."""
     rows = []
     order = {group: i for i, group in enumerate(section.groups)}
-    places = [(group, run) for (group, _), cell in section.cells.items() for run in cell.runs]
-    places.sort(key=lambda p: (order[p[0]], labels.setting_rank(p[1].text("setting")), _by_seed(p[1])))
-    for group, run in places:
+    listing = [(group, run) for (group, _), cell in section.cells.items() for run in cell.runs]
+    listing.sort(key=lambda p: (order[p[0]], labels.setting_rank(p[1].text("setting")), _by_seed(p[1])))
+    for group, run in listing:
         nodes: dict[tuple[str, int | None, str], dict[str, Score]] = {}
         for s in run.scores:
             nodes.setdefault((s.checkpoint, s.step, s.protocol_id), {})[s.name] = s
@@ -106,20 +106,20 @@ def run_rows(section: Section, names: Sequence[str]) -> list[RunRow]:
 
 
 def _by_seed(run: Run) -> tuple[float, str]:
-    return run.number("seed") or 0.0, run.shown
+    return run.number("seed") or 0.0, run.label
 
 
 def facts(section: Section) -> list[str]:
-    """What its runs have in common, and what not: one short line each."""
+    """Summary of the section's runs, one short line per fact."""
     runs = section.runs
     steps, widths = section.scales()
     counts = Counter(r.status for r in runs)
     seeds = {r.number("seed") for r in runs} - {None}
     statuses = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
     lines = [f"{len(runs)} run{'s' * (len(runs) > 1)}: {statuses}"]
-    dataset = published.known_dataset(section.dataset, section.dataset_path)[0]
-    if smaller := published.reduced(dataset, section.architecture, steps, widths):
-        lines.append(f"reduced: {smaller}")
+    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
+    if scale := published.reduced_scale(dataset, section.architecture, steps, widths):
+        lines.append(f"reduced scale: {scale}")
     for label, values in (
         ("updates", [labels.count(s) for s in steps]),
         ("width", [f"{w:g}" for w in widths]),
@@ -131,8 +131,8 @@ def facts(section: Section) -> list[str]:
     ):
         if values:
             lines.append(f"{label}: {', '.join(values[:8])}{' …' if len(values) > 8 else ''}")
-    if spent := sum(r.number("wall_s") or 0 for r in runs):
-        lines.append(f"wall time of all: {labels.duration(spent)}")
+    if total := sum(r.number("wall_s") or 0 for r in runs):
+        lines.append(f"total wall time: {labels.duration(total)}")
     return lines
 
 
@@ -141,16 +141,16 @@ def _listed(runs: Sequence[Run], key: str) -> list[str]:
 
 
 def warnings(section: Section) -> list[str]:
-    """What could mislead: suspicious scores, mixed protocols, the same seed twice."""
+    """What could mislead a reader: suspicious scores, mixed protocols, repeated seeds."""
     lines = [
-        f"{run.shown}, {s.checkpoint}: {labels.score_label(s.name)} {s.value:.4g} is better than "
+        f"{run.label}, {s.checkpoint}: {labels.score_label(s.name)} {s.value:.4g} is better than "
         f"{s.among_real:.4g}, {SUSPICIOUS}."
         for run in section.runs
         for s in run.scores
         if s.among_real is not None and is_better(s.value, s.among_real, labels.better(s.name))
     ]
     by_score: dict[tuple[str, str], list[Key]] = {}
-    for key in section.measured():
+    for key in section.score_keys():
         by_score.setdefault((key.checkpoint, key.score), []).append(key)
     mixed: dict[tuple[str, ...], list[str]] = {}
     for (checkpoint, score), keys in by_score.items():
@@ -158,34 +158,34 @@ def warnings(section: Section) -> list[str]:
             names = tuple(sorted(labels.protocol_name(section.protocol(k), k.protocol_id) for k in keys))
             mixed.setdefault(names, []).append(f"{labels.score_label(score)} ({checkpoint})")
     for names, scores in mixed.items():
-        under = f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
-        what = f"{', '.join(scores)} come under {len(names)} protocols: {under}."
-        lines.append(f"{what} Each has its own figure and table; never compare across them.")
+        first = f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
+        mixed_scores = f"{', '.join(scores)}: measured under {len(names)} protocols ({first})."
+        lines.append(f"{mixed_scores} Each has its own figure and table; do not compare across protocols.")
     for (group, setting), cell in section.cells.items():
         seeds = Counter(r.number("seed") for r in cell.runs)
-        if again := [labels.count(s) for s, n in seeds.items() if n > 1]:
-            several = f"several runs of seed {', '.join(again)}; all count"
-            lines.append(f"{group.label}, setting {setting}: {several}.")
+        if repeated := [labels.count(s) for s, n in seeds.items() if n > 1]:
+            repeats = f"several runs with seed {', '.join(repeated)}; the mean includes all of them"
+            lines.append(f"{group.label}, setting {setting}: {repeats}.")
     return lines
 
 
 def all_protocols(runs: Iterable[Run]) -> tuple[list[tuple[str, str, list[tuple[str, str]]]], list[str]]:
-    """Every protocol by id with its whole record, and ids that stand for two different records."""
-    found: dict[str, dict[str, Any]] = {}
+    """Every protocol as (id, name, record items), and warnings on ids with two different records."""
+    records: dict[str, dict[str, Any]] = {}
     clashes = []
     for score in (s for r in runs for s in r.scores):
-        record = found.setdefault(score.protocol_id, score.protocol)
+        record = records.setdefault(score.protocol_id, score.protocol)
         if record != score.protocol and _numbers(record) != _numbers(score.protocol):
-            clashes.append(f"Protocol id {score.protocol_id} has two different records: trust neither.")
-    shown = []
-    for ident, record in sorted(found.items()):
+            clashes.append(f"Protocol id {score.protocol_id} has two different records; trust neither.")
+    protocols = []
+    for ident, record in sorted(records.items()):
         pairs = [(text.clean(k, 40), text.clean(v, 160)) for k, v in _flat(record)[:60]]
-        shown.append((ident, labels.protocol_name(record, ident).split(" [")[0], pairs))
-    return shown, list(dict.fromkeys(clashes))
+        protocols.append((ident, labels.protocol_name(record, ident).split(" [")[0], pairs))
+    return protocols, list(dict.fromkeys(clashes))
 
 
 def _flat(record: dict[str, Any]) -> list[tuple[str, object]]:
-    """``extractor: {name: cifar}`` as ``extractor.name``; one level is what records have."""
+    """``extractor: {name: cifar}`` as ``extractor.name``; records have one level of nesting."""
     pairs: list[tuple[str, object]] = []
     for key, value in record.items():
         inner = value.items() if isinstance(value, dict) and value else None
@@ -194,5 +194,5 @@ def _flat(record: dict[str, Any]) -> list[tuple[str, object]]:
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without its labels, which the numbers don't depend on."""
+    """The record without labels, which don't affect the numbers."""
     return {k: v for k, v in record.items() if k not in ("protocol", "dataset", "batch_size", "name")}
