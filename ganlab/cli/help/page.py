@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +35,11 @@ def argument_descriptions(text: str) -> dict[str, str]:
 
 
 def title(name: str, dirs: Sequence[Path]) -> str:
-    """The first comment of a config file, to the end of the sentence that its first line ends in."""
+    """The first comment line of a config file."""
     path = find(name, dirs)
     lines = path.read_text("utf-8", "replace").splitlines() if path else []
-    comments = [line for line in lines if line.startswith("#") and "@package" not in line]
-    first, *more = [line.removeprefix("#").strip() for line in comments] or [""]
-    text = " ".join([first, *more[: sum(1 for _ in takewhile(goes_on, comments[1:]))]])
-    for end in re.finditer(r"[.:](?= |$)", text):
-        head = text[: end.start()]
-        if end.end() >= len(first) and head.count("(") == head.count(")"):
-            return head + end.group().replace(":", "")
-    return text
-
-
-def goes_on(comment: str) -> bool:
-    return re.match(r"# ?\S", comment) is not None  # a table or an example is indented
+    comments = (line for line in lines if line.startswith("#") and "@package" not in line)
+    return next(comments, "").removeprefix("#").strip()
 
 
 def head(command: str, usage: str) -> str:
