@@ -309,7 +309,8 @@ def test_a_cell_of_another_process_is_left_to_it(place: Path) -> None:
 
 
 def test_two_sweeps_of_one_folder_share_the_work(place: Path) -> None:
-    code = "import sys; from ganlab.cli import main; from ganlab.sweeps import process; process.COMMAND = [sys.executable, '-S', 'stand_in.py'];"
+    code = "import sys; from ganlab.cli import main; from ganlab.sweeps import process;"
+    code += "process.COMMAND = [sys.executable, '-S', 'stand_in.py'];"
     code += "sys.exit(main.main(sys.argv[1:]))"
     line = [sys.executable, "-c", code, "sweep", "--config-dir", "conf", "grid=two", "seed=8,9", "steps=4"]
     both = [subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
