@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from ganlab import rng
 from ganlab.cli import evaluate
-from ganlab.config import saved_run
 from ganlab.data.base import Dataset, SampleSet
 from ganlab.data.digits import Digits
 from ganlab.data.fingerprint import fingerprint
@@ -560,7 +559,7 @@ def test_a_conditional_run_is_scored_by_class_evaluated_again_and_reported(
     told = {"fid_mean": last["protocol_id"], **own}
     assert len({*told.values()}) == 3
 
-    monkeypatch.setattr(saved_run, "open_run", lambda run, *_: (RunFolder(run), make()))
+    monkeypatch.setattr(evaluate, "open_run", lambda run, *_: (RunFolder(run), make()))
     again = evaluate.evaluate_run(str(tmp_path / "run"), [])
     assert again["values"] == pytest.approx(last["values"])
     assert len(again["details"]["intra_ms_ssim"]["per_class"]) == 2
@@ -575,7 +574,7 @@ def test_a_conditional_run_is_scored_by_class_evaluated_again_and_reported(
             images = super().load(split=split)
             return dataclasses.replace(images, classes=images.classes[:9], labels=images.labels % 9)
 
-    monkeypatch.setattr(saved_run, "open_run", lambda run, *_: (RunFolder(run), make(dataset=Fewer())))
+    monkeypatch.setattr(evaluate, "open_run", lambda run, *_: (RunFolder(run), make(dataset=Fewer())))
     with pytest.raises(DataError, match=r"^dataset: digits has 9 classes, the run was made with 10; use"):
         evaluate.evaluate_run(str(tmp_path / "run"), [])
 

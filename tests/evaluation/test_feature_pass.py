@@ -278,4 +278,5 @@ def test_bf16_scores_stand_beside_no_published_one() -> None:
     row = next(r for r in published.values() if r.score == "fid" and r.protocol == "sngan_paper_eval")
     record = {"extractor": {"name": "inception", "weights_official": True, "precision": "bf16"}}
     (why,) = published.differences(row, "fid_bf16", record)
-    assert why == "scored on the inception (bf16) network here, on the 2015 Inception network there"
+    ours, theirs = "the inception (bf16) network", "the 2015 Inception network"
+    assert why == f"features: ours from {ours}, published from {theirs}"
