@@ -30,7 +30,7 @@ class Feed:
         self.gathered: tuple[Tensor, Tensor | None] | None = None  # of the update, as they are stored
         team = collectives.current()
         self.size = e.batch_size // team.size
-        self.draw = partial(team.uniform, parts=e.accumulate) if team.size > 1 else torch.rand
+        self.draw = partial(team.rand_shard, parts=e.accumulate) if team.size > 1 else torch.rand
         if team.size > 1:
             batches.share = self._shares
         if self.images is not None:
@@ -49,7 +49,7 @@ class Feed:
 
     def _shares(self, rows: Tensor) -> Tensor:
         """This rank's of some whole batches."""
-        return collectives.current().share(rows, len(rows) // self.e.batch_size * self.e.accumulate)
+        return collectives.current().shard(rows, len(rows) // self.e.batch_size * self.e.accumulate)
 
     def __call__(self) -> Batch:
         """The next batch of the update."""

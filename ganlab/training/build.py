@@ -24,7 +24,7 @@ from ganlab.training.optimizers import OptimizerState, use_fused_kernels
 from ganlab.types import Shape, TextShape
 
 
-def build_game(e: Experiment, device: torch.device, num_classes: int = 0, shape: Shape | None = None) -> GAN:
+def build_gan(e: Experiment, device: torch.device, num_classes: int = 0, shape: Shape | None = None) -> GAN:
     """G, D, their optimisers and the rules, freshly initialised from the seed: the same on every device.
 
     ``num_classes``: of the data, for a conditional architecture; any other ignores it. ``shape``: of the
@@ -155,7 +155,7 @@ def has_state(stabiliser: Method) -> bool:
     return isinstance(stabiliser, nn.Module) and bool(stabiliser.state_dict())
 
 
-def pack_game(game: GAN) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack_gan(game: GAN) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All state as (named tensors, JSON-able rest)."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
@@ -183,7 +183,7 @@ def require_networks(game: GAN, tensors: Mapping[str, Tensor], where: str) -> No
             require_fit({k: v for k, v in tensors.items() if k.startswith(f"{name}/")}, wanted, where)
 
 
-def unpack_game(game: GAN, tensors: dict[str, Tensor], rest: dict[str, Any], where: str) -> None:
+def unpack_gan(game: GAN, tensors: dict[str, Tensor], rest: dict[str, Any], where: str) -> None:
     """Put a packed state into a freshly built game. Raises CheckpointError unless everything fits."""
     stateful = stateful_parts(game)
     if set(rest) != set(stateful):

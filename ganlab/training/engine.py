@@ -23,7 +23,7 @@ from ganlab.distributed import collectives
 from ganlab.experiment import Experiment
 from ganlab.system.paths import library_cache
 from ganlab.training.batches import Feed
-from ganlab.training.build import pack_game, unpack_game
+from ganlab.training.build import pack_gan, unpack_gan
 from ganlab.training.gan import GAN
 from ganlab.training.loss_buffer import LossBuffer
 from ganlab.training.optimizers import capturable
@@ -130,7 +130,7 @@ class Compiled(Engine):
         if self.proven or not self.game.compiled:
             super()._play(step)
             return
-        before, rest = pack_game(self.game)
+        before, rest = pack_gan(self.game)
         before = {name: value.clone() for name, value in before.items()}
         why = _failure(lambda: super(Compiled, self)._play(step))
         if not why:
@@ -138,7 +138,7 @@ class Compiled(Engine):
             return
         self.used, self.why = "eager", f"torch.compile failed: {why}"
         self.game.compiled = {}
-        unpack_game(self.game, before, rest, "the state before compiling")
+        unpack_gan(self.game, before, rest, "the state before compiling")
         self._prepare(step)
         super()._play(step)
 

@@ -81,7 +81,7 @@ class GAN:
 
         ``y`` where it is given (that of this rank), else drawn as ``fake_labels`` says; None without classes.
         """
-        share = partial(collectives.current().share, parts=batches * self.accumulate)
+        share = partial(collectives.current().shard, parts=batches * self.accumulate)
         z = share(self.prior(n, self.z_dim, self.device))
         return z, share(self.draw_labels(n)) if self.num_classes and y is None else y
 

@@ -67,7 +67,7 @@ class Monitor:
 
     def real(self) -> None:
         """Beside the scores to come, those of real samples, where there are any: a record and a line."""
-        collectives.current().first_does(self._real)
+        collectives.current().on_rank_zero(self._real)
 
     def _real(self) -> None:
         if values := self.evaluators[self.e.metric.progress].among_real():
@@ -87,12 +87,12 @@ class Monitor:
         found: dict[str, float | None] = {f"loss/{name}": value for name, value in means.items()}
         found |= validation.means(means, self.game)
         if self.validation is not None:
-            found |= collectives.current().first_does(self.validation.look)
+            found |= collectives.current().on_rank_zero(self.validation.look)
         return found
 
     def samples(self, step: int) -> None:
         """What the run's fixed latents look like. A picture is not worth a run."""
-        collectives.current().first_does(lambda: self._samples(step))
+        collectives.current().on_rank_zero(lambda: self._samples(step))
 
     def _samples(self, step: int) -> None:
         self.folder.require_here()
@@ -119,7 +119,7 @@ class Monitor:
 
     def spectra(self, step: int) -> None:
         """The spectral norms of D's weights as they act, and of the trained weights under them."""
-        collectives.current().first_does(lambda: self._spectra(step))
+        collectives.current().on_rank_zero(lambda: self._spectra(step))
 
     def _spectra(self, step: int) -> None:
         d = self.game.discriminator

@@ -43,7 +43,7 @@ def checkpoints(*given: Any) -> Checkpoints:
 def log(folder: Path, total_steps: int, start_step: int, wall_s: float) -> Log:
     """The run's log; of many ranks only the first is heard."""
     team = collectives.current()
-    kind = Log if team.size == 1 else FirstLog if team.first else MuteLog
+    kind = Log if team.size == 1 else FirstLog if team.is_rank_zero else MuteLog
     return kind(folder, total_steps, start_step=start_step, wall_s=wall_s)
 
 
@@ -55,7 +55,7 @@ def locked(folder: RunFolder) -> Iterator[None]:
         def lock() -> None:
             stack.enter_context(folder.lock())
 
-        collectives.current().first_does(lock)
+        collectives.current().on_rank_zero(lock)
         yield
 
 
@@ -63,15 +63,15 @@ class RanksFolder(RunFolder):
     """The folder of a run while it goes on, of which only the first rank's disk knows."""
 
     def require_here(self) -> None:
-        if collectives.current().first:
+        if collectives.current().is_rank_zero:
             super().require_here()
 
     @property
     def run_id(self) -> str:
-        return collectives.current().first_does(lambda: RunFolder(self.path).run_id)
+        return collectives.current().on_rank_zero(lambda: RunFolder(self.path).run_id)
 
     def write_config(self, resolved: Mapping[str, Any]) -> None:
-        if collectives.current().first:
+        if collectives.current().is_rank_zero:
             super().write_config(resolved)
 
 
@@ -82,7 +82,7 @@ class RanksCheckpoints(Checkpoints):
         def save() -> None:
             Checkpoints.save(self, step, tensors, state)
 
-        collectives.current().first_does(save)
+        collectives.current().on_rank_zero(save)
         return self.path(step)
 
     def load(self, step: int | None = None, *, quarantine: bool = True, finite: bool = True) -> Loaded:
@@ -96,21 +96,21 @@ class RanksCheckpoints(Checkpoints):
             found, tensors, state = read()
             return tensors, [found, pack(state)]
 
-        tensors, (found, state) = collectives.current().received(load)
+        tensors, (found, state) = collectives.current().broadcast_loaded(load)
         return found, tensors, unpack(state)
 
     def has_any(self) -> bool:
-        return collectives.current().first_does(super().has_any)
+        return collectives.current().on_rank_zero(super().has_any)
 
     def set_aside(self, beyond: int) -> list[str]:
-        return collectives.current().first_does(lambda: Checkpoints.set_aside(self, beyond))
+        return collectives.current().on_rank_zero(lambda: Checkpoints.set_aside(self, beyond))
 
     def prune(self, keep_also: Iterable[int] = ()) -> None:
-        if collectives.current().first:
+        if collectives.current().is_rank_zero:
             super().prune(keep_also)
 
     def clean(self) -> None:
-        if collectives.current().first:
+        if collectives.current().is_rank_zero:
             super().clean()
 
 
@@ -118,7 +118,7 @@ class FirstLog(Log):
     """The log of the first rank. The others hear whether it could be written."""
 
     def flush(self) -> None:
-        collectives.current().first_does(super().flush)
+        collectives.current().on_rank_zero(super().flush)
 
 
 class MuteLog(Log):
@@ -128,7 +128,7 @@ class MuteLog(Log):
         pass
 
     def flush(self) -> None:
-        collectives.current().first_does(lambda: None)
+        collectives.current().on_rank_zero(lambda: None)
 
     def _silent(self, *_: Any, **__: Any) -> None:
         pass
@@ -151,7 +151,7 @@ def require_alike(e: Experiment, device: torch.device, images: SampleSet) -> Non
         "versions": f"ganlab {__version__}, torch {torch.__version__}",
         "config": keys,
     }
-    said = [json.loads(text) for text in team.told(json.dumps(mine))]
+    said = [json.loads(text) for text in team.all_gather_text(json.dumps(mine))]
     for what, fix in (
         ("device", "start it where all ranks find the same kind of device"),
         ("dataset", "give all ranks the same data"),

@@ -26,7 +26,7 @@ from ganlab.runs.renamed import to_current
 from ganlab.runs.result import require_scores
 from ganlab.runs.state import flatten, require_fit
 from ganlab.schema import Threads, describe, fits, parameters
-from ganlab.training.build import require_networks, unpack_game
+from ganlab.training.build import require_networks, unpack_gan
 from ganlab.training.gan import GAN
 from ganlab.training.optimizers import slots_after_a_step
 
@@ -196,7 +196,7 @@ def restore(game: GAN, loaded: Loaded, config: Mapping[str, Any], where: str) ->
             raise CheckpointError(where, "holds no networks", "resume from another step")
         require_networks(game, tensors, where)
         _require_slots(game, tensors, step, where)
-        unpack_game(game, tensors, state["game"], where)
+        unpack_gan(game, tensors, state["game"], where)
     except CheckpointError as error:
         if not (key := _first(_differing(state, config))):
             raise

@@ -89,7 +89,7 @@ def update_both(game: GAN, seen: Callable[[], Batch]) -> Terms:
     if game.order == "d_first":
         log |= update_generator(game, seen)
     if game.apart:
-        torch._foreach_copy_(game.apart, collectives.current().means(game.apart))  # type: ignore[arg-type]
+        torch._foreach_copy_(game.apart, collectives.current().all_reduce_mean(game.apart))  # type: ignore[arg-type]
     update_ema(game)
     return log
 
@@ -105,7 +105,7 @@ def update_critic(game: GAN, real: Callable[[], Batch]) -> Terms:
         batch = real()
         team, shape = collectives.current(), batch.x.shape
         noise = torch.randn(shape[0] * team.size, *shape[1:], device=batch.x.device)
-        fake = batch._replace(x=game.moved(batch.x, team.share(noise, game.accumulate)))
+        fake = batch._replace(x=game.moved(batch.x, team.shard(noise, game.accumulate)))
         log |= update_discriminator(game, batch, fake, i + 1 == game.d_steps)
     return log
 
@@ -237,7 +237,7 @@ def descend(net: nn.Module, optimizer: Optimizer, parts: Iterator[tuple[Terms, T
                 log[name] = log[name] + mean if i else mean
             if i == 0 < n - 1:
                 stack.enter_context(freeze_power_iteration(game.discriminator))
-    means = collectives.current().means([*total, *log.values()])
+    means = collectives.current().all_reduce_mean([*total, *log.values()])
     total, log = means[: len(total)], dict(zip(log, means[len(total) :], strict=True))  # type: ignore[arg-type]
     if flat is not None:
         total = flat.shared_out(parameters, total[:-1], total[-1])

@@ -47,13 +47,13 @@ from ganlab.system.signals import StopFlag
 from ganlab.training import engine, rank_zero, resume
 from ganlab.training.batches import Feed
 from ganlab.training.build import (
-    build_game,
+    build_gan,
     config_warnings,
-    pack_game,
+    pack_gan,
     require_size,
     shape_facts,
     slot_bytes,
-    unpack_game,
+    unpack_gan,
 )
 from ganlab.training.loss_buffer import memory_errors, num_parameters, runaway
 from ganlab.training.monitor import Monitor
@@ -84,7 +84,7 @@ class Run:
         self.folder, self.e, self.stop, self.device = folder, e, stop, device
         self.record = RunRecord(folder, device)
         self.progress = self.record.progress
-        self.game = build_game(e, device, len(images.classes), images.shape)
+        self.game = build_gan(e, device, len(images.classes), images.shape)
         if self.game.num_classes and images.labels is not None:
             self.game.labels = torch.from_numpy(images.labels).to(device)
         self.batches = images.batches(device, e.seed, e.data_memory_gb)
@@ -101,7 +101,7 @@ class Run:
         vocabulary.write_vocabulary(folder, images)
         with resume.WarningBuffer() as heard:
             resume.continue_run(self, shared.packed, config, changed)
-            collectives.current().copied(pack_game(self.game)[0])
+            collectives.current().broadcast_(pack_gan(self.game)[0])
             parameters = {
                 "generator": num_parameters(self.game.generator),
                 "discriminator": num_parameters(self.game.discriminator),
@@ -173,7 +173,7 @@ class Run:
             self.log.say(hint)
         if self.step == 0 and self.saved < 0:
             self.save()  # a full or read-only disk shows now, not hours later
-            collectives.current().first_does(self._require_room)
+            collectives.current().on_rank_zero(self._require_room)
         if self.step == 0:
             self.observer.samples(self.step)
             self.observer.real()
@@ -290,8 +290,8 @@ class Run:
 
     def _score_checkpoint(self, step: int) -> dict[str, Any]:
         _, tensors, state = self.checkpoints.load(step)
-        game = build_game(self.e, self.device, self.game.num_classes, self.game.shape)
-        unpack_game(game, tensors, state["game"], str(self.checkpoints.path(step)))
+        game = build_gan(self.e, self.device, self.game.num_classes, self.game.shape)
+        unpack_gan(game, tensors, state["game"], str(self.checkpoints.path(step)))
         scores = self.observer.score(self.e.metric.protocol, step, game)
         self.log.say(f"the best on the way, step {step}: {format_scores(scores.values)}")
         return score_entry(scores)
@@ -304,7 +304,7 @@ class Run:
         self.record.clock()
         self.engine.settle()
         self.progress["tally"] = self.engine.ring.state_dict()
-        tensors, state = pack_game(self.game)
+        tensors, state = pack_gan(self.game)
         try:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
             rest |= {"num_classes": self.game.num_classes, "identity": self.identity}
@@ -387,7 +387,7 @@ def turns(
     config = {key: value for key, value in config.items() if key not in resume.COMMAND_ONLY_KEYS}
     place = Path(e.run_dir) if e.run_dir else run_path(choices, overrides, e.setting, e.seed)
     folder, many = RunFolder(place), collectives.current()
-    if many.first_does(lambda: folder.config.exists() or folder.checkpoints.exists()):
+    if many.on_rank_zero(lambda: folder.config.exists() or folder.checkpoints.exists()):
         with locked(folder):
             yield from _continued(folder, e, config, choices, stop, shared)
         return
@@ -395,10 +395,10 @@ def turns(
     resume.require_any(folder, e)
     device, images = prepare(e, shared)
     with locked(folder):
-        if many.first_does(folder.config.exists):  # another process was here in the meantime
+        if many.on_rank_zero(folder.config.exists):  # another process was here in the meantime
             yield from _continued(folder, e, config, choices, stop, shared)
             return
-        many.first_does(lambda: folder.write_config(config))
+        many.on_rank_zero(lambda: folder.write_config(config))
         yield from Run(run_folder(folder), e, choices, stop, device, images, shared, config).turns()
 
 
@@ -413,12 +413,12 @@ def _continued(
     """Continue the run in ``folder``, whose lock is held, or tell how it ended."""
     many, other = collectives.current(), None
     if e.resume != "never":
-        other = many.first_only(lambda: _changed(folder, e, config))
-        if many.first_does(lambda: other is None):
+        other = many.only_on_rank_zero(lambda: _changed(folder, e, config))
+        if many.on_rank_zero(lambda: other is None):
             return
     device, images = prepare(e, shared)
     if e.resume == "never":
-        many.first_does(lambda: _restart(folder, config))
+        many.on_rank_zero(lambda: _restart(folder, config))
     yield from Run(run_folder(folder), e, choices, stop, device, images, shared, config, other or ()).turns()
 
 
@@ -462,10 +462,10 @@ def _changed(folder: RunFolder, e: Experiment, config: dict[str, Any]) -> list[D
 def prepare(e: Experiment, shared: Resources | None = None) -> tuple[torch.device, SampleSet]:
     """Device and images. Raises EnvError or DataError before anything is written into a run folder."""
     team = collectives.current()
-    with team.together():
+    with team.agree_on_errors():
         _require_shares(e)
         device, images = _prepared(e, shared or Resources())
-    team.use(device)
+    team.set_device(device)
     require_alike(e, device, images)
     return device, images
 

@@ -35,7 +35,7 @@ from ganlab.models.mlp import MLP
 from ganlab.papers import labels
 from ganlab.report.read import collect
 from ganlab.training import trainer
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.optimizers import RMSpropTF
 from ganlab.training.step import update
 from ganlab.types import Batch, ImageShape, PointShape
@@ -273,7 +273,7 @@ def test_resume_is_bitwise(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_fixed_generator_is_real_points_moved_and_stays(
     shift: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    game = build_game(experiment(fixed_generator=0.5, fixed_shift=shift), CPU)
+    game = build_gan(experiment(fixed_generator=0.5, fixed_shift=shift), CPU)
     before = [p.clone() for p in game.generator.parameters()]
     d_before = [p.clone() for p in game.discriminator.parameters()]
     seen: list[Batch] = []

@@ -32,7 +32,7 @@ from ganlab.models.cnn import CNN
 from ganlab.models.resnet import ResNet
 from ganlab.training import engine
 from ganlab.training.batches import Feed
-from ganlab.training.build import build_game, pack_game
+from ganlab.training.build import build_gan, pack_gan
 from ganlab.training.engine import Compiled, Engine, Graphed
 from ganlab.training.gan import GAN
 from ganlab.training.loss_buffer import LossBuffer
@@ -70,7 +70,7 @@ def images(e: Experiment, n: int = 40, classes: int = 3) -> SampleSet:
 def start(e: Experiment, on_device: bool = True) -> tuple[GAN, Feed]:
     """A fresh game and its images, lying "on the device" as they would on a GPU."""
     found = images(e)
-    game = build_game(e, CPU, len(found.classes))
+    game = build_gan(e, CPU, len(found.classes))
     game.labels = torch.from_numpy(found.labels)
     batches = Sampler(found, CPU, e.seed)
     if on_device:
@@ -82,14 +82,14 @@ def start(e: Experiment, on_device: bool = True) -> tuple[GAN, Feed]:
 
 
 def everything(game: GAN) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in pack_game(game)[0].items()}
+    return {name: value.clone() for name, value in pack_gan(game)[0].items()}
 
 
 class Traced(Graphed):
     """Records through make_fx in the place of a CUDA graph: the same rules, without Python on replay."""
 
     def _recorded(self, work: Callable[[], None]) -> Any:
-        state = [*pack_game(self.game)[0].values(), self.ring.rows, self.ring.cursor]
+        state = [*pack_gan(self.game)[0].values(), self.ring.rows, self.ring.cursor]
         before, random = [t.clone() for t in state], torch.get_rng_state()
         recorded = make_fx(lambda: work() or torch.zeros(()))()
         torch.set_rng_state(random)
@@ -173,7 +173,7 @@ def test_what_outlives_an_update_stays_where_it_is(name: str, tiny: Make) -> Non
     made.update(0)
 
     def places() -> dict[str, int]:
-        found = {k: v.data_ptr() for k, v in pack_game(made.game)[0].items()}
+        found = {k: v.data_ptr() for k, v in pack_gan(made.game)[0].items()}
         return found | {"rows": made.ring.rows.data_ptr(), "cursor": made.ring.cursor.data_ptr()}
 
     before = places()
@@ -207,7 +207,7 @@ def test_operations_of_an_update(architecture: Any, update: Any, most: int, tiny
 def test_one_pass_of_d_gives_what_two_give(name: str, tiny: Make) -> None:
     def weights(d_pass: str) -> dict[str, Tensor]:
         e = small(tiny, normalization=NORMALIZATIONS[name](), d_pass=d_pass, optimizer=SGD)
-        game = build_game(e, CPU)
+        game = build_gan(e, CPU)
         assert game.together is (d_pass == "auto")
         torch.manual_seed(0)
         calls = 0
@@ -231,7 +231,7 @@ def test_one_pass_of_d_gives_what_two_give(name: str, tiny: Make) -> None:
 
 @pytest.mark.parametrize("name", ["sn", "bn", "sn, learned gamma, gp"])
 def test_passes_stay_apart_where_they_matter(name: str, tiny: Make) -> None:
-    assert not build_game(small(tiny, normalization=NORMALIZATIONS[name]()), CPU).together
+    assert not build_gan(small(tiny, normalization=NORMALIZATIONS[name]()), CPU).together
 
 
 def test_joint_fakes_are_one_pass_of_g(tiny: Make) -> None:
@@ -251,7 +251,7 @@ def test_joint_fakes_are_one_pass_of_g(tiny: Make) -> None:
 def test_all_layers_at_once_are_each_layer_by_itself(name: str, tiny: Make) -> None:
     def weights(at_once: bool) -> dict[str, Tensor]:
         e = small(tiny, normalization=NORMALIZATIONS[name](), d_pass="apart", optimizer=SGD)
-        game = build_game(e, CPU)
+        game = build_gan(e, CPU)
         if not at_once:
             game.discriminator._forward_pre_hooks.clear()
         torch.manual_seed(0)
@@ -408,7 +408,7 @@ def test_a_cuda_graph_replays_what_runs_eagerly(name: str, tiny: Make) -> None:
         e = small(tiny, normalization=NORMALIZATIONS[name](), engine=how, ema=0.9, device="cuda:0")
         torch.use_deterministic_algorithms(True)
         found = images(e)
-        game = build_game(e, cuda, len(found.classes))
+        game = build_gan(e, cuda, len(found.classes))
         return engine.make(e, game, Feed(Sampler(found, cuda, e.seed), e, e.d_steps))
 
     try:

@@ -404,10 +404,10 @@ def test_bf16_keeps_weights_norms_and_losses_in_fp32(tiny: Make, tmp_path: Path)
 
 
 def test_frozen_d_gets_no_gradients_in_gs_turn(tiny: Make) -> None:
-    from ganlab.training.build import build_game
+    from ganlab.training.build import build_gan
     from ganlab.training.step import update_generator
 
-    game = build_game(tiny(), torch.device("cpu"))
+    game = build_gan(tiny(), torch.device("cpu"))
     before = {k: v.clone() for k, v in game.discriminator.state_dict().items() if "parametrizations" not in k}
     update_generator(game, lambda: pytest.fail("hinge needs no real images for G"))
     assert all(p.grad is None and p.requires_grad for p in game.discriminator.parameters())
@@ -415,9 +415,9 @@ def test_frozen_d_gets_no_gradients_in_gs_turn(tiny: Make) -> None:
 
 
 def test_ema_follows_g(tiny: Make) -> None:
-    from ganlab.training.build import build_game
+    from ganlab.training.build import build_gan
 
-    game = build_game(tiny(ema=0.5), torch.device("cpu"))
+    game = build_gan(tiny(ema=0.5), torch.device("cpu"))
     assert game.average is not None
     game.average.update_parameters(game.generator)  # the first call copies
     first = game.generator.dense.weight.detach().clone()
@@ -466,7 +466,7 @@ def test_best_is_by_fid_and_never_by_nothing() -> None:
 
 
 def test_a_parameterless_stabiliser_needs_no_state(tiny: Make) -> None:
-    from ganlab.training.build import build_game, stateful_parts
+    from ganlab.training.build import build_gan, stateful_parts
 
     class Stateful(SpectralNorm, nn.Module):
         def __init__(self) -> None:
@@ -474,6 +474,6 @@ def test_a_parameterless_stabiliser_needs_no_state(tiny: Make) -> None:
             SpectralNorm.__init__(self)
             self.register_buffer("k", torch.zeros(()))
 
-    game = build_game(tiny(normalization={"a": Stateful(), "wc": WeightClip()}), torch.device("cpu"))
+    game = build_gan(tiny(normalization={"a": Stateful(), "wc": WeightClip()}), torch.device("cpu"))
     assert "normalization.a" in stateful_parts(game)
     assert "normalization.wc" not in stateful_parts(game)

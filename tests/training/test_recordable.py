@@ -18,7 +18,7 @@ from ganlab.methods.weight_norms import SpectralNorm
 from ganlab.sweeps import lanes
 from ganlab.system import hardware
 from ganlab.training import engine
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.optimizers import OptimizerState, use_fused_kernels
 from ganlab.training.step import d_terms, g_terms, play_round, update_discriminator
 from ganlab.types import Batch
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_what_an_update_writes_lies_on_the_device(tiny: Make) -> None:
     """A count on the host would stand still while a recorded update is replayed."""
     meta = torch.device("meta")
-    game = build_game(tiny(ema=0.9), meta)
+    game = build_gan(tiny(ema=0.9), meta)
     assert game.average is not None
     nets = (game.generator, game.discriminator, game.average)
     tensors = {n: t for net in nets for n, t in (*net.named_parameters(), *net.named_buffers())}
@@ -44,7 +44,7 @@ def test_the_losses_of_d_and_of_g_are_a_graph_each_for_a_compiler(how: Any, tiny
     """It neither stops halfway nor begins anew when weights have moved. Traced only: no C++ compiler."""
     torch._dynamo.reset()
     counters.clear()
-    game = build_game(tiny(normalization={"sn": SpectralNorm(update=how)}), CPU)
+    game = build_gan(tiny(normalization={"sn": SpectralNorm(update=how)}), CPU)
     for name, terms in (("d", d_terms), ("g", g_terms)):
         game.compiled[name] = torch.compile(engine._own(terms), backend="eager", dynamic=False)
     x = torch.rand(8, 1, 16, 16)
@@ -56,7 +56,7 @@ def test_the_losses_of_d_and_of_g_are_a_graph_each_for_a_compiler(how: Any, tiny
 
 def test_spectral_norms_are_of_weights_that_a_fused_optimiser_has_moved(tiny: Make) -> None:
     """Its steps leave no trace in the weights' versions."""
-    game = build_game(tiny(normalization={"sn": SpectralNorm(update="per_update")}), CPU)
+    game = build_gan(tiny(normalization={"sn": SpectralNorm(update="per_update")}), CPU)
     game.d_optimizer.param_groups[0]["lr"] = 0.02
     assert game.d_optimizer.param_groups[0]["fused"]
     x = torch.rand(8, 1, 16, 16)

@@ -20,7 +20,7 @@ from ganlab.methods.weight_norms import SpectralNorm
 from ganlab.methods.weights import weighted_layers
 from ganlab.models.base import Architecture, Norm
 from ganlab.models.resnet import ResNet
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.gan import GAN
 from ganlab.training.step import (
     freeze_power_iteration,
@@ -81,7 +81,7 @@ class NeedsReal(Hinge):
 
 def played(tiny: Make, rounds: int = 3, **changes: Any) -> tuple[list[Tensor], dict[str, float]]:
     """All weights after some rounds on the same real images, and the last round's numbers."""
-    game = build_game(tiny(architecture=Plain(), batch_size=16, **changes), CPU)
+    game = build_gan(tiny(architecture=Plain(), batch_size=16, **changes), CPU)
     torch.manual_seed(0)
     batches = iter(torch.rand(40, 16, 1, 16, 16) * 2 - 1)
     told: dict[str, Tensor] = {}
@@ -93,7 +93,7 @@ def played(tiny: Make, rounds: int = 3, **changes: Any) -> tuple[list[Tensor], d
 
 def test_the_moving_average_follows_weights_and_buffers(tiny: Make) -> None:
     """It becomes G first, then moves by a quarter, batch norm's averages and counts with it."""
-    game = build_game(tiny(ema=0.75), CPU)
+    game = build_gan(tiny(ema=0.75), CPU)
     assert game.average is not None
 
     def state(net: nn.Module) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ def test_the_moving_average_follows_weights_and_buffers(tiny: Make) -> None:
 
 
 def test_every_update_of_g_moves_the_average(tiny: Make) -> None:
-    game = build_game(tiny(ema=0.75, batch_size=4), CPU)
+    game = build_gan(tiny(ema=0.75, batch_size=4), CPU)
     assert game.average is not None
     batches = iter(torch.rand(40, 4, 1, 16, 16) * 2 - 1)
     expected: list[Tensor] = []
@@ -134,7 +134,7 @@ def test_every_update_of_g_moves_the_average(tiny: Make) -> None:
 
 
 def test_scores_are_told_of_the_last_update_of_d_alone(tiny: Make) -> None:
-    game = build_game(tiny(architecture=Plain(), batch_size=16, d_steps=2, loss=Wasserstein()), CPU)
+    game = build_gan(tiny(architecture=Plain(), batch_size=16, d_steps=2, loss=Wasserstein()), CPU)
     images = torch.rand(16, 1, 16, 16) * 2 - 1
     told = play_round(game, lambda: Batch(images))
     assert told["d"] == pytest.approx(float(told["d_fake"] - told["d_real"]), rel=1e-5)
@@ -175,7 +175,7 @@ def test_spectral_norms_iterate_as_often_with_micro_batches(
         return renew(self, iterations)
 
     monkeypatch.setattr(AtOnce, "renew", count)
-    game = build_game(tiny(architecture=Plain(), batch_size=16, accumulate=accumulate), CPU)
+    game = build_gan(tiny(architecture=Plain(), batch_size=16, accumulate=accumulate), CPU)
     layers = len(list(weighted_layers(game.discriminator)))
     counted = 0
     update_discriminator(game, Batch(torch.rand(16, 1, 16, 16)))
@@ -203,7 +203,7 @@ def test_regularised_spectral_norms_iterate_once_an_update(tiny: Make) -> None:
 
 
 def test_still_is_for_parametrisations_alone(tiny: Make) -> None:
-    d = build_game(tiny(architecture=Plain()), CPU).discriminator
+    d = build_gan(tiny(architecture=Plain()), CPU).discriminator
     module = d.conv.parametrizations.weight[0]
     assert parametrize.is_parametrized(d.conv)
     with freeze_power_iteration(d):
@@ -212,7 +212,7 @@ def test_still_is_for_parametrisations_alone(tiny: Make) -> None:
 
 
 def test_micro_batches_are_never_whole(tiny: Make) -> None:
-    game = build_game(tiny(architecture=Plain(), batch_size=16, g_batch_size=8, accumulate=4), CPU)
+    game = build_gan(tiny(architecture=Plain(), batch_size=16, g_batch_size=8, accumulate=4), CPU)
     seen: list[int] = []
     game.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     play_round(game, lambda: Batch(torch.rand(16, 1, 16, 16)))
@@ -249,7 +249,7 @@ def turns(game: GAN) -> list[str]:
 
 
 def test_order_of_the_players(tiny: Make) -> None:
-    first = {order: build_game(tiny(d_steps=3, order=order), CPU) for order in ("d_first", "g_first")}
+    first = {order: build_gan(tiny(d_steps=3, order=order), CPU) for order in ("d_first", "g_first")}
     assert {order: "".join(turns(game)) for order, game in first.items()} == {
         "d_first": "dddg",
         "g_first": "gddd",
@@ -287,7 +287,7 @@ def test_the_class_loss_moves_both_players_and_is_told(tiny: Make) -> None:
     def after(**changes: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
         resnet = ResNet(width=0.03, z_dim=4, head="ac")
         e = tiny(architecture=resnet, dataset=Digits(), optimizer=sgd(), batch_size=4, **changes)
-        game = build_game(e, CPU, 10)
+        game = build_gan(e, CPU, 10)
         torch.manual_seed(0)
         told = play_round(game, lambda: Batch(torch.rand(4, 1, 32, 32), torch.arange(4)))
         return told, [game.discriminator.classify.weight, game.generator.dense.weight]

@@ -30,7 +30,7 @@ from ganlab.models.resnet import ResNet
 from ganlab.sweeps.lanes import Lane, Lanes
 from ganlab.system.signals import StopFlag
 from ganlab.training import trainer, validation
-from ganlab.training.build import build_game, pack_game
+from ganlab.training.build import build_gan, pack_gan
 from ganlab.training.resources import Resources
 from ganlab.training.validation import Validation
 
@@ -131,16 +131,16 @@ def test_looking_changes_nothing(name: str, tiny: Make, tmp_path: Path) -> None:
 
 def test_a_look_leaves_modes_buffers_and_generators_as_they_were(tiny: Make) -> None:
     e = wgan_gp(tiny, normalization={"bn": BatchNorm(), "gp": GradientPenalty()}, validation=True)
-    game = build_game(e, CPU)
+    game = build_gan(e, CPU)
     look = Validation(e, game, e.dataset.load(), e.dataset.load(split="test")).look
     game.discriminator.train()
-    before = {name: value.clone() for name, value in pack_game(game)[0].items()}
+    before = {name: value.clone() for name, value in pack_gan(game)[0].items()}
     modes = [m.training for net in (game.generator, game.discriminator) for m in net.modules()]
     random = torch.get_rng_state()
     first = look()
     assert torch.equal(torch.get_rng_state(), random)
     assert modes == [m.training for net in (game.generator, game.discriminator) for m in net.modules()]
-    after = pack_game(game)[0]
+    after = pack_gan(game)[0]
     assert all(torch.equal(after[name], value) for name, value in before.items())
     torch.rand(7)
     assert look() == first, "the same images, the same noise"
@@ -149,7 +149,7 @@ def test_a_look_leaves_modes_buffers_and_generators_as_they_were(tiny: Make) -> 
 def test_the_numbers_are_ds_loss_on_those_images(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a plain pass over all images at once; in pieces it is the same mean."""
     e = wgan_gp(tiny, validation=True, validation_n=90)
-    game = build_game(e, CPU)
+    game = build_gan(e, CPU)
     monkeypatch.setattr(validation, "PIECE", 40)
     made = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
     found = made.look()
@@ -177,7 +177,7 @@ def test_both_sets_are_computed_alike(tiny: Make) -> None:
     """The same images as both sets give the same numbers: points between included."""
     e = wgan_gp(tiny, validation=True, validation_n=300)
     train = e.dataset.load()
-    made = Validation(e, build_game(e, CPU), train, train)
+    made = Validation(e, build_gan(e, CPU), train, train)
     found = made.look()
     assert found["critic/negative_critic_loss_train"] == found["critic/negative_critic_loss_validation"]
     assert found["validation/d_train"] == found["validation/d_held_out"]
@@ -185,14 +185,14 @@ def test_both_sets_are_computed_alike(tiny: Make) -> None:
 
 def test_counts_are_equal_and_at_most_all(tiny: Make) -> None:
     e = wgan_gp(tiny, validation=True, validation_n=1000)
-    made = Validation(e, build_game(e, CPU), e.dataset.load(), e.dataset.load(split="test"))
+    made = Validation(e, build_gan(e, CPU), e.dataset.load(), e.dataset.load(split="test"))
     assert {len(batch.x) for batch in made.real.values()} == {200} == {len(made.z)}
     assert tiny().validation_n == 1000
 
 
 def test_what_is_not_finite_is_null(tiny: Make) -> None:
     e = wgan_gp(tiny, validation=True)
-    game = build_game(e, CPU)
+    game = build_gan(e, CPU)
     with torch.no_grad():
         game.discriminator.get_parameter("dense.bias").fill_(math.nan)
     made = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
@@ -228,7 +228,7 @@ def test_a_conditional_d_is_shown_the_labels(tiny: Make) -> None:
     net = ResNet(width=0.03, z_dim=4, head="projection")
     e = wgan_gp(tiny, architecture=net, validation=True, dataset=At32())
     train, held = e.dataset.load(), e.dataset.load(split="test")
-    game = build_game(e, CPU, 10)
+    game = build_gan(e, CPU, 10)
     made = Validation(e, game, train, held)
     assert made.y is not None
     assert made.real["validation"].y is not None
@@ -287,7 +287,7 @@ def test_which_split_it_is(dataset: Dataset, wanted: Any, split: str | None, tin
 
 def test_the_first_rank_looks_by_itself(tiny: Make) -> None:
     e = wgan_gp(tiny, validation=True)
-    game = build_game(e, CPU)
+    game = build_gan(e, CPU)
     alone = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
     expected = alone.look()
     with collectives.use_ranks(one_of(0, 2)):  # a rank that has met nobody: any exchange would fail

@@ -28,7 +28,7 @@ from ganlab.runs.folder import RunFolder
 from ganlab.sweeps.cost import UpdateTimer
 from ganlab.training import step
 from ganlab.training.batches import Feed
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.engine import Engine
 from ganlab.training.gan import GAN
 from ganlab.types import Batch
@@ -190,7 +190,7 @@ def test_what_is_timed_for_an_estimate_is_a_usual_update(tiny: Make) -> None:
 )
 def test_ds_own_arguments(words: list[str]) -> None:
     e = compose.build(compose.compose(["architecture.width=0.04", "setting=B", *words]))
-    game = build_game(e, torch.device("cpu"))
+    game = build_gan(e, torch.device("cpu"))
     (of_g,), (of_d,) = game.g_optimizer.param_groups, game.d_optimizer.param_groups
     assert (of_g["lr"], of_g["weight_decay"], of_g["betas"]) == (1e-4, 0, (0.5, 0.999))
     assert (of_d["lr"], of_d["weight_decay"], of_d["betas"]) == (4e-4, 1e-3, (0.5, 0.999))
@@ -208,7 +208,7 @@ def test_weight_decay_on_d_alone_by_hand(tiny: Make) -> None:
 
     sgd = functools.partial(torch.optim.SGD, lr=0.1)
     e = tiny(optimizer=sgd, d_optimizer={"weight_decay": 0.5}, normalization={}, loss=Silent())
-    game: GAN = build_game(e, torch.device("cpu"))
+    game: GAN = build_gan(e, torch.device("cpu"))
     before = copy.deepcopy(game.discriminator)
     step.play_round(game, lambda: Batch(torch.rand(8, *e.shape)))
     for old, new in zip(before.parameters(), game.discriminator.parameters(), strict=True):
