@@ -48,7 +48,7 @@ class Scorer:
         metric, place = self.e.metric, Path(self.folder.name)
         judge = Evaluator(metric.extractor, metric.scores, protocol, self.e.dataset, self.device, place)
         judge.reference()
-        generate, of_class = generators(self.game.live, self.game.draw, protocol, self.e.shape)
+        generate, of_class = generators(self.game.ema_or_generator, self.game.draw, protocol, self.e.shape)
         began = time.perf_counter()
         with torch.no_grad():
             for start in range(0, samples, CHUNK):

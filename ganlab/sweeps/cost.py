@@ -48,7 +48,7 @@ def scoring_pass(e: Experiment, game: GAN, device: torch.device, images: int) ->
             extractor.check()
     except (DataError, EnvError):
         return None
-    generate, _ = generators(game.live, game.draw, protocol, game.shape)
+    generate, _ = generators(game.ema_or_generator, game.draw, protocol, game.shape)
     features = FeaturePass(extractor, batch_size(protocol, device), device, lambda warning: None)
 
     def make(start: int) -> Tensor:

@@ -38,19 +38,19 @@ CHECK_EVERY = 100  # updates between looks where nothing is logged
 
 
 class Engine:
-    """Plays updates of a game. ``used``: eager, compile, graph or compile+graph; ``why``: not what was asked.
+    """Plays updates of a gan. ``used``: eager, compile, graph or compile+graph; ``why``: not what was asked.
 
     On a GPU everything happens on a stream of its own, so that several runs of a process work side by side:
-    whoever reads the game's tensors calls ``settle`` first.
+    whoever reads the gan's tensors calls ``settle`` first.
     """
 
     used = "eager"
 
-    def __init__(self, e: Experiment, game: GAN, feed: Feed, why: str = "") -> None:
-        self.e, self.game, self.feed, self.why = e, game, feed, why
-        self.ring = LossBuffer(min(e.log_every or CHECK_EVERY, RING), game.device)
-        self.cuda = game.device.type == "cuda"
-        self.stream = torch.cuda.Stream(game.device) if self.cuda else None
+    def __init__(self, e: Experiment, gan: GAN, feed: Feed, why: str = "") -> None:
+        self.e, self.gan, self.feed, self.why = e, gan, feed, why
+        self.loss_buffer = LossBuffer(min(e.log_every or CHECK_EVERY, RING), gan.device)
+        self.cuda = gan.device.type == "cuda"
+        self.stream = torch.cuda.Stream(gan.device) if self.cuda else None
         self.settled = True
         self.factor: float | None = None
 
@@ -58,50 +58,50 @@ class Engine:
         """Update number ``step``, counted from 0; its losses go into the ring. Raises Diverged at a look."""
         with self._on_stream():
             self._prepare(step)
-            self._play(step)
-        if self.ring.count + 1 == self.ring.size:
+            self._run_update(step)
+        if self.loss_buffer.count + 1 == self.loss_buffer.size:
             self.settle()  # a full ring is read
-        self.ring.added()
+        self.loss_buffer.added()
 
     @property
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """How updates run, for ``result.json``."""
-        game, tf32 = self.game, self.cuda and self.e.precision != "fp32"
+        gan, tf32 = self.gan, self.cuda and self.e.precision != "fp32"
         return {
             "asked": self.e.engine,
             "used": self.used,
             "why": self.why,
-            "precision": "bf16" if game.bf16 else "tf32" if tf32 else "fp32",
-            "d_pass": "together" if game.together else "apart",
-            "joint_fakes": game.joint_fakes,
+            "precision": "bf16" if gan.bf16 else "tf32" if tf32 else "fp32",
+            "d_pass": "together" if gan.joint_pass else "apart",
+            "joint_fakes": gan.joint_fakes,
             "fold": self.e.fold,
         }
 
     def settle(self) -> None:
         """What comes after this on the caller's stream sees all updates so far."""
         if self.stream is not None and not self.settled:
-            torch.cuda.current_stream(self.game.device).wait_stream(self.stream)
+            torch.cuda.current_stream(self.gan.device).wait_stream(self.stream)
             self.settled = True
 
     def _on_stream(self) -> AbstractContextManager[Any]:
         if self.stream is None:
             return nullcontext()
-        if self.settled:  # something else may have happened to the game since
-            self.stream.wait_stream(torch.cuda.current_stream(self.game.device))
+        if self.settled:  # something else may have happened to the gan since
+            self.stream.wait_stream(torch.cuda.current_stream(self.gan.device))
             self.settled = False
         return torch.cuda.stream(self.stream)
 
     def _prepare(self, step: int) -> None:
-        rng.seed_default(self.game.device, self.e.seed, "train", 0, step)
+        rng.seed_default(self.gan.device, self.e.seed, "train", 0, step)
         self.feed.place(step)
-        self.game.d_steps = self.e.d_steps_of(step)
+        self.gan.d_steps = self.e.d_steps_of(step)
         factor = self.e.lr_factor(step)
         if factor != self.factor:
-            set_rates(self.game, factor)
+            set_rates(self.gan, factor)
             self.factor = factor
 
-    def _play(self, step: int) -> None:
-        self.ring.add(update(self.game, self.feed))
+    def _run_update(self, step: int) -> None:
+        self.loss_buffer.add(update(self.gan, self.feed))
 
 
 class Compiled(Engine):
@@ -112,8 +112,8 @@ class Compiled(Engine):
 
     used = "compile"
 
-    def __init__(self, e: Experiment, game: GAN, feed: Feed, why: str = "") -> None:
-        super().__init__(e, game, feed, why)
+    def __init__(self, e: Experiment, gan: GAN, feed: Feed, why: str = "") -> None:
+        super().__init__(e, gan, feed, why)
         if not CHOSEN:  # torch sets it to a folder under /tmp as soon as it is asked
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = library_cache("compiled")
         self.proven = False
@@ -121,26 +121,26 @@ class Compiled(Engine):
             "dynamic": False,
             "options": {"fallback_random": True},
         }  # eager's random numbers
-        game.compiled = {
+        gan.compiled = {
             "d": torch.compile(_own(d_terms), **how),
             "g": torch.compile(_own(g_terms), **how),
         }
 
-    def _play(self, step: int) -> None:
-        if self.proven or not self.game.compiled:
-            super()._play(step)
+    def _run_update(self, step: int) -> None:
+        if self.proven or not self.gan.compiled:
+            super()._run_update(step)
             return
-        before, rest = pack_gan(self.game)
+        before, rest = pack_gan(self.gan)
         before = {name: value.clone() for name, value in before.items()}
-        why = _failure(lambda: super(Compiled, self)._play(step))
+        why = _failure(lambda: super(Compiled, self)._run_update(step))
         if not why:
             self.proven = True
             return
         self.used, self.why = "eager", f"torch.compile failed: {why}"
-        self.game.compiled = {}
-        unpack_gan(self.game, before, rest, "the state before compiling")
+        self.gan.compiled = {}
+        unpack_gan(self.gan, before, rest, "the state before compiling")
         self._prepare(step)
-        super()._play(step)
+        super()._run_update(step)
 
 
 class Graphed(Engine):
@@ -150,32 +150,32 @@ class Graphed(Engine):
     """
 
     def __init__(self, inner: Engine) -> None:
-        super().__init__(inner.e, inner.game, inner.feed, inner.why)
-        self.inner, self.ring, self.stream = inner, inner.ring, inner.stream
+        super().__init__(inner.e, inner.gan, inner.feed, inner.why)
+        self.inner, self.loss_buffer, self.stream = inner, inner.loss_buffer, inner.stream
         self.used = "compile+graph" if inner.used == "compile" else "graph"
         self.graph: Any = None
         self.warmed = 0
         # a state of its own: replays of several runs on several streams must not share one
-        self.random = rng.default_of(self.game.device).clone_state() if self.cuda else None
+        self.random = rng.default_of(self.gan.device).clone_state() if self.cuda else None
 
     def update(self, step: int) -> None:
         with self._own_generator():
             super().update(step)
 
-    def _play(self, step: int) -> None:
-        if self.game.d_steps != self.e.d_steps:  # a warm-up of D is not what is recorded
-            self.inner._play(step)
+    def _run_update(self, step: int) -> None:
+        if self.gan.d_steps != self.e.d_steps:  # a warm-up of D is not what is recorded
+            self.inner._run_update(step)
         elif self.graph is not None:
             self.graph.replay()
         elif self.used != self.inner.used:
             self._warm_or_record(step)
         else:
-            self.inner._play(step)
+            self.inner._run_update(step)
 
     def _warm_or_record(self, step: int) -> None:
         if self.warmed < WARM:
             self.warmed += 1
-            self.inner._play(step)
+            self.inner._run_update(step)
             if self.inner.why != self.why:  # it could not be compiled
                 self.used, self.why = "graph", self.inner.why
             return
@@ -186,12 +186,12 @@ class Graphed(Engine):
         self.used, self.why = self.inner.used, f"an update can't be recorded: {why}"
         if self.random is not None:  # a capture that was cut off leaves its state unusable
             self.random = self.random.clone_state()
-            rng.default_of(self.game.device).graphsafe_set_state(self.random)
+            rng.default_of(self.gan.device).graphsafe_set_state(self.random)
         self._prepare(step)
-        self.inner._play(step)
+        self.inner._run_update(step)
 
     def _record(self) -> None:
-        self.graph = self._recorded(lambda: self.ring.add(update(self.game, self.feed)))
+        self.graph = self._recorded(lambda: self.loss_buffer.add(update(self.gan, self.feed)))
 
     def _recorded(self, work: Callable[[], None]) -> Any:
         """``work`` as something to ``replay``; recording it computes nothing. Raises what ``work`` raises."""
@@ -215,7 +215,7 @@ class Graphed(Engine):
         if self.random is None:
             yield
             return
-        default = rng.default_of(self.game.device)
+        default = rng.default_of(self.gan.device)
         before = default.graphsafe_get_state()
         default.graphsafe_set_state(self.random)
         try:
@@ -224,32 +224,32 @@ class Graphed(Engine):
             default.graphsafe_set_state(before)
 
 
-def make(e: Experiment, game: GAN, feed: Feed) -> Engine:
+def make(e: Experiment, gan: GAN, feed: Feed) -> Engine:
     """The engine that the config asks for, or what comes nearest, with the reason in ``why``."""
     if collectives.current().size > 1:
-        asked = e.engine in ("graph", "compile") or (e.engine == "auto" and game.device.type == "cuda")
-        return Engine(e, game, feed, "updates of many ranks are not recorded" if asked else "")
-    obstacle = cannot_record(game, feed)
+        asked = e.engine in ("graph", "compile") or (e.engine == "auto" and gan.device.type == "cuda")
+        return Engine(e, gan, feed, "updates of many ranks are not recorded" if asked else "")
+    obstacle = cannot_record(gan, feed)
     if e.engine == "compile":
-        inner: Engine = Compiled(e, game, feed)
+        inner: Engine = Compiled(e, gan, feed)
         return inner if obstacle else Graphed(inner)
-    why = obstacle if e.engine == "graph" or (e.engine == "auto" and game.device.type == "cuda") else ""
-    plain = Engine(e, game, feed, why)
+    why = obstacle if e.engine == "graph" or (e.engine == "auto" and gan.device.type == "cuda") else ""
+    plain = Engine(e, gan, feed, why)
     return plain if obstacle or e.engine == "eager" else Graphed(plain)
 
 
-def cannot_record(game: GAN, feed: Feed) -> str:
-    """Why updates of this game can't be recorded as a CUDA graph; "" if they can."""
-    if game.device.type != "cuda":
+def cannot_record(gan: GAN, feed: Feed) -> str:
+    """Why updates of this gan can't be recorded as a CUDA graph; "" if they can."""
+    if gan.device.type != "cuda":
         return "only a CUDA device records graphs"
     if not feed.capturable:
         return feed.batches.obstacle
-    if not all(map(capturable, (game.g_optimizer, game.d_optimizer))):
-        return f"{type(game.d_optimizer).__name__} can't be recorded"
-    for name, stabiliser in game.stabilisers.items():
-        if not stabiliser.capturable:
+    if not all(map(capturable, (gan.g_optimizer, gan.d_optimizer))):
+        return f"{type(gan.d_optimizer).__name__} can't be recorded"
+    for name, method in gan.methods.items():
+        if not method.capturable:
             return f"normalization.{name} reads values on the host"
-    for module in (*game.generator.modules(), *game.discriminator.modules(), game.loss):
+    for module in (*gan.generator.modules(), *gan.discriminator.modules(), gan.loss):
         if not getattr(module, "capturable", True):
             return f"{type(module).__name__} changes or reads values on the host"
     return ""

@@ -136,8 +136,8 @@ class MuteLog(Log):
     train = scores = numbers = image = say = warn = set_progress = rest = wake = close = _silent
 
 
-def require_alike(e: Experiment, device: torch.device, images: SampleSet) -> None:
-    """Raise ConfigError or EnvError unless all ranks play the same game on the same data.
+def require_same_on_ranks(e: Experiment, device: torch.device, images: SampleSet) -> None:
+    """Raise ConfigError or EnvError unless all ranks play the same gan on the same data.
 
     Otherwise they would wait for each other in the wrong places, or average what does not belong together.
     """

@@ -100,7 +100,7 @@ def continue_run(run: Any, packed: bool, config: Mapping[str, Any], changed: Seq
 
     ``config``: kept as the folder's from now on. ``changed``: where it is not what it was, by resume_allow.
     """
-    loaded = load_checkpoint(run.checkpoints, run.e, run.game, config, run.identity["data"])
+    loaded = load_checkpoint(run.checkpoints, run.e, run.gan, config, run.identity["data"])
     if changed or loaded:
         run.folder.write_config(config)
     if loaded is None:
@@ -109,7 +109,7 @@ def continue_run(run: Any, packed: bool, config: Mapping[str, Any], changed: Seq
     with as_checkpoint_error(str(run.checkpoints.path(step))):
         require_scores(state["progress"])
         run.record.resume(state["progress"])
-        run.engine.ring.load_state_dict(run.progress["tally"])
+        run.engine.loss_buffer.load_state_dict(run.progress["tally"])
         take_threads(run.e, int(state["threads"]), packed)
     run.step = run.saved = step
     run.identity["threads"] = torch.get_num_threads()
@@ -119,9 +119,9 @@ def continue_run(run: Any, packed: bool, config: Mapping[str, Any], changed: Seq
 
 
 def load_checkpoint(
-    checkpoints: Checkpoints, e: Experiment, game: GAN, config: Mapping[str, Any], data: Mapping[str, Any]
+    checkpoints: Checkpoints, e: Experiment, gan: GAN, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> Loaded | None:
-    """``find``, and put it into the freshly built ``game``. ``data``: what ``identity`` says of the images.
+    """``find``, and put it into the freshly built ``gan``. ``data``: what ``identity`` says of the images.
 
     Raises as ``find``, ``restore`` and ``require_same_data`` do; ConfigError if it is beyond ``steps``.
     """
@@ -132,7 +132,7 @@ def load_checkpoint(
     if step > e.steps:
         raise ConfigError("steps", f"{e.steps} is less than the {step} already done", "raise it")
     require_same_data(e, state, data)
-    restore(game, loaded, config, str(checkpoints.path(step)))
+    restore(gan, loaded, config, str(checkpoints.path(step)))
     return loaded
 
 
@@ -184,8 +184,8 @@ def _first(found: Sequence[Difference]) -> str:
     return f"{found[0].key} {found[0]}{more}" if found else ""
 
 
-def restore(game: GAN, loaded: Loaded, config: Mapping[str, Any], where: str) -> None:
-    """Put a checkpoint's networks and optimisers into a freshly built game, all or nothing.
+def restore(gan: GAN, loaded: Loaded, config: Mapping[str, Any], where: str) -> None:
+    """Put a checkpoint's networks and optimisers into a freshly built gan, all or nothing.
 
     Raises CheckpointError with the first tensor that does not fit, both shapes, and the config key that makes
     the difference, where the checkpoint knows it.
@@ -194,20 +194,20 @@ def restore(game: GAN, loaded: Loaded, config: Mapping[str, Any], where: str) ->
     try:
         if not isinstance(state.get("game"), dict):
             raise CheckpointError(where, "holds no networks", "resume from another step")
-        require_networks(game, tensors, where)
-        _require_slots(game, tensors, step, where)
-        unpack_gan(game, tensors, state["game"], where)
+        require_networks(gan, tensors, where)
+        _require_slots(gan, tensors, step, where)
+        unpack_gan(gan, tensors, state["game"], where)
     except CheckpointError as error:
         if not (key := _first(_differing(state, config))):
             raise
         raise CheckpointError(m._replace(fix=f"it was made with {key}") for m in error.mistakes) from error
 
 
-def _require_slots(game: GAN, tensors: Mapping[str, Tensor], step: int, where: str) -> None:
+def _require_slots(gan: GAN, tensors: Mapping[str, Tensor], step: int, where: str) -> None:
     """torch loads an optimiser's slots of any shape, and none at all: here they must be what a step makes."""
-    for name, optimizer in (("g_optimizer", game.g_optimizer), ("d_optimizer", game.d_optimizer)):
+    for name, optimizer in (("g_optimizer", gan.g_optimizer), ("d_optimizer", gan.d_optimizer)):
         found = {k: v for k, v in tensors.items() if k.startswith(f"{name}/")}
-        if not found and (step == 0 or (game.fixed and name == "g_optimizer")):
+        if not found and (step == 0 or (gan.fixed and name == "g_optimizer")):
             continue  # it has not moved yet, or never does
         wanted, _ = flatten(name, {"state": slots_after_a_step(optimizer)})
         if found:  # a parameter that was never used has none
@@ -282,14 +282,14 @@ def step_back(checkpoints: Checkpoints, step: int, tensors: Mapping[str, Tensor]
 
 
 class WarningBuffer(logging.Handler):
-    """What ganlab's modules warn of before a run has a voice of its own; ``said`` in order."""
+    """What ganlab's modules warn of before a run has a voice of its own; ``messages`` in order."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
     def __enter__(self) -> WarningBuffer:
         logging.getLogger("ganlab").addHandler(self)

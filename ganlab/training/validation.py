@@ -70,23 +70,23 @@ class Validation:
     Raises ConfigError if a conditional D can't judge ``held``.
     """
 
-    def __init__(self, e: Experiment, game: GAN, train: SampleSet, held: SampleSet) -> None:
-        self.seed, self.game, self.dequantize = e.seed, game, e.dequantize
-        if game.num_classes and (held.labels is None or held.classes != train.classes):
+    def __init__(self, e: Experiment, gan: GAN, train: SampleSet, held: SampleSet) -> None:
+        self.seed, self.gan, self.dequantize = e.seed, gan, e.dequantize
+        if gan.num_classes and (held.labels is None or held.classes != train.classes):
             what = f"{held.name} {held.split} has not the classes of {train.split}"
             raise ConfigError("validation", what, "choose another split, or architecture.head=none")
         n = min(e.validation_n, len(train), len(held))
         self.real = {"train": self._some(train, n, 0), "validation": self._some(held, n, 1)}
-        self.z, self.y = game.draw(n, rng.generator(game.device, e.seed, "validation", 2))
+        self.z, self.y = gan.draw(n, rng.generator(gan.device, e.seed, "validation", 2))
 
     def _some(self, images: SampleSet, n: int, number: int) -> Batch:
         """``n`` of the images as D sees them, drawn without replacement."""
-        device, seed = self.game.device, self.seed
+        device, seed = self.gan.device, self.seed
         random = rng.generator("cpu", seed, "validation", 3, number)
         rows = torch.randperm(len(images), generator=random)[:n].sort().values.numpy()
         noise = rng.generator(device, seed, "validation", 4, number)
         x = images.seen(torch.from_numpy(images.images[rows]).to(device), self.dequantize, generator=noise)
-        if not self.game.num_classes or images.labels is None:
+        if not self.gan.num_classes or images.labels is None:
             return Batch(x)
         return Batch(x, torch.from_numpy(images.labels[rows]).to(device))
 
@@ -99,26 +99,26 @@ class Validation:
         """
         found: dict[str, float] = {}
         with self._aside():
-            fakes = [self.game.generate(z, y) for z, y in self._pieces(self.z, self.y)]
+            fakes = [self.gan.generate(z, y) for z, y in self._pieces(self.z, self.y)]
             for name, real in self.real.items():
                 d, penalties = self._losses(real, fakes)
                 found[f"validation/d_{'train' if name == 'train' else 'held_out'}"] = d
-                found |= {f"{k}_{name}": v for k, v in self.game.loss.curves(d, penalties).items()}
+                found |= {f"{k}_{name}": v for k, v in self.gan.loss.curves(d, penalties).items()}
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
     def _losses(self, real: Batch, fakes: list[Batch]) -> tuple[float, float]:
         """D's loss and the sum of its penalties, means over all pieces."""
-        game, totals = self.game, [0.0, 0.0]
-        rng.seed_default(game.device, self.seed, "validation", 5)
+        gan, totals = self.gan, [0.0, 0.0]
+        rng.seed_default(gan.device, self.seed, "validation", 5)
         for (x, y), fake in zip(self._pieces(*real), fakes, strict=True):
-            if game.fixed:
-                fake = Batch(game.moved(x, torch.randn_like(x)), y)
+            if gan.fixed:
+                fake = Batch(gan.moved(x, torch.randn_like(x)), y)
             part, share = Batch(x, y), len(x) / len(real.x)
             with torch.no_grad():
-                d = game.loss.discriminator(game.verdict(*part), game.verdict(*fake))
+                d = gan.loss.discriminator(gan.verdict(*part), gan.verdict(*fake))
             added = [
-                s.penalty(game.discriminator, part, fake).detach()
-                for s in game.stabilisers.values()
+                s.penalty(gan.discriminator, part, fake).detach()
+                for s in gan.methods.values()
                 if s.has_penalty
             ]
             for i, terms in enumerate(([d], added)):
@@ -133,8 +133,8 @@ class Validation:
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """Inside one process looks by itself; modes, buffers and generators are as before afterwards."""
-        game, devices = self.game, [self.game.device] if self.game.device.type == "cuda" else []
-        nets = (game.generator, game.discriminator)
+        gan, devices = self.gan, [self.gan.device] if self.gan.device.type == "cuda" else []
+        nets = (gan.generator, gan.discriminator)
         kept = [(b, b.clone()) for net in nets for b in net.buffers()]
         with (
             collectives.use_ranks(collectives.SingleProcess()),
@@ -150,12 +150,12 @@ class Validation:
                         buffer.copy_(before)
 
 
-def validating(e: Experiment, game: GAN, train: SampleSet, held: SampleSet | None) -> Validation | None:
+def validating(e: Experiment, gan: GAN, train: SampleSet, held: SampleSet | None) -> Validation | None:
     """A ``Validation`` with ``held``, or None without."""
-    return None if held is None else Validation(e, game, train, held)
+    return None if held is None else Validation(e, gan, train, held)
 
 
-def means(told: Mapping[str, float], game: GAN) -> Mapping[str, float]:
+def means(told: Mapping[str, float], gan: GAN) -> Mapping[str, float]:
     """The loss's own curves of a log line's means: see ``Loss.curves``."""
-    added = [told[name] for name, s in game.stabilisers.items() if s.has_penalty]
-    return game.loss.curves(told["d"], math.fsum(added))
+    added = [told[name] for name, s in gan.methods.items() if s.has_penalty]
+    return gan.loss.curves(told["d"], math.fsum(added))

@@ -329,7 +329,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_silently(run: Path
     shutil.rmtree(run / "checkpoints")
     before = content(run)
     for words in ((), ("steps=8",)):  # its result may say that it has finished: anybody can write that
-        with pytest.raises(CheckpointError, match=r"holds no checkpoint, and the run had reached step 6"):
+        with pytest.raises(CheckpointError, match=r"contains no checkpoint, but the run had reached step 6"):
             train(run, *words)
     assert content(run) == before
     train(run, "steps=8", "resume=never")
@@ -366,7 +366,7 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
     told = json.loads((run / "result.json").read_text())
     assert told["status"] == "finished"
     assert told["scores"]["best"]["step"] == 6
-    assert "the last one stands for the best" in capsys.readouterr().err
+    assert "the last step counts as the best" in capsys.readouterr().err
 
 
 # ---- what may change

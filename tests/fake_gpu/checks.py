@@ -58,7 +58,7 @@ def out_of_memory(words: list[str]) -> dict[str, Any]:
     trial.engine._recorded = short  # type: ignore[method-assign]
     for _ in range(engine.WARM + 3):
         trial.update()
-    return {"engine": trial.engine.told}
+    return {"engine": trial.engine.summary}
 
 
 def refusals(_: list[str]) -> dict[str, Any]:

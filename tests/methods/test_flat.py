@@ -71,7 +71,7 @@ def test_the_same_game_as_with_each_layers_own_weights(name: str, tiny: Make) ->
     made = functools.partial(tiny, optimizer=SGD, d_steps=2, ema=0.9)
     plain, told, _ = played(made(**CASES[name]()), False)
     fast, told_too, game = played(made(**CASES[name]()), True)
-    assert bool(game.flat) == ("sn" in game.stabilisers)
+    assert bool(game.flat) == ("sn" in game.methods)
     assert {k: float(v) for k, v in told_too.items()} == pytest.approx(
         {k: float(v) for k, v in told.items()}, rel=1e-4, abs=1e-4
     )

@@ -387,9 +387,9 @@ def test_a_picture_shows_what_its_row_says(small: Make) -> None:
     game = build_gan(small(), CPU, 10)
     game.generator.blocks[0].norm1.beta.weight.data.normal_(0, 3)
     z, y = images_module.by_class(torch.randn(2, 4), range(10))
-    images = images_module.images(game.live, z, y, batch_size=3)
+    images = images_module.images(game.ema_or_generator, z, y, batch_size=3)
     for i in (0, 7, 19):
-        alone = images_module.images(game.live, z[i : i + 1], y[i : i + 1])
+        alone = images_module.images(game.ema_or_generator, z[i : i + 1], y[i : i + 1])
         assert (images[i].int() - alone[0].int()).abs().max() <= 1
     assert len({images[i].numpy().tobytes() for i in range(0, 20, 2)}) == 10
     assert math.isfinite(float(images.float().mean()))

@@ -134,9 +134,9 @@ def test_a_batch_that_ranks_cannot_share_is_refused(
 ) -> None:
     e = tiny(**({"accumulate": 1} | changes)) if changes.get("batch_size") != 9 else tiny(batch_size=9)
     with collectives.use_ranks(one_of(0, 2)), pytest.raises(ConfigError, match="2 ranks") as caught:
-        trainer._require_shares(e)
+        trainer._require_divisible(e)
     assert [m.where for m in caught.value.mistakes] == keys
-    trainer._require_shares(e)  # one process plays any
+    trainer._require_divisible(e)  # one process plays any
 
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,16 +131,16 @@ def test_looking_changes_nothing(name: str, tiny: Make, tmp_path: Path) -> None:
 
 def test_a_look_leaves_modes_buffers_and_generators_as_they_were(tiny: Make) -> None:
     e = wgan_gp(tiny, normalization={"bn": BatchNorm(), "gp": GradientPenalty()}, validation=True)
-    game = build_gan(e, CPU)
-    look = Validation(e, game, e.dataset.load(), e.dataset.load(split="test")).look
-    game.discriminator.train()
-    before = {name: value.clone() for name, value in pack_gan(game)[0].items()}
-    modes = [m.training for net in (game.generator, game.discriminator) for m in net.modules()]
+    gan = build_gan(e, CPU)
+    look = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test")).look
+    gan.discriminator.train()
+    before = {name: value.clone() for name, value in pack_gan(gan)[0].items()}
+    modes = [m.training for net in (gan.generator, gan.discriminator) for m in net.modules()]
     random = torch.get_rng_state()
     first = look()
     assert torch.equal(torch.get_rng_state(), random)
-    assert modes == [m.training for net in (game.generator, game.discriminator) for m in net.modules()]
-    after = pack_gan(game)[0]
+    assert modes == [m.training for net in (gan.generator, gan.discriminator) for m in net.modules()]
+    after = pack_gan(gan)[0]
     assert all(torch.equal(after[name], value) for name, value in before.items())
     torch.rand(7)
     assert look() == first, "the same images, the same noise"
@@ -149,16 +149,16 @@ def test_a_look_leaves_modes_buffers_and_generators_as_they_were(tiny: Make) -> 
 def test_the_numbers_are_ds_loss_on_those_images(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a plain pass over all images at once; in pieces it is the same mean."""
     e = wgan_gp(tiny, validation=True, validation_n=90)
-    game = build_gan(e, CPU)
+    gan = build_gan(e, CPU)
     monkeypatch.setattr(validation, "PIECE", 40)
-    made = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+    made = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
     found = made.look()
-    game.discriminator.eval()
-    game.generator.eval()
+    gan.discriminator.eval()
+    gan.generator.eval()
     with torch.no_grad():
-        fake = game.verdict(game.generate(made.z, None).x).score.mean()
+        fake = gan.verdict(gan.generate(made.z, None).x).score.mean()
         for name, key in (("train", "train"), ("validation", "held_out")):
-            real = game.verdict(made.real[name].x).score.mean()
+            real = gan.verdict(made.real[name].x).score.mean()
             assert found[f"validation/d_{key}"] == pytest.approx(float(fake - real), abs=1e-6)
             assert found[f"critic/wasserstein_estimate_{name}"] == -found[f"validation/d_{key}"]  # type: ignore[operator]
     for name in ("train", "validation"):
@@ -192,10 +192,10 @@ def test_counts_are_equal_and_at_most_all(tiny: Make) -> None:
 
 def test_what_is_not_finite_is_null(tiny: Make) -> None:
     e = wgan_gp(tiny, validation=True)
-    game = build_gan(e, CPU)
+    gan = build_gan(e, CPU)
     with torch.no_grad():
-        game.discriminator.get_parameter("dense.bias").fill_(math.nan)
-    made = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+        gan.discriminator.get_parameter("dense.bias").fill_(math.nan)
+    made = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
     assert set(made.look().values()) == {None}
     json.dumps(made.look(), allow_nan=False)
 
@@ -228,14 +228,14 @@ def test_a_conditional_d_is_shown_the_labels(tiny: Make) -> None:
     net = ResNet(width=0.03, z_dim=4, head="projection")
     e = wgan_gp(tiny, architecture=net, validation=True, dataset=At32())
     train, held = e.dataset.load(), e.dataset.load(split="test")
-    game = build_gan(e, CPU, 10)
-    made = Validation(e, game, train, held)
+    gan = build_gan(e, CPU, 10)
+    made = Validation(e, gan, train, held)
     assert made.y is not None
     assert made.real["validation"].y is not None
     assert all(math.isfinite(v) for v in made.look().values() if v is not None)
     bare = SampleSet(held.images, None, [], held.fingerprint, "halves", "test")
     with pytest.raises(ConfigError, match="validation: halves test has not the classes of train; choose"):
-        Validation(e, game, train, bare)
+        Validation(e, gan, train, bare)
 
 
 class At32(Halves):
@@ -287,11 +287,11 @@ def test_which_split_it_is(dataset: Dataset, wanted: Any, split: str | None, tin
 
 def test_the_first_rank_looks_by_itself(tiny: Make) -> None:
     e = wgan_gp(tiny, validation=True)
-    game = build_gan(e, CPU)
-    alone = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+    gan = build_gan(e, CPU)
+    alone = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
     expected = alone.look()
     with collectives.use_ranks(one_of(0, 2)):  # a rank that has met nobody: any exchange would fail
-        again = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+        again = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
         assert again.look() == expected
         assert collectives.current().size == 2
 
