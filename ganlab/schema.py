@@ -52,9 +52,9 @@ class Arguments:
 
 Positive = Annotated[float, Range(gt=0, lt=math.inf)]
 NonNegative = Annotated[float, Range(ge=0, lt=math.inf)]
-MOST = 1_000_000_000  # of anything counted: past all honest use, and far from what overflows
-Count = Annotated[int, Range(ge=1, le=MOST)]
-Steps = Annotated[int, Range(ge=0, le=MOST)]
+MAX_COUNT = 1_000_000_000  # of anything counted: past all honest use, and far from what overflows
+Count = Annotated[int, Range(ge=1, le=MAX_COUNT)]
+Steps = Annotated[int, Range(ge=0, le=MAX_COUNT)]
 Seed = Annotated[int, Range(ge=0, lt=2**63)]
 Threads = Annotated[int, Range(ge=1, le=1024)]  # OpenMP crashes the process where it can't start them
 Unit = Annotated[float, Range(ge=0, lt=1)]

@@ -103,7 +103,7 @@ class GAN:
         return bool(self.noise or self.shift)
 
     def moved(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The samples of a fixed G: real ``x`` (B, ...), shifted, plus scaled ``noise`` ~ N(0, 1) (B, ...)."""
+        """Samples of a fixed G: real ``x`` (B, ...), shifted, plus scaled ``noise`` ~ N(0, 1) (B, ...)."""
         return x + self.shift + self.noise * noise
 
     def draw_labels(self, n: int) -> Tensor:

@@ -226,7 +226,9 @@ def test_a_named_one_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no run"):
         train(tmp_path / "new", "resume=4")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(ConfigError, match="resume: 'nevr' is none of auto, never"):
+    with pytest.raises(
+        ConfigError, match="resume: must be auto, never, a step or a step's folder, got 'nevr'"
+    ):
         train(tmp_path / "new", "resume=nevr")
 
 
@@ -465,7 +467,7 @@ def test_every_so_manieth_checkpoint_stays(run: Path) -> None:
     train(run, "steps=12", "keep_every=4")
     best = (json.loads((run / "result.json").read_text())["scores"].get("best") or {}).get("step", 12)
     assert steps(run) == [f"step-{n:09d}" for n in sorted({4, 8, 10, 12, best})]
-    with pytest.raises(ConfigError, match="keep_every: 3 is no multiple of save_every=2"):
+    with pytest.raises(ConfigError, match="keep_every: 3 is not a multiple of save_every=2"):
         train(run, "steps=12", "keep_every=3")
 
 

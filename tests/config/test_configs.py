@@ -140,7 +140,7 @@ def test_scores_of_classes_want_a_conditional_architecture() -> None:
     with pytest.raises(ConfigError) as error:
         composed(f"metric=[{','.join(of_images())}]")
     assert [str(m) for m in error.value.mistakes] == [
-        f"metric.scores.{name}: needs class labels, and this architecture is unconditional; leave it out, or "
+        f"metric.scores.{name}: needs class labels, but this architecture is unconditional; leave it out, or "
         "use architecture=resnet architecture.head=projection"
         for name in LABELLED
     ]

@@ -337,13 +337,13 @@ def test_images_and_points_are_told_apart(capsys: pytest.CaptureFixture[str]) ->
     assert main.main(["train", *words]) == 2
     said = capsys.readouterr().err
     for line in (
-        "architecture: it builds images, and dataset 8gaussians has points; use architecture=mlp",
-        "metric.scores.fid: scores images, and dataset 8gaussians has points; use metric=[modes,wass",
-        "dequantize: is for images, and dataset 8gaussians has points; set it to false",
-        "flip: is for images, and dataset 8gaussians has points; set it to false",
+        "architecture: generates images, but dataset 8gaussians has points; use architecture=mlp",
+        "metric.scores.fid: scores images, but dataset 8gaussians has points; use metric=[modes,wass",
+        "dequantize: works on images only, but dataset 8gaussians has points; set it to false",
+        "flip: works on images only, but dataset 8gaussians has points; set it to false",
     ):
         assert line in said
-    with pytest.raises(ConfigError, match=r"metric\.scores\.w.*scores points, and dataset digits has images"):
+    with pytest.raises(ConfigError, match=r"metric\.scores\.w.*scores points, but dataset digits has images"):
         composed("dataset=digits", "metric=[wasserstein1]")
 
 

@@ -469,4 +469,4 @@ def test_the_command_line_trains_samples_and_scores_a_conditional_run(
     assert "classes: this run has no class '10'; write classes=0,9" in capsys.readouterr().err
     assert main(["train", *nets, "dataset=stl10", *scoring]) == 2
     wrong = capsys.readouterr().err
-    assert "dataset: stl10 unlabeled has no class labels, and the architecture is conditional" in wrong
+    assert "dataset: stl10 unlabeled has no class labels, but the architecture is conditional" in wrong

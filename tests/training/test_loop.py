@@ -376,7 +376,7 @@ def test_learning_rate_factor(tiny: Make) -> None:
 
 def test_mistakes_across_fields_come_together(tiny: Make) -> None:
     norms = {"bn": BatchNorm(), "ln": LayerNorm()}
-    with pytest.raises(ValueError, match="both normalise") as caught:
+    with pytest.raises(ValueError, match="both normalize") as caught:
         tiny(normalization=norms, device="tpu", lr_decay="linear", lr_decay_start=99)
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
         "device",
@@ -386,7 +386,7 @@ def test_mistakes_across_fields_come_together(tiny: Make) -> None:
 
 
 def test_two_weight_norms_are_refused(tiny: Make) -> None:
-    with pytest.raises(ValueError, match="normalization: sn and wn both normalise D's weights; choose one"):
+    with pytest.raises(ValueError, match="normalization: sn and wn both normalize D's weights; choose one"):
         tiny(normalization={"sn": SpectralNorm(), "gp": GradientPenalty(), "wn": WeightNorm()})
 
 

@@ -222,12 +222,21 @@ def test_micro_batches_are_never_whole(tiny: Make) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"accumulate": 3}, "accumulate: 3 micro batches of at least 2 do not make batch_size=8; choose"),
-        ({"accumulate": 8}, "accumulate: 8 micro batches of at least 2 do not make batch_size=8; choose"),
-        ({"accumulate": 4, "g_batch_size": 10}, "do not make g_batch_size=10; choose"),
+        (
+            {"accumulate": 3},
+            "accumulate: batch_size=8 does not split into 3 micro batches of at least 2; choose",
+        ),
+        (
+            {"accumulate": 8},
+            "accumulate: batch_size=8 does not split into 8 micro batches of at least 2; choose",
+        ),
+        (
+            {"accumulate": 4, "g_batch_size": 10},
+            "g_batch_size=10 does not split into 4 micro batches of at least 2; choose",
+        ),
         (
             {"architecture": ResNet(head="ac")},
-            "class_loss: architecture.head=ac has a classifier and no loss for it; set",
+            "class_loss: architecture.head=ac has a classifier, but no loss is set for it; set",
         ),
         ({"class_loss": ClassLoss()}, "class_loss: D has no classifier; set architecture.head=ac"),
     ],

@@ -131,14 +131,14 @@ def test_resume_about_a_warmup_is_bitwise(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["d_warmup_steps=100"], "d_warmup_steps: 100 updates of D, and no update of G that wants them; set"),
-        (["d_warmup_updates=25"], "d_warmup_updates: there is no warm-up with d_warmup_steps=0; set"),
-        (["d_warmup_every=500"], "d_warmup_every: there is no warm-up with d_warmup_steps=0; set"),
-        (["d_steps=5", "d_warmup_steps=3", "d_warmup_every=9"], "d_warmup_steps: 3 are fewer than d_steps=5"),
+        (["d_warmup_steps=100"], "d_warmup_steps: 100 updates of D, but no update of G uses them; set"),
+        (["d_warmup_updates=25"], "d_warmup_updates: has no effect with d_warmup_steps=0; set"),
+        (["d_warmup_every=500"], "d_warmup_every: has no effect with d_warmup_steps=0; set"),
+        (["d_steps=5", "d_warmup_steps=3", "d_warmup_every=9"], "d_warmup_steps: 3 is less than d_steps=5"),
         (["d_warmup_steps=-1"], "d_warmup_steps: -1 is not a whole number >= 0"),
         (
             ["d_warmup_steps=9", "d_warmup_updates=1", "joint_fakes=true"],
-            "joint_fakes: images of all 9 updates of a warm-up from one pass of G would be too many",
+            "joint_fakes: can't generate the images of all 9 updates of a warm-up in one pass of G; set",
         ),
         (["d_optimizer.weight_decy=1e-3"], "did you mean 'd_optimizer.weight_decay'?"),
         (["d_optimizer.lr=-1"], "d_optimizer.lr: -1 is not a number >= 0"),
