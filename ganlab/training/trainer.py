@@ -60,7 +60,7 @@ from ganlab.training.monitor import Monitor
 from ganlab.training.optimizers import require_usable
 from ganlab.training.rank_zero import locked, require_same_on_ranks, run_folder
 from ganlab.training.resources import Resources
-from ganlab.training.validation import split_of, validating
+from ganlab.training.validation import build_validation, split_of
 from ganlab.types import NOUNS
 
 SAVE_TRIES = 3  # consecutive failed saves after which a run fails
@@ -229,7 +229,7 @@ class Run:
         self.monitor = Monitor(
             folder, e, self.gan, self.evaluators, self.log, self.record, stop.poll, preview
         )
-        self.monitor.validation = validating(e, self.gan, images, resources.held_out(e))
+        self.monitor.validation = build_validation(e, self.gan, images, resources.held_out(e))
 
     # ---- the loop ------------------------------------------------------------------------------------
 

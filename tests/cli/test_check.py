@@ -223,7 +223,7 @@ def test_a_named_one_never_falls_back(run: Path, word: str) -> None:
 
 
 def test_a_named_one_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no run"):
+    with pytest.raises(CheckpointError, match="contains no run, but resume=4"):
         train(tmp_path / "new", "resume=4")
     assert not (tmp_path / "new").exists()
     with pytest.raises(

@@ -88,7 +88,7 @@ def everything(gan: GAN) -> dict[str, Tensor]:
 class Traced(Graphed):
     """Records through make_fx in the place of a CUDA graph: the same rules, without Python on replay."""
 
-    def _recorded(self, work: Callable[[], None]) -> Any:
+    def _capture(self, work: Callable[[], None]) -> Any:
         state = [*pack_gan(self.gan)[0].values(), self.loss_buffer.rows, self.loss_buffer.cursor]
         before, random = [t.clone() for t in state], torch.get_rng_state()
         recorded = make_fx(lambda: work() or torch.zeros(()))()
@@ -297,7 +297,7 @@ def test_how_a_step_is_computed_is_not_taken_from_a_checkpoint() -> None:
     assert (group["fused"], group["lr"]) == (True, 0.1)
     assert use_fused_kernels(torch.optim.RMSprop([weight]), CPU).param_groups[0]["foreach"]
     assert use_fused_kernels(torch.optim.Adam([weight], foreach=False), CPU).param_groups[0]["fused"] is None
-    assert not engine.capturable(torch.optim.SGD([weight], lr=1.0)), "SGD has no capturable form"
+    assert not engine.is_graph_safe(torch.optim.SGD([weight], lr=1.0)), "SGD has no capturable form"
 
 
 def test_the_ring_keeps_every_update_and_names_the_first_bad_one() -> None:
@@ -337,7 +337,7 @@ def test_what_cannot_be_recorded_runs_eagerly_and_says_so(asked: str, why: str, 
 
 def test_a_failed_recording_goes_on_eagerly(tiny: Make) -> None:
     class Refused(Traced):
-        def _recorded(self, work: Callable[[], None]) -> Any:
+        def _capture(self, work: Callable[[], None]) -> Any:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
 
     e = small(tiny)

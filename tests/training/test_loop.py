@@ -270,7 +270,7 @@ def test_out_of_memory_is_one_line(tiny: Make, tmp_path: Path, monkeypatch: pyte
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More text.")
 
     monkeypatch.setattr(engine, "update", full)
-    with pytest.raises(EnvError, match="batch_size: the device has no memory for 8"):
+    with pytest.raises(EnvError, match="batch_size: out of device memory with 8"):
         go(tiny())
     assert result(tmp_path / "run")["status"] == "failed"
 

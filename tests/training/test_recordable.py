@@ -46,7 +46,7 @@ def test_the_losses_of_d_and_of_g_are_a_graph_each_for_a_compiler(how: Any, tiny
     counters.clear()
     gan = build_gan(tiny(normalization={"sn": SpectralNorm(update=how)}), CPU)
     for name, terms in (("d", d_terms), ("g", g_terms)):
-        gan.compiled[name] = torch.compile(engine._own(terms), backend="eager", dynamic=False)
+        gan.compiled[name] = torch.compile(engine._copy_function(terms), backend="eager", dynamic=False)
     x = torch.rand(8, 1, 16, 16)
     for _ in range(3):
         play_round(gan, lambda: Batch(x))

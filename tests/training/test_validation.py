@@ -234,7 +234,8 @@ def test_a_conditional_d_is_shown_the_labels(tiny: Make) -> None:
     assert made.real["validation"].y is not None
     assert all(math.isfinite(v) for v in made.look().values() if v is not None)
     bare = SampleSet(held.images, None, [], held.fingerprint, "halves", "test")
-    with pytest.raises(ConfigError, match="validation: halves test has not the classes of train; choose"):
+    refused = "validation: halves test does not have the classes of train; choose"
+    with pytest.raises(ConfigError, match=refused):
         Validation(e, gan, train, bare)
 
 
@@ -250,11 +251,11 @@ class At32(Halves):
 @pytest.mark.parametrize(
     ("dataset", "wanted", "line"),
     [
-        (Digits(resolution=16), True, "validation: digits train has no test or validation split beside it"),
+        (Digits(resolution=16), True, "validation: digits train has no test or validation split"),
         (Digits(resolution=16), "test", "validation: digits has no split 'test'; leave it out"),
-        (Halves(), "train", "validation: train is what training uses; choose one of test"),
+        (Halves(), "train", "validation: train is the training split; choose one of test"),
         (Halves(), "tets", "validation: halves has no split 'tets'; did you mean 'test'?"),
-        (Halves("extra"), True, "validation: halves train has no test or validation split beside it; name"),
+        (Halves("extra"), True, "validation: halves train has no test or validation split; name"),
     ],
 )  # fmt: skip
 def test_a_split_that_is_not_there_is_a_line_before_training(

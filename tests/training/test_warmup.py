@@ -135,7 +135,7 @@ def test_resume_about_a_warmup_is_bitwise(
         (["d_warmup_updates=25"], "d_warmup_updates: has no effect with d_warmup_steps=0; set"),
         (["d_warmup_every=500"], "d_warmup_every: has no effect with d_warmup_steps=0; set"),
         (["d_steps=5", "d_warmup_steps=3", "d_warmup_every=9"], "d_warmup_steps: 3 is less than d_steps=5"),
-        (["d_warmup_steps=-1"], "d_warmup_steps: -1 is not a whole number >= 0"),
+        (["d_warmup_steps=-1"], "d_warmup_steps: -1 is not an integer >= 0"),
         (
             ["d_warmup_steps=9", "d_warmup_updates=1", "joint_fakes=true"],
             "joint_fakes: can't generate the images of all 9 updates of a warm-up in one pass of G; set",
@@ -230,7 +230,7 @@ def test_another_d_optimizer_on_resume_is_refused_and_allowed_by_name(tiny: Make
 
 
 def test_options_that_do_not_go_together_are_ds_mistake(tiny: Make) -> None:
-    with pytest.raises(ConfigError, match="d_optimizer: refuses these options"):
+    with pytest.raises(ConfigError, match="d_optimizer: rejects these options"):
         go(tiny(d_optimizer={"fused": True, "foreach": True}))
 
 
