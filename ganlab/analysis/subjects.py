@@ -124,9 +124,9 @@ class Subject:
 @torch.no_grad()
 def generate(game: GAN, z: Tensor, y: Tensor | None) -> Tensor:
     """float32 (n, C, H, W) in [-1, 1] of the G that is scored, in evaluation mode and left as it was."""
-    with evaluating(game.live):
+    with evaluating(game.ema_or_generator):
         parts = [
-            game.live(z[i : i + PIECE], None if y is None else y[i : i + PIECE]).float()
+            game.ema_or_generator(z[i : i + PIECE], None if y is None else y[i : i + PIECE]).float()
             for i in range(0, len(z), PIECE)
         ]
     return torch.cat(parts)

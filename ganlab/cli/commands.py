@@ -9,7 +9,7 @@ from ganlab.bench import KEYS
 from ganlab.cli import help
 from ganlab.cli.arguments import no_near_miss, numbers, one_run, own_keys, parse
 from ganlab.errors import ConfigError, Mistake, suggest
-from ganlab.schema import MOST
+from ganlab.schema import MAX_COUNT
 from ganlab.system.packages import DRAWING, require
 
 
@@ -163,7 +163,7 @@ def sample(rest: list[str]) -> int:
         return say(help.sample())
     run = one_run(words, "sample")
     own, others = own_keys(words.overrides, help.SAMPLE)
-    bounds = {"n": (1, 100_000), "seed": (0, MOST), "columns": (1, 1000), "interpolations": (0, 1000)}
+    bounds = {"n": (1, 100_000), "seed": (0, MAX_COUNT), "columns": (1, 1000), "interpolations": (0, 1000)}
     wrong = [
         Mistake(
             key,

@@ -99,9 +99,9 @@ def _score(
     """Score, print and keep."""
     with _Bars() as evaluator.progress:
         scores = evaluator.score(
-            *generators(game.live, game.draw, evaluator.protocol, game.shape),
+            *generators(game.ema_or_generator, game.draw, evaluator.protocol, game.shape),
             step=step,
-            generator="raw" if game.average is None else "ema",
+            generator="raw" if game.ema is None else "ema",
             strict=True,
         )
     for warning in scores.warnings:

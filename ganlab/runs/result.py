@@ -205,7 +205,7 @@ class RunRecord:
             others = self.packed - 1
             how = f"packed with {others} other{'s' if others > 1 else ''}"
             self.result["packed"] = {"runs": self.packed, "how": how}
-        if collectives.current().first:
+        if collectives.current().is_rank_zero:
             write_json(self.folder.result, {**unread(self.result), "status": status})
 
 

@@ -30,7 +30,7 @@ from ganlab.sweeps.process import print_status
 from ganlab.system.hardware import device_name, find_device, set_precision
 from ganlab.training import engine
 from ganlab.training.batches import Feed
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.gan import GAN
 
 
@@ -48,7 +48,7 @@ def scoring_pass(e: Experiment, game: GAN, device: torch.device, images: int) ->
             extractor.check()
     except (DataError, EnvError):
         return None
-    generate, _ = generators(game.live, game.draw, protocol, game.shape)
+    generate, _ = generators(game.ema_or_generator, game.draw, protocol, game.shape)
     features = FeaturePass(extractor, batch_size(protocol, device), device, lambda warning: None)
 
     def make(start: int) -> Tensor:
@@ -236,7 +236,7 @@ class UpdateTimer:
         self.step = -(-e.d_warmup_updates // every) * every + 1 if every else e.d_warmup_updates
         if images is None:  # points and text are small: they are loaded
             images = random_images(e) if e.shape.kind == "images" else e.dataset.load()
-        self.game = build_game(e, device, CLASSES, images.shape)
+        self.game = build_gan(e, device, CLASSES, images.shape)
         if self.game.num_classes and images.labels is not None:
             self.game.labels = torch.from_numpy(images.labels).to(device)
         batches = images.batches(device, e.seed, e.data_memory_gb)

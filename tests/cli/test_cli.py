@@ -208,7 +208,7 @@ def test_cfg_job_prints_the_config_and_checks_it(say: Any) -> None:
         (["metric.protocol.fid_n_real=1"], "metric.protocol.fid_n_real: one image has no covariance", 2),
         (["metric.protocol.real_split=nope"], "metric.protocol.real_split: demo compares with split", 3),
         (["validation=true"], "validation: digits train has no test or validation split", 2),
-        (["dataset=text"], "architecture: it builds images, and dataset text has text", 2),
+        (["dataset=text"], "architecture: generates images, but dataset text has text", 2),
     ],
 )
 def test_cfg_job_refuses_what_training_would(say: Any, words: list[str], told: str, code: int) -> None:

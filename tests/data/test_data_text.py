@@ -207,15 +207,15 @@ def test_bad_bytes_become_the_unknown_symbol(file: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
-        (["dataset.length=0"], 2, "dataset.length: 0 is not a whole number >= 1"),
+        (["dataset.length=0"], 2, "dataset.length: 0 is not an integer >= 1"),
         ([], 2, "batch_size: 64 is more than the 2 lines of text train"),
         (["batch_size=2", "dataset.length=3"], 3, "metric.scores.ngram_js: needs lines of 4 symbols"),
         (["dataset.path=null"], 3, "dataset.path: is not set; give a text file"),
-        (["architecture=cnn"], 2, "architecture: it builds images, and dataset text has text; use arch"),
+        (["architecture=cnn"], 2, "architecture: generates images, but dataset text has text; use arch"),
         (
             ["metric=[fid]"],
             2,
-            "metric.scores.fid: scores images, and dataset text has text; use metric=[ngram_js]",
+            "metric.scores.fid: scores images, but dataset text has text; use metric=[ngram_js]",
         ),
         (["architecture.kernel=4"], 2, "architecture.kernel: 4 is even"),
     ],

@@ -69,7 +69,7 @@ def test_an_update_with_it_can_be_recorded(tiny: Make, one_thread: None) -> None
     assert told == told_too
     optimizer = use_fused_kernels(RMSpropTF([nn.Parameter(torch.ones(2))]), torch.device("cpu"))
     optimizer.param_groups[0]["capturable"] = True  # as ``quick`` has it on a GPU
-    assert engine.capturable(optimizer)
+    assert engine.is_graph_safe(optimizer)
 
 
 @pytest.mark.parametrize(

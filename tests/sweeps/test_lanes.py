@@ -202,7 +202,7 @@ def test_a_lane_that_diverges_or_fails_ends_alone(tiny: Make, tmp_path: Path) ->
     assert ended["good"] is None
     assert isinstance(ended["nan"], Diverged)
     assert isinstance(ended["full"], EnvError)
-    assert "batch_size: the device has no memory for 8" in str(ended["full"])
+    assert "batch_size: out of device memory with 8" in str(ended["full"])
     assert isinstance(ended["bug"], KeyError)
     assert all(error is None or error.__traceback__ is None for error in ended.values())
     status = {n: json.loads((tmp_path / n / "result.json").read_text())["status"] for n in ended}
