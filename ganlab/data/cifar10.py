@@ -83,7 +83,7 @@ class Cifar10(OriginalDataset):
                 found.check(name, sum_, SUMS)
         ending = ".bin" if any(name.endswith(".bin") for name in files) else ""
         if missing := [name + ending for name in wanted if name + ending not in files]:
-            what = f"holds no {', '.join(missing)}"
+            what = f"contains no {', '.join(missing)}"
             raise DataError(str(found.source.path), what, "give the original archive or the folder from it")
         writer.classes = _classes(found, files)
         for name in wanted:
@@ -93,7 +93,7 @@ class Cifar10(OriginalDataset):
                 if labels.min() < 0 or labels.max() >= len(writer.classes):
                     raise ValueError(f"label {labels.max()} in a set of {len(writer.classes)} classes")
             except ValueError as error:
-                raise found.wrong(name + ending, f"not a batch of CIFAR-10 ({error})") from None
+                raise found.file_error(name + ending, f"not a batch of CIFAR-10 ({error})") from None
             self.add(writer, np.array_split(images, max(1, len(images) // BLOCK)), len(images), name)
             writer.add_labels(labels)
 
@@ -106,7 +106,7 @@ def _classes(found: Original, files: dict[str, bytes]) -> list[str]:
             if isinstance(names, list) and names and all(isinstance(n, str) for n in names):
                 return [str(n) for n in names]
         except (ValueError, KeyError, TypeError) as error:
-            raise found.wrong(META, f"not the names of CIFAR-10's classes ({error})") from None
+            raise found.file_error(META, f"not the names of CIFAR-10's classes ({error})") from None
     if META_TEXT in files and (names := files[META_TEXT].decode("utf-8-sig", "replace").split()):
         return names
     return CLASSES
@@ -117,12 +117,12 @@ def _pickled(raw: bytes) -> tuple[Pixels, Labels]:
     batch = unpickle(raw)
     if not isinstance(batch, dict) or "data" not in batch or "labels" not in batch:
         has = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
-        raise ValueError(f"it has no data and labels, but {has}")
+        raise ValueError(f"it has no data and labels, only {has}")
     data, labels = batch["data"], batch["labels"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise ValueError("data is not uint8 (n, 3072)")
     if not isinstance(labels, list) or not all(type(n) is int for n in labels):
-        raise ValueError("labels are not a list of whole numbers")
+        raise ValueError("labels are not a list of integers")
     if not labels or len(labels) != len(data):
         raise ValueError(f"{len(labels)} labels for {len(data)} images")
     return data.reshape(-1, 3, 32, 32), np.array(labels, np.int64)

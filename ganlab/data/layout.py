@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ganlab.data.formats.beside import Beside
+from ganlab.data.formats.beside import LabelFiles
 from ganlab.data.formats.images import is_image_name, printable_name
 from ganlab.data.formats.source import TARS, Source
 
@@ -32,7 +32,7 @@ class Layout:
     empty: set[Path_] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
     depth: int = 0
-    beside: Beside = field(default_factory=Beside)
+    label_files: LabelFiles = field(default_factory=LabelFiles)
 
     def tops(self) -> list[str]:
         """The folders at the top, under the shared ones."""
@@ -97,9 +97,9 @@ def read_layout(source: Source, split: str | None = None, labels: bool = True) -
         if is_image_name(member.name):
             layout.images[path] += 1
             layout.names.setdefault(path, set()).add(member.name.rpartition("/")[0])
-        elif not (labels and layout.beside.take(member, not path or in_tar(member.name))):
+        elif not (labels and layout.label_files.take(member, not path or in_tar(member.name))):
             layout.ignored["other file"] += 1
-            source.such_as.setdefault("other file", printable_name(member.name))
+            source.ignored_examples.setdefault("other file", printable_name(member.name))
     full = {path[:n] for path in busy for n in range(len(path) + 1)}
     layout.empty = {folders_of(f"{name}/") for name in source.folders} - full
     layout.ignored += source.ignored

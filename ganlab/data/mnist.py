@@ -137,7 +137,7 @@ class Mnist(OriginalDataset):
                 names = [spelling for name in FILES[other] for spelling in _spellings(name)]
                 if other != split and any(True for _ in found.files(names)):
                     fix += f", or set dataset.split={other}: its files are there"
-            raise DataError(str(found.source.path), f"holds no {' and no '.join(missing)}", fix)
+            raise DataError(str(found.source.path), f"contains no {' and no '.join(missing)}", fix)
         images, labels = (
             _array(found, *files[name], magic)
             for name, magic in zip(FILES[split], (IMAGES, LABELS), strict=True)
@@ -145,14 +145,14 @@ class Mnist(OriginalDataset):
         name = files[FILES[split][0]][0]
         if images.shape[1:] != (SIDE, SIDE):
             what = f"images of {images.shape[2]}x{images.shape[1]} pixels, not {SIDE}x{SIDE}"
-            raise found.wrong(name, what, "give files of MNIST's own format")
+            raise found.file_error(name, what, "give files of MNIST's own format")
         label_name = files[FILES[split][1]][0]
         if len(labels) != len(images):
-            raise found.wrong(label_name, f"{len(labels)} labels for {len(images)} images")
+            raise found.file_error(label_name, f"{len(labels)} labels for {len(images)} images")
         if len(images) == 0:
-            raise found.wrong(name, "holds no images")
+            raise found.file_error(name, "contains no images")
         if labels.max() >= len(CLASSES):
-            raise found.wrong(label_name, f"label {labels.max()} in a set of {len(CLASSES)} classes")
+            raise found.file_error(label_name, f"label {labels.max()} in a set of {len(CLASSES)} classes")
         return images, labels.astype(np.int64)
 
     def _find(self, split: str) -> Original | None:
@@ -160,9 +160,9 @@ class Mnist(OriginalDataset):
         if self.path is not None:
             return super()._find(split)
         parts = self._remotes(split)
-        if not all(p.place.is_file() and p.place.stat().st_size == p.size for p in parts):
+        if not all(p.path.is_file() and p.path.stat().st_size == p.size for p in parts):
             return None
-        return find(self.name, str(parts[0].place.parent), self.wanted, self.unpacked)
+        return find(self.name, str(parts[0].path.parent), self.wanted, self.unpacked)
 
     def _fetched(self, split: str) -> Original:
         for remote in self._remotes(split):
@@ -188,15 +188,17 @@ def _array(found: Original, name: str, data: bytes, magic: int) -> Pixels:
     axes = magic & 0xFF
     head = 4 * (1 + axes)
     if len(data) < head:
-        raise found.wrong(name, f"ends within its head, after {len(data)} of {head} bytes")
+        raise found.file_error(name, f"ends within its header, after {len(data)} of {head} bytes")
     first, *shape = struct.unpack(f">{1 + axes}I", data[:head])
     if first != magic:
         what = "images" if magic == IMAGES else "labels"
-        raise found.wrong(name, f"begins with {first:#010x}; an IDX file of {what} with {magic:#010x}")
+        raise found.file_error(name, f"begins with {first:#010x}; an IDX file of {what} with {magic:#010x}")
     wanted = int(np.prod(shape, dtype=object))
     if len(data) - head != wanted:
         told = "x".join(map(str, shape))
-        raise found.wrong(name, f"{len(data) - head} bytes behind its head, which promises {told} = {wanted}")
+        raise found.file_error(
+            name, f"{len(data) - head} bytes after its header, which declares {told} = {wanted}"
+        )
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
@@ -205,7 +207,7 @@ def _unzipped(found: Original, name: str, raw: bytes) -> bytes:
         with GzipFile(fileobj=io.BytesIO(raw)) as file:
             data = file.read(LIMIT + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise found.wrong(name, f"not a whole gzip file ({error})") from None
+        raise found.file_error(name, f"not a complete gzip file ({error})") from None
     if len(data) > LIMIT:
-        raise found.wrong(name, f"more than {LIMIT:,} bytes unpacked", "give the original")
+        raise found.file_error(name, f"more than {LIMIT:,} bytes unpacked", "give the original")
     return data

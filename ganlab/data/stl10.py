@@ -90,7 +90,7 @@ class Stl10(OriginalDataset):
                 if seen == wanted:
                     break
             if missing := sorted(wanted - seen - {NAMES}):
-                what = f"holds no {', '.join(missing)}"
+                what = f"contains no {', '.join(missing)}"
                 raise DataError(str(found.source.path), what, "give the original archive or its folder")
             if labels_file:
                 writer.classes = small.get(NAMES, b"").decode("utf-8-sig", "replace").split() or CLASSES
@@ -100,7 +100,7 @@ class Stl10(OriginalDataset):
         count, rest = divmod(member.size, IMAGE_BYTES)
         if rest or not count:
             what = f"{member.size} bytes are not whole images of {IMAGE_BYTES} (3x96x96)"
-            raise found.wrong(name, what)
+            raise found.file_error(name, what)
         digest = hashlib.md5(usedforsecurity=False)
 
         def blocks() -> Iterator[Pixels]:
@@ -109,7 +109,7 @@ class Stl10(OriginalDataset):
                     size = min(BLOCK, count - start) * IMAGE_BYTES
                     raw = file.read(size)
                     if len(raw) != size:
-                        raise found.wrong(name, f"ends after {start} of {count} images")
+                        raise found.file_error(name, f"ends after {start} of {count} images")
                     if self.verify:
                         digest.update(raw)
                     # stored column by column
@@ -123,10 +123,10 @@ class Stl10(OriginalDataset):
         """Bytes 1 to 10 in the file; 0 to 9 in ganlab."""
         labels = np.frombuffer(raw, np.uint8).astype(np.int64) - 1
         if len(labels) != writer.images:
-            raise found.wrong(name, f"{len(labels)} labels for {writer.images} images")
+            raise found.file_error(name, f"{len(labels)} labels for {writer.images} images")
         if labels.min() < 0 or labels.max() >= len(writer.classes):
             what = (
                 f"labels from {labels.min() + 1} to {labels.max() + 1}, expected 1 to {len(writer.classes)}"
             )
-            raise found.wrong(name, what)
+            raise found.file_error(name, what)
         return labels

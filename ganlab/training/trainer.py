@@ -524,7 +524,7 @@ def _prepared(e: Experiment, shared: Resources) -> tuple[torch.device, SampleSet
             wrong |= dict.fromkeys(error.mistakes)
     if wrong:
         raise DataError(wrong)
-    if len(images) < e.batch_size and not images.endless:
+    if len(images) < e.batch_size and not images.is_stream:
         named = NOUNS[images.shape.kind]
         what = f"{e.batch_size} is more than the {len(images)} {named} of {images.name} {images.split}"
         raise ConfigError("batch_size", what, f"use at most {len(images)}")

@@ -17,12 +17,12 @@ from ganlab.data.formats.names import clean
 from ganlab.data.formats.source import Member
 from ganlab.errors import DataError
 
-TABLE, CLASS, FACTS = "dataset.json", ".cls", ".json"
-MOST_TABLE, MOST_FACTS = 1 << 26, 1 << 16  # bytes: a table of 1.3 million images has 45 MB
-NO_LABELS = "dataset.labels=false uses none"
+TABLE, CLASS, RECORD = "dataset.json", ".cls", ".json"
+MAX_TABLE, MAX_RECORD = 1 << 26, 1 << 16  # bytes: a table of 1.3 million images has 45 MB
+NO_LABELS = "set dataset.labels=false to use none"
 
 
-class Beside:
+class LabelFiles:
     """Filled by ``take``. tables: folder that holds a table -> the table, or "" if it has no labels."""
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class Beside:
         if name == TABLE:
             return self._table(member, folder)
         if name.lower().endswith(CLASS):
-            text = _read(member, MOST_FACTS).decode("utf-8-sig", "replace").strip()
+            text = _read(member, MAX_RECORD).decode("utf-8-sig", "replace").strip()
             self._samples[_sample(member.name)] = text
             return True
-        if loose and name.lower().endswith(FACTS) and member.size <= MOST_FACTS:
-            facts = _parsed(_read(member, MOST_FACTS))
+        if loose and name.lower().endswith(RECORD) and member.size <= MAX_RECORD:
+            facts = _parsed(_read(member, MAX_RECORD))
             if isinstance(facts, dict) and isinstance(
                 label := facts.get("label", facts.get("cls")), int | str
             ):
@@ -62,12 +62,12 @@ class Beside:
             t for t in self.tables if any(f"{folder}/".startswith(f"{t}/" if t else "") for folder in inside)
         ]
         if not told and any(self.tables[table] for table in over):
-            what = "its labels name none of the images"
+            what = "its labels match none of the images"
             raise DataError(self.tables[over[0]], what, f"names are relative to its folder; {NO_LABELS}")
         return told if told or over else None
 
     def _table(self, member: Member, folder: str) -> bool:
-        facts = _parsed(_read(member, MOST_TABLE))
+        facts = _parsed(_read(member, MAX_TABLE))
         if not isinstance(facts, dict) or "labels" not in facts:
             return False
         labels = facts["labels"] or ()
@@ -78,7 +78,7 @@ class Beside:
                 below = not folder or path.startswith(f"{folder}/")
                 self._images[path if below else posixpath.join(folder, path)] = _class(label)
         except (TypeError, ValueError, AttributeError):
-            what = "its labels are not pairs of a file and a whole number"
+            what = "labels must be pairs of a file name and an integer"
             raise DataError(_place(member), what, f"write it with dataset_tool.py, or {NO_LABELS}") from None
         return True
 
@@ -117,7 +117,7 @@ def _read(member: Member, most: int) -> bytes:
     try:
         return member.read(most)
     except BadImageError as error:
-        raise DataError(_place(member), str(error), f"mend it; {NO_LABELS}") from None
+        raise DataError(_place(member), str(error), f"repair it; {NO_LABELS}") from None
 
 
 def _parsed(data: bytes) -> Any:

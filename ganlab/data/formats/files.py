@@ -63,7 +63,7 @@ def writing(folder: Path, needed: int | None = None) -> Iterator[None]:
         if error.errno in FULL:
             wants = f"; needs {megabytes(needed)}" if needed else ""
             what = f"the disk is full ({megabytes(free_bytes(folder))} free{wants})"
-            raise EnvError(str(folder), what, "make room, or set GANLAB_CACHE to another disk") from None
+            raise EnvError(str(folder), what, "free some space or set GANLAB_CACHE to another disk") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
             what = f"cannot be written ({error.strerror})"
             raise EnvError(str(folder), what, WRITABLE) from None
@@ -74,7 +74,7 @@ def check_room(folder: Path, needed: int) -> None:
     """Raise EnvError if fewer than ``needed`` bytes are free below ``folder``."""
     if free_bytes(folder) < needed:
         what = f"{megabytes(needed)} needed, {megabytes(free_bytes(folder))} free"
-        raise EnvError(str(folder), what, "make room, or set GANLAB_CACHE to another disk")
+        raise EnvError(str(folder), what, "free some space or set GANLAB_CACHE to another disk")
 
 
 def free_bytes(folder: Path) -> int:
@@ -142,7 +142,7 @@ class _Lines:
         self.said = now
         amount, rate = f"{self.done:,}", (self.done - self.first) / (now - self.start)
         of = f" of {self.total:,}" if self.total else ""
-        print(f"{self.title}: {amount}{of} {self.unit}, {rate:,.0f} a second", file=sys.stderr, flush=True)
+        print(f"{self.title}: {amount}{of} {self.unit}, {rate:,.0f}/s", file=sys.stderr, flush=True)
 
 
 def open_file(path: Path) -> IO[bytes]:

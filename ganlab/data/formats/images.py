@@ -30,17 +30,17 @@ UNREADABLE = (
     ".tga", ".psd", ".svg", ".exr",
 )  # fmt: skip
 NOTES = {
-    "grey": "grey, repeated to three channels",
-    "to_grey": "colour, reduced to grey by Rec. 601 luma",
-    "alpha": "transparent, laid over white",
+    "grey": "grayscale, repeated to three channels",
+    "to_grey": "color, converted to grayscale (Rec. 601 luma)",
+    "alpha": "transparent, composited over white",
     "palette": "palette, expanded",
     "cmyk": "CMYK or YCbCr, converted by Pillow",
-    "16bit": "16 bits a channel, reduced to the upper 8",
-    "rotated": "turned upright by EXIF orientation",
-    "animated": "animated, first frame taken",
+    "16bit": "16 bits per channel, reduced to the upper 8",
+    "rotated": "rotated by EXIF orientation",
+    "animated": "animated, first frame used",
     "enlarged": "smaller than the resolution, enlarged",
-    "skipped": "broken, left out",
-    "too_small": "smaller than asked for, left out",
+    "skipped": "broken, skipped",
+    "too_small": "smaller than requested, skipped",
 }
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 PNG_XMP = b"XML:com.adobe.xmp\0\0"
@@ -110,7 +110,7 @@ def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None
         image = Image.open(io.BytesIO(bare(data)), formats=FORMATS)  # reads the header only
         rule.check(*image.size)
         if image.format == "PNG" and PNG_END not in data:
-            raise BadImageError("broken image (cut short: it has no end mark)")
+            raise BadImageError("broken image (truncated: it has no end marker)")
         if image.format in ("WEBP", "PNG") and getattr(image, "is_animated", False):
             note("animated")
         image.load()
@@ -122,7 +122,7 @@ def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None
         but = "" if kind in ("a PNG image", "a JPEG image") else f", but {kind}"
         raise BadImageError(f"not an image in a format that is read ({', '.join(FORMATS)}){but}") from None
     except MemoryError:
-        raise BadImageError("too large for the memory") from None
+        raise BadImageError("out of memory") from None
     except Exception as error:  # decoders meet hostile bytes with every kind of exception
         raise BadImageError(f"broken image ({error or type(error).__name__})") from None
 

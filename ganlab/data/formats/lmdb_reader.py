@@ -22,7 +22,7 @@ MAGIC = 0xBEEFC0DE
 VERSIONS = {16: 1, 24: 3}  # of the data, by the bytes of a page's header: LMDB 0.9 and 1.0
 META = 160  # bytes of a meta page that are read
 PIECE_BYTES, PIECE_ENTRIES = 1 << 22, 512  # what the process sends at once
-FIX = "fetch it again, and unpack the whole archive"
+FIX = "download it again and unpack the whole archive"
 Entry = tuple[bytes, bytes | BadImageError]
 
 
@@ -59,9 +59,9 @@ def read_head(path: Path) -> Head:
         raise DataError(where, "is not an LMDB database", FIX)
     head = max(heads)
     if size < head.bytes:
-        raise DataError(where, f"is cut short: {size:,} bytes where {head.bytes:,} are promised", FIX)
+        raise DataError(where, f"is truncated: {size:,} bytes, expected {head.bytes:,}", FIX)
     if not head.entries:
-        raise DataError(where, "holds no entry", FIX)
+        raise DataError(where, "has no entries", FIX)
     return head
 
 
@@ -84,7 +84,7 @@ def read_entries(path: Path, after: bytes | None = None) -> Iterator[Entry]:
             except ChildLost as error:
                 if lost:
                     raise
-                log.warning("%s: %s; started again", error.mistakes[0].where, error.mistakes[0].what)
+                log.warning("%s: %s; restarting it", error.mistakes[0].where, error.mistakes[0].what)
                 lost = True
                 child.close()
                 child = Worker()

@@ -37,8 +37,8 @@ class Names:
     def __init__(self) -> None:
         self.links: dict[str, str | None] = {}
         self.repeated: dict[int, int] = {}
-        self.lost: list[str] = []
-        self.circles: list[str] = []
+        self.broken_links: list[str] = []
+        self.link_loops: list[str] = []
         self.folders: set[str] = {""}
         self._hashes = array("q")
         self._places: dict[str, list[str]] = {}
@@ -67,7 +67,7 @@ class Names:
         self.folders.discard("")
         return whole
 
-    def shown(self, name: str) -> list[str]:
+    def visible_names(self, name: str) -> list[str]:
         """The names of a file: its own, those through links to its folder, those of its links."""
         if not self.links:
             return [name]
@@ -92,11 +92,11 @@ class Names:
             for path in inside[folder]:
                 name, end = posixpath.join(place, posixpath.basename(path)), self._end(path, ends)
                 if end is None or (end not in self.folders and not _holds(hashes, end)):
-                    self.lost.append(name)
+                    self.broken_links.append(name)
                 elif end not in self.folders:
                     aliases[end].append(name)
                 elif path in self.links and _is_above(end, above):
-                    self.circles.append(name)
+                    self.link_loops.append(name)
                 else:
                     work.append((name, end, above))
         self.folders = {place for there in places.values() for place in there}

@@ -71,7 +71,7 @@ class _StrictTarInfo(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if type(error).__name__ == "EOFHeaderError":  # the end mark: a block of zeros
                 raise
-            raise _Damaged(f"{error}, where a file or the end mark should be") from None
+            raise _Damaged(f"{error}, expected a file or the end marker") from None
         if info.size < 0 or tarfile_.offset < info.offset_data:  # it would go round in a circle
             raise _Damaged(f"{info.name!r} has a negative size")
         return info
@@ -86,10 +86,10 @@ class _Metered:
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > MAX_PIECE:
-            raise _Damaged(f"a header asks for {size} bytes at once")
+            raise _Damaged(f"a header requests {size} bytes at once")
         data = self.raw.read(size)
         if self.raw.tell() > self.limit:
-            raise _Damaged(f"grows beyond {self.limit} bytes")
+            raise _Damaged(f"expands beyond {self.limit} bytes")
         return data
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:

@@ -27,7 +27,7 @@ def unpickle(data: bytes) -> Any:
     except (RefusedError, GanlabError):  # the latter a signal's
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(f"not a sound pickle ({type(error).__name__}: {error})") from None
+        raise ValueError(f"not a valid pickle ({type(error).__name__}: {error})") from None
 
 
 def _empty_array(_subtype: object, shape: tuple[int, ...], _dtype: object) -> np.ndarray[Any, Any]:
@@ -61,8 +61,8 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any] | str] = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise RefusedError(f"it asks for {module}.{name}")
+            raise RefusedError(f"it references {module}.{name}")
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise RefusedError("it refers to an object outside")
+        raise RefusedError("it references an external object")

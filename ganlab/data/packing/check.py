@@ -55,7 +55,7 @@ class Originals(NamedTuple):
     passed: Mapping[str, tuple[int, str]] = {}
 
 
-class Known(NamedTuple):
+class PublishedFiles(NamedTuple):
     """Files of their authors, whose sums (md5 or sha256, hex) are known, or none if the set is another's."""
 
     root: Path
@@ -63,7 +63,7 @@ class Known(NamedTuple):
     sums: Mapping[str, str]
 
 
-class Look(NamedTuple):
+class FileReport(NamedTuple):
     """One file. sha256: of its bytes, or empty if unreadable. kind: such as "JPEG RGB". reason: if bad."""
 
     name: str
@@ -97,7 +97,7 @@ class Report:
     damage: str = ""  # of the archive or database as a whole, which ended the look
 
     @property
-    def wrong(self) -> int:
+    def num_bad(self) -> int:
         """How many files are not what they should be."""
         return len({name for name, _ in self.bad} | {*self.changed, *self.missing}) + bool(self.damage)
 
@@ -105,7 +105,7 @@ class Report:
         return asdict(self)
 
 
-def check(found: Originals | Known, manifest: Path | None = None, write: bool = False) -> Report:
+def check(found: Originals | PublishedFiles, manifest: Path | None = None, write: bool = False) -> Report:
     """Look at every file; compare with ``manifest``, or ``write`` it. Never raises for a bad file.
 
     Raises DataError if the manifest is none, or one is there that would be overwritten; EnvError if it can't
@@ -113,8 +113,8 @@ def check(found: Originals | Known, manifest: Path | None = None, write: bool = 
     """
     known = None
     if manifest is not None and write and os.path.lexists(manifest):
-        fix = "compare with hash=verify, or remove it to begin anew"
-        raise DataError(printable_name(str(manifest)), "is there already", fix)
+        fix = "compare with hash=verify, or remove it to start over"
+        raise DataError(printable_name(str(manifest)), "already exists", fix)
     if manifest is not None and not write:
         known = read_manifest(manifest)
     report, sums = Report(str(found.root)), dict[str, str]()
@@ -122,7 +122,7 @@ def check(found: Originals | Known, manifest: Path | None = None, write: bool = 
     groups: dict[str, list[str]] = {}
     names = list(found.classes) if isinstance(found, Originals) else []
     report.classes = dict.fromkeys(names, 0)
-    looks = _images(found) if isinstance(found, Originals) else _known(found)
+    looks = _check_images(found) if isinstance(found, Originals) else _check_published(found)
     try:
         with closing(looks):
             for look in looks:
@@ -155,7 +155,7 @@ def check(found: Originals | Known, manifest: Path | None = None, write: bool = 
     return report
 
 
-def _images(found: Originals) -> Generator[Look, None, None]:
+def _check_images(found: Originals) -> Generator[FileReport, None, None]:
     lookers = _Lookers(found.rule)
     try:
         with progress("checking", found.total) as advance:
@@ -168,7 +168,7 @@ def _images(found: Originals) -> Generator[Look, None, None]:
         lookers.crew.close()
 
 
-def _known(found: Known) -> Generator[Look, None, None]:
+def _check_published(found: PublishedFiles) -> Generator[FileReport, None, None]:
     """Read in blocks: one of STL-10's files has 2.7 GB."""
     for name, member in found.files:
         sha, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
@@ -179,12 +179,12 @@ def _known(found: Known) -> Generator[Look, None, None]:
                     md5.update(block)
                     advance(len(block))
         except OSError as error:
-            yield Look(name, -1, "", reason=f"cannot be read ({error.strerror or error})")
+            yield FileReport(name, -1, "", reason=f"cannot be read ({error.strerror or error})")
             continue
         expected = found.sums.get(name, "")
         mine = md5.hexdigest() if len(expected) == 32 else sha.hexdigest()
-        reason = f"its checksum is {mine}, the original's is {expected}" if expected not in ("", mine) else ""
-        yield Look(name, -1, sha.hexdigest(), reason=reason)
+        reason = f"checksum {mine}, expected {expected}" if expected not in ("", mine) else ""
+        yield FileReport(name, -1, sha.hexdigest(), reason=reason)
 
 
 class _Lookers:
@@ -193,8 +193,8 @@ class _Lookers:
     def __init__(self, rule: Rule) -> None:
         self.rule, self.crew = rule, WorkerPool(shared=1)
 
-    def look(self, chunk: Sequence[Encoded]) -> list[Look]:
-        def work(child: Worker) -> list[Look]:
+    def look(self, chunk: Sequence[Encoded]) -> list[FileReport]:
+        def work(child: Worker) -> list[FileReport]:
             return child.call(look_at, chunk, self.rule)
 
         try:
@@ -202,24 +202,24 @@ class _Lookers:
         except ChildCrashed as crash:
             if len(chunk) > 1:
                 return [look for file in chunk for look in self.look([file])]
-            return [Look(chunk[0].name, chunk[0].label, "", reason=f"crashes the decoder ({crash})")]
+            return [FileReport(chunk[0].name, chunk[0].label, "", reason=f"crashes the decoder ({crash})")]
 
 
-def look_at(chunk: Sequence[Encoded], rule: Rule) -> list[Look]:
+def look_at(chunk: Sequence[Encoded], rule: Rule) -> list[FileReport]:
     """In a child."""
     return [_look(file, rule) for file in chunk]
 
 
-def _look(file: Encoded, rule: Rule) -> Look:
+def _look(file: Encoded, rule: Rule) -> FileReport:
     import warnings
 
     try:
         data = content(file)
     except BadImageError as reason:
-        return Look(file.name, file.label, "", reason=printable_name(str(reason)))
+        return FileReport(file.name, file.label, "", reason=printable_name(str(reason)))
     except OSError as error:
-        return Look(file.name, file.label, "", reason=f"cannot be read ({error.strerror or error})")
-    look = Look(file.name, file.label, hashlib.sha256(data).hexdigest(), _kind(data))
+        return FileReport(file.name, file.label, "", reason=f"cannot be read ({error.strerror or error})")
+    look = FileReport(file.name, file.label, hashlib.sha256(data).hexdigest(), _kind(data))
     notes: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of large or odd files: each is judged here
@@ -254,7 +254,7 @@ def write_manifest(path: Path, sums: Mapping[str, str]) -> None:
     try:
         write_atomic(path, b"".join(lines))
     except EnvError as error:
-        raise EnvError(*error.mistakes[0][:2], "give another place with manifest=FILE") from None
+        raise EnvError(*error.mistakes[0][:2], "choose another path with manifest=FILE") from None
 
 
 def read_manifest(path: Path) -> dict[str, str]:
@@ -264,12 +264,12 @@ def read_manifest(path: Path) -> dict[str, str]:
         with open_file(path) as file:
             data = file.read(LARGEST)
     except FileNotFoundError:
-        raise DataError(where, "there is no manifest", "write one with hash=write") from None
+        raise DataError(where, "does not exist", "write one with hash=write") from None
     except OSError as error:
         raise DataError(where, f"cannot be read ({error.strerror})", "check the path") from None
     found = dict(_parsed(data.split(b"\n"), where))
     if not found:
-        raise DataError(where, "names no file", "write it with hash=write, or as sha256sum does")
+        raise DataError(where, "lists no files", "write it with hash=write, or as sha256sum does")
     return found
 
 

@@ -50,7 +50,7 @@ class Piece(NamedTuple):
                 raise
             raise BadImageError(f"cannot be read ({error.strerror})") from None
         if len(data) != size:
-            raise BadImageError(f"{len(data)} bytes where {size} are promised")
+            raise BadImageError(f"{len(data)} bytes, expected {size}")
         return data
 
 
@@ -99,7 +99,7 @@ def decode_all(
     except OSError as error:
         if error.filename is None:
             raise
-        what, fix = f"cannot be read ({error.strerror})", "mend it; the same command continues"
+        what, fix = f"cannot be read ({error.strerror})", "repair it; rerun the same command to resume"
         raise DataError(printable_name(str(error.filename)), what, fix) from None
     finally:
         crew.close()

@@ -30,14 +30,14 @@ class Remote:
     part: bool = False  # of a dataset that is all of its files; else any one of them is the dataset
 
     @property
-    def place(self) -> Path:
+    def path(self) -> Path:
         """Where it is looked for, and where a download puts it."""
         return cache_dir() / "downloads" / self.file
 
     @property
     def by_hand(self) -> str:
         """How to do without a download."""
-        return f"put it in {self.place.parent} ({self.size:,} bytes, md5 {self.md5}) or set dataset.path"
+        return f"put it in {self.path.parent} ({self.size:,} bytes, md5 {self.md5}) or set dataset.path"
 
 
 def _of_mnist(file: str, size: int, md5: str, sha256: str) -> Remote:
@@ -47,7 +47,7 @@ def _of_mnist(file: str, size: int, md5: str, sha256: str) -> Remote:
     )
 
 
-KNOWN = (
+REMOTES = (
     Remote(
         "cifar10",
         "cifar-10-python.tar.gz",
@@ -99,7 +99,7 @@ KNOWN = (
 )
 BY_HAND = {  # what comes no other way: why, and what to put into ``by_hand_place``
     "imagenet": (
-        "no download: wants registration at image-net.org",
+        "no download: requires registration at image-net.org",
         "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or train/ and val/",
     ),
     "lsun": (
@@ -116,7 +116,7 @@ def by_hand_place(dataset: str) -> Path:
 
 def remotes(dataset: str) -> tuple[Remote, ...]:
     """The archives that a dataset can come in, one of which is enough; or every ``part`` of it."""
-    return tuple(remote for remote in KNOWN if remote.dataset == dataset)
+    return tuple(remote for remote in REMOTES if remote.dataset == dataset)
 
 
 def fetch(remote: Remote) -> Path:
@@ -125,22 +125,22 @@ def fetch(remote: Remote) -> Path:
     Raises EnvError, saying what to do by hand, if the network fails, the content is wrong, the disk is full
     or ``GANLAB_OFFLINE`` forbids it.
     """
-    place, size = remote.place, remote.size
-    if place.is_file() and place.stat().st_size == size:  # its content is checked by who reads it
-        return place
+    path, size = remote.path, remote.size
+    if path.is_file() and path.stat().st_size == size:  # its content is checked by who reads it
+        return path
     if os.environ.get("GANLAB_OFFLINE", "0") not in ("", "0"):
-        raise EnvError(remote.file, f"absent, and GANLAB_OFFLINE forbids {remote.url}", remote.by_hand)
-    if place.is_file():
-        what = f"{place.stat().st_size:,} bytes, not the {size:,} of the original"
-        raise EnvError(str(place), what, "remove it, and it is downloaded again")
-    check_room(place.parent, size)
+        raise EnvError(remote.file, f"not found, and GANLAB_OFFLINE forbids {remote.url}", remote.by_hand)
+    if path.is_file():
+        what = f"{path.stat().st_size:,} bytes, expected {size:,}"
+        raise EnvError(str(path), what, "remove it to download it again")
+    check_room(path.parent, size)
     try:
         with progress(f"downloading {remote.file}", size, "bytes") as advance:
-            download.fetch(remote.url, place, remote.sha256, _Watch(advance), size=size)
+            download.fetch(remote.url, path, remote.sha256, _Watch(advance), size=size)
     except download.NotFetched as error:
-        what = f"no download ({error}) from {remote.url}"
+        what = f"download failed ({error}) from {remote.url}"
         raise EnvError(remote.file, what, remote.by_hand) from None
-    return place
+    return path
 
 
 class _Watch:

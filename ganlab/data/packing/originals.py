@@ -20,8 +20,8 @@ from ganlab.data.fingerprint import Pixels
 from ganlab.data.formats.archive import open_source
 from ganlab.data.formats.files import open_file, progress
 from ganlab.data.formats.images import BadImageError, Resample, printable_name
-from ganlab.data.formats.source import FolderSource, Member, Source, is_there
-from ganlab.data.packing.check import Known
+from ganlab.data.formats.source import FolderSource, Member, Source, path_exists
+from ganlab.data.packing.check import PublishedFiles
 from ganlab.data.packing.download import Remote, fetch, remotes
 from ganlab.data.packing.pack import pack
 from ganlab.data.packing.resizing import resize_all
@@ -64,18 +64,18 @@ class Original:
         try:
             return member.read(limit)
         except BadImageError as error:
-            raise self.wrong(member.name, str(error)) from None
+            raise self.file_error(member.name, str(error)) from None
 
     def check(self, name: str, found: str, sums: Mapping[str, str]) -> None:
         """Raise DataError unless the hex sum ``found`` is the known one of the file ``name``."""
         if (expected := sums.get(name)) is not None and found != expected:
-            raise self.wrong(
+            raise self.file_error(
                 name,
-                f"its checksum is {found}, the original's is {expected}",
-                "fetch it again, or set dataset.verify=false if it is a set of your own in this format",
+                f"checksum {found}, expected {expected}",
+                "download it again, or set dataset.verify=false for your own data in this format",
             )
 
-    def wrong(self, name: str, what: str, fix: str = "fetch it again") -> DataError:
+    def file_error(self, name: str, what: str, fix: str = "download it again") -> DataError:
         """A DataError about one file inside."""
         return DataError(printable_name(f"{self.source.path}/{name}"), what, fix)
 
@@ -108,7 +108,7 @@ class OriginalDataset(Dataset):
         return self._recipe(split, self._find(split))
 
     def load(self, *, split: str | None = None) -> SampleSet:
-        split = self.chosen(split)
+        split = self.resolve_split(split)
         found = self._find(split)
 
         def fill(writer: Writer) -> None:
@@ -118,12 +118,12 @@ class OriginalDataset(Dataset):
 
         return pack(self._recipe(split, found), fill)
 
-    def originals(self, split: str) -> Known:
+    def originals(self, split: str) -> PublishedFiles:
         found = self._find(split)
         if found is None:
             fix = f"'ganlab data prepare {self.name}' downloads it, or set dataset.path"
-            raise DataError("dataset.path", "is not set, and there is no download", fix)
-        return Known(found.source.path, found.files(), self.sums if self.verify else {})
+            raise DataError("dataset.path", "is not set, and nothing has been downloaded", fix)
+        return PublishedFiles(found.source.path, found.files(), self.sums if self.verify else {})
 
     def add(self, writer: Writer, blocks: Iterable[Pixels], count: int, title: str) -> None:
         """Bring ``count`` images, uint8 blocks (n, 3, side, side), to the resolution and write them."""
@@ -163,8 +163,8 @@ def find(dataset: str, path: str | None, names: Collection[str], folders: Collec
     """
     archives = remotes(dataset)
     if path is None:
-        here = [remote for remote in archives if _whole(remote)]
-        return Original(open_source(here[0].place), names) if here else None
+        here = [remote for remote in archives if _is_complete(remote)]
+        return Original(open_source(here[0].path), names) if here else None
     if os.path.isfile(place := expanded(path).absolute()) and place.name in names:
         what = f"{printable_name(str(place))} is one of the files of {dataset}"
         raise DataError(
@@ -179,21 +179,21 @@ def find(dataset: str, path: str | None, names: Collection[str], folders: Collec
             if any(_place(folder, name) for name in names):
                 return Original(open_source(folder), names)
         for remote in archives:
-            if is_there(place / remote.file):
+            if path_exists(place / remote.file):
                 return Original(open_source(place / remote.file), names)
         if len(inside := FolderSource(place).top()[1]) != 1:
             break
         place = place / inside[0]
     wanted = ", ".join([*(remote.file for remote in archives), *folders])
     raise DataError(
-        "dataset.path", f"{printable_name(str(source.path))} holds no {dataset}", f"looked for {wanted}"
+        "dataset.path", f"{printable_name(str(source.path))} contains no {dataset}", f"looked for {wanted}"
     )
 
 
 def _place(folder: Path, name: str) -> str | None:
     """Where a file lies in ``folder``: Kaggle unpacks some into folders of their own names."""
     for place in (name, f"{name}/{name}"):
-        if is_there(folder / place) and os.path.isfile(folder / place):
+        if path_exists(folder / place) and os.path.isfile(folder / place):
             return place
     return None
 
@@ -207,5 +207,5 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _whole(remote: Remote) -> bool:
-    return os.path.isfile(remote.place) and remote.place.stat().st_size == remote.size
+def _is_complete(remote: Remote) -> bool:
+    return os.path.isfile(remote.path) and remote.path.stat().st_size == remote.size

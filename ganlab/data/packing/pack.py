@@ -29,7 +29,7 @@ import numpy as np
 from ganlab.data.base import Dataset, SampleSet
 from ganlab.data.fingerprint import HASH_BLOCK, finish_fingerprint
 from ganlab.data.formats.files import locked, log, megabytes, writing
-from ganlab.data.packing.download import KNOWN as KNOWN
+from ganlab.data.packing.download import REMOTES as REMOTES
 from ganlab.data.packing.journal import NAME as JOURNAL
 from ganlab.data.packing.writer import FORMAT, Recipe, Writer
 from ganlab.errors import DataError, GanlabError
@@ -55,14 +55,14 @@ def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> SampleSet:
         if (found := _usable(folder)) is not None:
             return found
         if folder.exists() or folder.is_symlink():
-            log.warning("%s: the packed set is damaged; packing it again", folder)
+            log.warning("%s: the packed dataset is damaged; packing it again", folder)
         with _beside(folder) as temporary:
             if not _finished(temporary):
                 _tell_of_reading(temporary)
                 writer = Writer(temporary, recipe.shape)
                 try:
                     if writer.position is not None:
-                        log.warning("%s: continuing after the first %s images", folder, f"{writer.images:,}")
+                        log.warning("%s: resuming after the first %s images", folder, f"{writer.images:,}")
                     fill(writer)
                     writer.finish(recipe)
                 finally:
@@ -88,13 +88,13 @@ def open_pack(folder: Path) -> SampleSet:
         name, split = str(manifest["name"]), str(manifest["split"])
         size, wanted = (folder / "images.u8").stat().st_size, int(np.prod(shape, dtype=object))
         if len(shape) != 4 or min(shape) < 1 or size != wanted:
-            raise _damaged(folder / "images.u8", f"{size} bytes where {wanted} are promised")
+            raise _damaged(folder / "images.u8", f"{size} bytes, expected {wanted}")
         images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
         labels = None
         if (promised := manifest["labels_sha256"]) is not None:
             raw = (folder / "labels.i64").read_bytes()
             if len(raw) != 8 * shape[0] or hashlib.sha256(raw).hexdigest() != promised:
-                raise _damaged(folder / "labels.i64", "not the promised labels")
+                raise _damaged(folder / "labels.i64", "its sha256 does not match the manifest")
             labels = np.frombuffer(raw, "<i8").astype(np.int64)
             if labels.min() < 0 or labels.max() >= len(classes):
                 raise _damaged(folder / "labels.i64", f"labels that are not of the {len(classes)} classes")
@@ -127,7 +127,7 @@ def verify_pack(folder: Path) -> None:
             digest.update(block)
     whole = finish_fingerprint(digest, packed.images.shape, packed.labels)
     if digest.hexdigest() != packed.manifest["images_sha256"] or whole != packed.fingerprint:
-        raise _damaged(folder / "images.u8", "its sha256 is not the manifest's")
+        raise _damaged(folder / "images.u8", "its sha256 does not match the manifest")
 
 
 def warnings_of(manifest: dict[str, Any]) -> tuple[str, ...]:
@@ -139,11 +139,11 @@ def warnings_of(manifest: dict[str, Any]) -> tuple[str, ...]:
     if empty := [
         c for c, n in zip(manifest["classes"], manifest["class_counts"] or [], strict=False) if not n
     ]:
-        said.append(f"no image of class {', '.join(map(repr, empty[:5]))}")
+        said.append(f"no images of class {', '.join(map(repr, empty[:5]))}")
     if counts.get("skipped"):
-        said.append(f"{counts['skipped']} broken images were left out, such as {manifest['examples'][0]}")
+        said.append(f"{counts['skipped']} broken images were skipped, such as {manifest['examples'][0]}")
     if counts.get("too_small"):
-        said.append(f"{counts['too_small']} images were left out as too small")
+        said.append(f"{counts['too_small']} images were skipped as too small")
     if (official := manifest.get("source", {}).get("official_images")) not in (None, manifest["count"]):
         said.append(f"{manifest['count']:,} images; the official split has {official:,}")
     if counts.get("enlarged"):
@@ -232,7 +232,7 @@ def _usable(folder: Path) -> SampleSet | None:
 
 
 def _damaged(file: Path, what: str) -> DataError:
-    return DataError(str(file), what, "remove its folder, and the set is packed again")
+    return DataError(str(file), what, "remove its folder to pack the dataset again")
 
 
 def partial_folder(folder: Path) -> Path:

@@ -40,7 +40,7 @@ class WorkerPool:
         except ChildLost as lost:
             if self._stopped:
                 raise
-            log.warning("%s: %s; started again", lost.mistakes[0].where, lost.mistakes[0].what)
+            log.warning("%s: %s; restarting it", lost.mistakes[0].where, lost.mistakes[0].what)
         with self.child() as child:
             return work(child)
 

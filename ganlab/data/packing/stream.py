@@ -45,7 +45,7 @@ def pack_stream(
         for block in blocks:
             for name, reason in block.bad:
                 if on_bad == "fail":
-                    fix = "repair or remove it, or dataset.on_bad=skip leaves such images out"
+                    fix = "repair or remove it, or set dataset.on_bad=skip to skip such images"
                     raise DataError(name, reason, fix)
                 writer.count("skipped", example=f"{name}: {reason}")
                 if counts["skipped"] > most:

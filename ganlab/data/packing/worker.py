@@ -26,9 +26,9 @@ from ganlab.system.paths import python_path
 P = ParamSpec("P")
 T = TypeVar("T")
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
-AGAIN = "the same command continues; if it happens again, look at the machine's memory and limits"
+AGAIN = "rerun the same command to resume; if it happens again, check the machine's memory and limits"
 TIMEOUT_S = 120.0  # without an answer; ``GANLAB_DATA_TIMEOUT`` sets another
-STUCK = "is its disk or network there? the same command continues; GANLAB_DATA_TIMEOUT=SECONDS waits longer"
+STUCK = "check its disk or network; rerun to resume; GANLAB_DATA_TIMEOUT=SECONDS waits longer"
 
 
 # What a decoder frees is kept for the next image: given back to the system each time, its pages would have to
@@ -80,7 +80,7 @@ class Worker:
                 )
         except OSError as error:
             self._pipe.close()
-            raise EnvError("processes", f"none can be started ({error.strerror})", AGAIN) from None
+            raise EnvError("processes", f"cannot start a worker ({error.strerror})", AGAIN) from None
         try:
             self._answer()
         except BaseException:
@@ -119,15 +119,15 @@ class Worker:
     def _answer(self) -> Any:
         try:
             if not self._pipe.poll(self._timeout):
-                what = f"gives no answer for {self._timeout:g} seconds"
-                raise EnvError("a reading process", what, STUCK)
+                what = f"no response for {self._timeout:g} seconds"
+                raise EnvError("data worker", what, STUCK)
             return self._pipe.recv()
         except (EOFError, OSError):
             code = self._process.wait()
             name = signal.Signals(-code).name if code < 0 else f"exit {code}"
             if -code in CRASHES:
                 raise ChildCrashed(name) from None
-            raise ChildLost("a reading process", f"ended ({name})", AGAIN) from None
+            raise ChildLost("data worker", f"ended ({name})", AGAIN) from None
 
 
 def shared_memory() -> mmap.mmap:

@@ -130,7 +130,7 @@ class Writer:
         from ganlab import __version__
 
         if not self.images:
-            raise DataError("dataset.path", "no image was left to pack", "see dataset.on_bad")
+            raise DataError("dataset.path", "no images are left to pack", "see dataset.on_bad")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
