@@ -1,7 +1,7 @@
-"""Files out of a zip or a tar (plain, gz, xz, bz2), streamed: nothing is ever unpacked to disk.
+"""Stream files from a zip or a tar (plain, gz, xz, bz2) without unpacking to disk.
 
-A first pass reads the names (``names.py``), a second one the files. Devices, pipes and names that climb
-("..") or are absolute are passed over and counted in ``Source.ignored``. Damage ends in a DataError.
+A first pass reads the names (``names.py``), a second one the files. Devices, pipes, absolute names and names
+with ".." are ignored and counted in ``Source.ignored``. Damage raises DataError.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GIVE = "give a folder of images, a .zip, .tar, .tar.gz, .tar.xz or .tar.bz2"
 
 
 class Entry(NamedTuple):
-    """What an archive says of one name. target: of a link, from the top of the archive; None outside."""
+    """One archive entry. target: of a link, relative to the archive's root; None if outside."""
 
     name: str
     kind: Literal["file", "folder", "link", "special"]
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
 
 class ArchiveSource(Source):
-    """A file with files in it, in its own order."""
+    """Base class of archives; members come in the archive's order."""
 
     _names: Names | None = None
 
@@ -59,7 +59,7 @@ class ArchiveSource(Source):
 
     @abstractmethod
     def _listed(self) -> Iterator[Entry]:
-        """Every entry, in order."""
+        """Yield every entry in order."""
 
     def _limit(self) -> int:
         return max(FREE_BYTES, MAX_RATIO * os.stat(self.path).st_size)
@@ -137,10 +137,10 @@ class ZipSource(ArchiveSource):
 
 
 class TarSource(ArchiveSource):
-    """A tar archive, plain or compressed, read from front to back; or a plain one that is part of a file.
+    """A tar archive read sequentially: plain, compressed, or a plain one embedded in another file.
 
-    A small one is read once: its entries are kept in memory, up to ``KEPT_BYTES``, for the next walk, with
-    their content if it is compressed.
+    Entries of a small tar (up to ``KEPT_BYTES``), including the content if compressed, are cached in memory
+    for later passes.
     """
 
     independent_files = False
@@ -192,7 +192,7 @@ class TarSource(ArchiveSource):
 
 
 class ShardSource(Source):
-    """A folder of tars, such as WebDataset's shards: their files, tar by tar, each below its tar's name."""
+    """A folder of tars, such as WebDataset shards; names of files are prefixed with their tar's name."""
 
     def __init__(self, folder: FolderSource) -> None:
         super().__init__(folder.path)
@@ -214,7 +214,7 @@ class ShardSource(Source):
 
 
 def open_source(path: str | Path, where: str = "dataset.path") -> Source:
-    """The folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, if it is none."""
+    """Open the folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, otherwise."""
     path = Path(os.path.abspath(expanded(path)))
     name, packed = printable_name(str(path)), ""
     try:

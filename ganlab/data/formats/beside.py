@@ -1,4 +1,4 @@
-"""Labels that other tools write beside images, in place of class folders.
+"""Label files next to images, as written by other tools instead of class folders.
 
 StyleGAN's ``dataset.json`` (dataset_tool.py): {"labels": [["00000/img00000000.png", 3], ...]}, or null for no
 labels; the folders are storage. WebDataset's samples: ``000012.cls`` (a number or a name) or ``000012.json``
@@ -23,16 +23,16 @@ NO_LABELS = "set dataset.labels=false to use none"
 
 
 class LabelFiles:
-    """Filled by ``take``. tables: folder that holds a table -> the table, or "" if it has no labels."""
+    """Labels collected by ``take``. tables: folder -> path of its label table, or "" if it has no labels."""
 
     def __init__(self) -> None:
         self.tables: dict[str, str] = {}
         self._images: dict[str, str | None] = {}
         self._samples: dict[str, str] = {}
-        self._facts: dict[str, str] = {}  # they count where no sample has a class of its own
+        self._facts: dict[str, str] = {}  # used only if there are no ``.cls`` files
 
     def take(self, member: Member, loose: bool) -> bool:
-        """Whether a file tells labels; loose: whether it lies in no folder, as the samples of a shard do."""
+        """Read a label file; returns False for other files. loose: not in a folder, as in a shard."""
         folder, name = posixpath.split(member.name)
         if name == TABLE:
             return self._table(member, folder)
@@ -50,10 +50,10 @@ class LabelFiles:
         return False
 
     def labels(self, folders: Iterable[str]) -> dict[str, str | None] | None:
-        """Image or sample -> label, of the images in ``folders`` (names as ``Member`` has them).
+        """Map images or samples in ``folders`` (names as in ``Member``) to labels.
 
-        None if nothing is told of them, and the folders may be classes. Raises DataError if a table tells of
-        other files alone.
+        None if they have no label files, so folders may be classes. Raises DataError if a table matches none
+        of the images.
         """
         inside = set(folders)
         told: dict[str, str | None] = {**(self._samples or self._facts), **self._images}
@@ -84,24 +84,24 @@ class LabelFiles:
 
 
 def label_of(name: str, labels: dict[str, str | None]) -> str | None:
-    """Of an image. Raises KeyError if nothing is told of it."""
+    """Label of an image. Raises KeyError if it has none."""
     return labels[name] if name in labels else labels[_sample(name)]
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """Classes sorted: numbers as numbers, if all are."""
+    """Sort class names, numerically if all are numbers."""
     found = sorted(set(labels))
     return sorted(found, key=int) if all(label.isdecimal() for label in found) else found
 
 
 def _sample(name: str) -> str:
-    """A path up to the first dot in its file's name."""
+    """A path up to the first dot of its file name."""
     folder, base = posixpath.split(name)
     return posixpath.join(folder, base.partition(".")[0])
 
 
 def _class(label: Any) -> str | None:
-    """A number, or a vector with a single one in it."""
+    """Convert an integer or one-hot label to text."""
     if label is None:
         return None
     if isinstance(label, list):

@@ -1,8 +1,7 @@
-"""LMDB databases read from front to back by a process of their own.
+"""Read LMDB databases sequentially in a worker process.
 
-LMDB maps its file into memory and trusts it: a cut or rotten one ends the process that reads with SIGBUS or
-SIGSEGV. Here that is one line. Nothing is scanned beforehand: the number of entries stands in the file's
-head.
+LMDB maps its file into memory without checks: a truncated or corrupt one kills the reader with SIGBUS or
+SIGSEGV, which becomes a DataError here. The number of entries comes from the file's header, without a scan.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Entry = tuple[bytes, bytes | BadImageError]
 
 
 class Head(NamedTuple):
-    """What the newer of the two meta pages tells: number of entries, and bytes that the file must have."""
+    """The newer of the two meta pages: number of entries, and bytes that the file must have."""
 
     transaction: int
     entries: int
@@ -35,12 +34,12 @@ class Head(NamedTuple):
 
 
 def data_file(path: Path) -> Path:
-    """The file with the data: LMDB keeps it as ``data.mdb`` in a folder, or as one file."""
+    """Path of the data file: ``data.mdb`` in a folder, or the database file itself."""
     return path / "data.mdb" if path.is_dir() else path
 
 
 def read_head(path: Path) -> Head:
-    """Check what can be checked without LMDB. Raises DataError if it is none, or shorter than it says."""
+    """Check the header without LMDB. Raises DataError if the file is no LMDB database or truncated."""
     file = data_file(path)
     where = printable_name(str(file))
     try:
@@ -66,9 +65,9 @@ def read_head(path: Path) -> Head:
 
 
 def read_entries(path: Path, after: bytes | None = None) -> Iterator[Entry]:
-    """(key, value) in the order of keys, from the one that follows ``after``; too large a value is an error.
+    """Yield (key, value) in key order, starting after the key ``after``; oversized values are errors.
 
-    Raises DataError if the database is damaged, EnvError if the process that reads hangs or dies twice.
+    Raises DataError if the database is damaged, EnvError if the reading process hangs or dies twice.
     """
     where = printable_name(str(path))
     try:

@@ -1,7 +1,7 @@
-"""Read a pickle that holds nothing but dicts, lists, text, numbers and numpy arrays. Nothing else is built.
+"""Restricted unpickler for dicts, lists, text, numbers and numpy arrays.
 
-CIFAR's "python version" is such a pickle (Python 2, protocol 2). Globals outside the list below are refused,
-so no code of the file's choosing runs; this is the only page that imports pickle.
+CIFAR's "python version" is such a pickle (Python 2, protocol 2). Globals outside the allow-list are refused,
+so a file cannot run code; this is the only module that imports pickle.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ganlab.errors import GanlabError
 
 
 class RefusedError(ValueError):
-    """The pickle wants something that data does not need."""
+    """The pickle references an object outside the allow-list."""
 
 
 def unpickle(data: bytes) -> Any:
-    """The object in ``data``; Python 2's byte strings become latin-1 text. Raises ValueError if it is odd."""
+    """Load the object in ``data``; Python 2 strings become latin-1 text. Raises ValueError if invalid."""
     try:
         return _Unpickler(io.BytesIO(data), encoding="latin1").load()
     except (RefusedError, GanlabError):  # the latter a signal's

@@ -1,4 +1,4 @@
-"""The directory of a zip, counted before it is read: Python's ``zipfile`` keeps 700 bytes of each entry."""
+"""Count a zip's central directory before reading it: Python's ``zipfile`` keeps 700 bytes per entry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKED_UTF8 = 1 << 11  # of an entry's flags
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Raises zipfile.BadZipFile for a name that is no text, too."""
+    """Open a zip. Raises zipfile.BadZipFile, also for an undecodable name."""
     try:
         return zipfile.ZipFile(path)
     except UnicodeDecodeError as error:
@@ -29,7 +29,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def decode_name(info: zipfile.ZipInfo) -> str:
-    """An entry's name. macOS and some tools write UTF-8 without marking it so."""
+    """Name of an entry. macOS and some tools write UTF-8 without setting its flag."""
     try:
         return info.filename if info.flag_bits & MARKED_UTF8 else info.filename.encode("cp437").decode()
     except UnicodeError:
@@ -37,16 +37,16 @@ def decode_name(info: zipfile.ZipInfo) -> str:
 
 
 def open_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
-    """An entry's content. Raises BadImageError if it is encrypted."""
+    """Open an entry's content. Raises BadImageError if it is encrypted."""
     if info.flag_bits & 1:
         raise BadImageError("encrypted")
     return archive.open(info)
 
 
 def count_entries(path: Path, limit: int) -> int:
-    """How many entries the directory has; counting ends beyond ``most``. Reads the directory alone.
+    """Count the directory's entries, stopping beyond ``limit``; reads only the directory.
 
-    Raises zipfile.BadZipFile if there is no directory or it is cut, OSError.
+    Raises zipfile.BadZipFile if the directory is missing or truncated, OSError.
     """
     with open_file(path) as file:
         length = os.fstat(file.fileno()).st_size

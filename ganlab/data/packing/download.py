@@ -1,7 +1,7 @@
-"""Files from the authors' sites: pinned by size and checksum, resumable, one downloader at a time.
+"""Download datasets from their authors' sites: pinned by size and checksum, resumable, one process at a time.
 
-``KNOWN`` lists what can be downloaded; ``ganlab doctor`` shows it. ``GANLAB_OFFLINE=1`` forbids trying.
-A file goes to ``<cache>/downloads/``; one put there by hand is as good.
+``REMOTES`` lists the files; ``ganlab doctor`` shows them. ``GANLAB_OFFLINE=1`` forbids downloads. Files are
+stored in ``<cache>/downloads/``, where they may also be placed manually.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class Remote:
     size: int
     md5: str
     sha256: str
-    part: bool = False  # of a dataset that is all of its files; else any one of them is the dataset
+    part: bool = False  # whether the dataset needs all its files; else any one suffices
 
     @property
     def path(self) -> Path:
-        """Where it is looked for, and where a download puts it."""
+        """Path of the file in the cache, downloaded or not."""
         return cache_dir() / "downloads" / self.file
 
     @property
     def by_hand(self) -> str:
-        """How to do without a download."""
+        """Instructions for obtaining the file without a download."""
         return f"put it in {self.path.parent} ({self.size:,} bytes, md5 {self.md5}) or set dataset.path"
 
 
 def _of_mnist(file: str, size: int, md5: str, sha256: str) -> Remote:
-    """torchvision's mirror: the authors' own site no longer gives them to everyone."""
+    """From torchvision's mirror: the authors' site has restricted access."""
     return Remote(
         "mnist", file, f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}", size, md5, sha256, True
     )
@@ -97,7 +97,7 @@ REMOTES = (
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
 )
-BY_HAND = {  # what comes no other way: why, and what to put into ``by_hand_place``
+BY_HAND = {  # not downloadable: reason, and the files to put into ``by_hand_place``
     "imagenet": (
         "no download: requires registration at image-net.org",
         "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or train/ and val/",
@@ -110,23 +110,23 @@ BY_HAND = {  # what comes no other way: why, and what to put into ``by_hand_plac
 
 
 def by_hand_place(dataset: str) -> Path:
-    """Where a dataset of ``BY_HAND`` is looked for if ``dataset.path`` is null."""
+    """Default folder of a dataset in ``BY_HAND``, used if ``dataset.path`` is null."""
     return cache_dir() / "downloads" / dataset
 
 
 def remotes(dataset: str) -> tuple[Remote, ...]:
-    """The archives that a dataset can come in, one of which is enough; or every ``part`` of it."""
+    """Remote files of a dataset: alternative archives, or all its ``part`` files."""
     return tuple(remote for remote in REMOTES if remote.dataset == dataset)
 
 
 def fetch(remote: Remote) -> Path:
-    """The file in the cache, downloaded first if it is not there; an interrupted download is continued.
+    """Return the cached file, downloading it first if missing; an interrupted download resumes.
 
-    Raises EnvError, saying what to do by hand, if the network fails, the content is wrong, the disk is full
-    or ``GANLAB_OFFLINE`` forbids it.
+    Raises EnvError, with instructions for a manual download, if the network fails, the content is wrong, the
+    disk is full or ``GANLAB_OFFLINE`` is set.
     """
     path, size = remote.path, remote.size
-    if path.is_file() and path.stat().st_size == size:  # its content is checked by who reads it
+    if path.is_file() and path.stat().st_size == size:  # the reader verifies its content
         return path
     if os.environ.get("GANLAB_OFFLINE", "0") not in ("", "0"):
         raise EnvError(remote.file, f"not found, and GANLAB_OFFLINE forbids {remote.url}", remote.by_hand)
@@ -144,7 +144,7 @@ def fetch(remote: Remote) -> Path:
 
 
 class _Watch:
-    """Hears of a download's blocks and moves the bar."""
+    """Download callback that advances the progress bar."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self.advance, self.shown = advance, 0
