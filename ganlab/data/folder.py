@@ -1,6 +1,6 @@
-"""Any folder, zip or tar of images. Sub-folders are classes; top-level folders that hold classes are splits.
+"""Any folder, zip or tar of images. Subfolders are classes; top-level folders of class folders are splits.
 
-The layout is found by reading names once; a second pass decodes. Neither unpacks anything to disk.
+A first pass reads names to determine the layout; a second one decodes. Nothing is unpacked to disk.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Folder(Dataset):
         self._layouts: tuple[dict[str, Any], Layout] | None = None
 
     def splits(self) -> tuple[str, ...]:
-        """The top-level folders that hold class folders; ``all`` if there is none.
+        """The top-level folders that contain class folders; ``all`` if there are none.
 
-        Reads all names, unless the pack of ``split`` is there and tells them.
+        Read from the pack's manifest if it exists, otherwise from all names in the source.
         """
         source = self._source()
         with suppress(DataError, KeyError, TypeError):
@@ -121,7 +121,7 @@ class Folder(Dataset):
     def _encoded(
         self, source: Source, folders: dict[Path_, int], label_of: Labels, skip: int
     ) -> Iterator[Encoded]:
-        """The images of the chosen folders, but for the first ``skip``."""
+        """Yield the images of the selected folders, except the first ``skip``."""
         number = 0
         for member in source.members():
             if not is_image_name(member.name) or folders_of(member.name) not in folders:
@@ -136,7 +136,7 @@ class Folder(Dataset):
                     raise DataError(printable_name(name), what, f"add it; {NO_LABELS}") from None
 
     def _prefix(self, layout: Layout, split: str, source: Source) -> Path_:
-        """The folders above the chosen split. Raises DataError if there is no image or no such split."""
+        """Path of the split's folder. Raises DataError if there are no images or no such split."""
         if not layout.images:
             ignored = ", ".join(f"{n} {reason}" for reason, n in layout.ignored.most_common(4))
             problem = f"contains no images (ignored: {ignored})" if ignored else "is empty"
@@ -155,12 +155,12 @@ class Folder(Dataset):
         raise DataError("dataset.split", what, f"{hint}{has}; null uses everything")
 
     def _folders(self, layout: Layout, split: str, source: Source) -> dict[Path_, int]:
-        """The folders of a split, and how many images they hold. Raises as ``_prefix`` does."""
+        """The folders of a split and their image counts. Raises like ``_prefix``."""
         prefix = self._prefix(layout, split, source)
         return {path: n for path, n in layout.images.items() if path[: len(prefix)] == prefix}
 
     def _labels(self, writer: Writer, layout: Layout, split: str, folders: dict[Path_, int]) -> Labels:
-        """``_named``, with ``writer.classes`` set and empty classes judged. Raises DataError on a muddle."""
+        """``_label_images``, also setting ``writer.classes`` and handling empty classes. Raises DataError."""
         label_of, writer.classes, empty = self._label_images(layout, split, folders)
         if empty:
             if self.on_bad == "fail":
@@ -173,7 +173,7 @@ class Folder(Dataset):
     def _label_images(
         self, layout: Layout, split: str, folders: dict[Path_, int]
     ) -> tuple[Labels, list[str], list[str]]:
-        """Label of each image, the classes, and those without an image. Raises DataError on a muddle."""
+        """Return (image name -> label, classes, empty classes). Raises DataError if ambiguous."""
         if not self.labels:
             return _no_label, [], []
         labels_by_name = layout.label_files.labels(name for path in folders for name in layout.names[path])
@@ -201,7 +201,7 @@ class Folder(Dataset):
         )
 
     def _from_label_files(self, labels_by_name: dict[str, str | None]) -> tuple[Labels, list[str], list[str]]:
-        """As ``_named``, of labels in files."""
+        """Like ``_label_images``, for labels from files."""
         classes = in_order(label for label in labels_by_name.values() if label is not None)
         if not classes:
             return _no_label, [], []
@@ -214,7 +214,7 @@ class Folder(Dataset):
         return lambda name: ids[label_of(name, labels_by_name) or ""], names, []
 
     def _check_splits(self, layout: Layout, named: dict[Path_, str]) -> None:
-        """Raise DataError if a label would tell little but the split that an image is from."""
+        """Raise DataError if labels would mostly encode the split of an image."""
         tops = layout.tops()
         splits = [top for top in tops if top.lower() in USUAL_SPLITS] if not are_splits(tops) else tops
         if not are_splits(splits) or (len(splits) < 2 and splits != tops):
@@ -222,7 +222,7 @@ class Folder(Dataset):
         of = {top: {named.get(p) for p in layout.images if p[layout.depth :][:1] == (top,)} for top in splits}
         most = max(of.values(), key=len)
         if splits != tops or not all(classes <= most for classes in of.values()):
-            what = f"is not set, and there are {printable_name(', '.join(splits))}, whose classes differ"
+            what = f"is not set, but the classes of {printable_name(', '.join(splits))} differ"
             train = next((top for top in splits if "train" in top.lower()), splits[0])
             raise DataError(
                 "dataset.split", what, f"set dataset.split={printable_name(train)}, or {NO_LABELS}"
