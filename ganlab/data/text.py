@@ -107,7 +107,7 @@ class Text(Dataset):
             raise DataError("dataset.path", "is not set", "give a text file, or a folder of them")
         root = expanded(self.path)
         if not root.exists():
-            raise DataError(printable_name(root), "is not there", "give a text file, or a folder of them")
+            raise DataError(printable_name(root), "does not exist", "give a text file, or a folder of them")
         return root
 
     def _make(self) -> dict[str, TextSet]:

@@ -272,7 +272,7 @@ def test_options_are_checked_at_once() -> None:
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganlab.data.formats.files.free_bytes", lambda folder: 1000)
-    with pytest.raises(EnvError, match=r"needed, 0\.0 MB free; make room"):
+    with pytest.raises(EnvError, match=r"needed, 0\.0 MB free; free some space"):
         folder(as_folder(tmp_path / "set", tree())).load()
 
 

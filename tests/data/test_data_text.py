@@ -169,7 +169,7 @@ def test_the_fingerprint_knows_the_symbols(file: Path) -> None:
 
 
 BAD = {
-    "absent": (None, {}, r"corpus.txt: is not there; give a text file"),
+    "absent": (None, {}, r"corpus.txt: does not exist; give a text file"),
     "empty": (b"", {}, r"it contains no text"),
     "only empty lines": (b"\n\r\n\n", {}, r"all its 3 lines are empty"),
     "latin-1": (b"abc\nd\xe9f\n", {}, r"byte 5 \(0xe9\) is not UTF-8; convert it, or set dataset.on_bad="),

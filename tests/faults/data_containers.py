@@ -36,7 +36,7 @@ def cut_lmdb(share: float) -> Check:
     def check(place: Path) -> None:
         file = database(place / "bedroom_train_lmdb") / "data.mdb"
         os.truncate(file, int(share * file.stat().st_size))
-        lsun(place, file.parent, "data.mdb: is (cut short|empty|not an LMDB database)")
+        lsun(place, file.parent, "data.mdb: is (truncated|empty|not an LMDB database)")
 
     return check
 

@@ -119,7 +119,7 @@ CONTENTS: dict[str, Check] = {
         refuses(photos(), "class folder 'bird' .*contains no images", "on_bad=skip")(place),
     )[1],
     "images beside class folders": refuses(
-        photos() | {"x.jpg": photo(9)}, "1 images lie beside", "labels=false"
+        photos() | {"x.jpg": photo(9)}, "1 images are outside", "labels=false"
     ),
     "nothing but broken images": refuses({"a.jpg": b"x"}, "no image was left", "", "on_bad=skip"),
     "a path that is not there": refuses({}, "dataset.path: .*does not exist", "check", "path={}/none"),
