@@ -32,7 +32,7 @@ class Feed:
         self.size = e.batch_size // team.size
         self.draw = partial(team.rand_shard, parts=e.accumulate) if team.size > 1 else torch.rand
         if team.size > 1:
-            batches.share = self._shares
+            batches.shard = self._shares
         if self.images is not None:
             n = (per_update - e.d_steps + max(e.d_steps, e.d_warmup_steps)) * self.size
             self.index = torch.zeros(n, dtype=torch.int64, device=self.images.device)
@@ -69,7 +69,7 @@ class Feed:
             )
             if start + self.size >= self.n:
                 self.gathered = None
-        x = self.batches.image_set.seen(x, e.dequantize, e.flip, draw=self.draw)
+        x = self.batches.image_set.to_model_input(x, e.dequantize, e.flip, draw=self.draw)
         return Batch(channels_last(x), y)
 
 

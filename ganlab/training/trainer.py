@@ -532,7 +532,7 @@ def _prepare_locally(e: Experiment, resources: Resources) -> tuple[torch.device,
             mistakes |= dict.fromkeys(error.mistakes)
     if mistakes:
         raise DataError(mistakes)
-    if len(images) < e.batch_size and not images.endless:
+    if len(images) < e.batch_size and not images.is_stream:
         noun = NOUNS[images.shape.kind]
         what = f"{e.batch_size} is more than the {len(images)} {noun} of {images.name} {images.split}"
         raise ConfigError("batch_size", what, f"use at most {len(images)}")

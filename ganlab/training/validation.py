@@ -48,7 +48,7 @@ def split_of(e: Experiment) -> str | None:
     splits = [s for s in dataset.splits() if s != dataset.split]
     if requested is True:
         if (split := held_out(dataset)) is None:
-            ways = [dataset.to_hold_out or "use another dataset", "validation=null"]
+            ways = [dataset.holdout_option or "use another dataset", "validation=null"]
             name = f"name one of {', '.join(splits)}" if splits else f"{ways[0]}, or {ways[1]}"
             what = f"{dataset.name} {dataset.split} has no test or validation split"
             raise ConfigError("validation", what, name)
@@ -85,7 +85,9 @@ class Validation:
         random = rng.generator("cpu", seed, "validation", 3, number)
         rows = torch.randperm(len(images), generator=random)[:n].sort().values.numpy()
         noise = rng.generator(device, seed, "validation", 4, number)
-        x = images.seen(torch.from_numpy(images.images[rows]).to(device), self.dequantize, generator=noise)
+        x = images.to_model_input(
+            torch.from_numpy(images.images[rows]).to(device), self.dequantize, generator=noise
+        )
         if not self.gan.num_classes or images.labels is None:
             return Batch(x)
         return Batch(x, torch.from_numpy(images.labels[rows]).to(device))

@@ -65,12 +65,12 @@ def fails(file: Remote, says: str, fix: str = r"put it in .*downloads .*md5 \w+|
     assert len(line) <= LINE + 1, line
     assert re.search(says, text), f"{says!r} is not in {text!r}"
     assert re.search(fix, text), f"{fix!r} is not in {text!r}"
-    assert not file.place.is_file() or file.place.read_bytes() != CONTENT
+    assert not file.path.is_file() or file.path.read_bytes() != CONTENT
 
 
 def ok(file: Remote) -> None:
     assert fetch(file).read_bytes() == CONTENT
-    left = sorted(p.name for p in file.place.parent.iterdir() if not p.name.endswith(".lock"))
+    left = sorted(p.name for p in file.path.parent.iterdir() if not p.name.endswith(".lock"))
     assert left == ["toy.tar.gz"], left
 
 
@@ -98,8 +98,8 @@ def endured(*faults: str, asked: list[int] | None = None, part: bytes = b"") -> 
             other = f"http://localhost:{server.server_port}"
             server.faults = [fault.replace("<other>", other) for fault in server.faults]
             if part:
-                file.place.parent.mkdir(parents=True)
-                file.place.with_name("toy.tar.gz.part").write_bytes(part)
+                file.path.parent.mkdir(parents=True)
+                file.path.with_name("toy.tar.gz.part").write_bytes(part)
             ok(file)
             assert asked is None or server.asked == asked, f"asked for {server.asked}"
 
@@ -132,12 +132,14 @@ def nowhere(url: str, says: str) -> Callable[[Path], None]:
 def offline(place: Path) -> None:
     with online(place), served() as server, patch.dict(os.environ, {"GANLAB_OFFLINE": "1"}):
         fails(
-            remote(f"{server.url}/f"), "absent, and GANLAB_OFFLINE forbids http", names(str(place / "cache"))
+            remote(f"{server.url}/f"),
+            "not found, and GANLAB_OFFLINE forbids http",
+            names(str(place / "cache")),
         )
         assert server.asked == []
         file = remote(f"{server.url}/f")
-        file.place.parent.mkdir(parents=True)
-        file.place.write_bytes(CONTENT)
+        file.path.parent.mkdir(parents=True)
+        file.path.write_bytes(CONTENT)
         ok(file)
 
 
@@ -157,7 +159,7 @@ def eight(killed: bool) -> Callable[[Path], None]:
                         os._exit(code)
                 pids.append(pid)
             if killed:
-                lock = file.place.with_name("toy.tar.gz.lock")
+                lock = file.path.with_name("toy.tar.gz.lock")
                 deadline = time.monotonic() + 30
                 while not server.asked or not lock.read_text().partition("@")[0].strip():
                     assert time.monotonic() < deadline
@@ -211,8 +213,8 @@ def planted(place: Path) -> None:
     (place / "victim").write_text("precious")
     with online(place), served() as server:
         file = remote(f"{server.url}/f")
-        file.place.parent.mkdir(parents=True)
-        file.place.with_name("toy.tar.gz.part").symlink_to(place / "victim")
+        file.path.parent.mkdir(parents=True)
+        file.path.with_name("toy.tar.gz.part").symlink_to(place / "victim")
         fails(file, "can't be written")
     assert (place / "victim").read_text() == "precious"
 
@@ -220,9 +222,9 @@ def planted(place: Path) -> None:
 def by_hand(place: Path) -> None:
     with online(place), served() as server:
         file = remote(f"{server.url}/f")
-        file.place.parent.mkdir(parents=True)
-        file.place.write_bytes(b"half")
-        fails(file, "4 bytes, not the 512,000 of the original", "remove it")
+        file.path.parent.mkdir(parents=True)
+        file.path.write_bytes(b"half")
+        fails(file, "4 bytes, expected 512,000", "remove it")
 
 
 def weights(where: str) -> Callable[[Path], None]:
@@ -283,7 +285,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "to a file": broken("to file:///etc/passwd", says="the server answers 302"),
     "round in a circle": broken(*["to /f"] * 20, says="the server answers 302"),
     "no server": nowhere("http://127.0.0.1:9/f", "refused"),
-    "no such host": nowhere("http://ganlab.invalid/f", "no download"),
+    "no such host": nowhere("http://ganlab.invalid/f", "download failed"),
     "an offline node": offline,
     "eight at once": eight(False),
     "eight at once, the first is killed": eight(True),

@@ -51,7 +51,7 @@ class Halves(Dataset):
         return ("train", self.other)
 
     def load(self, *, split: str | None = None) -> SampleSet:
-        whole, split = Digits(resolution=16).load(), self.chosen(split)
+        whole, split = Digits(resolution=16).load(), self.resolve_split(split)
         rows = slice(0, 300) if split == "train" else slice(300, 500)
         images = whole.images[rows]
         y = whole.labels[rows] if whole.labels is not None and (self.labels or split == "train") else None
