@@ -25,7 +25,7 @@ from ganlab.methods.weight_norms import WeightNorm
 from ganlab.runs.checkpoint import Checkpoints, digest
 from ganlab.runs.folder import RunFolder
 from ganlab.sweeps import lanes
-from ganlab.sweeps.lanes import Lane, Lanes, Measured
+from ganlab.sweeps.lanes import Lane, Lanes, Throughput
 from ganlab.system import hardware
 from ganlab.system.signals import StopFlag
 from ganlab.training import engine, trainer
@@ -267,9 +267,9 @@ def counted(costs: list[float], seconds: Callable[[int], float]) -> tuple[Lanes,
             number, cost = left.pop(0)
             pack.add(Lane(str(number), turns(cost), CPU, None))
 
-    def measure(updates: Any, alone_s: Any, device: Any) -> Measured:
+    def measure(updates: Any, alone_s: Any, device: Any) -> Throughput:
         together_s = sum(alone_s) * seconds(len(updates))
-        return Measured(len(updates), len(updates) / together_s, sum(alone_s) / together_s)
+        return Throughput(len(updates), len(updates) / together_s, sum(alone_s) / together_s)
 
     return pack, fill, (clock, measure)
 

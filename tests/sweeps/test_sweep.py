@@ -24,7 +24,7 @@ from ganlab.errors import ConfigError, DataError, EnvError, SweepFailed
 from ganlab.extractors import inception
 from ganlab.runs.folder import RunFolder
 from ganlab.sweeps import cost, grid, plan, process, runner, scheduler, status
-from ganlab.sweeps.lanes import Measured
+from ganlab.sweeps.lanes import Throughput
 from ganlab.system.lock import Lock
 
 SHIPPED = options_of(GRIDS)
@@ -145,15 +145,15 @@ def starts(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_grid_composes_and_scales(name: str) -> None:
-    words = ["n=2"] if "n" in grid.load(name).words() else []  # two members of a random set, not all
-    planned = runner.plan(name, words, grid.Scale(0.01, 0.25), None)
+    words = ["n=2"] if "n" in grid.load(name).keys() else []  # two members of a random set, not all
+    planned = runner.make_plan(name, words, grid.Scale(0.01, 0.25), None)
     assert len({job.folder for job in planned.jobs}) == len(planned.jobs) > 1
     assert all(job.steps < 10_000 for job in planned.jobs)
     assert planned.out == Path("outputs") / f"{name}-u0.01-w0.25"
 
 
 def test_the_paper_s_grid_is_eight_methods_at_six_settings() -> None:
-    planned = runner.plan("sngan_fig1_cifar", [], grid.Scale(), None)
+    planned = runner.make_plan("sngan_fig1_cifar", [], grid.Scale(), None)
     trees = {job.name: job.tree for job in planned.jobs}
     assert len(trees) == 48
     assert {job.steps for job in planned.jobs} == {100_000}
@@ -208,7 +208,7 @@ def test_a_scale_is_one_or_two_fractions(text: str) -> None:
 
 
 def test_scale_reaches_every_count_but_what_the_user_set(place: Path) -> None:
-    planned = runner.plan("two", ["log_every=7"], grid.Scale(0.1, 0.5), None, ["conf"])
+    planned = runner.make_plan("two", ["log_every=7"], grid.Scale(0.1, 0.5), None, ["conf"])
     tree = planned.jobs[0].tree
     assert (tree["steps"], tree["eval_every"], tree["log_every"]) == (4, 2, 7)
     assert tree["architecture"]["width"] == 0.5
@@ -216,10 +216,10 @@ def test_scale_reaches_every_count_but_what_the_user_set(place: Path) -> None:
 
 
 def test_an_axis_is_cut_down_or_given_new_values(place: Path) -> None:
-    planned = runner.plan("two", ["method=sn", "seed=0,1,2"], grid.Scale(), None, ["conf"])
+    planned = runner.make_plan("two", ["method=sn", "seed=0,1,2"], grid.Scale(), None, ["conf"])
     assert [job.name for job in planned.jobs] == [f"sn-{s}-s{n}" for s in "AB" for n in range(3)]
     assert planned.out == Path("outputs/two")  # an axis moves no folder
-    other = runner.plan("two", ["loss=hinge"], grid.Scale(), None, ["conf"])
+    other = runner.make_plan("two", ["loss=hinge"], grid.Scale(), None, ["conf"])
     assert re.fullmatch(r"outputs/two-[0-9a-f]{6}", str(other.out))
 
 
@@ -429,14 +429,14 @@ def test_gpus_that_are_not_there_are_refused_and_others_spread(place: Path, monk
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(EnvError, match="gpus: 2 is not there: this machine has 0, 1"):
-        runner.checked(plan.Places(gpus=[0, 2]))
-    assert list(runner.checked(plan.Places(slots=2)).gpus) == [0, 1]
-    assert list(runner.checked(plan.Places()).gpus) == []
-    assert plan.places(None, "2", "[1,0]", []) == plan.Places(2, 2, [1, 0])
+        runner.resolve_gpus(plan.Placement(gpus=[0, 2]))
+    assert list(runner.resolve_gpus(plan.Placement(slots=2)).gpus) == [0, 1]
+    assert list(runner.resolve_gpus(plan.Placement()).gpus) == []
+    assert plan.parse_placement(None, "2", "[1,0]", []) == plan.Placement(2, 2, [1, 0])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
-    assert plan.gpu_id() == ["5", "GPU-abc"]
-    made = runner.plan("two", [], grid.Scale(), None, ["conf"])
-    doing = scheduler.Scheduler(made, plan.Places(2, 1, [1, 0]), [])
+    assert plan.visible_gpus() == ["5", "GPU-abc"]
+    made = runner.make_plan("two", [], grid.Scale(), None, ["conf"])
+    doing = scheduler.Scheduler(made, plan.Placement(2, 1, [1, 0]), [])
     assert doing._env(made.jobs[0], 0)["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
 
 
@@ -535,7 +535,7 @@ def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None
 def test_a_dry_run_measures_packing_too(place: Path, capsys: Any, monkeypatch: Any) -> None:
     gains = {2: 1.5, 4: 3.0}
     monkeypatch.setattr(
-        cost, "together", lambda updates, alone, _: Measured(len(updates), 1.0, gains[len(updates)])
+        cost, "together", lambda updates, alone, _: Throughput(len(updates), 1.0, gains[len(updates)])
     )
     monkeypatch.setattr(cost, "measure", lambda *_: cost.Cost(900.0, None))
     words = ["architecture.width=0.05", "batch_size=8", "metric.extractor=cifar", "device=cpu"]

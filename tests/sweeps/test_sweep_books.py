@@ -24,7 +24,7 @@ from ganlab.sweeps import launchers, ledger, plan, status, watch
 from ganlab.sweeps import multirun as multirun_module
 from ganlab.sweeps import process as process_module
 from ganlab.sweeps.plan import Job
-from ganlab.sweeps.watch import Vitals
+from ganlab.sweeps.watch import Liveness
 from ganlab.system.lock import Lock
 from ganlab.system.signals import VARIABLE
 
@@ -176,9 +176,9 @@ def test_rules_are_checked(words: list[str], says: str, place: Path, capsys: Any
 def test_rules_are_of_sweeps_alone(place: Path, capsys: Any) -> None:
     assert main.main(["train", "sweep.retry=never"]) == 2
     assert "sweep.retry: is a rule of sweeps; add -m, or leave it out" in capsys.readouterr().err
-    assert plan.rules(5, "never", "1.5") == plan.Rules(5, False, 90.0)
+    assert plan.parse_rules(5, "never", "1.5") == plan.Rules(5, False, 90.0)
     with pytest.raises(ConfigError) as caught:
-        plan.rules(0, "x", "y")
+        plan.parse_rules(0, "x", "y")
     assert len(caught.value.mistakes) == 3
 
 
@@ -224,7 +224,7 @@ def test_a_frozen_machine_is_no_hanging_cell(tmp_path: Path, monkeypatch: Any) -
         [sys.executable, "-S", "-c", "import time; time.sleep(60)"], start_new_session=True
     )
     try:
-        seen = watch.Watch(process, tmp_path / "log", Vitals(tmp_path / "beat", 60.0))
+        seen = watch.Watchdog(process, tmp_path / "log", Liveness(tmp_path / "beat", 60.0))
         for _ in range(5):
             clock[0] += 3600
             assert not seen.look([])
@@ -408,11 +408,11 @@ def test_cells_at_once_share_out_the_gpus_of_the_job(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
-    names = plan.gpu_id()
+    names = plan.visible_gpus()
     cells = [{"name": f"{n:03}", "folder": "x", "steps": 10, "axes": {}} for n in range(3)]
     for n, cell in enumerate(cells):
         cell["words"] = [f"seed={n + 7}", *([f"device={device}"] if device != "auto" else [])]
-        told = launchers.LaunchFailure(
+        told = launchers.LaunchSpec(
             "books", process_module.COMMAND, [], str(place), "other", names, 0, {}, cells
         )
         (place / "told.json").write_text(json.dumps(told._asdict()))
