@@ -85,7 +85,7 @@ def sweep(rest: list[str]) -> int:
     from ganlab.config.files import groups, user_dirs
     from ganlab.sweeps import grid, plan, runner
 
-    known = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).keys()
+    known = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).axis_keys()
     keys = {*known, *groups([]), *help.arguments("Experiment")}
     no_near_miss(
         [word for word in others if word.lstrip("+").partition("=")[0] not in keys], list(help.SWEEP)

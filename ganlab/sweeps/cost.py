@@ -1,4 +1,4 @@
-"""Estimate the cost of a grid (``dry_run=true``): updates are counted, one update is timed on this machine."""
+"""Estimate the cost of a grid (``dry_run=true``): count updates, and time one of them on this machine."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Grid:
                 axes.setdefault(axis, {}).update(dict.fromkeys(values))
         return {axis: list(labels) for axis, labels in axes.items()}
 
-    def keys(self) -> list[str]:
+    def axis_keys(self) -> list[str]:
         """The keys that ``restrict`` handles: the axes, and ``n`` and ``seed`` of random sets."""
         return [*self.axes(), *(["n", "seed"] if any(block.random for block in self.blocks) else [])]
 

@@ -65,7 +65,7 @@ def make_plan(
             for mistake in error.mistakes:
                 mistakes.setdefault(mistake, []).append(cell.name)
     if mistakes:
-        raise ConfigError(_summarize(mistakes, len(cells), grid.keys()))
+        raise ConfigError(_summarize(mistakes, len(cells), grid.axis_keys()))
     return Plan(name, grid.title, scale, out_dir, jobs, grid.metadata())
 
 

@@ -18,9 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 GRID = "title: T\nblocks:\n- overrides: [dataset=digits, steps=4]\n  axes: {seed: [0, 1, 2, 3, 4]}\n"
 COMMAND = """
 import sys
-from ganlab import cli, jobs
-jobs.COMMAND = [sys.executable, "-S", "stand_in.py"]
-sys.exit(cli.main(sys.argv[1:]))
+from ganlab.cli import main
+from ganlab.sweeps import process
+process.COMMAND = [sys.executable, "-S", "stand_in.py"]
+sys.exit(main.main(sys.argv[1:]))
 """
 STAND_IN = """
 import json, os, signal, sys, time
@@ -121,5 +122,5 @@ def test_a_task_saves_and_is_queued_again_unless_cancelled(
     (tmp_path / "hold").unlink()
     again = task(tmp_path, 3)
     assert again.wait(300) == 0
-    ends = [r for r in ledger.rows(tmp_path / "out" / ".sweep") if r["event"] == "ended"]
+    ends = [r for r in ledger.read_records(tmp_path / "out" / ".sweep") if r["event"] == "ended"]
     assert sum(r["state"] == "finished" for r in ends) == 5, json.dumps(ends)
