@@ -23,7 +23,7 @@ from ganlab.errors import EnvError, Stopped
 from ganlab.runs.provenance import now
 from ganlab.sweeps.lanes import Lane, Lanes, choose
 from ganlab.system import failures
-from ganlab.system.environment import screen
+from ganlab.system.environment import redact_stream
 from ganlab.system.hardware import device_name, find_device
 from ganlab.system.signals import StopFlag
 from ganlab.training import trainer
@@ -94,7 +94,7 @@ class Pack:
         name, self.next_cell = str(cell["cell"]), None
         self.overrides[name] = [*map(str, cell["words"])]
         out = open(cell["log"], "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        lanes.add(Lane(name, self.turns(self.overrides[name]), lanes.device, screen(out)))
+        lanes.add(Lane(name, self.turns(self.overrides[name]), lanes.device, redact_stream(out)))
 
     def turns(self, overrides: Sequence[str]) -> trainer.Turns:
         """Compose and train a cell; errors of its config are raised at the first turn."""

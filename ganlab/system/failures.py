@@ -17,7 +17,7 @@ from typing import Any
 
 from ganlab import __version__
 from ganlab.errors import GanlabError, Mistake, printable
-from ganlab.system.environment import unread
+from ganlab.system.environment import redact
 from ganlab.system.files import BRIEF
 from ganlab.system.packages import is_installed, missing_package
 
@@ -67,7 +67,7 @@ def print_errors(error: GanlabError) -> int:
 
 def print_error(mistake: Mistake, code: int) -> int:
     """``ganlab: error: where: what; fix`` on stderr, printable, at most ``LINE`` characters."""
-    clean = Mistake(*(printable(" ".join(unread(part).split())) for part in mistake))
+    clean = Mistake(*(printable(" ".join(redact(part).split())) for part in mistake))
     for part, least in (("what", 60), ("where", 60), ("fix", 80)):
         over = len(f"ganlab: error: {clean}") - LINE
         text = getattr(clean, part)
@@ -142,7 +142,7 @@ def _write_crash(error: BaseException, words: Sequence[str]) -> str:
             path = Path(folder) / "crash.txt"
             path.unlink(missing_ok=True)  # never through a link that someone left there
             with open(path, "x", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(unread("\n".join(lines)))
+                file.write(redact("\n".join(lines)))
             return str(path)
         except OSError:
             continue
