@@ -10,7 +10,7 @@ from ganlab.cli import help
 from ganlab.cli.arguments import no_near_miss, numbers, one_run, own_keys, parse
 from ganlab.errors import ConfigError, Mistake, suggest
 from ganlab.schema import MOST
-from ganlab.system.packages import DRAWING, require
+from ganlab.system.packages import PLOT_PACKAGES, require
 
 
 def say(text: str) -> int:
@@ -194,7 +194,7 @@ def report(rest: list[str]) -> int:
     thresholds = numbers("thresholds", own["thresholds"])
     if not words.names:
         raise ConfigError("report", "wants run folders", "name some, or a folder that holds some")
-    require(*DRAWING)
+    require(*PLOT_PACKAGES)
     from ganlab.report import report as write
 
     print(write(words.names, own["out"], thresholds))
@@ -212,7 +212,7 @@ def analyze(rest: list[str]) -> int:
         raise ConfigError(
             "analysis", "is not chosen", "write analysis=NAME; 'ganlab analyze --help' lists them"
         )
-    require(*DRAWING)
+    require(*PLOT_PACKAGES)
     from ganlab.analysis import analyze as make
 
     make(words.names, own["analysis"], own["out"], others, words.all("--config-dir"))

@@ -23,7 +23,7 @@ SECRET = "hunter2-of-the-environment"
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SECRET", SECRET)
-    monkeypatch.setattr(environment, "_shown", {})
+    monkeypatch.setattr(environment, "_placeholders", {})
     monkeypatch.setattr(CifarExtractor, "__call__", pixel_means)
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "work" / "conf" / "experiment").mkdir(parents=True)

@@ -350,5 +350,5 @@ def test_a_run_beside_others_hints_at_threads(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     hint = hardware.oversubscription_hint(CPU)
     assert bool(hint) == told
-    assert ("load 3.0 and 4 threads more on 4 cores" in hint) == told
+    assert ("the machine is busy (load 3.0, 4 cores); threads=1 is likely faster" in hint) == told
     assert hardware.oversubscription_hint(torch.device("cuda")) == ""
