@@ -165,7 +165,7 @@ def ensure_room(folder: Path, size: int, count: int) -> None:
 
 
 def _allocate(fd: int, size: int, count: int) -> None:
-    """Allocate ``size`` bytes for a file. Raises OSError if the disk lacks them, or room for ``count`` such."""
+    """Allocate ``size`` bytes for a file. Raises OSError if ``count`` such files don't fit."""
     try:
         os.posix_fallocate(fd, 0, max(size, 1))
     except (AttributeError, OSError) as error:

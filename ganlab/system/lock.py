@@ -174,8 +174,8 @@ class Lock:
 def owner_of(path: Path) -> str | None:
     """The live owner of the lock at ``path`` as "pid@host", or None. Changes nothing.
 
-    An owner on this host must hold the flock, because its pid may have been reused. One on another host counts
-    as alive until it has sent no heartbeat for ``SILENT_S``.
+    An owner on this host must hold the flock, because its pid may have been reused. One on another host
+    counts as alive until it has sent no heartbeat for ``SILENT_S``.
     """
     try:
         text = _read_owner(path).strip()

@@ -28,7 +28,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Inside, ``handler(signum, frame)`` handles ``SIGNALS``, except ignored ones; then restores the old ones.
+    """Inside, ``handler(signum, frame)`` handles ``SIGNALS``, except ignored ones; restores the old ones.
 
     Does nothing off the main thread, where Python can't set handlers.
     """
