@@ -91,8 +91,8 @@ def launch(line: CommandLine, cells: Sequence[Job], call_dir: Path, ledger: Ledg
             fix = "'ganlab train --cfg hydra hydra/launcher=NAME' lists its keys; add a new one with +"
             raise ConfigError("hydra.launcher", what, fix) from error
         env_set = any(g.key.startswith("hydra.job.env_set") for g in line.given)
-        if line.dirs and (wrong := foreign_hydra(raw, env_set=env_set, own=tuple(own))):
-            raise ConfigError(wrong)
+        if line.dirs and (mistakes := foreign_hydra(raw, env_set=env_set, own=tuple(own))):
+            raise ConfigError(mistakes)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=run_cell, config=raw

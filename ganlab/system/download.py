@@ -216,7 +216,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
-    """An opener for http and https only, with the environment's proxies; appends its sockets to ``sockets``."""
+    """Opens http and https only, with the environment's proxies; appends its sockets to ``sockets``."""
 
     class Http(http.client.HTTPConnection):
         def connect(self) -> None:
