@@ -14,7 +14,7 @@ from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
 from ganlab.runs.state import non_finite
 from ganlab.system.files import read_json
-from ganlab.system.packages import RUNS, require
+from ganlab.system.packages import RUN_PACKAGES, require
 from ganlab.training.build import build_gan, stored_shape, unpack_gan
 from ganlab.training.gan import GAN
 from ganlab.training.resume import as_checkpoint_error
@@ -27,7 +27,7 @@ def open_run(
 
     Raises DataError if the folder is no run's, ConfigError with every mistake.
     """
-    require(*RUNS)
+    require(*RUN_PACKAGES)
     folder = RunFolder(run)
     saved = folder.read_config()
     folder.require_own()

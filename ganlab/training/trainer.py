@@ -42,7 +42,7 @@ from ganlab.system.hardware import (
     set_precision,
     slow_bf16,
 )
-from ganlab.system.packages import RUNS, require
+from ganlab.system.packages import RUN_PACKAGES, require
 from ganlab.system.signals import StopFlag
 from ganlab.training import engine, rank_zero, resume
 from ganlab.training.batches import Feed
@@ -506,7 +506,7 @@ def _require_divisible(e: Experiment) -> None:
 
 
 def _prepare_locally(e: Experiment, resources: Resources) -> tuple[torch.device, SampleSet]:
-    require(*RUNS)
+    require(*RUN_PACKAGES)
     device = find_device(e.device)
     require_size(e)
     require_usable(e.optimizer, device)

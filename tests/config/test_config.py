@@ -354,10 +354,10 @@ def test_missing_values_are_named(tmp_path: Path) -> None:
     [
         ("a: 1\n\tb: 2\n", "mine.yaml:2:1: found a tab"),
         ("a: : b\n", "mine.yaml:1:4"),
-        ("a: 1\na: 2\n", "mine.yaml:2:1: the key 'a' is there twice"),
+        ("a: 1\na: 2\n", "mine.yaml:2:1: duplicate key 'a'"),
         ("a: [1\n", "mine.yaml:2:1"),
-        ("- 1\n", "holds a list"),
-        ("just text\n", "holds a single value"),
+        ("- 1\n", "contains a list"),
+        ("just text\n", "contains a single value"),
         ("", "is empty"),
         ("a: 010\n", "YAML reads 010 as 8"),
         ("a: 1:30\n", "YAML reads 1:30 as 90"),
@@ -404,7 +404,7 @@ def test_yaml_without_surprises(tmp_path: Path) -> None:
         ("# @package _global_\ndefaults: [{a: b, c: d}]\n", "own"),
         ("# @package _global_\nsteps: ${sed}\n", "steps: Interpolation key 'sed' not found"),
         ("# @package _global_\nsteps: {a: 1}\n", "steps: {'a': 1} is not an integer"),
-        ("# @package _global_\n1: 2\n", "the key '1' is no text; put it in quotes"),
+        ("# @package _global_\n1: 2\n", "the key '1' is not a string; put it in quotes"),
     ],
 )
 def test_mistakes_inside_an_experiment_file(tmp_path: Path, text: str, says: str) -> None:

@@ -112,8 +112,8 @@ def test_a_later_process_continues_too(remote: Remote) -> None:
     [
         (["404"], "404"),
         (["500"] * 9, "500"),
-        (["html"], "18 bytes are offered, 512,000 expected"),
-        (["longer"], "512,001 bytes are offered, 512,000 expected"),
+        (["html"], "the server sends 18 bytes, 512,000 expected"),
+        (["longer"], "the server sends 512,001 bytes, 512,000 expected"),
         (["other"] * 9, "sha256"),
     ],
 )
@@ -130,7 +130,7 @@ def test_faults_end_in_one_line(remote: Remote, faults: list[str], says: str) ->
     assert fetch(remote).read_bytes() == CONTENT  # nothing wrong is left behind
 
 
-@pytest.mark.parametrize(("fault", "says"), [("drip", "bytes came in"), ("silent", "no answer in 0.2 s")])
+@pytest.mark.parametrize(("fault", "says"), [("drip", "bytes in"), ("silent", "no response in 0.2 s")])
 def test_a_dripping_server_is_given_up(
     remote: Remote, fault: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,14 +149,14 @@ def test_another_host_may_send_it_if_the_sum_is_right(remote: Remote) -> None:
     assert fetch(remote).read_bytes() == CONTENT
     remote.path.unlink()
     Handler.faults = [f"to {remote.url}?elsewhere", "other", f"to {remote.url}?elsewhere", "other"]
-    with pytest.raises(EnvError, match="what came has sha256"):
+    with pytest.raises(EnvError, match="the content has sha256"):
         fetch(remote)
 
 
 @pytest.mark.parametrize(
     ("place", "says"),
-    [("ftp://127.0.0.1/x", r"sends on to ftp://127.*, which is not https or http"),
-     ("file:///etc/passwd", "the server answers 302"), ("/again", "the server answers 302")],
+    [("ftp://127.0.0.1/x", r"redirects to ftp://127.*, which is not https or http"),
+     ("file:///etc/passwd", "the server responded 302"), ("/again", "the server responded 302")],
 )  # fmt: skip
 def test_nothing_but_http_is_followed(remote: Remote, place: str, says: str) -> None:
     Handler.faults = [f"to {place}"] * 9

@@ -111,7 +111,7 @@ def redirected(place: Path) -> None:
     with online(place), served() as server:
         to = f"to http://localhost:{server.server_port}/g"
         server.faults = [to, "other", to, "other"]
-        fails(remote(f"{server.url}/f"), "what came has sha256 [0-9a-f]{16}..., expected")
+        fails(remote(f"{server.url}/f"), "the content has sha256 [0-9a-f]{16}..., expected")
 
 
 def out_of_https(place: Path) -> None:
@@ -260,20 +260,20 @@ def weights(where: str) -> Callable[[Path], None]:
 
 HALF = len(CONTENT) // 2
 CASES: dict[str, Callable[[Path], None]] = {
-    "404": broken("404", says="the server answers 404"),
-    "500, again and again": broken("500", "500", "500", says="the server answers 500"),
+    "404": broken("404", says="the server responded 404"),
+    "500, again and again": broken("500", "500", "500", says="the server responded 500"),
     "503 twice, then the file": endured("503", "503", asked=[0, 0, 0]),
-    "an HTML page in its place": broken("html", says="20 bytes are offered, 512,000 expected"),
-    "an HTML page after half of it": broken("cut", "html", says="20 bytes are offered", then=HALF),
+    "an HTML page in its place": broken("html", says="20 bytes, 512,000 expected"),
+    "an HTML page after half of it": broken("cut", "html", says="20 bytes, ", then=HALF),
     "cut at 50 %": endured("cut", asked=[0, HALF]),
     "cut thrice, continued by the next try": broken(
         "cut", "cut", "cut", says="connection broke", then=448_000
     ),
-    "wrong content": broken("other", "other", says="what came has sha256"),
-    "longer": broken("longer", says="512,001 bytes are offered"),
-    "endless": broken("endless", says="bytes are offered, 512,000 expected", then=None),
-    "a body that drips": broken("drip", "drip", "drip", says="only .* bytes came in", then=None),
-    "a header that drips": broken("silent", "silent", "silent", says="no answer in 0.3 seconds"),
+    "wrong content": broken("other", "other", says="the content has sha256"),
+    "longer": broken("longer", says="512,001 bytes, "),
+    "endless": broken("endless", says="bytes, 512,000 expected", then=None),
+    "a body that drips": broken("drip", "drip", "drip", says="only .* bytes in", then=None),
+    "a header that drips": broken("silent", "silent", "silent", says="no response in 0.3 seconds"),
     "no ranges after a cut": endured("cut", "whole", asked=[0, HALF]),
     "the rest of another file": endured(part=b"x" * 1000, asked=[1000, 0]),
     "more than the file": endured(part=CONTENT + b"x", asked=[0]),
@@ -282,8 +282,8 @@ CASES: dict[str, Callable[[Path], None]] = {
     "another host sends something else": redirected,
     "out of https": out_of_https,
     "to ftp": broken("to ftp://127.0.0.1/x", says="which is not https or http"),
-    "to a file": broken("to file:///etc/passwd", says="the server answers 302"),
-    "round in a circle": broken(*["to /f"] * 20, says="the server answers 302"),
+    "to a file": broken("to file:///etc/passwd", says="the server responded 302"),
+    "round in a circle": broken(*["to /f"] * 20, says="the server responded 302"),
     "no server": nowhere("http://127.0.0.1:9/f", "refused"),
     "no such host": nowhere("http://ganlab.invalid/f", "download failed"),
     "an offline node": offline,

@@ -515,7 +515,7 @@ def test_impossible_bounds_and_weights_are_one_line(word: str, told: str) -> Non
 
 @functools.cache
 def cells(name: str) -> dict[str, dict[str, Any]]:
-    return {job.name: job.tree for job in runner.plan(name, [], grid.Scale(), None).jobs}
+    return {job.name: job.tree for job in runner.make_plan(name, [], grid.Scale(), None).jobs}
 
 
 def test_figure_2_is_seven_pairs_by_four_methods() -> None:

@@ -260,7 +260,7 @@ def test_another_config_in_the_folder_is_refused(tiny: Make) -> None:
 def test_nothing_is_written_before_the_data_is_there(tiny: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2000 is more than the 1797 images"):
         go(tiny(batch_size=2000))
-    with pytest.raises(EnvError, match="cuda:99 is not there"):
+    with pytest.raises(EnvError, match="cuda:99 does not exist"):
         go(tiny(device="cuda:99"))
     assert not (tmp_path / "run").exists()
 

@@ -147,7 +147,7 @@ def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
         assert find_device("auto") == find_device("cuda") == torch.device("cuda:1")
         with pytest.raises(ConfigError, match="all 2 ranks"):
             find_device("cuda:0")
-    with collectives.use_ranks(one_of(2, 3)), pytest.raises(EnvError, match="rank 2 wants cuda:2"):
+    with collectives.use_ranks(one_of(2, 3)), pytest.raises(EnvError, match="rank 2 needs cuda:2"):
         find_device("auto")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from ganlab.errors import EnvError, RunInUse
-from ganlab.system.files import FULL, open_regular
+from ganlab.system.files import DISK_FULL, open_regular
 from ganlab.system.lock import Lock
 from ganlab.system.signals import beat
 
@@ -60,7 +60,7 @@ def writing(folder: Path, needed: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             wants = f"; needs {megabytes(needed)}" if needed else ""
             what = f"the disk is full ({megabytes(free_bytes(folder))} free{wants})"
             raise EnvError(str(folder), what, "free some space or set GANLAB_CACHE to another disk") from None
