@@ -150,7 +150,7 @@ def test_the_numbers_are_ds_loss_on_those_images(tiny: Make, monkeypatch: pytest
     """Against a plain pass over all images at once; in pieces it is the same mean."""
     e = wgan_gp(tiny, validation=True, validation_n=90)
     gan = build_gan(e, CPU)
-    monkeypatch.setattr(validation, "PIECE", 40)
+    monkeypatch.setattr(validation, "CHUNK", 40)
     made = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
     found = made.look()
     gan.discriminator.eval()
