@@ -1,4 +1,4 @@
-"""What can go wrong for a user and the exit code that says so; near misses of names."""
+"""User-facing errors with their exit codes, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 
 
 def printable(text: str) -> str:
-    """Text of someone else's for a screen: no escapes and no signs that turn lines around; lines stay."""
+    """Make untrusted text safe to print: replace control and direction characters, keep line breaks."""
     return _CONTROL.sub("?", text)
 
 
 class Mistake(NamedTuple):
-    """One thing to mend: ``where`` (a config key or a file), ``what`` is wrong, and the ``fix``."""
+    """One mistake: ``where`` (a config key or file), ``what`` is wrong, and the ``fix``."""
 
     where: str
     what: str
@@ -28,9 +28,9 @@ class Mistake(NamedTuple):
 
 
 class GanlabError(Exception):
-    """A failure that the user can mend. Printed as one line per mistake, without a traceback.
+    """An error that the user can fix, printed as one line per mistake, without a traceback.
 
-    agreed: all ranks of the run raise it, and only one of them is not ``silent``.
+    agreed: all ranks of the run raise it, and all but one are ``silent``.
     """
 
     code = 1
@@ -43,13 +43,13 @@ class GanlabError(Exception):
 
 
 class ConfigError(GanlabError):
-    """The config or the command line is wrong (exit code 2)."""
+    """An invalid config or command line (exit code 2)."""
 
     code = 2
 
 
 class DataError(GanlabError):
-    """A dataset or another input file is missing, damaged or unsuitable (exit code 3)."""
+    """A missing, damaged or unsuitable dataset or other input file (exit code 3)."""
 
     code = 3
 
@@ -61,13 +61,13 @@ class CheckpointError(GanlabError):
 
 
 class EnvError(GanlabError):
-    """Device, dependency, disk, permission, network or weights (exit code 5)."""
+    """A problem with a device, dependency, disk, permission, network or weights file (exit code 5)."""
 
     code = 5
 
 
 class Diverged(GanlabError):
-    """Training left the finite numbers (exit code 6)."""
+    """Training diverged to non-finite values (exit code 6)."""
 
     code = 6
 
@@ -79,13 +79,13 @@ class RunInUse(GanlabError):
 
 
 class SweepFailed(GanlabError):
-    """A sweep ended, and some of its jobs failed (exit code 8)."""
+    """A sweep ended with failed jobs (exit code 8)."""
 
     code = 8
 
 
 class Stopped(GanlabError):
-    """A signal asked the run to stop (exit code 128 + N)."""
+    """A signal stopped the run (exit code 128 + N)."""
 
     def __init__(self, signum: int, what: str = "", fix: str = "") -> None:
         import signal
@@ -96,7 +96,7 @@ class Stopped(GanlabError):
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
-    """The name that ``word`` most likely is a misspelling of, or None."""
+    """The name of which ``word`` is most likely a misspelling, or None."""
     close = difflib.get_close_matches(word, set(map(str, names)), n=12, cutoff=0.5)
     scored = [(_edits(word, n), -difflib.SequenceMatcher(None, word, n).ratio(), n) for n in close]
     best = min(scored, default=None)
@@ -104,7 +104,7 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
 
 
 def _edits(a: str, b: str) -> int:
-    """Letters to insert, drop, replace or swap to get from ``a`` to ``b`` (optimal string alignment)."""
+    """Edit distance with adjacent swaps (optimal string alignment)."""
     before: list[int] = []
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
@@ -117,7 +117,7 @@ def _edits(a: str, b: str) -> int:
 
 
 def suggest(word: str, names: Iterable[str], *, all_of: str = "") -> str:
-    """A fix for an unknown word: "did you mean 'steps'?", else the names themselves if they are few."""
+    """A fix for an unknown word: "did you mean 'steps'?", or a list of the names if it is short."""
     names = sorted(set(map(str, names)))
     if near := nearest(word, names):
         return f"did you mean {near!r}?"

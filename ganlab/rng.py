@@ -1,8 +1,8 @@
-"""Randomness as a pure function of (seed, rank, step), so that nothing random has to be saved.
+"""Randomness as a pure function of (seed, rank, step), so that no random state has to be saved.
 
-``fold`` mixes its arguments into one 64-bit seed; every generator of ganlab is seeded by it. Training
-seeds torch's default generators at each step; evaluation, sampling and the data order have generators of
-their own, so that looking at a run never changes it. Nothing else may call ``manual_seed``.
+``fold`` hashes its arguments into the seed of a generator. Training seeds torch's default generators at each
+step; evaluation, sampling and the data order have separate generators, so that they never change a run. No
+other code may call ``manual_seed``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def fold(seed: int, stream: str, *counters: int) -> int:
 
 
 def generator(device: torch.device | str, seed: int, stream: str, *counters: int) -> torch.Generator:
-    """A generator of its own on ``device``, seeded by ``fold``."""
+    """A new generator on ``device``, seeded by ``fold``."""
     g = torch.Generator(device=device)
     g.manual_seed(fold(seed, stream, *counters))
     return g
@@ -43,6 +43,6 @@ def seed_default(device: torch.device, seed: int, stream: str, *counters: int) -
 
 def default_of(device: torch.device) -> torch.Generator:
     """torch's default generator of a CUDA device."""
-    torch.cuda.init()  # until then there is none
+    torch.cuda.init()  # creates the default generators
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.cuda.default_generators[index]

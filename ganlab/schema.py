@@ -1,7 +1,7 @@
 """A constructor's signature is the schema: plain types, ``Literal`` choices and ``Range`` bounds.
 
-``Annotated[float, Range(gt=0)]`` in a signature is checked in two places by the same code: by
-``@checked`` when a class is built from Python, and by ``config.py`` before anything is built from YAML.
+``Annotated[float, Range(gt=0)]`` in a signature is checked by the same code in two places:
+``@checked``, when a class is built from Python, and ``config/check.py``, before anything is built from YAML.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number: ``ge`` <= value <= ``le``, ``gt`` < value < ``lt``; NaN is never inside."""
+    """Bounds of a number: ``ge`` <= value <= ``le``, ``gt`` < value < ``lt``; NaN is always outside."""
 
     ge: float | None = None
     gt: float | None = None
@@ -45,46 +45,46 @@ class Range:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Marks a mapping: its keys and values are arguments of the node that is the argument ``of``."""
+    """Marks a mapping whose items are arguments of the node that is the argument ``of``."""
 
     of: str
 
 
 Positive = Annotated[float, Range(gt=0, lt=math.inf)]
 NonNegative = Annotated[float, Range(ge=0, lt=math.inf)]
-MOST = 1_000_000_000  # of anything counted: past all honest use, and far from what overflows
-Count = Annotated[int, Range(ge=1, le=MOST)]
-Steps = Annotated[int, Range(ge=0, le=MOST)]
+MAX_COUNT = 1_000_000_000  # limit of every count: beyond practical use, and far from overflow
+Count = Annotated[int, Range(ge=1, le=MAX_COUNT)]
+Steps = Annotated[int, Range(ge=0, le=MAX_COUNT)]
 Seed = Annotated[int, Range(ge=0, lt=2**63)]
-Threads = Annotated[int, Range(ge=1, le=1024)]  # OpenMP crashes the process where it can't start them
+Threads = Annotated[int, Range(ge=1, le=1024)]  # OpenMP crashes the process if it can't start them
 Unit = Annotated[float, Range(ge=0, lt=1)]
 
 
-def describe(wanted: Any) -> str:
-    """A type in words: "a number > 0", "one of 'a', 'b'", "a whole number or null"."""
-    origin = get_origin(wanted)
+def describe(annotation: Any) -> str:
+    """A type in words: "a number > 0", "one of 'a', 'b'", "an integer or null"."""
+    origin = get_origin(annotation)
     if origin is Annotated:
-        base, *marks = get_args(wanted)
+        base, *marks = get_args(annotation)
         return " ".join([describe(base), *[str(m) for m in marks if isinstance(m, Range)]])
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(a) for a in get_args(wanted))
+        return " or ".join(describe(a) for a in get_args(annotation))
     if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(wanted)))
+        return "one of " + ", ".join(map(str, get_args(annotation)))
     if origin in (list, tuple):
-        items = [a for a in get_args(wanted) if a is not Ellipsis]
-        if origin is tuple and Ellipsis not in get_args(wanted):
+        items = [a for a in get_args(annotation) if a is not Ellipsis]
+        if origin is tuple and Ellipsis not in get_args(annotation):
             return f"a list of {len(items)}: " + ", ".join(describe(a) for a in items)
         return f"a list, each {describe(items[0])}" if items else "a list"
-    if origin is dict or wanted is dict:
+    if origin is dict or annotation is dict:
         return "a mapping"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(wanted, getattr(wanted, "__name__", str(wanted)))
+    names = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def fits(value: Any, wanted: Any) -> bool:
-    """Whether a plain value is of the wanted type and within its bounds. Whole numbers count as floats."""
-    origin, args = get_origin(wanted), get_args(wanted)
-    if wanted is Any or isinstance(wanted, TypeVar):
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a plain value matches a type and its bounds; an int is also a float."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation is Any or isinstance(annotation, TypeVar):
         return True
     if origin is Annotated:
         if not fits(value, args[0]):
@@ -95,13 +95,13 @@ def fits(value: Any, wanted: Any) -> bool:
         return any(fits(value, a) for a in args)
     if origin is Literal:
         return any(value == a and type(value) is type(a) for a in args)
-    if wanted is float:
+    if annotation is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int:
+    if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if wanted in (str, bool):
-        return isinstance(value, wanted)
-    if wanted is None or wanted is type(None):
+    if annotation in (str, bool):
+        return isinstance(value, annotation)
+    if annotation is None or annotation is type(None):
         return value is None
     if origin in (list, tuple) and isinstance(value, (list, tuple)):
         if origin is tuple and Ellipsis not in args:
@@ -113,7 +113,7 @@ def fits(value: Any, wanted: Any) -> bool:
         )
     if origin is not None:  # Callable[...] and other generics: not checkable by value
         return isinstance(value, origin) if inspect.isclass(origin) else True
-    return isinstance(value, wanted) if inspect.isclass(wanted) else True
+    return isinstance(value, annotation) if inspect.isclass(annotation) else True
 
 
 @functools.cache
@@ -125,23 +125,23 @@ def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     return {n: (hints.get(n, Any), p.default) for n, p in signature.parameters.items() if n != "self"}
 
 
-def wrong_values(target: Callable[..., Any], values: dict[str, Any]) -> Iterator[Mistake]:
-    """One mistake for every value that does not fit ``target``'s signature; unknown names are passed over."""
-    wanted = parameters(target)
+def value_mistakes(target: Callable[..., Any], values: dict[str, Any]) -> Iterator[Mistake]:
+    """One mistake per value that does not match ``target``'s signature; unknown names are ignored."""
+    annotations = parameters(target)
     for name, value in values.items():
-        if name in wanted and not fits(value, wanted[name][0]):
-            yield Mistake(name, f"{value!r} is not {describe(wanted[name][0])}")
+        if name in annotations and not fits(value, annotations[name][0]):
+            yield Mistake(name, f"{value!r} is not {describe(annotations[name][0])}")
 
 
 def checked(function: F) -> F:
-    """Decorate a constructor: raise ValueError, all wrong values at once, before it runs."""
+    """Decorate a constructor to raise ValueError, with all invalid values at once, before it runs."""
 
     @functools.wraps(function)
     def inner(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = inspect.signature(function).bind(self, *args, **kwargs).arguments
         values = {k: v for k, v in list(bound.items())[1:]}
-        if wrong := list(wrong_values(type(self), values)):
-            raise ValueError("; ".join(str(m) for m in wrong))
+        if mistakes := list(value_mistakes(type(self), values)):
+            raise ValueError("; ".join(str(m) for m in mistakes))
         function(self, *args, **kwargs)
 
     return typing.cast(F, inner)

@@ -1,8 +1,8 @@
-"""The nouns that every floor uses, with their shapes.
+"""Types that all packages share, with their shapes.
 
 x: data, images as float32 (B, C, H, W) in [-1, 1]; y: class labels, int64 (B,); z: noise, float32 (B, Z).
-Points are float32 (B, 2), or (B, 1) on a line; text is float32 (B, V, L): for each of L places the weights of
-V symbols.
+Points are float32 (B, 2), or (B, 1) on a line; text is float32 (B, V, L): for each of L positions a weight
+for each of V symbols.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """What a player sees: ``x`` (B, C, H, W) float32 in [-1, 1] and ``y`` (B,) int64, or None."""
+    """Input of D: ``x`` (B, C, H, W) float32 in [-1, 1] and ``y`` (B,) int64, or None."""
 
     x: Tensor
     y: Tensor | None = None
 
 
 class Verdict(NamedTuple):
-    """What D says of a batch.
+    """Output of D for a batch.
 
-    score: (B,) raw output, unbounded, before any sigmoid; higher means "looks real".
-    features: (B, F) what the last layer sees, or None. class_logits: (B, K), or None.
+    score: (B,) raw output, unbounded, before any sigmoid; higher means more real.
+    features: (B, F) input of the last layer, or None. class_logits: (B, K), or None.
     """
 
     score: Tensor
@@ -37,7 +37,7 @@ NOUNS: dict[Kind, str] = {
     "images": "images",
     "points": "points",
     "text": "lines",
-}  # several samples, in words
+}  # plural nouns for messages
 
 
 class ImageShape(NamedTuple):
@@ -53,7 +53,7 @@ class ImageShape(NamedTuple):
 
 
 class PointShape(NamedTuple):
-    """Shape of one point: its coordinates. Stored as float32, as players see it."""
+    """Shape of one point: its coordinates. Stored as float32, D's input."""
 
     dim: int
 
@@ -63,7 +63,7 @@ class PointShape(NamedTuple):
 
 
 class TextShape(NamedTuple):
-    """Shape of one line of text: symbols in the vocabulary, places in a line. Stored as int16 (L,)."""
+    """Shape of one line of text: symbols in the vocabulary, positions in a line. Stored as int16 (L,)."""
 
     vocabulary: int
     length: int
@@ -77,7 +77,7 @@ Shape = ImageShape | PointShape | TextShape
 
 
 class Features(NamedTuple):
-    """What a feature extractor says of N images: ``pool`` (N, D) and class ``logits`` (N, K), float32."""
+    """Output of a feature extractor for N images: ``pool`` (N, D) and class ``logits`` (N, K), float32."""
 
     pool: Tensor
     logits: Tensor

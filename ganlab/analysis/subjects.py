@@ -96,7 +96,7 @@ class Subject:
         rows = order[:n].sort().values.numpy()
         noise = rng.generator(self.device, seed, "analysis", 1)
         pixels = torch.from_numpy(images.images[rows]).to(self.device)
-        x = images.seen(pixels, self.experiment.dequantize, generator=noise)
+        x = images.to_model_input(pixels, self.experiment.dequantize, generator=noise)
         labelled = bool(getattr(game, "num_classes", 0)) and images.labels is not None
         y = torch.from_numpy(images.labels[rows]).to(self.device) if labelled else None  # type: ignore[index]
         return Batch(x, y)
@@ -118,15 +118,15 @@ class Subject:
     def held_out(self, wanted: str | None) -> str | None:
         """The split that training did not use: ``wanted``, else test or validation, else None."""
         dataset = self.experiment.dataset
-        return held_out(dataset) if wanted is None else dataset.chosen(wanted)
+        return held_out(dataset) if wanted is None else dataset.resolve_split(wanted)
 
 
 @torch.no_grad()
 def generate(game: GAN, z: Tensor, y: Tensor | None) -> Tensor:
     """float32 (n, C, H, W) in [-1, 1] of the G that is scored, in evaluation mode and left as it was."""
-    with evaluating(game.live):
+    with evaluating(game.ema_or_generator):
         parts = [
-            game.live(z[i : i + PIECE], None if y is None else y[i : i + PIECE]).float()
+            game.ema_or_generator(z[i : i + PIECE], None if y is None else y[i : i + PIECE]).float()
             for i in range(0, len(z), PIECE)
         ]
     return torch.cat(parts)

@@ -87,7 +87,7 @@ def _grid_lines(found: list[Rate], scored: list[dict[str, Any]]) -> list[str]:
 def _cells(*words: str) -> Iterator[tuple[str, int, int, int]]:
     """(method as cases call it, d_steps, updates, images scored) of each cell of the grid."""
     nowhere = str(Path(os.devnull) / "grid")  # a grid of that name under outputs/ is no business of this
-    for job in runner.plan(GRID, ["metric.extractor=cifar", *words], grids.Scale(), nowhere).jobs:
+    for job in runner.make_plan(GRID, ["metric.extractor=cifar", *words], grids.Scale(), nowhere).jobs:
         images = cost.scored_images(compose.build(job.tree))
         yield "+".join(job.tree["normalization"]) or "none", int(job.tree["d_steps"]), job.steps, images
 

@@ -37,7 +37,7 @@ def ganlab(words: list[str], resolution: int, lanes: int = 1) -> Made:
         for trial in trials:
             trial.update()
 
-    return update, device, lambda: trials[0].engine.told
+    return update, device, lambda: trials[0].engine.summary
 
 
 def counted(spec: dict[str, Any]) -> dict[str, Any]:

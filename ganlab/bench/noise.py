@@ -30,7 +30,7 @@ class Noise(Dataset):
         return ("train", "test")
 
     def load(self, *, split: str | None = None) -> SampleSet:
-        split = self.chosen(split)
+        split = self.resolve_split(split)
         random = np.random.default_rng(self.splits().index(split))
         shape = (self.count, self.channels, self.resolution, self.resolution)
         images = random.integers(0, 256, shape, np.uint8)

@@ -15,7 +15,7 @@ from ganlab.evaluation.evaluator import Evaluator
 from ganlab.evaluation.generate import CHUNK, generators
 from ganlab.metrics.protocol import Protocol
 from ganlab.training import trainer
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 
 REAL = 1000  # noise images that the generated ones are compared with
 
@@ -33,7 +33,7 @@ class Scorer:
         extractor.download = False
         extractor.check()
         self.device, _ = trainer.prepare(self.e)
-        self.game = build_game(self.e, self.device)
+        self.game = build_gan(self.e, self.device)
         self.folder = tempfile.TemporaryDirectory()
 
     def score(self, samples: int) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Scorer:
         metric, place = self.e.metric, Path(self.folder.name)
         judge = Evaluator(metric.extractor, metric.scores, protocol, self.e.dataset, self.device, place)
         judge.reference()
-        generate, of_class = generators(self.game.live, self.game.draw, protocol, self.e.shape)
+        generate, of_class = generators(self.game.ema_or_generator, self.game.draw, protocol, self.e.shape)
         began = time.perf_counter()
         with torch.no_grad():
             for start in range(0, samples, CHUNK):

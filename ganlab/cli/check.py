@@ -138,13 +138,13 @@ def _game(stored: Mapping[str, Any], loaded: Loaded) -> GAN | None:
     """The players that the config builds, to see whether a checkpoint fits them; None if it builds none."""
     import torch
 
-    from ganlab.training.build import build_game, stored_shape
+    from ganlab.training.build import build_gan, stored_shape
 
     try:
         e = compose.build(compose.reopen(stored))
         classes = int(loaded[2].get("num_classes", 0))
         random = torch.default_generator.get_state()
-        game = build_game(e, torch.device("cpu"), classes, stored_shape(e, loaded[2]))
+        game = build_gan(e, torch.device("cpu"), classes, stored_shape(e, loaded[2]))
         torch.default_generator.set_state(random)
     except (ConfigError, DataError, EnvError, TypeError, ValueError):
         return None

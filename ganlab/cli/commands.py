@@ -9,8 +9,8 @@ from ganlab.bench import KEYS
 from ganlab.cli import help
 from ganlab.cli.arguments import no_near_miss, numbers, one_run, own_keys, parse
 from ganlab.errors import ConfigError, Mistake, suggest
-from ganlab.schema import MOST
-from ganlab.system.packages import DRAWING, require
+from ganlab.schema import MAX_COUNT
+from ganlab.system.packages import PLOT_PACKAGES, require
 
 
 def say(text: str) -> int:
@@ -35,10 +35,10 @@ def train(rest: list[str]) -> int:
     if show not in (None, "job", "hydra", "all"):
         raise ConfigError("--cfg", f"{show!r} is none of job, hydra, all", "write --cfg job")
     if words.on("--hydra-help", "--info", "-i") or show in ("hydra", "all"):
-        from ganlab.sweeps.multirun import hydra_itself
+        from ganlab.sweeps.multirun import run_hydra_option
 
         options = [word for n, v in words.options if n != "--config-dir" for word in (n, v) if word]
-        return hydra_itself(options, overrides, dirs)
+        return run_hydra_option(options, overrides, dirs)
     rules = [word for word in overrides if word.startswith("sweep.")]
     overrides = [word for word in overrides if word not in rules]
     if words.on("--multirun") and show is None:
@@ -47,10 +47,10 @@ def train(rest: list[str]) -> int:
             key = others[0].partition("=")[0]
             raise ConfigError(key, "is no rule of a sweep", suggest(key, list(help.RULES)))
         from ganlab.sweeps.multirun import sweep
-        from ganlab.sweeps.plan import rules as ruled
+        from ganlab.sweeps.plan import parse_rules
 
         most, retry, stall_minutes = own.values()
-        return sweep(overrides, dirs, ruled(most, retry, stall_minutes, "sweep."))
+        return sweep(overrides, dirs, parse_rules(most, retry, stall_minutes, "sweep."))
     if rules and not words.on("--multirun"):
         raise ConfigError(rules[0].partition("=")[0], "is a rule of sweeps", "add -m, or leave it out")
     if show:
@@ -85,18 +85,18 @@ def sweep(rest: list[str]) -> int:
     from ganlab.config.files import groups, user_dirs
     from ganlab.sweeps import grid, plan, runner
 
-    known = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).words()
+    known = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).axis_keys()
     keys = {*known, *groups([]), *help.arguments("Experiment")}
     no_near_miss(
         [word for word in others if word.lstrip("+").partition("=")[0] not in keys], list(help.SWEEP)
     )
 
-    rules = plan.rules(own["max_jobs"], own["retry"], own["stall_minutes"])
-    asked = plan.places(own["jobs"], own["per_gpu"], own["gpus"], others)
+    rules = plan.parse_rules(own["max_jobs"], own["retry"], own["stall_minutes"])
+    asked = plan.parse_placement(own["jobs"], own["per_gpu"], own["gpus"], others)
     dirs = words.all("--config-dir")
     scale = grid.parse_scale(own["scale"]) if own["scale"] else grid.Scale()
-    places = runner.checked(asked)
-    found = runner.plan(own["grid"], others, scale, own["out"], dirs, rules.most)
+    places = runner.resolve_gpus(asked)
+    found = runner.make_plan(own["grid"], others, scale, own["out"], dirs, rules.max_cells)
     if own["dry_run"]:
         from ganlab.sweeps import cost
 
@@ -114,9 +114,9 @@ def status(rest: list[str]) -> int:
     if others:
         key = others[0].partition("=")[0]
         raise ConfigError(key, "is no option of status", suggest(key, list(help.STATUS)))
-    from ganlab.sweeps.status import status as tell_status
+    from ganlab.sweeps.status import show_status
 
-    return tell_status(words.names, own["watch"])
+    return show_status(words.names, own["watch"])
 
 
 def check(rest: list[str]) -> int:
@@ -163,7 +163,7 @@ def sample(rest: list[str]) -> int:
         return say(help.sample())
     run = one_run(words, "sample")
     own, others = own_keys(words.overrides, help.SAMPLE)
-    bounds = {"n": (1, 100_000), "seed": (0, MOST), "columns": (1, 1000), "interpolations": (0, 1000)}
+    bounds = {"n": (1, 100_000), "seed": (0, MAX_COUNT), "columns": (1, 1000), "interpolations": (0, 1000)}
     wrong = [
         Mistake(
             key,
@@ -194,7 +194,7 @@ def report(rest: list[str]) -> int:
     thresholds = numbers("thresholds", own["thresholds"])
     if not words.names:
         raise ConfigError("report", "wants run folders", "name some, or a folder that holds some")
-    require(*DRAWING)
+    require(*PLOT_PACKAGES)
     from ganlab.report import report as write
 
     print(write(words.names, own["out"], thresholds))
@@ -212,7 +212,7 @@ def analyze(rest: list[str]) -> int:
         raise ConfigError(
             "analysis", "is not chosen", "write analysis=NAME; 'ganlab analyze --help' lists them"
         )
-    require(*DRAWING)
+    require(*PLOT_PACKAGES)
     from ganlab.analysis import analyze as make
 
     make(words.names, own["analysis"], own["out"], others, words.all("--config-dir"))

@@ -38,7 +38,7 @@ def prepare(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
 
     for manifest in pack.prepare(dataset, splits):
         if manifest.get("folder") is None:
-            print(f"{dataset.name}: {dataset.comes}; nothing to prepare")
+            print(f"{dataset.name}: {dataset.origin}; nothing to prepare")
             _told_loaded(dataset, manifest)
         else:
             print(f"{dataset.name}: {_sentence(manifest)} -> {manifest['folder']}")
@@ -108,8 +108,8 @@ def check(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] =
     if "out" in own:
         write_json(expanded(own["out"]), {s: r.as_json() for s, r in found.items() if r})
         print(f"-> {own['out']}")
-    if wrong := [(r.root, r.wrong, r.files) for r in found.values() if r and r.wrong]:
-        fix = "mend or remove them; dataset.on_bad=skip leaves broken images out"
+    if wrong := [(r.root, r.num_bad, r.files) for r in found.values() if r and r.num_bad]:
+        fix = "repair or remove them; dataset.on_bad=skip leaves broken images out"
         raise DataError([Mistake(root, f"{n:,} of {of:,} files are not sound", fix) for root, n, of in wrong])
 
 
@@ -120,10 +120,10 @@ def _check(dataset: Dataset, split: str, how: str, manifest: str | None) -> Repo
     originals = dataset.originals(split)
     if originals is None:
         if how != "none":
-            what = f"{dataset.name} {dataset.comes}: no sums are kept of it"
+            what = f"{dataset.name} {dataset.origin}: no sums are kept of it"
             raise ConfigError("hash", what, "leave it out")
         loaded = dataset.load(split=split)
-        print(f"{dataset.name} {split}: {dataset.comes}, and loads")
+        print(f"{dataset.name} {split}: {dataset.origin}, and loads")
         _told_loaded(dataset, loaded.manifest)
         return None
     place = None
@@ -193,7 +193,7 @@ def _told_loaded(dataset: Dataset, manifest: Mapping[str, Any]) -> None:
 
 def _absent(dataset: Dataset, split: str) -> str:
     if dataset.pack_folder(split) is None:
-        return dataset.comes
+        return dataset.origin
     return f"not prepared; 'ganlab data prepare {dataset.name} split={split}'"
 
 

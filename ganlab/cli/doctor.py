@@ -36,9 +36,9 @@ class Finding(NamedTuple):
 def datasets() -> Iterator[Finding]:
     from ganlab.config.files import find, groups, read
     from ganlab.config.targets import resolve
-    from ganlab.data.packing.download import BY_HAND, KNOWN, by_hand_place
+    from ganlab.data.packing.download import BY_HAND, REMOTES, by_hand_place
 
-    options, known = groups([]).get("dataset", []), {r.dataset for r in KNOWN}
+    options, known = groups([]).get("dataset", []), {r.dataset for r in REMOTES}
     for option in options:
         if option in BY_HAND:
             place, (why, what) = by_hand_place(option), BY_HAND[option]
@@ -50,27 +50,27 @@ def datasets() -> Iterator[Finding]:
                 )
         elif option not in known and (file := find(f"dataset/{option}", [])):
             kind: Any = resolve(read(file)[0]["_target_"])
-            yield Finding("datasets", option, "ok", kind.comes)
-    for dataset in dict.fromkeys(r.dataset for r in KNOWN):
-        remotes = [r for r in KNOWN if r.dataset == dataset]
-        there = [r for r in remotes if r.place.is_file()]
-        whole = [r for r in there if r.place.stat().st_size == r.size]
+            yield Finding("datasets", option, "ok", kind.origin)
+    for dataset in dict.fromkeys(r.dataset for r in REMOTES):
+        remotes = [r for r in REMOTES if r.dataset == dataset]
+        there = [r for r in remotes if r.path.is_file()]
+        whole = [r for r in there if r.path.stat().st_size == r.size]
         if remotes[0].part and 0 < len(whole) < len(remotes):
             names = ", ".join(r.file for r in remotes if r not in whole)
             fix = f"'ganlab data prepare {dataset} split=all'"
             yield Finding("datasets", dataset, "absent", f"not downloaded: {names}", fix)
         elif whole:
-            yield Finding("datasets", dataset, "ok", f"downloaded, {whole[0].place}")
+            yield Finding("datasets", dataset, "ok", f"downloaded, {whole[0].path}")
         elif there:
-            size = there[0].place.stat().st_size
-            text = f"{there[0].place} has {size:,} bytes, not {there[0].size:,}"
+            size = there[0].path.stat().st_size
+            text = f"{there[0].path} has {size:,} bytes, not {there[0].size:,}"
             yield Finding("datasets", dataset, "absent", text, "remove it; it is downloaded again")
         else:
             r = remotes[0]
             if r.part:
                 r = replace(r, file=f"{r.file} and the like", size=sum(other.size for other in remotes))
             text = f"not downloaded: {r.file}, {r.size / 1e6:,.0f} MB, sha256 {r.sha256}"
-            fix = f"'ganlab data prepare {dataset}', or get {r.url} elsewhere and put it at {r.place}"
+            fix = f"'ganlab data prepare {dataset}', or get {r.url} elsewhere and put it at {r.path}"
             yield Finding("datasets", dataset, "absent", text, fix)
 
 

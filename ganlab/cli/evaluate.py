@@ -18,7 +18,7 @@ from ganlab.metrics.protocol import apart, digest
 from ganlab.runs.folder import RunFolder
 from ganlab.runs.provenance import git_revision, now, versions
 from ganlab.runs.result import format_scores, score_entry
-from ganlab.system.environment import unread
+from ganlab.system.environment import redact
 from ganlab.system.files import write_json
 from ganlab.system.hardware import device_name, find_device, set_precision
 from ganlab.system.paths import cache_dir
@@ -99,9 +99,9 @@ def _score(
     """Score, print and keep."""
     with _Bars() as evaluator.progress:
         scores = evaluator.score(
-            *generators(game.live, game.draw, evaluator.protocol, game.shape),
+            *generators(game.ema_or_generator, game.draw, evaluator.protocol, game.shape),
             step=step,
-            generator="raw" if game.average is None else "ema",
+            generator="raw" if game.ema is None else "ema",
             strict=True,
         )
     for warning in scores.warnings:
@@ -119,7 +119,7 @@ def _score(
     name = f"step-{step:09d}-{scores.record['protocol']}-{ident}.json"
     target = folder.path / "evaluations" / name
     target.parent.mkdir(exist_ok=True)
-    write_json(target, unread(told))
+    write_json(target, redact(told))
     print(f"{run} step {step}: {format_scores(scores.values)}")
     print(f"protocol {scores.record['protocol']} {scores.protocol_id}, {scores.seconds:.1f} s -> {target}")
     return told

@@ -35,7 +35,7 @@ def train(overrides: list[str], config_dirs: list[str]) -> int:
     from ganlab.distributed.session import joined
 
     with joined() as team:
-        return _train(overrides, config_dirs, team.together)
+        return _train(overrides, config_dirs, team.agree_on_errors)
 
 
 def _train(overrides: list[str], dirs: list[str], together: Callable[[], Any] = nullcontext) -> int:

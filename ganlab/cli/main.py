@@ -17,7 +17,7 @@ from ganlab.cli.commands import COMMANDS, say
 from ganlab.cli.launched import require_alone
 from ganlab.errors import ConfigError, nearest
 from ganlab.system import signals
-from ganlab.system.environment import screen
+from ganlab.system.environment import redact_stream
 from ganlab.system.failures import report_failure
 
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
     if logging.lastResort is not None:  # where no run keeps a log
         logging.lastResort.setFormatter(_Line())
-    with redirect_stdout(screen(sys.stdout)), redirect_stderr(screen(sys.stderr)):
+    with redirect_stdout(redact_stream(sys.stdout)), redirect_stderr(redact_stream(sys.stderr)):
         try:
             with signals.interrupting():  # until a run or a sweep takes them over
                 code = _command(words)

@@ -23,7 +23,7 @@ from ganlab.config.files import NAMED, find, groups, read
 from ganlab.config.hydra_compose import HydraResult, compose_raw, with_environment
 from ganlab.config.overrides import CommandLine, ParsedOverride, command_line
 from ganlab.errors import ConfigError, Mistake, suggest
-from ganlab.system.environment import unread
+from ganlab.system.environment import redact
 
 SETTLED = "is settled, for the run is trained"
 REOPEN = ("metric.", "device", "threads", "data_memory_gb", "dataset.path")  # `evaluate` may change these
@@ -195,7 +195,7 @@ def _place_of_file(run_dir: Any) -> list[Mistake]:
     if not isinstance(run_dir, str):
         return []
     outside = Path(run_dir).is_absolute() or run_dir.startswith("~") or ".." in Path(run_dir).parts
-    if outside or unread(run_dir) != run_dir:
+    if outside or redact(run_dir) != run_dir:
         why = "outside the working folder" if outside else "from the environment"
         fix = f"write run_dir={run_dir} on the command line, if you want that"
         return [Mistake("run_dir", f"a config file says {run_dir!r}, {why}", fix)]

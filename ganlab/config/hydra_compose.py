@@ -241,7 +241,7 @@ def foreign_hydra(config: DictConfig, *, env_set: bool, own: tuple[str, ...] = (
 
 def _read(name: str, *default: Any) -> Any:
     """``${oc.env:NAME}``, noted as what is shown and saved unread."""
-    environment.read(name)
+    environment.register(name)
     return oc.env(name, *default)
 
 

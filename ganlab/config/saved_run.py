@@ -14,8 +14,8 @@ from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
 from ganlab.runs.state import non_finite
 from ganlab.system.files import read_json
-from ganlab.system.packages import RUNS, require
-from ganlab.training.build import build_game, stored_shape, unpack_game
+from ganlab.system.packages import RUN_PACKAGES, require
+from ganlab.training.build import build_gan, stored_shape, unpack_gan
 from ganlab.training.gan import GAN
 from ganlab.training.resume import as_checkpoint_error
 
@@ -27,7 +27,7 @@ def open_run(
 
     Raises DataError if the folder is no run's, ConfigError with every mistake.
     """
-    require(*RUNS)
+    require(*RUN_PACKAGES)
     folder = RunFolder(run)
     saved = folder.read_config()
     folder.require_own()
@@ -66,6 +66,6 @@ def restore(
         print(f"ganlab: warning: {checkpoints.path(step)}: {bad} is not finite", file=sys.stderr)
     with as_checkpoint_error(str(checkpoints.path(step))):
         classes, shape, rest = int(state.get("num_classes", 0)), stored_shape(e, state), dict(state["game"])
-    game = build_game(e, device, classes, shape)
-    unpack_game(game, tensors, rest, str(checkpoints.path(step)))
+    game = build_gan(e, device, classes, shape)
+    unpack_gan(game, tensors, rest, str(checkpoints.path(step)))
     return game, step

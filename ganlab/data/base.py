@@ -1,9 +1,8 @@
-"""What a dataset is (``Dataset``, ``ImageSet``) and how batches are drawn from it (``Sampler``).
+"""Base classes of datasets: ``Dataset``, the source, and ``SampleSet``, one loaded split of it.
 
-Images are uint8 (N, C, H, W) here, at the border; ``to_float`` makes the float32 [-1, 1] that players see.
-Other samples are an ``ImageSet`` of another class (``points.py``, ``text.py``): its ``seen`` makes what
-players see of them, and their kind is told by ``shape``.
-Importing this page does not import torch: ``ganlab doctor`` and ``ganlab data`` read datasets without it.
+Stored images are uint8 (N, C, H, W); ``to_float`` converts them to the models' float32 in [-1, 1]. Points
+(``points.py``) and text (``text.py``) subclass ``SampleSet`` and override ``to_model_input`` and ``shape``.
+Importing this module does not import torch, so ``ganlab doctor`` and ``ganlab data`` start fast.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ganlab.data.packing.check import Known, Originals
+    from ganlab.data.packing.check import Originals, PublishedFiles
     from ganlab.data.packing.writer import Recipe
     from ganlab.types import Shape
 from ganlab.data.batches import Sampler, to_float
@@ -35,10 +34,9 @@ class SampleSet:
     """A split of a dataset, ready to train on.
 
     images: uint8 (N, C, H, W), in memory or memory-mapped; a subclass may hold other samples. labels: int64
-    (N,) in [0, len(classes)), or None. classes: their names, by label. fingerprint: see ``fingerprint``;
-    caches are keyed by it, never by name. warnings: things a user should hear of (one class only, empty
-    classes, skipped images); never fatal.
-    manifest: where the images come from and what was done to them (``pack.py``), or empty.
+    (N,) in [0, len(classes)), or None. classes: names by label. fingerprint: hash of samples and labels
+    (``fingerprint.py``), the key of caches. warnings: non-fatal findings to show to the user (a single class,
+    empty classes, skipped images). manifest: source and transform of the images (``pack.py``), or empty.
     """
 
     images: npt.NDArray[Any]
@@ -52,17 +50,17 @@ class SampleSet:
 
     @property
     def shape(self) -> Shape:
-        """Of one sample, as players see it."""
+        """Shape of one sample as model input."""
         from ganlab.types import ImageShape
 
         return ImageShape(*map(int, self.images.shape[1:]))
 
     @property
-    def endless(self) -> bool:
-        """Whether training draws samples anew, however many there are here."""
+    def is_stream(self) -> bool:
+        """Whether training draws fresh samples instead of iterating over ``images``."""
         return False
 
-    def seen(
+    def to_model_input(
         self,
         x: Tensor,
         dequantize: bool = False,
@@ -70,11 +68,11 @@ class SampleSet:
         generator: torch.Generator | None = None,
         draw: Callable[..., Tensor] | None = None,
     ) -> Tensor:
-        """What players see of stored samples ``x``, float32 on the same device; options of ``to_float``."""
+        """Convert stored samples ``x`` to float32 model input on the same device; see ``to_float``."""
         return to_float(x, dequantize, flip, generator, draw)
 
     def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Sampler:
-        """The samples of a run in the order in which it sees them."""
+        """Create the sampler of a run with this seed."""
         return Sampler(self, device, seed, data_memory_gb)
 
     def __len__(self) -> int:
@@ -82,11 +80,10 @@ class SampleSet:
 
 
 class Dataset(ABC):
-    """A source of images. Constructors are cheap: they check their arguments and read nothing.
+    """A source of samples. Constructors only check their arguments; they read no files.
 
-    Attributes: ``name``; ``split``, the one that training uses; ``resolution`` (pixels, square) and
-    ``channels`` (1 grey, 3 RGB) of images; ``labelled``, False where it is certain that ``split`` has no
-    class labels.
+    Attributes: ``name``; ``split``, used for training; ``resolution`` (pixels, square) and ``channels`` (1
+    grayscale, 3 RGB) of images; ``labelled``, False if ``split`` is known to have no class labels.
     """
 
     name: str
@@ -94,56 +91,56 @@ class Dataset(ABC):
     resolution: int
     channels: int
     labelled: bool = True
-    to_hold_out: str = ""  # what gives it a split that training does not use, as key=value
-    comes = "comes with its package"  # of a set that is not downloaded: where its samples are from
+    holdout_option: str = ""  # key=value that adds a held-out split
+    origin = "comes with its package"  # where the samples of a dataset without a download come from
 
     @property
     def shape(self) -> Shape:
-        """Of one sample. Of text, whose vocabulary is known once it is loaded, the largest that it may be."""
+        """Shape of one sample; for text an upper bound, as the vocabulary is known only after loading."""
         from ganlab.types import ImageShape
 
         return ImageShape(self.channels, self.resolution, self.resolution)
 
     @property
     def reference(self) -> Dataset:
-        """Where the real images come from that scores compare with: this set, unless it alters its own."""
+        """The dataset of the real images for metrics: this one, unless its images are augmented."""
         return self
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """The splits that ``load`` accepts."""
+        """Names of the splits that ``load`` accepts."""
 
     @abstractmethod
     def load(self, *, split: str | None = None) -> SampleSet:
-        """The images of a split (None: ``self.split``), prepared first where they are not yet.
+        """Load a split (None: ``self.split``), preparing it first if necessary.
 
-        Raises DataError where the source is missing, damaged or has no such split, EnvError where the cache
-        cannot be written or a download fails.
+        Raises DataError if the source is missing, damaged or has no such split; EnvError if the cache is not
+        writable or a download fails.
         """
 
     def recipe(self, split: str) -> Recipe | None:
-        """What the packed split is made from and how; None for sets that are made in memory."""
+        """Source and transform of the packed split; None for a dataset built in memory."""
         return None
 
     def pack_folder(self, split: str) -> Path | None:
-        """Where the packed split lies once it is prepared; None for sets that are made in memory."""
+        """Folder of the packed split, whether or not it exists; None for a dataset built in memory."""
         recipe = self.recipe(split)
         return recipe.folder if recipe else None
 
-    def originals(self, split: str) -> Originals | Known | None:
-        """The files that ``split`` is made from, as they lie (``check.py``); None for a set without any.
+    def originals(self, split: str) -> Originals | PublishedFiles | None:
+        """Source files of ``split``, for ``packing/check.py``; None for a dataset without source files.
 
-        Raises DataError where there is no source.
+        Raises DataError if the source is missing.
         """
         return None
 
-    def chosen(self, split: str | None) -> str:
-        """``split``, or ``self.split`` if None. Raises DataError unless it is one of ``splits()``."""
-        wanted, there = split or self.split, self.splits()
-        if wanted in there:
-            return wanted
-        near = difflib.get_close_matches(wanted, there, n=1)
+    def resolve_split(self, split: str | None) -> str:
+        """Return ``split``, or ``self.split`` if None. Raises DataError unless it is one of ``splits()``."""
+        requested, available = split or self.split, self.splits()
+        if requested in available:
+            return requested
+        near = difflib.get_close_matches(requested, available, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise DataError(
-            "dataset.split", f"{self.name} has no split {wanted!r}", f"{hint}it has {', '.join(there)}"
+            "dataset.split", f"{self.name} has no split {requested!r}", f"{hint}it has {', '.join(available)}"
         )

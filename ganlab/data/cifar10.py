@@ -52,9 +52,9 @@ class Cifar10(OriginalDataset):
     """
 
     name = "cifar10"
-    wanted = (*SUMS, META_TEXT)
+    file_names = (*SUMS, META_TEXT)
     sums = SUMS
-    unpacked = ("cifar-10-batches-py", "cifar-10-batches-bin")
+    folder_names = ("cifar-10-batches-py", "cifar-10-batches-bin")
     side = 32
 
     @checked
@@ -71,34 +71,36 @@ class Cifar10(OriginalDataset):
     def splits(self) -> tuple[str, ...]:
         return tuple(BATCHES)
 
-    def fill(self, writer: Writer, split: str, found: Original) -> None:
-        wanted = BATCHES[split]
-        names = {*wanted, *(f"{name}.bin" for name in wanted), META, META_TEXT}
+    def fill(self, writer: Writer, split: str, original: Original) -> None:
+        batch_names = BATCHES[split]
+        names = {*batch_names, *(f"{name}.bin" for name in batch_names), META, META_TEXT}
         files: dict[str, bytes] = {}
-        for name, member in found.files(names):
-            files[name] = found.read(member, LIMIT)
+        for name, member in original.files(names):
+            files[name] = original.read(member, LIMIT)
             if self.verify:
                 binary = name.endswith(".bin")
                 sum_ = hashlib.sha256(files[name]).hexdigest() if binary else md5(files[name])
-                found.check(name, sum_, SUMS)
+                original.check(name, sum_, SUMS)
         ending = ".bin" if any(name.endswith(".bin") for name in files) else ""
-        if missing := [name + ending for name in wanted if name + ending not in files]:
-            what = f"holds no {', '.join(missing)}"
-            raise DataError(str(found.source.path), what, "give the original archive or the folder from it")
-        writer.classes = _classes(found, files)
-        for name in wanted:
+        if missing := [name + ending for name in batch_names if name + ending not in files]:
+            what = f"contains no {', '.join(missing)}"
+            raise DataError(
+                str(original.source.path), what, "give the original archive or the folder from it"
+            )
+        writer.classes = _classes(original, files)
+        for name in batch_names:
             raw = files.pop(name + ending)
             try:
                 images, labels = (_binary if ending else _pickled)(raw)
                 if labels.min() < 0 or labels.max() >= len(writer.classes):
                     raise ValueError(f"label {labels.max()} in a set of {len(writer.classes)} classes")
             except ValueError as error:
-                raise found.wrong(name + ending, f"not a batch of CIFAR-10 ({error})") from None
+                raise original.file_error(name + ending, f"not a batch of CIFAR-10 ({error})") from None
             self.add(writer, np.array_split(images, max(1, len(images) // BLOCK)), len(images), name)
             writer.add_labels(labels)
 
 
-def _classes(found: Original, files: dict[str, bytes]) -> list[str]:
+def _classes(original: Original, files: dict[str, bytes]) -> list[str]:
     """The class names of the file that comes with the batches, or the known ones without it."""
     if META in files:
         try:
@@ -106,7 +108,7 @@ def _classes(found: Original, files: dict[str, bytes]) -> list[str]:
             if isinstance(names, list) and names and all(isinstance(n, str) for n in names):
                 return [str(n) for n in names]
         except (ValueError, KeyError, TypeError) as error:
-            raise found.wrong(META, f"not the names of CIFAR-10's classes ({error})") from None
+            raise original.file_error(META, f"not the names of CIFAR-10's classes ({error})") from None
     if META_TEXT in files and (names := files[META_TEXT].decode("utf-8-sig", "replace").split()):
         return names
     return CLASSES
@@ -117,12 +119,12 @@ def _pickled(raw: bytes) -> tuple[Pixels, Labels]:
     batch = unpickle(raw)
     if not isinstance(batch, dict) or "data" not in batch or "labels" not in batch:
         has = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
-        raise ValueError(f"it has no data and labels, but {has}")
+        raise ValueError(f"it has no data and labels, only {has}")
     data, labels = batch["data"], batch["labels"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise ValueError("data is not uint8 (n, 3072)")
     if not isinstance(labels, list) or not all(type(n) is int for n in labels):
-        raise ValueError("labels are not a list of whole numbers")
+        raise ValueError("labels are not a list of integers")
     if not labels or len(labels) != len(data):
         raise ValueError(f"{len(labels)} labels for {len(data)} images")
     return data.reshape(-1, 3, 32, 32), np.array(labels, np.int64)

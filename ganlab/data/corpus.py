@@ -161,12 +161,12 @@ def _blocks(file: Path, replace: bool) -> Iterator[npt.NDArray[np.uint32]]:
                     at, rest = at + len(data), []
                 rest.append(chunk[end:])
                 if sum(map(len, rest)) > LONGEST:
-                    what = f"has a line of more than {megabytes(LONGEST)}"
+                    what = f"has a line longer than {megabytes(LONGEST)}"
                     raise DataError(printable_name(file), what, "break it into lines")
                 if not chunk:
                     return
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(printable_name(file), f"is damaged ({error})", "fetch it again") from None
+        raise DataError(printable_name(file), f"is damaged ({error})", "download it again") from None
     except OSError as error:
         raise DataError(
             printable_name(file), f"can't be read ({error.strerror})", "see dataset.path"

@@ -42,7 +42,7 @@ class Digits(Dataset):
         from PIL import Image
         from sklearn.datasets import load_digits
 
-        split = self.chosen(split)
+        split = self.resolve_split(split)
         source = load_digits()
         size = (self.resolution, self.resolution)
         small = np.pad(source.images.astype(np.float32) * (255 / 16), ((0, 0), (1, 1), (1, 1)))

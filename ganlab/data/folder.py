@@ -1,6 +1,6 @@
-"""Any folder, zip or tar of images. Sub-folders are classes; top-level folders that hold classes are splits.
+"""Any folder, zip or tar of images. Subfolders are classes; top-level folders of class folders are splits.
 
-The layout is found by reading names once; a second pass decodes. Neither unpacks anything to disk.
+A first pass reads names to determine the layout; a second one decodes. Nothing is unpacked to disk.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Folder(Dataset):
     """
 
     name = "folder"
-    comes = "is packed from your own images: dataset.path=FOLDER|ZIP|TAR"
+    origin = "is packed from your own images: dataset.path=FOLDER|ZIP|TAR"
 
     @checked
     def __init__(
@@ -62,9 +62,9 @@ class Folder(Dataset):
         self._layouts: tuple[dict[str, Any], Layout] | None = None
 
     def splits(self) -> tuple[str, ...]:
-        """The top-level folders that hold class folders; ``all`` if there is none.
+        """The top-level folders that contain class folders; ``all`` if there are none.
 
-        Reads all names, unless the pack of ``split`` is there and tells them.
+        Read from the pack's manifest if it exists, otherwise from all names in the source.
         """
         source = self._source()
         with suppress(DataError, KeyError, TypeError):
@@ -82,11 +82,11 @@ class Folder(Dataset):
     def originals(self, split: str) -> Originals:
         source = self._source()
         layout = self._layout(source)
-        chosen = self._chosen(layout, split, source)
-        label_of, classes, hollow = self._named(layout, split, chosen)
-        passed = {why: (n, source.such_as.get(why, "")) for why, n in layout.ignored.items()}
-        files = self._encoded(source, chosen, label_of, skip=0)
-        return Originals(source.path, files, sum(chosen.values()), self.rule, classes, hollow, passed)
+        folders = self._folders(layout, split, source)
+        label_of, classes, empty = self._label_images(layout, split, folders)
+        passed = {why: (n, source.ignored_examples.get(why, "")) for why, n in layout.ignored.items()}
+        files = self._encoded(source, folders, label_of, skip=0)
+        return Originals(source.path, files, sum(folders.values()), self.rule, classes, empty, passed)
 
     def _source(self) -> Source:
         if self.path is None:
@@ -110,21 +110,21 @@ class Folder(Dataset):
 
     def _fill(self, writer: Writer, split: str, source: Source) -> None:
         layout = self._layout(source)
-        chosen = self._chosen(layout, split, source)
-        label_of = self._labels(writer, layout, split, chosen)
+        folders = self._folders(layout, split, source)
+        label_of = self._labels(writer, layout, split, folders)
         writer.source |= {"ignored": dict(layout.ignored), "splits": layout.splits()}
-        files = self._encoded(source, chosen, label_of, skip=writer.position or 0)
-        title, total = f"packing {self.name} {split}", sum(chosen.values())
+        files = self._encoded(source, folders, label_of, skip=writer.position or 0)
+        title, total = f"packing {self.name} {split}", sum(folders.values())
         bad = (self.on_bad, self.max_bad)
         pack_stream(writer, files, self.rule, title=title, total=total, bad=bad)
 
     def _encoded(
-        self, source: Source, chosen: dict[Path_, int], label_of: Labels, skip: int
+        self, source: Source, folders: dict[Path_, int], label_of: Labels, skip: int
     ) -> Iterator[Encoded]:
-        """The images of the chosen folders, but for the first ``skip``."""
+        """Yield the images of the selected folders, except the first ``skip``."""
         number = 0
         for member in source.members():
-            if not is_image_name(member.name) or folders_of(member.name) not in chosen:
+            if not is_image_name(member.name) or folders_of(member.name) not in folders:
                 continue
             number += 1
             if number > skip:
@@ -132,14 +132,15 @@ class Folder(Dataset):
                 try:
                     yield Encoded(name, label_of(member.name), member.content(), number)
                 except KeyError:
-                    what = "has no label, where others have one in a file"
+                    what = "has no label, but other images have one"
                     raise DataError(printable_name(name), what, f"add it; {NO_LABELS}") from None
 
     def _prefix(self, layout: Layout, split: str, source: Source) -> Path_:
-        """The folders above the chosen split. Raises DataError if there is no image or no such split."""
+        """Path of the split's folder. Raises DataError if there are no images or no such split."""
         if not layout.images:
-            seen = ", ".join(f"{n} {what}" for what, n in layout.ignored.most_common(4)) or "nothing"
-            what = f"{printable_name(str(source.path))} holds no image (but {seen})"
+            ignored = ", ".join(f"{n} {reason}" for reason, n in layout.ignored.most_common(4))
+            problem = f"contains no images (ignored: {ignored})" if ignored else "is empty"
+            what = f"{printable_name(str(source.path))} {problem}"
             raise DataError("dataset.path", what, "give a folder or an archive of JPEG, PNG, WEBP or BMP")
         shared = next(iter(layout.images))[: layout.depth]
         if split in layout.tops():
@@ -151,68 +152,69 @@ class Folder(Dataset):
         hint = f"did you mean {near[0]!r}? " if near else ""
         what = f"{printable_name(str(source.path))} has no folder {split!r}"
         has = f"it has {printable_name(', '.join(splits[:20]))}" if splits else "it has no folders"
-        raise DataError("dataset.split", what, f"{hint}{has}; null takes everything")
+        raise DataError("dataset.split", what, f"{hint}{has}; null uses everything")
 
-    def _chosen(self, layout: Layout, split: str, source: Source) -> dict[Path_, int]:
-        """The folders of a split, and how many images they hold. Raises as ``_prefix`` does."""
+    def _folders(self, layout: Layout, split: str, source: Source) -> dict[Path_, int]:
+        """The folders of a split and their image counts. Raises like ``_prefix``."""
         prefix = self._prefix(layout, split, source)
         return {path: n for path, n in layout.images.items() if path[: len(prefix)] == prefix}
 
-    def _labels(self, writer: Writer, layout: Layout, split: str, chosen: dict[Path_, int]) -> Labels:
-        """``_named``, with ``writer.classes`` set and empty classes judged. Raises DataError on a muddle."""
-        label_of, writer.classes, hollow = self._named(layout, split, chosen)
-        if hollow:
+    def _labels(self, writer: Writer, layout: Layout, split: str, folders: dict[Path_, int]) -> Labels:
+        """``_label_images``, also setting ``writer.classes`` and handling empty classes. Raises DataError."""
+        label_of, writer.classes, empty = self._label_images(layout, split, folders)
+        if empty:
             if self.on_bad == "fail":
-                what = f"class folder {hollow[0]!r} of {split!r} holds no image"
-                raise DataError("dataset.path", what, "remove it or fill it, or dataset.on_bad=skip")
+                what = f"class folder {empty[0]!r} of {split!r} contains no images"
+                raise DataError("dataset.path", what, "remove it, add images, or set dataset.on_bad=skip")
             if writer.position is None:
-                writer.count("empty_classes", len(hollow))
+                writer.count("empty_classes", len(empty))
         return label_of
 
-    def _named(
-        self, layout: Layout, split: str, chosen: dict[Path_, int]
+    def _label_images(
+        self, layout: Layout, split: str, folders: dict[Path_, int]
     ) -> tuple[Labels, list[str], list[str]]:
-        """Label of each image, the classes, and those without an image. Raises DataError on a muddle."""
+        """Return (image name -> label, classes, empty classes). Raises DataError if ambiguous."""
         if not self.labels:
             return _no_label, [], []
-        told = layout.beside.labels(name for path in chosen for name in layout.names[path])
-        if told is not None:
-            return self._told(told)
+        labels_by_name = layout.label_files.labels(name for path in folders for name in layout.names[path])
+        if labels_by_name is not None:
+            return self._from_label_files(labels_by_name)
         is_split = split in layout.tops()
         inside = is_split or layout.merged()
-        at = {path: layout.class_at(path, inside) for path in (*chosen, *layout.empty)}
-        named = {path: path[at[path]] for path in chosen if len(path) > at[path]}
+        at = {path: layout.class_at(path, inside) for path in (*folders, *layout.empty)}
+        named = {path: path[at[path]] for path in folders if len(path) > at[path]}
         if not is_split:
             self._check_splits(layout, named)
         if not named:
             return _no_label, [], []
-        if loose := sum(n for path, n in chosen.items() if path not in named):
+        if loose := sum(n for path, n in folders.items() if path not in named):
             fix = "move them into class folders, or dataset.labels=false to use none"
-            raise DataError("dataset.path", f"{loose} images lie beside the class folders", fix)
-        prefix = next(iter(chosen))[: layout.depth + 1] if is_split else ()
+            raise DataError("dataset.path", f"{loose} images are outside the class folders", fix)
+        prefix = next(iter(folders))[: layout.depth + 1] if is_split else ()
         names = sorted(set(named.values()))
-        hollow = {p[-1] for p in layout.empty if len(p) == at[p] + 1 and p[: len(prefix)] == prefix}
+        empty = {p[-1] for p in layout.empty if len(p) == at[p] + 1 and p[: len(prefix)] == prefix}
         labels = {path: names.index(name) for path, name in named.items()}
         return (
             lambda name: labels[folders_of(name)],
             list(map(printable_name, names)),
-            sorted(map(printable_name, hollow.difference(names))),
+            sorted(map(printable_name, empty.difference(names))),
         )
 
-    def _told(self, told: dict[str, str | None]) -> tuple[Labels, list[str], list[str]]:
-        """As ``_named``, of labels in files."""
-        classes = in_order(label for label in told.values() if label is not None)
+    def _from_label_files(self, labels_by_name: dict[str, str | None]) -> tuple[Labels, list[str], list[str]]:
+        """Like ``_label_images``, for labels from files."""
+        classes = in_order(label for label in labels_by_name.values() if label is not None)
         if not classes:
             return _no_label, [], []
-        if without := [name for name, label in told.items() if label is None]:
+        if without := [name for name, label in labels_by_name.items() if label is None]:
             example = printable_name(without[0])
             what = f"{len(without)} images have no label, such as {example}, and others have one"
             raise DataError("dataset.path", what, f"add them; {NO_LABELS}")
-        number = {label: i for i, label in enumerate(classes)}
-        return lambda name: number[label_of(name, told) or ""], list(map(printable_name, classes)), []
+        ids = {label: i for i, label in enumerate(classes)}
+        names = list(map(printable_name, classes))
+        return lambda name: ids[label_of(name, labels_by_name) or ""], names, []
 
     def _check_splits(self, layout: Layout, named: dict[Path_, str]) -> None:
-        """Raise DataError if a label would tell little but the split that an image is from."""
+        """Raise DataError if labels would mostly encode the split of an image."""
         tops = layout.tops()
         splits = [top for top in tops if top.lower() in USUAL_SPLITS] if not are_splits(tops) else tops
         if not are_splits(splits) or (len(splits) < 2 and splits != tops):
@@ -220,7 +222,7 @@ class Folder(Dataset):
         of = {top: {named.get(p) for p in layout.images if p[layout.depth :][:1] == (top,)} for top in splits}
         most = max(of.values(), key=len)
         if splits != tops or not all(classes <= most for classes in of.values()):
-            what = f"is not set, and there are {printable_name(', '.join(splits))}, whose classes differ"
+            what = f"is not set, but the classes of {printable_name(', '.join(splits))} differ"
             train = next((top for top in splits if "train" in top.lower()), splits[0])
             raise DataError(
                 "dataset.split", what, f"set dataset.split={printable_name(train)}, or {NO_LABELS}"

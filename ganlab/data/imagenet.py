@@ -102,7 +102,7 @@ class ImageNet(Dataset):
         return self._recipe(split, self._find(split)[0])
 
     def load(self, *, split: str | None = None) -> SampleSet:
-        split = self.chosen(split)
+        split = self.resolve_split(split)
         layout, names = self._find(split)
         return pack(self._recipe(split, layout), lambda writer: self._fill(writer, split, layout, names))
 
@@ -133,7 +133,7 @@ class ImageNet(Dataset):
         if missing := sorted(wanted.difference(there)):
             listing, place = (printable_name(str(p)) for p in (self.wanted, layout.path))
             what = f"{missing[0]} of {listing} is not in {place}"
-            raise DataError("dataset.classes", what, f"{len(missing)} are missing in all")
+            raise DataError("dataset.classes", what, f"{len(missing)} are missing in total")
         return sorted(wanted)
 
     def _wanted(self) -> set[str] | None:
@@ -150,7 +150,7 @@ class ImageNet(Dataset):
             what = f"{printable_name(odd[0])!r} is not a WordNet id such as n01440764"
             raise DataError("dataset.classes", what, "give a text file, one WordNet id a line")
         if not wnids:
-            what = f"{printable_name(self.wanted)} names no class"
+            what = f"{printable_name(self.wanted)} lists no classes"
             raise DataError("dataset.classes", what, "give a text file, one WordNet id a line")
         return wnids
 

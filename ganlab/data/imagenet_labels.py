@@ -25,18 +25,18 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH, META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
 KAGGLE = "LOC_val_solution.csv"
 SYNSETS = ("LOC_synset_mapping.txt", "synset_words.txt")  # "n01440764 tench, Tinca tinca" a line
-MOST = 1 << 25  # bytes of a file that is read here
-MOST_KIT = 1 << 28  # bytes of the kit, unpacked
+MAX_FILE = 1 << 25  # bytes of a file that is read here
+MAX_DEVKIT = 1 << 28  # bytes of the kit, unpacked
 
 
-class Beside(NamedTuple):
+class Annotations(NamedTuple):
     """val: file name -> WordNet id of its class. names: WordNet id -> name of the class. Or empty."""
 
     val: dict[str, str]
     names: dict[str, str]
 
 
-def read_beside(folders: Iterable[Path], val: bool) -> Beside:
+def read_annotations(folders: Iterable[Path], val: bool) -> Annotations:
     """What the first of ``folders`` that has it tells. Raises DataError if a file is damaged."""
     folders = list(folders)
     labels: dict[str, str] = {}
@@ -52,7 +52,7 @@ def read_beside(folders: Iterable[Path], val: bool) -> Beside:
             if (not labels or not names) and kit.exists():
                 kit_labels, kit_names = _devkit(kit)
                 labels, names = labels or kit_labels, names or kit_names
-    return Beside(labels if val else {}, names)
+    return Annotations(labels if val else {}, names)
 
 
 def _synsets(file: Path) -> dict[str, str]:
@@ -65,14 +65,16 @@ def _kaggle(file: Path) -> dict[str, str]:
     try:
         rows = list(csv.reader(io.StringIO(_read(file).decode("utf-8-sig", "replace"))))
     except csv.Error as error:
-        raise DataError(printable_name(str(file)), f"is no table ({error})", "fetch it again") from None
+        raise DataError(
+            printable_name(str(file)), f"is not a CSV table ({error})", "download it again"
+        ) from None
     labels = {}
     for number, row in enumerate(rows):
         if len(row) == 2 and WNID.fullmatch(wnid := row[1].partition(" ")[0]):
             labels[f"{row[0]}.JPEG"] = wnid
         elif number:  # the first line is the head
             what = f"line {number + 1} is not an image and a class"
-            raise DataError(printable_name(str(file)), what, "fetch it again")
+            raise DataError(printable_name(str(file)), what, "download it again")
     return labels
 
 
@@ -92,7 +94,7 @@ def _devkit(kit: Path) -> tuple[dict[str, str], dict[str, str]]:
         raise
     except Exception as error:  # scipy meets a damaged file with every kind of exception
         what = f"not the development kit of 2012 ({error or type(error).__name__})"
-        raise DataError(where, what, "fetch it again") from None
+        raise DataError(where, what, "download it again") from None
     return labels, names
 
 
@@ -100,20 +102,20 @@ def _kit_files(kit: Path) -> tuple[bytes, bytes]:
     if kit.is_dir():
         return _read(kit / TRUTH), _read(kit / META)
     found: dict[str, bytes] = {}
-    with open_tar(kit, MOST_KIT) as archive:
+    with open_tar(kit, MAX_DEVKIT) as archive:
         for info in headers(archive):
             if (name := info.name.removeprefix("./").removeprefix(f"{DEVKIT}/")) in (TRUTH, META):
-                file = archive.extractfile(info) if info.isreg() and info.size <= MOST else None
+                file = archive.extractfile(info) if info.isreg() and info.size <= MAX_FILE else None
                 found[name] = file.read() if file else b""
     if missing := {TRUTH, META}.difference(found):
-        raise DataError(printable_name(str(kit)), f"holds no {min(missing)}", "fetch it again")
+        raise DataError(printable_name(str(kit)), f"contains no {min(missing)}", "download it again")
     return found[TRUTH], found[META]
 
 
 def _read(file: Path) -> bytes:
     try:
         with open(file, "rb", opener=open_regular) as opened:
-            return opened.read(MOST)
+            return opened.read(MAX_FILE)
     except OSError as error:
         raise DataError(
             printable_name(str(file)), f"cannot be read ({error.strerror})", "check the path"

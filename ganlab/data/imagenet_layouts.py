@@ -16,13 +16,13 @@ from pathlib import Path
 
 from ganlab.data.formats.archive import TarSource
 from ganlab.data.formats.images import BadImageError, is_image_name, printable_name
-from ganlab.data.formats.source import FolderSource, Source, is_there
-from ganlab.data.imagenet_labels import DEVKIT, KAGGLE, WNID, Beside, read_beside
+from ganlab.data.formats.source import FolderSource, Source, path_exists
+from ganlab.data.imagenet_labels import DEVKIT, KAGGLE, WNID, Annotations, read_annotations
 from ganlab.data.packing.decoding import Piece
 from ganlab.errors import DataError
 
 INSIDE = ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/", "CLS-LOC/")  # where Kaggle's archive has the splits
-FIX = "fetch it again, or give the class folders"
+FIX = "download it again, or give the class folders"
 Listing = list[tuple[str, bytes | Piece | BadImageError]]
 
 
@@ -65,9 +65,9 @@ class ClassFolders(Layout):
         if not wnids or len(wnids) < len(found):
             others = [name for name in found if name not in set(wnids)]
             seen = printable_name(", ".join(others[:5])) or "no folder"
-            what = f"class folders are named like n01440764, but there is {seen}"
+            what = f"class folders are named like n01440764, but it contains {seen}"
             raise DataError(
-                printable_name(str(self.path)), what, "mend it, or use dataset=folder for other names"
+                printable_name(str(self.path)), what, "repair it, or use dataset=folder for other names"
             )
         return wnids
 
@@ -93,7 +93,9 @@ class TarOfTars(Layout):
                 if WNID.fullmatch(stem) and ending == ".tar" and member.piece:
                     self._classes[stem] = member.piece
         if not self._classes:
-            raise DataError(printable_name(str(self.path)), "holds no class tar such as n01440764.tar", FIX)
+            raise DataError(
+                printable_name(str(self.path)), "contains no class tar such as n01440764.tar", FIX
+            )
         return sorted(self._classes)
 
     def images(self, wnid: str) -> Listing:
@@ -151,32 +153,32 @@ def find(root: Path, split: str) -> tuple[Layout, dict[str, str]]:
     if not root.is_dir():
         raise DataError("dataset.path", f"{printable_name(str(root))} does not exist", "check the path")
     for inside in INSIDE:
-        if is_there(there := root / inside / split) and there.is_dir():
-            beside = read_beside((root, there, there.parent), split == "val")
+        if path_exists(there := root / inside / split) and there.is_dir():
+            annotations = read_annotations((root, there, there.parent), split == "val")
             if split == "val" and any(is_image_name(name) for name in FolderSource(there).top()[0]):
-                return FlatVal(there, _needed(there, beside)), beside.names
-            return ClassFolders(there), beside.names
-    if is_there(root / official):
+                return FlatVal(there, _needed(there, annotations)), annotations.names
+            return ClassFolders(there), annotations.names
+    if path_exists(root / official):
         return _tar_layout(root / official, split)
     if any(WNID.fullmatch(name) for name in FolderSource(root).top()[1]):
-        return ClassFolders(root), read_beside((root, root.parent), False).names
+        return ClassFolders(root), read_annotations((root, root.parent), False).names
     looked = ", ".join([*(f"{inside}{split}/" for inside in INSIDE[:2]), official, "n01440764/"])
-    what = f"{printable_name(str(root))} holds no {split} split of ImageNet"
+    what = f"{printable_name(str(root))} contains no {split} split of ImageNet"
     raise DataError("dataset.path", what, f"looked for {looked}; for other layouts use dataset=folder")
 
 
 def _tar_layout(tar: Path, split: str) -> tuple[Layout, dict[str, str]]:
-    beside = read_beside((tar.parent,), split == "val")
+    annotations = read_annotations((tar.parent,), split == "val")
     if split == "train":
-        return TarOfTars(tar), beside.names
-    return FlatVal(tar, _needed(tar, beside)), beside.names
+        return TarOfTars(tar), annotations.names
+    return FlatVal(tar, _needed(tar, annotations)), annotations.names
 
 
-def _needed(path: Path, beside: Beside) -> dict[str, str]:
-    if not beside.val:
+def _needed(path: Path, annotations: Annotations) -> dict[str, str]:
+    if not annotations.val:
         fix = f"put Kaggle's {KAGGLE} or {DEVKIT} (folder or .tar.gz) beside it"
         raise DataError(printable_name(str(path)), "the labels of the validation images are missing", fix)
-    return beside.val
+    return annotations.val
 
 
 def _listed(source: Source) -> Listing:

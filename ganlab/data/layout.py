@@ -1,4 +1,4 @@
-"""How the images of a folder or an archive lie: splits, classes, labels beside them. Names are read, once."""
+"""Layout of a folder or archive of images: splits, classes and label files, from one pass over the names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ganlab.data.formats.beside import Beside
+from ganlab.data.formats.beside import LabelFiles
 from ganlab.data.formats.images import is_image_name, printable_name
 from ganlab.data.formats.source import TARS, Source
 
@@ -23,8 +23,8 @@ SPLIT_WORD = re.compile(
 class Layout:
     """The images of a source by folder: ``images[("train", "cat")]`` is a count.
 
-    empty: folders without a file. ignored: what was passed over, and how often. depth: the number of leading
-    folders that everything shares, such as the one an archive was made from. beside: labels in files.
+    empty: folders without files. ignored: reason -> count of skipped files. depth: the number of leading
+    folders common to all images, such as the archive's root folder. label_files: labels from files.
     """
 
     images: Counter[Path_] = field(default_factory=Counter)
@@ -32,21 +32,21 @@ class Layout:
     empty: set[Path_] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
     depth: int = 0
-    beside: Beside = field(default_factory=Beside)
+    label_files: LabelFiles = field(default_factory=LabelFiles)
 
     def tops(self) -> list[str]:
-        """The folders at the top, under the shared ones."""
+        """The top-level folders, below the common ones."""
         return sorted({path[self.depth] for path in self.images if len(path) > self.depth})
 
     def splits(self) -> list[str]:
-        """The top folders that are splits: those that hold class folders, or all by their names."""
+        """The top-level folders that are splits: by their names, or because they contain class folders."""
         tops = self.tops()
         if are_splits(tops):
             return tops
         return sorted({path[self.depth] for path in self.images if len(path) > self.depth + 1})
 
     def merged(self) -> bool:
-        """Whether the top folders are splits, so that the classes are the folders in them."""
+        """Whether the top-level folders are splits, so that the folders inside are the classes."""
         tops = self.tops()
         if not tops or any(len(path) <= self.depth for path in self.images):
             return False
@@ -58,7 +58,7 @@ class Layout:
         return bool(set.intersection(*inside))
 
     def class_at(self, path: Path_, split: bool) -> int:
-        """Which element of a path names the class; split: whether its top folder is a split."""
+        """Index of the path element that is the class; split: whether the top-level folder is a split."""
         at = self.depth + split
         if split and len(path) > at and path[at] == path[at - 1]:  # training_set/training_set/cats
             top = [p for p in self.images if p[:at] == path[:at]]
@@ -67,17 +67,17 @@ class Layout:
 
 
 def folders_of(name: str) -> Path_:
-    """The folders that a file lies in; the tar that holds it is none."""
+    """Folders in the path of a file, excluding a tar that contains it."""
     return tuple(part for part in name.split("/")[:-1] if not part.lower().endswith(TARS))
 
 
 def in_tar(name: str) -> bool:
-    """Whether a file lies in a tar of a folder, and there in no folder."""
+    """Whether a file is at the top level of a tar inside a folder."""
     return name.rpartition("/")[0].lower().endswith(TARS)
 
 
 def are_splits(tops: list[str]) -> bool:
-    """By their names. "freight_train" and "steam_train" are classes, "my_train" and "my_test" splits."""
+    """Whether names are splits: "my_train", "my_test" are; "freight_train", "steam_train" are classes."""
     words = [match[1].lower() if (match := SPLIT_WORD.match(top)) else "" for top in tops]
     usual = all(top.lower() in USUAL_SPLITS for top in tops)
     return bool(tops) and (usual or (all(words) and len(set(words)) > 1))
@@ -86,8 +86,8 @@ def are_splits(tops: list[str]) -> bool:
 def read_layout(source: Source, split: str | None = None, labels: bool = True) -> Layout:
     """Count the images of a source by folder; other files go to ``ignored``.
 
-    A folder called ``split`` or by a usual name of splits is not taken for a shared wrapper. labels: whether
-    to read those in files. Raises DataError, for one of these that is damaged too.
+    A folder named ``split``, or like a common split, is never treated as a common wrapper. labels: whether to
+    read label files. Raises DataError, also for a damaged label file.
     """
     layout = Layout()
     busy: set[Path_] = set()
@@ -97,9 +97,9 @@ def read_layout(source: Source, split: str | None = None, labels: bool = True) -
         if is_image_name(member.name):
             layout.images[path] += 1
             layout.names.setdefault(path, set()).add(member.name.rpartition("/")[0])
-        elif not (labels and layout.beside.take(member, not path or in_tar(member.name))):
+        elif not (labels and layout.label_files.take(member, not path or in_tar(member.name))):
             layout.ignored["other file"] += 1
-            source.such_as.setdefault("other file", printable_name(member.name))
+            source.ignored_examples.setdefault("other file", printable_name(member.name))
     full = {path[:n] for path in busy for n in range(len(path) + 1)}
     layout.empty = {folders_of(f"{name}/") for name in source.folders} - full
     layout.ignored += source.ignored

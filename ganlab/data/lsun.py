@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from ganlab.data.base import Dataset, SampleSet
 from ganlab.data.formats.images import BadImageError, Resample, Rule, is_image_name, printable_name
 from ganlab.data.formats.lmdb_reader import data_file, read_entries, read_head
-from ganlab.data.formats.source import FolderSource, is_there
+from ganlab.data.formats.source import FolderSource, path_exists
 from ganlab.data.packing.check import Originals
 from ganlab.data.packing.decoding import Encoded, Piece
 from ganlab.data.packing.download import by_hand_place
@@ -77,7 +77,7 @@ class Lsun(Dataset):
         return self._recipe(split, self._sources(split))
 
     def load(self, *, split: str | None = None) -> SampleSet:
-        split = self.chosen(split)
+        split = self.resolve_split(split)
         sources = self._sources(split)
         return pack(self._recipe(split, sources), lambda writer: self._fill(writer, split, sources))
 
@@ -108,8 +108,8 @@ class Lsun(Dataset):
                 taken += 1
                 yield Encoded(f"{source.path}/{name}", label, data, [number, taken, name])
             if taken < count:
-                what = f"ends after {taken:,} of the {count:,} images that it promises"
-                raise DataError(printable_name(str(source.path)), what, "fetch it again")
+                what = f"ends after {taken:,} of {count:,} images"
+                raise DataError(printable_name(str(source.path)), what, "download it again")
 
     def _sources(self, split: str) -> list[_Source]:
         root = by_hand_place(self.name) if self.path is None else expanded(self.path).absolute()
@@ -197,17 +197,19 @@ def _find(root: Path, category: str, split: str) -> _Source:
     """The database or folder of a category. Raises DataError: what was looked for, where it is to be had."""
     names = (f"{category}_{split}_lmdb", f"{category}_lmdb", category)
     for name in names:
-        if is_there(root / name) and is_there(root / name / "data.mdb"):
+        if path_exists(root / name) and path_exists(root / name / "data.mdb"):
             return _Database(root / name)
         if name.endswith("_lmdb") and (root / name).is_dir():
-            raise DataError(printable_name(str(root / name)), "holds no data.mdb", "unpack the whole archive")
+            raise DataError(
+                printable_name(str(root / name)), "contains no data.mdb", "unpack the whole archive"
+            )
     for name in (f"{category}_{split}", f"{split}/{category}", category):
-        if is_there(root / name) and (root / name).is_dir():
+        if path_exists(root / name) and (root / name).is_dir():
             return _Folder(root / name)
     packed = f"{category}_{split}_lmdb.zip"
     if (root / packed).is_file():
         raise DataError(
-            printable_name(str(root / packed)), "is still packed", f"unzip it in {printable_name(str(root))}"
+            printable_name(str(root / packed)), "is not unpacked", f"unzip it in {printable_name(str(root))}"
         )
     what = f"no {category} {split} in {printable_name(str(root))}"
     url = URL.format(category=category, split=split)

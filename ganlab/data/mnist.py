@@ -58,9 +58,9 @@ class Mnist(OriginalDataset):
 
     name = "mnist"
     channels = 1
-    wanted = tuple(other for name in SUMS for other in _spellings(name))
+    file_names = tuple(other for name in SUMS for other in _spellings(name))
     sums = SUMS
-    unpacked = ("MNIST/raw", "mnist")
+    folder_names = ("MNIST/raw", "mnist")
     side = SIDE
 
     @checked
@@ -80,8 +80,8 @@ class Mnist(OriginalDataset):
     def splits(self) -> tuple[str, ...]:
         return (*FILES, "rest") if self.limit else tuple(FILES)
 
-    def fill(self, writer: Writer, split: str, found: Original) -> None:
-        images, labels = self._read(found, self.split if split == "rest" else split)
+    def fill(self, writer: Writer, split: str, original: Original) -> None:
+        images, labels = self._read(original, self.split if split == "rest" else split)
         if self.limit and split in (self.split, "rest"):
             rows = self._rows(len(images), split)
             images, labels = images[rows], labels[rows]
@@ -122,37 +122,37 @@ class Mnist(OriginalDataset):
         sized = [resize(Image.fromarray(i), side, "resize", self.resample) for i in images]
         return np.stack([np.asarray(picture) for picture in sized])
 
-    def _read(self, found: Original, split: str) -> tuple[Pixels, Labels]:
+    def _read(self, original: Original, split: str) -> tuple[Pixels, Labels]:
         """Images (n, 28, 28) and labels (n,) of the two files of ``split``. Raises DataError."""
         files: dict[str, tuple[str, bytes]] = {}
-        for name, member in found.files([other for n in FILES[split] for other in _spellings(n)]):
-            raw, stem = found.read(member, LIMIT), name.removesuffix(".gz").replace(".idx", "-idx")
-            data = _unzipped(found, name, raw) if name.endswith(".gz") else raw
+        for name, member in original.files([other for n in FILES[split] for other in _spellings(n)]):
+            raw, stem = original.read(member, LIMIT), name.removesuffix(".gz").replace(".idx", "-idx")
+            data = _unzipped(original, name, raw) if name.endswith(".gz") else raw
             if self.verify:
-                found.check(name, md5(data), {name: SUMS[stem]})
+                original.check(name, md5(data), {name: SUMS[stem]})
             files.setdefault(stem, (name, data))
         if missing := [f"{name}.gz" for name in FILES[split] if name not in files]:
             fix = "put it there" if len(missing) == 1 else "put them there"
             for other in FILES:
                 names = [spelling for name in FILES[other] for spelling in _spellings(name)]
-                if other != split and any(True for _ in found.files(names)):
+                if other != split and any(True for _ in original.files(names)):
                     fix += f", or set dataset.split={other}: its files are there"
-            raise DataError(str(found.source.path), f"holds no {' and no '.join(missing)}", fix)
+            raise DataError(str(original.source.path), f"contains no {' and no '.join(missing)}", fix)
         images, labels = (
-            _array(found, *files[name], magic)
+            _array(original, *files[name], magic)
             for name, magic in zip(FILES[split], (IMAGES, LABELS), strict=True)
         )
         name = files[FILES[split][0]][0]
         if images.shape[1:] != (SIDE, SIDE):
             what = f"images of {images.shape[2]}x{images.shape[1]} pixels, not {SIDE}x{SIDE}"
-            raise found.wrong(name, what, "give files of MNIST's own format")
+            raise original.file_error(name, what, "give files of MNIST's own format")
         label_name = files[FILES[split][1]][0]
         if len(labels) != len(images):
-            raise found.wrong(label_name, f"{len(labels)} labels for {len(images)} images")
+            raise original.file_error(label_name, f"{len(labels)} labels for {len(images)} images")
         if len(images) == 0:
-            raise found.wrong(name, "holds no images")
+            raise original.file_error(name, "contains no images")
         if labels.max() >= len(CLASSES):
-            raise found.wrong(label_name, f"label {labels.max()} in a set of {len(CLASSES)} classes")
+            raise original.file_error(label_name, f"label {labels.max()} in a set of {len(CLASSES)} classes")
         return images, labels.astype(np.int64)
 
     def _find(self, split: str) -> Original | None:
@@ -160,52 +160,56 @@ class Mnist(OriginalDataset):
         if self.path is not None:
             return super()._find(split)
         parts = self._remotes(split)
-        if not all(p.place.is_file() and p.place.stat().st_size == p.size for p in parts):
+        if not all(p.path.is_file() and p.path.stat().st_size == p.size for p in parts):
             return None
-        return find(self.name, str(parts[0].place.parent), self.wanted, self.unpacked)
+        return find(self.name, str(parts[0].path.parent), self.file_names, self.folder_names)
 
     def _fetched(self, split: str) -> Original:
         for remote in self._remotes(split):
             fetch(remote)
-        found = self._find(split)
-        assert found is not None, "it was just fetched"
-        return found
+        original = self._find(split)
+        assert original is not None, "it was just fetched"
+        return original
 
     def _remotes(self, split: str) -> list[Remote]:
         names = FILES[split if split in FILES else self.split]
         return [remote for remote in remotes(self.name) if remote.file.removesuffix(".gz") in names]
 
-    def _recipe(self, split: str, found: Original | None) -> Recipe:
-        recipe = super()._recipe(split, found)
+    def _recipe(self, split: str, original: Original | None) -> Recipe:
+        recipe = super()._recipe(split, original)
         if self.limit and split in (self.split, "rest"):
             chosen = {"limit": self.limit, "limit_seed": self.limit_seed, "of": self.split}
             recipe.transform.update(chosen)
         return recipe
 
 
-def _array(found: Original, name: str, data: bytes, magic: int) -> Pixels:
+def _array(original: Original, name: str, data: bytes, magic: int) -> Pixels:
     """The bytes of an IDX file, uint8, in its own shape. Raises DataError."""
     axes = magic & 0xFF
     head = 4 * (1 + axes)
     if len(data) < head:
-        raise found.wrong(name, f"ends within its head, after {len(data)} of {head} bytes")
+        raise original.file_error(name, f"ends within its header, after {len(data)} of {head} bytes")
     first, *shape = struct.unpack(f">{1 + axes}I", data[:head])
     if first != magic:
         what = "images" if magic == IMAGES else "labels"
-        raise found.wrong(name, f"begins with {first:#010x}; an IDX file of {what} with {magic:#010x}")
-    wanted = int(np.prod(shape, dtype=object))
-    if len(data) - head != wanted:
-        told = "x".join(map(str, shape))
-        raise found.wrong(name, f"{len(data) - head} bytes behind its head, which promises {told} = {wanted}")
+        raise original.file_error(
+            name, f"begins with {first:#010x}; an IDX file of {what} with {magic:#010x}"
+        )
+    expected = int(np.prod(shape, dtype=object))
+    if len(data) - head != expected:
+        dimensions = "x".join(map(str, shape))
+        raise original.file_error(
+            name, f"{len(data) - head} bytes after its header, which declares {dimensions} = {expected}"
+        )
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
-def _unzipped(found: Original, name: str, raw: bytes) -> bytes:
+def _unzipped(original: Original, name: str, raw: bytes) -> bytes:
     try:
         with GzipFile(fileobj=io.BytesIO(raw)) as file:
             data = file.read(LIMIT + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise found.wrong(name, f"not a whole gzip file ({error})") from None
+        raise original.file_error(name, f"not a complete gzip file ({error})") from None
     if len(data) > LIMIT:
-        raise found.wrong(name, f"more than {LIMIT:,} bytes unpacked", "give the original")
+        raise original.file_error(name, f"more than {LIMIT:,} bytes unpacked", "give the original")
     return data

@@ -45,10 +45,10 @@ class PointSet(SampleSet):
         return PointShape(int(self.images.shape[1]))
 
     @property
-    def endless(self) -> bool:
+    def is_stream(self) -> bool:
         return self.draw is not None
 
-    def seen(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def to_model_input(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         return x
 
     def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Sampler:
@@ -75,7 +75,7 @@ class Fresh(Sampler):
 
         assert image_set.draw is not None
         self.image_set, self.device, self.seed = image_set, torch.device(device), seed
-        self.share, self._draw = None, image_set.draw
+        self.shard, self._draw = None, image_set.draw
 
     @property
     def obstacle(self) -> str:
@@ -96,7 +96,7 @@ class Fresh(Sampler):
 
         random = np.random.RandomState(fold(self.seed, "order", start) % 2**32)
         points = torch.from_numpy(self._draw(size, random))
-        return Batch((points if self.share is None else self.share(points)).to(self.device))
+        return Batch((points if self.shard is None else self.shard(points)).to(self.device))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -109,7 +109,7 @@ class Points(Dataset):
     """
 
     channels, resolution, labelled = 1, 1, False  # of images: none here
-    comes = "is drawn when a run starts"
+    origin = "is sampled when a run starts"
     dim = 2  # coordinates of a point
     n: int
     split: str
@@ -133,7 +133,7 @@ class Points(Dataset):
     def load(self, *, split: str | None = None) -> PointSet:
         from ganlab.rng import fold
 
-        split = self.chosen(split)
+        split = self.resolve_split(split)
         random = np.random.RandomState(fold(self.data_seed, "order", SPLITS.index(split)) % 2**32)
         points = self.fixed(random)
         manifest: dict[str, Any] = {

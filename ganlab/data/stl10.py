@@ -51,9 +51,9 @@ class Stl10(OriginalDataset):
     """
 
     name = "stl10"
-    wanted = (*SUMS, NAMES)
+    file_names = (*SUMS, NAMES)
     sums = SUMS
-    unpacked = ("stl10_binary",)
+    folder_names = ("stl10_binary",)
     side = SIDE
 
     @checked
@@ -71,36 +71,36 @@ class Stl10(OriginalDataset):
     def splits(self) -> tuple[str, ...]:
         return tuple(PARTS)
 
-    def fill(self, writer: Writer, split: str, found: Original) -> None:
+    def fill(self, writer: Writer, split: str, original: Original) -> None:
         """One pass over the source per part: an archive need not have them in our order."""
         for part in PARTS[split]:
             labels_file = f"{part}_y.bin" if split == part != "unlabeled" else None
-            wanted = {f"{part}_X.bin", NAMES, *([labels_file] if labels_file else [])}
-            seen: set[str] = set()
+            required = {f"{part}_X.bin", NAMES, *([labels_file] if labels_file else [])}
+            present: set[str] = set()
             small: dict[str, bytes] = {}
-            for name, member in found.files(wanted):
-                seen.add(name)
+            for name, member in original.files(required):
+                present.add(name)
                 if name == f"{part}_X.bin":
-                    with found.source.reading():
-                        self._read(writer, found, member, name)
+                    with original.source.reading():
+                        self._read(writer, original, member, name)
                 else:
-                    small[name] = found.read(member, 1 << 20)
+                    small[name] = original.read(member, 1 << 20)
                     if self.verify:
-                        found.check(name, md5(small[name]), SUMS)
-                if seen == wanted:
+                        original.check(name, md5(small[name]), SUMS)
+                if present == required:
                     break
-            if missing := sorted(wanted - seen - {NAMES}):
-                what = f"holds no {', '.join(missing)}"
-                raise DataError(str(found.source.path), what, "give the original archive or its folder")
+            if missing := sorted(required - present - {NAMES}):
+                what = f"contains no {', '.join(missing)}"
+                raise DataError(str(original.source.path), what, "give the original archive or its folder")
             if labels_file:
                 writer.classes = small.get(NAMES, b"").decode("utf-8-sig", "replace").split() or CLASSES
-                writer.add_labels(self._labels(found, labels_file, small[labels_file], writer))
+                writer.add_labels(self._labels(original, labels_file, small[labels_file], writer))
 
-    def _read(self, writer: Writer, found: Original, member: Member, name: str) -> None:
+    def _read(self, writer: Writer, original: Original, member: Member, name: str) -> None:
         count, rest = divmod(member.size, IMAGE_BYTES)
         if rest or not count:
             what = f"{member.size} bytes are not whole images of {IMAGE_BYTES} (3x96x96)"
-            raise found.wrong(name, what)
+            raise original.file_error(name, what)
         digest = hashlib.md5(usedforsecurity=False)
 
         def blocks() -> Iterator[Pixels]:
@@ -109,7 +109,7 @@ class Stl10(OriginalDataset):
                     size = min(BLOCK, count - start) * IMAGE_BYTES
                     raw = file.read(size)
                     if len(raw) != size:
-                        raise found.wrong(name, f"ends after {start} of {count} images")
+                        raise original.file_error(name, f"ends after {start} of {count} images")
                     if self.verify:
                         digest.update(raw)
                     # stored column by column
@@ -117,16 +117,16 @@ class Stl10(OriginalDataset):
 
         self.add(writer, blocks(), count, name)
         if self.verify:
-            found.check(name, digest.hexdigest(), SUMS)
+            original.check(name, digest.hexdigest(), SUMS)
 
-    def _labels(self, found: Original, name: str, raw: bytes, writer: Writer) -> Labels:
+    def _labels(self, original: Original, name: str, raw: bytes, writer: Writer) -> Labels:
         """Bytes 1 to 10 in the file; 0 to 9 in ganlab."""
         labels = np.frombuffer(raw, np.uint8).astype(np.int64) - 1
         if len(labels) != writer.images:
-            raise found.wrong(name, f"{len(labels)} labels for {writer.images} images")
+            raise original.file_error(name, f"{len(labels)} labels for {writer.images} images")
         if labels.min() < 0 or labels.max() >= len(writer.classes):
             what = (
                 f"labels from {labels.min() + 1} to {labels.max() + 1}, expected 1 to {len(writer.classes)}"
             )
-            raise found.wrong(name, what)
+            raise original.file_error(name, what)
         return labels

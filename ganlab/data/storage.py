@@ -1,8 +1,8 @@
-"""Where the images of an ``ImageSet`` lie while runs draw from them: on the device, in memory, or in the map.
+"""Storage of a ``SampleSet`` during training: on the device, in host memory, or in the memory map.
 
-Runs of one process that train on the same packed set share one copy (``storage_of``). A memory map is read
-without a thread: the kernel is told which images come next and fetches them by itself, which under load costs
-less than handing batches from one thread to another (``benchmarks/data_preparation``).
+Runs in one process that train on the same packed set share one copy (``storage_of``). A memory map is
+prefetched with ``madvise`` rather than by a thread: under load this is cheaper than passing batches between
+threads (``benchmarks/data_preparation``).
 """
 
 from __future__ import annotations
@@ -25,102 +25,102 @@ from ganlab.types import Batch
 if TYPE_CHECKING:
     from ganlab.data.base import SampleSet
 
-BLOCK = 1 << 25  # values (bytes, of images) sent to a device at a time
-SHARE = 0.5  # of a GPU's free memory that images may take
+BLOCK = 1 << 25  # values (bytes for images) per transfer to a device
+GPU_FRACTION = 0.5  # of a GPU's free memory available to images
 CPU_GB = 4.0
-SLOTS = 4  # batches on their way to a GPU at once
+SLOTS = 4  # batches in transfer to a GPU at once
 
 _SHARED: WeakValueDictionary[tuple[Any, ...], Storage] = WeakValueDictionary()
 _LOCK = threading.Lock()
 
 
-def room(device: torch.device, data_memory_gb: float | None) -> float:
-    """Bytes up to which images lie in the memory of the device as a whole; None: see ``Experiment``."""
+def memory_limit(device: torch.device, data_memory_gb: float | None) -> float:
+    """Largest set, in bytes, to hold in device memory; for None see ``Experiment.data_memory_gb``."""
     if data_memory_gb is None and device.type == "cuda":
-        return SHARE * torch.cuda.mem_get_info(device)[0]
+        return GPU_FRACTION * torch.cuda.mem_get_info(device)[0]
     return 1e9 * (CPU_GB if data_memory_gb is None else data_memory_gb)
 
 
 def storage_of(image_set: SampleSet, device: torch.device, data_memory_gb: float | None) -> Storage:
-    """The storage of a set on a device; as long as it is in use, the same object for the same images.
+    """Return the storage of a set on a device, shared by all users of the same images.
 
-    The same are those of one array, or of one file and fingerprint: a packed set that was loaded twice.
-    Images beyond ``room`` are gathered from their map, unless another run has them there already.
+    Images are the same if they are one array, or have the same file and fingerprint (a packed set loaded
+    twice). A set larger than ``memory_limit`` is gathered from its map, unless another run already holds it.
     """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     images = image_set.images
-    where: tuple[Any, ...] = (id(images),)  # the storage keeps them, so no other array gets their id
+    identity: tuple[Any, ...] = (id(images),)  # the storage references them, so the id stays unique
     if _map_of(images) is not None and isinstance(images, np.memmap):
-        where = (str(images.filename), images.offset, images.shape)
-    key = (*where, image_set.fingerprint, image_set.labels is None, str(device))
+        identity = (str(images.filename), images.offset, images.shape)
+    key = (*identity, image_set.fingerprint, image_set.labels is None, str(device))
     with _LOCK:
-        found = _SHARED.get((*key, True)) if data_memory_gb is None else None
-        if found is None:
-            in_memory = images.nbytes <= room(device, data_memory_gb)
-            found = _SHARED.get((*key, in_memory)) or Storage(image_set, device, in_memory)
-            _SHARED[(*key, in_memory)] = found
-        return found
+        storage = _SHARED.get((*key, True)) if data_memory_gb is None else None
+        if storage is None:
+            in_memory = images.nbytes <= memory_limit(device, data_memory_gb)
+            storage = _SHARED.get((*key, in_memory)) or Storage(image_set, device, in_memory)
+            _SHARED[(*key, in_memory)] = storage
+        return storage
 
 
 class Storage:
     """The images and labels of a set for ``device``.
 
-    on_device: all images, uint8 (N, C, H, W), or other samples as they are stored, on a device that is not
-    the CPU; None where a batch is gathered on the host by numpy, which on a CPU is the faster one.
+    on_device: all samples as stored, such as uint8 (N, C, H, W), on a device other than the CPU; None if
+    numpy gathers batches on the host, which is faster for the CPU.
     """
 
     def __init__(self, image_set: SampleSet, device: torch.device, in_memory: bool) -> None:
         self.image_set, self.device, self.in_memory = image_set, device, in_memory
         self.on_device: Tensor | None = None
         self.labels = None if image_set.labels is None else torch.from_numpy(np.array(image_set.labels))
-        self._host: npt.NDArray[Any] = np.asarray(image_set.images)  # a memmap is a slow kind of array
+        self._host: npt.NDArray[Any] = np.asarray(image_set.images)  # indexing a memmap is slower
         self._dtype = torch.from_numpy(np.empty(0, self._host.dtype)).dtype
         self._map: mmap.mmap | None = None
         self._ring = _Ring(device) if device.type == "cuda" and not in_memory else None
         if not in_memory:
             self._map = _map_of(image_set.images)
         elif device.type != "cpu":
-            self.on_device = _sent(self._host, device)
+            self.on_device = _to_device(self._host, device)
             self.labels = None if self.labels is None else self.labels.to(device)
         elif isinstance(image_set.images, np.memmap):
-            self._host = np.array(self._host)  # a copy: the map's pages may be dropped by the kernel
+            self._host = np.array(self._host)  # a copy: the kernel may evict the map's pages
 
-    def gather(self, chosen: Tensor) -> Batch:
-        """The images of numbers ``chosen``, int64 (n,): x uint8 (n, C, H, W), y int64 (n,), on the device."""
+    def gather(self, rows: Tensor) -> Batch:
+        """The samples ``rows``, int64 (n,): x uint8 (n, C, H, W), y int64 (n,), on the device."""
         if self.on_device is not None:
-            return Batch(self.on_device[chosen], None if self.labels is None else self.labels[chosen])
-        y = None if self.labels is None else self.labels[chosen]
-        shape = (len(chosen), *self._host.shape[1:])
+            return Batch(self.on_device[rows], None if self.labels is None else self.labels[rows])
+        y = None if self.labels is None else self.labels[rows]
+        shape = (len(rows), *self._host.shape[1:])
         if self._ring is None:
             x = torch.empty(shape, dtype=self._dtype)
-            self._take(chosen, x)
+            self._take(rows, x)
             return Batch(x.to(self.device), None if y is None else y.to(self.device))
         with self._ring.slot(shape, self._dtype) as slot:
-            self._take(chosen, slot.x)
+            self._take(rows, slot.x)
             if y is not None:
                 slot.y.copy_(y)
         return self._ring.send(slot, labels=y is not None)
 
-    def expect(self, chosen: Tensor) -> None:
-        """Say that these images are wanted soon: the kernel begins to read them. Does nothing in memory."""
+    def expect(self, rows: Tensor) -> None:
+        """Ask the kernel to read the samples ``rows`` ahead; no effect on a set in memory."""
         if self._map is None or not hasattr(mmap, "MADV_WILLNEED"):
             return
         images = self.image_set.images
         assert isinstance(images, np.memmap)
         size, begin = int(np.prod(images.shape[1:])), images.offset % mmap.ALLOCATIONGRANULARITY
-        for number in chosen.tolist():
+        for number in rows.tolist():
             start = begin + number * size
             page = start - start % mmap.PAGESIZE
             self._map.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
-    def _take(self, chosen: Tensor, out: Tensor) -> None:
+    def _take(self, rows: Tensor, out: Tensor) -> None:
         # "clip": "raise" would go through a hidden buffer
-        np.take(self._host, chosen.numpy(), axis=0, out=out.numpy(), mode="clip")
+        np.take(self._host, rows.numpy(), axis=0, out=out.numpy(), mode="clip")
 
 
 class _Slot:
-    """Pinned memory for a batch on its way to the GPU; free again once ``sent`` has happened."""
+    """Pinned memory for one batch in transfer to the GPU; reusable after the event ``sent``."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.x = torch.empty(shape, dtype=dtype, pin_memory=True)
@@ -129,23 +129,23 @@ class _Slot:
 
 
 class _Ring:
-    """Sends batches to a GPU on a stream of its own, beside the compute, through memory pinned once."""
+    """Copies batches to a GPU on a separate stream through reused pinned memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
-        self._slots: dict[tuple[int, ...], list[_Slot]] = defaultdict(list)  # by shape, the oldest first
+        self._slots: dict[tuple[int, ...], list[_Slot]] = defaultdict(list)  # by shape, oldest first
 
     @contextmanager
     def slot(self, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[_Slot]:
-        """A slot to be filled by the host, then to be given to ``send``."""
+        """Yield a slot to fill on the host and then pass to ``send``."""
         of_shape = self._slots[shape]
         oldest = of_shape.pop(0) if len(of_shape) >= SLOTS else _Slot(shape, dtype)
-        oldest.sent.synchronize()  # of a new slot: at once
+        oldest.sent.synchronize()  # returns immediately for a new slot
         yield oldest
         of_shape.append(oldest)
 
     def send(self, slot: _Slot, labels: bool) -> Batch:
-        """Copies of the slot on the device, ready for what the current stream does next."""
+        """Copy the slot to the device; the current stream waits for the copy."""
         current = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._stream):
             x = slot.x.to(self._device, non_blocking=True)
@@ -154,21 +154,21 @@ class _Ring:
         current.wait_event(slot.sent)
         for copy in (x, y):
             if copy is not None:
-                copy.record_stream(current)  # or its memory might be given away while it is still read
+                copy.record_stream(current)  # else the allocator may reuse its memory too early
         return Batch(x, y)
 
 
 def _map_of(images: npt.NDArray[Any]) -> mmap.mmap | None:
-    """The map of a file that ``images`` are as a whole; a part of one does not tell where it begins."""
+    """The memory map of ``images`` if they are a whole file; None for a slice, whose offset is unknown."""
     base = images.base if isinstance(images, np.memmap) else None
     return base if isinstance(base, mmap.mmap) else None
 
 
-def _sent(images: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """All images on the device, in blocks: the host never holds a second copy of a large set."""
+def _to_device(images: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Copy all images to the device in blocks, so that the host never holds a second copy."""
     dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
-    whole = torch.empty(images.shape, dtype=dtype, device=device)
-    source, target = images.reshape(-1), whole.view(-1)
+    images_on_device = torch.empty(images.shape, dtype=dtype, device=device)
+    source, target = images.reshape(-1), images_on_device.view(-1)
     pinned = device.type == "cuda"
     blocks = [torch.empty(min(BLOCK, source.size), dtype=dtype, pin_memory=pinned) for _ in range(2)]
     events = [torch.cuda.Event() for _ in blocks] if pinned else []
@@ -176,11 +176,11 @@ def _sent(images: npt.NDArray[Any], device: torch.device) -> Tensor:
         part = source[start : start + BLOCK]
         block = blocks[number % 2][: part.size]
         if pinned:
-            events[number % 2].synchronize()  # until then it is being read
+            events[number % 2].synchronize()  # until its previous transfer ends
         np.copyto(block.numpy(), part)
         target[start : start + part.size].copy_(block, non_blocking=pinned)
         if pinned:
             events[number % 2].record(torch.cuda.current_stream(device))
     if pinned:
         torch.cuda.current_stream(device).synchronize()
-    return whole
+    return images_on_device

@@ -42,7 +42,7 @@ class TextSet(SampleSet):
     def shape(self) -> TextShape:
         return TextShape(len(self.manifest["vocabulary"]), int(self.images.shape[1]))
 
-    def seen(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def to_model_input(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """One-hot, float32 (B, V, L)."""
         import torch
 
@@ -68,8 +68,8 @@ class Text(Dataset):
     """
 
     name, channels, resolution, labelled = "text", 1, 1, False
-    to_hold_out = "set dataset.held_out=0.1"
-    comes = "is read from your own text when a run starts: dataset.path=FILE|FOLDER"
+    holdout_option = "set dataset.held_out=0.1"
+    origin = "is read from your own text when a run starts: dataset.path=FILE|FOLDER"
 
     @checked
     def __init__(
@@ -97,7 +97,7 @@ class Text(Dataset):
         return SPLITS if self.held_out or (self.path and files_of(self._root())[1]) else SPLITS[:1]
 
     def load(self, *, split: str | None = None) -> TextSet:
-        split = self.chosen(split)
+        split = self.resolve_split(split)
         if not self._made:
             self._made = self._make()
         return self._made[split]
@@ -107,7 +107,7 @@ class Text(Dataset):
             raise DataError("dataset.path", "is not set", "give a text file, or a folder of them")
         root = expanded(self.path)
         if not root.exists():
-            raise DataError(printable_name(root), "is not there", "give a text file, or a folder of them")
+            raise DataError(printable_name(root), "does not exist", "give a text file, or a folder of them")
         return root
 
     def _make(self) -> dict[str, TextSet]:
@@ -141,7 +141,7 @@ class Text(Dataset):
         how = (self.length, self.max_lines, self.long_lines, self.on_bad == "replace")
         rows, counts = read(files, *how, symbols)
         if not len(rows):
-            what = f"all its {counts.empty:,} lines are empty" if counts.empty else "there is no text in it"
+            what = f"all its {counts.empty:,} lines are empty" if counts.empty else "it contains no text"
             raise DataError(printable_name(root), what, "give a text file, or a folder of them")
         if counts.long and self.long_lines == "cut":
             what = f"{counts.long:,} lines are longer than {self.length} symbols and were cut"
@@ -157,7 +157,7 @@ class Text(Dataset):
             counts += np.bincount(rows[part].reshape(-1), minlength=len(counts))
         if (counts[2:] > 0).sum() + bool(counts[0]) < 2:
             raise DataError(
-                printable_name(root), "has one symbol alone: nothing to learn", "give another text"
+                printable_name(root), "has only one symbol: nothing to learn", "give another text"
             )
         codes = np.array([-1, *symbols.codes])
         best = np.lexsort((codes, -counts))

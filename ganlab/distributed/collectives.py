@@ -1,4 +1,4 @@
-"""The processes of one run, this one alone or the ranks of ``torchrun``, and their collectives."""
+"""Collectives of one run: a single process, or the ranks that ``torchrun`` started."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ganlab.errors import (
     Stopped,
 )
 
-LAST_WORDS_S = 1.0  # seconds to wait for the reason why a rank has gone; a killed one leaves none
+FAILURE_REASON_S = 1.0  # seconds to wait for a lost rank's error; a killed one leaves none
 DATA_TIMEOUT = timedelta(minutes=10)  # a collective of training that takes longer has lost a rank
 CONTINUE = "run the same command again to continue"
 T = TypeVar("T")
@@ -35,70 +35,73 @@ Raised = TypeVar("Raised", bound=GanlabError)
 
 
 class SingleProcess:
-    """A run of one process: every question to the others has its own answer, and nothing is copied."""
+    """A run of one process: every collective returns its own input."""
 
     rank, size, local = 0, 1, 0
     backend = ""
 
     @property
-    def first(self) -> bool:
-        """Whether this is the rank that writes files and speaks."""
+    def is_rank_zero(self) -> bool:
+        """Whether this rank writes the files and the log."""
         return self.rank == 0
 
-    def share(self, rows: Tensor, parts: int = 1) -> Tensor:
-        """This rank's rows of a whole batch (N, ...): its share of each of ``parts`` consecutive parts."""
+    def shard(self, rows: Tensor, parts: int = 1) -> Tensor:
+        """This rank's rows of a global batch (N, ...): its share of each of ``parts`` consecutive chunks."""
         return rows
 
-    def uniform(self, *shape: int, parts: int = 1, **how: Any) -> Tensor:
-        """U(0, 1) of ``shape``, as by ``torch.rand``: this rank's share of what one process would draw."""
-        return torch.rand(*shape, **how)
+    def rand_shard(self, *shape: int, parts: int = 1, **options: Any) -> Tensor:
+        """``torch.rand`` of ``shape``: this rank's share of what a single process would draw."""
+        return torch.rand(*shape, **options)
 
-    def means(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Means over the ranks of tensors of one dtype, the same bits on all; None stays None."""
+    def all_reduce_mean(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Mean over the ranks of tensors of one dtype, bit-identical on all ranks; None stays None."""
         return list(tensors)
 
-    def together(self) -> AbstractContextManager[None]:
-        """What the block raises on one rank, all raise at its end; one of them tells it."""
+    def agree_on_errors(self) -> AbstractContextManager[None]:
+        """An error in the block on any rank is raised by all ranks at its end; one rank reports it."""
         return nullcontext()
 
-    def first_does(self, work: Callable[[], T]) -> T:
-        """``work()`` on the first rank alone; all return what it returns (plain JSON) or raise."""
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on rank 0; every rank returns its result (plain JSON) or raises its error."""
         return work()
 
-    def first_only(self, work: Callable[[], T]) -> T | None:
-        """As ``first_does``, but what ``work`` returns stays on the first rank; the others get None."""
-        held: list[T] = []
-        self.first_does(lambda: held.append(work()))
-        return held[0] if held else None
+    def only_on_rank_zero(self, work: Callable[[], T]) -> T | None:
+        """As ``on_rank_zero``, but the result (any object) stays on rank 0; the others get None."""
+        results: list[T] = []
+        self.on_rank_zero(lambda: results.append(work()))
+        return results[0] if results else None
 
-    def told(self, mine: str) -> list[str]:
-        """What each rank says, in their order."""
-        return [mine]
+    def all_gather_text(self, text: str) -> list[str]:
+        """The texts of all ranks, in rank order."""
+        return [text]
 
-    def signal(self, mine: int | None) -> int | None:
-        """The signal that one of the ranks got, or None: the same answer on all."""
-        return mine
+    def signal(self, received: int | None) -> int | None:
+        """The number of a signal that any rank received, the same on all ranks; None if there was none."""
+        return received
 
-    def gathered(self, mine: Tensor) -> list[Tensor]:
-        """The tensors of all ranks, which are of one shape and dtype, in their order."""
-        return [mine]
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all ranks, of one shape and dtype, in rank order."""
+        return [tensor]
 
-    def use(self, device: torch.device) -> None:
-        """From now on the tensors of training lie on ``device``."""
+    def set_device(self, device: torch.device) -> None:
+        """Set the device of the tensors that training exchanges."""
 
-    def copied(self, tensors: Mapping[str, Tensor]) -> None:
-        """Tensors of the same names, shapes and dtypes on all ranks become those of the first, in place."""
+    def broadcast_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite tensors, of the same names, shapes and dtypes on all ranks, with rank 0's."""
 
-    def received(self, load: Callable[[], tuple[dict[str, Tensor], Any]]) -> tuple[dict[str, Tensor], Any]:
-        """What ``load`` gives on the first rank, (tensors on the CPU, plain JSON), on all of them."""
+    def broadcast_loaded(
+        self, load: Callable[[], tuple[dict[str, Tensor], Any]]
+    ) -> tuple[dict[str, Tensor], Any]:
+        """Run ``load`` on rank 0; every rank returns its (tensors on the CPU, plain JSON)."""
         return load()
 
 
 class Ranks(SingleProcess):
-    """One of ``size`` processes, number ``rank``; ``local``: its number on its machine.
+    """Rank ``rank`` of ``size`` processes; ``local``: its number on its machine.
 
-    ``store``: torch.distributed's, for last words. Every method is called by all ranks in the same order,
-    but ``share`` and ``uniform``, which need nobody. Raises EnvError where another rank is gone.
+    ``store``: torch.distributed's, where a failing rank leaves its error. All ranks must call each method in
+    the same order, except ``shard`` and ``rand_shard``, which do not communicate. Raises EnvError if another
+    rank is lost.
     """
 
     def __init__(self, rank: int, size: int, local: int, store: Any) -> None:
@@ -108,39 +111,39 @@ class Ranks(SingleProcess):
         self.device = torch.device("cpu")
         self.backend = "gloo"
 
-    def use(self, device: torch.device) -> None:
+    def set_device(self, device: torch.device) -> None:
         self.device, self.backend = device, "nccl" if device.type == "cuda" else "gloo"
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        with self._linked():
+        with self._peer_errors():
             self.data = dist.new_group(backend=self.backend, timeout=DATA_TIMEOUT)
 
-    # ---- shares and means
+    # ---- shards and means
 
-    def share(self, rows: Tensor, parts: int = 1) -> Tensor:
+    def shard(self, rows: Tensor, parts: int = 1) -> Tensor:
         each = len(rows) // (parts * self.size)
         return rows.view(parts, self.size, each, *rows.shape[1:])[:, self.rank].flatten(0, 1)
 
-    def uniform(self, *shape: int, parts: int = 1, **how: Any) -> Tensor:
-        return self.share(torch.rand(shape[0] * self.size, *shape[1:], **how), parts)
+    def rand_shard(self, *shape: int, parts: int = 1, **options: Any) -> Tensor:
+        return self.shard(torch.rand(shape[0] * self.size, *shape[1:], **options), parts)
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, in place, on the training device: the same bits on all."""
-        with self._linked():
+        """Sum over the ranks, in place, on the training device; bit-identical on all ranks."""
+        with self._peer_errors():
             dist.all_reduce(tensor, group=self.data)
         return tensor
 
-    def means(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-        there = [t.detach() for t in tensors if t is not None]
-        flat = self.sum_(torch.cat([t.reshape(-1) for t in there])).div_(self.size)
-        found = iter(flat.split([t.numel() for t in there]))
-        return [None if t is None else next(found).view(t.shape) for t in tensors]
+    def all_reduce_mean(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        present = [t.detach() for t in tensors if t is not None]
+        flat = self.sum_(torch.cat([t.reshape(-1) for t in present])).div_(self.size)
+        means = iter(flat.split([t.numel() for t in present]))
+        return [None if t is None else next(means).view(t.shape) for t in tensors]
 
-    # ---- words
+    # ---- text and errors
 
-    def told(self, mine: str) -> list[str]:
-        data = mine.encode()
-        with self._linked():
+    def all_gather_text(self, text: str) -> list[str]:
+        data = text.encode()
+        with self._peer_errors():
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
             dist.all_gather(sizes, torch.tensor([len(data)]), group=self.control)
             lengths = [int(n) for n in sizes]
@@ -153,115 +156,117 @@ class Ranks(SingleProcess):
         return [bytes(t[:n].tolist()).decode() for t, n in zip(texts, lengths, strict=True)]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        mine: BaseException | None = None
+    def agree_on_errors(self) -> Iterator[None]:
+        own_error: BaseException | None = None
         try:
             yield
         except BaseException as error:
-            mine = error
-        if getattr(mine, "agreed", False):  # the others know of it and raise it themselves
-            raise mine  # type: ignore[misc]
-        said = self.told("" if mine is None else serialize_error(mine, self.rank))
-        wrong = [rank for rank, text in enumerate(said) if text]
-        if not wrong:
+            own_error = error
+        if getattr(own_error, "agreed", False):  # the other ranks raise it too
+            raise own_error  # type: ignore[misc]
+        texts = self.all_gather_text("" if own_error is None else serialize_error(own_error, self.rank))
+        failed_ranks = [rank for rank, text in enumerate(texts) if text]
+        if not failed_ranks:
             return
-        if mine is not None and self.rank == wrong[0]:
-            mine.agreed = True  # type: ignore[attr-defined]
-            raise mine
-        raise deserialize_error(said[wrong[0]]) from mine
+        if own_error is not None and self.rank == failed_ranks[0]:
+            own_error.agreed = True  # type: ignore[attr-defined]
+            raise own_error
+        raise deserialize_error(texts[failed_ranks[0]]) from own_error
 
-    def first_does(self, work: Callable[[], T]) -> T:
-        said, mine = "", None
-        if self.first:
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
+        text, own_error = "", None
+        if self.is_rank_zero:
             try:
-                said = json.dumps({"value": work()})
+                text = json.dumps({"value": work()})
             except BaseException as error:
                 if getattr(error, "agreed", False):
                     raise
-                mine, said = error, serialize_error(error, self.rank)
-        said = self._from_first(said)
-        if mine is not None:
-            mine.agreed = True  # type: ignore[attr-defined]
-            raise mine
-        answer = json.loads(said)
-        if "value" not in answer:
-            raise deserialize_error(said)
-        return answer["value"]  # type: ignore[no-any-return]
+                own_error, text = error, serialize_error(error, self.rank)
+        text = self._broadcast_text(text)
+        if own_error is not None:
+            own_error.agreed = True  # type: ignore[attr-defined]
+            raise own_error
+        message = json.loads(text)
+        if "value" not in message:
+            raise deserialize_error(text)
+        return message["value"]  # type: ignore[no-any-return]
 
-    def _from_first(self, text: str) -> str:
+    def _broadcast_text(self, text: str) -> str:
         data = torch.frombuffer(bytearray(text.encode() or b" "), dtype=torch.uint8)
-        with self._linked():
+        with self._peer_errors():
             size = torch.tensor([len(data)])
             dist.broadcast(size, 0, group=self.control)
-            data = data if self.first else torch.empty(int(size), dtype=torch.uint8)
+            data = data if self.is_rank_zero else torch.empty(int(size), dtype=torch.uint8)
             dist.broadcast(data, 0, group=self.control)
-        return text if self.first else data.numpy().tobytes().decode()
+        return text if self.is_rank_zero else data.numpy().tobytes().decode()
 
-    def signal(self, mine: int | None) -> int | None:
-        flag = torch.tensor([mine or 0])
-        with self._linked():
+    def signal(self, received: int | None) -> int | None:
+        flag = torch.tensor([received or 0])
+        with self._peer_errors():
             dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.control)
         return int(flag) or None
 
     # ---- tensors
 
-    def gathered(self, mine: Tensor) -> list[Tensor]:
-        found = [torch.empty_like(mine, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        with self._linked():
-            dist.all_gather(found, mine.contiguous(), group=self.data)
-        return found
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        copies = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        with self._peer_errors():
+            dist.all_gather(copies, tensor.contiguous(), group=self.data)
+        return copies
 
     @torch.no_grad()
-    def copied(self, tensors: Mapping[str, Tensor]) -> None:
+    def broadcast_(self, tensors: Mapping[str, Tensor]) -> None:
         for _, tensor in sorted(tensors.items()):
-            held = tensor.detach().cpu().contiguous().clone()
-            with self._linked():
-                dist.broadcast(held, 0, group=self.control)
-            if not self.first:
-                tensor.copy_(held)
+            buffer = tensor.detach().cpu().contiguous().clone()
+            with self._peer_errors():
+                dist.broadcast(buffer, 0, group=self.control)
+            if not self.is_rank_zero:
+                tensor.copy_(buffer)
 
-    def received(self, load: Callable[[], tuple[dict[str, Tensor], Any]]) -> tuple[dict[str, Tensor], Any]:
+    def broadcast_loaded(
+        self, load: Callable[[], tuple[dict[str, Tensor], Any]]
+    ) -> tuple[dict[str, Tensor], Any]:
         tensors: dict[str, Tensor] = {}
 
-        def loaded() -> Any:
-            found, rest = load()
-            tensors.update(found)
-            return [[n, list(t.shape), str(t.dtype).partition(".")[2]] for n, t in found.items()], rest
+        def load_specs() -> Any:
+            loaded, rest = load()
+            tensors.update(loaded)
+            return [[n, list(t.shape), str(t.dtype).partition(".")[2]] for n, t in loaded.items()], rest
 
-        specs, rest = self.first_does(loaded)
+        specs, rest = self.on_rank_zero(load_specs)
         for name, shape, dtype in specs:
-            if not self.first:
+            if not self.is_rank_zero:
                 tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype))
-        self.copied(tensors)
+        self.broadcast_(tensors)
         return tensors, rest
 
-    # ---- loss of a rank
+    # ---- lost ranks
 
     @contextmanager
-    def _linked(self) -> Iterator[None]:
+    def _peer_errors(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # whatever a backend says when a peer has gone or does not answer
-            raise self.lost(str(error)) from error
+        except RuntimeError as error:  # any backend's error for a peer that is lost or does not respond
+            raise self.lost_rank_error(str(error)) from error
 
-    def lost(self, why: str) -> Exception:
-        """What to raise when a collective failed: the last words of a rank that ended, if it left any."""
-        said = error_of_failed_rank(self)
-        if said:
-            return deserialize_error(said)
-        reason = (why.strip().splitlines() or [""])[0].rpartition("] ")[2][:80]
-        error = EnvError("ranks", f"another rank is gone ({reason})", CONTINUE)
+    def lost_rank_error(self, backend_message: str) -> Exception:
+        """The error to raise when a collective failed: that of the rank which ended, if it left one."""
+        text = error_of_failed_rank(self)
+        if text:
+            return deserialize_error(text)
+        reason = (backend_message.strip().splitlines() or [""])[0].rpartition("] ")[2][:80]
+        error = EnvError("ranks", f"another rank is lost ({reason})", CONTINUE)
         error.agreed, error.silent = True, not first_to_report(self)
         return error
 
 
 def error_of_failed_rank(ranks: Ranks, below: int | None = None) -> str:
-    """What a rank said that ended by an error of its own, one ``below`` that number; "" if none did."""
-    deadline = time.monotonic() + LAST_WORDS_S
-    with contextlib.suppress(Exception):  # the store may be gone with its rank
+    """The serialized error of a failed rank, among ranks < ``below`` (None: all); "" if none left one."""
+    deadline = time.monotonic() + FAILURE_REASON_S
+    with contextlib.suppress(Exception):  # the store may be lost with its rank
         while True:
             for rank in range(ranks.size if below is None else below):
-                if ranks.store.check([key := f"ganlab/words/{rank}"]):
+                if ranks.store.check([key := f"ganlab/errors/{rank}"]):
                     return str(ranks.store.get(key).decode())
             if time.monotonic() > deadline:
                 break
@@ -270,10 +275,10 @@ def error_of_failed_rank(ranks: Ranks, below: int | None = None) -> str:
 
 
 def first_to_report(ranks: Ranks) -> bool:
-    """Whether no other rank has told yet that one is gone."""
+    """Whether no other rank has reported the lost one yet."""
     try:
-        return int(ranks.store.add("ganlab/told", 1)) == 1
-    except Exception:  # the store is gone with its rank
+        return int(ranks.store.add("ganlab/reported", 1)) == 1
+    except Exception:  # the store was lost with its rank
         return True
 
 
@@ -281,36 +286,36 @@ _current: SingleProcess = SingleProcess()
 
 
 def current() -> SingleProcess:
-    """The ranks of this process's run."""
+    """The collectives of this process's run."""
     return _current
 
 
 def raised_on_all_ranks(error: Raised) -> Raised:
-    """An error that every rank raises by itself at the same place: the first one tells it."""
+    """Mark an error that every rank raises by itself at the same place, so that only rank 0 reports it."""
     if _current.size > 1:
-        error.agreed, error.silent = True, not _current.first
+        error.agreed, error.silent = True, not _current.is_rank_zero
     return error
 
 
 @contextmanager
 def use_ranks(ranks: SingleProcess) -> Iterator[None]:
-    """Inside, ``current()`` is ``ranks``."""
+    """Make ``current()`` return ``ranks`` inside the block."""
     global _current
-    before, _current = _current, ranks
+    previous, _current = _current, ranks
     try:
         yield
     finally:
-        _current = before
+        _current = previous
 
 
 KINDS = {kind.code: kind for kind in (ConfigError, DataError, CheckpointError, EnvError, Diverged, RunInUse)}
 
 
 def serialize_error(error: BaseException, rank: int) -> str:
-    """An error as text for the other ranks. Its class is told by the exit code."""
+    """Serialize an error so that other ranks can raise it; the exit code stands for its class."""
     if isinstance(error, GanlabError):
         return json.dumps({"code": error.code, "mistakes": [list(m) for m in error.mistakes]})
-    if isinstance(error, FloatingPointError):  # what a checkpoint says of weights
+    if isinstance(error, FloatingPointError):  # raised when a checkpoint would hold non-finite weights
         return json.dumps({"not finite": str(error)})
     code = 130 if isinstance(error, KeyboardInterrupt) else 5 if isinstance(error, MemoryError) else 1
     where = f"rank {rank} on {socket.gethostname()}"
@@ -318,11 +323,11 @@ def serialize_error(error: BaseException, rank: int) -> str:
 
 
 def deserialize_error(text: str) -> Exception:
-    """What another rank raised, as this one raises it: it says nothing of it and exits with the same code."""
-    said = json.loads(text)
-    if "not finite" in said:
-        return FloatingPointError(said["not finite"])
-    mistakes, code = [Mistake(*m) for m in said["mistakes"]], int(said["code"])
+    """Rebuild another rank's error: silent, with the same exit code."""
+    record = json.loads(text)
+    if "not finite" in record:
+        return FloatingPointError(record["not finite"])
+    mistakes, code = [Mistake(*m) for m in record["mistakes"]], int(record["code"])
     if code > 128:
         error: GanlabError = Stopped(code - 128)
         error.mistakes = mistakes

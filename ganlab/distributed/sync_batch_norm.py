@@ -1,6 +1,6 @@
-"""Batch norm over the batches of all ranks, so that they normalise as one process does with the whole batch.
+"""Batch norm over the batches of all ranks: the statistics of the global batch, as in a single process.
 
-torch's own SyncBatchNorm refuses CPUs and has no second derivative, which a gradient penalty wants.
+torch's own SyncBatchNorm does not run on CPUs and has no second derivative, which a gradient penalty needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the ranks. Its gradient is the sum of the ranks' gradients, so it may be derived twice."""
+    """Sum over the ranks. Its gradient is the sum of the ranks' gradients, so it is twice differentiable."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -26,26 +26,28 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return total(gradient)
+        return sum_over_ranks(gradient)
 
 
-def total(x: Tensor) -> Tensor:
-    """The sum over the ranks, differentiable any number of times."""
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum over the ranks, differentiable any number of times."""
     return x if collectives.current().size == 1 else _Sum.apply(x)
 
 
-def of_all(x: Tensor) -> Tensor:
-    """(ranks, *shape): the ranks' tensors ``x``, exact and differentiable."""
+def stack_ranks(x: Tensor) -> Tensor:
+    """The tensors ``x`` of all ranks, (ranks, *shape), exact and differentiable."""
     team = collectives.current()
-    return total(torch.stack([x if i == team.rank else torch.zeros_like(x) for i in range(team.size)]))
+    return sum_over_ranks(
+        torch.stack([x if i == team.rank else torch.zeros_like(x) for i in range(team.size)])
+    )
 
 
 class SyncBatchNorm(BatchNorm):
-    """Stands in for ``norm`` with its parameters, buffers and names; the same function in evaluation mode.
+    """Replaces ``norm``, sharing its parameters, buffers and names; the same function in evaluation mode.
 
-    In training (x - mean) / sqrt(var + eps), scaled and shifted, with mean and biased variance over the
-    batches of all ranks, which are of one size, and over space. One exchange of 2 C numbers a pass, and one
-    of its gradient. Statistics are in float32 (float64 of float64), under autocast too.
+    In training (x - mean) / sqrt(var + eps), scaled and shifted, with mean and biased variance over space and
+    the batches of all ranks, which have one size. Each pass exchanges 2 C numbers, and so does its gradient.
+    Statistics are float32 (float64 for float64 inputs), under autocast too.
     """
 
     def __init__(self, norm: BatchNorm) -> None:
@@ -60,7 +62,7 @@ class SyncBatchNorm(BatchNorm):
             raise ValueError(f"expected (B, C, ...), got {tuple(x.shape)}")
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, C, ...); y is not looked at."""
+        """x (B, C, ...); y is ignored."""
         if not self.training:
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -71,11 +73,13 @@ class SyncBatchNorm(BatchNorm):
     def _normalized(self, x: Tensor) -> Tensor:
         axes = [0, *range(2, x.dim())]
         own_var, own_mean = torch.var_mean(x, axes, correction=0)
-        means, variances = of_all(torch.stack([own_mean, own_var])).unbind(1)
+        means, variances = stack_ranks(torch.stack([own_mean, own_var])).unbind(1)
         mean = means.mean(0)
         var = variances.mean(0) + (means - mean).square().mean(0)
         if self.running_mean is not None and self.running_var is not None:
-            self._remember(mean.detach(), var.detach(), x.numel() // x.shape[1] * collectives.current().size)
+            self._update_running_stats(
+                mean.detach(), var.detach(), x.numel() // x.shape[1] * collectives.current().size
+            )
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
@@ -84,19 +88,19 @@ class SyncBatchNorm(BatchNorm):
         return out if self.bias is None else out + self.bias.view(shape)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, var: Tensor, n: int) -> None:
-        """The running averages take in a batch of ``n`` values a channel, the variance unbiased."""
+    def _update_running_stats(self, mean: Tensor, var: Tensor, n: int) -> None:
+        """Update the running averages by a batch of ``n`` values per channel; the variance is unbiased."""
         assert self.running_mean is not None
         assert self.running_var is not None
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # type: ignore[arg-type]
-        self.running_mean.mul_(1 - share).add_(mean, alpha=share)
-        self.running_var.mul_(1 - share).add_(var, alpha=share * n / (n - 1))
+        factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # type: ignore[arg-type]
+        self.running_mean.mul_(1 - factor).add_(mean, alpha=factor)
+        self.running_var.mul_(1 - factor).add_(var, alpha=factor * n / (n - 1))
 
 
 def synchronize(net: nn.Module) -> None:
-    """Put ``SyncBatchNorm`` in the place of each batch norm of ``net``; names and parameters stay."""
+    """Replace each batch norm of ``net`` by ``SyncBatchNorm``; names and parameters stay."""
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, BatchNorm):

@@ -241,7 +241,7 @@ class Evaluator:
         with exact_fp32(self.device.type):
             crashes = not strict  # a crash costs the scores, not the run
             known = functools.partial(attempt, lambda: self.reference(poll), crashes)
-            real = team.first_only(known) if self._needs_real else None
+            real = team.only_on_rank_zero(known) if self._needs_real else None
             fake = (
                 attempt_on_all_ranks(lambda: self._shown(generate, poll), crashes) if self.metrics else None
             )
@@ -277,9 +277,9 @@ class Evaluator:
                 seconds = time.perf_counter() - began
                 return Scores(step, values, record, digest(record), seconds, warnings, named, among)
 
-            scores = team.first_only(scored)
+            scores = team.only_on_rank_zero(scored)
         if team.size > 1:
-            scores = Scores(**team.first_does(lambda: dataclasses.asdict(cast(Scores, scores))))
+            scores = Scores(**team.on_rank_zero(lambda: dataclasses.asdict(cast(Scores, scores))))
         return cast(Scores, scores)
 
     @property

@@ -66,9 +66,9 @@ def agree_on_value(function: Callable[[], T]) -> T:
     team = collectives.current()
     if team.size == 1:
         return function()
-    with team.together():
+    with team.agree_on_errors():
         found = attempt(function, crashes=True)
-    reasons = team.told(str(found) or type(found).__name__ if isinstance(found, Exception) else "")
+    reasons = team.all_gather_text(str(found) or type(found).__name__ if isinstance(found, Exception) else "")
     if reason := next(filter(None, reasons), ""):
         raise MetricError(reason) from (found if isinstance(found, Exception) else None)
     assert not isinstance(found, Exception)
@@ -164,8 +164,8 @@ class FeaturePass:
 
         for first in range(0, n, CHUNK * team.size):
             rows = agree_on_value(functools.partial(made, first + team.rank * CHUNK))
-            found = team.gathered(rows)
-            if team.first:
+            found = team.all_gather(rows)
+            if team.is_rank_zero:
                 sizes = [min(CHUNK, n - start) for start in range(first, n, CHUNK)]
                 yield from (
                     [Features(*rows[:k].split(widths, 1))] for rows, k in zip(found, sizes, strict=False)

@@ -119,7 +119,9 @@ class ClassPass:
             if start < n_pool:
                 pools.extend(found.pool for found in self.features(images[: n_pool - start], self.poll))
         settle(generate)
-        needs_real = label is not None and any(m.needs_real for m in metrics) and collectives.current().first
+        needs_real = (
+            label is not None and any(m.needs_real for m in metrics) and collectives.current().is_rank_zero
+        )
         real = agree_on_value(lambda: self.real(label) if needs_real and label is not None else None)
         return Group(label, torch.cat(kept) if kept else None, torch.cat(pools) if pools else None, real)
 
@@ -146,8 +148,8 @@ class ClassPass:
             for n, chunks, all_ranks in ((n_images, kept, images), (n_pool, pools, pool)):
                 if first >= n:
                     continue
-                found = team.gathered(all_ranks)
-                starts = range(first, n, CHUNK) if team.first else ()
+                found = team.all_gather(all_ranks)
+                starts = range(first, n, CHUNK) if team.is_rank_zero else ()
                 chunks += [rows[: n - start] for rows, start in zip(found, starts, strict=False)]
         return kept, pools
 
@@ -191,7 +193,7 @@ def score_groups(
                     found[name][label] = value
             if labelled:
                 tell("class", i + 1, len(groups))
-    for name, metric in metrics.items() if collectives.current().first else ():
+    for name, metric in metrics.items() if collectives.current().is_rank_zero else ():
         if metric.tells_real and not isinstance(found[name], Exception) and name not in classes.of_real:
             real = attempt(partial(real_mean, classes, metric, [*found[name]]))
             classes.of_real[name] = None if isinstance(real, Exception) else real
@@ -201,12 +203,12 @@ def score_groups(
 def group_value(metric: GroupMetric, group: Group, protocol: Protocol) -> float | Exception:
     """What ``metric`` says of a group, or why nothing: of many ranks the first asks it, and all are told."""
     team = collectives.current()
-    found = team.first_only(lambda: attempt(partial(metric, group, protocol)))
+    found = team.only_on_rank_zero(lambda: attempt(partial(metric, group, protocol)))
     if team.size == 1:
         assert found is not None
         return found
     known = (None, str(found)) if isinstance(found, Exception) else (found, "")
-    value, reason = team.first_does(lambda: known)
+    value, reason = team.on_rank_zero(lambda: known)
     return MetricError(reason) if value is None else float(value)
 
 

@@ -66,7 +66,7 @@ class GradientPenalty(Method):
 
     def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
         shape, x = [len(real.x), *[1] * (real.x.dim() - 1)], real.x
-        a = collectives.current().uniform(*shape, device=x.device, dtype=x.dtype)
+        a = collectives.current().rand_shard(*shape, device=x.device, dtype=x.dtype)
         between = torch.lerp(fake.x, real.x, a)
         excess = gradient_norms(d, between, real.y) - self.target
         if self.sides == "one":

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganlab.models.base import Architecture, Norm, activated, flat, glorot_init, maybe, scaled
-from ganlab.schema import MOST, Count, Positive, Range, checked
+from ganlab.schema import MAX_COUNT, Count, Positive, Range, checked
 from ganlab.types import TextShape, Verdict
 
 HE = 2**0.5  # gain that makes Glorot's bound the code's "he_init": variance 4 / (fan_in + fan_out)
@@ -39,7 +39,7 @@ class CharLM(Architecture):
         z_dim: Count = 128,
         channels: Count = 512,
         blocks: Annotated[int, Range(ge=0, le=1000)] = 5,
-        kernel: Annotated[int, Range(ge=1, le=MOST)] = 5,
+        kernel: Annotated[int, Range(ge=1, le=MAX_COUNT)] = 5,
         residual: Positive = 0.3,
     ) -> None:
         if kernel % 2 == 0:

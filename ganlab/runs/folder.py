@@ -76,7 +76,7 @@ class RunFolder:
         if self.path.is_symlink() and os.geteuid() not in {self.path.lstat().st_uid, self.path.stat().st_uid}:
             raise EnvError(str(self.path), "is a link that belongs to another user", ELSEWHERE)
         self.require_own()
-        lock = self.owner = Lock(self.path / ".lock", beats=True)
+        lock = self.owner = Lock(self.path / ".lock", heartbeat=True)
         try:
             remove_stale_files(self.path)
             if self.samples.is_dir() and not self.samples.is_symlink():
@@ -100,7 +100,7 @@ class RunFolder:
 
     def require_here(self) -> None:
         """Raise EnvError if the folder was deleted or moved since it was locked: nothing is revived there."""
-        if self.owner is not None and not self.owner.here():
+        if self.owner is not None and not self.owner.folder_exists():
             raise folder_gone_error(self.path)
 
     def _identify(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from ganlab.errors import GanlabError
 from ganlab.runs.metrics_file import Metrics
-from ganlab.system.environment import unread
+from ganlab.system.environment import redact
 from ganlab.system.files import NO_FOLLOW, folder_gone_error
 
 REFRESH_S = 0.2  # seconds between two drawings of the progress line
@@ -312,4 +312,4 @@ def _told(values: Mapping[str, float | None]) -> str:
 
 def _clean(text: str) -> str:
     """Without control characters: nothing that is said can steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in unread(text))
+    return "".join(c if c.isprintable() else " " for c in redact(text))

@@ -11,8 +11,8 @@ from typing import Any
 
 from ganlab.errors import EnvError
 from ganlab.system.files import (
-    BRIEF,
     NO_FOLLOW,
+    TRANSIENT,
     disk_error,
     read_regular,
     retry_transient_io,
@@ -86,7 +86,7 @@ class Metrics:
             try:
                 os.fsync(self._fd)
             except OSError as error:
-                if error.errno not in BRIEF:
+                if error.errno not in TRANSIENT:
                     raise
                 write_atomic(self.path, self.path.read_bytes())  # what failed to sync is never tried again
                 self._open(keep=lambda record: True)

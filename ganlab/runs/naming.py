@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganlab.system.environment import unread
+from ganlab.system.environment import redact
 
 PARTS = (
     "dataset",
@@ -54,4 +54,4 @@ def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str,
     name = experiment or "-".join("+".join(p) if isinstance(p, (list, tuple)) else str(p) for p in parts)
     others = sorted(o for o in overrides if o.lstrip("+~").split("=")[0] not in named)
     tail = f"-{hashlib.sha256(chr(10).join(others).encode()).hexdigest()[:8]}" if others else ""
-    return Path("outputs") / str(name).replace("/", "-") / f"{unread(setting)}-s{seed}{tail}"
+    return Path("outputs") / str(name).replace("/", "-") / f"{redact(setting)}-s{seed}{tail}"

@@ -18,7 +18,7 @@ from ganlab.data.base import SampleSet
 from ganlab.experiment import Experiment
 from ganlab.runs.naming import FREE
 from ganlab.runs.renamed import to_first
-from ganlab.system.environment import unread
+from ganlab.system.environment import redact
 from ganlab.system.files import to_strict_json
 from ganlab.system.hardware import device_name
 from ganlab.system.paths import PACKAGE
@@ -77,7 +77,7 @@ def identity(
         "deterministic": e.deterministic,
         "engine": e.engine,
         "bf16": bf16,
-        "data": {**unread(data), "fingerprint": images.fingerprint},
+        "data": {**redact(data), "fingerprint": images.fingerprint},
     }
 
 

@@ -17,7 +17,7 @@ from ganlab.evaluation.scores import Scores, is_better
 from ganlab.experiment import Experiment, method_name
 from ganlab.runs.folder import RunFolder
 from ganlab.runs.provenance import git_revision, now, versions
-from ganlab.system.environment import unread
+from ganlab.system.environment import redact
 from ganlab.system.files import read_json, write_json
 from ganlab.system.hardware import device_name, peak_memory_mb
 
@@ -205,8 +205,8 @@ class RunRecord:
             others = self.packed - 1
             how = f"packed with {others} other{'s' if others > 1 else ''}"
             self.result["packed"] = {"runs": self.packed, "how": how}
-        if collectives.current().first:
-            write_json(self.folder.result, {**unread(self.result), "status": status})
+        if collectives.current().is_rank_zero:
+            write_json(self.folder.result, {**redact(self.result), "status": status})
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

@@ -12,12 +12,12 @@ from ganlab.types import Shape
 class SampleSource(Protocol):
     """A trained or training generator, as pictures and files of samples need it.
 
-    live: G, or its moving average where there is one. fixed: whether G is fixed and its samples are
-    real ones, ``moved``.
+    ema_or_generator: G, or its moving average where there is one. fixed: whether G is fixed and its samples
+    are real ones, ``moved``.
     """
 
     @property
-    def live(self) -> nn.Module: ...
+    def ema_or_generator(self) -> nn.Module: ...
 
     @property
     def shape(self) -> Shape: ...

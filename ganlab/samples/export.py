@@ -44,13 +44,13 @@ def write(place: Path, folder: RunFolder, dataset: Dataset, source: SampleSource
 
 
 def _images(place: Path, folder: RunFolder, dataset: Dataset, source: SampleSource, drawn: Drawn) -> None:
-    made = images.images(source.live, drawn.z, drawn.y)
+    made = images.images(source.ema_or_generator, drawn.z, drawn.y)
     images.write_png(place / "grid.png", images.grid(made, drawn.columns))
     if drawn.singles:
         for i, image in enumerate(made.permute(0, 2, 3, 1).cpu().numpy()):
             images.write_png(place / f"{i:05d}.png", image)
     if drawn.way is not None:
-        there = images.images(source.live, drawn.way, drawn.way_y)
+        there = images.images(source.ema_or_generator, drawn.way, drawn.way_y)
         images.write_png(place / "interpolation.png", images.grid(there, drawn.columns))
 
 

@@ -50,14 +50,14 @@ class Preview(ABC):
 
     @abstractmethod
     def __call__(self, source: SampleSource, z: Tensor, y: Tensor | None) -> RenderedPreview:
-        """The samples of ``source.live`` for latents z (n, Z) and labels y (n,). Raises MetricError."""
+        """Samples of the EMA or G for latents z (n, Z) and labels y (n,). Raises MetricError."""
 
 
 class Images(Preview):
     """A grid, row by row."""
 
     def __call__(self, source: SampleSource, z: Tensor, y: Tensor | None) -> RenderedPreview:
-        images = images_module.images(source.live, z, y)
+        images = images_module.images(source.ema_or_generator, z, y)
         return RenderedPreview(images_module.grid(images), None, bool((images == images[:1]).all()))
 
 
@@ -102,8 +102,8 @@ def preview_of(images: SampleSet, seed: int) -> Preview:
 
 
 def generate(source: SampleSource, z: Tensor, y: Tensor | None) -> Tensor:
-    """Samples of ``source.live`` as they are stored, on the CPU; NaN counts as 0."""
-    return images_module.images(source.live, z, y, kind=source.shape.kind).cpu()
+    """Samples of ``source.ema_or_generator`` as they are stored, on the CPU; NaN counts as 0."""
+    return images_module.images(source.ema_or_generator, z, y, kind=source.shape.kind).cpu()
 
 
 def lines(rows: Tensor, symbols: Sequence[str], pad: str = "`") -> list[str]:

@@ -18,7 +18,7 @@ def write_vocabulary(folder: RunFolder, images: SampleSet) -> None:
     know symbols by number. EnvError if it can't be written.
     """
     if images.shape.kind == "text":
-        collectives.current().first_does(lambda: _keep(folder, images))
+        collectives.current().on_rank_zero(lambda: _keep(folder, images))
 
 
 def _keep(folder: RunFolder, images: SampleSet) -> None:

@@ -1,4 +1,4 @@
-"""What a grid would cost: updates counted, the seconds of one measured here, nothing trained."""
+"""Estimate the cost of a grid (``dry_run=true``): count updates, and time one of them on this machine."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from ganlab.evaluation.passes import FeaturePass, batch_size, prefetch
 from ganlab.experiment import Experiment
 from ganlab.extractors.base import exact_fp32
 from ganlab.sweeps import process
-from ganlab.sweeps.lanes import GAIN, Measured
-from ganlab.sweeps.lanes import measure as together
-from ganlab.sweeps.plan import ALONE, Places, Plan
+from ganlab.sweeps.lanes import GAIN, Throughput
+from ganlab.sweeps.lanes import measure as measure_lanes
+from ganlab.sweeps.plan import ONE_PROCESS, Placement, Plan
 from ganlab.sweeps.process import print_status
 from ganlab.system.hardware import device_name, find_device, set_precision
 from ganlab.training import engine
 from ganlab.training.batches import Feed
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.gan import GAN
 
 
 def scoring_pass(e: Experiment, game: GAN, device: torch.device, images: int) -> Callable[[], None] | None:
-    """What makes ``images`` images of G and looks at them as an evaluation of ``e`` does, to be timed.
+    """A function to time: generate ``images`` images and extract features as an evaluation of ``e`` does.
 
-    Its batch sizes and precision, chunks made ahead on a GPU; metrics left out. None without the extractor's
-    weights: nothing is fetched to learn a speed. Points and text want none. ``game`` stays as it is.
+    Uses its batch sizes, precision and prefetching; metrics are left out, and ``game`` is not changed. None
+    if the extractor's weights are missing: they are not downloaded for a timing. Points and text need none.
     """
     extractor, protocol = e.metric.extractor, e.metric.protocol
-    seen = game.shape.kind == "images"
+    is_image = game.shape.kind == "images"
     extractor.download = False
     try:
-        if seen:
+        if is_image:
             extractor.check()
     except (DataError, EnvError):
         return None
-    generate, _ = generators(game.live, game.draw, protocol, game.shape)
+    generate, _ = generators(game.ema_or_generator, game.draw, protocol, game.shape)
     features = FeaturePass(extractor, batch_size(protocol, device), device, lambda warning: None)
 
     def make(start: int) -> Tensor:
@@ -58,15 +58,15 @@ def scoring_pass(e: Experiment, game: GAN, device: torch.device, images: int) ->
     def once() -> None:
         with exact_fp32(device.type):
             for chunk in prefetch(make, range(0, images, CHUNK), device):
-                if seen:
+                if is_image:
                     deque(features(chunk), maxlen=0)
 
     return once
 
 
-MOST_KINDS = 24  # that are timed; a random set has a kind for each of its cells
-TIMES, WARM = 3, 1  # updates timed, and those before them on a CPU
-ENOUGH = 2.0  # seconds of timing after which one timed update will do
+MAX_KINDS = 24  # kinds of cells that are timed; in a random set, each cell may be a kind of its own
+TIMES, WARM = 3, 1  # timed updates, and warm-up updates on a CPU
+ENOUGH = 2.0  # seconds of timing after which no further update is timed
 KIND = (
     *("architecture", "normalization", "loss", "batch_size", "g_batch_size", "accumulate"),
     *("precision", "d_pass", "joint_fakes", "fold", "d_steps", "engine"),
@@ -74,73 +74,73 @@ KIND = (
 
 
 class Cost(NamedTuple):
-    """Seconds of one generator update with its D updates, and of scoring one image (None: not measured)."""
+    """Seconds of one G update with its D updates, and of scoring one image (None: not measured)."""
 
     update: float
     score: float | None
 
 
-def print_cost(planned: Plan, places: Places = ALONE) -> None:
-    """Print the cells, their updates and hours, and the sum. Raises EnvError if the device is not there."""
-    found: dict[str, Cost] = {}
-    kinds: list[tuple[Experiment, float]] = []  # one of each, with the seconds of its update
-    alike: dict[tuple[int, str], list[Cost]] = {}  # by D updates and device
-    rows, training, scoring, unscored, guessed = list[dict[str, Any]](), 0.0, 0.0, False, 0
-    here = torch.device("cpu")
-    for job in planned.jobs:
+def print_cost(plan: Plan, placement: Placement = ONE_PROCESS) -> None:
+    """Print the updates and hours of each cell, and their sum. Raises EnvError if the device is missing."""
+    costs: dict[str, Cost] = {}
+    kinds: list[tuple[Experiment, float]] = []  # one cell of each kind, with the seconds of its update
+    by_d_steps: dict[tuple[int, str], list[Cost]] = {}  # (d_steps, device) -> costs
+    rows, training, scoring, unscored, num_estimated = list[dict[str, Any]](), 0.0, 0.0, False, 0
+    device = torch.device("cpu")
+    for job in plan.jobs:
         e: Experiment = compose.build(job.tree)
-        here = find_device(e.device)
-        optimizer = (job.tree.get("optimizer") or {}).get("_target_")  # whatever its rates are
-        kind = [*(job.tree.get(k) for k in KIND), optimizer, list(e.shape), str(here)]
+        device = find_device(e.device)
+        optimizer = (job.tree.get("optimizer") or {}).get("_target_")  # learning rates do not matter
+        kind = [*(job.tree.get(k) for k in KIND), optimizer, list(e.shape), str(device)]
         key = json.dumps(kind, default=str)
-        known = key in found or len(found) < MOST_KINDS
-        if key not in found and known:
-            print_status(f"measuring {job.name} on {device_name(here)}")
-            found[key] = measure(e, here)
-            kinds.append((e, found[key].update))
-            alike.setdefault((e.d_steps, str(here)), []).append(found[key])
-        cost = found[key] if known else _mean(alike.get((e.d_steps, str(here))) or list(found.values()))
-        guessed += not known
+        is_timed = key in costs or len(costs) < MAX_KINDS
+        if key not in costs and is_timed:
+            print_status(f"measuring {job.name} on {device_name(device)}")
+            costs[key] = measure(e, device)
+            kinds.append((e, costs[key].update))
+            by_d_steps.setdefault((e.d_steps, str(device)), []).append(costs[key])
+        similar = by_d_steps.get((e.d_steps, str(device))) or list(costs.values())
+        cost = costs[key] if is_timed else _mean(similar)
+        num_estimated += not is_timed
         images = scored_images(e)
         scored = images * cost.score if cost.score is not None else 0.0
         unscored |= cost.score is None and images > 0
-        warming = e.extra_d_steps(job.steps) / (e.d_steps + 1)  # in usual updates, G's taken for one of D's
-        seconds = (job.steps + warming) * cost.update
+        warm_up = e.extra_d_steps(job.steps) / (e.d_steps + 1)  # in updates; a G step counts as a D step
+        seconds = (job.steps + warm_up) * cost.update
         training, scoring = training + seconds, scoring + scored
         rows.append(
             {
                 "cell": job.name,
                 "updates": f"{job.steps:,}",
                 "d_steps": e.d_steps,
-                "s / 100 updates": f"{'' if known else '~'}{100 * cost.update:.3g}",
+                "s / 100 updates": f"{'' if is_timed else '~'}{100 * cost.update:.3g}",
                 "training": format_duration(seconds),
                 "scoring": format_duration(scored) if cost.score is not None else "?",
             }
         )
-    process.print_table(f"{planned.title}: {planned.out}", list(rows[0]), rows)
-    updates = sum(job.steps for job in planned.jobs)
-    scale = "" if planned.scale.whole else f", {planned.scale}"
-    total = f"about {format_duration(training + scoring)} one after the other on {device_name(here)}"
+    process.print_table(f"{plan.title}: {plan.out}", list(rows[0]), rows)
+    updates = sum(job.steps for job in plan.jobs)
+    scale = "" if plan.scale.whole else f", {plan.scale}"
+    total = f"about {format_duration(training + scoring)} one after another on {device_name(device)}"
     print(f"{len(rows)} cells, {updates:,} updates{scale}: {total}")
-    if guessed:
-        print(
-            f"~: {guessed} cells taken for the mean of the {len(found)} kinds that were measured, by d_steps"
-        )
+    if num_estimated:
+        print(f"~: {num_estimated} cells estimated by the mean of {len(costs)} measured kinds, by d_steps")
     gain = 1.0
-    if places.lanes != 1 and len(rows) > 1:
-        lanes, gain = packing(kinds, here, places.lanes, len(rows))
+    if placement.lanes != 1 and len(rows) > 1:
+        lanes, gain = packing(kinds, device, placement.lanes, len(rows))
         total = format_duration(training / gain + scoring)
-        print(f"per_gpu={places.lanes}: about {total}, {lanes} at a time in a process")
-    if places.slots > 1:
-        apart = len(places.gpus) >= places.slots
-        slow = "each on a GPU of its own" if apart else "if they don't slow each other, which they will"
-        print(f"jobs={places.slots}: {format_duration((training / gain + scoring) / places.slots)} {slow}")
+        print(f"per_gpu={placement.lanes}: about {total}, {lanes} at a time in a process")
+    if placement.slots > 1:
+        own_gpus = len(placement.gpus) >= placement.slots
+        condition = "with one GPU each" if own_gpus else "at best: they will slow each other down"
+        total = format_duration((training / gain + scoring) / placement.slots)
+        print(f"jobs={placement.slots}: {total} {condition}")
     if unscored:
-        print("scoring is not in it: the extractor's weights are not here ('ganlab doctor' tells where)")
+        print("scoring is not included: the extractor's weights are missing (see 'ganlab doctor')")
 
 
 def _mean(costs: Sequence[Cost]) -> Cost:
-    """What a cell of an unmeasured kind is taken for."""
+    """The estimate for a kind that was not measured."""
     scores = [cost.score for cost in costs if cost.score is not None]
     return Cost(statistics.fmean(c.update for c in costs), statistics.fmean(scores) if scores else None)
 
@@ -148,53 +148,53 @@ def _mean(costs: Sequence[Cost]) -> Cost:
 def packing(
     kinds: Sequence[tuple[Experiment, float]], device: torch.device, lanes: int | str, cells: int
 ) -> tuple[int, float]:
-    """(how many at a time, how many times the updates of one after the other), measured and told.
+    """Measure, print and return the number of lanes and the speedup over one cell after another.
 
-    ``kinds``: experiments and the seconds of an update alone; ``lanes``: as ``per_gpu``.
+    ``kinds``: experiments, and the seconds of an update alone. ``lanes``: the value of ``per_gpu=``.
     """
-    wanted = [min(int(lanes), cells)] if lanes != "auto" else [n for n in (2, 4, 8) if n <= cells]
-    best = Measured(1, 1 / kinds[0][1], 1.0)
-    trials, alone = list[UpdateTimer](), list[float]()
-    for n in wanted:
+    candidates = [min(int(lanes), cells)] if lanes != "auto" else [n for n in (2, 4, 8) if n <= cells]
+    best = Throughput(1, 1 / kinds[0][1], 1.0)
+    timers, alone = list[UpdateTimer](), list[float]()
+    for n in candidates:
         print_status(f"measuring {n} at a time")
-        while len(trials) < n:
-            e, seconds = kinds[len(trials) % len(kinds)]
-            trials.append(UpdateTimer(e, device))
+        while len(timers) < n:
+            e, seconds = kinds[len(timers) % len(kinds)]
+            timers.append(UpdateTimer(e, device))
             alone.append(seconds)
-        found = together([trial.update for trial in trials], alone, device)
-        print_status(f"{found}")
-        if lanes == "auto" and found.gain < GAIN * best.gain:
+        throughput = measure_lanes([timer.update for timer in timers], alone, device)
+        print_status(f"{throughput}")
+        if lanes == "auto" and throughput.gain < GAIN * best.gain:
             break
-        best = found
+        best = throughput
     return best.lanes, best.gain
 
 
 def measure(e: Experiment, device: torch.device) -> Cost:
-    """Time updates of a fresh game on random images. Raises EnvError or ConfigError as building it does."""
-    trial = UpdateTimer(e, device)
-    return Cost(_median(trial.update, device), _scoring(e, trial.game, device))
+    """Time updates of a new GAN on random images. Raises EnvError or ConfigError as building it does."""
+    timer = UpdateTimer(e, device)
+    return Cost(_median(timer.update, device), _scoring(e, timer.game, device))
 
 
 def _scoring(e: Experiment, game: GAN, device: torch.device) -> float | None:
-    """Seconds to generate and look at one image, or None without the extractor's weights."""
+    """Seconds to generate an image and extract its features; None without the extractor's weights."""
     n = CHUNK if device.type == "cuda" else e.batch_size
-    one = scoring_pass(e, game, device, n)
-    return _median(one, device) / n if one else None
+    timed = scoring_pass(e, game, device, n)
+    return _median(timed, device) / n if timed else None
 
 
 def scored_images(e: Experiment) -> int:
-    """Generated images over all evaluations of a run."""
+    """Number of generated images over all evaluations of a run."""
 
-    def most(protocol: Any) -> int:
+    def per_evaluation(protocol: Any) -> int:
         return max((m.n_fake(protocol) for m in e.metric.scores.values()), default=0)
 
     during = e.steps // e.eval_every if e.eval_every else 0
-    final = 1 if e.metric.progress is e.metric.protocol else 2  # the last and the best
-    return during * most(e.metric.progress) + final * most(e.metric.protocol)
+    final = 1 if e.metric.progress is e.metric.protocol else 2  # the last and the best checkpoint
+    return during * per_evaluation(e.metric.progress) + final * per_evaluation(e.metric.protocol)
 
 
 def _median(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call of ``work``: the median of a few, after a first one (or, on a GPU, a recording)."""
+    """Seconds of one call of ``work``: the median of a few, after a warm-up (on a GPU, the recording)."""
     seconds: list[float] = []
     warm = engine.WARM + 2 if device.type == "cuda" else WARM
     for turn in range(warm + TIMES):
@@ -222,9 +222,9 @@ T = TypeVar("T")
 
 
 class UpdateTimer:
-    """A game of an experiment on random images, played by the engine that a run would have.
+    """Times updates of an experiment on random images, with the engine that a run would use.
 
-    ``images``: to share, of the experiment's shape; None: made here, four batches of them.
+    ``images``: of the experiment's shape, to share between timers; None: four batches are made here.
     """
 
     def __init__(self, e: Experiment, device: torch.device, images: SampleSet | None = None) -> None:
@@ -232,11 +232,11 @@ class UpdateTimer:
         if e.threads:
             torch.set_num_threads(e.threads)
         self.e, self.device = e, device
-        every = e.d_warmup_every  # the usual updates are timed: those after a warm-up of D
+        every = e.d_warmup_every  # time ordinary updates: start after the warm-up of D
         self.step = -(-e.d_warmup_updates // every) * every + 1 if every else e.d_warmup_updates
-        if images is None:  # points and text are small: they are loaded
+        if images is None:  # points and text are small enough to load
             images = random_images(e) if e.shape.kind == "images" else e.dataset.load()
-        self.game = build_game(e, device, CLASSES, images.shape)
+        self.game = build_gan(e, device, CLASSES, images.shape)
         if self.game.num_classes and images.labels is not None:
             self.game.labels = torch.from_numpy(images.labels).to(device)
         batches = images.batches(device, e.seed, e.data_memory_gb)
@@ -244,13 +244,13 @@ class UpdateTimer:
         self.engine = engine.make(e, self.game, feed)
 
     def update(self) -> None:
-        """One update. On a GPU it is only begun."""
+        """Do one update; on a GPU, only launch it."""
         self.engine.update(self.step)
         self.step += 1
 
 
 def random_images(e: Experiment) -> SampleSet:
-    """Four batches of uniform noise with random labels, the same ones each time."""
+    """Four batches of uniform noise with random labels, from a fixed seed."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (4 * e.batch_size, *e.shape), dtype=np.uint8)
     labels = random.integers(0, CLASSES, len(pixels))
@@ -259,11 +259,11 @@ def random_images(e: Experiment) -> SampleSet:
 
 
 def in_turn(blocks: Mapping[str, Callable[[], T]], rounds: int, warm: int = 1) -> dict[str, list[T]]:
-    """What each block returns, ``rounds`` times in turn, after ``warm`` rounds that do not count."""
-    found: dict[str, list[T]] = {name: [] for name in blocks}
+    """Call all blocks in turn, ``rounds`` times after ``warm`` warm-up rounds; name -> returned values."""
+    results: dict[str, list[T]] = {name: [] for name in blocks}
     for i in range(-warm, rounds):
         for name, block in blocks.items():
-            told = block()
+            value = block()
             if i >= 0:
-                found[name].append(told)
-    return found
+                results[name].append(value)
+    return results

@@ -1,4 +1,4 @@
-"""Grid files: a paper's table or figure as cells, each the overrides of one run; reduced grids. No torch."""
+"""Grid files: a paper's table or figure as cells, each with the overrides of one run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from ganlab.config.files import GRIDS, display, find, options_of, read
 from ganlab.errors import ConfigError, Mistake, suggest
 from ganlab.sweeps.random_search import DRAW, LABEL, RandomSet
 from ganlab.sweeps.random_search import overrides as _overrides
-from ganlab.sweeps.random_search import read as _random
+from ganlab.sweeps.random_search import read as _read_random
 
-MOST = 1000  # cells
-COUNTS = ("successes", "wins")  # of pairs
-
-
+MAX_CELLS = 1000  # default of max_jobs=
+COUNTS = ("successes", "wins")
 Axes = dict[str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid. ``axes``: axis -> label; ``overrides``: for ``ganlab train``, run_dir left out.
+    """One run of a grid. ``axes``: axis -> label. ``overrides``: for ``ganlab train``, without run_dir.
 
-    ``chosen``: of a random set's member, what was drawn for each key.
+    ``chosen``: for a cell of a random set, the value drawn for each key.
     """
 
     name: str
@@ -38,7 +36,7 @@ class Cell:
 
 
 class Block(NamedTuple):
-    """A product of axes (axis -> label -> overrides), with every member of a random set if there is one."""
+    """A product of axes (axis -> label -> overrides), and of the members of a random set if there is one."""
 
     overrides: list[str]
     axes: Axes
@@ -46,16 +44,16 @@ class Block(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many cells it has."""
+        """Number of cells."""
         cells = math.prod(len(labels) for labels in self.axes.values())
         return cells * (self.random.n if self.random else 1)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which cells a report compares two by two: those that differ along ``axis`` alone, which has two labels.
+    """Pairs of cells that a report compares: those that differ only along ``axis``, which has two labels.
 
-    count: ``successes`` of either over thresholds, or the ``wins`` of each. paper: whose counts are beside.
+    count: ``successes`` over thresholds, or ``wins``. paper: the one whose counts are printed beside.
     """
 
     axis: str
@@ -65,7 +63,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid file as read."""
+    """The content of a grid file."""
 
     name: str
     title: str
@@ -73,216 +71,219 @@ class Grid:
     pairs: Pairs | None = None
 
     def axes(self) -> dict[str, list[str]]:
-        """Every axis with its labels, over all blocks."""
-        found: dict[str, dict[str, None]] = {}
+        """All axes of all blocks, with their labels."""
+        axes: dict[str, dict[str, None]] = {}
         for block in self.blocks:
             for axis, values in block.axes.items():
-                found.setdefault(axis, {}).update(dict.fromkeys(values))
-        return {axis: list(labels) for axis, labels in found.items()}
+                axes.setdefault(axis, {}).update(dict.fromkeys(values))
+        return {axis: list(labels) for axis, labels in axes.items()}
 
-    def words(self) -> list[str]:
-        """The keys that ``restrict`` knows: the axes, and ``n`` and ``seed`` of random sets."""
+    def axis_keys(self) -> list[str]:
+        """The keys that ``restrict`` handles: the axes, and ``n`` and ``seed`` of random sets."""
         return [*self.axes(), *(["n", "seed"] if any(block.random for block in self.blocks) else [])]
 
-    def facts(self) -> dict[str, Any]:
-        """For ``grid.json``: the pairs that a report counts, and how a random set was drawn."""
+    def metadata(self) -> dict[str, Any]:
+        """For ``grid.json``: the pairs that a report compares, and how a random set was drawn."""
         sets = [block.random.record() for block in self.blocks if block.random]
         pairs = {"pairs": asdict(self.pairs)} if self.pairs else {}
         return {**pairs, **({"random": sets[0]} if sets else {})}
 
-    def marks(self) -> list[str]:
-        """What the folder's name must tell: that a random set was drawn by another seed than the file's."""
+    def folder_suffixes(self) -> list[str]:
+        """For the folder's name: the seed of a random set, if it differs from the file's."""
         sets = [block.random for block in self.blocks if block.random]
-        return [f"seed{found.seed}" for found in sets[:1] if found.seed != found.own_seed]
+        return [f"seed{s.seed}" for s in sets[:1] if s.seed != s.own_seed]
 
 
 def load(name: str, dirs: Sequence[Path] = ()) -> Grid:
     """Read a grid file. Raises ConfigError with all its mistakes."""
     names = options_of(GRIDS, dirs)
     if name not in names:
-        raise ConfigError(
-            "grid", f"there is no {name!r}", suggest(name, names, all_of="'ganlab sweep --help' lists them")
-        )
+        fix = suggest(name, names, all_of="'ganlab sweep --help' lists them")
+        raise ConfigError("grid", f"no grid {name!r}", fix)
     path = find(f"{GRIDS}/{name}", dirs)
     assert path is not None
     content, _ = read(path)
-    shown, wrong = display(path), list[Mistake]()
+    file, mistakes = display(path), list[Mistake]()
     for key in content:
         if key not in ("title", "blocks", "pairs"):
             fix = suggest(key, ["title", "blocks", "pairs"])
-            wrong.append(Mistake(f"{shown}: {key}", "is no key of a grid", fix))
+            mistakes.append(Mistake(f"{file}: {key}", "unknown key of a grid", fix))
     blocks = content.get("blocks")
     if not isinstance(content.get("title"), str):
-        wrong.append(Mistake(f"{shown}: title", "is missing", "write title: what the grid is"))
+        mistakes.append(Mistake(f"{file}: title", "is missing", "write title: what the grid is"))
     if not isinstance(blocks, list) or not blocks:
-        wrong.append(Mistake(f"{shown}: blocks", "is no list of blocks", "write '- axes: {setting: [A, B]}'"))
+        what = "must be a list of blocks"
+        mistakes.append(Mistake(f"{file}: blocks", what, "write '- axes: {setting: [A, B]}'"))
         blocks = []
     grid = Grid(name, str(content.get("title")))
     for number, block in enumerate(blocks):
-        where = f"{shown}: blocks[{number}]"
+        where = f"{file}: blocks[{number}]"
         try:
-            grid.blocks.append(_block(block, where))
+            grid.blocks.append(_read_block(block, where))
         except ConfigError as error:
-            wrong += error.mistakes
+            mistakes += error.mistakes
     pairs = None
-    if "pairs" in content and not wrong:
+    if "pairs" in content and not mistakes:
         try:
-            pairs = _pairs(content["pairs"], grid.axes(), f"{shown}: pairs")
+            pairs = _read_pairs(content["pairs"], grid.axes(), f"{file}: pairs")
         except ConfigError as error:
-            wrong += error.mistakes
-    if wrong:
-        raise ConfigError(wrong)
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
     return replace(grid, pairs=pairs)
 
 
-def _pairs(given: Any, axes: Mapping[str, list[str]], where: str) -> Pairs:
-    if not isinstance(given, dict) or not {"axis", "count"} <= {*given} <= {"axis", "count", "paper"}:
-        raise ConfigError(where, "is no axis, count and paper", "write {axis: method, count: successes}")
-    found = Pairs(str(given["axis"]), str(given["count"]), str(given.get("paper", "")))
-    if len(axes.get(found.axis, [])) != 2:
-        raise ConfigError(f"{where}.axis", f"{found.axis!r} has not two labels", "name an axis that has two")
-    if found.count not in COUNTS:
-        raise ConfigError(f"{where}.count", f"there is no {found.count!r}", suggest(found.count, COUNTS))
-    return found
+def _read_pairs(content: Any, axes: Mapping[str, list[str]], where: str) -> Pairs:
+    if not isinstance(content, dict) or not {"axis", "count"} <= {*content} <= {"axis", "count", "paper"}:
+        fix = "write {axis: method, count: successes}"
+        raise ConfigError(where, "must have the keys axis and count, and may have paper", fix)
+    pairs = Pairs(str(content["axis"]), str(content["count"]), str(content.get("paper", "")))
+    if len(axes.get(pairs.axis, [])) != 2:
+        what = f"{pairs.axis!r} must be an axis with two labels"
+        raise ConfigError(f"{where}.axis", what, "name such an axis")
+    if pairs.count not in COUNTS:
+        raise ConfigError(f"{where}.count", f"unknown count {pairs.count!r}", suggest(pairs.count, COUNTS))
+    return pairs
 
 
-def _block(block: Any, where: str) -> Block:
+def _read_block(block: Any, where: str) -> Block:
     if not isinstance(block, dict):
-        raise ConfigError(where, "is no mapping", "write overrides: [...] and axes: {...}")
-    wrong = [
-        Mistake(f"{where}.{key}", "is no key of a block", suggest(str(key), Block._fields))
+        raise ConfigError(where, "must be a mapping", "write overrides: [...] and axes: {...}")
+    mistakes = [
+        Mistake(f"{where}.{key}", "unknown key of a block", suggest(str(key), Block._fields))
         for key in block
         if key not in Block._fields
     ]
     axes: Axes = {}
-    given = block.get("axes", {})
-    if not isinstance(given, dict):
-        wrong.append(Mistake(f"{where}.axes", "is no mapping", "write axes: {setting: [A, B]}"))
-        given = {}
-    for axis, values in given.items():
+    content = block.get("axes", {})
+    if not isinstance(content, dict):
+        mistakes.append(Mistake(f"{where}.axes", "must be a mapping", "write axes: {setting: [A, B]}"))
+        content = {}
+    for axis, values in content.items():
         try:
-            axes[str(axis)] = _axis(str(axis), values, f"{where}.axes.{axis}")
+            axes[str(axis)] = _read_axis(str(axis), values, f"{where}.axes.{axis}")
         except ConfigError as error:
-            wrong += error.mistakes
+            mistakes += error.mistakes
     overrides: list[str] = []
     try:
         overrides = _overrides(block.get("overrides", []), f"{where}.overrides")
     except ConfigError as error:
-        wrong += error.mistakes
+        mistakes += error.mistakes
     random = None
-    if "random" in block and not wrong:
-        random = _random(block["random"], axes, f"{where}.random")
-    if wrong:
-        raise ConfigError(wrong)
+    if "random" in block and not mistakes:
+        random = _read_random(block["random"], axes, f"{where}.random")
+    if mistakes:
+        raise ConfigError(mistakes)
     return Block(overrides, axes, random)
 
 
-def _axis(axis: str, values: Any, where: str) -> dict[str, list[str]]:
-    """Label -> overrides of an axis. A list's entries are values of the key that the axis is called by."""
+def _read_axis(axis: str, values: Any, where: str) -> dict[str, list[str]]:
+    """Label -> overrides of an axis. In a list, the entries are values of the key named like the axis."""
     if isinstance(values, dict) and values:
-        found = {str(label): _overrides(given, f"{where}.{label}") for label, given in values.items()}
+        labels = {str(label): _overrides(words, f"{where}.{label}") for label, words in values.items()}
     elif isinstance(values, list) and values and all(isinstance(v, str | int | float) for v in values):
-        found = {_label(axis, value): [f"{axis}={value}"] for value in values}
-        if len(found) < len(values):
-            raise ConfigError(where, "holds a value twice", "keep one")
+        labels = {_label(axis, value): [f"{axis}={value}"] for value in values}
+        if len(labels) < len(values):
+            raise ConfigError(where, "repeats a value", "keep one")
     else:
-        raise ConfigError(where, "is neither a list of values nor labels with overrides", "write [A, B]")
-    for label in found:
+        what = "must be a list of values, or a mapping from labels to overrides"
+        raise ConfigError(where, what, "write [A, B]")
+    for label in labels:
         if not LABEL.fullmatch(label):
             raise ConfigError(where, f"{label!r} can't name a folder", "use letters, digits, . _ + -")
-    return found
+    return labels
 
 
 def _label(axis: str, value: Any) -> str:
-    """``A`` for setting=A; ``s0`` for seed=0; ``d_steps5``: a bare number says nothing."""
+    """``A`` for setting=A, ``s0`` for seed=0, ``d_steps5`` for d_steps=5."""
     if isinstance(value, str) and not re.fullmatch(r"[-+.\d]+", value):
         return value
     return f"{'s' if axis == 'seed' else axis.rpartition('.')[2]}{value}"
 
 
 def restrict(grid: Grid, words: Sequence[str]) -> tuple[Grid, list[str]]:
-    """The grid with ``axis=a,b`` words applied, and the other words.
+    """Apply the words of form ``axis=a,b`` to the grid; returns it and the other words.
 
-    An axis of labels is cut down to those named; an axis of values takes the new ones, as ``seed=0,1,2``. A
-    block without the axis stays. Raises ConfigError.
+    An axis of labels is restricted to those named; an axis of values takes the new ones, as in
+    ``seed=0,1,2``. A block without the axis stays as it is. Raises ConfigError.
     """
-    known, rest, wrong = grid.axes(), list[str](), list[Mistake]()
+    axes, rest, mistakes = grid.axes(), list[str](), list[Mistake]()
     blocks = [block._replace(axes=dict(block.axes)) for block in grid.blocks]
     sets = any(block.random for block in blocks)
     for word in words:
         axis, equals, text = word.partition("=")
         try:
             if equals and sets and axis in ("n", "seed"):
-                blocks = [b._replace(random=b.random and b.random.asked(axis, text)) for b in blocks]
-            elif equals and axis in known:
-                blocks = _restricted(blocks, axis, text, known[axis])
+                blocks = [b._replace(random=b.random and b.random.with_setting(axis, text)) for b in blocks]
+            elif equals and axis in axes:
+                blocks = _restrict_axis(blocks, axis, text, axes[axis])
             else:
                 rest.append(word)
         except ConfigError as error:
-            wrong += error.mistakes
-    if wrong:
-        raise ConfigError(wrong)
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
     return replace(grid, blocks=blocks), rest
 
 
-def _restricted(blocks: Sequence[Block], axis: str, text: str, known: Sequence[str]) -> list[Block]:
-    """The blocks with an axis cut down to some labels, or with new values. Raises ConfigError."""
-    asked = [v for v in text.strip("[]").split(",") if v]
-    if not asked:
-        raise ConfigError(axis, "has no value", f"write {axis}={','.join(known)}")
+def _restrict_axis(blocks: Sequence[Block], axis: str, text: str, labels: Sequence[str]) -> list[Block]:
+    """Restrict an axis to some of its ``labels``, or give it new values. Raises ConfigError."""
+    requested = [v for v in text.strip("[]").split(",") if v]
+    if not requested:
+        raise ConfigError(axis, "has no value", f"write {axis}={','.join(labels)}")
     if all(axis not in block.axes or _is_list(axis, block.axes[axis]) for block in blocks):
-        labels = {_label(axis, value): [f"{axis}={value}"] for value in asked}
-        return [b._replace(axes={**b.axes, axis: labels}) if axis in b.axes else b for b in blocks]
-    if missing := [label for label in asked if label not in known]:
-        raise ConfigError(Mistake(axis, f"there is no {m!r}", suggest(m, known)) for m in missing)
+        new = {_label(axis, value): [f"{axis}={value}"] for value in requested}
+        return [b._replace(axes={**b.axes, axis: new}) if axis in b.axes else b for b in blocks]
+    if missing := [label for label in requested if label not in labels]:
+        raise ConfigError(Mistake(axis, f"no label {m!r}", suggest(m, labels)) for m in missing)
     kept = []
     for block in blocks:
         if axis not in block.axes:
             kept.append(block)
-        elif some := {label: v for label, v in block.axes[axis].items() if label in asked}:
+        elif some := {label: v for label, v in block.axes[axis].items() if label in requested}:
             kept.append(block._replace(axes={**block.axes, axis: some}))
     return kept
 
 
 def _is_list(axis: str, values: Mapping[str, list[str]]) -> bool:
-    """Whether an axis was a plain list of its key's values."""
+    """Whether an axis was written as a list of values of its key."""
     return all(len(v) == 1 and v[0].partition("=")[0] == axis for v in values.values())
 
 
-def cells(grid: Grid, words: Sequence[str] = (), most: int = MOST) -> list[Cell]:
-    """All cells, block by block, ``words`` appended to each.
+def cells(grid: Grid, overrides: Sequence[str] = (), max_cells: int = MAX_CELLS) -> list[Cell]:
+    """All cells, block by block, with ``overrides`` appended to each.
 
-    Raises ConfigError for doubled names, and for none or more than ``most``, before they are made.
+    Raises ConfigError for duplicate names; and for no cell or more than ``max_cells``, before making them.
     """
     count = sum(block.size for block in grid.blocks)
-    if not 0 < count <= most:
-        fix = f"at most {most}, at least one; choose part of an axis, or raise max_jobs="
-        raise ConfigError(f"grid {grid.name}", f"has {count} cells", fix)
-    found = list(_cells(grid, words))
-    names = [cell.name for cell in found]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        what = f"two blocks make a cell called {twice[0]!r}"
-        raise ConfigError(f"grid {grid.name}", what, "give their axes other labels")
-    return found
+    if not 0 < count <= max_cells:
+        fix = "choose part of an axis, or raise max_jobs="
+        raise ConfigError(f"grid {grid.name}", f"{count} cells; must be 1 to {max_cells}", fix)
+    result = list(_cells(grid, overrides))
+    names = [cell.name for cell in result]
+    if duplicates := sorted({n for n in names if names.count(n) > 1}):
+        what = f"two blocks have a cell named {duplicates[0]!r}"
+        raise ConfigError(f"grid {grid.name}", what, "give their axes different labels")
+    return result
 
 
-def _cells(grid: Grid, words: Sequence[str]) -> Iterator[Cell]:
+def _cells(grid: Grid, extra: Sequence[str]) -> Iterator[Cell]:
     for overrides, axes, random in grid.blocks:
         for member in random.members() if random else [None]:
             for labels in itertools.product(*axes.values()):
-                chosen = dict(zip(axes, labels, strict=True))
-                own = [word for axis, label in chosen.items() for word in axes[axis][label]]
+                at = dict(zip(axes, labels, strict=True))
+                own = [word for axis, label in at.items() for word in axes[axis][label]]
                 if member is None:
-                    yield Cell("-".join(labels) or "run", chosen, [*overrides, *own, *words])
+                    yield Cell("-".join(labels) or "run", at, [*overrides, *own, *extra])
                     continue
-                own += member.words(labels)
-                name, at = "-".join([member.label, *labels]), {DRAW: member.label, **chosen}
-                yield Cell(name, at, [*overrides, *own, *words], member.chosen)
+                own += member.cell_overrides(labels)
+                name, at = "-".join([member.label, *labels]), {DRAW: member.label, **at}
+                yield Cell(name, at, [*overrides, *own, *extra], member.chosen)
 
 
 SCALED = ("steps", "eval_every", "save_every", "log_every", "sample_every", "lr_decay_start")
 WIDTH = "architecture.width"
-_SILENT = ("device", "threads", "data_memory_gb", "keep_checkpoints")  # move no folder: they change no run
+_NOT_IN_NAME = ("device", "threads", "data_memory_gb", "keep_checkpoints")  # do not affect results
 
 
 class Scale(NamedTuple):
@@ -299,23 +300,23 @@ class Scale(NamedTuple):
         return f"{self.updates:g} of the updates, {self.width:g} of the width"
 
 
-def scaled(tree: Mapping[str, Any], scale: Scale, words: Sequence[str]) -> dict[str, Any]:
-    """Key -> value of what brings a composed cell to ``scale``; keys that ``words`` set are left alone.
+def scaled(tree: Mapping[str, Any], scale: Scale, overrides: Sequence[str]) -> dict[str, Any]:
+    """Key -> value of the changes that scale a composed cell; keys set by ``overrides`` are left alone.
 
-    Raises ConfigError if the width is to change and the architecture has none.
+    Raises ConfigError if the width is scaled and the architecture has none.
     """
-    mine = {w.lstrip("+~").partition("=")[0] for w in words}
-    found: dict[str, Any] = {}
+    overridden = {w.lstrip("+~").partition("=")[0] for w in overrides}
+    changes: dict[str, Any] = {}
     for key in SCALED if scale.updates != 1 else ():
         value = tree.get(key)
-        if isinstance(value, int) and value > 0 and key not in mine:
-            found[key] = max(1, round(value * scale.updates))
-    if scale.width != 1 and WIDTH not in mine:
+        if isinstance(value, int) and value > 0 and key not in overridden:
+            changes[key] = max(1, round(value * scale.updates))
+    if scale.width != 1 and WIDTH not in overridden:
         width = (tree.get("architecture") or {}).get("width")
         if not isinstance(width, int | float):
-            raise ConfigError("scale", "this architecture has no width", "scale=UPDATES alone")
-        found[WIDTH] = float(f"{width * scale.width:g}")
-    return found
+            raise ConfigError("scale", "the architecture has no width", "write scale=UPDATES")
+        changes[WIDTH] = float(f"{width * scale.width:g}")
+    return changes
 
 
 def parse_scale(text: str) -> Scale:
@@ -326,18 +327,20 @@ def parse_scale(text: str) -> Scale:
         assert len(numbers) in (1, 2)
         assert all(0 < n <= 1 for n in numbers)
     except (ValueError, AssertionError):
-        fix = "write scale=UPDATES or scale=UPDATES,WIDTH, fractions such as scale=0.01,0.125"
+        fix = "write scale=UPDATES or scale=UPDATES,WIDTH, such as scale=0.01,0.125"
         raise ConfigError("scale", f"{text!r} is not one or two fractions", fix) from None
     return Scale(*numbers)
 
 
-def folder_name(grid: str, scale: Scale, words: Sequence[str], marks: Sequence[str] = ()) -> str:
-    """``NAME``, ``NAME-u0.01``, ``NAME-u0.01-w0.125``, the ``marks``, and a hash of the other overrides."""
-    parts = [grid, *marks]
+def folder_name(grid: str, scale: Scale, overrides: Sequence[str], suffixes: Sequence[str] = ()) -> str:
+    """``NAME``, ``NAME-u0.01`` or ``NAME-u0.01-w0.125`` with ``suffixes`` and a hash of ``overrides``."""
+    parts = [grid, *suffixes]
     if scale.updates != 1:
         parts.append(f"u{scale.updates:g}")
     if scale.width != 1:
         parts.append(f"w{scale.width:g}")
-    if others := sorted(w.lstrip("+") for w in words if w.lstrip("+~").partition("=")[0] not in _SILENT):
-        parts.append(hashlib.sha256("\n".join(others).encode()).hexdigest()[:6])
+    if hashed := sorted(
+        w.lstrip("+") for w in overrides if w.lstrip("+~").partition("=")[0] not in _NOT_IN_NAME
+    ):
+        parts.append(hashlib.sha256("\n".join(hashed).encode()).hexdigest()[:6])
     return "-".join(parts)

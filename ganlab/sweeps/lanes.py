@@ -1,8 +1,8 @@
-"""Several runs in one process, an update of each in turn: lanes. Each is what it would be alone.
+"""Lanes: several runs in one process, updated in turn, each with the same result as alone.
 
-Training is a function of (seed, step) and every update seeds torch's generators, so turns between updates
-change nothing. On a GPU each lane has a stream of its own, and its kernels fill what the others' leave idle.
-What is the process's (precision, determinism, threads, device) must be equal in all lanes.
+Training is a function of (seed, step) and every update seeds torch's generators, so interleaving updates
+changes nothing. On a GPU each lane has its own stream, so its kernels can fill what others leave idle.
+Process-wide settings (precision, determinism, threads, device) must be equal in all lanes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch
 from ganlab.training import engine
 from ganlab.training.trainer import Run
 
-BLOCKS, WARM = 3, 2  # timed blocks of rounds, and rounds before them
-MOST = 8  # lanes that are tried
-BLOCK_S = 0.3  # seconds of a block, at least
-GAIN = 1.1  # twice as many lanes must be worth this much, or they are not taken
-SPARE = 1.25  # a lane is let in if so many times its memory is free: evaluations need some for a while
+BLOCKS, WARM = 3, 2  # timed blocks of rounds, and warm-up rounds
+MAX_LANES = 8
+BLOCK_S = 0.3  # minimum seconds of a block
+GAIN = 1.1  # minimum speedup for doubling the number of lanes
+SPARE = 1.25  # free memory required, in multiples of what the lanes use: evaluations need more for a while
 
 
 class Lane:
-    """One run: its turns, its stream, and the file that hears what it says (None: the process's streams)."""
+    """One run: its turns, CUDA stream, and output file (None: the process's own stdout and stderr)."""
 
     def __init__(
         self, name: str, turns: Generator[Run, None, None], device: torch.device, out: TextIO | None
@@ -37,12 +37,12 @@ class Lane:
         self.name, self.turns, self.device, self.out = name, turns, device, out
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.run: Run | None = None
-        self.began = self.rested = time.perf_counter()
-        self.alone_s: float | None = None  # seconds of an update with the device to itself
+        self.began = self.paused_at = time.perf_counter()
+        self.alone_s: float | None = None  # seconds of an update with no other lane active
 
     @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """On the lane's stream, its words going where they belong."""
+    def context(self) -> Iterator[None]:
+        """Inside, kernels go to the lane's stream and output to its file."""
         with contextlib.ExitStack() as stack:
             if self.out is not None:
                 stack.enter_context(contextlib.redirect_stdout(self.out))
@@ -52,68 +52,68 @@ class Lane:
             yield
 
     def turn(self) -> bool:
-        """One update (the first turn builds the run). False: it is finished. Raises what the run raises."""
-        seen = None if self.run is None else self.run.progress["evaluated"]
-        with self.inside():
+        """Do one update; the first turn builds the run. False: it is finished. Raises what the run raises."""
+        evaluated = None if self.run is None else self.run.progress["evaluated"]
+        with self.context():
             self.run = next(self.turns, None)
-            if self.stream is not None and (self.run is None or self.run.progress["evaluated"] != seen):
-                torch.cuda.synchronize(self.device)  # what it has made for all must be there for all
+            if self.stream is not None and (self.run is None or self.run.progress["evaluated"] != evaluated):
+                torch.cuda.synchronize(self.device)  # other lanes use what it has computed for all
         return self.run is not None
 
 
 class Lanes:
-    """The lanes of a process on ``device``. ``over`` hears, inside it, of each that ends and its error."""
+    """The lanes of a process on ``device``. ``on_end(lane, error)`` is called when one ends."""
 
-    def __init__(self, device: torch.device, over: Callable[[Lane, BaseException | None], None]) -> None:
-        self.device, self.over = device, over
+    def __init__(self, device: torch.device, on_end: Callable[[Lane, BaseException | None], None]) -> None:
+        self.device, self.on_end = device, on_end
         self.active: list[Lane] = []
-        self.resting: list[Lane] = []  # begun, and waiting for a place
+        self.paused: list[Lane] = []  # started, and waiting to become active
 
     def __len__(self) -> int:
-        return len(self.active) + len(self.resting)
+        return len(self.active) + len(self.paused)
 
     def add(self, lane: Lane) -> bool:
-        """Build a run and let it take part; False if it was over at once."""
+        """Build a run and make it active; False if it ended at once."""
         if not self._turn(lane):
             return False
         self.active.append(lane)
         return True
 
     def round(self) -> None:
-        """One update of each active lane."""
+        """Do one update of each active lane."""
         for lane in self.active.copy():
             self.step(lane)
 
     def step(self, lane: Lane) -> bool:
-        """One update of an active lane; False if it is over, and no longer among them."""
+        """Do one update of an active lane; False if it has ended, and is no longer active."""
         if lane.run is not None:
             lane.run.record.packed = max(lane.run.record.packed, len(self.active))
-        going = self._turn(lane)
-        if not going:
+        continues = self._turn(lane)
+        if not continues:
             self.active.remove(lane)
-        return going
+        return continues
 
-    def rest(self, places: int) -> None:
-        """Let only ``places`` lanes go on; the others wait with their state in memory."""
-        for lane in self.active[places:]:
-            lane.rested = time.perf_counter()
-        self.resting[:0] = self.active[places:]
-        del self.active[places:]
+    def pause(self, num_active: int) -> None:
+        """Keep ``num_active`` lanes active; the others wait with their state in memory."""
+        for lane in self.active[num_active:]:
+            lane.paused_at = time.perf_counter()
+        self.paused[:0] = self.active[num_active:]
+        del self.active[num_active:]
 
-    def wake(self, places: int) -> None:
-        """Let waiting lanes go on, up to ``places`` active ones."""
-        while self.resting and len(self.active) < places:
-            lane = self.resting.pop(0)
+    def resume(self, num_active: int) -> None:
+        """Resume paused lanes, until ``num_active`` are active."""
+        while self.paused and len(self.active) < num_active:
+            lane = self.paused.pop(0)
             if lane.run is not None:
-                lane.run.idle_s += time.perf_counter() - lane.rested
+                lane.run.idle_s += time.perf_counter() - lane.paused_at
             self.active.append(lane)
 
     def close(self) -> None:
-        """Give up all lanes: their folders are free, their last checkpoints stand."""
-        for lane in self.active + self.resting:
-            with lane.inside():
+        """Abandon all lanes: their folders are unlocked, and their last checkpoints remain."""
+        for lane in self.active + self.paused:
+            with lane.context():
                 lane.turns.close()
-        self.active, self.resting = [], []
+        self.active, self.paused = [], []
 
     def _turn(self, lane: Lane) -> bool:
         error: BaseException | None = None
@@ -122,9 +122,9 @@ class Lanes:
                 return True
         except Exception as caught:
             error = caught
-        with lane.inside():
-            self.over(lane, error)
-        if error is not None:  # its traceback holds the run's tensors
+        with lane.context():
+            self.on_end(lane, error)
+        if error is not None:  # its traceback keeps the run's tensors alive
             error.__traceback__ = error.__cause__ = error.__context__ = None
         lane.run = None
         gc.collect()
@@ -133,11 +133,11 @@ class Lanes:
         return False
 
 
-# ---- how many at once
+# ---- choosing the number of lanes
 
 
-class Measured(NamedTuple):
-    """So many lanes: updates a second of all together, and how many times one after the other that is."""
+class Throughput(NamedTuple):
+    """Updates per second of several lanes in total, and the speedup over running them one after another."""
 
     lanes: int
     updates_per_s: float
@@ -148,63 +148,69 @@ class Measured(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """How many lanes, by which measurements, and why no more."""
+    """The chosen number of lanes, the measurements, and the reason for not choosing more."""
 
     lanes: int
-    measured: list[Measured]
-    why: str
+    measured: list[Throughput]
+    reason: str
 
 
 def choose(
     lanes: Lanes, fill: Callable[[int], None], free: Callable[[], float | None] | None = None
 ) -> Choice:
-    """How many lanes pay: 1, 2, 4, 8 are measured on updates that count; those over the choice then rest.
+    """Choose the number of lanes by timing 1, 2, 4 and 8 on real updates; surplus lanes are then paused.
 
-    ``fill(n)`` adds lanes until n are active, or no run is left. ``free()``: bytes of memory that are free,
-    None where nobody knows. A round is compared with the same updates one after the other, so it does not
-    matter that runs differ in cost.
+    ``fill(n)`` adds lanes until n are active or no run is left. ``free()``: free memory in bytes, or None if
+    unknown. A round is compared with the same updates one after another, so runs may differ in cost.
     """
     device, free = lanes.device, free or functools.partial(free_memory, lanes.device)
-    measured: list[Measured] = []
-    at_first, why = free(), f"{MOST} are the most that are tried"
+    measured: list[Throughput] = []
+    free_at_start, reason = free(), f"{MAX_LANES} is the maximum"
     try:
-        while (wanted := 2 * measured[-1].lanes if measured else 1) <= MOST:
-            before, left = len(lanes.active), free()
-            if measured and at_first is not None and left is not None and SPARE * (at_first - left) > left:
-                why = f"{wanted} lanes would not fit into the memory"
+        while (num_lanes := 2 * measured[-1].lanes if measured else 1) <= MAX_LANES:
+            num_active, left = len(lanes.active), free()
+            if (
+                measured
+                and free_at_start is not None
+                and left is not None
+                and SPARE * (free_at_start - left) > left
+            ):
+                reason = f"{num_lanes} lanes would not fit into memory"
                 break
-            fill(wanted)
-            if len(lanes.active) == before:
-                why = "no more runs are waiting"
+            fill(num_lanes)
+            if len(lanes.active) == num_active:
+                reason = "no more runs are waiting"
                 break
-            updates = [functools.partial(_must_go_on, lanes, lane) for lane in lanes.active]
+            updates = [functools.partial(_update, lanes, lane) for lane in lanes.active]
             for lane, update in zip(lanes.active, updates, strict=True):
                 lane.alone_s = lane.alone_s or seconds_of(update, device)
             alone = [lane.alone_s or 0.0 for lane in lanes.active]
-            found = measure(updates, alone, device) if measured else Measured(1, 1 / alone[0], 1.0)
-            if measured and found.gain < GAIN * measured[-1].gain:
-                why = f"{found.lanes} lanes give {found.gain:.2f}x, less than {GAIN:g} times what fewer give"
-                return Choice(measured[-1].lanes, [*measured, found], why)
-            measured.append(found)
-    except _OverError:
-        why = "a run ended meanwhile"
+            new = measure(updates, alone, device) if measured else Throughput(1, 1 / alone[0], 1.0)
+            if measured and new.gain < GAIN * measured[-1].gain:
+                reason = (
+                    f"{new.lanes} lanes give {new.gain:.2f}x, less than {GAIN:g} times the speed of fewer"
+                )
+                return Choice(measured[-1].lanes, [*measured, new], reason)
+            measured.append(new)
+    except _LaneEndedError:
+        reason = "a run ended during the measurement"
     finally:
         chosen = measured[-1].lanes if measured else 1
-        lanes.rest(chosen)
-    return Choice(chosen, measured, why)
+        lanes.pause(chosen)
+    return Choice(chosen, measured, reason)
 
 
-class _OverError(Exception):
+class _LaneEndedError(Exception):
     """A lane ended while it was measured."""
 
 
-def _must_go_on(lanes: Lanes, lane: Lane) -> None:
+def _update(lanes: Lanes, lane: Lane) -> None:
     if lane not in lanes.active or not lanes.step(lane):
-        raise _OverError
+        raise _LaneEndedError
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call of ``work``: the median of a few blocks of calls, after some that are not timed."""
+    """Seconds of one call of ``work``: the median over a few blocks of calls, after a warm-up."""
 
     def timed(calls: int) -> float:
         began = time.perf_counter()
@@ -215,7 +221,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
         return time.perf_counter() - began
 
     if device.type == "cuda":
-        timed(engine.WARM + 1)  # until updates are recorded
+        timed(engine.WARM + 1)  # until the CUDA graph is recorded
     one = timed(WARM) / WARM
     calls = max(1, round(BLOCK_S / max(one, 1e-6)))
     return statistics.median(timed(calls) / calls for _ in range(BLOCKS))
@@ -223,19 +229,19 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 def measure(
     updates: Sequence[Callable[[], object]], alone_s: Sequence[float], device: torch.device
-) -> Measured:
-    """Time a round of ``updates``; ``alone_s``: seconds of each with the device to itself."""
+) -> Throughput:
+    """Time a round of ``updates``; ``alone_s``: seconds of each with no other lane active."""
 
     def one_round() -> None:
         for update in updates:
             update()
 
     seconds = seconds_of(one_round, device)
-    return Measured(len(updates), len(updates) / seconds, sum(alone_s) / seconds)
+    return Throughput(len(updates), len(updates) / seconds, sum(alone_s) / seconds)
 
 
 def free_memory(device: torch.device) -> float | None:
-    """Free memory in bytes, of the GPU or of the machine; None where it can't be told."""
+    """Free memory in bytes, of the GPU or of the machine; None if unknown."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     with contextlib.suppress(OSError, ValueError, IndexError):

@@ -1,10 +1,9 @@
-"""A sweep's books: which cells there are, who works on which, and how each try ended. Made to be shared.
+"""A sweep's ledger: its cells, which process runs each, and how each try ended. Safe to share.
 
-``sweep.jsonl`` is the table: every cell with its identity and overrides, on the disk before the first starts,
-and a line for each try that begins or ends; lines are only added. Beside it, for each cell: ``CELL.lock``,
-held by who works on it; ``CELL.json``, how its last try ended; ``CELL.log``, what all its tries said;
-``CELL.beat``, touched while it makes progress. Several sweeps of one folder, on one machine or many, keep the
-same books.
+``sweep.jsonl`` is append-only: every cell with its identity and overrides, on disk before the first starts,
+then a line for each start and end of a try. Beside it, for each cell: ``CELL.lock``, held by the process that
+runs it; ``CELL.json``, how its last try ended; ``CELL.log``, the output of all tries; ``CELL.beat``, touched
+while it makes progress. Several sweeps of one folder, on one machine or many, share one ledger.
 """
 
 from __future__ import annotations
@@ -23,33 +22,33 @@ from typing import Any
 from ganlab.errors import EnvError, RunInUse
 from ganlab.runs.metrics_file import parsed
 from ganlab.sweeps import process
-from ganlab.sweeps.plan import Job, end_status
-from ganlab.sweeps.watch import Vitals
+from ganlab.sweeps.plan import Job, final_status
+from ganlab.sweeps.watch import Liveness
 from ganlab.system.files import NO_FOLLOW, disk_error, sync_folder, to_strict_json, write_json
 from ganlab.system.lock import Lock, owner_of
 
 TABLE = "sweep.jsonl"
-TRIES = 2  # of a cell within one sweep
-AFTER_IN_USE = 20.0  # seconds until a cell is tried again whose folder was in use
+MAX_TRIES = 2  # of a cell within one sweep
+IN_USE_RETRY_S = 20.0  # seconds before retrying a cell whose folder was in use
 
 
 class Ledger:
-    """The books in ``place``. ``stall_s``: as in ``planned.Rules``. Raises EnvError if there can be none."""
+    """The ledger in ``folder``. ``stall_s``: see ``plan.Rules``. Raises EnvError if it can't be created."""
 
-    def __init__(self, place: Path, stall_s: float = 0.0) -> None:
-        self.place, self.stall_s = place, stall_s
+    def __init__(self, folder: Path, stall_s: float = 0.0) -> None:
+        self.folder, self.stall_s = folder, stall_s
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            fix = "mend its permissions, or choose another out="
-            raise EnvError(str(place), f"can't be made ({error.strerror})", fix) from error
-        self.before: dict[str, Any] = {}
-        self._seen: dict[str, tuple[object, float]] = {}
+            fix = "fix its permissions, or choose another out="
+            raise EnvError(str(folder), f"can't be created ({error.strerror})", fix) from error
+        self.previous_ids: dict[str, Any] = {}  # by cell: id of the last try before this sweep
+        self._last_progress: dict[str, tuple[object, float]] = {}
 
-    def begin(self, cells: Sequence[Job]) -> None:
-        """Write the table, and remember how each cell's last try ended: later ends are news."""
-        self.before = {cell.name: self.noted(cell.name).get("id") for cell in cells}
-        known = {(row.get("cell"), row.get("identity")) for row in rows(self.place)}
+    def record_sweep(self, cells: Sequence[Job]) -> None:
+        """Record the cells that are new, and remember each cell's last try before this sweep."""
+        self.previous_ids = {cell.name: self.last_try(cell.name).get("id") for cell in cells}
+        recorded = {(row.get("cell"), row.get("identity")) for row in read_records(self.folder)}
         new = [
             {
                 "event": "cell",
@@ -61,136 +60,136 @@ class Ledger:
                 "steps": cell.steps,
             }
             for cell in cells
-            if (cell.name, cell.identity) not in known
+            if (cell.name, cell.identity) not in recorded
         ]
-        self._add([*new, {"event": "sweep", "cells": len(cells), **_who()}])
+        self._append([*new, {"event": "sweep", "cells": len(cells), **_origin()}])
 
     # ---- one cell
 
     def log(self, name: str) -> Path:
-        """What its tries said."""
-        return self.place / f"{name}.log"
+        """Path of the output of its tries."""
+        return self.folder / f"{name}.log"
 
-    def vitals(self, name: str) -> Vitals:
-        """What its process is watched by."""
-        return Vitals(self.place / f"{name}.beat", self.stall_s)
+    def liveness(self, name: str) -> Liveness:
+        """Its heartbeat file and stall limit."""
+        return Liveness(self.folder / f"{name}.beat", self.stall_s)
 
-    def noted(self, name: str) -> dict[str, Any]:
-        """How its last try ended: ``state``, ``code``, ``error``, ``tries`` and more; empty if none has."""
-        return process.read_json_leniently(self.place / f"{name}.json")
+    def last_try(self, name: str) -> dict[str, Any]:
+        """How its last try ended (``state``, ``code``, ``error``, ``tries``, ...); empty before the first."""
+        return process.read_json_leniently(self.folder / f"{name}.json")
 
-    def tries(self, name: str) -> int:
-        """Failed tries since this sweep began, by whom ever; TRIES if another one would be of no use."""
-        note = self.noted(name)
-        if note.get("state") != "failed" or note.get("id") == self.before.get(name):
+    def failed_tries(self, name: str) -> int:
+        """Failed tries since this sweep began, by any sweep; MAX_TRIES if a retry can't help."""
+        last = self.last_try(name)
+        if last.get("state") != "failed" or last.get("id") == self.previous_ids.get(name):
             return 0
-        return TRIES if note.get("code") in process.FINAL else int(note.get("tries", 1))
+        return MAX_TRIES if last.get("code") in process.FINAL else int(last.get("tries", 1))
 
     def claim(self, name: str) -> Lock | None:
-        """The right to run a cell, until it is released or all that hold it are gone; None: taken."""
+        """Lock a cell for running it, until released or until all holders are dead; None if it is taken."""
         with contextlib.suppress(RunInUse):
-            return Lock(self.place / f"{name}.lock")
+            return Lock(self.folder / f"{name}.lock")
         return None
 
     def holder(self, cell: Job) -> str | None:
-        """Who holds the cell's run folder, as a process that outlived its sweep may: "pid@host"."""
+        """The process that holds the cell's run folder, as "pid@host"; it may have outlived its sweep."""
         return owner_of(cell.folder / ".lock")
 
-    def still(self, cell: Job) -> float:
-        """Seconds that a cell of others has shown no progress, as far as this process has looked."""
-        signs = tuple(
+    def idle_seconds(self, cell: Job) -> float:
+        """Seconds since this process last saw another sweep's cell make progress."""
+        marks = tuple(
             _stamp(path)
             for path in (
                 self.log(cell.name),
-                self.place / f"{cell.name}.beat",
+                self.folder / f"{cell.name}.beat",
                 cell.folder / "result.json",
                 cell.folder / "metrics.jsonl",
             )
         )
-        if cell.name not in self._seen or self._seen[cell.name][0] != signs:
-            self._seen[cell.name] = (signs, time.monotonic())
-        return time.monotonic() - self._seen[cell.name][1]
+        if cell.name not in self._last_progress or self._last_progress[cell.name][0] != marks:
+            self._last_progress[cell.name] = (marks, time.monotonic())
+        return time.monotonic() - self._last_progress[cell.name][1]
 
-    def started(self, name: str) -> None:
-        """A try begins."""
-        tries = self.tries(name) + 1
+    def record_start(self, name: str) -> None:
+        """Record that a try starts."""
+        tries = self.failed_tries(name) + 1
         with contextlib.suppress(OSError), open(self.log(name), "a", encoding="utf-8") as log:
             if log.tell():
                 log.write(f"---- try {tries}, {_now()}\n")
-        self._add([{"event": "started", "cell": name, **_who()}])
+        self._append([{"event": "started", "cell": name, **_origin()}])
 
-    def ended(self, cell: Job, end: process.ProcessResult, asked: bool) -> str:
-        """A try has ended: note it. The state: "failed" too where an exit code promises what is not there.
+    def record_end(self, cell: Job, end: process.ProcessResult, stopping: bool) -> str:
+        """Record that a try ended; returns the state, "failed" if the result contradicts the exit code.
 
-        ``asked``: whether the sweep was asked to stop; a cell that stopped all the same has failed.
+        ``stopping``: whether the sweep was told to stop; a cell that stops on its own has failed.
         """
-        state, error = process.state(end.code), end.error
-        if state in ("finished", "diverged") and end_status(cell.folder, cell.steps) != state:
-            state, error = "failed", f"ended with exit code {end.code}, but its result does not say {state}"
-        if state == "stopped" and not asked:
+        state, error = process.state_of_code(end.code), end.error
+        if state in ("finished", "diverged") and final_status(cell.folder, cell.steps) != state:
+            state, error = "failed", f"exit code {end.code}, but its result is not marked {state}"
+        if state == "stopped" and not stopping:
             state = "failed"
         if state == "elsewhere":
             return state
-        tries = self.tries(cell.name) + 1
-        what = {"state": state, "code": end.code, "error": error, "seconds": round(end.seconds, 1)}
-        note = {"id": os.urandom(8).hex(), **what, "tries": tries, "log": str(self.log(cell.name)), **_who()}
-        write_json(self.place / f"{cell.name}.json", note)
-        self._add([{"event": "ended", "cell": cell.name, **what, **_who()}])
+        outcome = {"state": state, "code": end.code, "error": error, "seconds": round(end.seconds, 1)}
+        tries, log = self.failed_tries(cell.name) + 1, str(self.log(cell.name))
+        last = {"id": os.urandom(8).hex(), **outcome, "tries": tries, "log": log, **_origin()}
+        write_json(self.folder / f"{cell.name}.json", last)
+        self._append([{"event": "ended", "cell": cell.name, **outcome, **_origin()}])
         return state
 
     def row(self, cell: Job, state: str) -> dict[str, Any]:
-        """What a table says of a cell: how far, its scores, and if it failed its own line and its log."""
-        result, note = process.read_json_leniently(cell.folder / "result.json"), self.noted(cell.name)
-        told = state in ("failed", "stopped", "diverged")
-        error = (note.get("error") or str(result.get("error") or "")) if told else ""
+        """A cell's row in a table: progress, scores, and its error and log if it failed."""
+        result, last = process.read_json_leniently(cell.folder / "result.json"), self.last_try(cell.name)
+        unfinished = state in ("failed", "stopped", "diverged")
+        error = (last.get("error") or str(result.get("error") or "")) if unfinished else ""
         if state == "elsewhere":
-            error = f"{self.holder(cell) or 'another sweep'} works on it"
+            error = f"being run by {self.holder(cell) or 'another sweep'}"
         return {
             "state": state,
             "step": result.get("step", 0),
             "of": cell.steps,
             "it/s": result.get("it_per_s", ""),
             "packed": process.pack_size(result),
-            "last scores": process.scores(cell.folder),
-            "exit": note.get("code") if told or state == "finished" else None,
+            "last scores": process.format_scores(cell.folder),
+            "exit": last.get("code") if unfinished or state == "finished" else None,
             "error": error,
             "run folder": str(cell.folder),
             "log": str(self.log(cell.name)) if self.log(cell.name).exists() else "",
         }
 
-    def _add(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append to the table, in one write, and fsync. Raises EnvError."""
-        path = self.place / TABLE
+    def _append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append records in one write, and fsync. Raises EnvError."""
+        path = self.folder / TABLE
         text = "".join(json.dumps(to_strict_json(r), ensure_ascii=True) + "\n" for r in records)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o666)
             try:
                 end = os.fstat(fd).st_size
-                torn = end and os.pread(fd, 1, end - 1) != b"\n"  # a full disk's half line
+                torn = end and os.pread(fd, 1, end - 1) != b"\n"  # an incomplete line, left by a full disk
                 data = (b"\n" if torn else b"") + text.encode()
-                if os.write(fd, data) < len(data):  # the next one to write begins a new line
+                if os.write(fd, data) < len(data):  # the next append starts a new line
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            sync_folder(self.place)
+            sync_folder(self.folder)
         except OSError as error:
             raise disk_error(error, path, len(text)) from error
 
 
-def rows(place: Path) -> list[dict[str, Any]]:
-    """The records of a folder's table; torn lines are left out."""
-    found = []
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """All records of a ledger, without incomplete lines."""
+    records = []
     with contextlib.suppress(OSError):
-        for line in (place / TABLE).read_bytes().splitlines():
+        for line in (folder / TABLE).read_bytes().splitlines():
             with contextlib.suppress(ValueError, RecursionError):
                 record = parsed(line)
                 if isinstance(record, dict):
-                    found.append(record)
-    return found
+                    records.append(record)
+    return records
 
 
-def _who() -> dict[str, str]:
+def _origin() -> dict[str, str]:
     return {"by": f"{os.getpid()}@{socket.gethostname()}", "at": _now()}
 
 
@@ -200,6 +199,6 @@ def _now() -> str:
 
 def _stamp(path: Path) -> tuple[int, int]:
     with contextlib.suppress(OSError):
-        found = path.stat()
-        return found.st_mtime_ns, found.st_size
+        status = path.stat()
+        return status.st_mtime_ns, status.st_size
     return 0, 0

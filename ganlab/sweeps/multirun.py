@@ -1,8 +1,8 @@
-"""``ganlab train -m``: every combination checked before the first starts, then each in a process of its own.
+"""``ganlab train -m``: check every combination of overrides, then run each in its own process.
 
-Hydra's launchers (one after the other, joblib, a cluster's) run the cells (``launch.py``). Finished ones are
-skipped, unfinished ones continued, failed ones tried once more; what another sweep of the same command works
-on is left to it. The books of a command (``ledger.py``) lie in a folder of its own, by a hash of its cells.
+Hydra's launchers (sequential, joblib, or a cluster's) run the cells (``launchers.py``). Finished cells are
+skipped, unfinished ones continued, failed ones retried once; a cell that another sweep of the same command
+runs is left to it. Each command has its own ledger (``ledger.py``), in a folder named by a hash of its cells.
 """
 
 from __future__ import annotations
@@ -27,93 +27,91 @@ from ganlab.config.hydra_compose import hydra_over, unread
 from ganlab.config.overrides import CommandLine, command_line
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
 from ganlab.sweeps import launchers, process
-from ganlab.sweeps.ledger import TRIES, Ledger
-from ganlab.sweeps.plan import DEFAULT, Job, Rules, check_folder, config_hash, end_status
+from ganlab.sweeps.ledger import MAX_TRIES, Ledger
+from ganlab.sweeps.plan import DEFAULT_RULES, Job, Rules, check_folder, config_hash, final_status
 from ganlab.sweeps.process import print_status
 
-PLACE = Path("outputs/.sweeps")
-WAIT = 2.0  # seconds between looks at cells that another process works on
+SWEEPS_DIR = Path("outputs/.sweeps")
+WAIT = 2.0  # seconds between checks of cells that another process runs
 OVER = ("finished", "diverged")
 
 
-def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = (), rules: Rules = DEFAULT) -> int:
-    """Run all combinations and print a table of them. Returns 0, or 128 + N after signal N.
+def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = (), rules: Rules = DEFAULT_RULES) -> int:
+    """Run all combinations and print a table. Returns 0, or 128 + N after signal N.
 
-    A diverged run is a result and counts as done. Raises ConfigError before anything starts, if any
-    combination has a mistake; SweepFailed at the end, if any run failed.
+    A diverged run is a result and counts as done. Raises ConfigError before anything starts if any
+    combination has a mistake, and SweepFailed at the end if any run failed.
     """
     line = command_line(overrides, config_dirs, multirun=True)
     if line.wrong:
         raise ConfigError(line.wrong)
-    cells = _checked(line, config_dirs, rules.most)
-    named = hashlib.sha256("".join(cell.identity for cell in cells).encode()).hexdigest()[:10]
-    books = Ledger(PLACE / named, rules.stall_s)
-    place = launchers.new_call_folder(books.place)
-    books.begin(cells)
-    kept = {
-        c.name for c in cells if not rules.retry and books.noted(c.name).get("state") == "failed"
-    }  # failed in an earlier sweep, and left at that
-    left = [c for c in cells if not end_status(c.folder, c.steps) and c.name not in kept]
-    print_status(
-        f"{len(cells)} runs, {len(cells) - len(left)} of them over; what each says is in {books.place}"
-    )
+    cells = _make_cells(line, config_dirs, rules.max_cells)
+    sweep_hash = hashlib.sha256("".join(cell.identity for cell in cells).encode()).hexdigest()[:10]
+    ledger = Ledger(SWEEPS_DIR / sweep_hash, rules.stall_s)
+    call_dir = launchers.new_call_folder(ledger.folder)
+    ledger.record_sweep(cells)
+    not_retried = {
+        c.name for c in cells if not rules.retry and ledger.last_try(c.name).get("state") == "failed"
+    }
+    left = [c for c in cells if not final_status(c.folder, c.steps) and c.name not in not_retried]
+    print_status(f"{len(cells)} runs, {len(cells) - len(left)} already over; logs are in {ledger.folder}")
     failure: Exception | None = None
-    others = list[Job]()  # whatever happens to one of them, the rest is waited for
-    with process.forward_signals_to(lambda signum: launchers.write_signal(place, signum)):
+    elsewhere = list[Job]()  # waited for as long as any of them runs
+    with process.forward_signals_to(lambda signum: launchers.write_signal(call_dir, signum)):
         while left:
             try:
-                launchers.launch(line, left, place, books, rules)
+                launchers.launch(line, left, call_dir, ledger, rules)
             except ConfigError:
                 raise
-            except Exception as error:  # a launcher that broke: the cells' own failures are in the books
+            except Exception as error:  # the launcher broke; failures of cells are in the ledger
                 failure = error
-            others = [
+            elsewhere = [
                 c
-                for c in {c.name: c for c in (*others, *left)}.values()
-                if _state(c, place, books) == "elsewhere"
+                for c in {c.name: c for c in (*elsewhere, *left)}.values()
+                if _state(c, call_dir, ledger) == "elsewhere"
             ]
-            left = _left_by_others(others, place, books)
-            place = place if not left else launchers.new_call_folder(books.place)
-    stopped = launchers.read_signals(place)
-    rows = [_row(cell, _state(cell, place, books), books) for cell in cells]
-    process.write_csv(books.place / "summary.csv", rows)
-    shown = [{k: v for k, v in row.items() if k != "log"} for row in rows]
-    process.print_table(f"sweep {books.place}", ["#", *list(shown[0])[1:]], shown)
+            left = _wait_for_others(elsewhere, call_dir, ledger)
+            call_dir = call_dir if not left else launchers.new_call_folder(ledger.folder)
+    signals = launchers.read_signals(call_dir)
+    rows = [_row(cell, _state(cell, call_dir, ledger), ledger) for cell in cells]
+    process.write_csv(ledger.folder / "summary.csv", rows)
+    columns = [{k: v for k, v in row.items() if k != "log"} for row in rows]
+    process.print_table(f"sweep {ledger.folder}", ["#", *list(columns[0])[1:]], columns)
     process.print_failures(rows, "number")
-    if stopped:
-        print_status(f"stopped by {Signals(stopped[0]).name}; the same command continues")
-        return 128 + stopped[0]
+    if signals:
+        print_status(f"stopped by {Signals(signals[0]).name}; the same command continues the sweep")
+        return 128 + signals[0]
     if failed := [r for r in rows if r["state"] not in OVER]:
         if failure is not None and all(r["state"] == "pending" for r in failed):
-            what = f"no run has begun ({type(failure).__name__}: {str(failure)[:120]})"
-            fix = "choose one that works here; several 'ganlab sweep' on one folder share its cells too"
+            what = f"no run was started ({type(failure).__name__}: {str(failure)[:120]})"
+            fix = "choose a launcher that works here, or share the cells of one folder: 'ganlab sweep'"
             raise EnvError("hydra/launcher", process.table_text(what), fix)
         what = f"{len(failed)} of {len(rows)} runs failed: {', '.join(str(r['number']) for r in failed)}"
         if failure is not None and any(r["state"] in ("pending", "lost") for r in failed):
             what = f"{what} ({type(failure).__name__}: {failure})"
-        again = "the same command" if rules.retry else "sweep.retry=failed"
-        raise SweepFailed("sweep", process.table_text(what), f"{again} runs those again")
+        command = "the same command" if rules.retry else "sweep.retry=failed"
+        raise SweepFailed("sweep", process.table_text(what), f"{command} runs them again")
     if diverged := sum(r["state"] == "diverged" for r in rows):
-        print_status(f"{diverged} of {len(rows)} runs diverged: a result, not a failure")
+        print_status(f"{diverged} of {len(rows)} runs diverged (a result, not a failure)")
     return 0
 
 
-# ---- before
+# ---- composing the cells
 
 
-def _checked(line: CommandLine, config_dirs: Sequence[str], most: int) -> list[Job]:
-    """All combinations, each with a config that is right and a folder of its own. Raises ConfigError."""
+def _make_cells(line: CommandLine, config_dirs: Sequence[str], max_cells: int) -> list[Job]:
+    """Compose and check all combinations, each with its own folder. Raises ConfigError."""
     from ganlab.runs.naming import FREE, run_path
 
     cells: list[Job] = []
-    wrong: dict[Mistake, list[str]] = {}
-    combinations = _expanded(line, most)
+    mistakes: dict[Mistake, list[str]] = {}
+    combinations = _expand(line, max_cells)
     swept = {g.key for g in line.given if g.sweep}
     for number, texts in enumerate(combinations):
         label = " ".join(t.lstrip("+") for t in texts if t.lstrip("+").partition("=")[0] in swept) or "alone"
         try:
             composed = compose.compose(texts, config_dirs)
-            with contextlib.suppress(DataError, EnvError):  # that run's own affair
+            with contextlib.suppress(DataError, EnvError):  # reported when the cell runs
                 compose.build(composed)
             tree = composed.tree
             path = run_path(composed.choices, composed.overrides, tree["setting"], tree["seed"])
@@ -121,14 +119,14 @@ def _checked(line: CommandLine, config_dirs: Sequence[str], most: int) -> list[J
             check_folder(folder, composed.saved, FREE)
         except ConfigError as error:
             for mistake in error.mistakes:
-                wrong.setdefault(mistake, []).append(label)
+                mistakes.setdefault(mistake, []).append(label)
             continue
-        what = config_hash(composed.saved, FREE)
-        cells.append(Job(f"{number:03d}", {}, texts, folder, int(tree["steps"]), {}, what, label))
-    if wrong:
+        config = config_hash(composed.saved, FREE)
+        cells.append(Job(f"{number:03d}", {}, texts, folder, int(tree["steps"]), {}, config, label))
+    if mistakes:
         raise ConfigError(
-            m if len(where) == len(combinations) else m._replace(what=f"{m.what} (with {where[0]})")
-            for m, where in wrong.items()
+            m if len(labels) == len(combinations) else m._replace(what=f"{m.what} (with {labels[0]})")
+            for m, labels in mistakes.items()
         )
     first: dict[Path, str] = {}
     for cell in cells:
@@ -140,15 +138,15 @@ def _checked(line: CommandLine, config_dirs: Sequence[str], most: int) -> list[J
     return cells
 
 
-def _expanded(line: CommandLine, most: int) -> list[list[str]]:
-    """Hydra's own expansion of a sweep: the overrides of each combination, counted before they are made."""
+def _expand(line: CommandLine, max_cells: int) -> list[list[str]]:
+    """Expand a sweep as Hydra does, into the overrides of each combination. Counts them first."""
     words = [g.text for g in line.given if not g.key.startswith("hydra")]
     try:
         parsed = OverridesParser.create().parse_overrides(words)
         count = math.prod(map(_count, parsed))
-        if not 0 < count <= most:
-            fix = f"at most {most}, at least one; sweep over less, or raise sweep.max_jobs="
-            raise ConfigError("sweep", f"has {count} combinations", fix)
+        if not 0 < count <= max_cells:
+            fix = "sweep over fewer values, or raise sweep.max_jobs="
+            raise ConfigError("sweep", f"{count} combinations; must be 1 to {max_cells}", fix)
         (combinations,) = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
         what = str(error).splitlines()[0]
@@ -157,7 +155,7 @@ def _expanded(line: CommandLine, most: int) -> list[list[str]]:
 
 
 def _count(override: Override) -> int:
-    """How many values an override has."""
+    """The number of values of an override."""
     value = override.value()
     if isinstance(value, ChoiceSweep):
         return len(value.list)
@@ -166,60 +164,62 @@ def _count(override: Override) -> int:
     return 1
 
 
-# ---- afterwards
+# ---- the cells' states
 
 
-def _state(cell: Job, place: Path, books: Ledger) -> str:
+def _state(cell: Job, call_dir: Path, ledger: Ledger) -> str:
     """``finished``, ``diverged``, ``failed``, ``stopped``, ``pending``, ``elsewhere``, or ``lost``."""
-    if over := end_status(cell.folder, cell.steps):
-        return over
-    note, said = books.noted(cell.name), launchers.read_outcome(place, cell.name)
-    if said:
-        return said
-    if books.holder(cell):
+    if status := final_status(cell.folder, cell.steps) or launchers.read_outcome(call_dir, cell.name):
+        return status
+    if ledger.holder(cell):
         return "elsewhere"
-    if note.get("id") != books.before.get(cell.name):
-        return str(note.get("state"))
-    if launchers.read_signals(place):
+    last = ledger.last_try(cell.name)
+    if last.get("id") != ledger.previous_ids.get(cell.name):
+        return str(last.get("state"))
+    if launchers.read_signals(call_dir):
         return "pending"
-    return (
-        "failed" if note.get("state") == "failed" else "lost" if books.log(cell.name).exists() else "pending"
-    )
+    if last.get("state") == "failed":
+        return "failed"
+    return "lost" if ledger.log(cell.name).exists() else "pending"
 
 
-def _left_by_others(cells: Sequence[Job], place: Path, books: Ledger) -> list[Job]:
-    """Wait for cells that others work on: those that nobody has finished, and that are free now."""
+def _wait_for_others(cells: Sequence[Job], call_dir: Path, ledger: Ledger) -> list[Job]:
+    """Wait for cells that other sweeps run; returns those that became free without being over."""
     waiting = list(cells)
     if waiting:
-        print_status(f"{len(waiting)} runs are worked on by others; waiting for them")
+        print_status(f"waiting for {len(waiting)} runs of other sweeps")
     free = list[Job]()
-    while waiting and not launchers.read_signals(place) and not free:
+    while waiting and not launchers.read_signals(call_dir) and not free:
         time.sleep(WAIT)
-        waiting = [c for c in waiting if not end_status(c.folder, c.steps) and books.tries(c.name) < TRIES]
+        waiting = [
+            c
+            for c in waiting
+            if not final_status(c.folder, c.steps) and ledger.failed_tries(c.name) < MAX_TRIES
+        ]
         for cell in list(waiting):
-            claim = books.claim(cell.name)
+            claim = ledger.claim(cell.name)
             if claim is not None:
                 claim.release()
-                if not books.holder(cell):
+                if not ledger.holder(cell):
                     free.append(cell)
-            if books.stall_s and books.still(cell) > books.stall_s:
+            if ledger.stall_s and ledger.idle_seconds(cell) > ledger.stall_s:
                 waiting.remove(cell)
-    return free if not launchers.read_signals(place) else []
+    return free if not launchers.read_signals(call_dir) else []
 
 
-def _row(cell: Job, state: str, books: Ledger) -> dict[str, Any]:
-    """What a table says of a cell."""
-    row = {"number": int(cell.name), "overrides": cell.label, **books.row(cell, state)}
+def _row(cell: Job, state: str, ledger: Ledger) -> dict[str, Any]:
+    """A cell's row in the table."""
+    row = {"number": int(cell.name), "overrides": cell.label, **ledger.row(cell, state)}
     if state == "lost":
-        row |= {"state": "failed", "error": "its process was lost, with what launched it"}
+        row |= {"state": "failed", "error": "its process died together with its launcher"}
     del row["packed"], row["it/s"]
     return row
 
 
-def hydra_itself(rest: Sequence[str], overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
-    """``--info``, ``--hydra-help``, ``--cfg hydra|all``: Hydra's own answers about this config.
+def run_hydra_option(rest: Sequence[str], overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
+    """Let Hydra handle ``--info``, ``--hydra-help`` or ``--cfg hydra|all``.
 
-    ``rest``: the options. Raises ConfigError for mistakes of the overrides.
+    ``rest``: the options. Raises ConfigError for mistakes in the overrides.
     """
     from hydra._internal.utils import get_args_parser
 

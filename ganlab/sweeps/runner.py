@@ -1,8 +1,8 @@
-"""``ganlab sweep grid=NAME``: the cells of a grid, composed and checked, then run until all are done.
+"""``ganlab sweep grid=NAME``: compose and check all cells of a grid, then run them.
 
-Finished cells are skipped, unfinished ones continued, failed ones tried once more; a cell that another
-process works on is left to it, so several sweeps of one folder share the work (``work.py``). ``grid.json``
-says what the folder is, ``cells.csv`` how far it is, ``.sweep/CELL.log`` what each run said (``ledger.py``).
+Finished cells are skipped, unfinished ones continued, failed ones retried once. A cell that another process
+runs is left to it, so several sweeps of one folder share the work (``scheduler.py``). ``grid.json`` describes
+the folder, ``cells.csv`` its progress; ``.sweep/CELL.log`` is the output of each run (``ledger.py``).
 """
 
 from __future__ import annotations
@@ -21,150 +21,157 @@ from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
 from ganlab.sweeps import grid as grids
 from ganlab.sweeps import process
 from ganlab.sweeps.plan import (
-    ALONE,
-    DEFAULT,
-    MOST,
+    DEFAULT_RULES,
+    ONE_PROCESS,
     Job,
-    Places,
+    Placement,
     Plan,
     Rules,
     check_folder,
     config_hash,
-    gpu_id,
+    visible_gpus,
 )
 from ganlab.sweeps.process import print_status
 from ganlab.sweeps.scheduler import Scheduler
 from ganlab.system.files import write_json
 
-MANY = 100  # cells whose composing takes so long that it is told
+NOTICE_CELLS = 100  # from so many cells on, composing takes long enough to print a notice
 
 
-def plan(
+def make_plan(
     name: str,
-    words: Sequence[str],
+    arguments: Sequence[str],
     scale: grids.Scale,
     out: str | None,
     config_dirs: Sequence[str] = (),
-    most: int = MOST,
+    max_cells: int = grids.MAX_CELLS,
 ) -> Plan:
-    """Every cell composed and checked, before anything runs. Raises ConfigError with all mistakes."""
+    """Compose and check every cell before anything runs. Raises ConfigError with all mistakes.
+
+    ``arguments``: restrictions of the grid's axes, and overrides for all cells.
+    """
     from ganlab.config.files import user_dirs
 
-    chosen, rest = grids.restrict(grids.load(name, user_dirs(config_dirs)), words)
-    place = Path(out) if out else Path("outputs") / grids.folder_name(name, scale, rest, chosen.marks())
-    found, wrong = list[Job](), dict[Mistake, list[str]]()
-    cells = grids.cells(chosen, rest, most)
-    if len(cells) > MANY:
-        print_status(f"{len(cells)} cells: each is composed and checked before the first starts")
+    grid, overrides = grids.restrict(grids.load(name, user_dirs(config_dirs)), arguments)
+    out_dir = Path(out or Path("outputs") / grids.folder_name(name, scale, overrides, grid.folder_suffixes()))
+    jobs, mistakes = list[Job](), dict[Mistake, list[str]]()
+    cells = grids.cells(grid, overrides, max_cells)
+    if len(cells) > NOTICE_CELLS:
+        print_status(f"{len(cells)} cells: all are composed and checked before the first starts")
     for cell in cells:
         try:
-            found.append(_job(cell, place, scale, rest, config_dirs))
+            jobs.append(_make_job(cell, out_dir, scale, overrides, config_dirs))
         except ConfigError as error:
             for mistake in error.mistakes:
-                wrong.setdefault(mistake, []).append(cell.name)
-    if wrong:
-        raise ConfigError(_told(wrong, len(cells), chosen.words()))
-    return Plan(name, chosen.title, scale, place, found, chosen.facts())
+                mistakes.setdefault(mistake, []).append(cell.name)
+    if mistakes:
+        raise ConfigError(_summarize(mistakes, len(cells), grid.axis_keys()))
+    return Plan(name, grid.title, scale, out_dir, jobs, grid.metadata())
 
 
-def _told(wrong: Mapping[Mistake, list[str]], cells: int, axes: Sequence[str]) -> list[Mistake]:
-    """Each mistake with a cell that has it, unless all have; an unknown key once: it may mean an axis."""
-    told: dict[Any, Mistake] = {}
-    for mistake, where in wrong.items():
+def _summarize(mistakes: Mapping[Mistake, list[str]], num_cells: int, axes: Sequence[str]) -> list[Mistake]:
+    """Each mistake once, naming a cell unless all cells have it; an unknown key may be a misspelled axis."""
+    summary: dict[Any, Mistake] = {}
+    for mistake, names in mistakes.items():
         if mistake.what == check.NO_KEY:
             near = errors.nearest(mistake.where, axes)
             fix = f"did you mean {near!r}?" if near else mistake.fix
-            told.setdefault(mistake.where, mistake._replace(fix=fix))
-        elif len(where) == cells:
-            told[mistake] = mistake
+            summary.setdefault(mistake.where, mistake._replace(fix=fix))
+        elif len(names) == num_cells:
+            summary[mistake] = mistake
         else:
-            told[mistake] = mistake._replace(what=f"{mistake.what} (in cell {where[0]})")
-    return list(told.values())
+            summary[mistake] = mistake._replace(what=f"{mistake.what} (in cell {names[0]})")
+    return list(summary.values())
 
 
-def _job(
-    cell: grids.Cell, place: Path, scale: grids.Scale, words: Sequence[str], config_dirs: Sequence[str]
+def _make_job(
+    cell: grids.Cell, out_dir: Path, scale: grids.Scale, overrides: Sequence[str], config_dirs: Sequence[str]
 ) -> Job:
     from ganlab.runs.naming import FREE
 
-    folder = place / cell.name
+    folder = out_dir / cell.name
     composed = compose.compose(cell.overrides, config_dirs)
-    smaller = grids.scaled(composed.tree, scale, words)
-    for key, value in smaller.items():  # as the override will, without composing anew
-        at, _, last = key.rpartition(".")
-        for made in (composed.tree, composed.saved):
-            (made[at] if at else made)[last] = value
-    with contextlib.suppress(DataError, EnvError):  # that run's own affair
+    reduced = grids.scaled(composed.tree, scale, overrides)
+    for key, value in reduced.items():  # the effect of the overrides below, without composing again
+        parent, _, last = key.rpartition(".")
+        for tree in (composed.tree, composed.saved):
+            (tree[parent] if parent else tree)[last] = value
+    with contextlib.suppress(DataError, EnvError):  # reported when the cell runs
         compose.build(composed)
     check_folder(folder, composed.saved, FREE, "out=")
-    less = [f"{key}={value}" for key, value in smaller.items()]
-    overrides = [*cell.overrides, *less, f"run_dir={quoted(str(folder))}"]
-    what = config_hash(composed.saved, FREE)
-    steps = int(composed.tree["steps"])
-    told = (cell.name, cell.axes, overrides, folder, steps, composed.tree, what)
-    return Job(*told, chosen=cell.chosen)
+    return Job(
+        cell.name,
+        cell.axes,
+        [*cell.overrides, *(f"{k}={v}" for k, v in reduced.items()), f"run_dir={quoted(str(folder))}"],
+        folder,
+        int(composed.tree["steps"]),
+        composed.tree,
+        config_hash(composed.saved, FREE),
+        chosen=cell.chosen,
+    )
 
 
 def sweep(
-    planned: Plan, places: Places = ALONE, config_dirs: Sequence[str] = (), rules: Rules = DEFAULT
+    plan: Plan,
+    placement: Placement = ONE_PROCESS,
+    config_dirs: Sequence[str] = (),
+    rules: Rules = DEFAULT_RULES,
 ) -> int:
-    """Run what is not done, as many cells at a time as ``places`` says, and print a table.
+    """Run all cells that are not over, and print a table.
 
     Returns 0, or 128 + signal. A diverged cell is a result. Raises SweepFailed if cells failed twice, and
-    EnvError if the folder can't be written or a GPU is not there.
+    EnvError if the folder can't be written or a GPU does not exist.
     """
-    places = checked(places)
-    work = Scheduler(planned, places, config_dirs, rules)
-    _write_record(planned)
-    work.table()
-    done = sum(work.states[j.name] in ("finished", "diverged") for j in planned.jobs)
-    left = f", {done} are done" if done else ""
+    placement = resolve_gpus(placement)
+    scheduler = Scheduler(plan, placement, config_dirs, rules)
+    _write_grid_json(plan)
+    scheduler.write_table()
+    num_done = sum(scheduler.states[j.name] in ("finished", "diverged") for j in plan.jobs)
+    done = f", {num_done} already done" if num_done else ""
     print_status(
-        f"{planned.title}: {len(planned.jobs)} cells{left}; {planned.out}; 'ganlab status' tells how far"
+        f"{plan.title}: {len(plan.jobs)} cells{done}; {plan.out}; 'ganlab status' shows the progress"
     )
-    with process.forward_signals_to(work.signals.append):
-        threads = [threading.Thread(target=work.serve, args=(slot,)) for slot in range(places.slots)]
+    with process.forward_signals_to(scheduler.signals.append):
+        threads = [threading.Thread(target=scheduler.work, args=(slot,)) for slot in range(placement.slots)]
         for thread in threads:
             thread.start()
         for thread in threads:
             while thread.is_alive():
-                thread.join(0.5)  # in pieces: signals come to the main thread
-    rows = work.table()
-    scale = "" if planned.scale.whole else f" ({planned.scale})"
-    shown = [{k: v for k, v in row.items() if k not in ("run folder", "log")} for row in rows]
-    process.print_table(f"{planned.title}{scale}: {planned.out}", list(shown[0]), shown)
+                thread.join(0.5)  # short, so that the main thread can handle signals
+    rows = scheduler.write_table()
+    scale = "" if plan.scale.whole else f" ({plan.scale})"
+    columns = [{k: v for k, v in row.items() if k not in ("run folder", "log")} for row in rows]
+    process.print_table(f"{plan.title}{scale}: {plan.out}", list(columns[0]), columns)
     process.print_failures(rows, "cell")
-    if work.signals:
-        print_status(f"stopped by {Signals(work.signals[0]).name}; the same command continues")
-        return 128 + work.signals[0]
+    if scheduler.signals:
+        print_status(f"stopped by {Signals(scheduler.signals[0]).name}; the same command continues the sweep")
+        return 128 + scheduler.signals[0]
     if failed := [r["cell"] for r in rows if r["state"] not in ("finished", "diverged")]:
         what = f"{len(failed)} of {len(rows)} cells failed: {', '.join(failed)}"
-        again = "the same command" if rules.retry else "retry=failed"
-        raise SweepFailed(str(planned.out), what, f"{again} runs those again")
+        command = "the same command" if rules.retry else "retry=failed"
+        raise SweepFailed(str(plan.out), what, f"{command} runs them again")
     if diverged := sum(r["state"] == "diverged" for r in rows):
-        print_status(f"{diverged} of {len(rows)} cells diverged: a result, not a failure")
+        print_status(f"{diverged} of {len(rows)} cells diverged (a result, not a failure)")
     return 0
 
 
-def checked(places: Places) -> Places:
-    """With the GPUs to spread over filled in. Raises EnvError naming one that is not there."""
-    count = len(gpu_id())
-    if absent := [gpu for gpu in places.gpus if gpu >= count]:
-        there = (
-            f"this machine has {', '.join(map(str, range(count)))}" if count else "no CUDA device was found"
-        )
-        raise EnvError("gpus", f"{absent[0]} is not there: {there}", "leave gpus= out, or name those there")
-    if not places.gpus and places.slots > 1 and count > 1:
-        return places._replace(gpus=range(count))
-    return places
+def resolve_gpus(placement: Placement) -> Placement:
+    """Fill in the GPUs to spread cells over. Raises EnvError if a requested one does not exist."""
+    count = len(visible_gpus())
+    if missing := [gpu for gpu in placement.gpus if gpu >= count]:
+        gpus = f"this machine has {', '.join(map(str, range(count)))}" if count else "no CUDA device found"
+        raise EnvError("gpus", f"no GPU {missing[0]}: {gpus}", "leave gpus= out, or list existing GPUs")
+    if not placement.gpus and placement.slots > 1 and count > 1:
+        return placement._replace(gpus=range(count))
+    return placement
 
 
-def _write_record(planned: Plan) -> None:
-    """``grid.json``; the cells of earlier sweeps of the folder (other seeds) stay in it."""
-    record, path = planned.record(), planned.out / "grid.json"
-    before = process.read_json_leniently(path)
-    if isinstance(before.get("cells"), list):
-        mine = {cell["name"] for cell in record["cells"]}
-        others = [c for c in before["cells"] if isinstance(c, dict) and c.get("name") not in mine]
+def _write_grid_json(plan: Plan) -> None:
+    """Write ``grid.json``, keeping the cells of earlier sweeps of the folder (other seeds)."""
+    record, path = plan.record(), plan.out / "grid.json"
+    previous = process.read_json_leniently(path)
+    if isinstance(previous.get("cells"), list):
+        names = {cell["name"] for cell in record["cells"]}
+        others = [c for c in previous["cells"] if isinstance(c, dict) and c.get("name") not in names]
         record["cells"] = [*others, *record["cells"]]
     write_json(path, record)

@@ -1,4 +1,4 @@
-"""``ganlab status``: how far the runs below a folder are, by their files alone. No torch."""
+"""``ganlab status``: progress of all runs below a folder, read from their files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ from ganlab.sweeps import process
 from ganlab.system.files import open_regular
 from ganlab.system.lock import owner_of
 
-DEPTH = 4  # folders below the one that is named
-TAIL = 4096  # bytes of metrics.jsonl that hold its last line
-EVERY = 5.0  # seconds between looks with watch=true
+DEPTH = 4  # levels of subfolders searched
+TAIL = 4096  # bytes at the end of metrics.jsonl that hold its last line
+REFRESH_S = 5.0  # seconds between two tables with watch=true
 HEADS = ("run", "state", "step", "of", "it/s", "packed", "left", "last scores")
 
 
-def status(places: Sequence[str], watch: bool = False) -> int:
-    """Print a table of the runs below ``places``; with ``watch`` again and again until all are over.
+def show_status(folders: Sequence[str], watch: bool = False) -> int:
+    """Print a table of the runs below ``folders``; with ``watch``, repeat it until all are over.
 
-    Raises DataError if there is no such folder, or none holds a run.
+    Raises DataError if a folder does not exist, or none holds a run.
     """
-    roots = [Path(p) for p in places or ["outputs"]]
+    roots = [Path(p) for p in folders or ["outputs"]]
     for root in roots:
         if not root.is_dir():
-            raise DataError(str(root), "is no folder", "name a run, a grid's folder, or a folder of them")
+            raise DataError(str(root), "is not a folder", "name a run, a grid's folder, or a parent folder")
     while True:
-        shown = [row for root in roots for row in rows(root)]
-        for line in dict.fromkeys(line for root in roots for line in damage(root)):
+        runs = [row for root in roots for row in rows(root)]
+        for line in dict.fromkeys(line for root in roots for line in grid_warnings(root)):
             print(f"ganlab: warning: {line}", file=sys.stderr)
-        if not shown:
-            raise DataError(
-                " ".join(map(str, roots)), "holds no runs", "start one with ganlab train or sweep"
-            )
-        process.print_table(_title(roots), HEADS, [_short(row, roots) for row in shown])
-        print(summary(shown))
-        if not watch or not any(row["state"] in ("running", "pending") for row in shown):
+        if not runs:
+            where = " ".join(map(str, roots))
+            raise DataError(where, "contains no runs", "start one with ganlab train or sweep")
+        process.print_table(_title(roots), HEADS, [_shorten(row, roots) for row in runs])
+        print(summary(runs))
+        if not watch or not any(row["state"] in ("running", "pending") for row in runs):
             return 0
-        time.sleep(EVERY)
+        time.sleep(REFRESH_S)
 
 
 def _title(roots: Sequence[Path]) -> str:
@@ -53,82 +52,83 @@ def _title(roots: Sequence[Path]) -> str:
     if not grid:
         return " ".join(map(str, roots))
     scale = grid.get("scale")
-    small = [f"{v:g} of the {k}" for k, v in scale.items() if v != 1] if isinstance(scale, dict) else []
-    return ", ".join([f"{grid.get('title')}", *small])
+    scales = [f"{v:g} of the {k}" for k, v in scale.items() if v != 1] if isinstance(scale, dict) else []
+    return ", ".join([f"{grid.get('title')}", *scales])
 
 
 def rows(root: Path) -> list[dict[str, Any]]:
-    """A row for each run at or below ``root``, and for each cell of a grid that has not begun."""
-    found = {folder: _row(folder) for folder in _folders(root, DEPTH)}
-    ranks: dict[Path, tuple[str, int]] = {}  # a grid's cells in the grid's order
+    """A row for each run at or below ``root``, and for each cell of a grid that has not started."""
+    by_folder = {folder: _row(folder) for folder in _run_folders(root, DEPTH)}
+    order: dict[Path, tuple[str, int]] = {}  # cells are listed in the grid's order
     for path in _grids(root):
         cells = process.read_json_leniently(path).get("cells")
         for number, cell in enumerate(cells if isinstance(cells, list) else []):
             if not isinstance(cell, dict):
                 continue
             folder = path.parent / str(cell.get("run"))
-            ranks[folder] = (str(path.parent), number)
-            if folder not in found:
+            order[folder] = (str(path.parent), number)
+            if folder not in by_folder:
                 row = dict.fromkeys(HEADS, "") | {"run": str(folder), "state": "pending", "step": 0}
-                found[folder] = row | {"of": cell.get("steps", "")}
-    return [found[folder] for folder in sorted(found, key=lambda f: ranks.get(f, (str(f), 0)))]
+                by_folder[folder] = row | {"of": cell.get("steps", "")}
+    return [by_folder[folder] for folder in sorted(by_folder, key=lambda f: order.get(f, (str(f), 0)))]
 
 
 def _grids(root: Path) -> list[Path]:
-    """The grid files at or just below ``root``."""
+    """The ``grid.json`` files of ``root`` and its subfolders."""
     return [p for p in [root / "grid.json", *sorted(root.glob("*/grid.json"))] if p.is_file()]
 
 
-def damage(root: Path) -> list[str]:
-    """What can't be told because a grid's file is damaged, with the fix: cells that have not begun."""
+def grid_warnings(root: Path) -> list[str]:
+    """A warning for each damaged ``grid.json``."""
     return [
-        f"{path}: damaged; cells that have not begun are not shown; the sweep's command writes it anew"
+        f"{path}: damaged, so cells that have not started are missing; the sweep's command rewrites it"
         for path in _grids(root)
         if not isinstance(process.read_json_leniently(path).get("cells"), list)
     ]
 
 
-def _short(row: dict[str, Any], roots: Sequence[Path]) -> dict[str, Any]:
-    """With the run named from the one root, which the title names."""
+def _shorten(row: dict[str, Any], roots: Sequence[Path]) -> dict[str, Any]:
+    """The row with the run's path relative to the root, if there is one root."""
     path = Path(row["run"])
     return row if len(roots) > 1 or path == roots[0] else row | {"run": str(path.relative_to(roots[0]))}
 
 
-def _folders(root: Path, depth: int) -> Iterator[Path]:
+def _run_folders(root: Path, depth: int) -> Iterator[Path]:
     if (root / "run.json").is_file() or (root / "result.json").is_file():
         yield root
     elif depth:
         with contextlib.suppress(OSError):
             for entry in sorted(os.scandir(root), key=lambda e: e.name):
                 if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                    yield from _folders(Path(entry), depth - 1)
+                    yield from _run_folders(Path(entry), depth - 1)
 
 
 def _row(folder: Path) -> dict[str, Any]:
     result = process.read_json_leniently(folder / "result.json")
     state, step, steps = str(result.get("status", "running")), result.get("step", 0), result.get("steps", "")
     if state == "finished" and not RunFolder(folder).finished(result):
-        state = "no checkpoint"  # of the step that the result names
+        state = "no checkpoint"  # at the result's step
     alive = owner_of(folder / ".lock") is not None
     if state == "running" and not alive:
-        state = "killed"  # the same command continues it
+        state = "killed"
     elif alive:
         state = "running"
     last = _last_line(folder / "metrics.jsonl")
     rate, left = result.get("it_per_s") or "", ""
     if state == "running":
         step = max(step if isinstance(step, int) else 0, last.get("step", 0))
-        speed = (step - result.get("step", 0)) / seconds if (seconds := _since(result)) > 1 else 0.0
+        seconds = _seconds_since_update(result)
+        speed = (step - result.get("step", 0)) / seconds if seconds > 1 else 0.0
         rate = round(speed, 2) if speed > 0 else rate
         if isinstance(rate, int | float) and rate > 0 and isinstance(steps, int):
-            left = _told((steps - step) / rate)
-    scores = process.scores(folder)
-    told = (str(folder), state, step, steps, rate, process.pack_size(result), left, scores)
-    return dict(zip(HEADS, told, strict=True))
+            left = _format_time((steps - step) / rate)
+    scores = process.format_scores(folder)
+    values = (str(folder), state, step, steps, rate, process.pack_size(result), left, scores)
+    return dict(zip(HEADS, values, strict=True))
 
 
-def _since(result: dict[str, Any]) -> float:
-    """Seconds since the result was written, when its step was the newest."""
+def _seconds_since_update(result: dict[str, Any]) -> float:
+    """Seconds since the result was written; 0 if it does not say."""
     with contextlib.suppress(KeyError, TypeError, ValueError):
         written = datetime.fromisoformat(result["updated"])
         return (datetime.now(written.tzinfo) - written).total_seconds()
@@ -136,7 +136,7 @@ def _since(result: dict[str, Any]) -> float:
 
 
 def _last_line(path: Path) -> dict[str, Any]:
-    """The last whole record of ``metrics.jsonl``, or nothing."""
+    """The last complete record of ``metrics.jsonl``; empty if there is none."""
     try:
         with open(path, "rb", opener=open_regular) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
@@ -151,15 +151,15 @@ def _last_line(path: Path) -> dict[str, Any]:
     return {}
 
 
-def summary(shown: Sequence[dict[str, Any]]) -> str:
+def summary(runs: Sequence[dict[str, Any]]) -> str:
     """``48 runs: 31 finished, 2 running, 15 pending``."""
     counts: dict[str, int] = {}
-    for row in shown:
+    for row in runs:
         counts[row["state"]] = counts.get(row["state"], 0) + 1
     parts = ", ".join(f"{n} {state}" for state, n in sorted(counts.items(), key=lambda p: -p[1]))
-    return f"{len(shown)} run{'s' if len(shown) > 1 else ''}: {parts}"
+    return f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {parts}"
 
 
-def _told(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     minutes = int(seconds // 60)
     return f"{minutes // 60} h {minutes % 60:02d}" if minutes >= 60 else f"{minutes}:{int(seconds % 60):02d}"

@@ -1,6 +1,6 @@
-"""A process of a sweep under watch: signals passed on, an end to one that hangs, nothing of it left behind.
+"""Watchdog of a sweep's subprocess: forwards signals, terminates it if it hangs, kills what it leaves.
 
-Progress is what the run itself shows: its heartbeat (``heartbeat.py``) or a word in its log. No torch.
+Signs of progress are the run's heartbeat file (``system/signals.py``) and its growing log. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,53 +14,53 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-GRACE = 60.0  # seconds from a hanging process's SIGTERM to its SIGABRT, which writes where it hangs
-LAST_GRACE = 10.0  # and from there to its SIGKILL
-LEAP = 5.0  # seconds between two looks that count, at most: a machine asleep is no hanging cell
+GRACE = 60.0  # seconds from SIGTERM of a hanging process to SIGABRT, which writes its traceback
+LAST_GRACE = 10.0  # and from there to SIGKILL
+MAX_INTERVAL = 5.0  # seconds that one poll may count for: a suspended machine is not a hanging cell
 
 
-class Vitals(NamedTuple):
-    """What tells that a process lives: its heartbeat file, and after how many seconds without (0: never)."""
+class Liveness(NamedTuple):
+    """How to tell that a process is alive: its heartbeat file, and the seconds it may stall (0: no limit)."""
 
-    beat: Path | None = None
+    heartbeat: Path | None = None
     stall_s: float = 0.0
 
 
-NONE = Vitals()
+NO_LIVENESS = Liveness()
 
 
-class Watch:
-    """One process, looked at again and again. ``stalled``: why it was ended, or nothing."""
+class Watchdog:
+    """Watches one process. ``stall_reason``: why it was terminated, or an empty string."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, vitals: Vitals = NONE) -> None:
-        self.process, self.log, self.vitals = process, log, vitals
-        self.passed = 0
-        self.stalled = ""
-        self.heard = 0  # the caller's count of other signs of life
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, liveness: Liveness = NO_LIVENESS) -> None:
+        self.process, self.log, self.liveness = process, log, liveness
+        self.num_forwarded = 0
+        self.stall_reason = ""
+        self.num_reads = 0  # counted by the caller: output that does not go to the log
         self._marks: Sequence[object] = ()
-        self._looked = time.monotonic()
-        self._still = 0.0  # seconds without a sign
-        self._asked = 0  # signals that a hanging process has had
-        if vitals.beat is not None:
+        self._polled = time.monotonic()
+        self._idle_s = 0.0
+        self._num_kills = 0  # signals sent because the process hangs
+        if liveness.heartbeat is not None:
             with contextlib.suppress(OSError):
-                vitals.beat.touch()
+                liveness.heartbeat.touch()
 
-    def look(self, signals: Sequence[int]) -> bool:
-        """Pass on what has come since, the third time as SIGKILL; end what hangs. True: it has ended.
+    def poll(self, signals: Sequence[int]) -> bool:
+        """Forward new signals, the third as SIGKILL; terminate a hanging process. True: it has ended.
 
-        Once it has, whatever it left behind in its session (data workers) is killed.
+        Once it has, the rest of its session (data workers) is killed.
         """
-        if self._ended():
-            self._kill()  # before its number is free for another
+        if self._has_ended():
+            self._kill()  # before its process group's number can be reused
             self.process.wait()
             return True
-        for signum in signals[self.passed :]:
-            self.passed += 1
-            if self.passed > 2:
+        for signum in signals[self.num_forwarded :]:
+            self.num_forwarded += 1
+            if self.num_forwarded > 2:
                 self._kill()
             else:
                 self.process.send_signal(signum)
-        if self.vitals.stall_s:
+        if self.liveness.stall_s:
             self._end_if_stalled()
         return False
 
@@ -70,24 +70,25 @@ class Watch:
         code = self.process.returncode
         return 128 - code if code < 0 else code
 
-    def _ended(self) -> bool:
+    def _has_ended(self) -> bool:
         if self.process.returncode is None and hasattr(os, "waitid"):
-            asked = os.WEXITED | os.WNOHANG | os.WNOWAIT  # not reaped yet
-            return os.waitid(os.P_PID, self.process.pid, asked) is not None
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT  # without reaping it
+            return os.waitid(os.P_PID, self.process.pid, options) is not None
         return self.process.poll() is not None
 
     def _end_if_stalled(self) -> None:
-        now, marks = time.monotonic(), (_mtime(self.vitals.beat), _size(self.log), self.heard)
-        same = marks == self._marks or self._asked > 0
-        self._still = self._still + min(now - self._looked, LEAP) if same else 0.0
-        self._looked, self._marks = now, marks
-        limit = self.vitals.stall_s
+        now = time.monotonic()
+        marks = (_mtime(self.liveness.heartbeat), _size(self.log), self.num_reads)
+        idle = marks == self._marks or self._num_kills > 0
+        self._idle_s = self._idle_s + min(now - self._polled, MAX_INTERVAL) if idle else 0.0
+        self._polled, self._marks = now, marks
+        limit = self.liveness.stall_s
         for count, (after, signum) in enumerate(
             [(limit, signal.SIGTERM), (limit + GRACE, signal.SIGABRT), (limit + GRACE + LAST_GRACE, None)]
         ):
-            if self._asked == count and self._still >= after:
-                self._asked += 1
-                self.stalled = f"no progress for {limit / 60:g} minutes"
+            if self._num_kills == count and self._idle_s >= after:
+                self._num_kills += 1
+                self.stall_reason = f"no progress for {limit / 60:g} minutes"
                 if signum is None:
                     self._kill()
                 else:

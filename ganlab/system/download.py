@@ -1,8 +1,8 @@
-"""Fetching one file: resumable, once per machine, and under its name only when its checksum is right.
+"""Download a file: resumable, one process at a time, and visible only once its checksum is verified.
 
-The bytes go to ``NAME.part`` beside the target and stay there when the connection breaks; the next attempt,
-also of another process, continues from them. A pinned checksum decides what is kept, whichever host a
-redirection leads to; from https it may lead to https alone. No torch.
+The bytes go to ``NAME.part`` beside the target and stay there if the connection breaks; the next attempt, by
+any process, resumes from them. The content must match a pinned checksum, so redirects may lead to any host,
+but not from https to http. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from ganlab.system.lock import Lock
 
 BLOCK = 1 << 20
 TRIES = 3
-TIMEOUT_S = 30.0  # without a byte; until the server has answered
+TIMEOUT_S = 30.0  # for the response headers, and without a byte of the body
 OUT_OF_RANGE = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-SLOW_BYTES, SLOW_S = 1 << 16, 60.0  # fewer bytes than this in so many seconds are no download
+SLOW_BYTES, SLOW_S = 1 << 16, 60.0  # minimum bytes in so many seconds
 
 
 class NotFetched(Exception):
-    """Why there is no file. The caller knows what to advise."""
+    """A download failed. The message is the reason; the caller adds the fix."""
 
 
 class _Broken(Exception):
-    """The network failed: worth another try, unless ``final``."""
+    """The network failed. ``final``: a retry would not help."""
 
-    def __init__(self, why: str, final: bool = False) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, final: bool = False) -> None:
+        super().__init__(reason)
         self.final = final
 
 
@@ -59,37 +59,37 @@ def fetch(
     poll: Callable[[], None] | None = None,
     size: int = 0,
 ) -> None:
-    """Download ``target``, whose sha256 is ``checksum`` (hex), unless a file of this name is there.
+    """Download ``target``, whose sha256 is ``checksum`` (hex), unless it exists.
 
-    Processes that want the same file wait for the one that fetches it. ``progress(bytes, of)`` hears of each
-    block, 0 standing for an unknown size; ``poll`` is called between blocks and may raise to abort. ``size``:
-    the bytes that it must have, where they are known. Raises NotFetched if the network fails or the content
-    is wrong, EnvError if it can't be written.
+    Other processes that need the same file wait. ``progress(bytes, total)`` is called after each block, with
+    total 0 if unknown; ``poll`` is called between blocks and may raise to abort. ``size``: expected bytes,
+    0 if unknown. Raises NotFetched if the network fails or the content is wrong, EnvError if it can't be
+    written.
     """
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _turn(target.with_name(target.name + ".lock"), poll):
+        with _wait_for_lock(target.with_name(target.name + ".lock"), poll):
             if target.is_file():
                 return
-            one = _Fetch(url, part, progress, poll, size)
+            transfer = _Fetch(url, part, progress, poll, size)
             resumed = part.is_file()
-            found = one.whole()
-            if found != checksum and resumed:  # the old bytes were of something else
+            digest = transfer.run()
+            if digest != checksum and resumed:  # the old bytes belonged to another file
                 part.unlink()
-                found = one.whole()
-            if found != checksum:
+                digest = transfer.run()
+            if digest != checksum:
                 part.unlink()
-                raise NotFetched(f"what came has sha256 {found[:16]}..., expected {checksum[:16]}...")
+                raise NotFetched(f"the content has sha256 {digest[:16]}..., expected {checksum[:16]}...")
             os.replace(part, target)
             sync_folder(target.parent)
     except OSError as e:
-        fix = "free some space, or set GANLAB_CACHE to a folder that can be written"
+        fix = "free some space, or set GANLAB_CACHE to a writable folder"
         raise EnvError(str(e.filename or target), f"can't be written ({e.strerror or e})", fix) from e
 
 
 class _Fetch:
-    """The way of one file into ``part``."""
+    """The transfer of one file to ``part``."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ class _Fetch:
         size: int,
     ) -> None:
         self.url, self.part, self.size = url, part, size
-        self.progress = progress or (lambda have, of: None)
+        self.progress = progress or (lambda have, total: None)
         self.poll = poll or (lambda: None)
 
-    def whole(self) -> str:
-        """Fill ``part``, trying again when the connection breaks; returns its sha256."""
+    def run(self) -> str:
+        """Complete ``part``, retrying if the connection breaks; returns its sha256."""
         for attempt in range(1, TRIES + 1):
             try:
                 self._append()
@@ -116,107 +116,107 @@ class _Fetch:
         return sha256(self.part)
 
     def _append(self) -> None:
-        """Add to ``part`` what it lacks."""
+        """Append the missing bytes to ``part``."""
         have = self.part.stat().st_size if self.part.is_file() else 0
         if self.size and have > self.size:
             self.part.unlink()
             have = 0
         headers = {"Range": f"bytes={have}-"} if have else {}
-        with _Line(urllib.request.Request(self.url, headers=headers)) as line:
-            if line.status == OUT_OF_RANGE and not have:
-                raise _Broken(f"the server answers {line.status}", final=True)
-            if line.status == OUT_OF_RANGE:
-                return  # nothing lacks, or it is another file: the checksum tells
-            if line.status != HTTPStatus.PARTIAL_CONTENT:
+        with _Response(urllib.request.Request(self.url, headers=headers)) as response:
+            if response.status == OUT_OF_RANGE and not have:
+                raise _Broken(f"the server responded {response.status}", final=True)
+            if response.status == OUT_OF_RANGE:
+                return  # it is complete, or of another file: the checksum decides
+            if response.status != HTTPStatus.PARTIAL_CONTENT:
                 have = 0  # the server sends it from the start
-            of = have + line.length if line.length else 0
-            self._fits(have, of)
-            with open(self.part, "ab" if have else "wb", opener=_own) as file:
+            total = have + response.length if response.length else 0
+            self._check_size(have, total)
+            with open(self.part, "ab" if have else "wb", opener=_open_no_follow) as file:
                 try:
-                    while block := line.read():
+                    while block := response.read():
                         self.poll()
-                        self._fits(have + len(block), of)
+                        self._check_size(have + len(block), total)
                         file.write(block)
                         have += len(block)
-                        self.progress(have, of)
+                        self.progress(have, total)
                 finally:
                     file.flush()
                     os.fsync(file.fileno())
-        if have < of:
-            raise _Broken(f"the connection broke after {have:,} of {of:,} bytes")
+        if have < total:
+            raise _Broken(f"the connection broke after {have:,} of {total:,} bytes")
 
-    def _fits(self, have: int, of: int) -> None:
-        """End at once what is not the wanted file."""
-        if self.size and (of not in (0, self.size) or have > self.size):
-            raise NotFetched(f"{max(of, have):,} bytes are offered, {self.size:,} expected")
+    def _check_size(self, have: int, total: int) -> None:
+        """Raise NotFetched as soon as the size shows that it is another file."""
+        if self.size and (total not in (0, self.size) or have > self.size):
+            raise NotFetched(f"the server sends {max(total, have):,} bytes, {self.size:,} expected")
 
 
-class _Line:
-    """A request under way. Raises _Broken for whatever happens to the connection, a dripping one included."""
+class _Response:
+    """A request and its response. Raises _Broken for any network error, or if bytes arrive too slowly."""
 
     def __init__(self, request: urllib.request.Request) -> None:
         self._sockets: list[socket.socket] = []
-        self._since, self._got = time.monotonic(), 0
-        late = threading.Timer(TIMEOUT_S, self._cut)  # a socket's own timeout begins anew with every byte
-        late.daemon = True
-        late.start()
+        self._since, self._num_bytes = time.monotonic(), 0
+        timer = threading.Timer(TIMEOUT_S, self._cut)  # a socket's own timeout restarts with every byte
+        timer.daemon = True
+        timer.start()
         try:
-            self._answer = _opener(self._sockets).open(request, timeout=TIMEOUT_S)
+            self._response = _opener(self._sockets).open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as e:
-            self._answer = e  # an answer too
+            self._response = e
         except (OSError, http.client.HTTPException) as e:
             slow = time.monotonic() - self._since >= TIMEOUT_S
-            raise _Broken(f"no answer in {TIMEOUT_S:g} seconds" if slow else _reason(e)) from None
+            raise _Broken(f"no response in {TIMEOUT_S:g} seconds" if slow else _reason(e)) from None
         finally:
-            late.cancel()
-        self.status = int(self._answer.status or 0)
-        self.length = int(self._answer.headers.get("Content-Length") or 0)
+            timer.cancel()
+        self.status = int(self._response.status or 0)
+        self.length = int(self._response.headers.get("Content-Length") or 0)
         if self.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, OUT_OF_RANGE):
-            self._answer.close()
-            why = f"the server answers {self.status} {self._answer.reason}"
-            raise _Broken(why, final=self.status < 500)
+            self._response.close()
+            reason = f"the server responded {self.status} {self._response.reason}"
+            raise _Broken(reason, final=self.status < 500)
         self._since = time.monotonic()
 
-    def __enter__(self) -> _Line:
+    def __enter__(self) -> _Response:
         return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):
-            self._answer.close()
+            self._response.close()
 
     def read(self) -> bytes:
-        """What has come, at least a byte; nothing at the end."""
+        """The next block, of at least a byte; empty at the end."""
         try:
-            block: bytes = self._answer.read1(BLOCK)
+            block: bytes = self._response.read1(BLOCK)
         except (OSError, http.client.HTTPException) as e:
             raise _Broken(_reason(e)) from None
-        self._got += len(block)
+        self._num_bytes += len(block)
         now = time.monotonic()
         if now - self._since > SLOW_S:
-            if self._got < SLOW_BYTES:
-                raise _Broken(f"only {self._got:,} bytes came in {now - self._since:.0f} seconds")
-            self._since, self._got = now, 0
+            if self._num_bytes < SLOW_BYTES:
+                raise _Broken(f"only {self._num_bytes:,} bytes in {now - self._since:.0f} seconds")
+            self._since, self._num_bytes = now, 0
         return block
 
     def _cut(self) -> None:
-        for one in self._sockets:
+        for connection in self._sockets:
             with suppress(OSError):
-                socket.socket.shutdown(one, socket.SHUT_RDWR)  # whoever reads from it sees its end
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # readers see the end of the stream
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """To any host, whose bytes the checksum will judge; but not out of https."""
+    """Follows redirects to any host, since the checksum is verified, but not from https to http."""
 
     def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any,
                          newurl: str) -> urllib.request.Request | None:  # fmt: skip
         schemes = ("https",) if req.type == "https" else ("https", "http")
         if newurl.partition(":")[0].lower() not in schemes:
-            raise NotFetched(f"the server sends on to {newurl:.100}, which is not {' or '.join(schemes)}")
+            raise NotFetched(f"the server redirects to {newurl:.100}, which is not {' or '.join(schemes)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
-    """http and https alone, through the proxies of the environment; its sockets are noted in ``sockets``."""
+    """Opens http and https only, with the environment's proxies; appends its sockets to ``sockets``."""
 
     class Http(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -246,12 +246,12 @@ def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
     return opener
 
 
-def _own(path: str, flags: int) -> int:
+def _open_no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | NO_FOLLOW, 0o666)
 
 
-def _turn(path: Path, poll: Callable[[], None] | None) -> Lock:
-    """The lock, once nobody else holds it."""
+def _wait_for_lock(path: Path, poll: Callable[[], None] | None) -> Lock:
+    """Take the lock, once it is free."""
     while True:
         try:
             return Lock(path)

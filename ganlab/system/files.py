@@ -1,6 +1,6 @@
-"""Writing so that nothing is lost: whole files or none, full disks in plain words, brief errors endured.
+"""Atomic file writes, plain messages for full disks, and retries of transient I/O errors.
 
-Temporary files always lie beside their target: a rename is atomic only within one file system. No torch.
+Temporary files lie beside their target: a rename is atomic only within one file system. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,58 +21,56 @@ from typing import Any, TypeVar
 
 from ganlab.errors import DataError, EnvError
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # EFBIG: a limit on file size
-BRIEF = frozenset(
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # EFBIG: a limit on file size
+TRANSIENT = frozenset(
     {errno.EIO, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT}
-)  # a network disk has them for a moment
-PAUSES = (0.1, 0.5, 2.0)  # seconds before each further try after such an error
+)  # a network disk may recover from them
+PAUSES = (0.1, 0.5, 2.0)  # seconds before each retry
 STALE_FILE = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-MOST = 1 << 26  # bytes of a JSON file; a thousand cells' are 1 MB
+MAX_BYTES = 1 << 26  # of a JSON file; that of a thousand cells has 1 MB
 T = TypeVar("T")
 
 
 def retry_transient_io(action: Callable[[], T]) -> T:
-    """What ``action`` returns; after an error of ``BRIEF`` it is done again, after each of ``PAUSES``.
+    """Call ``action`` and return its result; retry it after each of ``PAUSES`` on errors of ``TRANSIENT``.
 
-    It must be whole: a file that failed to sync is written anew, for the pages of the old one may be lost.
+    It must write the whole file again: if fsync fails, pages of the old file may be lost.
     """
     for pause in PAUSES:
         try:
             return action()
         except OSError as error:
-            if error.errno not in BRIEF:
+            if error.errno not in TRANSIENT:
                 raise
             time.sleep(pause)
     return action()
 
 
 def disk_error(error: OSError, path: Path, num_bytes: int = 0) -> EnvError:
-    """The one line for a write that failed. ``num_bytes``: how much the file needs (0 = unknown)."""
-    if error.errno in FULL:
+    """The error for a failed write. ``num_bytes``: size of the file (0: unknown)."""
+    if error.errno in DISK_FULL:
         free = "unknown"
         with contextlib.suppress(OSError):
-            free = (
-                f"{shutil.disk_usage(path.parent).free / 1e6:,.1f} MB"  # a quota can be full before the disk
-            )
-        needs = f"{num_bytes / 1e6:,.1f} MB" if num_bytes else "more room"
+            free = f"{shutil.disk_usage(path.parent).free / 1e6:,.1f} MB"
+        needs = f"{num_bytes / 1e6:,.1f} MB" if num_bytes else "more space"
         reason = "" if error.errno == errno.ENOSPC else f" ({os.strerror(error.errno or 0)})"
         fix = "free some space, or write elsewhere with run_dir="
         return EnvError(f"disk full writing {path}", f"needs {needs}, {free} free{reason}", fix)
     fix = "choose another folder with run_dir="
-    if error.errno == errno.EEXIST:  # of a rename, whose target it should have replaced
+    if error.errno == errno.EEXIST:  # from a rename that should have replaced its target
         return EnvError(str(path), "this file system can't replace a file in one step (File exists)", fix)
     return EnvError(str(path), f"can't write ({error.strerror or error})", fix)
 
 
 def folder_gone_error(folder: Path) -> EnvError:
-    """The one line for a folder that went away under a run."""
-    what = "was deleted or moved while its run went on"
+    """The error for a run folder that disappeared during the run."""
+    what = "was deleted or moved during the run"
     return EnvError(str(folder), what, "put it back and run the same command again, or use run_dir=")
 
 
 def write_new(path: Path, data: bytes, durable: bool = True) -> None:
-    """Create ``path``, which must not exist (a planted link is not followed), write it and fsync it."""
+    """Create ``path``, write ``data`` and fsync it. The file must not exist; symlinks are not followed."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
     try:
         view = memoryview(data)
@@ -85,9 +83,9 @@ def write_new(path: Path, data: bytes, durable: bool = True) -> None:
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = 0) -> int:
-    """An opener for ``open(path, "rb", opener=regular)``: on a pipe one would wait for ever.
+    """An opener for ``open(path, "rb", opener=open_regular)`` that does not block on a pipe.
 
-    Raises OSError (EINVAL) for what is no regular file, such as a pipe, a socket or a device.
+    Raises OSError (EINVAL) for anything but a regular file, such as a pipe, a socket or a device.
     """
     fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -96,21 +94,21 @@ def open_regular(path: str | os.PathLike[str], flags: int = 0) -> int:
     return fd
 
 
-def read_regular(path: Path, most: int = MOST) -> bytes:
-    """A file's content. Raises OSError for what is no regular file, or has more than ``most`` bytes."""
+def read_regular(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read a file. Raises OSError if it is not a regular file or has more than ``max_bytes`` bytes."""
     with open(path, "rb", opener=open_regular) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"has more than {most:,} bytes", os.fspath(path))
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"has more than {max_bytes:,} bytes", os.fspath(path))
     return data
 
 
 def sync_folder(folder: Path) -> None:
-    """fsync a folder, so that a rename inside it survives a power cut."""
+    """fsync a folder, so that a rename inside it survives a power failure."""
     fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(fd)
-    except OSError as error:  # some network file systems know no fsync of folders
+    except OSError as error:  # some network file systems do not support fsync of folders
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -118,9 +116,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
-    """Replace ``path`` by ``data``: the old content or the new, never a mixture. Raises EnvError.
+    """Replace the content of ``path`` atomically. Raises EnvError.
 
-    ``durable``: after a power cut too, for which the disk is waited for.
+    ``durable``: wait for the disk, so that it holds after a power failure too.
     """
     try:
         retry_transient_io(lambda: _replace(path, data, durable))
@@ -143,8 +141,8 @@ def _replace(path: Path, data: bytes, durable: bool) -> None:
 def ensure_room(folder: Path, size: int, count: int) -> None:
     """Raise EnvError unless ``count`` more files of ``size`` bytes fit into ``folder``.
 
-    They are allocated and given back: what a disk says is free, a quota or a striped file system may refuse.
-    Where files can't be allocated ahead, its word must do. ``Checkpoints.clean`` removes what a kill left.
+    They are allocated and removed again, because a quota or a striped file system may refuse space that the
+    disk reports as free. ``Checkpoints.clean`` removes what a killed process leaves.
     """
     temp = folder / f".tmp-0-{uuid.uuid4().hex}"
     try:
@@ -156,10 +154,10 @@ def ensure_room(folder: Path, size: int, count: int) -> None:
             finally:
                 os.close(fd)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise disk_error(error, folder) from error
-        told = disk_error(error, folder / "new", count * size).mistakes[0]
-        what = told.what.replace("needs", f"{count} more checkpoints need", 1)
+        mistake = disk_error(error, folder / "new", count * size).mistakes[0]
+        what = mistake.what.replace("needs", f"{count} more checkpoints need", 1)
         fix = "free some space, set keep_checkpoints lower, or write elsewhere with run_dir="
         raise EnvError(f"disk full writing {folder}", what, fix) from error
     finally:
@@ -167,19 +165,19 @@ def ensure_room(folder: Path, size: int, count: int) -> None:
 
 
 def _allocate(fd: int, size: int, count: int) -> None:
-    """Give a file ``size`` bytes of disk. Raises OSError if there are none, or are not for ``count`` such."""
+    """Allocate ``size`` bytes for a file. Raises OSError if ``count`` such files don't fit."""
     try:
         os.posix_fallocate(fd, 0, max(size, 1))
     except (AttributeError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        told = os.fstatvfs(fd)
-        if told.f_bavail * told.f_frsize < size * count:
+        disk = os.fstatvfs(fd)
+        if disk.f_bavail * disk.f_frsize < size * count:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
 
 
 def remove_stale_files(folder: Path) -> None:
-    """Remove what a killed `write_atomic` left in ``folder``. Only for the folder's owner."""
+    """Remove temporary files that a killed `write_atomic` left in ``folder``, which the caller must own."""
     for entry in list(os.scandir(folder)):
         if STALE_FILE.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False):
             with contextlib.suppress(OSError):
@@ -187,7 +185,7 @@ def remove_stale_files(folder: Path) -> None:
 
 
 def to_strict_json(value: Any) -> Any:
-    """The value as strict JSON can hold it: NaN and infinities become None, tuples lists, paths text."""
+    """Convert a value to strict JSON types: NaN and infinities become None, tuples lists, paths strings."""
     if isinstance(value, Mapping):
         return {str(k): to_strict_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -204,7 +202,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The parsed file, or None if there is none. Raises DataError if it is not JSON."""
+    """The parsed file, or None if it does not exist. Raises DataError if it is not JSON."""
     try:
         return json.loads(read_regular(path))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""One owner per folder: flock where the file system knows it, else numbered files; freed by death. No torch.
+"""Folder locks: flock where the file system supports it, else numbered files; freed when the owner dies.
 
-An owner who has long work touches its lock's file (``beats``) for those on other hosts, who can't ask whether
-its process lives: flock may hold on one host alone (a mount option of some cluster file systems).
+A long-running owner touches its lock file (``heartbeat``) for other hosts, which can't check its process:
+flock may work only within a host (a mount option of some cluster file systems). Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,47 +19,46 @@ from pathlib import Path
 from ganlab.errors import RunInUse
 from ganlab.system.files import NO_FOLLOW, disk_error, open_regular, retry_transient_io, write_new
 
-BEAT_S = 20.0  # seconds between two touches of a lock's file
-SILENT_S = 300.0  # seconds without a touch after which an owner on another host may be gone
+BEAT_S = 20.0  # seconds between two touches of a lock file
+SILENT_S = 300.0  # seconds without a touch after which an owner on another host counts as dead
 
 
 class Lock:
-    """The ownership of a folder: flock on ``path``, whose text names the owner; freed at process death.
+    """Ownership of a folder: flock on ``path``, whose text names the owner; freed when the process dies.
 
-    The text: "pid@host start", the start of the process in the kernel's ticks, for a pid may live again.
-
-    Raises RunInUse if somebody owns it. Where the file system knows no flock: numbered files ``path.N``.
-    ``beats``: touch the file while it is held, and refuse one of another host that was touched lately.
+    The text is "pid@host start", with the process's start in kernel ticks because pids are reused. Where the
+    file system has no flock, numbered files ``path.N`` are used. Raises RunInUse if the folder is owned.
+    ``heartbeat``: touch the file while it is held, and respect recent touches by owners on other hosts.
     """
 
-    def __init__(self, path: Path, beats: bool = False) -> None:
-        self.path, self.pid, self._beats = path, os.getpid(), beats
-        self._me = f"{self.pid}@{socket.gethostname()} {_started(self.pid)}".strip().encode() + b"\n"
-        self._named: Path | None = None
-        self._over = threading.Event()
+    def __init__(self, path: Path, heartbeat: bool = False) -> None:
+        self.path, self.pid, self._heartbeat = path, os.getpid(), heartbeat
+        self._owner = f"{self.pid}@{socket.gethostname()} {_start_ticks(self.pid)}".strip().encode() + b"\n"
+        self._numbered: Path | None = None
+        self._released = threading.Event()
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
         except OSError as error:
             raise disk_error(error, path) from error
         try:
-            self._take()
+            self._acquire()
             folder = os.stat(self.path.parent)
         except BaseException:
             os.close(self._fd)
             raise
-        self._place = folder.st_dev, folder.st_ino
-        # A thread, for a run may be busy for minutes; it dies with the process.
+        self._folder_id = folder.st_dev, folder.st_ino
+        # A thread, because a run may be busy for minutes; it dies with the process.
         self._thread = threading.Thread(target=self._beat, name="ganlab-lock", daemon=True)
-        if beats:
+        if heartbeat:
             self._thread.start()
 
-    def here(self) -> bool:
-        """Whether the lock's folder is still found under its path: neither deleted nor moved, nor another."""
+    def folder_exists(self) -> bool:
+        """Whether the folder is still at its path: neither deleted, nor moved, nor replaced."""
         try:
             folder = retry_transient_io(lambda: os.stat(self.path.parent))
         except OSError:
             return False
-        return (folder.st_dev, folder.st_ino) == self._place
+        return (folder.st_dev, folder.st_ino) == self._folder_id
 
     def __enter__(self) -> Lock:
         return self
@@ -68,64 +67,63 @@ class Lock:
         self.release()
 
     def fileno(self) -> int:
-        """The descriptor that holds it: a child that has it too holds it as long as it lives."""
+        """The lock's file descriptor; a child that inherits it holds the lock as long as it lives."""
         return self._fd
 
     def release(self) -> None:
-        """Give the folder free. Does nothing the second time, nor in a forked child."""
+        """Release the lock. Does nothing if it is released already, or in a forked child."""
         if self._fd < 0 or os.getpid() != self.pid:
             return
-        self._over.set()
+        self._released.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
-        if self._named:
-            self._named.unlink(missing_ok=True)
+        if self._numbered:
+            self._numbered.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing is not enough while a forked child holds a copy
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing is not enough if a forked child has a copy
         os.close(self._fd)
         self._fd = -1
 
     def _beat(self) -> None:
-        while not self._over.wait(BEAT_S):
+        while not self._released.wait(BEAT_S):
             with contextlib.suppress(OSError):  # a moved or deleted folder, a closed descriptor
-                os.utime(self._named or self._fd)
+                os.utime(self._numbered or self._fd)
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         try:
             self._flock()
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
                 raise disk_error(error, self.path) from error
-            self._take_by_name()
+            self._acquire_numbered()
         else:
-            self._refuse_if_touched()
+            self._check_other_host()
         try:
             os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, self._me, 0)
+            os.pwrite(self._fd, self._owner, 0)
         except OSError as error:
             raise disk_error(error, self.path) from error
 
-    def _refuse_if_touched(self) -> None:
-        """With flock: RunInUse if the file names an owner on another host who lived lately."""
+    def _check_other_host(self) -> None:
+        """With flock: raise RunInUse if the file names an owner on another host with a recent heartbeat."""
         owner = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
-        if self._beats and _elsewhere(owner) and (silent := _silence(self.path)) < SILENT_S:
-            wait = (
-                f"it is free {SILENT_S / 60:.0f} min after its owner's last sign of life, {silent:.0f} s ago"
-            )
-            raise self._in_use(_name(owner), f"{wait}; if that process is gone, delete {self.path}")
+        if self._heartbeat and _is_on_other_host(owner) and (silence := _silence(self.path)) < SILENT_S:
+            fix = f"it is freed {SILENT_S / 60:.0f} min after its last heartbeat, {silence:.0f} s ago"
+            raise self._in_use(_name(owner), f"{fix}; if that process is dead, delete {self.path}")
 
     def _flock(self) -> None:
-        """Raises RunInUse, naming the owner: it holds the lock microseconds before its name stands there.
+        """Take the flock. Raises RunInUse, naming the owner.
 
-        Who only looks (``owner_of``) holds it for as long, and leaves no name.
+        Retries while the file names none: the owner writes its name microseconds after taking the flock, and
+        ``owner_of`` takes it as briefly without writing a name.
         """
         for _ in range(20):
             try:
                 return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 text = os.pread(self._fd, 200, 0).decode(errors="replace")
-                if text.strip() and _alive(text):
+                if text.strip() and _is_alive(text):
                     raise self._in_use(_name(text)) from None
                 time.sleep(0.01)
         raise self._in_use("another process")
@@ -134,41 +132,41 @@ class Lock:
         fix = fix or "wait for it, stop it, or choose another run_dir="
         return RunInUse(str(self.path.parent), f"in use by {owner}", fix)
 
-    def _take_by_name(self) -> None:
-        """Without flock: create ``path.N``, then withdraw if any other's owner lives. Safe, not fair."""
-        dead = self._refuse_if_owned()
-        mine = self.path.with_name(f"{self.path.name}.{max(dead, default=-1) + 1}")
+    def _acquire_numbered(self) -> None:
+        """Without flock: create ``path.N``, and withdraw if another owner is alive. Safe, but not fair."""
+        dead = self._dead_owners()
+        own = self.path.with_name(f"{self.path.name}.{max(dead, default=-1) + 1}")
         try:
-            write_new(mine, self._me)
+            write_new(own, self._owner)
         except FileExistsError:
             raise self._in_use("another process that just started") from None
         except OSError as error:
-            raise disk_error(error, mine) from error
-        self._named = mine
+            raise disk_error(error, own) from error
+        self._numbered = own
         try:
-            dead = self._refuse_if_owned()
+            dead = self._dead_owners()
         except BaseException:
-            mine.unlink(missing_ok=True)
+            own.unlink(missing_ok=True)
             raise
         for old in dead.values():
             old.unlink(missing_ok=True)
 
-    def _refuse_if_owned(self) -> dict[int, Path]:
-        """The files ``path.N`` of dead owners by number; RunInUse if somebody else's owner lives."""
+    def _dead_owners(self) -> dict[int, Path]:
+        """The files ``path.N`` of dead owners, by number. Raises RunInUse if another owner is alive."""
         pattern, dead = re.compile(re.escape(self.path.name) + r"\.(\d+)"), {}
         for name in os.listdir(self.path.parent):
             path = self.path.with_name(name)
-            if not (match := pattern.fullmatch(name)) or path == self._named:
+            if not (match := pattern.fullmatch(name)) or path == self._numbered:
                 continue
             try:
-                owner = _text(path)
+                owner = _read_owner(path)
             except FileNotFoundError:
                 continue
-            if _alive(owner):
-                told = _name(owner) or "another process"
-                if _elsewhere(owner) and (silent := _silence(path)) > SILENT_S:
-                    told += f", silent for {silent / 60:,.0f} min"
-                raise self._in_use(told, f"if that process is gone, delete {path}")
+            if _is_alive(owner):
+                user = _name(owner) or "another process"
+                if _is_on_other_host(owner) and (silence := _silence(path)) > SILENT_S:
+                    user += f", no heartbeat for {silence / 60:,.0f} min"
+                raise self._in_use(user, f"if that process is dead, delete {path}")
             dead[int(match[1])] = path
         return dead
 
@@ -176,43 +174,43 @@ class Lock:
 def owner_of(path: Path) -> str | None:
     """The live owner of the lock at ``path`` as "pid@host", or None. Changes nothing.
 
-    One on this host must hold the lock, where flock is known: its pid may be another process's by now. One on
-    another host counts as alive until it was silent for ``SILENT_S``.
+    An owner on this host must hold the flock, because its pid may have been reused. One on another host
+    counts as alive until it has sent no heartbeat for ``SILENT_S``.
     """
     try:
-        text = _text(path).strip()
+        text = _read_owner(path).strip()
     except OSError:
         return None
-    if not text or not _alive(text):
+    if not text or not _is_alive(text):
         return None
-    gone = _silence(path) > SILENT_S if _elsewhere(text) else _unlocked(path)
+    gone = _silence(path) > SILENT_S if _is_on_other_host(text) else _is_unlocked(path)
     return None if gone else _name(text)
 
 
-def _text(path: Path) -> str:
+def _read_owner(path: Path) -> str:
     with open(path, "rb", opener=open_regular) as file:
         return file.read(200).decode(errors="replace")
 
 
-def _parts(owner: str) -> tuple[int, str, str] | None:
-    """Pid, host and start of "pid@host start"; the start is "" where none is told, as by older versions."""
+def _parse(owner: str) -> tuple[int, str, str] | None:
+    """Pid, host and start of "pid@host start"; the start is "" if missing, as from older versions."""
     match = re.fullmatch(r"(\d+)@(\S+)(?: (\d+))?", owner.strip())
     return (int(match[1]), match[2], match[3] or "") if match else None
 
 
 def _name(owner: str) -> str:
-    """An owner as people read it: "pid@host"."""
-    return f"{parts[0]}@{parts[1]}" if (parts := _parts(owner)) else owner.strip()
+    """An owner without its start: "pid@host"."""
+    return f"{parts[0]}@{parts[1]}" if (parts := _parse(owner)) else owner.strip()
 
 
-def _elsewhere(owner: str) -> bool:
+def _is_on_other_host(owner: str) -> bool:
     """Whether "pid@host" names another host."""
-    parts = _parts(owner)
+    parts = _parse(owner)
     return parts is not None and parts[1] != socket.gethostname()
 
 
-def _started(pid: int) -> str:
-    """When a process began, in ticks since the machine did; "" where the system does not say."""
+def _start_ticks(pid: int) -> str:
+    """When a process started, in ticks since boot; "" where the system does not say."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -220,29 +218,29 @@ def _started(pid: int) -> str:
 
 
 def _silence(path: Path) -> float:
-    """Seconds since the file was touched; 0 if it lies in the future, by a clock that is not ours."""
+    """Seconds since the file was touched; 0 if another host's clock put that in the future."""
     try:
         return max(0.0, time.time() - os.stat(path).st_mtime)
     except OSError:
         return 0.0
 
 
-def _alive(owner: str) -> bool:
-    """Whether "pid@host" may live: unknown hosts and unreadable text count as alive."""
-    if (parts := _parts(owner)) is None or _elsewhere(owner):
+def _is_alive(owner: str) -> bool:
+    """Whether "pid@host" may be alive: other hosts and unreadable text count as alive."""
+    if (parts := _parse(owner)) is None or _is_on_other_host(owner):
         return True
     pid, _, start = parts
     try:
-        os.kill(pid, 0)  # signal 0 only asks
+        os.kill(pid, 0)  # signal 0 only checks
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
-    return not start or _started(pid) in ("", start)
+    return not start or _start_ticks(pid) in ("", start)
 
 
-def _unlocked(path: Path) -> bool:
-    """Whether nobody holds the lock at ``path``; False where the file system can't tell."""
+def _is_unlocked(path: Path) -> bool:
+    """Whether nobody holds the flock at ``path``; False where the file system can't tell."""
     try:
         fd = os.open(path, os.O_RDONLY | NO_FOLLOW)
     except OSError:
@@ -250,7 +248,7 @@ def _unlocked(path: Path) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         fcntl.flock(fd, fcntl.LOCK_UN)
-        return not any(path.parent.glob(f"{path.name}.[0-9]*"))  # locks where flock is unknown
+        return not any(path.parent.glob(f"{path.name}.[0-9]*"))  # locks without flock
     except OSError:
         return False
     finally:

@@ -1,4 +1,4 @@
-"""Packages that a command will need: looked for at its start, not hours later."""
+"""Check that the packages a command needs are installed, when it starts rather than hours later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from ganlab.errors import EnvError, Mistake
 
-NAMED = {  # module -> what pip calls it, where that differs
+PIP_NAMES = {  # module -> its name for pip, where that differs
     "PIL": "pillow",
     "hydra": "hydra-core",
     "ot": "pot",
@@ -14,18 +14,18 @@ NAMED = {  # module -> what pip calls it, where that differs
     "torch_fidelity": "torch-fidelity",
     "yaml": "pyyaml",
 }
-RUNS = ("PIL", "safetensors", "scipy", "torchvision")  # what every run, score or sample comes to need
-DRAWING = ("PIL", "jinja2", "matplotlib")
+RUN_PACKAGES = ("PIL", "safetensors", "scipy", "torchvision")
+PLOT_PACKAGES = ("PIL", "jinja2", "matplotlib")
 
 
 def require(*modules: str) -> None:
-    """Raise EnvError, a line for each, unless these can be found. Imports none of them."""
-    wrong = [missing_package(name) for name in modules if not is_installed(name)]
-    if wrong:
-        raise EnvError(wrong)
+    """Raise EnvError with a line for each module that is not installed. Imports none of them."""
+    if missing := [missing_package(name) for name in modules if not is_installed(name)]:
+        raise EnvError(missing)
 
 
 def is_installed(module: str) -> bool:
+    """Whether a module can be found; it is not imported."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):
@@ -33,6 +33,7 @@ def is_installed(module: str) -> bool:
 
 
 def missing_package(module: str) -> Mistake:
-    """The line about a module that can't be imported."""
+    """The error line for a module that is not installed."""
     top = module.partition(".")[0]
-    return Mistake(NAMED.get(top, top), "is not installed", f"pip install {NAMED.get(top, top)}")
+    name = PIP_NAMES.get(top, top)
+    return Mistake(name, "is not installed", f"pip install {name}")

@@ -1,4 +1,4 @@
-"""Where things lie: the shipped configs, the package's own files, and the user's cache. Imports no torch."""
+"""Paths of the shipped configs, the package's own files, and the user's cache. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ASSETS = PACKAGE / "assets"
 
 
 def config_dir() -> Path:
-    """The shipped ``configs/``: inside the package in a wheel, beside it in a checkout."""
+    """The shipped ``configs/``: inside the package in a wheel, beside it in a repository."""
     for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
         if (folder / "train.yaml").is_file():
             return folder
@@ -24,49 +24,49 @@ def config_dir() -> Path:
 
 
 def keep_caches() -> None:
-    """Let matplotlib write into ``cache_dir``, not below ``$HOME``, unless the user has chosen a place."""
+    """Make matplotlib's cache a subfolder of ``cache_dir``, unless MPLCONFIGDIR is set."""
     if "MPLCONFIGDIR" not in os.environ:
         os.environ["MPLCONFIGDIR"] = library_cache("matplotlib")
 
 
 def library_cache(name: str) -> str:
-    """A folder of ``cache_dir`` for a library that insists on one; where that can't be written, a new one.
+    """A cache folder for a library: in ``cache_dir``, or a temporary one if that is not writable.
 
-    The new one goes with this process. Raises EnvError if there is no room for that either.
+    The temporary one is deleted when the process exits. Raises EnvError if it can't be created either.
     """
-    place = cache_dir() / name
+    folder = cache_dir() / name
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):
-            return str(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
     except OSError:
         pass
     try:
-        own = tempfile.mkdtemp(prefix="ganlab-")
+        temporary = tempfile.mkdtemp(prefix="ganlab-")
     except OSError as error:
-        what = f"neither {cache_dir()} nor a temporary folder can be written"
-        raise EnvError("GANLAB_CACHE", what, "set it to a folder that can be written") from error
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    return own
+        what = f"neither {cache_dir()} nor the temporary folder is writable"
+        raise EnvError("GANLAB_CACHE", what, "set it to a writable folder") from error
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
 
 
 def cache_dir() -> Path:
-    """Prepared datasets, reference statistics and weights: ``$GANLAB_CACHE``, else ``~/.cache/ganlab``.
+    """The cache of datasets, reference statistics and weights: ``$GANLAB_CACHE``, else ``~/.cache/ganlab``.
 
-    Follows ``$XDG_CACHE_HOME``. The folder is not created here. Where neither is set and the user has no
-    home (a uid that no one knows, as in a container), nothing can be written there: what can does without it.
+    Follows ``$XDG_CACHE_HOME``. The folder is not created here. If neither is set and the user has no home
+    (an unknown uid, as in a container), the path is not writable.
     """
-    if chosen := os.environ.get("GANLAB_CACHE"):
-        return expanded(chosen)
+    if path := os.environ.get("GANLAB_CACHE"):
+        return expanded(path)
     base = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return (Path(os.devnull) if str(base).startswith("~") else base) / "ganlab"
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """With the home folder for ``~``; as it stands where nobody knows that folder, as the shell has it."""
+    """Replace ``~`` by the home folder; unchanged if that is unknown, as in a shell."""
     return Path(os.path.expanduser(path))
 
 
 def python_path(env: Mapping[str, str]) -> str:
-    """PYTHONPATH for a child that is to find this ganlab: its place before what ``env`` has."""
+    """PYTHONPATH with which a subprocess imports this ganlab: its folder, then the entries of ``env``."""
     return os.pathsep.join([str(PACKAGE.parent), *filter(None, [env.get("PYTHONPATH")])])

@@ -1,4 +1,4 @@
-"""Signals ask a run to stop: it saves at its next step and exits 128 + N. A heartbeat file shows life."""
+"""Stop signals: a run saves at its next step and exits with 128 + N. Also the heartbeat file of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Agree = Callable[[int | None], int | None] | None
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ends a command that has nothing to save. No ``except Exception`` on the way swallows it."""
+    """A signal ends a command that has nothing to save. Not an Exception, so that nothing swallows it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -28,25 +28,25 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Inside, ``handler(signum, frame)`` hears of ``SIGNALS``, but for those ignored; then the old ones do.
+    """Inside, ``handler(signum, frame)`` handles ``SIGNALS``, except ignored ones; restores the old ones.
 
-    Off the main thread, where Python has no signals, it does nothing.
+    Does nothing off the main thread, where Python can't set handlers.
     """
-    old: dict[int, Any] = {}
+    originals: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for signum in SIGNALS:
             if signal.getsignal(signum) is not signal.SIG_IGN:
-                old[signum] = signal.signal(signum, handler)
+                originals[signum] = signal.signal(signum, handler)
     try:
         yield
     finally:
-        for signum, before in old.items():
-            with contextlib.suppress(TypeError, ValueError):  # None: a handler that Python did not install
-                signal.signal(signum, before)
+        for signum, original in originals.items():
+            with contextlib.suppress(TypeError, ValueError):  # None: not installed by Python
+                signal.signal(signum, original)
 
 
 def interrupting() -> contextlib.AbstractContextManager[None]:
-    """Inside, each signal raises Interrupted, as Ctrl-C does anyway: clean-up runs, nothing is saved."""
+    """Inside, each stop signal raises Interrupted, so that clean-up runs as after Ctrl-C."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
@@ -55,11 +55,11 @@ def interrupting() -> contextlib.AbstractContextManager[None]:
 
 
 class StopFlag:
-    """A context manager: inside it the handlers only raise a flag, which every loop asks for with ``poll``.
+    """A context manager whose signal handlers only set a flag, which loops check with ``poll``.
 
     Before `training_started` there is nothing to save, and the handler raises Stopped at once. A second
-    SIGINT raises KeyboardInterrupt at once. Save inside the ``with``: a save is not interrupted then.
-    The old handlers come back at the end. Off the main thread, where Python has no signals, it does nothing.
+    SIGINT raises KeyboardInterrupt at once. Save inside the ``with``, so that a save is not interrupted.
+    The old handlers are restored at the end. Does nothing off the main thread.
     """
 
     def __init__(self) -> None:
@@ -81,24 +81,24 @@ class StopFlag:
         self._handling = None
 
     def training_started(self, agree: Agree = None) -> None:
-        """From now on there is something to save. Raises Stopped if a signal came before."""
+        """Only set the flag from now on. Raises Stopped if a signal arrived before."""
         self._training = True
         self.poll(agree)
 
     def poll(self, agree: Agree = None) -> None:
-        """Raises Stopped if a signal has come; again at each call. A sign of life (``heartbeat.py``).
+        """Raise Stopped if a signal has arrived, at each call; touch the heartbeat file.
 
-        ``agree``: makes one answer of the signals, or None, that the ranks of a run have heard.
+        ``agree``: combines the signals (or None) of all ranks of a run into one.
         """
         beat()
         signum = agree(self.signum) if agree else self.signum
-        if signum is not None:  # one that came meanwhile is for the next call
+        if signum is not None:  # a signal that arrives in between is handled by the next call
             self.signum = signum
             what = "stopped" if self._training else "stopped before training began"
             raise Stopped(signum, what, "the same command continues the run")
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = self.signum or signum  # the first one is the exit code
+        self.signum = self.signum or signum  # the first one decides the exit code
         self._num_interrupts += signum == signal.SIGINT
         if self._num_interrupts > 1:
             raise KeyboardInterrupt
@@ -107,16 +107,16 @@ class StopFlag:
 
 
 VARIABLE = "GANLAB_HEARTBEAT"
-EVERY = 1.0  # seconds between touches, at least
+EVERY = 1.0  # minimum seconds between touches
 _last = 0.0
 
 
 def beat() -> None:
-    """Touch the file, if there is one and the last touch is long enough ago. Raises nothing."""
+    """Touch the heartbeat file, if there is one and the last touch is long enough ago. Raises nothing."""
     global _last
     path = os.environ.get(VARIABLE)
     if not path or (now := time.monotonic()) - _last < EVERY:
         return
     _last = now
-    with contextlib.suppress(OSError):  # a sweep's folder may be gone: the run goes on
+    with contextlib.suppress(OSError):  # the run continues even if the sweep's folder was deleted
         os.utime(path)

@@ -1,4 +1,4 @@
-"""Reading YAML that someone else may have written: plain values only, bounded in size, depth and aliases."""
+"""Read untrusted YAML: plain values only, with limits on size, depth and aliases."""
 
 from __future__ import annotations
 
@@ -13,67 +13,71 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from ganlab.errors import ConfigError
 
 MAX_BYTES, MAX_ALIASES, MAX_DEPTH = 1_000_000, 20, 30  # far past any honest config
-MAX_VALUES = 10_000  # what aliases stand for counted each time
-_FLOAT = re.compile(  # 1e-4 is a number, as people expect; YAML 1.1 wants 1.0e-4
+MAX_VALUES = 10_000  # with aliases expanded
+_FLOAT = re.compile(  # reads 1e-4 as a number; YAML 1.1 requires 1.0e-4
     r"^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
     r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
-_SURPRISE = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+")  # octal, sexagesimal
+_AMBIGUOUS_INT = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+")  # octal, sexagesimal
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def load(path: Path, shown: str, *, dumped: bool = False) -> tuple[dict[str, Any], str]:
-    """The mapping in a YAML file, and its text. ``shown``: what the user calls the file.
+def load(path: Path, display_name: str, *, dumped: bool = False) -> tuple[dict[str, Any], str]:
+    """The mapping in a YAML file, and the file's text. ``display_name``: the file's name in messages.
 
-    ``dumped``: PyYAML wrote it, so its rules of plain text hold (1e5 is text), and there are no surprises.
+    ``dumped``: PyYAML wrote the file, so its own rules for plain scalars apply (1e5 is a string).
 
-    Raises ConfigError, with file, line and column, for what YAML or we do not allow: other encodings, doubled
-    keys, tags, 010 (octal), more than 1 MB, deep nesting, many aliases, anything but a mapping at the top.
+    Raises ConfigError, with file, line and column, for invalid YAML and for other encodings, duplicate keys,
+    tags, 010 (octal), more than 1 MB, deep nesting, many aliases, and anything but a mapping at the top.
     """
-    text = _text(path, shown)
+    text = _read_text(path, display_name)
     try:
-        _guard(text, shown)
-        found = yaml.load(text, Loader=_BASE if dumped else _Loader)  # a SafeLoader
+        _check_limits(text, display_name)
+        content = yaml.load(text, Loader=_BASE if dumped else _Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{shown}:{mark.line + 1}:{mark.column + 1}" if mark else shown
+        where = f"{display_name}:{mark.line + 1}:{mark.column + 1}" if mark else display_name
         problem = error.problem or "can't be parsed"
         raise ConfigError(where, problem, _yaml_fix(problem)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(shown, f"is not YAML: {error}".splitlines()[0], "mend the file") from error
-    if found is not None and not isinstance(found, dict):
-        what = f"holds a {'list' if isinstance(found, list) else 'single value'}, not keys with values"
-        raise ConfigError(shown, what, "write key: value lines")
-    return found or {}, text
+        raise ConfigError(
+            display_name, f"is not YAML: {error}".splitlines()[0], "correct the file"
+        ) from error
+    if content is not None and not isinstance(content, dict):
+        what = f"contains a {'list' if isinstance(content, list) else 'single value'}, not keys with values"
+        raise ConfigError(display_name, what, "write key: value lines")
+    return content or {}, text
 
 
-def _text(path: Path, shown: str) -> str:
+def _read_text(path: Path, display_name: str) -> str:
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would be waited for
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # do not block on a pipe
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(shown, "is not a regular file", "name a text file")
+                raise ConfigError(display_name, "is not a regular file", "name a text file")
             if status.st_size > MAX_BYTES:
                 raise ConfigError(
-                    shown, f"has {status.st_size:,} bytes", f"a config has at most {MAX_BYTES:,}"
+                    display_name, f"has {status.st_size:,} bytes", f"a config has at most {MAX_BYTES:,}"
                 )
             text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(shown, f"is not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
+        raise ConfigError(
+            display_name, f"is not UTF-8 text (byte {error.start})", "save it as UTF-8"
+        ) from error
     except OSError as error:
-        raise ConfigError(shown, f"can't be read ({error.strerror})", "mend its permissions") from error
+        raise ConfigError(display_name, f"can't be read ({error.strerror})", "fix its permissions") from error
     if not text.strip():
-        raise ConfigError(shown, "is empty", "write something, {} for nothing, or delete it")
+        raise ConfigError(display_name, "is empty", "write {} for no keys, or delete it")
     return text
 
 
-def _guard(text: str, shown: str) -> None:
-    """Refuse what would grow or nest without end, on the flat stream of events."""
+def _check_limits(text: str, display_name: str) -> None:
+    """Refuse excessive sizes and nesting, on the stream of events before anything is built."""
     aliases, values = 0, 0
-    around = list[tuple[str | None, int]]()  # the collections that an event lies in: anchor, values before it
-    sizes = dict[str | None, int]()  # values under an anchor
+    around = list[tuple[str | None, int]]()  # the enclosing collections: anchor, values before it
+    sizes = dict[str | None, int]()  # number of values under an anchor
     for event in yaml.parse(text, Loader=_BASE):
-        mark = f"{shown}:{event.start_mark.line + 1}"
+        mark = f"{display_name}:{event.start_mark.line + 1}"
         if isinstance(event, yaml.CollectionStartEvent):
             around.append((event.anchor, values))
             values += 1
@@ -83,12 +87,12 @@ def _guard(text: str, shown: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
             if event.anchor in [anchor for anchor, _ in around]:
-                raise ConfigError(mark, f"*{event.anchor} holds itself", "write it out flat")
+                raise ConfigError(mark, f"*{event.anchor} contains itself", "write it out without the alias")
             values += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.ScalarEvent):
             values += 1
         if values > MAX_VALUES:
-            raise ConfigError(mark, f"stands for more than {MAX_VALUES:,} values", "make it smaller")
+            raise ConfigError(mark, f"expands to more than {MAX_VALUES:,} values", "make it smaller")
         if len(around) > MAX_DEPTH or aliases > MAX_ALIASES:
             what = f"nests more than {MAX_DEPTH} deep" if aliases <= MAX_ALIASES else "has too many aliases"
             raise ConfigError(mark, what, "write it out flat")
@@ -99,13 +103,13 @@ def _yaml_fix(problem: str) -> str:
         return "indent with spaces, not tabs, and quote text that begins with a sign"
     if "mapping values" in problem:
         return "put text that holds ': ' in quotes"
-    if "is no text" in problem:
+    if "is not a string" in problem:
         return "put it in quotes"
-    return "keep one of the two" if "twice" in problem else "mend the YAML there"
+    return "keep one of the two" if "duplicate key" in problem else "correct the YAML there"
 
 
 class _Loader(_BASE):  # type: ignore[misc]
-    """PyYAML's safe loader without its surprises."""
+    """PyYAML's safe loader, but strict about duplicate keys and ambiguous numbers."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
@@ -113,17 +117,17 @@ class _Loader(_BASE):  # type: ignore[misc]
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is there twice", key.start_mark
+                        None, None, f"duplicate key {key.value!r}", key.start_mark
                     )
                 if key.tag != "tag:yaml.org,2002:str":
-                    what = f"the key {key.value!r} is no text"
+                    what = f"the key {key.value!r} is not a string"
                     raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
     def construct_int(self, node: Any) -> Any:
         value = super().construct_yaml_int(node)
-        if _SURPRISE.fullmatch(node.value):
+        if _AMBIGUOUS_INT.fullmatch(node.value):
             what = f"YAML reads {node.value} as {value}: write {value}, or put it in quotes"
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
         return value

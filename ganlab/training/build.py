@@ -1,4 +1,4 @@
-"""Build the two networks of an experiment, after checking their size; their state as tensors and JSON."""
+"""Build a GAN from an experiment, after checking its size; convert its state to tensors and JSON and back."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ganlab.training.optimizers import OptimizerState, use_fused_kernels
 from ganlab.types import Shape, TextShape
 
 
-def build_game(e: Experiment, device: torch.device, num_classes: int = 0, shape: Shape | None = None) -> GAN:
-    """G, D, their optimisers and the rules, freshly initialised from the seed: the same on every device.
+def build_gan(e: Experiment, device: torch.device, num_classes: int = 0, shape: Shape | None = None) -> GAN:
+    """Build G, D and their optimizers, initialized from the seed identically on every device.
 
-    ``num_classes``: of the data, for a conditional architecture; any other ignores it. ``shape``: of the
-    data's samples, where it is known better than ``e.shape``.
-    Raises ConfigError for what a stabiliser or optimiser refuses, and as ``require_size`` does.
+    num_classes: of the data; used by conditional architectures only. shape: of the data's samples, where it
+    is more exact than ``e.shape``.
+    Raises ConfigError for arguments that a method or optimizer rejects, and as ``require_size`` does.
     """
     num_classes = num_classes if e.architecture.conditional else 0
     shape = shape or e.shape
@@ -38,16 +38,16 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0, shape:
     generator = e.architecture.generator(shape, num_classes)
     norm = next((f for s in e.normalization.values() if (f := s.feature_norm())), None)
     discriminator = e.architecture.discriminator(shape, num_classes, norm)
-    # weight norms last: they are of the weights that another start, and then constraints, leave
-    stabilisers = dict(sorted(e.normalization.items(), key=lambda item: item[1].normalizes_weights))
+    # weight norms last, after methods that change the initial weights and after constraints
+    methods = dict(sorted(e.normalization.items(), key=lambda item: item[1].normalizes_weights))
     try:
-        for stabiliser in stabilisers.values():
-            stabiliser.prepare(discriminator)
-        # channels last: 1.26x faster on a CPU at a quarter of SNGAN's width, and what tensor cores want
+        for method in methods.values():
+            method.prepare(discriminator)
+        # channels last: 1.26x faster on a CPU at a quarter of SNGAN's width, and what tensor cores need
         generator, discriminator = (
             net.to(memory_format=torch.channels_last).to(device) for net in (generator, discriminator)
         )
-        together = collectives.current().size == 1 or e.sync_bn
+        synced = collectives.current().size == 1 or e.sync_bn
         if collectives.current().size > 1 and e.sync_bn:
             synchronize(generator)
             synchronize(discriminator)
@@ -60,15 +60,15 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0, shape:
         for module in net.modules():
             if hasattr(module, "folded"):
                 module.folded = e.fold  # type: ignore[assignment]
-    average = None
+    ema = None
     if e.ema:
-        average = AveragedModel(generator, device, multi_avg_fn=get_ema_multi_avg_fn(e.ema), use_buffers=True)
-    game = GAN(
+        ema = AveragedModel(generator, device, multi_avg_fn=get_ema_multi_avg_fn(e.ema), use_buffers=True)
+    gan = GAN(
         generator=generator,
         discriminator=discriminator,
-        average=average,
+        ema=ema,
         loss=e.loss.to(device),
-        stabilisers=stabilisers,
+        methods=methods,
         prior=e.prior,
         z_dim=e.architecture.z_dim,
         g_optimizer=g_optimizer,
@@ -84,134 +84,134 @@ def build_game(e: Experiment, device: torch.device, num_classes: int = 0, shape:
         class_loss=e.class_loss,
         accumulate=e.accumulate,
         order=e.order,
-        together=e.d_pass == "auto" and passes_together(e, discriminator),
+        joint_pass=e.d_pass == "auto" and batch_independent(e, discriminator),
         joint_fakes=e.joint_fakes,
         noise=e.fixed_generator,
         shift=e.fixed_shift,
-        apart=[] if together else [*running_averages(generator), *running_averages(discriminator)],
+        unsynced_bn_stats=[] if synced else [*running_averages(generator), *running_averages(discriminator)],
     )
     if device.type == "cuda":
-        flatten_weights(game)
-    return game
+        flatten_weights(gan)
+    return gan
 
 
-def flatten_weights(game: GAN) -> None:
-    """Let updates take the weights of both players from ``FlatWeights``: fewer kernels, up to rounding."""
-    for net in (game.generator, game.discriminator):
+def flatten_weights(gan: GAN) -> None:
+    """Keep the weights of both networks in ``FlatWeights``: fewer kernels, equal up to rounding."""
+    for net in (gan.generator, gan.discriminator):
         at_once = getattr(net, "spectral_at_once", None)
-        if game.bf16 or at_once is not None:
-            game.flat[net] = FlatWeights(net, at_once, game.bf16)
+        if gan.bf16 or at_once is not None:
+            gan.flat[net] = FlatWeights(net, at_once, gan.bf16)
 
 
-def shape_facts(game: GAN) -> dict[str, Any]:
-    """What a checkpoint tells of the samples' shape: that of text, which its config does not know."""
-    return {"shape": list(game.shape)} if game.shape.kind == "text" else {}
+def shape_facts(gan: GAN) -> dict[str, Any]:
+    """The sample shape for a checkpoint, for text only, whose vocabulary is not in the config."""
+    return {"shape": list(gan.shape)} if gan.shape.kind == "text" else {}
 
 
 def stored_shape(e: Experiment, state: Mapping[str, Any]) -> Shape | None:
-    """The shape in a checkpoint's ``state``; None where the config knows it. Raises ValueError, TypeError."""
+    """The shape in a checkpoint's ``state``; None if the config has it. Raises ValueError, TypeError."""
     if e.shape.kind != "text" or "shape" not in state:
         return None
-    found, most = TextShape(*map(int, state["shape"])), e.shape
-    assert isinstance(most, TextShape)
-    if not 1 <= found.vocabulary <= most.vocabulary or found.length != most.length:
+    shape, limit = TextShape(*map(int, state["shape"])), e.shape
+    assert isinstance(limit, TextShape)
+    if not 1 <= shape.vocabulary <= limit.vocabulary or shape.length != limit.length:
         raise ValueError(f"shape: {state['shape']} is not that of the config")
-    return found
+    return shape
 
 
-def config_warnings(game: GAN) -> list[str]:
-    """What a run should be warned of at its start: allowed, and hardly meant."""
-    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in game.discriminator.modules()):
+def config_warnings(gan: GAN) -> list[str]:
+    """Warnings for a valid config that is probably a mistake, logged when a run starts."""
+    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in gan.discriminator.modules()):
         return []
     return [
-        f"normalization.{name}: the penalty is of each sample by itself, and batch norm in D couples them; "
-        "use normalization=ln in its place (arXiv:1704.00028, section 4)"
-        for name, stabiliser in game.stabilisers.items()
-        if stabiliser.per_sample
+        f"normalization.{name}: the penalty is defined per sample, but batch norm in D couples the samples; "
+        "use normalization=ln instead (arXiv:1704.00028, section 4)"
+        for name, method in gan.methods.items()
+        if method.per_sample
     ]
 
 
-def passes_together(e: Experiment, d: nn.Module) -> bool:
-    """Whether D's verdict on an image does not depend on which pass and batch the image is in."""
+def batch_independent(e: Experiment, d: nn.Module) -> bool:
+    """Whether D's verdict on an image is independent of the pass and batch that contain it."""
     couples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in d.modules())
     return not couples and not any(s.looks_at_passes for s in e.normalization.values())
 
 
-def stateful_parts(game: GAN) -> dict[str, Any]:
-    """Everything with a state_dict, by name: what a checkpoint holds and what resume restores."""
+def stateful_parts(gan: GAN) -> dict[str, Any]:
+    """Everything with a state_dict, by name: the content of a checkpoint."""
     stateful: dict[str, Any] = {
-        "generator": game.generator,
-        "discriminator": game.discriminator,
-        "loss": game.loss,
-        "g_optimizer": OptimizerState(game.g_optimizer),
-        "d_optimizer": OptimizerState(game.d_optimizer),
+        "generator": gan.generator,
+        "discriminator": gan.discriminator,
+        "loss": gan.loss,
+        "g_optimizer": OptimizerState(gan.g_optimizer),
+        "d_optimizer": OptimizerState(gan.d_optimizer),
     }
-    if game.average is not None:
-        stateful["average"] = game.average
-    return stateful | {f"normalization.{k}": s for k, s in game.stabilisers.items() if has_state(s)}
+    if gan.ema is not None:
+        stateful["average"] = gan.ema
+    return stateful | {f"normalization.{k}": s for k, s in gan.methods.items() if has_state(s)}
 
 
-def has_state(stabiliser: Method) -> bool:
-    return isinstance(stabiliser, nn.Module) and bool(stabiliser.state_dict())
+def has_state(method: Method) -> bool:
+    return isinstance(method, nn.Module) and bool(method.state_dict())
 
 
-def pack_game(game: GAN) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All state as (named tensors, JSON-able rest)."""
+def pack_gan(gan: GAN) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All state as (named tensors, JSON-serializable rest)."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
-    for name, part in stateful_parts(game).items():
-        found, rest[name] = flatten(name, part.state_dict())
-        tensors |= found
+    for name, part in stateful_parts(gan).items():
+        part_tensors, rest[name] = flatten(name, part.state_dict())
+        tensors |= part_tensors
     return tensors, rest
 
 
-def slot_bytes(game: GAN) -> int:
-    """By how much a checkpoint grows with the first update, when the optimisers get their slots."""
+def optimizer_state_bytes(gan: GAN) -> int:
+    """Bytes by which a checkpoint grows at the first update, when the optimizers create their state."""
     total = 0
-    for optimizer in (game.g_optimizer, game.d_optimizer):
-        slots = 2 if "betas" in optimizer.defaults else 1  # Adam's two moments; at most one elsewhere
+    for optimizer in (gan.g_optimizer, gan.d_optimizer):
+        moments = 2 if "betas" in optimizer.defaults else 1  # Adam's two moments; at most one elsewhere
         weights = [p for group in optimizer.param_groups for p in group["params"]]
-        total += slots * sum(p.numel() * p.element_size() for p in weights)
+        total += moments * sum(p.numel() * p.element_size() for p in weights)
     return total
 
 
-def require_networks(game: GAN, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raises CheckpointError unless the networks' tensors fit; optimisers' slots come with the first step."""
-    for name, part in stateful_parts(game).items():
+def require_networks(gan: GAN, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError unless the networks' tensors fit."""
+    for name, part in stateful_parts(gan).items():
         if isinstance(part, nn.Module):
-            wanted, _ = flatten(name, part.state_dict())
-            require_fit({k: v for k, v in tensors.items() if k.startswith(f"{name}/")}, wanted, where)
+            expected, _ = flatten(name, part.state_dict())
+            require_fit({k: v for k, v in tensors.items() if k.startswith(f"{name}/")}, expected, where)
 
 
-def unpack_game(game: GAN, tensors: dict[str, Tensor], rest: dict[str, Any], where: str) -> None:
-    """Put a packed state into a freshly built game. Raises CheckpointError unless everything fits."""
-    stateful = stateful_parts(game)
+def unpack_gan(gan: GAN, tensors: dict[str, Tensor], rest: dict[str, Any], where: str) -> None:
+    """Load a packed state into a newly built GAN. Raises CheckpointError unless everything fits."""
+    stateful = stateful_parts(gan)
     if set(rest) != set(stateful):
         raise CheckpointError(
-            where, f"holds {', '.join(rest)}; this run has {', '.join(stateful)}", "use its own config"
+            where, f"contains {', '.join(rest)}; this run has {', '.join(stateful)}", "use its own config"
         )
-    require_networks(game, tensors, where)
+    require_networks(gan, tensors, where)
     for name, part in stateful.items():
         try:
             part.load_state_dict(unflatten(tensors, rest[name]))
-        except torch.OutOfMemoryError:  # a RuntimeError, but not the checkpoint's fault
+        except torch.OutOfMemoryError:  # a RuntimeError that is not the checkpoint's fault
             raise
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 where, f"{name} does not fit: {error}", "use the config it was made with"
             ) from error
-    game.averaging = game.average is not None and bool(game.average.n_averaged)
+    gan.ema_started = gan.ema is not None and bool(gan.ema.n_averaged)
 
 
-MAX_PARAMETERS = 4_000_000_000  # of G and D together: four times the largest GANs there are
+MAX_PARAMETERS = 4_000_000_000  # of G and D together: four times the largest published GANs
 FIX = "lower architecture.width"
 
 
 def require_size(e: Experiment, num_classes: int = 0, shape: Shape | None = None) -> None:
-    """Raise ConfigError for networks past ``MAX_PARAMETERS``, EnvError for more than this machine's memory.
+    """Raise ConfigError for more than ``MAX_PARAMETERS``, EnvError for more than this machine's memory.
 
-    ``num_classes`` and ``shape``: of the data; 0 and None where not known yet. Both networks are built on
-    torch's "meta" device, which has shapes and no memory: milliseconds.
+    num_classes, shape: of the data; 0 and None while unknown. Both networks are built on torch's "meta"
+    device, which allocates no memory: milliseconds.
     """
     conditional = e.architecture.conditional
     classes = max(num_classes, 2) if conditional else 0
@@ -225,24 +225,24 @@ def require_size(e: Experiment, num_classes: int = 0, shape: Shape | None = None
             ]
         total = sum(t.numel() for net in nets for t in (*net.parameters(), *net.buffers()))
     except NotImplementedError:
-        return  # an architecture that can't be built without memory: it is judged when it is built
+        return  # this architecture can't be built on "meta": it fails later, if at all
     except (OverflowError, RuntimeError, TypeError, MemoryError) as error:
         if not any(
             word in str(error).lower() for word in ("overflow", "infinity", "too large", "negative dim")
         ):
             raise
-        raise ConfigError("architecture", "its layers are too large to be counted", FIX) from error
+        raise ConfigError("architecture", "its layers are too large to count", FIX) from error
     if total > MAX_PARAMETERS:
         what = f"G and D would have {total:.3g} parameters, more than {MAX_PARAMETERS:.0e}"
         raise ConfigError("architecture", what, FIX)
     memory = physical_memory()
     if memory and 4 * total > memory:
-        what = f"G and D need {4 * total / 1e9:.1f} GB, this machine has {memory / 1e9:.1f}"
+        what = f"G and D need {4 * total / 1e9:.1f} GB, but this machine has {memory / 1e9:.1f}"
         raise EnvError("memory", what, FIX)
 
 
 def physical_memory() -> int:
-    """Bytes of this machine's memory; 0 where the system does not say."""
+    """This machine's memory in bytes; 0 if unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -1,10 +1,10 @@
-"""How an update runs: eagerly, through torch.compile, recorded once as a CUDA graph and replayed, or both.
+"""Run updates eagerly, through torch.compile, as a recorded CUDA graph that is replayed, or both.
 
-The update is the same everywhere (``step.update``). With batches of 64 a GPU is done with an operation in a
-few microseconds, and the host needs about as long to launch the next; a graph launches all operations of an
-update at once. The first updates run eagerly and are training like all others; then one is recorded, which
-computes nothing, and from there on it is replayed. Before each the host seeds the generator by (seed, step),
-writes the indices of the real images and, where it changes, the learning rate.
+The update itself is always ``step.update``. With batches of 64 a GPU finishes an operation in a few
+microseconds, and the host needs about as long to launch the next; a graph launches all operations of an
+update at once. The first updates run eagerly and count as training; then one is recorded, which computes
+nothing, and replayed from then on. Before each update the host seeds the generator by (seed, step) and writes
+the indices of the real images and, where it changes, the learning rate.
 """
 
 from __future__ import annotations
@@ -23,160 +23,160 @@ from ganlab.distributed import collectives
 from ganlab.experiment import Experiment
 from ganlab.system.paths import library_cache
 from ganlab.training.batches import Feed
-from ganlab.training.build import pack_game, unpack_game
+from ganlab.training.build import pack_gan, unpack_gan
 from ganlab.training.gan import GAN
 from ganlab.training.loss_buffer import LossBuffer
-from ganlab.training.optimizers import capturable
+from ganlab.training.optimizers import is_graph_safe
 from ganlab.training.step import d_terms, g_terms, set_rates, update
 
-WARM = 3  # eager updates before one is recorded: libraries choose their kernels in these
-RING = 1000  # most updates between two looks at the losses
-CHOSEN = "TORCHINDUCTOR_CACHE_DIR" in os.environ  # by the user, where compiled code is kept
-if not CHOSEN:  # torch's own choice is a known name in /tmp, where others may put code first
+WARM = 3  # eager updates before recording, in which libraries choose their kernels
+MAX_BUFFERED = 1000  # updates between two reads of the losses
+CACHE_CHOSEN = "TORCHINDUCTOR_CACHE_DIR" in os.environ  # by the user: the cache of compiled code
+if not CACHE_CHOSEN:  # torch's default is a predictable folder in /tmp, where others could plant code
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = library_cache("compiled")
-CHECK_EVERY = 100  # updates between looks where nothing is logged
+CHECK_EVERY = 100  # updates between reads of the losses if nothing is logged
 
 
 class Engine:
-    """Plays updates of a game. ``used``: eager, compile, graph or compile+graph; ``why``: not what was asked.
+    """Runs updates. ``used``: eager, compile, graph or compile+graph; ``why``: the reason for a fallback.
 
-    On a GPU everything happens on a stream of its own, so that several runs of a process work side by side:
-    whoever reads the game's tensors calls ``settle`` first.
+    On a GPU updates run on a separate stream, so that several runs of a process overlap: call ``settle``
+    before reading the GAN's tensors.
     """
 
     used = "eager"
 
-    def __init__(self, e: Experiment, game: GAN, feed: Feed, why: str = "") -> None:
-        self.e, self.game, self.feed, self.why = e, game, feed, why
-        self.ring = LossBuffer(min(e.log_every or CHECK_EVERY, RING), game.device)
-        self.cuda = game.device.type == "cuda"
-        self.stream = torch.cuda.Stream(game.device) if self.cuda else None
+    def __init__(self, e: Experiment, gan: GAN, feed: Feed, why: str = "") -> None:
+        self.e, self.gan, self.feed, self.why = e, gan, feed, why
+        self.loss_buffer = LossBuffer(min(e.log_every or CHECK_EVERY, MAX_BUFFERED), gan.device)
+        self.cuda = gan.device.type == "cuda"
+        self.stream = torch.cuda.Stream(gan.device) if self.cuda else None
         self.settled = True
         self.factor: float | None = None
 
     def update(self, step: int) -> None:
-        """Update number ``step``, counted from 0; its losses go into the ring. Raises Diverged at a look."""
+        """Update number ``step``, counted from 0; buffers its losses. Raises Diverged when they are read."""
         with self._on_stream():
             self._prepare(step)
-            self._play(step)
-        if self.ring.count + 1 == self.ring.size:
-            self.settle()  # a full ring is read
-        self.ring.added()
+            self._run_update(step)
+        if self.loss_buffer.count + 1 == self.loss_buffer.size:
+            self.settle()  # a full buffer is read
+        self.loss_buffer.added()
 
     @property
-    def told(self) -> dict[str, Any]:
-        """How updates run, for ``result.json``."""
-        game, tf32 = self.game, self.cuda and self.e.precision != "fp32"
+    def summary(self) -> dict[str, Any]:
+        """The engine's entry in ``result.json``."""
+        gan, tf32 = self.gan, self.cuda and self.e.precision != "fp32"
         return {
             "asked": self.e.engine,
             "used": self.used,
             "why": self.why,
-            "precision": "bf16" if game.bf16 else "tf32" if tf32 else "fp32",
-            "d_pass": "together" if game.together else "apart",
-            "joint_fakes": game.joint_fakes,
+            "precision": "bf16" if gan.bf16 else "tf32" if tf32 else "fp32",
+            "d_pass": "together" if gan.joint_pass else "apart",
+            "joint_fakes": gan.joint_fakes,
             "fold": self.e.fold,
         }
 
     def settle(self) -> None:
-        """What comes after this on the caller's stream sees all updates so far."""
+        """Make the caller's stream wait for all updates so far."""
         if self.stream is not None and not self.settled:
-            torch.cuda.current_stream(self.game.device).wait_stream(self.stream)
+            torch.cuda.current_stream(self.gan.device).wait_stream(self.stream)
             self.settled = True
 
     def _on_stream(self) -> AbstractContextManager[Any]:
         if self.stream is None:
             return nullcontext()
-        if self.settled:  # something else may have happened to the game since
-            self.stream.wait_stream(torch.cuda.current_stream(self.game.device))
+        if self.settled:  # the caller's stream may have changed the GAN since
+            self.stream.wait_stream(torch.cuda.current_stream(self.gan.device))
             self.settled = False
         return torch.cuda.stream(self.stream)
 
     def _prepare(self, step: int) -> None:
-        rng.seed_default(self.game.device, self.e.seed, "train", 0, step)
+        rng.seed_default(self.gan.device, self.e.seed, "train", 0, step)
         self.feed.place(step)
-        self.game.d_steps = self.e.d_steps_of(step)
+        self.gan.d_steps = self.e.d_steps_of(step)
         factor = self.e.lr_factor(step)
         if factor != self.factor:
-            set_rates(self.game, factor)
+            set_rates(self.gan, factor)
             self.factor = factor
 
-    def _play(self, step: int) -> None:
-        self.ring.add(update(self.game, self.feed))
+    def _run_update(self, step: int) -> None:
+        self.loss_buffer.add(update(self.gan, self.feed))
 
 
 class Compiled(Engine):
-    """D's and G's losses through torch.compile, backward included; what cannot be compiled runs eagerly.
+    """D's and G's losses, with their backward passes, through torch.compile; falls back to eager updates.
 
-    The compiled code is cached under ganlab's cache folder, so that only the first run of a sweep pays.
+    Compiled code is cached in ganlab's cache folder, so only the first run of a sweep compiles.
     """
 
     used = "compile"
 
-    def __init__(self, e: Experiment, game: GAN, feed: Feed, why: str = "") -> None:
-        super().__init__(e, game, feed, why)
-        if not CHOSEN:  # torch sets it to a folder under /tmp as soon as it is asked
+    def __init__(self, e: Experiment, gan: GAN, feed: Feed, why: str = "") -> None:
+        super().__init__(e, gan, feed, why)
+        if not CACHE_CHOSEN:  # torch sets it to a folder in /tmp on first use
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = library_cache("compiled")
-        self.proven = False
-        how: dict[str, Any] = {
+        self.compiled_once = False
+        options: dict[str, Any] = {
             "dynamic": False,
             "options": {"fallback_random": True},
-        }  # eager's random numbers
-        game.compiled = {
-            "d": torch.compile(_own(d_terms), **how),
-            "g": torch.compile(_own(g_terms), **how),
+        }  # the random numbers of eager mode
+        gan.compiled = {
+            "d": torch.compile(_copy_function(d_terms), **options),
+            "g": torch.compile(_copy_function(g_terms), **options),
         }
 
-    def _play(self, step: int) -> None:
-        if self.proven or not self.game.compiled:
-            super()._play(step)
+    def _run_update(self, step: int) -> None:
+        if self.compiled_once or not self.gan.compiled:
+            super()._run_update(step)
             return
-        before, rest = pack_game(self.game)
+        before, rest = pack_gan(self.gan)
         before = {name: value.clone() for name, value in before.items()}
-        why = _failure(lambda: super(Compiled, self)._play(step))
+        why = _failure(lambda: super(Compiled, self)._run_update(step))
         if not why:
-            self.proven = True
+            self.compiled_once = True
             return
         self.used, self.why = "eager", f"torch.compile failed: {why}"
-        self.game.compiled = {}
-        unpack_game(self.game, before, rest, "the state before compiling")
+        self.gan.compiled = {}
+        unpack_gan(self.gan, before, rest, "the state before compiling")
         self._prepare(step)
-        super()._play(step)
+        super()._run_update(step)
 
 
 class Graphed(Engine):
     """Updates recorded once and replayed.
 
-    ``inner`` plays the first ones, those that warm D up, and all if recording fails.
+    ``inner`` runs the first ones, those that warm D up, and all of them if recording fails.
     """
 
     def __init__(self, inner: Engine) -> None:
-        super().__init__(inner.e, inner.game, inner.feed, inner.why)
-        self.inner, self.ring, self.stream = inner, inner.ring, inner.stream
+        super().__init__(inner.e, inner.gan, inner.feed, inner.why)
+        self.inner, self.loss_buffer, self.stream = inner, inner.loss_buffer, inner.stream
         self.used = "compile+graph" if inner.used == "compile" else "graph"
         self.graph: Any = None
         self.warmed = 0
-        # a state of its own: replays of several runs on several streams must not share one
-        self.random = rng.default_of(self.game.device).clone_state() if self.cuda else None
+        # its own state: replays of several runs on several streams must not share one
+        self.random = rng.default_of(self.gan.device).clone_state() if self.cuda else None
 
     def update(self, step: int) -> None:
         with self._own_generator():
             super().update(step)
 
-    def _play(self, step: int) -> None:
-        if self.game.d_steps != self.e.d_steps:  # a warm-up of D is not what is recorded
-            self.inner._play(step)
+    def _run_update(self, step: int) -> None:
+        if self.gan.d_steps != self.e.d_steps:  # warm-ups of D are not recorded
+            self.inner._run_update(step)
         elif self.graph is not None:
             self.graph.replay()
         elif self.used != self.inner.used:
             self._warm_or_record(step)
         else:
-            self.inner._play(step)
+            self.inner._run_update(step)
 
     def _warm_or_record(self, step: int) -> None:
         if self.warmed < WARM:
             self.warmed += 1
-            self.inner._play(step)
-            if self.inner.why != self.why:  # it could not be compiled
+            self.inner._run_update(step)
+            if self.inner.why != self.why:  # compilation failed
                 self.used, self.why = "graph", self.inner.why
             return
         why = _failure(self._record)
@@ -184,89 +184,89 @@ class Graphed(Engine):
             self.graph.replay()
             return
         self.used, self.why = self.inner.used, f"an update can't be recorded: {why}"
-        if self.random is not None:  # a capture that was cut off leaves its state unusable
+        if self.random is not None:  # an aborted capture leaves its state unusable
             self.random = self.random.clone_state()
-            rng.default_of(self.game.device).graphsafe_set_state(self.random)
+            rng.default_of(self.gan.device).graphsafe_set_state(self.random)
         self._prepare(step)
-        self.inner._play(step)
+        self.inner._run_update(step)
 
     def _record(self) -> None:
-        self.graph = self._recorded(lambda: self.ring.add(update(self.game, self.feed)))
+        self.graph = self._capture(lambda: self.loss_buffer.add(update(self.gan, self.feed)))
 
-    def _recorded(self, work: Callable[[], None]) -> Any:
-        """``work`` as something to ``replay``; recording it computes nothing. Raises what ``work`` raises."""
+    def _capture(self, work: Callable[[], None]) -> Any:
+        """Capture ``work`` as a graph to ``replay``, without computing it. Raises the errors of ``work``."""
         graph = torch.cuda.CUDAGraph()
         cause: BaseException | None = None
         try:
-            # thread_local: a thread that writes TensorBoard's files is none of the graph's business
+            # thread_local: ignore the thread that writes TensorBoard files
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 try:
                     work()
                 except BaseException as error:
                     cause = error
                     raise
-        except RuntimeError as error:  # the end of a capture that was cut off says only that it was
+        except RuntimeError as error:  # this error only states that the capture was aborted
             raise (cause or error) from None
         return graph
 
     @contextmanager
     def _own_generator(self) -> Iterator[None]:
-        """Inside, the device's default generator is in this run's state."""
+        """Use this run's state in the device's default generator inside the block."""
         if self.random is None:
             yield
             return
-        default = rng.default_of(self.game.device)
-        before = default.graphsafe_get_state()
+        default = rng.default_of(self.gan.device)
+        previous = default.graphsafe_get_state()
         default.graphsafe_set_state(self.random)
         try:
             yield
         finally:
-            default.graphsafe_set_state(before)
+            default.graphsafe_set_state(previous)
 
 
-def make(e: Experiment, game: GAN, feed: Feed) -> Engine:
-    """The engine that the config asks for, or what comes nearest, with the reason in ``why``."""
+def make(e: Experiment, gan: GAN, feed: Feed) -> Engine:
+    """Build the engine that the config requests, or the nearest possible, with the reason in ``why``."""
     if collectives.current().size > 1:
-        asked = e.engine in ("graph", "compile") or (e.engine == "auto" and game.device.type == "cuda")
-        return Engine(e, game, feed, "updates of many ranks are not recorded" if asked else "")
-    obstacle = cannot_record(game, feed)
+        requested = e.engine in ("graph", "compile") or (e.engine == "auto" and gan.device.type == "cuda")
+        return Engine(e, gan, feed, "updates of several ranks are not recorded" if requested else "")
+    obstacle = cannot_record(gan, feed)
     if e.engine == "compile":
-        inner: Engine = Compiled(e, game, feed)
+        inner: Engine = Compiled(e, gan, feed)
         return inner if obstacle else Graphed(inner)
-    why = obstacle if e.engine == "graph" or (e.engine == "auto" and game.device.type == "cuda") else ""
-    plain = Engine(e, game, feed, why)
+    why = obstacle if e.engine == "graph" or (e.engine == "auto" and gan.device.type == "cuda") else ""
+    plain = Engine(e, gan, feed, why)
     return plain if obstacle or e.engine == "eager" else Graphed(plain)
 
 
-def cannot_record(game: GAN, feed: Feed) -> str:
-    """Why updates of this game can't be recorded as a CUDA graph; "" if they can."""
-    if game.device.type != "cuda":
+def cannot_record(gan: GAN, feed: Feed) -> str:
+    """The reason why updates of this GAN can't be recorded as a CUDA graph; "" if they can."""
+    if gan.device.type != "cuda":
         return "only a CUDA device records graphs"
     if not feed.capturable:
         return feed.batches.obstacle
-    if not all(map(capturable, (game.g_optimizer, game.d_optimizer))):
-        return f"{type(game.d_optimizer).__name__} can't be recorded"
-    for name, stabiliser in game.stabilisers.items():
-        if not stabiliser.capturable:
+    if not all(map(is_graph_safe, (gan.g_optimizer, gan.d_optimizer))):
+        return f"{type(gan.d_optimizer).__name__} can't be recorded"
+    for name, method in gan.methods.items():
+        if not method.capturable:
             return f"normalization.{name} reads values on the host"
-    for module in (*game.generator.modules(), *game.discriminator.modules(), game.loss):
+    for module in (*gan.generator.modules(), *gan.discriminator.modules(), gan.loss):
         if not getattr(module, "capturable", True):
             return f"{type(module).__name__} changes or reads values on the host"
     return ""
 
 
-def _own(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with code of its own: a compiler allows each code a few versions, a run needs one."""
+def _copy_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy with its own code object: the compiler limits recompilations per code object."""
     code: types.CodeType = function.__code__
     return types.FunctionType(code.replace(), function.__globals__, function.__name__)
 
 
 def _failure(work: Callable[[], object]) -> str:
-    """Run ``work``; "" or, in a line, why it failed. By then what it held of the device's memory is free."""
+    """Run ``work`` and return "" or its error as one line, after freeing the device memory it held."""
     try:
         work()
         return ""
-    except Exception as error:  # of any of a compiler's or a capture's many kinds
+    except Exception as error:  # compilers and captures raise many types
         why = _first_line(error)
     gc.collect()
     if torch.cuda.is_initialized():
@@ -275,6 +275,6 @@ def _failure(work: Callable[[], object]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    said = str(error).strip().splitlines()
-    said = [" ".join(said[: 2 if said[0].endswith("raised:") else 1])] if said else []
-    return ": ".join([type(error).__name__, *said])
+    lines = str(error).strip().splitlines()
+    lines = [" ".join(lines[: 2 if lines[0].endswith("raised:") else 1])] if lines else []
+    return ": ".join([type(error).__name__, *lines])

@@ -1,4 +1,4 @@
-"""The two players and the rules between them: what a step reads and changes, and what else looks at them."""
+"""The GAN: generator, discriminator, their losses and optimizers, as ``step.py`` updates them."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ from ganlab.types import Batch, Shape, Verdict
 
 @dataclass
 class GAN:
-    """The two players and the rules. ``average``: the moving average of G, or None; ``averaging``: it began.
+    """Generator, discriminator and all that an update needs. Batch sizes are global, over all ranks.
 
-    ``num_classes`` is 0 in an unconditional game: then nobody sees labels. ``labels`` (N,) are those of the
-    training images, wanted by ``fake_labels="data"`` alone. ``together``: real and generated images pass D in
-    one batch. ``joint_fakes``: G makes the images of all ``d_steps`` updates in one pass. ``compiled``: what
-    stands in for ``d_terms`` and ``g_terms``. Batch sizes are those of all ranks; each plays its share.
-    ``shape``: of a sample. ``noise``, ``shift``: unless both are 0 G rests, and fakes are real samples plus
-    ``shift`` and noise of that deviation.
-    ``apart``: running averages that each rank has of its share, to be averaged after each update. ``flat``:
-    what gives G and D their weights in an update, where that is not left to their layers.
+    ema: the moving average of G, or None; ``ema_started``: whether it has been updated.
+    num_classes: 0 in an unconditional GAN, which ignores labels.
+    labels: (N,) those of the training images, needed for ``fake_labels="data"`` only.
+    joint_pass: real and generated images pass D in one batch.
+    joint_fakes: G generates the images of all ``d_steps`` updates in one pass.
+    noise, shift: unless both are 0, G is fixed: fakes are real samples plus ``shift`` and noise of that
+        standard deviation.
+    unsynced_bn_stats: batch norm's running averages that differ between ranks and are averaged after each
+        update.
+    compiled: replacements of ``d_terms`` and ``g_terms``.
+    flat: the flat weight vectors of G and D, where updates use them.
     """
 
     generator: nn.Module
     discriminator: nn.Module
-    average: AveragedModel | None
+    ema: AveragedModel | None
     loss: Loss
-    stabilisers: dict[str, Method]
+    methods: dict[str, Method]
     prior: Prior
     z_dim: int
     g_optimizer: Optimizer
@@ -56,51 +59,51 @@ class GAN:
     class_loss: ClassLoss | None = None
     accumulate: int = 1
     order: Literal["d_first", "g_first"] = "d_first"
-    together: bool = False
+    joint_pass: bool = False
     joint_fakes: bool = False
-    averaging: bool = False
+    ema_started: bool = False
     noise: float = 0.0
     shift: float = 0.0
-    apart: list[Tensor] = field(default_factory=list)
+    unsynced_bn_stats: list[Tensor] = field(default_factory=list)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
     flat: dict[nn.Module, FlatWeights] = field(default_factory=dict)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """bfloat16 for the networks, where the precision asks for it.
+        """bfloat16 autocast for the networks if ``bf16``, without its weight cache.
 
-        Without autocast's cache of weights: it would hold on to memory of a recorded update.
+        The cache would keep memory of a recorded update alive.
         """
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     def fakes(self, n: int, batches: int = 1) -> Batch:
-        """``n`` images of G with their labels, for ``batches`` batches; see ``inputs``."""
+        """Generate ``n`` images with their labels, for ``batches`` batches; see ``inputs``."""
         return self.generate(*self.inputs(n, batches=batches))
 
     def inputs(self, n: int, y: Tensor | None = None, batches: int = 1) -> tuple[Tensor, Tensor | None]:
-        """(z, y) to train on, from the default generator: of many ranks the share of ``n`` in ``batches``.
+        """Draw (z, y) to train on from the default generator: this rank's share of ``n``, in ``batches``.
 
-        ``y`` where it is given (that of this rank), else drawn as ``fake_labels`` says; None without classes.
+        y: the argument (this rank's) unless it is None, else drawn by ``fake_labels``; None without classes.
         """
-        share = partial(collectives.current().share, parts=batches * self.accumulate)
-        z = share(self.prior(n, self.z_dim, self.device))
-        return z, share(self.draw_labels(n)) if self.num_classes and y is None else y
+        shard = partial(collectives.current().shard, parts=batches * self.accumulate)
+        z = shard(self.prior(n, self.z_dim, self.device))
+        return z, shard(self.draw_labels(n)) if self.num_classes and y is None else y
 
-    def generate(self, z: Tensor, y: Tensor | None, as_made: bool = False) -> Batch:
-        """G's images of latents z (n, Z) and labels y (n,) or None, float32 (n, C, H, W), with the labels.
+    def generate(self, z: Tensor, y: Tensor | None, keep_dtype: bool = False) -> Batch:
+        """G's images for latents z (n, Z) and labels y (n,) or None: float32 (n, C, H, W), with the labels.
 
-        ``as_made``: in the precision that G makes them in, for a D that would cast them back to it.
+        ``keep_dtype``: in autocast's dtype, for a D that would cast them back to it.
         """
         with self.autocast():
             x: Tensor = self.generator(z, y)
-        return Batch(x if as_made else x.float(), y)
+        return Batch(x if keep_dtype else x.float(), y)
 
     @property
     def fixed(self) -> bool:
-        """Whether G rests: see ``moved``."""
+        """Whether G is fixed; see ``moved``."""
         return bool(self.noise or self.shift)
 
     def moved(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The samples of a G that rests: real ones ``x`` (B, ...) moved, ``noise`` ~ N(0, 1) as large."""
+        """Samples of a fixed G: real ``x`` (B, ...), shifted, plus scaled ``noise`` ~ N(0, 1) (B, ...)."""
         return x + self.shift + self.noise * noise
 
     def draw_labels(self, n: int) -> Tensor:
@@ -111,25 +114,25 @@ class GAN:
         return self.labels[torch.randint(len(self.labels), (n,), device=self.device)]
 
     def verdict(self, x: Tensor, y: Tensor | None = None) -> Verdict:
-        """D's verdict, its score and class logits in float32."""
+        """D's verdict, with score and class logits in float32."""
         with self.autocast():
-            told: Verdict = self.discriminator(x, y)
-        logits = told.class_logits
-        return Verdict(told.score.float(), told.features, None if logits is None else logits.float())
+            verdict: Verdict = self.discriminator(x, y)
+        logits = verdict.class_logits
+        return Verdict(verdict.score.float(), verdict.features, None if logits is None else logits.float())
 
     def verdicts(self, real: Batch, fake: Batch) -> tuple[Verdict, Verdict]:
-        """D's verdicts on both, from one pass over both batches if they go ``together``."""
-        if not self.together:
+        """D's verdicts on both batches, from one pass if ``joint_pass``."""
+        if not self.joint_pass:
             return self.verdict(*real), self.verdict(*fake)
         n, y = len(real.x), None if real.y is None or fake.y is None else torch.cat([real.y, fake.y])
-        told = self.verdict(torch.cat([real.x, fake.x]), y)
-        halves = [(None, None) if t is None else t.split([n, len(t) - n]) for t in told]
+        verdict = self.verdict(torch.cat([real.x, fake.x]), y)
+        halves = [(None, None) if t is None else t.split([n, len(t) - n]) for t in verdict]
         return Verdict(*(h[0] for h in halves)), Verdict(*(h[1] for h in halves))  # type: ignore[arg-type]
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """(z, y) for ``n`` images to look at, from a generator of their own on the device.
+        """Draw (z, y) for ``n`` images to score or save, from the generator ``random`` on the device.
 
-        y: int64 (n,), uniform over the classes whatever ``fake_labels`` says; None in an unconditional game.
+        y: int64 (n,), uniform over the classes whatever ``fake_labels`` is; None in an unconditional GAN.
         """
         z = self.prior(n, self.z_dim, self.device, random)
         if not self.num_classes:
@@ -137,6 +140,6 @@ class GAN:
         return z, torch.randint(self.num_classes, (n,), generator=random, device=self.device)
 
     @property
-    def live(self) -> nn.Module:
-        """The G that is scored and sampled: the average if there is one."""
-        return self.generator if self.average is None else self.average.module
+    def ema_or_generator(self) -> nn.Module:
+        """The generator that is scored and sampled: the moving average if there is one."""
+        return self.generator if self.ema is None else self.ema.module

@@ -1,4 +1,4 @@
-"""Means of losses kept on the device between log lines, and losses out of bounds."""
+"""Buffer losses on the device between log lines; detect losses out of bounds and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from ganlab.errors import Diverged, EnvError
 
-HOST_ALLOCATOR = "DefaultCPUAllocator"  # torch says no more than a RuntimeError with its name
+HOST_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError with this name
 
 NO_HOST_MEMORY = "batch_size", "out of host memory", "lower it, data_memory_gb or architecture.width"
 
-RUNAWAY = 1e6  # a loss beyond it is told: finite, and yet no training
+RUNAWAY = 1e6  # a finite loss beyond it is reported: training has failed
 
 
 class LossBuffer:
-    """Named scalars of the updates since the last look, in one buffer on the device: (rows, names), float32.
+    """Named scalars of the updates since the last read, in one device buffer: (rows, names), float32.
 
-    ``add`` and ``added`` of an update are separate because a recorded update repeats ``add`` without Python;
-    looking is the only host sync. ``start``: updates before the first row.
+    ``add`` and ``added`` are separate because a recorded update replays ``add`` without Python; reading is
+    the only host sync. ``start``: updates before the first row.
     """
 
     def __init__(self, rows: int, device: torch.device, start: int = 0) -> None:
@@ -31,11 +31,11 @@ class LossBuffer:
         self.names: tuple[str, ...] = ()
         self.rows = torch.empty(0, 0, device=device)
         self.cursor = torch.zeros(1, dtype=torch.int64, device=device)
-        self.count = 0  # rows since the last look
-        self.seen: list[list[float]] = []  # rows that came to the host already
+        self.count = 0  # rows since the last read
+        self.seen: list[list[float]] = []  # rows that are on the host already
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """On the device: the terms of an update into the next row; the same names every time."""
+        """On the device: write the terms of an update, always of the same names, into the next row."""
         if not self.names:
             self.names = tuple(terms)
             self.rows = torch.zeros(self.size, len(terms), device=self.device)
@@ -43,14 +43,14 @@ class LossBuffer:
         self.cursor.add_(1)
 
     def added(self) -> None:
-        """On the host: there is a row more. A full buffer is looked at."""
+        """On the host: count one more row. A full buffer is read."""
         self.count += 1
         if self.count == self.size:
-            self._look()
+            self._read()
 
     def means(self, step: int) -> dict[str, float]:
-        """Means since the last call; starts anew. Raises Diverged naming the first term and update."""
-        self._look()
+        """Means since the last call; resets. Raises Diverged, naming the first such loss and update."""
+        self._read()
         rows, self.seen, self.start = self.seen, [], step
         columns = zip(*rows, strict=True)
         return (
@@ -58,13 +58,13 @@ class LossBuffer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint, so that a resumed run logs the same means. Raises Diverged."""
-        self._look()
+        """State for the checkpoint, so that a resumed run logs the same means. Raises Diverged."""
+        self._read()
         return {"start": self.start, "names": list(self.names), "rows": self.seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.start = int(state["start"])
-        if "sums" in state:  # of a checkpoint that kept sums alone
+        if "sums" in state:  # an old checkpoint, which holds sums
             n, names = int(state["count"]), list(state["sums"])
             self.seen = [[state["sums"][name] / n for name in names] for _ in range(n)]
         else:
@@ -73,7 +73,7 @@ class LossBuffer:
             self.names = tuple(names)
             self.rows = torch.zeros(self.size, len(names), device=self.device)
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         if not self.count:
             return
         new, self.count = self.rows[: self.count].tolist(), 0
@@ -83,26 +83,26 @@ class LossBuffer:
             for name, value in zip(self.names, row, strict=True):
                 if not math.isfinite(value):
                     what = f"not finite at step {self.start + len(self.seen)}"
-                    raise Diverged(f"loss {name}", what, "its last good checkpoint and its scores are kept")
+                    raise Diverged(f"loss {name}", what, "the last good checkpoint and the scores are kept")
 
 
 def num_parameters(net: nn.Module) -> int:
-    """Number of trained values."""
+    """Number of trainable values."""
     return sum(p.numel() for p in net.parameters())
 
 
 def runaway(means: Mapping[str, float]) -> dict[str, float]:
-    """Losses that have left all bounds without leaving the finite numbers."""
+    """Losses that are finite but out of bounds."""
     return {name: value for name, value in means.items() if abs(value) > RUNAWAY}
 
 
 @contextlib.contextmanager
 def memory_errors(batch_size: int) -> Iterator[None]:
-    """Turn running out of memory into one line. The batch is never changed silently: that is another run."""
+    """Turn out-of-memory errors into EnvError. The batch size is never reduced: that changes the run."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        what = f"the device has no memory for {batch_size}: {str(error).split('. ')[0]}"
+        what = f"out of device memory with {batch_size}: {str(error).split('. ')[0]}"
         raise EnvError("batch_size", what, "lower it, architecture.width or data_memory_gb") from error
     except MemoryError as error:
         raise EnvError(*NO_HOST_MEMORY) from error

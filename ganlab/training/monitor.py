@@ -1,4 +1,4 @@
-"""What a run looks at on its way: scores, grids of samples, spectral norms. Looking never changes it."""
+"""Observe a run without changing it: scores, sample previews, held-out losses, spectral norms."""
 
 from __future__ import annotations
 
@@ -24,105 +24,105 @@ from ganlab.training.gan import GAN
 from ganlab.training.validation import Validation
 from ganlab.types import NOUNS
 
-SETTLED = 500  # updates before which equal images say nothing: a small G starts out grey
+SETTLED = 500  # updates before identical images mean collapse: a small G starts out gray
 
 
 class Monitor:
-    """Looks at ``game`` and tells ``log``. ``poll`` is called between pieces of a long look and may raise."""
+    """Scores ``gan`` and writes to ``log``. ``poll`` is called between chunks of long work and may raise."""
 
     def __init__(
         self,
         folder: RunFolder,
         e: Experiment,
-        game: GAN,
+        gan: GAN,
         evaluators: Mapping[Protocol, Evaluator],
         log: Log,
         record: RunRecord,
         poll: Callable[[], None],
-        look: Preview,
+        preview: Preview,
     ) -> None:
-        self.folder, self.e, self.game, self.log, self.record = folder, e, game, log, record
+        self.folder, self.e, self.gan, self.log, self.record = folder, e, gan, log, record
         self.evaluators, self.poll = evaluators, poll
         self.validation: Validation | None = None
-        self._pictures_failed = False  # told once
-        self.alike = False  # all images of a grid were the same; told once
+        self._preview_failed = False  # warned once
+        self.collapsed = False  # all images of a grid were identical; warned once
         device = record.device
-        self.look = look
-        self.z, self.y = images.latents(e.prior, game.z_dim, look.count, device, e.seed), None
-        if game.num_classes:  # a row per class, its columns sharing a z
-            self.z, self.y = images.by_class(self.z[:8], images.some_classes(game.num_classes))
+        self.preview = preview
+        self.z, self.y = images.latents(e.prior, gan.z_dim, preview.count, device, e.seed), None
+        if gan.num_classes:  # one row per class; z is shared within a column
+            self.z, self.y = images.by_class(self.z[:8], images.some_classes(gan.num_classes))
 
-    def score(self, protocol: Protocol, step: int, game: GAN | None = None) -> Scores:
-        """Scores of ``game`` (None: the run's own); their time is counted as evaluation."""
-        game, began = game or self.game, time.perf_counter()
+    def score(self, protocol: Protocol, step: int, gan: GAN | None = None) -> Scores:
+        """Scores of ``gan`` (None: the run's own); their time is counted as evaluation."""
+        gan, began = gan or self.gan, time.perf_counter()
         try:
             return self.evaluators[protocol].score(
-                *generators(game.live, game.draw, protocol, game.shape),
+                *generators(gan.ema_or_generator, gan.draw, protocol, gan.shape),
                 step=step,
-                generator="raw" if game.average is None else "ema",
+                generator="raw" if gan.ema is None else "ema",
                 poll=self.poll,
             )
         finally:
             self.record.progress["eval_s"] += time.perf_counter() - began
 
     def real(self) -> None:
-        """Beside the scores to come, those of real samples, where there are any: a record and a line."""
-        collectives.current().first_does(self._real)
+        """Log the scores of real samples against each other, for comparison, where the metrics have any."""
+        collectives.current().on_rank_zero(self._real)
 
     def _real(self) -> None:
         if values := self.evaluators[self.e.metric.progress].among_real():
             self.log.numbers(0, "real", {f"real/{name}": value for name, value in values.items()})
             self.log.say(f"real samples against the others: {format_scores(values)}")
 
-    def tell(self, scores: Scores, kind: str = "eval") -> None:
-        """Warnings, the scores, and what evaluation costs so far, into the log."""
+    def log_scores(self, scores: Scores, kind: str = "eval") -> None:
+        """Log warnings, the scores, and the share of time spent on evaluation."""
         for warning in scores.warnings:
             self.log.warn(warning)
         self.log.scores(scores.step, scores.values, scores.protocol_id, kind, scores.own_ids)
         share = self.record.eval_share
         self.log.say(f"scored in {scores.seconds:.1f} s; evaluation is {share:.1%} of the time so far")
 
-    def curves(self, means: Mapping[str, float]) -> dict[str, float | None]:
-        """What a log line holds: the losses' means, their names of the papers, and D's on held-out images."""
-        found: dict[str, float | None] = {f"loss/{name}": value for name, value in means.items()}
-        found |= validation.means(means, self.game)
+    def log_values(self, means: Mapping[str, float]) -> dict[str, float | None]:
+        """The values of a log line: mean losses, the papers' curves of them, and held-out losses of D."""
+        values: dict[str, float | None] = {f"loss/{name}": value for name, value in means.items()}
+        values |= validation.curves(means, self.gan)
         if self.validation is not None:
-            found |= collectives.current().first_does(self.validation.look)
-        return found
+            values |= collectives.current().on_rank_zero(self.validation.look)
+        return values
 
     def samples(self, step: int) -> None:
-        """What the run's fixed latents look like. A picture is not worth a run."""
-        collectives.current().first_does(lambda: self._samples(step))
+        """Save samples of the run's fixed latents; an error is only logged."""
+        collectives.current().on_rank_zero(lambda: self._samples(step))
 
     def _samples(self, step: int) -> None:
         self.folder.require_here()
-        name = f"step-{step:09d}.{self.look.ending}"
+        name = f"step-{step:09d}.{self.preview.ending}"
         try:
-            shown = self.look(self.game, self.z, self.y)
-            self.folder.samples.mkdir(exist_ok=True)  # not its parents: a deleted folder is not revived
-            shown.write(self.folder.samples / name)
+            rendered = self.preview(self.gan, self.z, self.y)
+            self.folder.samples.mkdir(exist_ok=True)  # not its parents: a deleted run folder stays deleted
+            rendered.write(self.folder.samples / name)
         except (OSError, EnvError, MetricError) as error:
-            why = error.mistakes[0].what if isinstance(error, EnvError) else error
-            why = getattr(error, "strerror", None) or why
-            if not self._pictures_failed:
-                self.log.warn(f"samples/{name}: {why}; training goes on without pictures")
-            self._pictures_failed = True
+            reason = error.mistakes[0].what if isinstance(error, EnvError) else error
+            reason = getattr(error, "strerror", None) or reason
+            if not self._preview_failed:
+                self.log.warn(f"samples/{name}: {reason}; training continues without pictures")
+            self._preview_failed = True
             return
-        if shown.picture is not None:
-            self.log.image(step, shown.picture)
+        if rendered.picture is not None:
+            self.log.image(step, rendered.picture)
         else:
-            self.log.text(step, shown.text or "")
-        if step >= SETTLED and not self.alike and shown.alike:
-            self.alike = True
-            what, n = NOUNS[self.game.shape.kind], len(self.z)
-            self.log.warn(f"step {step}: all {n} generated {what} are the same; G has collapsed")
+            self.log.text(step, rendered.text or "")
+        if step >= SETTLED and not self.collapsed and rendered.alike:
+            self.collapsed = True
+            noun, n = NOUNS[self.gan.shape.kind], len(self.z)
+            self.log.warn(f"step {step}: all {n} generated {noun} are identical; G has collapsed")
 
     def spectra(self, step: int) -> None:
-        """The spectral norms of D's weights as they act, and of the trained weights under them."""
-        collectives.current().first_does(lambda: self._spectra(step))
+        """Log the spectral norms of D's effective weights and of the raw weights under them."""
+        collectives.current().on_rank_zero(lambda: self._spectra(step))
 
     def _spectra(self, step: int) -> None:
-        d = self.game.discriminator
+        d = self.gan.discriminator
         norms = {f"spectral/{name}": value for name, value in singular_values.spectral_norms(d).items()}
         norms |= {
             f"spectral_raw/{name}": value for name, value in singular_values.raw_spectral_norms(d).items()

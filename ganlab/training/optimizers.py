@@ -1,4 +1,4 @@
-"""TensorFlow's RMSProp; the fast form of an optimiser, and its state without what belongs to this machine."""
+"""TensorFlow's RMSProp, fused kernels for any optimizer, and machine-independent optimizer state."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ganlab.schema import NonNegative, Positive, Unit, checked
 class RMSpropTF(Optimizer):
     """TensorFlow 1's RMSProp: ms = alpha ms + (1 - alpha) g^2, from ms = 1 on; w -= lr g / sqrt(ms + eps).
 
-    Source: ``tf.train.RMSPropOptimizer``, its defaults but for ``lr``; without momentum and centring.
-    torch's begins at ms = 0, has alpha 0.99, and adds eps to the root: at a gradient of 1e-3 it moves a
+    Source: ``tf.train.RMSPropOptimizer``, its defaults but for ``lr``; without momentum and centering.
+    torch's starts at ms = 0, has alpha 0.99, and adds eps to the root: at a gradient of 1e-3 it moves a
     weight by 51 lr in its first 10 steps, this one by 0.01 lr.
 
     Args:
@@ -61,14 +61,14 @@ class RMSpropTF(Optimizer):
 def use_fused_kernels(optimizer: Optimizer, device: torch.device) -> Optimizer:
     """``optimizer`` with one fused kernel, or multi-tensor ones, for all its parameters.
 
-    A choice of the config (``fused``, ``foreach``) stands. On a GPU the learning rate and the step count of
-    an optimiser that can be recorded lie on the device. Each group keeps its rate as ``initial_lr``.
+    Settings of the config (``fused``, ``foreach``) are kept. On a GPU the learning rate and step count of an
+    optimizer that can be recorded are on the device. Each group keeps its initial rate as ``initial_lr``.
     """
-    begun = bool(optimizer.state)  # Adagrad's slots are there already, and not where fused kernels want them
+    has_state = bool(optimizer.state)  # Adagrad creates it early, on a device that fused kernels reject
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", float(group["lr"]))
         if group.get("fused") is None and group.get("foreach") is None:
-            if "fused" in group and not begun and not group.get("amsgrad", False):
+            if "fused" in group and not has_state and not group.get("amsgrad", False):
                 group["fused"] = True
             elif "foreach" in group:
                 group["foreach"] = True
@@ -79,41 +79,43 @@ def use_fused_kernels(optimizer: Optimizer, device: torch.device) -> Optimizer:
 
 
 def require_usable(make: Callable[..., Optimizer], device: torch.device, key: str = "optimizer") -> None:
-    """Raise ConfigError for options that do not go together: some optimisers only say so when they step."""
+    """Raise ConfigError for incompatible options, which some optimizers only check when they step."""
     weight = nn.Parameter(torch.zeros(2, device=device))
     weight.grad = torch.zeros_like(weight)
     try:
         use_fused_kernels(make([weight]), device).step()
     except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        what = f"refuses these options: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise ConfigError(key, what, "leave them as they are by default") from error
+        what = f"rejects these options: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        raise ConfigError(key, what, "use the defaults") from error
 
 
-def capturable(optimizer: Optimizer) -> bool:
-    """Whether a step of it may be recorded in a CUDA graph."""
+def is_graph_safe(optimizer: Optimizer) -> bool:
+    """Whether a step can be recorded in a CUDA graph."""
     return all(group.get("capturable", False) for group in optimizer.param_groups)
 
 
 class OptimizerState:
-    """An optimiser's state to save and load; how its steps are computed stays as it was built."""
+    """An optimizer's state to save and load, without the settings of how its steps are computed."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, the learning rate as a plain number: the first one of the run."""
+        """As torch's, but with the initial learning rate as a plain number."""
         state = self.optimizer.state_dict()
         groups = [{**g, "lr": g["initial_lr"]} for g in state["param_groups"]]
         return {"state": state["state"], "param_groups": [_plain(g) for g in groups]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take slots and step counts; rates and the like stay the config's, which a resume may change.
+        """Load moments and step counts; learning rates and other options stay the config's.
 
-        Raises KeyError or ValueError for another optimiser's state, as torch's does.
+        Raises KeyError or ValueError for another optimizer's state, as torch's does.
         """
         built = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         groups = [saved | kept for saved, kept in zip(state["param_groups"], built, strict=True)]
-        self.optimizer.load_state_dict(state | {"param_groups": groups})  # they say where step counts lie
+        self.optimizer.load_state_dict(
+            state | {"param_groups": groups}
+        )  # options decide the device of step counts
         for group, kept in zip(self.optimizer.param_groups, built, strict=True):
             group.update(kept)
         for parameter, slots in self.optimizer.state.items():
@@ -121,8 +123,8 @@ class OptimizerState:
                 slots[name] = with_strides_of(value, parameter)
 
 
-def slots_after_a_step(optimizer: Optimizer) -> dict[Any, Any]:
-    """The slots of a copy of ``optimizer`` after a step with gradients of 0: names, shapes, dtypes."""
+def state_after_one_step(optimizer: Optimizer) -> dict[Any, Any]:
+    """The state of a copy of ``optimizer`` after a step with zero gradients: names, shapes, dtypes."""
     twin = copy.deepcopy(optimizer)
     for group in twin.param_groups:
         for parameter in group["params"]:
@@ -133,7 +135,7 @@ def slots_after_a_step(optimizer: Optimizer) -> dict[Any, Any]:
 
 
 def with_strides_of(value: Any, parameter: Tensor) -> Any:
-    """A tensor of the parameter's shape with its strides: fused kernels walk memory, whatever the strides."""
+    """``value`` with the parameter's strides if it has its shape: fused kernels ignore strides."""
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
     strides = zip(value.shape, value.stride(), parameter.stride(), strict=True)

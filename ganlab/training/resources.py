@@ -1,7 +1,7 @@
-"""What the runs of one process have in common: the images, the feature network, the reference statistics.
+"""Objects that the runs of one process share: images, feature extractor, reference statistics.
 
-A run alone has one of these to itself. Runs packed into one process share one: what is equal in their
-configs is one object, and is read, moved to the device and computed once.
+Runs that are co-scheduled in one process share one ``Resources``: parts with equal configs are one object,
+loaded, moved to the device and computed once. A single run has its own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ganlab.training.validation import split_of
 
 
 class Resources:
-    """Objects by what they are made from. ``packed``: several runs at once, none of which may turn the
-    process's switches."""
+    """Cache of objects by their config. ``packed``: several runs are active, and none may change process-wide
+    settings."""
 
     def __init__(self, packed: bool = False) -> None:
         self.packed = packed
@@ -31,19 +31,19 @@ class Resources:
         self._evaluators: dict[tuple[Any, ...], Evaluator] = {}
 
     def adopt(self, e: Experiment, tree: Mapping[str, Any]) -> None:
-        """Give ``e`` the dataset and scoring of an earlier run whose config (``tree``) is the same there.
+        """Give ``e`` the dataset and scoring objects of an earlier run with the same config (``tree``).
 
-        Both are kept as long as this object: an id is never that of another.
+        Both live as long as this object, so their ids stay unique.
         """
         e.dataset = self._parts.setdefault(_key("dataset", tree), e.dataset)
         e.metric = self._parts.setdefault(_key("metric", tree), e.metric)
 
     def images(self, e: Experiment) -> SampleSet:
-        """The training images, loaded once for a dataset. Raises DataError or EnvError."""
+        """The training images, loaded once per dataset. Raises DataError or EnvError."""
         return self._split(e, e.dataset.split)
 
     def held_out(self, e: Experiment) -> SampleSet | None:
-        """The images of ``validation``, or None where it is off. Raises as ``images``, and ConfigError."""
+        """The images of ``validation``, or None if it is off. Raises as ``images`` does, and ConfigError."""
         split = split_of(e)
         return None if split is None else self._split(e, split)
 
@@ -55,13 +55,15 @@ class Resources:
         return self._images[key]
 
     def evaluator(self, e: Experiment, protocol: Protocol, device: torch.device) -> Evaluator:
-        """The evaluator of a run under ``protocol``; it reads nothing yet."""
+        """The evaluator of a run under ``protocol``; it loads nothing yet."""
         self._parts.setdefault(f"dataset {id(e.dataset)}", e.dataset)
         self._parts.setdefault(f"metric {id(e.metric)}", e.metric)
         key = (id(e.metric), id(e.dataset), protocol is e.metric.protocol, device)
         if key not in self._evaluators:
-            made = Evaluator(e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir())
-            self._evaluators[key] = made
+            evaluator = Evaluator(
+                e.metric.extractor, e.metric.scores, protocol, e.dataset, device, cache_dir()
+            )
+            self._evaluators[key] = evaluator
         return self._evaluators[key]
 
 

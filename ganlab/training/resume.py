@@ -1,7 +1,7 @@
-"""Continuing a run: which checkpoint, whether it fits, and what is not as it was.
+"""Resume a run: choose its checkpoint, check that it fits, and report what has changed since.
 
-``resume=auto`` takes the newest checkpoint that verifies; a step or a step's folder takes that one or fails;
-``never`` sets the old run aside and begins anew.
+``resume=auto`` uses the newest checkpoint that verifies; a step or a step's folder uses that one or fails;
+``never`` moves the old run aside and starts over.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from ganlab.runs.renamed import to_current
 from ganlab.runs.result import require_scores
 from ganlab.runs.state import flatten, require_fit
 from ganlab.schema import Threads, describe, fits, parameters
-from ganlab.training.build import require_networks, unpack_game
+from ganlab.training.build import require_networks, unpack_gan
 from ganlab.training.gan import GAN
-from ganlab.training.optimizers import slots_after_a_step
+from ganlab.training.optimizers import state_after_one_step
 
 log = logging.getLogger("ganlab")
-COMMAND_ONLY_KEYS = ("resume", "resume_allow")  # of a command, not of a run: they stay out of its config.yaml
+COMMAND_ONLY_KEYS = ("resume", "resume_allow")  # of a command, not of a run: not saved in config.yaml
 
 
-def requested_checkpoint(asked: str | int) -> int | Path | None:
-    """A step, the folder of one, or None where ``asked`` is ``auto`` or ``never``."""
-    text = str(asked)
+def requested_checkpoint(resume: str | int) -> int | Path | None:
+    """A step, the folder of one, or None if ``resume`` is ``auto`` or ``never``."""
+    text = str(resume)
     if text in ("auto", "never"):
         return None
     return int(text) if text.isdecimal() else Path(text)
 
 
 def require_any(folder: RunFolder, e: Experiment) -> None:
-    """Raises CheckpointError if a named checkpoint is asked for in a folder that holds no run."""
+    """Raise CheckpointError if a specific checkpoint is requested in a folder that contains no run."""
     if requested_checkpoint(e.resume) is not None:
-        what = f"holds no run, and resume={e.resume} asks for one of its checkpoints"
-        raise CheckpointError(str(folder.path), what, "leave resume= out to begin one")
+        what = f"contains no run, but resume={e.resume} requests one of its checkpoints"
+        raise CheckpointError(str(folder.path), what, "leave out resume= to start one")
 
 
 def recover_config(folder: RunFolder) -> None:
-    """Write the lost ``config.yaml`` of a run anew, from its newest checkpoint. Hold the lock.
+    """Restore a lost ``config.yaml`` from the run's newest checkpoint. Requires the lock.
 
-    Raises CheckpointError if none tells it: then nobody knows what the run was.
+    Raises CheckpointError if the checkpoints do not contain the config.
     """
     checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
     if folder.config.exists() or not checkpoints.has_any():
@@ -60,24 +60,24 @@ def recover_config(folder: RunFolder) -> None:
     step, _, state = checkpoints.load(quarantine=False)
     config = stored_identity(state).get("config")
     if not isinstance(config, dict):
-        what = "is missing, and the checkpoints are too old to tell what was in it"
-        raise CheckpointError(str(folder.config), what, "restore it, or begin anew with resume=never")
+        what = "is missing, and the checkpoints are too old to contain it"
+        raise CheckpointError(str(folder.config), what, "restore it, or start over with resume=never")
     folder.write_config(config)
-    log.warning("%s: was missing; as checkpoint %d tells it", folder.config, step)
+    log.warning("%s: was missing; restored from checkpoint %d", folder.config, step)
 
 
-def allowed(e: Experiment, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> frozenset[str]:
-    """The keys that may differ: those that change nothing of the training, and those of ``resume_allow``.
+def allowed(e: Experiment, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> frozenset[str]:
+    """The keys that may differ: those that do not affect training, and those in ``resume_allow``.
 
-    Raises ConfigError for a name in it that is no key.
+    Raises ConfigError for an unknown key in ``resume_allow``.
     """
-    keys, wrong = {*_keys(stored), *_keys(asked), *parameters(Experiment)}, []
+    keys, mistakes = {*_keys(stored), *_keys(requested), *parameters(Experiment)}, []
     for name in e.resume_allow:
         if name not in keys:
-            fix = "name keys as 'ganlab train --cfg job' shows them, with dots"
-            wrong.append(Mistake("resume_allow", f"{name!r} is no key of this run", fix))
-    if wrong:
-        raise ConfigError(wrong)
+            fix = "use the dotted keys that 'ganlab train --cfg job' prints"
+            mistakes.append(Mistake("resume_allow", f"{name!r} is not a key of this run", fix))
+    if mistakes:
+        raise ConfigError(mistakes)
     return FREE.union(e.resume_allow)
 
 
@@ -89,18 +89,18 @@ def _keys(tree: Any, where: str = "") -> Iterator[str]:
 
 
 def command(e: Experiment) -> str:
-    """What continues a run that was stopped, for its message."""
+    """The instruction to continue a stopped run, for its message."""
     if requested_checkpoint(e.resume) is None and e.resume != "never":
         return "run the same command again to continue"
     return f"run the same command again, without resume={e.resume}, to continue"
 
 
 def continue_run(run: Any, packed: bool, config: Mapping[str, Any], changed: Sequence[Difference]) -> None:
-    """Bring a freshly built ``run.Run`` to its checkpoint, if it has one; all or nothing.
+    """Load a newly built ``trainer.Run``'s checkpoint, if it has one, completely or not at all.
 
-    ``config``: kept as the folder's from now on. ``changed``: where it is not what it was, by resume_allow.
+    config: saved as the folder's. changed: its differences from the stored one, allowed by resume_allow.
     """
-    loaded = load_checkpoint(run.checkpoints, run.e, run.game, config, run.identity["data"])
+    loaded = load_checkpoint(run.checkpoints, run.e, run.gan, config, run.identity["data"])
     if changed or loaded:
         run.folder.write_config(config)
     if loaded is None:
@@ -109,7 +109,7 @@ def continue_run(run: Any, packed: bool, config: Mapping[str, Any], changed: Seq
     with as_checkpoint_error(str(run.checkpoints.path(step))):
         require_scores(state["progress"])
         run.record.resume(state["progress"])
-        run.engine.ring.load_state_dict(run.progress["tally"])
+        run.engine.loss_buffer.load_state_dict(run.progress["tally"])
         take_threads(run.e, int(state["threads"]), packed)
     run.step = run.saved = step
     run.identity["threads"] = torch.get_num_threads()
@@ -119,9 +119,9 @@ def continue_run(run: Any, packed: bool, config: Mapping[str, Any], changed: Seq
 
 
 def load_checkpoint(
-    checkpoints: Checkpoints, e: Experiment, game: GAN, config: Mapping[str, Any], data: Mapping[str, Any]
+    checkpoints: Checkpoints, e: Experiment, gan: GAN, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> Loaded | None:
-    """``find``, and put it into the freshly built ``game``. ``data``: what ``identity`` says of the images.
+    """``find`` a checkpoint and load it into the newly built ``gan``. ``data``: the identity of the images.
 
     Raises as ``find``, ``restore`` and ``require_same_data`` do; ConfigError if it is beyond ``steps``.
     """
@@ -132,29 +132,29 @@ def load_checkpoint(
     if step > e.steps:
         raise ConfigError("steps", f"{e.steps} is less than the {step} already done", "raise it")
     require_same_data(e, state, data)
-    restore(game, loaded, config, str(checkpoints.path(step)))
+    restore(gan, loaded, config, str(checkpoints.path(step)))
     return loaded
 
 
 def find(checkpoints: Checkpoints, e: Experiment, config: Mapping[str, Any]) -> Loaded | None:
-    """The checkpoint to go on from, verified; None for a run that has none yet.
+    """The verified checkpoint to resume from; None for a run that has none yet.
 
-    Raises CheckpointError: a named one is unusable, or all are. One of another run is told with the first key
-    in which its config differs.
+    Raises CheckpointError if the requested one, or every one, is unusable. For a checkpoint of another run
+    the message names the first config key that differs.
     """
-    asked = requested_checkpoint(e.resume)
+    requested = requested_checkpoint(e.resume)
     try:
-        if isinstance(asked, Path):
-            return checkpoints.read(asked)
-        if asked is not None:
-            return checkpoints.load(asked)
+        if isinstance(requested, Path):
+            return checkpoints.read(requested)
+        if requested is not None:
+            return checkpoints.load(requested)
         return checkpoints.load() if checkpoints.has_any() else None
     except CheckpointError as error:
         raise CheckpointError(_with_key(m, config) for m in error.mistakes) from error
 
 
 def _with_key(mistake: Mistake, config: Mapping[str, Any]) -> Mistake:
-    """Another run's checkpoint, told with the key that makes it so, if its config is in it."""
+    """Add the first differing config key to the mistake of another run's checkpoint, if it is known."""
     if "another run" not in mistake.what:
         return mistake
     state: dict[str, Any] = {}
@@ -166,71 +166,71 @@ def _with_key(mistake: Mistake, config: Mapping[str, Any]) -> Mistake:
 
 
 def stored_identity(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a checkpoint says of the run and the machine that made it; empty where it is too old to."""
+    """The identity of the run and machine that saved a checkpoint; empty for an old one."""
     identity = state.get("identity")
     return to_current(identity) if isinstance(identity, Mapping) else {}
 
 
 def _differing(state: Mapping[str, Any], config: Mapping[str, Any]) -> list[Difference]:
-    """Where a checkpoint's own config is not this one, but for keys that change nothing of the training."""
-    was = stored_identity(state).get("config")
-    if not isinstance(was, Mapping):
+    """Differences of a checkpoint's config from this one, except in keys that do not affect training."""
+    stored = stored_identity(state).get("config")
+    if not isinstance(stored, Mapping):
         return []
-    return [d for d in differences(dict(was), dict(config)) if d.key.partition(".")[0] not in FREE]
+    return [d for d in differences(dict(stored), dict(config)) if d.key.partition(".")[0] not in FREE]
 
 
-def _first(found: Sequence[Difference]) -> str:
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{found[0].key} {found[0]}{more}" if found else ""
+def _first(changes: Sequence[Difference]) -> str:
+    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+    return f"{changes[0].key} {changes[0]}{more}" if changes else ""
 
 
-def restore(game: GAN, loaded: Loaded, config: Mapping[str, Any], where: str) -> None:
-    """Put a checkpoint's networks and optimisers into a freshly built game, all or nothing.
+def restore(gan: GAN, loaded: Loaded, config: Mapping[str, Any], where: str) -> None:
+    """Load a checkpoint's networks and optimizers into a newly built GAN, completely or not at all.
 
-    Raises CheckpointError with the first tensor that does not fit, both shapes, and the config key that makes
-    the difference, where the checkpoint knows it.
+    Raises CheckpointError with the first tensor that does not fit, both shapes, and the config key that
+    causes it, if the checkpoint contains its config.
     """
     step, tensors, state = loaded
     try:
         if not isinstance(state.get("game"), dict):
-            raise CheckpointError(where, "holds no networks", "resume from another step")
-        require_networks(game, tensors, where)
-        _require_slots(game, tensors, step, where)
-        unpack_game(game, tensors, state["game"], where)
+            raise CheckpointError(where, "contains no networks", "resume from another step")
+        require_networks(gan, tensors, where)
+        _require_optimizer_state(gan, tensors, step, where)
+        unpack_gan(gan, tensors, state["game"], where)
     except CheckpointError as error:
         if not (key := _first(_differing(state, config))):
             raise
         raise CheckpointError(m._replace(fix=f"it was made with {key}") for m in error.mistakes) from error
 
 
-def _require_slots(game: GAN, tensors: Mapping[str, Tensor], step: int, where: str) -> None:
-    """torch loads an optimiser's slots of any shape, and none at all: here they must be what a step makes."""
-    for name, optimizer in (("g_optimizer", game.g_optimizer), ("d_optimizer", game.d_optimizer)):
-        found = {k: v for k, v in tensors.items() if k.startswith(f"{name}/")}
-        if not found and (step == 0 or (game.fixed and name == "g_optimizer")):
-            continue  # it has not moved yet, or never does
-        wanted, _ = flatten(name, {"state": slots_after_a_step(optimizer)})
-        if found:  # a parameter that was never used has none
-            there = {k.split("/")[2] for k in found if k.count("/") > 1}
-            wanted = {k: v for k, v in wanted.items() if k.split("/")[2] in there}
-        require_fit(found, wanted, where)
+def _require_optimizer_state(gan: GAN, tensors: Mapping[str, Tensor], step: int, where: str) -> None:
+    """Raise CheckpointError unless the optimizers' state is what a step creates; torch does not check."""
+    for name, optimizer in (("g_optimizer", gan.g_optimizer), ("d_optimizer", gan.d_optimizer)):
+        saved = {k: v for k, v in tensors.items() if k.startswith(f"{name}/")}
+        if not saved and (step == 0 or (gan.fixed and name == "g_optimizer")):
+            continue  # it has not stepped yet, or never does
+        expected, _ = flatten(name, {"state": state_after_one_step(optimizer)})
+        if saved:  # a parameter that was never used has no state
+            indices = {k.split("/")[2] for k in saved if k.count("/") > 1}
+            expected = {k: v for k, v in expected.items() if k.split("/")[2] in indices}
+        require_fit(saved, expected, where)
 
 
 def require_same_data(e: Experiment, state: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises DataError if the images are not those that the run was trained on so far."""
+    """Raise DataError if the images are not those that the run has been trained on."""
     was = stored_identity(state).get("data")
     if not isinstance(was, Mapping) or was.get("fingerprint") == now["fingerprint"]:
         return
     if any(name == "dataset" or name.startswith("dataset.") for name in e.resume_allow):
         return
     a, b = (f"{d.get('images')} images {str(d.get('fingerprint'))[:12]}" for d in (was, now))
-    fix = "restore them, or write resume_allow=[dataset]"
+    fix = "restore them, or set resume_allow=[dataset]"
     raise DataError("dataset", f"this run was trained on other images: {a}, now {b}", fix)
 
 
 @contextlib.contextmanager
 def as_checkpoint_error(where: str) -> Iterator[None]:
-    """Inside, what a crafted checkpoint's state lacks is a CheckpointError."""
+    """Turn errors about missing or malformed state of a crafted checkpoint into CheckpointError."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -239,16 +239,16 @@ def as_checkpoint_error(where: str) -> Iterator[None]:
 
 
 def take_threads(e: Experiment, threads: int, packed: bool) -> None:
-    """The thread count that the run was made with, where nobody asks for another.
+    """Use the run's recorded thread count unless the config sets one.
 
-    Raises EnvError in a process that several runs share: it has one count.
+    Raises EnvError in a process that several runs share, which has one count.
     """
-    here = torch.get_num_threads()
+    current = torch.get_num_threads()
     if not fits(threads, Threads):
         raise ValueError(f"threads: {threads} is not {describe(Threads)}")
-    if e.threads is None and threads != here:
+    if e.threads is None and threads != current:
         if packed:
-            what = f"made with {threads}, the process that it is packed into has {here}"
+            what = f"recorded with {threads}, but the process that the run shares has {current}"
             raise EnvError("threads", what, "continue it alone")
         torch.set_num_threads(threads)
 
@@ -260,9 +260,9 @@ def report_differences(
     changed: Sequence[Difference],
     progress: dict[str, Any],
 ) -> None:
-    """Warn, once, of all that bit-identity hangs on and that is not as it was; and of keys that were changed.
+    """Warn of every change that breaks bit-identity, and of config keys changed by resume_allow.
 
-    The latter are kept in ``progress["changes"]``, and so in the record of the run.
+    The latter are recorded in ``progress["changes"]``.
     """
     was = {"threads": state.get("threads"), **stored_identity(state)}
     if different := provenance.changed(was, now):
@@ -274,22 +274,22 @@ def report_differences(
 
 
 def step_back(checkpoints: Checkpoints, step: int, tensors: Mapping[str, Tensor], state: Any) -> None:
-    """Make a named checkpoint the run's newest: later ones are set aside, one from elsewhere is taken in."""
-    checkpoints.save(step, tensors, state)  # first: a kill in between must not leave a run without any
-    aside = checkpoints.set_aside(step)
-    later = f"; {len(aside)} later set aside" if aside else ""
-    log.warning("goes on from step %d, as asked%s", step, later)
+    """Make a requested checkpoint the run's newest: move later ones aside, copy one from elsewhere."""
+    checkpoints.save(step, tensors, state)  # first, so that a kill in between leaves the run a checkpoint
+    moved = checkpoints.set_aside(step)
+    later = f"; {len(moved)} later moved aside" if moved else ""
+    log.warning("resuming from step %d, as requested%s", step, later)
 
 
 class WarningBuffer(logging.Handler):
-    """What ganlab's modules warn of before a run has a voice of its own; ``said`` in order."""
+    """Collects warnings of ganlab's modules in ``messages``, in order, until the run's log exists."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
     def __enter__(self) -> WarningBuffer:
         logging.getLogger("ganlab").addHandler(self)

@@ -1,21 +1,20 @@
 """One generator update and the discriminator updates before it: the only code that changes weights.
 
-It knows no dataset, network, loss or stabiliser by name.
+No dataset, network, loss or method is named here.
 
 With ``accumulate`` n each update runs over n micro batches and averages their gradients. For losses that are
-means over samples this is the update of the whole batch, but for three things. Batch norm takes each micro
-batch's statistics, and its running averages move n times; for G the paper's own ImageNet runs were like that:
-four GPUs with 16 real and 32 generated images each, batch norm not synchronised (sngan_projection,
-train_mn.py). What else looks at a whole batch (minibatch features) sees a micro batch. Spectral norms iterate
-in the first micro batch alone, as often for each update as without accumulation: from the second on they
-stand where the first left them.
+means over samples this equals the update of the whole batch, with three exceptions. Batch norm uses the
+statistics of each micro batch, and its running averages move n times; the paper's own ImageNet runs did that
+for G: four GPUs with 16 real and 32 generated images each, batch norm not synchronized (sngan_projection,
+train_mn.py). Minibatch features see a micro batch. Power iterations of spectral norms run in the first micro
+batch only, as often per update as without accumulation; the others reuse its estimates.
 
-A run of many ranks (``ranks.py``) shares each micro batch among them and averages the gradients once an
-update: up to rounding what one process does, batch norm included, which takes its statistics over all ranks.
-With ``sync_bn=false`` it takes those of a rank's own part, and the running averages are means over the ranks.
-What else looks at a whole batch would see a rank's part of it.
+In a run of several ranks (``distributed/collectives.py``) the ranks split each micro batch and average the
+gradients once per update: up to rounding what one process computes, including batch norm, whose statistics
+are taken over all ranks. With ``sync_bn=false`` they are a rank's own, and the running averages are means
+over the ranks. Minibatch features would see a rank's share.
 
-Nothing here reads a value on the host, and nothing that outlives an update moves in memory, so that an update
+Nothing here reads a value on the host, and no tensor that outlives an update moves in memory, so an update
 can be recorded once and replayed (``engine.py``).
 """
 
@@ -38,206 +37,207 @@ from ganlab.types import Batch
 Terms = dict[str, Tensor]
 
 
-def play_round(game: GAN, real: Callable[[], Batch], lr_factor: float = 1.0) -> Terms:
-    """``set_rates``, then ``update``: see there."""
-    set_rates(game, lr_factor)
-    return update(game, real)
+def play_round(gan: GAN, real: Callable[[], Batch], lr_factor: float = 1.0) -> Terms:
+    """``set_rates``, then ``update``."""
+    set_rates(gan, lr_factor)
+    return update(gan, real)
 
 
-def set_rates(game: GAN, factor: float) -> None:
-    """Both learning rates at ``factor`` times their first value. On the host: no part of an update."""
-    for optimizer in (game.g_optimizer, game.d_optimizer):
+def set_rates(gan: GAN, factor: float) -> None:
+    """Set both learning rates to ``factor`` times their initial values, on the host, before an update."""
+    for optimizer in (gan.g_optimizer, gan.d_optimizer):
         for group in optimizer.param_groups:
             rate = group["initial_lr"] * factor
-            if isinstance(group["lr"], Tensor):  # its storage is what a recorded update reads
+            if isinstance(group["lr"], Tensor):  # a recorded update reads its storage
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
 
 
-def update(game: GAN, real: Callable[[], Batch]) -> Terms:
-    """Update D ``d_steps`` times, then G once (or G first), then the moving average; all in place.
+def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
+    """Update D ``d_steps`` times, then G once (or G first), then the moving average, all in place.
 
-    ``real()`` gives the next batch of real images. They and the generated ones pass D apart, as in SNGAN's
-    code, or ``together``: it matters only if D normalises over the batch or per forward pass.
-    Returns detached scalars on the device by name, ``d``, ``g``, the penalties and the class losses, of the
-    last update of each player: no host sync here.
+    ``real()`` returns the next batch of real images. Real and generated images pass D separately, as in
+    SNGAN's code, or in one ``joint_pass``: it matters only if D normalizes over the batch or per pass.
+    Returns detached scalars on the device by name, of each player's last update: ``d``, ``g``, the penalties
+    and the class losses.
     """
 
-    def seen() -> Batch:
+    def next_real() -> Batch:
         batch = real()
-        return batch if game.num_classes else batch._replace(y=None)
+        return batch if gan.num_classes else batch._replace(y=None)
 
-    for flat in game.flat.values():
+    for flat in gan.flat.values():
         flat.begin()
     try:
-        for stabiliser in game.stabilisers.values():
-            stabiliser.before_update(game.discriminator)
-        log = update_critic(game, seen) if game.fixed else update_both(game, seen)
+        for method in gan.methods.values():
+            method.before_update(gan.discriminator)
+        log = update_critic(gan, next_real) if gan.fixed else update_both(gan, next_real)
     finally:
-        for flat in game.flat.values():
+        for flat in gan.flat.values():
             flat.end()
     return log
 
 
-def update_both(game: GAN, seen: Callable[[], Batch]) -> Terms:
-    """The updates of D and of G, then the moving average."""
-    log: Terms = update_generator(game, seen) if game.order == "g_first" else {}
-    fakes = fakes_of_a_round(game) if game.joint_fakes else None
-    for i in range(game.d_steps):
-        log |= update_discriminator(game, seen(), next(fakes) if fakes else None, i + 1 == game.d_steps)
-    if game.order == "d_first":
-        log |= update_generator(game, seen)
-    if game.apart:
-        torch._foreach_copy_(game.apart, collectives.current().means(game.apart))  # type: ignore[arg-type]
-    update_ema(game)
+def update_both(gan: GAN, next_real: Callable[[], Batch]) -> Terms:
+    """Update D and G, then the moving average."""
+    log: Terms = update_generator(gan, next_real) if gan.order == "g_first" else {}
+    fakes = generate_for_all_d_steps(gan) if gan.joint_fakes else None
+    for i in range(gan.d_steps):
+        log |= update_discriminator(gan, next_real(), next(fakes) if fakes else None, i + 1 == gan.d_steps)
+    if gan.order == "d_first":
+        log |= update_generator(gan, next_real)
+    if gan.unsynced_bn_stats:
+        means = collectives.current().all_reduce_mean(gan.unsynced_bn_stats)
+        torch._foreach_copy_(gan.unsynced_bn_stats, means)  # type: ignore[arg-type]
+    update_ema(gan)
     return log
 
 
-def update_critic(game: GAN, real: Callable[[], Batch]) -> Terms:
-    """Update D ``d_steps`` times against real samples that were moved: the fixed G of WGAN-GP's Figure 1a.
+def update_critic(gan: GAN, real: Callable[[], Batch]) -> Terms:
+    """Update D ``d_steps`` times with the fixed G of WGAN-GP's Figure 1a, which has no loss.
 
-    Each generated sample is a real one of the same batch, a shift and N(0, noise^2), as in WGAN-GP's released
-    code (gan_toy.py), which has no shift. G has no loss to tell.
+    Each generated sample is a real one of the same batch plus a shift and N(0, noise^2), as in WGAN-GP's
+    released code (gan_toy.py), which has no shift.
     """
     log: Terms = {}
-    for i in range(game.d_steps):
+    for i in range(gan.d_steps):
         batch = real()
         team, shape = collectives.current(), batch.x.shape
         noise = torch.randn(shape[0] * team.size, *shape[1:], device=batch.x.device)
-        fake = batch._replace(x=game.moved(batch.x, team.share(noise, game.accumulate)))
-        log |= update_discriminator(game, batch, fake, i + 1 == game.d_steps)
+        fake = batch._replace(x=gan.moved(batch.x, team.shard(noise, gan.accumulate)))
+        log |= update_discriminator(gan, batch, fake, i + 1 == gan.d_steps)
     return log
 
 
 @torch.no_grad()
-def update_ema(game: GAN) -> None:
-    """The moving average of G, its buffers included, takes in the newest G; the first time it becomes it.
+def update_ema(gan: GAN) -> None:
+    """Update the moving average of G's parameters and buffers; the first update copies them.
 
-    As torch's ``AveragedModel.update_parameters`` with the same arithmetic, but it asks the host, not the
-    device, whether this is the first time.
+    The arithmetic of torch's ``AveragedModel.update_parameters``, but whether this is the first update is
+    known on the host, without a sync.
     """
-    average = game.average
-    if average is None:
+    ema = gan.ema
+    if ema is None:
         return
-    old = [*average.module.parameters(), *average.module.buffers()]
-    new = [*game.generator.parameters(), *game.generator.buffers()]
-    if not game.averaging:
+    old = [*ema.module.parameters(), *ema.module.buffers()]
+    new = [*gan.generator.parameters(), *gan.generator.buffers()]
+    if not gan.ema_started:
         torch._foreach_copy_(old, new)
-        game.averaging = True
+        gan.ema_started = True
     else:
-        assert average.multi_avg_fn is not None
-        for floating in (True, False):  # counts of batches are whole numbers
+        assert ema.multi_avg_fn is not None
+        for floating in (True, False):  # batch counts are integers
             into = [a for a in old if a.is_floating_point() is floating]
             take = [b for b in new if b.is_floating_point() is floating]
             if into:
-                average.multi_avg_fn(into, take, average.n_averaged)
-    average.n_averaged.add_(1)
+                ema.multi_avg_fn(into, take, ema.n_averaged)
+    ema.n_averaged.add_(1)
 
 
-def fakes_of_a_round(game: GAN) -> Iterator[Batch]:
-    """Generated images for ``d_steps`` updates of D from one pass of G: with batch norm another statistic."""
-    sizes = [game.d_batch_size] * game.d_steps
+def generate_for_all_d_steps(gan: GAN) -> Iterator[Batch]:
+    """Batches for ``d_steps`` updates of D from one pass of G, whose batch norm then sees all of them."""
+    sizes = [gan.d_batch_size] * gan.d_steps
     with torch.no_grad():
-        x, y = game.fakes(sum(sizes), game.d_steps)
-    sizes = [len(x) // game.d_steps] * game.d_steps  # of this rank
+        x, y = gan.fakes(sum(sizes), gan.d_steps)
+    sizes = [len(x) // gan.d_steps] * gan.d_steps  # on this rank
     labels = [None] * len(sizes) if y is None else y.split(sizes)
     return map(Batch, x.split(sizes), labels)
 
 
-def update_discriminator(game: GAN, real: Batch, fakes: Batch | None = None, tell: bool = True) -> Terms:
-    """One optimiser step of D on ``real`` and as many generated images; then its constraints.
+def update_discriminator(gan: GAN, real: Batch, fakes: Batch | None = None, log_scores: bool = True) -> Terms:
+    """One optimizer step of D on ``real`` and as many generated images, then its constraints.
 
     With ``fake_labels="data"`` the generated images take the labels of the real ones, as in WGAN-GP's code.
-    ``fakes``: generated already. ``tell``: whether anybody looks at the scores' means.
+    ``fakes``: images generated earlier. ``log_scores``: whether to return the mean scores too.
     """
-    d, stabilisers = game.discriminator, game.stabilisers.values()
-    whole = len(real.x) * collectives.current().size
-    given = fakes or game.inputs(whole, real.y if game.fake_labels == "data" else None)
-    terms_of = game.compiled.get("d", d_terms)
-    as_made = not game.together and not any(s.has_penalty for s in stabilisers)
+    d, methods = gan.discriminator, gan.methods.values()
+    batch_size = len(real.x) * collectives.current().size
+    inputs = fakes or gan.inputs(batch_size, real.y if gan.fake_labels == "data" else None)
+    terms_of = gan.compiled.get("d", d_terms)
+    keep_dtype = not gan.joint_pass and not any(s.has_penalty for s in methods)
 
     def parts() -> Iterator[tuple[Terms, Terms]]:
-        for real_x, real_y, part, part_y in micro_batches(game.accumulate, real.x, real.y, *given):
+        for real_x, real_y, x, y in micro_batches(gan.accumulate, real.x, real.y, *inputs):
             if fakes is None:
                 with torch.no_grad():
-                    fake = game.generate(part, part_y, as_made)
+                    fake = gan.generate(x, y, keep_dtype)
             else:
-                fake = Batch(part, part_y)
-            yield terms_of(game, Batch(real_x, real_y), fake, tell)
+                fake = Batch(x, y)
+            yield terms_of(gan, Batch(real_x, real_y), fake, log_scores)
 
-    log = descend(d, game.d_optimizer, parts(), game)
-    for stabiliser in stabilisers:
-        stabiliser.after_update(d)
-    if d in game.flat:
-        game.flat[d].moved()
+    log = descend(d, gan.d_optimizer, parts(), gan)
+    for method in methods:
+        method.after_update(d)
+    if d in gan.flat:
+        gan.flat[d].moved()
     return log
 
 
-def d_terms(game: GAN, real: Batch, fake: Batch, tell: bool) -> tuple[Terms, Terms]:
-    """The terms of D's loss on a micro batch, and other numbers to tell: its mean scores."""
-    told_real, told_fake = game.verdicts(real, fake)
-    terms = {"d": game.loss.discriminator(told_real, told_fake)}
-    if game.class_loss is not None:
+def d_terms(gan: GAN, real: Batch, fake: Batch, log_scores: bool) -> tuple[Terms, Terms]:
+    """The terms of D's loss on a micro batch, and other values to log: its mean scores."""
+    verdict_real, verdict_fake = gan.verdicts(real, fake)
+    terms = {"d": gan.loss.discriminator(verdict_real, verdict_fake)}
+    if gan.class_loss is not None:
         assert real.y is not None
-        terms["d_class"] = game.class_loss.discriminator(told_real, real.y, told_fake, fake.y)
-    for name, stabiliser in game.stabilisers.items():
-        if stabiliser.has_penalty:
-            terms[name] = stabiliser.penalty(game.discriminator, real, fake)
-    scores = {"d_real": told_real.score, "d_fake": told_fake.score} if tell else {}
+        terms["d_class"] = gan.class_loss.discriminator(verdict_real, real.y, verdict_fake, fake.y)
+    for name, method in gan.methods.items():
+        if method.has_penalty:
+            terms[name] = method.penalty(gan.discriminator, real, fake)
+    scores = {"d_real": verdict_real.score, "d_fake": verdict_fake.score} if log_scores else {}
     return terms, {name: score.detach().mean() for name, score in scores.items()}
 
 
-def update_generator(game: GAN, real: Callable[[], Batch]) -> Terms:
-    """One optimiser step of G; D's weights stand still and get no gradients."""
-    d = game.discriminator
-    needs_real = game.loss.generator_needs_real
-    terms_of = game.compiled.get("g", g_terms)
+def update_generator(gan: GAN, real: Callable[[], Batch]) -> Terms:
+    """One optimizer step of G; D's weights stay fixed and get no gradients."""
+    d = gan.discriminator
+    needs_real = gan.loss.generator_needs_real
+    terms_of = gan.compiled.get("g", g_terms)
 
     def parts() -> Iterator[tuple[Terms, Terms]]:
-        given = (*(real() if needs_real else (None, None)), *game.inputs(game.g_batch_size))
-        for real_x, real_y, z, y in micro_batches(game.accumulate, *given):
-            yield terms_of(game, None if real_x is None else Batch(real_x, real_y), z, y), {}
+        inputs = (*(real() if needs_real else (None, None)), *gan.inputs(gan.g_batch_size))
+        for real_x, real_y, z, y in micro_batches(gan.accumulate, *inputs):
+            yield terms_of(gan, None if real_x is None else Batch(real_x, real_y), z, y), {}
 
     with frozen(d.parameters()):
-        return descend(game.generator, game.g_optimizer, parts(), game)
+        return descend(gan.generator, gan.g_optimizer, parts(), gan)
 
 
-def g_terms(game: GAN, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
+def g_terms(gan: GAN, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
     """The terms of G's loss on a micro batch."""
-    told_real = None if real is None else game.verdict(*real)
-    fake = game.generate(z, y, as_made=True)
-    told_fake = game.verdict(*fake)
-    terms = {"g": game.loss.generator(told_real, told_fake)}
-    if game.class_loss is not None:
-        terms["g_class"] = game.class_loss.generator(told_fake, fake.y)
+    verdict_real = None if real is None else gan.verdict(*real)
+    fake = gan.generate(z, y, keep_dtype=True)
+    verdict_fake = gan.verdict(*fake)
+    terms = {"g": gan.loss.generator(verdict_real, verdict_fake)}
+    if gan.class_loss is not None:
+        terms["g_class"] = gan.class_loss.generator(verdict_fake, fake.y)
     return terms
 
 
-def descend(net: nn.Module, optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], game: GAN) -> Terms:
-    """One optimiser step of ``net`` on the mean over the micro batches of the sum of their terms.
+def descend(net: nn.Module, optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], gan: GAN) -> Terms:
+    """One optimizer step of ``net`` on the mean over micro batches of the sum of their loss terms.
 
-    ``parts`` makes the micro batches' (terms, other numbers to tell) one at a time, so that only one lies in
-    memory. Power iterations of D's weights happen in the first alone. Returns the means of all, detached.
-    The gradients are asked for by parameter: nothing else gets any.
+    ``parts`` yields each micro batch's (terms, other values to log), so that only one is in memory at a time.
+    Power iterations of D's weights run in the first only. Returns the means of all values, detached.
+    Gradients are computed for the parameters of ``optimizer`` only.
     """
     log: Terms = {}
-    n, total = game.accumulate, list[Tensor | None]()
+    n, total = gan.accumulate, list[Tensor | None]()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    flat = game.flat.get(net)
+    flat = gan.flat.get(net)
     leaves = parameters if flat is None else [*parameters, flat.leaf]
     with ExitStack() as stack:
         for i, (terms, others) in enumerate(parts):
             values = list(terms.values())
             loss = values[0] if len(values) == 1 else torch.stack(values).sum()
-            found = torch.autograd.grad(loss if n == 1 else loss / n, leaves, allow_unused=True)
-            total = [add(a, b) for a, b in zip(total, found, strict=True)] if i else list(found)
+            gradients = torch.autograd.grad(loss if n == 1 else loss / n, leaves, allow_unused=True)
+            total = [add(a, b) for a, b in zip(total, gradients, strict=True)] if i else list(gradients)
             for name, value in (terms | others).items():
                 mean = value.detach() if n == 1 else value.detach() / n
                 log[name] = log[name] + mean if i else mean
             if i == 0 < n - 1:
-                stack.enter_context(freeze_power_iteration(game.discriminator))
-    means = collectives.current().means([*total, *log.values()])
+                stack.enter_context(freeze_power_iteration(gan.discriminator))
+    means = collectives.current().all_reduce_mean([*total, *log.values()])
     total, log = means[: len(total)], dict(zip(log, means[len(total) :], strict=True))  # type: ignore[arg-type]
     if flat is not None:
         total = flat.shared_out(parameters, total[:-1], total[-1])
@@ -257,13 +257,13 @@ def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def micro_batches(n: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """``n`` times the next n-th of every tensor along its first axis; None stays None."""
+    """Split every tensor into ``n`` chunks along its first axis and zip them; None stays None."""
     return zip(*([None] * n if t is None else t.chunk(n) for t in tensors), strict=True)
 
 
 @contextmanager
 def freeze_power_iteration(net: nn.Module) -> Iterator[None]:
-    """Inside: ``net``'s weight parametrisations behave as in evaluation: no power iteration."""
+    """Keep ``net``'s weight parametrizations in evaluation mode inside the block: no power iteration."""
     lists = [m for m in net.modules() if isinstance(m, ParametrizationList)]
     modes = [(m, m.training) for parametrizations in lists for m in parametrizations.modules()]
     try:
@@ -276,7 +276,7 @@ def freeze_power_iteration(net: nn.Module) -> Iterator[None]:
 
 
 class frozen:  # noqa: N801 - reads as a verb phrase in ``with``
-    """No gradients for these parameters inside the block."""
+    """Disable the gradients of ``parameters`` inside the block."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]

@@ -224,10 +224,12 @@ def test_a_named_one_never_falls_back(run: Path, word: str) -> None:
 
 
 def test_a_named_one_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no run"):
+    with pytest.raises(CheckpointError, match="contains no run, but resume=4"):
         train(tmp_path / "new", "resume=4")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(ConfigError, match="resume: 'nevr' is none of auto, never"):
+    with pytest.raises(
+        ConfigError, match="resume: must be auto, never, a step or a step's folder, got 'nevr'"
+    ):
         train(tmp_path / "new", "resume=nevr")
 
 
@@ -330,7 +332,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_silently(run: Path
     shutil.rmtree(run / "checkpoints")
     before = content(run)
     for words in ((), ("steps=8",)):  # its result may say that it has finished: anybody can write that
-        with pytest.raises(CheckpointError, match=r"holds no checkpoint, and the run had reached step 6"):
+        with pytest.raises(CheckpointError, match=r"contains no checkpoint, but the run had reached step 6"):
             train(run, *words)
     assert content(run) == before
     train(run, "steps=8", "resume=never")
@@ -368,7 +370,7 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
     told = json.loads((run / "result.json").read_text())
     assert told["status"] == "finished"
     assert told["scores"]["best"]["step"] == 6
-    assert "the last one stands for the best" in capsys.readouterr().err
+    assert "the last step counts as the best" in capsys.readouterr().err
 
 
 # ---- what may change
@@ -467,7 +469,7 @@ def test_every_so_manieth_checkpoint_stays(run: Path) -> None:
     train(run, "steps=12", "keep_every=4")
     best = (json.loads((run / "result.json").read_text())["scores"].get("best") or {}).get("step", 12)
     assert steps(run) == [f"step-{n:09d}" for n in sorted({4, 8, 10, 12, best})]
-    with pytest.raises(ConfigError, match="keep_every: 3 is no multiple of save_every=2"):
+    with pytest.raises(ConfigError, match="keep_every: 3 is not a multiple of save_every=2"):
         train(run, "steps=12", "keep_every=3")
 
 

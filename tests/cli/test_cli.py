@@ -48,7 +48,7 @@ def one_error(said: tuple[int, str, list[str]], code: int) -> str:
     assert said[0] == code, said
     (line,) = said[2]
     assert line.startswith("ganlab: error: ")
-    assert len(line) <= failures.LINE
+    assert len(line) <= failures.MAX_LINE
     return line.removeprefix("ganlab: error: ")
 
 
@@ -208,7 +208,7 @@ def test_cfg_job_prints_the_config_and_checks_it(say: Any) -> None:
         (["metric.protocol.fid_n_real=1"], "metric.protocol.fid_n_real: one image has no covariance", 2),
         (["metric.protocol.real_split=nope"], "metric.protocol.real_split: demo compares with split", 3),
         (["validation=true"], "validation: digits train has no test or validation split", 2),
-        (["dataset=text"], "architecture: it builds images, and dataset text has text", 2),
+        (["dataset=text"], "architecture: generates images, but dataset text has text", 2),
     ],
 )
 def test_cfg_job_refuses_what_training_would(say: Any, words: list[str], told: str, code: int) -> None:
@@ -283,7 +283,7 @@ def test_a_bug_is_one_line_and_its_traceback_a_file_without_environment(
     monkeypatch.setitem(commands.COMMANDS, "doctor", fails)
     monkeypatch.setenv("GANLAB_TEST_TOKEN", "hunter2")
     line = one_error(say("doctor"), 1)
-    assert line.endswith("a bug of ganlab's, details in " + str(tmp_path / "crash.txt"))
+    assert line.endswith("a bug in ganlab, details in " + str(tmp_path / "crash.txt"))
     text = (tmp_path / "crash.txt").read_text()
     assert "Traceback" in text
     assert "surprise" in text
@@ -303,11 +303,11 @@ def test_a_bug_is_one_line_and_its_traceback_a_file_without_environment(
 def test_long_errors_are_cut_and_keep_their_ends(capsys: pytest.CaptureFixture[str]) -> None:
     failures.print_errors(ConfigError(Mistake(f"k{i}", "is wrong") for i in range(70)))
     said = capsys.readouterr().err.splitlines()
-    assert said[-1] == "ganlab: error: ganlab: 20 more mistakes; mend these first"
+    assert said[-1] == "ganlab: error: ganlab: 20 more mistakes; fix these first"
     assert len(said) == 51
     failures.print_errors(ConfigError("/very/long" * 50 + "/name.yaml", "words " * 100, "fix " * 50 + "end"))
     line = capsys.readouterr().err.rstrip("\n")
-    assert len(line) <= failures.LINE
+    assert len(line) <= failures.MAX_LINE
     assert "name.yaml: words" in line
     assert line.endswith("end")
 
@@ -506,7 +506,7 @@ def test_failures_stay_alone_and_are_listed_and_divergence_is_a_result(say: Any,
 def test_a_diverged_run_alone_does_not_fail_a_sweep(say: Any) -> None:
     code, _, err = say("train", "-m", "setting=A", "seed=0,6", RUN_DIR)
     assert code == 0
-    assert "1 of 2 runs diverged: a result, not a failure" in err[-1]
+    assert "1 of 2 runs diverged (a result, not a failure)" in err[-1]
 
 
 @pytest.mark.usefixtures("stand_in")

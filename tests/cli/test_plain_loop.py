@@ -21,7 +21,7 @@ from ganlab.methods.penalties import GradientPenalty
 from ganlab.methods.weight_norms import SpectralNorm, WeightNorm
 from ganlab.models.cnn import CNN
 from ganlab.models.resnet import ResNet
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.step import play_round
 from ganlab.types import Batch
 
@@ -69,7 +69,7 @@ def both(
         batch_size=BATCH,
         optimizer=functools.partial(torch.optim.Adam, lr=lr, betas=BETAS),
     )
-    game = build_game(e, CPU)
+    game = build_gan(e, CPU)
     images = torch.zeros(BATCH, 3, size, size, dtype=torch.uint8)
     script = plain()
     loop = script.Loop(
@@ -148,6 +148,6 @@ def test_it_is_plain() -> None:
 def test_it_refuses_weights_of_another_net(tiny: Make) -> None:
     script = plain()
     loop = script.Loop("cnn", "sn", torch.zeros(4, 3, 32, 32, dtype=torch.uint8), width=0.05)
-    game = build_game(tiny(), CPU)
+    game = build_gan(tiny(), CPU)
     with pytest.raises(RuntimeError, match=r"conv|size mismatch"):
         script.load(loop.discriminator, game.discriminator.state_dict())

@@ -16,7 +16,7 @@ from ganlab.data.imagenet import ImageNet
 from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.runs.naming import run_path
-from ganlab.training.build import build_game, pack_game, unpack_game
+from ganlab.training.build import build_gan, pack_gan, unpack_gan
 from ganlab.training.step import play_round
 from ganlab.types import Batch, ImageShape
 
@@ -64,7 +64,7 @@ def of_images() -> list[str]:
 
 def play(e: Experiment) -> dict[str, float]:
     torch.manual_seed(0)
-    game = build_game(e, torch.device("cpu"), CLASSES)
+    game = build_gan(e, torch.device("cpu"), CLASSES)
     y = torch.randint(CLASSES, (e.batch_size,))
     game.labels = y
     before = [p.detach().clone() for net in (game.discriminator, game.generator) for p in net.parameters()]
@@ -74,10 +74,10 @@ def play(e: Experiment) -> dict[str, float]:
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert sum(moved) > 0.8 * len(moved), "both players learn"
     # the state survives the way to a checkpoint and back
-    again = build_game(e, torch.device("cpu"), CLASSES)
-    unpack_game(again, *pack_game(game), "here")
-    for key, value in pack_game(again)[0].items():
-        assert torch.equal(value, pack_game(game)[0][key]), key
+    again = build_gan(e, torch.device("cpu"), CLASSES)
+    unpack_gan(again, *pack_gan(game), "here")
+    for key, value in pack_gan(again)[0].items():
+        assert torch.equal(value, pack_gan(game)[0][key]), key
     return {name: float(value) for name, value in told.items()}
 
 
@@ -141,7 +141,7 @@ def test_scores_of_classes_want_a_conditional_architecture() -> None:
     with pytest.raises(ConfigError) as error:
         composed(f"metric=[{','.join(of_images())}]")
     assert [str(m) for m in error.value.mistakes] == [
-        f"metric.scores.{name}: needs class labels, and this architecture is unconditional; leave it out, or "
+        f"metric.scores.{name}: needs class labels, but this architecture is unconditional; leave it out, or "
         "use architecture=resnet architecture.head=projection"
         for name in LABELLED
     ]
@@ -205,7 +205,7 @@ def test_the_resnet_row_is_the_papers() -> None:
 def test_wgan_gps_resnet_has_its_codes_batch_norm_and_decoding(option: str) -> None:
     """gan_cifar_resnet.py halves each batch: G's norms see 32 images in a critic update, 64 in G's."""
     e = composed(f"+experiment={option}", "architecture.width=0.02", "device=cpu")
-    game = build_game(e, torch.device("cpu"), 10)
+    game = build_gan(e, torch.device("cpu"), 10)
     norms = [m for m in game.generator.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert (len(norms), {m.eps for m in norms}) == (7, {1e-5})
     seen: list[int] = []
@@ -221,7 +221,7 @@ def test_wgan_gps_resnet_has_its_codes_batch_norm_and_decoding(option: str) -> N
         "bins",
         "batch",
     )
-    sngan = build_game(
+    sngan = build_gan(
         composed("+experiment=sngan_cifar_resnet", "architecture.width=0.02"), torch.device("cpu")
     )
     assert {m.eps for m in sngan.generator.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {2e-5}

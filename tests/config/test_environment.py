@@ -23,7 +23,7 @@ SECRET = "hunter2-of-the-environment"
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SECRET", SECRET)
-    monkeypatch.setattr(environment, "_shown", {})
+    monkeypatch.setattr(environment, "_placeholders", {})
     monkeypatch.setattr(CifarExtractor, "__call__", pixel_means)
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "work" / "conf" / "experiment").mkdir(parents=True)
@@ -133,15 +133,15 @@ def test_the_place_that_a_file_names_is_checked_as_it_resolves(place: Path, text
 def test_what_was_read_is_found_however_a_message_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
     value = 'tok"en\\with\nlines of its own, and as long as a key of a cloud'
     monkeypatch.setenv("LONG", value)
-    environment.read("LONG")
+    environment.register("LONG")
     whole = [value, repr(value), json.dumps(value), " ".join(value.split())]
     for text in [*whole, f"{value[:30]!r}", value[:20] + "..."]:
-        assert "of its own" not in environment.unread(f"steps: {text} is no number")
-        assert "tok" not in environment.unread(f"steps: {text} is no number")
+        assert "of its own" not in environment.redact(f"steps: {text} is no number")
+        assert "tok" not in environment.redact(f"steps: {text} is no number")
     monkeypatch.setenv("SHORT", "3")
-    environment.read("SHORT")
-    assert environment.unread("step 3 of 30") == "step 3 of 30"
-    assert environment.unread({"a": [value, 3]}) == {"a": ["${oc.env:LONG}", 3]}
+    environment.register("SHORT")
+    assert environment.redact("step 3 of 30") == "step 3 of 30"
+    assert environment.redact({"a": [value, 3]}) == {"a": ["${oc.env:LONG}", 3]}
 
 
 def test_closed_streams_are_open_to_the_command() -> None:

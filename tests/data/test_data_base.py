@@ -167,7 +167,7 @@ def test_runs_on_one_set_share_its_storage(tmp_path: Path) -> None:
 def test_images_lie_on_a_gpu_up_to_half_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (140_000_000_000, 141_000_000_000))
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
-    room = storage.room
+    room = storage.memory_limit
     assert [room(gpu, None), room(cpu, None), room(gpu, 1.5), room(cpu, 0)] == [70e9, 4e9, 1.5e9, 0]
 
 

@@ -121,7 +121,7 @@ def test_what_is_bad_odd_or_equal_is_named(kind: str, tmp_path: Path) -> None:
     report = looked(source(kind, tmp_path / "in", BAD))
     assert report.files == 12
     assert sorted(name for name, _ in report.bad) == ["n00000001/01.JPEG", "n00000001/02.JPEG"]
-    assert report.wrong == 2
+    assert report.num_bad == 2
     assert report.same == [["n00000002/02.JPEG", "n00000002/03.JPEG"]]
     assert {k: report.kinds[k] for k in ("PNG P", "JPEG CMYK")} == {"PNG P": 1, "JPEG CMYK": 1}
     assert {k: report.notes[k] for k in ("palette", "cmyk")} == {"palette": 1, "cmyk": 1}
@@ -132,9 +132,9 @@ def test_what_is_bad_odd_or_equal_is_named(kind: str, tmp_path: Path) -> None:
 def test_a_manifest_finds_what_decoding_does_not(kind: str, tmp_path: Path) -> None:
     manifest = tmp_path / "sums"
     dataset = source(kind, tmp_path / "in", FILES)
-    assert looked(dataset, manifest, write=True).wrong == 0
+    assert looked(dataset, manifest, write=True).num_bad == 0
     assert len(read_manifest(manifest)) == 12
-    assert looked(dataset, manifest).wrong == 0
+    assert looked(dataset, manifest).num_bad == 0
     rotten = dict(FILES)
     name = "n00000002/01.JPEG"
     flipped = bytearray(rotten[name])
@@ -146,7 +146,7 @@ def test_a_manifest_finds_what_decoding_does_not(kind: str, tmp_path: Path) -> N
     report = looked(source(kind, tmp_path / "in", rotten), manifest)
     found = (report.bad, report.changed, report.missing, report.new)
     assert found == ([], [name], ["n00000001/05.JPEG"], ["n00000001/99.JPEG"])
-    assert report.wrong == 2
+    assert report.num_bad == 2
 
 
 def test_a_cut_archive_is_told_with_what_came_before(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_cut_archive_is_told_with_what_came_before(tmp_path: Path) -> None:
     cut.write_bytes(data)
     report = looked(Lsun(str(cut)))
     assert "damaged LMDB database" in report.damage or "ends after" in report.damage
-    assert report.wrong >= 1
+    assert report.num_bad >= 1
 
 
 def test_the_manifest_is_sha256sums(tmp_path: Path) -> None:
@@ -179,11 +179,11 @@ def test_the_manifest_is_sha256sums(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_manifest(tmp_path: Path) -> None:
-    for data, says in ((b"", "names no file"), (b"hello\n", "line 1"), (b"0" * 64 + b" \n", "line 1")):
+    for data, says in ((b"", "lists no files"), (b"hello\n", "line 1"), (b"0" * 64 + b" \n", "line 1")):
         (tmp_path / "sums").write_bytes(data)
         with pytest.raises(DataError, match=rf"sums: .*{says}.*hash=write"):
             read_manifest(tmp_path / "sums")
-    with pytest.raises(DataError, match="there is no manifest; write one with hash=write"):
+    with pytest.raises(DataError, match="does not exist; write one with hash=write"):
         read_manifest(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="not a regular file"):
@@ -201,7 +201,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main.main([*words, "hash=write", f"out={tmp_path / 'found.json'}"]) == 3
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
-    assert f"{root}: 2 of 12 files are not sound; mend or remove them" in err
+    assert f"{root}: 2 of 12 files are not sound; repair or remove them" in err
     for line in (
         "  classes: n00000001 4, n00000002 6",
         "  empty class: n00000003",
@@ -216,7 +216,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads((tmp_path / "found.json").read_text())["all"]
     assert (found["files"], len(found["bad"])) == (12, 2)
     assert main.main([*words, "hash=write"]) == 3  # rotten files would be declared sound
-    assert "is there already; compare with hash=verify" in capsys.readouterr().err
+    assert "already exists; compare with hash=verify" in capsys.readouterr().err
     (root / "n00000002" / "00.JPEG").write_bytes(FILES["n00000002/00.JPEG"][:-30] + bytes(30))
     assert main.main([*words, "hash=verify"]) == 3
     assert "  changed: n00000002/00.JPEG" in capsys.readouterr().out
@@ -240,17 +240,17 @@ def test_a_sound_set_and_its_pack(tmp_path: Path, capsys: pytest.CaptureFixture[
     data[1000] ^= 1
     pixels.write_bytes(data)
     assert main.main(["data", "check", *words]) == 3
-    assert "its sha256 is not the manifest's" in capsys.readouterr().err
+    assert "its sha256 does not match the manifest" in capsys.readouterr().err
 
 
 def test_files_of_known_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"data_batch_{i}.bin": bytes([i]) * 3073 for i in range(1, 6)}
     root = tree(tmp_path / "cifar-10-batches-bin", files)
     monkeypatch.setattr(Cifar10, "sums", {n: hashlib.sha256(d).hexdigest() for n, d in files.items()})
-    assert looked(Cifar10(str(root))).wrong == 0
+    assert looked(Cifar10(str(root))).num_bad == 0
     (root / "data_batch_3.bin").write_bytes(bytes(3073))
     report = looked(Cifar10(str(root)))
     assert [name for name, _ in report.bad] == ["data_batch_3.bin"]
-    assert looked(Cifar10(str(root), verify=False)).wrong == 0
-    with pytest.raises(DataError, match="there is no download; 'ganlab data prepare cifar10'"):
+    assert looked(Cifar10(str(root), verify=False)).num_bad == 0
+    with pytest.raises(DataError, match="nothing has been downloaded; 'ganlab data prepare cifar10'"):
         looked(Cifar10())

@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 
 from ganlab.data.packing import pack
-from ganlab.data.packing.download import KNOWN, Remote, fetch, remotes
+from ganlab.data.packing.download import REMOTES, Remote, fetch, remotes
 from ganlab.errors import EnvError
 from ganlab.system import download
 
@@ -85,8 +85,8 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
 
 
 def test_a_good_download(remote: Remote) -> None:
-    assert fetch(remote) == remote.place
-    assert remote.place.read_bytes() == CONTENT
+    assert fetch(remote) == remote.path
+    assert remote.path.read_bytes() == CONTENT
     fetch(remote)
     assert Handler.asked == ["0"]  # once is enough
 
@@ -102,7 +102,7 @@ def test_a_later_process_continues_too(remote: Remote) -> None:
     Handler.faults = ["cut", "404"]
     with pytest.raises(EnvError):
         fetch(remote)
-    assert not remote.place.exists()
+    assert not remote.path.exists()
     Handler.faults = ["no ranges"]
     assert fetch(remote).read_bytes() == CONTENT
 
@@ -112,8 +112,8 @@ def test_a_later_process_continues_too(remote: Remote) -> None:
     [
         (["404"], "404"),
         (["500"] * 9, "500"),
-        (["html"], "18 bytes are offered, 512,000 expected"),
-        (["longer"], "512,001 bytes are offered, 512,000 expected"),
+        (["html"], "the server sends 18 bytes, 512,000 expected"),
+        (["longer"], "the server sends 512,001 bytes, 512,000 expected"),
         (["other"] * 9, "sha256"),
     ],
 )
@@ -122,15 +122,15 @@ def test_faults_end_in_one_line(remote: Remote, faults: list[str], says: str) ->
     with pytest.raises(EnvError) as caught:
         fetch(remote)
     line = str(caught.value)
-    assert line.startswith("toy.tar.gz: no download (")
+    assert line.startswith("toy.tar.gz: download failed (")
     assert says in line
-    assert f") from {remote.url}; put it in {remote.place.parent} (512,000 bytes, md5 " in line
-    assert not remote.place.exists()
+    assert f") from {remote.url}; put it in {remote.path.parent} (512,000 bytes, md5 " in line
+    assert not remote.path.exists()
     Handler.faults = []
     assert fetch(remote).read_bytes() == CONTENT  # nothing wrong is left behind
 
 
-@pytest.mark.parametrize(("fault", "says"), [("drip", "bytes came in"), ("silent", "no answer in 0.2 s")])
+@pytest.mark.parametrize(("fault", "says"), [("drip", "bytes in"), ("silent", "no response in 0.2 s")])
 def test_a_dripping_server_is_given_up(
     remote: Remote, fault: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,25 +138,25 @@ def test_a_dripping_server_is_given_up(
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     monkeypatch.setattr(download, "SLOW_S", 0.2)
     Handler.faults = [fault] * 3
-    with pytest.raises(EnvError, match=rf"no download \(.*{says}"):
+    with pytest.raises(EnvError, match=rf"download failed \(.*{says}"):
         fetch(remote)
-    assert not remote.place.exists()
+    assert not remote.path.exists()
     assert fetch(remote).read_bytes() == CONTENT
 
 
 def test_another_host_may_send_it_if_the_sum_is_right(remote: Remote) -> None:
     Handler.faults = [f"to {remote.url.replace('127.0.0.1', 'localhost')}?elsewhere"]
     assert fetch(remote).read_bytes() == CONTENT
-    remote.place.unlink()
+    remote.path.unlink()
     Handler.faults = [f"to {remote.url}?elsewhere", "other", f"to {remote.url}?elsewhere", "other"]
-    with pytest.raises(EnvError, match="what came has sha256"):
+    with pytest.raises(EnvError, match="the content has sha256"):
         fetch(remote)
 
 
 @pytest.mark.parametrize(
     ("place", "says"),
-    [("ftp://127.0.0.1/x", r"sends on to ftp://127.*, which is not https or http"),
-     ("file:///etc/passwd", "the server answers 302"), ("/again", "the server answers 302")],
+    [("ftp://127.0.0.1/x", r"redirects to ftp://127.*, which is not https or http"),
+     ("file:///etc/passwd", "the server responded 302"), ("/again", "the server responded 302")],
 )  # fmt: skip
 def test_nothing_but_http_is_followed(remote: Remote, place: str, says: str) -> None:
     Handler.faults = [f"to {place}"] * 9
@@ -177,16 +177,16 @@ def test_https_is_not_left() -> None:
 
 
 def test_more_than_there_is_starts_anew(remote: Remote) -> None:
-    remote.place.parent.mkdir(parents=True)
-    remote.place.with_name("toy.tar.gz.part").write_bytes(CONTENT + b"and more")
+    remote.path.parent.mkdir(parents=True)
+    remote.path.with_name("toy.tar.gz.part").write_bytes(CONTENT + b"and more")
     assert fetch(remote).read_bytes() == CONTENT
     assert Handler.asked == ["0"]
 
 
 def test_a_link_in_the_way_is_not_written_through(remote: Remote, tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("precious")
-    remote.place.parent.mkdir(parents=True)
-    remote.place.with_name("toy.tar.gz.part").symlink_to(tmp_path / "victim")
+    remote.path.parent.mkdir(parents=True)
+    remote.path.with_name("toy.tar.gz.part").symlink_to(tmp_path / "victim")
     with pytest.raises(EnvError, match="can't be written"):
         fetch(remote)
     assert (tmp_path / "victim").read_text() == "precious"
@@ -194,23 +194,23 @@ def test_a_link_in_the_way_is_not_written_through(remote: Remote, tmp_path: Path
 
 def test_no_server(remote: Remote) -> None:
     nowhere = Remote("toy", "toy.tar.gz", "http://127.0.0.1:9/toy", remote.size, remote.md5, remote.sha256)
-    with pytest.raises(EnvError, match=r"no download \(.*Connection refused\)"):
+    with pytest.raises(EnvError, match=r"download failed \(.*Connection refused\)"):
         fetch(nowhere)
 
 
 def test_offline(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANLAB_OFFLINE", "1")
     with pytest.raises(
-        EnvError, match=r"toy\.tar\.gz: absent, and GANLAB_OFFLINE forbids http.*; put it in /"
+        EnvError, match=r"toy\.tar\.gz: not found, and GANLAB_OFFLINE forbids http.*; put it in /"
     ):
         fetch(remote)
     assert Handler.asked == []
 
 
 def test_a_wrong_file_by_hand(remote: Remote) -> None:
-    remote.place.parent.mkdir(parents=True)
-    remote.place.write_bytes(b"half")
-    with pytest.raises(EnvError, match=r"4 bytes, not the 512,000 of the original; remove it"):
+    remote.path.parent.mkdir(parents=True)
+    remote.path.write_bytes(b"half")
+    with pytest.raises(EnvError, match=r"4 bytes, expected 512,000; remove it"):
         fetch(remote)
 
 
@@ -231,9 +231,9 @@ def test_no_room(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_known() -> None:
-    assert pack.KNOWN is KNOWN
+    assert pack.REMOTES is REMOTES
     assert [r.file for r in remotes("cifar10")] == ["cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"]
-    for remote in KNOWN:
+    for remote in REMOTES:
         assert remote.url.startswith("https://")
         assert (len(remote.sha256), len(remote.md5)) == (64, 32)
         assert remote.size > (1e3 if remote.part else 1e8)

@@ -135,7 +135,7 @@ def test_layouts(tmp_path: Path, files: dict[str, bytes], split: str | None, cla
 def test_labels_can_be_left_out(tmp_path: Path) -> None:
     files = tree() | {"loose.png": png(1)}
     with pytest.raises(
-        DataError, match=r"^dataset\.path: 1 images lie beside the class folders; .*labels=false"
+        DataError, match=r"^dataset\.path: 1 images are outside the class folders; .*labels=false"
     ):
         folder(as_folder(tmp_path / "set", files)).load()
     data = folder(tmp_path / "set", labels=False).load()
@@ -158,11 +158,11 @@ def test_a_source_without_images(tmp_path: Path) -> None:
     for shape in SHAPES:
         path = shape(tmp_path / shape.__name__, {"a/1.txt": b"x", "b/2.npy": b"y"})
         with pytest.raises(
-            DataError, match=r"^dataset\.path: .* holds no image \(but 2 other file\); give a"
+            DataError, match=r"^dataset\.path: .* contains no images \(ignored: 2 other file\); give a"
         ):
             folder(path).load()
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"holds no image \(but nothing\)"):
+    with pytest.raises(DataError, match=r"is empty; give a"):
         folder(tmp_path / "nothing").load()
     with pytest.raises(DataError, match=r"^dataset\.path: is not set; give a folder, zip or tar"):
         Folder().load()
@@ -178,13 +178,13 @@ def test_a_broken_image_is_named(tmp_path: Path, shape: Callable[..., Path], cac
         folder(path).load()
     line = str(caught.value)
     assert line.startswith(f"{path}/dog/9.png: broken image (")
-    assert line.endswith("; repair or remove it, or dataset.on_bad=skip leaves such images out")
+    assert line.endswith("; repair or remove it, or set dataset.on_bad=skip to skip such images")
     assert [p for p in (cache / "datasets").iterdir() if p.name != ".locks"] == []  # nothing half-written
     data = folder(path, on_bad="skip").load()
     assert len(data) == 6
     assert data.manifest["counts"] == {"skipped": 2}
     assert data.manifest["examples"][1].startswith(f"{path}/dog/text.jpg: not an image in a format")
-    assert data.warnings[0].startswith(f"2 broken images were left out, such as {path}/dog/9.png")
+    assert data.warnings[0].startswith(f"2 broken images were skipped, such as {path}/dog/9.png")
 
 
 def test_nothing_but_broken_images(tmp_path: Path) -> None:
@@ -197,14 +197,14 @@ def test_a_class_that_lost_all_its_images_is_told(tmp_path: Path) -> None:
     data = folder(as_folder(tmp_path / "set", tree() | {"emu/1.png": b"x"}), on_bad="skip").load()
     assert data.classes == ["cat", "dog", "emu"]
     assert data.manifest["class_counts"] == [3, 3, 0]
-    assert "no image of class 'emu'" in data.warnings
+    assert "no images of class 'emu'" in data.warnings
 
 
 def test_an_empty_class_folder(tmp_path: Path) -> None:
     path = as_folder(tmp_path / "set", tree("train", "test"))
     (path / "train" / "emu").mkdir()
     with pytest.raises(
-        DataError, match=r"^dataset\.path: class folder 'emu' of 'train' holds no image; remove"
+        DataError, match=r"^dataset\.path: class folder 'emu' of 'train' contains no images; remove"
     ):
         folder(path, split="train").load()
     folder(path, split="test").load()
@@ -264,15 +264,13 @@ def test_options_and_sources_have_packs_of_their_own(tmp_path: Path) -> None:
 
 
 def test_options_are_checked_at_once() -> None:
-    with pytest.raises(
-        ValueError, match=r"resolution: 0 is not a whole number >= 4.*on_bad: 'ignore' is not"
-    ):
+    with pytest.raises(ValueError, match=r"resolution: 0 is not an integer >= 4.*on_bad: 'ignore' is not"):
         Folder("x", resolution=0, on_bad="ignore")  # type: ignore[arg-type]
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganlab.data.formats.files.free_bytes", lambda folder: 1000)
-    with pytest.raises(EnvError, match=r"needed, 0\.0 MB free; make room"):
+    with pytest.raises(EnvError, match=r"needed, 0\.0 MB free; free some space"):
         folder(as_folder(tmp_path / "set", tree())).load()
 
 

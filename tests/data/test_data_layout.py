@@ -111,7 +111,7 @@ LABELS = [[name, i % 3] for i, name in enumerate(STORED)]
         ({TABLE: b'{"name": "of another tool"}'}, [0] * 4 + [1] * 2),
         ({TABLE: table([[n, None if n == STORED[0] else 1] for n, _ in LABELS])}, "1 images have no label"),
         ({TABLE: table(LABELS[:-1])}, r"img00000005\.png: has no label, where others have one"),
-        ({TABLE: table([["x/" + str(n), k] for n, k in LABELS])}, "its labels name none of the images"),
+        ({TABLE: table([["x/" + str(n), k] for n, k in LABELS])}, "its labels match none of the images"),
         ({TABLE: table([[n, [0.5, 0.5]] for n, _ in LABELS])}, "its labels are not pairs of"),
     ],
 )  # fmt: skip

@@ -169,12 +169,12 @@ def test_a_damaged_pack_is_made_again_with_one_warning(
     pack(recipe(), fill)
     folder = recipe().folder
     DAMAGE[kind](folder)
-    with pytest.raises(DataError, match="remove its folder, and the set is packed again"):
+    with pytest.raises(DataError, match="remove its folder to pack the dataset again"):
         open_pack(folder)
     made = pack(recipe(), fill)
     assert np.array_equal(made.images, IMAGES)
     assert [r.getMessage() for r in caplog.records] == [
-        f"{folder}: the packed set is damaged; packing it again"
+        f"{folder}: the packed dataset is damaged; packing it again"
     ]
     assert leftovers(cache) == [folder.name]
 
@@ -186,7 +186,7 @@ def test_flipped_pixels_are_found_by_verify() -> None:
     raw[500] ^= 1
     (folder / "images.u8").write_bytes(raw)
     open_pack(folder)  # sizes are right
-    with pytest.raises(DataError, match="its sha256 is not the manifest's"):
+    with pytest.raises(DataError, match="its sha256 does not match the manifest"):
         verify_pack(folder)
 
 
@@ -272,7 +272,7 @@ def test_a_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         writer.add(IMAGES)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(EnvError, match=r"the disk is full \(.* free\); make room, or set GANLAB_CACHE"):
+    with pytest.raises(EnvError, match=r"the disk is full \(.* free\); free some space or set GANLAB_CACHE"):
         pack(recipe(), full)
     assert leftovers(cache) == []
     monkeypatch.setattr("ganlab.data.formats.files.free_bytes", lambda folder: 10)
@@ -329,4 +329,4 @@ def test_progress_in_a_pipe_is_a_line_now_and_then(
         for _ in range(5):
             now[0] += 25
             advance(500)
-    assert capsys.readouterr().err == "packing toy: 2,500 of 5,000 images, 20 a second\n"
+    assert capsys.readouterr().err == "packing toy: 2,500 of 5,000 images, 20/s\n"

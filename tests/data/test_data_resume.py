@@ -173,7 +173,7 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(kind: str, sources: Path, cac
         assert contents(cache) == whole, event
         assert decoded == max(0, N - 128 * blocks), event
         complete = event in ("journal removed", "renamed")
-        assert ("continuing after the first" in err) == (blocks > 0 and not complete), event
+        assert ("resuming after the first" in err) == (blocks > 0 and not complete), event
 
 
 def test_killed_again_and_again(sources: Path, cache: Path) -> None:
@@ -334,7 +334,7 @@ def test_a_kill_from_outside_leaves_no_process(sources: Path, cache: Path) -> No
         time.sleep(0.05)
     again = subprocess.run(command, capture_output=True, timeout=120, text=True)
     assert again.returncode == 0
-    assert "continuing after the first" in again.stderr
+    assert "resuming after the first" in again.stderr
     assert contents(cache) == whole
 
 
@@ -351,7 +351,7 @@ def test_children_that_die() -> None:
         child.call(os.kill, child._process.pid, signal.SIGSEGV)
     child.close()
     other = Worker()
-    with pytest.raises(EnvError, match=r"a reading process: ended \(SIGKILL\); the same command continues"):
+    with pytest.raises(EnvError, match=r"data worker: ended \(SIGKILL\); rerun the same command to resume"):
         other.call(os.kill, other._process.pid, signal.SIGKILL)
     other.close()
 
@@ -359,7 +359,7 @@ def test_children_that_die() -> None:
 def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     child = Worker()
     child._timeout = 0.3
-    with pytest.raises(EnvError, match=r"gives no answer for 0\.3 seconds; .*GANLAB_DATA_TIMEOUT") as e:
+    with pytest.raises(EnvError, match=r"no response for 0\.3 seconds; .*GANLAB_DATA_TIMEOUT") as e:
         child.call(os.kill, child._process.pid, signal.SIGSTOP)
     assert (e.value.code, isinstance(e.value, ChildLost)) == (5, False)  # to start it again would hang again
     child.close()
@@ -389,7 +389,7 @@ def test_a_killed_child_is_replaced_once(caplog: pytest.LogCaptureFixture) -> No
 
     assert crew.run(work(1)) == 3
     assert len({id(child) for child in seen}) == 2
-    assert [r.getMessage() for r in caplog.records] == ["a reading process: ended (SIGKILL); started again"]
+    assert [r.getMessage() for r in caplog.records] == ["data worker: ended (SIGKILL); restarting it"]
     seen.clear()
     with pytest.raises(ChildLost):
         crew.run(work(2))
@@ -529,7 +529,7 @@ def test_a_lost_disk_is_no_broken_image(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(image(0))
     gone = [Encoded("a", 0, Piece(tmp_path / "a.jpg")), Encoded("b", 0, Piece(tmp_path / "b.jpg"))]
     for workers in (0, 2):
-        with pytest.raises(DataError, match=r"b\.jpg: cannot be read \(No such file or directory\); mend it"):
+        with pytest.raises(DataError, match=r"b\.jpg: cannot be read \(No such file or \w+\); repair it"):
             list(decode_all(gone, Rule(8), workers))
 
 

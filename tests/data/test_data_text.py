@@ -67,7 +67,7 @@ def test_links_in_a_folder_are_followed(tmp_path: Path) -> None:
     (tmp_path / "in" / "more").symlink_to("../real")
     assert len(Text(str(tmp_path / "in")).load()) == 2
     (tmp_path / "in" / "other").symlink_to("gone")
-    with pytest.raises(DataError, match="in/other: is a link that leads nowhere"):
+    with pytest.raises(DataError, match="in/other: is a broken link"):
         Text(str(tmp_path / "in")).load()
 
 
@@ -93,11 +93,11 @@ def test_long_lines_are_split_or_fail(file: Path) -> None:
 def test_what_players_see_is_one_hot(file: Path) -> None:
     images = made(file, "ab\nba\n")
     x = torch.from_numpy(images.images)
-    seen = images.seen(x)
+    seen = images.to_model_input(x)
     assert (seen.shape, seen.dtype) == ((2, 4, 4), torch.float32)
     assert torch.equal(seen, torch.nn.functional.one_hot(x.long(), 4).transpose(1, 2).float())
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # which refuses to read a value on the host
-        assert images.seen(mode.from_tensor(x)).shape == (2, 4, 4)
+        assert images.to_model_input(mode.from_tensor(x)).shape == (2, 4, 4)
     first = images.batches("cpu", seed=3).batch(0, 2)
     assert first.x.dtype == torch.int16
     assert first.y is None
@@ -169,8 +169,8 @@ def test_the_fingerprint_knows_the_symbols(file: Path) -> None:
 
 
 BAD = {
-    "absent": (None, {}, r"corpus.txt: is not there; give a text file"),
-    "empty": (b"", {}, r"there is no text in it"),
+    "absent": (None, {}, r"corpus.txt: does not exist; give a text file"),
+    "empty": (b"", {}, r"it contains no text"),
     "only empty lines": (b"\n\r\n\n", {}, r"all its 3 lines are empty"),
     "latin-1": (b"abc\nd\xe9f\n", {}, r"byte 5 \(0xe9\) is not UTF-8; convert it, or set dataset.on_bad="),
     "cut in a symbol": ("abc\n€".encode()[:-1], {}, r"byte 4 \(0xe2\) is not UTF-8"),
@@ -207,15 +207,15 @@ def test_bad_bytes_become_the_unknown_symbol(file: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
-        (["dataset.length=0"], 2, "dataset.length: 0 is not a whole number >= 1"),
+        (["dataset.length=0"], 2, "dataset.length: 0 is not an integer >= 1"),
         ([], 2, "batch_size: 64 is more than the 2 lines of text train"),
         (["batch_size=2", "dataset.length=3"], 3, "metric.scores.ngram_js: needs lines of 4 symbols"),
         (["dataset.path=null"], 3, "dataset.path: is not set; give a text file"),
-        (["architecture=cnn"], 2, "architecture: it builds images, and dataset text has text; use arch"),
+        (["architecture=cnn"], 2, "architecture: generates images, but dataset text has text; use arch"),
         (
             ["metric=[fid]"],
             2,
-            "metric.scores.fid: scores images, and dataset text has text; use metric=[ngram_js]",
+            "metric.scores.fid: scores images, but dataset text has text; use metric=[ngram_js]",
         ),
         (["architecture.kernel=4"], 2, "architecture.kernel: 4 is even"),
     ],
@@ -233,14 +233,14 @@ def test_data_commands(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text("abc\n\nabcdef\n")
     assert main.main(["data", "check", "text", f"path={file}", "length=4"]) == 0
     said = capsys.readouterr().out
-    assert f"text train: {Text.comes}, and loads" in said
+    assert f"text train: {Text.origin}, and loads" in said
     assert "2 lines, 2x4, sha256" in said
     assert "1 lines cut; 1 empty lines left out" in said
     assert "6 symbols, the unknown one first" in said
     assert main.main(["data", "info", "text", f"path={file}"]) == 0
     assert "lines of 32 symbols, at most 2048 different ones" in capsys.readouterr().out
     assert main.main(["data", "prepare", "text", f"path={file}"]) == 0
-    assert f"text: {Text.comes}; nothing to prepare" in capsys.readouterr().out
+    assert f"text: {Text.origin}; nothing to prepare" in capsys.readouterr().out
     assert main.main(["data", "check", "text", f"path={file}", "hash=write"]) == 2
 
 

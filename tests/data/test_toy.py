@@ -35,7 +35,7 @@ from ganlab.models.mlp import MLP
 from ganlab.papers import labels
 from ganlab.report.read import collect
 from ganlab.training import trainer
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.optimizers import RMSpropTF
 from ganlab.training.step import update
 from ganlab.types import Batch, ImageShape, PointShape
@@ -273,7 +273,7 @@ def test_resume_is_bitwise(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_fixed_generator_is_real_points_moved_and_stays(
     shift: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    game = build_game(experiment(fixed_generator=0.5, fixed_shift=shift), CPU)
+    game = build_gan(experiment(fixed_generator=0.5, fixed_shift=shift), CPU)
     before = [p.clone() for p in game.generator.parameters()]
     d_before = [p.clone() for p in game.discriminator.parameters()]
     seen: list[Batch] = []
@@ -337,13 +337,13 @@ def test_images_and_points_are_told_apart(capsys: pytest.CaptureFixture[str]) ->
     assert main.main(["train", *words]) == 2
     said = capsys.readouterr().err
     for line in (
-        "architecture: it builds images, and dataset 8gaussians has points; use architecture=mlp",
-        "metric.scores.fid: scores images, and dataset 8gaussians has points; use metric=[modes,wass",
-        "dequantize: is for images, and dataset 8gaussians has points; set it to false",
-        "flip: is for images, and dataset 8gaussians has points; set it to false",
+        "architecture: generates images, but dataset 8gaussians has points; use architecture=mlp",
+        "metric.scores.fid: scores images, but dataset 8gaussians has points; use metric=[modes,wass",
+        "dequantize: works on images only, but dataset 8gaussians has points; set it to false",
+        "flip: works on images only, but dataset 8gaussians has points; set it to false",
     ):
         assert line in said
-    with pytest.raises(ConfigError, match=r"metric\.scores\.w.*scores points, and dataset digits has images"):
+    with pytest.raises(ConfigError, match=r"metric\.scores\.w.*scores points, but dataset digits has images"):
         composed("dataset=digits", "metric=[wasserstein1]")
 
 

@@ -75,7 +75,7 @@ class Noise(Dataset):
         return ("train", "test")
 
     def load(self, *, split: str | None = None) -> SampleSet:
-        split = self.chosen(split)
+        split = self.resolve_split(split)
         n = self.n if split == "train" else 120
         shape = (n, self.channels, 4, 4)
         images = np.random.default_rng([self.seed, n]).integers(0, 256, shape, dtype=np.uint8)

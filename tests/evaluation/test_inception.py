@@ -410,7 +410,9 @@ def test_wrong_content_is_not_kept(
     with pytest.raises(EnvError) as e:
         Inception().check()
     found = hashlib.sha256(server.content).hexdigest()[:16]
-    assert f"the download failed: what came has sha256 {found}..., expected {official[:16]}..." in caplog.text
+    assert (
+        f"the download failed: the content has sha256 {found}..., expected {official[:16]}..." in caplog.text
+    )
     assert all(told in line(e) for told in (FILE, "95.6 MB", official[:8], "metric.extractor=cifar"))
     assert [p.name for p in inception.places()[-1].parent.iterdir()] == [FILE + ".lock"]
 
@@ -422,7 +424,7 @@ def test_a_server_that_has_it_not_is_one_line(
     monkeypatch.setattr(inception, "url", lambda: url + "x")
     with pytest.raises(EnvError, match="its download failed"):
         Inception().check()
-    assert "the download failed: the server answers 404 Not Found" in caplog.text
+    assert "the download failed: the server responded 404 Not Found" in caplog.text
     assert len(server.asked) == 1
     server.cuts += [10] * download.TRIES
     monkeypatch.setattr(inception, "url", lambda: url)

@@ -45,7 +45,7 @@ def out_of_memory(words: list[str]) -> dict[str, Any]:
     """A device whose memory others hold while an update is recorded."""
     trial = built(words)
     assert isinstance(trial.engine, engine.Graphed)
-    recorded = trial.engine._recorded
+    recorded = trial.engine._capture
 
     def short(work: Callable[[], None]) -> Any:
         torch.cuda.empty_cache()
@@ -55,10 +55,10 @@ def out_of_memory(words: list[str]) -> dict[str, Any]:
         finally:
             device.limit()
 
-    trial.engine._recorded = short  # type: ignore[method-assign]
+    trial.engine._capture = short  # type: ignore[method-assign]
     for _ in range(engine.WARM + 3):
         trial.update()
-    return {"engine": trial.engine.told}
+    return {"engine": trial.engine.summary}
 
 
 def refusals(_: list[str]) -> dict[str, Any]:

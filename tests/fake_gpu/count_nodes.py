@@ -41,7 +41,7 @@ def counted(words: list[str]) -> dict[str, Any]:
     for _ in range(engine.WARM + 2):
         trial.update()
     nodes = device.nodes() if device.graphs() > before else {}
-    return {"engine": trial.engine.told, "nodes": nodes, "complaints": device.complaints()}
+    return {"engine": trial.engine.summary, "nodes": nodes, "complaints": device.complaints()}
 
 
 def count(configs: list[list[str]]) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def fork_cells(sabotaged: bool = False) -> None:
     names = {name: getattr(subprocess, name) for name in ("PIPE", "DEVNULL", "STDOUT")}
     process.subprocess = SimpleNamespace(Popen=popen, **names)  # type: ignore[attr-defined]
     process.POLL, scheduler.WAIT, multirun.WAIT = 0.02, 0.05, 0.05
-    scheduler.AFTER_IN_USE = 0.5  # type: ignore[attr-defined]
+    scheduler.IN_USE_RETRY_S = 0.5  # type: ignore[attr-defined]
     watch.GRACE, watch.LAST_GRACE = 0.5, 0.5
     launchers.time = time  # type: ignore[attr-defined]
 

@@ -116,7 +116,7 @@ def fields(long: bool) -> Iterator[Point]:
             if key in seen:
                 continue
             seen.add(key)
-            for value in wrong_values(wanted, key):
+            for value in value_mistakes(wanted, key):
                 where = rf"{key}(\.\d+)?:"
                 yield Point(
                     f"{key}={value}"[:80],
@@ -140,7 +140,7 @@ def leaves(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
             yield here, wanted
 
 
-def wrong_values(wanted: Any, key: str) -> list[str]:
+def value_mistakes(wanted: Any, key: str) -> list[str]:
     """Values that a field must refuse, as one would write them."""
     found = []
     options = alternatives(wanted)

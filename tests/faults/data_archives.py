@@ -88,7 +88,7 @@ def overlapping() -> bytes:
 
 PHOTO = photo(5)
 READ = "read"  # what is sound is packed; else a pattern of the one line
-NOWHERE = "a link that leads nowhere"
+NOWHERE = "broken link"
 ATTACKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "tar: ../": ("a.tar", with_tar(entry("../../escape.jpg", body=PHOTO)), READ),
     "tar: absolute": ("a.tar", with_tar(entry("/{}/escape.jpg", body=PHOTO)), READ),

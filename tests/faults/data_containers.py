@@ -28,7 +28,7 @@ def database(folder: Path, n: int = 30, size: int = 24) -> Path:
     return folder
 
 
-def lsun(place: Path, path: Path, where: str, fix: str = "fetch it again") -> None:
+def lsun(place: Path, path: Path, where: str, fix: str = "download it again") -> None:
     refused(place, 3, where, fix, "data", "prepare", "lsun", f"path={path}", "resolution=8")
 
 
@@ -36,7 +36,7 @@ def cut_lmdb(share: float) -> Check:
     def check(place: Path) -> None:
         file = database(place / "bedroom_train_lmdb") / "data.mdb"
         os.truncate(file, int(share * file.stat().st_size))
-        lsun(place, file.parent, "data.mdb: is (cut short|empty|not an LMDB database)")
+        lsun(place, file.parent, "data.mdb: is (truncated|empty|not an LMDB database)")
 
     return check
 
@@ -61,7 +61,7 @@ def no_lmdb(content: bytes) -> Check:
 
 def empty_folder(place: Path) -> None:
     (place / "bedroom_train_lmdb").mkdir()
-    lsun(place, place, "holds no data.mdb", "unpack the whole archive")
+    lsun(place, place, "contains no data.mdb", "unpack the whole archive")
 
 
 def reads(change: Callable[[Path], object], n: int = 30, size: int = 24) -> Check:

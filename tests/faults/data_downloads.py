@@ -65,12 +65,12 @@ def fails(file: Remote, says: str, fix: str = r"put it in .*downloads .*md5 \w+|
     assert len(line) <= LINE + 1, line
     assert re.search(says, text), f"{says!r} is not in {text!r}"
     assert re.search(fix, text), f"{fix!r} is not in {text!r}"
-    assert not file.place.is_file() or file.place.read_bytes() != CONTENT
+    assert not file.path.is_file() or file.path.read_bytes() != CONTENT
 
 
 def ok(file: Remote) -> None:
     assert fetch(file).read_bytes() == CONTENT
-    left = sorted(p.name for p in file.place.parent.iterdir() if not p.name.endswith(".lock"))
+    left = sorted(p.name for p in file.path.parent.iterdir() if not p.name.endswith(".lock"))
     assert left == ["toy.tar.gz"], left
 
 
@@ -98,8 +98,8 @@ def endured(*faults: str, asked: list[int] | None = None, part: bytes = b"") -> 
             other = f"http://localhost:{server.server_port}"
             server.faults = [fault.replace("<other>", other) for fault in server.faults]
             if part:
-                file.place.parent.mkdir(parents=True)
-                file.place.with_name("toy.tar.gz.part").write_bytes(part)
+                file.path.parent.mkdir(parents=True)
+                file.path.with_name("toy.tar.gz.part").write_bytes(part)
             ok(file)
             assert asked is None or server.asked == asked, f"asked for {server.asked}"
 
@@ -111,7 +111,7 @@ def redirected(place: Path) -> None:
     with online(place), served() as server:
         to = f"to http://localhost:{server.server_port}/g"
         server.faults = [to, "other", to, "other"]
-        fails(remote(f"{server.url}/f"), "what came has sha256 [0-9a-f]{16}..., expected")
+        fails(remote(f"{server.url}/f"), "the content has sha256 [0-9a-f]{16}..., expected")
 
 
 def out_of_https(place: Path) -> None:
@@ -132,12 +132,14 @@ def nowhere(url: str, says: str) -> Callable[[Path], None]:
 def offline(place: Path) -> None:
     with online(place), served() as server, patch.dict(os.environ, {"GANLAB_OFFLINE": "1"}):
         fails(
-            remote(f"{server.url}/f"), "absent, and GANLAB_OFFLINE forbids http", names(str(place / "cache"))
+            remote(f"{server.url}/f"),
+            "not found, and GANLAB_OFFLINE forbids http",
+            names(str(place / "cache")),
         )
         assert server.asked == []
         file = remote(f"{server.url}/f")
-        file.place.parent.mkdir(parents=True)
-        file.place.write_bytes(CONTENT)
+        file.path.parent.mkdir(parents=True)
+        file.path.write_bytes(CONTENT)
         ok(file)
 
 
@@ -157,7 +159,7 @@ def eight(killed: bool) -> Callable[[Path], None]:
                         os._exit(code)
                 pids.append(pid)
             if killed:
-                lock = file.place.with_name("toy.tar.gz.lock")
+                lock = file.path.with_name("toy.tar.gz.lock")
                 deadline = time.monotonic() + 30
                 while not server.asked or not lock.read_text().partition("@")[0].strip():
                     assert time.monotonic() < deadline
@@ -211,8 +213,8 @@ def planted(place: Path) -> None:
     (place / "victim").write_text("precious")
     with online(place), served() as server:
         file = remote(f"{server.url}/f")
-        file.place.parent.mkdir(parents=True)
-        file.place.with_name("toy.tar.gz.part").symlink_to(place / "victim")
+        file.path.parent.mkdir(parents=True)
+        file.path.with_name("toy.tar.gz.part").symlink_to(place / "victim")
         fails(file, "can't be written")
     assert (place / "victim").read_text() == "precious"
 
@@ -220,9 +222,9 @@ def planted(place: Path) -> None:
 def by_hand(place: Path) -> None:
     with online(place), served() as server:
         file = remote(f"{server.url}/f")
-        file.place.parent.mkdir(parents=True)
-        file.place.write_bytes(b"half")
-        fails(file, "4 bytes, not the 512,000 of the original", "remove it")
+        file.path.parent.mkdir(parents=True)
+        file.path.write_bytes(b"half")
+        fails(file, "4 bytes, expected 512,000", "remove it")
 
 
 def weights(where: str) -> Callable[[Path], None]:
@@ -258,20 +260,20 @@ def weights(where: str) -> Callable[[Path], None]:
 
 HALF = len(CONTENT) // 2
 CASES: dict[str, Callable[[Path], None]] = {
-    "404": broken("404", says="the server answers 404"),
-    "500, again and again": broken("500", "500", "500", says="the server answers 500"),
+    "404": broken("404", says="the server responded 404"),
+    "500, again and again": broken("500", "500", "500", says="the server responded 500"),
     "503 twice, then the file": endured("503", "503", asked=[0, 0, 0]),
-    "an HTML page in its place": broken("html", says="20 bytes are offered, 512,000 expected"),
-    "an HTML page after half of it": broken("cut", "html", says="20 bytes are offered", then=HALF),
+    "an HTML page in its place": broken("html", says="20 bytes, 512,000 expected"),
+    "an HTML page after half of it": broken("cut", "html", says="20 bytes, ", then=HALF),
     "cut at 50 %": endured("cut", asked=[0, HALF]),
     "cut thrice, continued by the next try": broken(
         "cut", "cut", "cut", says="connection broke", then=448_000
     ),
-    "wrong content": broken("other", "other", says="what came has sha256"),
-    "longer": broken("longer", says="512,001 bytes are offered"),
-    "endless": broken("endless", says="bytes are offered, 512,000 expected", then=None),
-    "a body that drips": broken("drip", "drip", "drip", says="only .* bytes came in", then=None),
-    "a header that drips": broken("silent", "silent", "silent", says="no answer in 0.3 seconds"),
+    "wrong content": broken("other", "other", says="the content has sha256"),
+    "longer": broken("longer", says="512,001 bytes, "),
+    "endless": broken("endless", says="bytes, 512,000 expected", then=None),
+    "a body that drips": broken("drip", "drip", "drip", says="only .* bytes in", then=None),
+    "a header that drips": broken("silent", "silent", "silent", says="no response in 0.3 seconds"),
     "no ranges after a cut": endured("cut", "whole", asked=[0, HALF]),
     "the rest of another file": endured(part=b"x" * 1000, asked=[1000, 0]),
     "more than the file": endured(part=CONTENT + b"x", asked=[0]),
@@ -280,10 +282,10 @@ CASES: dict[str, Callable[[Path], None]] = {
     "another host sends something else": redirected,
     "out of https": out_of_https,
     "to ftp": broken("to ftp://127.0.0.1/x", says="which is not https or http"),
-    "to a file": broken("to file:///etc/passwd", says="the server answers 302"),
-    "round in a circle": broken(*["to /f"] * 20, says="the server answers 302"),
+    "to a file": broken("to file:///etc/passwd", says="the server responded 302"),
+    "round in a circle": broken(*["to /f"] * 20, says="the server responded 302"),
     "no server": nowhere("http://127.0.0.1:9/f", "refused"),
-    "no such host": nowhere("http://ganlab.invalid/f", "no download"),
+    "no such host": nowhere("http://ganlab.invalid/f", "download failed"),
     "an offline node": offline,
     "eight at once": eight(False),
     "eight at once, the first is killed": eight(True),

@@ -58,7 +58,7 @@ def cut_in_a_set(kind: str) -> Callable[[Path], None]:
         words = ("folder", f"path={root}", "resolution=8")
         refused(place, 3, names(f"3.{ending}"), "dataset.on_bad=skip", "data", "prepare", *words)
         done = command(place, "data", "check", *words)
-        one_line(done, 3, names(str(root)), "mend or remove")
+        one_line(done, 3, names(str(root)), "repair or remove")
         assert f"broken: 3.{ending}: " in done.out, done.out
         done = command(place, "data", "prepare", *words, "on_bad=skip")
         assert (done.code, "4 images" in done.out) == (0, True), done.out + done.err

@@ -71,8 +71,8 @@ def gap(place: Path) -> None:
     """A class that no image has is told, and is no mistake."""
     root = tree(place / "set", cifar(labels=[0, 9]))
     done = command(place, "data", "prepare", "cifar10", f"path={root}", "verify=false")
-    assert (done.code, "no image of class 'automobile'" in done.out) == (0, False), done.out
-    assert "no image of class" in done.out
+    assert (done.code, "no images of class 'automobile'" in done.out) == (0, False), done.out
+    assert "no images of class" in done.out
 
 
 def equal(place: Path) -> None:
@@ -110,16 +110,16 @@ NO_VERIFY = ("verify=false",)
 VAL = ("split=val", "preprocess=plain", "resolution=8")
 WNID = "n01440764"
 CONTENTS: dict[str, Check] = {
-    "an empty folder": refuses({}, "holds no image", "give a folder"),
-    "a folder of text files": refuses({"a.txt": b"x", "b.csv": b"y"}, "holds no image .*2 other file"),
-    "a zip of nothing": refuses({"set.zip": zip_bytes({})}, "holds no image", "", "path={}/set.zip"),
-    "a tar of nothing": refuses({"set.tar": tar_bytes({})}, "holds no image", "", "path={}/set.tar"),
+    "an empty folder": refuses({}, "is empty", "give a folder"),
+    "a folder of text files": refuses({"a.txt": b"x", "b.csv": b"y"}, "contains no images .*2 other file"),
+    "a zip of nothing": refuses({"set.zip": zip_bytes({})}, "is empty", "", "path={}/set.zip"),
+    "a tar of nothing": refuses({"set.tar": tar_bytes({})}, "is empty", "", "path={}/set.tar"),
     "a class without a file": lambda place: (
         (place / "set" / "bird").mkdir(parents=True),
-        refuses(photos(), "class folder 'bird' .*holds no image", "on_bad=skip")(place),
+        refuses(photos(), "class folder 'bird' .*contains no images", "on_bad=skip")(place),
     )[1],
     "images beside class folders": refuses(
-        photos() | {"x.jpg": photo(9)}, "1 images lie beside", "labels=false"
+        photos() | {"x.jpg": photo(9)}, "1 images are outside", "labels=false"
     ),
     "nothing but broken images": refuses({"a.jpg": b"x"}, "no image was left", "", "on_bad=skip"),
     "a path that is not there": refuses({}, "dataset.path: .*does not exist", "check", "path={}/none"),
@@ -145,7 +145,7 @@ CONTENTS: dict[str, Check] = {
     "CIFAR: a class without images": gap,
     "CIFAR: not the original": refuses(cifar(), "checksum", "dataset.verify=false", name="cifar10"),
     "STL: a label 0": refuses(stl(b"\1\0\2"), "labels from 0", "", "split=train", *NO_VERIFY, name="stl10"),
-    "STL: no labels": refuses(stl(None), "holds no train_y", "", "split=train", *NO_VERIFY, name="stl10"),
+    "STL: no labels": refuses(stl(None), "contains no train_y", "", "split=train", *NO_VERIFY, name="stl10"),
     "STL: fewer labels": refuses(stl(b"\1\2"), "2 labels for 3", "", "split=train", *NO_VERIFY, name="stl10"),
     "STL: half an image": refuses(
         {"unlabeled_X.bin": bytes(30000)}, "not whole images", "", *NO_VERIFY, name="stl10"

@@ -123,7 +123,7 @@ def dies_again(kind: str) -> Callable[[Path], None]:
             whole = content(place)
             os.rename(place / "cache", place / "before")
             with struck(signal.SIGKILL, 3, every=True):
-                one_line(command(place, *words), 5, "a reading process: ended", "the same command continues")
+                one_line(command(place, *words), 5, "data worker: ended", "rerun the same command to resume")
             assert not packs(place)
             assert command(place, *words).code == 0
         assert content(place) == whole

@@ -116,7 +116,7 @@ def misfits(long: bool) -> list[Case]:
     cases["a tensor too many"] = of_tensors(
         lambda t: t.update({"generator/more": t[first(t, "generator/")].clone()}), "generator/more", "nothing"
     )
-    cases["no networks at all"] = of_state(lambda s: s.pop("game"), "holds no networks")
+    cases["no networks at all"] = of_state(lambda s: s.pop("game"), "contains no networks")
     cases["no progress"] = of_state(lambda s: s.pop("progress"), "its state does not fit")
     cases["progress of the wrong kind"] = of_state(lambda s: s.update(progress=[1]), "its state does not fit")
     cases["no tally"] = of_state(lambda s: s["progress"].update(tally=3), "its state does not fit")

@@ -120,10 +120,10 @@ def fresh_of(name: str) -> dict[str, Any]:
     import torch
 
     from ganlab.config import compose
-    from ganlab.training.build import build_game, pack_game
+    from ganlab.training.build import build_gan, pack_gan
 
     e = compose.build(compose.compose(words_of(*CONFIGS[name])))
-    return pack_game(build_game(e, torch.device("cpu"), 10))[0]
+    return pack_gan(build_gan(e, torch.device("cpu"), 10))[0]
 
 
 def broken(drop: Drop, fresh: Mapping[str, Any], undone: bool) -> Callable[[], None]:

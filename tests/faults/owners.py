@@ -123,7 +123,7 @@ def foreign_owner(flock: bool, silent: float, place: Path) -> None:
         assert done.code == 0, done.err[-300:]
         assert_identical(place, *GAME)
         return
-    told = "" if flock or silent < 300 else ", silent for"
+    told = "" if flock or silent < 300 else ", no heartbeat for"
     one_line(
         done, 7, f"run: in use by 4242@some-other-host{told}", f"delete {run.name}/{re.escape(lock.name)}"
     )

@@ -111,7 +111,7 @@ def moments() -> dict[str, list[tuple[str, Patch, tuple[str, ...]]]]:
     return {
         "start-up": [
             ("its data are read", at(Resources, "images", 1), GAME),
-            ("its networks are built", at(trainer, "build_game", 1, after=True), GAME),
+            ("its networks are built", at(trainer, "build_gan", 1, after=True), GAME),
             ("its folder is locked", at(folder_module.RunFolder, "lock", 1, after=True), GAME),
             ("its device is prepared", at(trainer, "prepare", 1), GAME),
         ],

@@ -111,7 +111,7 @@ def limited(place: Path) -> None:
 
     words = tiny("batch_size=256", "architecture.width=1", "dataset.resolution=32", "d_steps=5")
     one_line(
-        Forked(*words, cwd=place, before=before).wait(120), 5, "memory: ulimit -v lets a process have", ""
+        Forked(*words, cwd=place, before=before).wait(120), 5, "memory: ulimit -v limits the process to", ""
     )
 
 
@@ -120,7 +120,9 @@ def limited_imports(place: Path) -> None:
     command = ["bash", "-c", f"ulimit -v 1000000; exec {sys.executable} -m ganlab train steps=1"]
     done = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, check=False)
     one_line(
-        Done(done.returncode, done.stdout, done.stderr, 0), 5, "memory: ulimit -v lets a process have 1.02 GB"
+        Done(done.returncode, done.stdout, done.stderr, 0),
+        5,
+        "memory: ulimit -v limits the process to 1.02 GB",
     )
 
 

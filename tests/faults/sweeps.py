@@ -24,10 +24,10 @@ SIGNALS = ("TERM", "INT", "USR1", "USR2", "HUP")
 NAN = "[optimizer.lr=1e30, seed=50]"
 REASONS = {  # way -> exit code, and what its row says
     "raise": (1, "RuntimeError: injected"),
-    "exit": (3, "ended with exit code 3"),
-    "abort": (134, "died of SIGABRT"),
-    "segfault": (139, "died of SIGSEGV"),
-    "kill": (137, "died of SIGKILL, as when memory runs out"),
+    "exit": (3, "exit code 3"),
+    "abort": (134, "killed by SIGABRT"),
+    "segfault": (139, "killed by SIGSEGV"),
+    "kill": (137, r"killed by SIGKILL \(out of memory\?\)"),
     "memory": (5, "memory"),
     "hang": (134, "no progress for 0.05 minutes"),
 }
@@ -60,7 +60,7 @@ def multirun(folder: Path, seeds: Sequence[int], *words: str) -> Forked:
 def events(folder: Path, kind: str) -> list[dict[str, object]]:
     """The lines of a kind in the sweep's books."""
     places = [*folder.glob("out/.sweep"), *folder.glob("outputs/.sweeps/*")]
-    return [row for place in places for row in ledger.rows(place) if row.get("event") == kind]
+    return [row for place in places for row in ledger.read_records(place) if row.get("event") == kind]
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:

@@ -21,7 +21,7 @@ from ganlab.methods.weight_norms import SpectralNorm, WeightNorm
 from ganlab.methods.weights import as_matrix, power_iteration
 from ganlab.models.activations import relu
 from ganlab.models.resnet import ResNet
-from ganlab.training.build import build_game, flatten_weights, pack_game
+from ganlab.training.build import build_gan, flatten_weights, pack_gan
 from ganlab.training.gan import GAN
 from ganlab.training.step import play_round
 from ganlab.types import Batch
@@ -56,14 +56,14 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def played(e: Experiment, flat: bool, rounds: int = 2) -> tuple[dict[str, Tensor], dict[str, Tensor], GAN]:
-    game = build_game(e, CPU, 3)
+    game = build_gan(e, CPU, 3)
     if flat:
         flatten_weights(game)
     torch.manual_seed(0)
     for _ in range(rounds):
         x, y = torch.rand(e.batch_size, *e.shape), torch.randint(3, (e.batch_size,))
         log = play_round(game, lambda x=x, y=y: Batch(x, y))  # type: ignore[misc]
-    return {name: value.clone() for name, value in pack_game(game)[0].items()}, log, game
+    return {name: value.clone() for name, value in pack_gan(game)[0].items()}, log, game
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -71,7 +71,7 @@ def test_the_same_game_as_with_each_layers_own_weights(name: str, tiny: Make) ->
     made = functools.partial(tiny, optimizer=SGD, d_steps=2, ema=0.9)
     plain, told, _ = played(made(**CASES[name]()), False)
     fast, told_too, game = played(made(**CASES[name]()), True)
-    assert bool(game.flat) == ("sn" in game.stabilisers)
+    assert bool(game.flat) == ("sn" in game.methods)
     assert {k: float(v) for k, v in told_too.items()} == pytest.approx(
         {k: float(v) for k, v in told.items()}, rel=1e-4, abs=1e-4
     )

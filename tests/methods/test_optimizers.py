@@ -69,7 +69,7 @@ def test_an_update_with_it_can_be_recorded(tiny: Make, one_thread: None) -> None
     assert told == told_too
     optimizer = use_fused_kernels(RMSpropTF([nn.Parameter(torch.ones(2))]), torch.device("cpu"))
     optimizer.param_groups[0]["capturable"] = True  # as ``quick`` has it on a GPU
-    assert engine.capturable(optimizer)
+    assert engine.is_graph_safe(optimizer)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_mistakes_are_a_line(words: list[str], line: str) -> None:
 
 def test_the_clipping_runs_of_wgan_gps_figures_have_it() -> None:
     for name in ("wgan_gp_fig1a", "wgan_gp_fig1b", "wgan_gp_fig2", "wgan_gp_fig3"):
-        jobs = runner.plan(name, [], grid.Scale(), None).jobs
+        jobs = runner.make_plan(name, [], grid.Scale(), None).jobs
         clipped = [job.tree for job in jobs if "wc" in job.tree["normalization"]]
         assert clipped
         assert {tree["optimizer"]["_target_"] for tree in clipped} == {
@@ -103,5 +103,5 @@ def test_the_clipping_runs_of_wgan_gps_figures_have_it() -> None:
 
 
 def test_the_grid_of_appendix_e_records_what_figure_15a_draws() -> None:
-    jobs = runner.plan("sngan_appendix_e", [], grid.Scale(), None).jobs
+    jobs = runner.make_plan("sngan_appendix_e", [], grid.Scale(), None).jobs
     assert {job.tree["validation"] for job in jobs} == {True}

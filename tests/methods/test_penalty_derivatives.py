@@ -214,5 +214,5 @@ def test_a_penalty_beside_batch_norm_is_warned_of_once(
     e = tiny(normalization=parts, loss=Wasserstein(), steps=4)
     assert go(e) == 0
     said = (tmp_path / "run" / "log.txt").read_text()
-    assert said.count("normalization.gp: the penalty is of each sample by itself") == int(warned)
+    assert said.count("normalization.gp: the penalty is defined per sample") == int(warned)
     assert ("use normalization=ln" in said) is warned

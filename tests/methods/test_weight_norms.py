@@ -22,7 +22,7 @@ from ganlab.methods.weight_norms import (
 )
 from ganlab.methods.weights import as_matrix, out_dim, power_iteration, raw_weight, weighted_layers
 from ganlab.models.cnn import CNN
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.gan import GAN
 from ganlab.training.step import play_round
 from ganlab.types import Batch, ImageShape
@@ -113,7 +113,7 @@ def test_per_update_iterates_once_for_each_new_set_of_weights(order: str, clip: 
 
     def start(rule: SpectralNorm) -> tuple[GAN, nn.Module]:
         norms = {"sn": rule, "wc": WeightClip(bound=0.02)} if clip else {"sn": rule}
-        game = build_game(tiny(normalization=norms, order=order, d_steps=3), torch.device("cpu"))
+        game = build_gan(tiny(normalization=norms, order=order, d_steps=3), torch.device("cpu"))
         return game, next(layer for _, layer in weighted_layers(game.discriminator))
 
     def matrix() -> torch.Tensor:
@@ -299,7 +299,7 @@ def test_with_a_learned_gamma_d_starts_about_as_steep_as_without(name: str) -> N
 
 def test_a_norm_is_of_the_weights_that_another_start_leaves(tiny: Make) -> None:
     norms = {"fn": FrobeniusNorm(gamma="learned"), "orthonormal": Orthonormal(weight=0)}
-    d = build_game(tiny(normalization=norms), torch.device("cpu")).discriminator
+    d = build_gan(tiny(normalization=norms), torch.device("cpu")).discriminator
     for _, layer in weighted_layers(d):
         assert torch.allclose(layer.weight, raw_weight(layer), rtol=1e-5, atol=1e-7)  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ from ganlab.methods.penalties import GradientPenalty
 from ganlab.models.char_lm import Block, CharLM
 from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.step import play_round
 from ganlab.types import Batch, TextShape
 
@@ -108,7 +108,7 @@ def test_every_method_plays_text(method: str) -> None:
     e = compose.build(compose.compose([*words, *TINY, "d_steps=1", "dataset.path=x"]))
     assert isinstance(e, Experiment)
     torch.manual_seed(0)
-    game = build_game(e, torch.device("cpu"), 0, SHAPE)
+    game = build_gan(e, torch.device("cpu"), 0, SHAPE)
     real = F.one_hot(torch.randint(11, (4, 8)), 11).transpose(1, 2).float()
     before = [p.detach().clone() for net in (game.discriminator, game.generator) for p in net.parameters()]
     told = play_round(game, lambda: Batch(real), 1.0)

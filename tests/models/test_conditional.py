@@ -31,7 +31,7 @@ from ganlab.runs.folder import RunFolder
 from ganlab.samples import images as images_module
 from ganlab.system.signals import StopFlag
 from ganlab.training import trainer
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.step import play_round, update_discriminator
 from ganlab.types import Batch, ImageShape
 
@@ -209,7 +209,7 @@ def real_batch(y: list[int] | None) -> Batch:
 
 def test_who_sees_which_labels(small: Make) -> None:
     e = small(normalization={"gp": GradientPenalty()}, fake_labels="data", d_pass="apart")
-    game = build_game(e, CPU, 10)
+    game = build_gan(e, CPU, 10)
     game.labels = torch.tensor([3, 3, 3])
     game.generator, game.discriminator = g, d = Spy(game.generator), Spy(game.discriminator)
     play_round(game, lambda: real_batch([1, 2, 3, 4]))
@@ -221,7 +221,7 @@ def test_who_sees_which_labels(small: Make) -> None:
 
 
 def test_uniform_labels_are_fresh_and_uniform(small: Make) -> None:
-    game = build_game(small(), CPU, 10)
+    game = build_gan(small(), CPU, 10)
     game.generator, game.discriminator = g, d = Spy(game.generator), Spy(game.discriminator)
     torch.manual_seed(0)
     update_discriminator(game, real_batch([1, 1, 1, 1]))
@@ -233,7 +233,7 @@ def test_uniform_labels_are_fresh_and_uniform(small: Make) -> None:
 
 
 def test_data_labels_follow_the_training_set(small: Make) -> None:
-    game = build_game(small(fake_labels="data"), CPU, 3)
+    game = build_gan(small(fake_labels="data"), CPU, 3)
     game.labels = torch.tensor([0] * 700 + [2] * 300)
     torch.manual_seed(0)
     counts = torch.bincount(game.draw_labels(10_000), minlength=3) / 10_000
@@ -241,7 +241,7 @@ def test_data_labels_follow_the_training_set(small: Make) -> None:
 
 
 def test_labels_to_look_at_have_a_stream_of_their_own(small: Make) -> None:
-    game = build_game(small(fake_labels="data"), CPU, 10)
+    game = build_gan(small(fake_labels="data"), CPU, 10)
     before = torch.random.get_rng_state()
     z, y = game.draw(5_000, torch.Generator().manual_seed(0))
     again = game.draw(5_000, torch.Generator().manual_seed(0))
@@ -254,7 +254,7 @@ def test_labels_to_look_at_have_a_stream_of_their_own(small: Make) -> None:
 
 
 def test_an_unconditional_game_is_blind(tiny: Make) -> None:
-    game = build_game(tiny(), CPU, 10)
+    game = build_gan(tiny(), CPU, 10)
     assert game.num_classes == 0
     assert game.draw(2, torch.Generator())[1] is None
     game.generator, game.discriminator = g, d = Spy(game.generator), Spy(game.discriminator)
@@ -367,7 +367,7 @@ def test_a_run_tells_its_classes_and_is_opened_without_data(
     game, _ = saved_run.restore(RunFolder(run), e, "last", CPU)
     assert (game.num_classes, game.labels) == (10, None)
     with monkeypatch.context() as broken:
-        broken.setattr(saved_run, "build_game", lambda *_: [][0])
+        broken.setattr(saved_run, "build_gan", lambda *_: [][0])
         with pytest.raises(IndexError):  # our fault, not the checkpoint's
             saved_run.restore(RunFolder(run), e, "last", CPU)
     for classes, message in (("10", "no class '10'"), ("x,1", "no class 'x'"), ("-1", "no class '-1'")):
@@ -383,12 +383,12 @@ def test_classes_of_an_unconditional_run() -> None:
 
 def test_a_picture_shows_what_its_row_says(small: Make) -> None:
     """Each row of the run's fixed grid is G of that row's class."""
-    game = build_game(small(), CPU, 10)
+    game = build_gan(small(), CPU, 10)
     game.generator.blocks[0].norm1.beta.weight.data.normal_(0, 3)
     z, y = images_module.by_class(torch.randn(2, 4), range(10))
-    images = images_module.images(game.live, z, y, batch_size=3)
+    images = images_module.images(game.ema_or_generator, z, y, batch_size=3)
     for i in (0, 7, 19):
-        alone = images_module.images(game.live, z[i : i + 1], y[i : i + 1])
+        alone = images_module.images(game.ema_or_generator, z[i : i + 1], y[i : i + 1])
         assert (images[i].int() - alone[0].int()).abs().max() <= 1
     assert len({images[i].numpy().tobytes() for i in range(0, 20, 2)}) == 10
     assert math.isfinite(float(images.float().mean()))
@@ -422,7 +422,7 @@ def test_g_learns_what_the_label_means(
     adam = functools.partial(torch.optim.Adam, lr=2e-3, betas=(0.0, 0.9))
     loss = ClassLoss(1.0, 0.0, 1.0) if head == "ac" else None
     seed = int(head == "concat")  # with seed 0 its G is slow: 0.7 after as many rounds
-    game = build_game(small(head, optimizer=adam, batch_size=16, class_loss=loss, seed=seed), CPU, 2)
+    game = build_gan(small(head, optimizer=adam, batch_size=16, class_loss=loss, seed=seed), CPU, 2)
 
     def real() -> Batch:
         y = torch.randint(2, (16,))
@@ -469,4 +469,4 @@ def test_the_command_line_trains_samples_and_scores_a_conditional_run(
     assert "classes: this run has no class '10'; write classes=0,9" in capsys.readouterr().err
     assert main(["train", *nets, "dataset=stl10", *scoring]) == 2
     wrong = capsys.readouterr().err
-    assert "dataset: stl10 unlabeled has no class labels, and the architecture is conditional" in wrong
+    assert "dataset: stl10 unlabeled has no class labels, but the architecture is conditional" in wrong

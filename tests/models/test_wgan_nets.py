@@ -26,7 +26,7 @@ from ganlab.models.random_dcgan import DCGANFamily
 from ganlab.models.wgan_dcgan import WGAN
 from ganlab.models.wgan_gp_lsun import Bedrooms, Pair
 from ganlab.sweeps import grid, runner
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.step import play_round, update
 from ganlab.types import Batch, ImageShape
 
@@ -433,7 +433,7 @@ def images(*words: str) -> Experiment:
 def test_no_value_is_read_on_the_host(words: list[str]) -> None:
     """Fake tensors have no values: a read would raise."""
     e = images(*words, "dataset.resolution=32", "architecture.width=0.04", "batch_size=4")
-    game, x = build_game(e, torch.device("cpu")), torch.rand(4, 3, 32, 32)
+    game, x = build_gan(e, torch.device("cpu")), torch.rand(4, 3, 32, 32)
     play_round(game, lambda: Batch(x))  # the slots of the optimisers
     with FakeTensorMode(allow_non_fake_inputs=True):
         told = update(game, lambda: Batch(x))
@@ -446,7 +446,7 @@ def test_the_101_layer_pair_takes_an_update_of_each_player_at_full_width() -> No
         "+experiment=wgan_gp_lsun", "architecture.pair=resnet101", "dataset.resolution=64", "d_steps=1",
         "batch_size=2",
     )  # fmt: skip
-    game = build_game(e, torch.device("cpu"))
+    game = build_gan(e, torch.device("cpu"))
     assert (count(game.generator), count(game.discriminator)) == (9_189_587, 7_605_041 + 13_760)
     before = {
         k: v.clone() for k, v in (game.generator.state_dict() | game.discriminator.state_dict()).items()
@@ -488,7 +488,7 @@ def test_settings_are_the_papers() -> None:
 def test_wgan_clips_every_parameter_of_its_critic() -> None:
     """Convolutions and batch norm's scales, which start at 1; G is left alone."""
     e = images("+experiment=wgan_cifar", "architecture.width=0.1", "batch_size=8", "d_steps=1")
-    game = build_game(e, torch.device("cpu"))
+    game = build_gan(e, torch.device("cpu"))
     play_round(game, lambda: Batch(torch.rand(8, 3, 32, 32)))
     parameters = dict(game.discriminator.named_parameters())
     assert any("norms" in name for name in parameters)
@@ -515,7 +515,7 @@ def test_impossible_bounds_and_weights_are_one_line(word: str, told: str) -> Non
 
 @functools.cache
 def cells(name: str) -> dict[str, dict[str, Any]]:
-    return {job.name: job.tree for job in runner.plan(name, [], grid.Scale(), None).jobs}
+    return {job.name: job.tree for job in runner.make_plan(name, [], grid.Scale(), None).jobs}
 
 
 def test_figure_2_is_seven_pairs_by_four_methods() -> None:

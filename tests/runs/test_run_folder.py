@@ -259,7 +259,7 @@ def test_a_dead_owner_whose_number_another_process_has_now_owns_nothing(tmp_path
     """Its text is still there, and its pid lives: by what the kernel says of the lock and of the process."""
     name = f"{os.getpid()}@{socket.gethostname()}"
     path = tmp_path / ".lock"
-    for text in (name, f"{name} 1", f"{name} {lock_module._started(os.getpid())}"):
+    for text in (name, f"{name} 1", f"{name} {lock_module._start_ticks(os.getpid())}"):
         path.write_text(f"{text}\n")
         assert owner_of(path) is None
     with RunFolder(tmp_path).lock():
@@ -325,7 +325,7 @@ def test_without_flock_there_is_never_more_than_one_owner(tmp_path: Path, no_flo
 
 
 def test_without_flock_a_start_tells_a_pid_that_lives_again(tmp_path: Path, no_flock: None) -> None:
-    name, started = f"{os.getpid()}@{socket.gethostname()}", lock_module._started(os.getpid())
+    name, started = f"{os.getpid()}@{socket.gethostname()}", lock_module._start_ticks(os.getpid())
     assert int(started) > 0
     for text in (name, f"{name} {started}"):  # older versions told no start
         (tmp_path / ".lock.0").write_text(f"{text}\n")
@@ -341,7 +341,7 @@ def test_without_flock_another_hosts_lock_holds_and_the_line_says_what_to_delete
 ) -> None:
     (tmp_path / ".lock.0").write_text("999999999@some-other-host\n")
     with pytest.raises(
-        RunInUse, match=r"999999999@some-other-host; if that process is gone, delete .*\.lock\.0"
+        RunInUse, match=r"999999999@some-other-host; if that process is dead, delete .*\.lock\.0"
     ):
         RunFolder(tmp_path).lock()
 
@@ -357,7 +357,7 @@ def test_an_owner_on_another_host_is_believed_while_it_touches_its_lock(tmp_path
             with RunFolder(tmp_path).lock():
                 assert path.read_text().startswith(f"{os.getpid()}@{socket.gethostname()} ")
         else:
-            with pytest.raises(RunInUse, match=r"in use by 999999999@some-other-host; it is free 5 min "):
+            with pytest.raises(RunInUse, match=r"in use by 999999999@some-other-host; it is freed 5 min "):
                 RunFolder(tmp_path).lock()
             assert path.read_text() == "999999999@some-other-host\n"
     path.unlink()
@@ -367,7 +367,7 @@ def test_an_owner_on_another_host_is_believed_while_it_touches_its_lock(tmp_path
 def test_without_flock_silence_is_told(tmp_path: Path, no_flock: None) -> None:
     (tmp_path / ".lock.0").write_text("999999999@some-other-host\n")
     os.utime(tmp_path / ".lock.0", (time.time() - 3660,) * 2)
-    with pytest.raises(RunInUse, match=r"some-other-host, silent for 61 min; if .* delete .*\.lock\.0"):
+    with pytest.raises(RunInUse, match=r"some-other-host, no heartbeat for 61 min; if .* delete .*\.lock\.0"):
         RunFolder(tmp_path).lock()
 
 
@@ -399,7 +399,7 @@ def test_a_folder_that_was_moved_deleted_or_replaced_is_noticed(tmp_path: Path) 
         for again in (False, True):
             if again:
                 folder.path.mkdir()
-            with pytest.raises(EnvError, match=r"run: was deleted or moved while .*; put it back"):
+            with pytest.raises(EnvError, match=r"run: was deleted or moved during the run; put it back"):
                 folder.require_here()
         folder.path.rmdir()
         (tmp_path / "elsewhere").rename(folder.path)

@@ -24,7 +24,7 @@ from ganlab.methods.weight_norms import WeightNorm
 from ganlab.runs.checkpoint import Checkpoints, digest
 from ganlab.runs.folder import RunFolder
 from ganlab.sweeps import lanes
-from ganlab.sweeps.lanes import Lane, Lanes, Measured
+from ganlab.sweeps.lanes import Lane, Lanes, Throughput
 from ganlab.system import hardware
 from ganlab.system.signals import StopFlag
 from ganlab.training import engine, trainer
@@ -202,7 +202,7 @@ def test_a_lane_that_diverges_or_fails_ends_alone(tiny: Make, tmp_path: Path) ->
     assert ended["good"] is None
     assert isinstance(ended["nan"], Diverged)
     assert isinstance(ended["full"], EnvError)
-    assert "batch_size: the device has no memory for 8" in str(ended["full"])
+    assert "batch_size: out of device memory with 8" in str(ended["full"])
     assert isinstance(ended["bug"], KeyError)
     assert all(error is None or error.__traceback__ is None for error in ended.values())
     status = {n: json.loads((tmp_path / n / "result.json").read_text())["status"] for n in ended}
@@ -266,9 +266,9 @@ def counted(costs: list[float], seconds: Callable[[int], float]) -> tuple[Lanes,
             number, cost = left.pop(0)
             pack.add(Lane(str(number), turns(cost), CPU, None))
 
-    def measure(updates: Any, alone_s: Any, device: Any) -> Measured:
+    def measure(updates: Any, alone_s: Any, device: Any) -> Throughput:
         together_s = sum(alone_s) * seconds(len(updates))
-        return Measured(len(updates), len(updates) / together_s, sum(alone_s) / together_s)
+        return Throughput(len(updates), len(updates) / together_s, sum(alone_s) / together_s)
 
     return pack, fill, (clock, measure)
 
@@ -278,7 +278,7 @@ def counted(costs: list[float], seconds: Callable[[int], float]) -> tuple[Lanes,
     [
         (lambda k: 1.0, 8, 1, [1, 2], "2 lanes give 1.00x"),  # no gain: one after the other
         (lambda k: 1 / min(k, 4), 20, 4, [1, 2, 4, 8], "8 lanes give 4.00x"),
-        (lambda k: 1 / k, 20, 8, [1, 2, 4, 8], "8 are the most"),
+        (lambda k: 1 / k, 20, 8, [1, 2, 4, 8], "8 is the maximum"),
         (lambda k: 1 / k, 3, 3, [1, 2, 3], "no more runs"),
     ],
 )
@@ -293,7 +293,7 @@ def test_auto_stops_where_more_lanes_gain_little(
     found = lanes.choose(pack, fill, lambda: None)
     assert found.lanes == chosen
     assert [m.lanes for m in found.measured] == tried
-    assert why in found.why
+    assert why in found.reason
     assert len(pack.active) == chosen
     assert len(pack) == max(tried)  # those over the choice wait, begun
     pack.active.clear()
@@ -307,7 +307,7 @@ def test_auto_heeds_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes.time, "perf_counter", lambda: clock.now)
     found = lanes.choose(pack, fill, lambda: 8.5 - 2.0 * len(pack))  # two units a lane, of 8.5
     assert found.lanes == 2
-    assert "4 lanes would not fit" in found.why
+    assert "4 lanes would not fit" in found.reason
 
 
 def test_measuring_is_interrupted_by_the_end_of_a_lane(tiny: Make, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_measuring_is_interrupted_by_the_end_of_a_lane(tiny: Make, tmp_path: Pat
                 pack.add(Lane(str(e.seed), begun(e, stop, shared), CPU, None))
 
         found = lanes.choose(pack, fill)
-        assert (found.lanes, found.why) == (1, "a run ended meanwhile")
+        assert (found.lanes, found.reason) == (1, "a run ended during the measurement")
         fill(1)
         while pack.active:
             pack.round()
@@ -350,5 +350,5 @@ def test_a_run_beside_others_hints_at_threads(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     hint = hardware.oversubscription_hint(CPU)
     assert bool(hint) == told
-    assert ("load 3.0 and 4 threads more on 4 cores" in hint) == told
+    assert ("the machine is busy (load 3.0, 4 cores); threads=1 is likely faster" in hint) == told
     assert hardware.oversubscription_hint(torch.device("cuda")) == ""

@@ -81,11 +81,11 @@ def played(error: BaseException | None, lanes: int, of: int) -> tuple[packed.Pac
     """A pack of ``lanes`` lanes in ``of`` places, the first of which has ended so."""
     told = io.StringIO()
     made = packed.Pack(str(of), told, io.StringIO(), StopFlag())
-    made.lanes = Lanes(CPU, made.over)
+    made.lanes = Lanes(CPU, made.on_end)
     run: Any = iter([SimpleNamespace()])
     made.lanes.active = [Lane(str(n), run, CPU, io.StringIO()) for n in range(lanes)]
-    made.words = {str(n): [] for n in range(lanes)}
-    made.over(made.lanes.active[0], error)
+    made.overrides = {str(n): [] for n in range(lanes)}
+    made.on_end(made.lanes.active[0], error)
     return made, [json.loads(line) for line in told.getvalue().splitlines()]
 
 
@@ -117,8 +117,8 @@ def test_how_a_lane_ends_is_told_and_a_lack_of_memory_makes_fewer(
     monkeypatch.chdir(tmp_path)  # crash.txt
     made, events = played(error, lanes, 4)
     assert (events[0]["event"], events[0]["cell"], events[0]["code"]) == ("ended", "0", code)
-    assert made.places == places
-    assert any("at once from now" in e.get("text", "") for e in events) == (places < 4)
+    assert made.num_lanes == places
+    assert any("at once from now on" in e.get("text", "") for e in events) == (places < 4)
 
 
 def test_auto_measures_the_cells_and_says_what_it_chose(
@@ -148,12 +148,12 @@ def test_auto_measures_the_cells_and_says_what_it_chose(
     ]
     made = Cells("auto", told, io.StringIO("\n".join(map(json.dumps, [*orders, None, None, None]))), stop)
     monkeypatch.setattr(lanes_module, "seconds_of", seconds)
-    assert made.play() == 0
+    assert made.run() == 0
     events = [json.loads(line) for line in told.getvalue().splitlines()]
     (packing,) = [e for e in events if e["event"] == "packing"]
     assert packing["chosen"] == 2
     assert [m["lanes"] for m in packing["measured"]] == [1, 2, 4]
-    assert "4 lanes give 1.74x, less than 1.1 times what fewer give" in packing["why"]
+    assert "4 lanes give 1.74x, less than 1.1 times the speed of fewer" in packing["why"]
     assert sorted(e["cell"] for e in events if e["event"] == "ended") == list("012345")
     assert {n: played.count(n) for n in range(6)} == dict.fromkeys(
         range(6), 30
@@ -163,5 +163,5 @@ def test_auto_measures_the_cells_and_says_what_it_chose(
 def test_no_more_cells_are_asked_for_after_a_signal() -> None:
     told, stop = io.StringIO(), StopFlag()
     stop.signum = 15
-    assert packed.Pack("3", told, io.StringIO('{"cell": "x"}'), stop).play() == 143
+    assert packed.Pack("3", told, io.StringIO('{"cell": "x"}'), stop).run() == 143
     assert told.getvalue() == ""

@@ -53,8 +53,8 @@ def test_the_shipped_set_is_the_same_everywhere_and_a_prefix_of_a_longer_one() -
     assert list(members[0].chosen.values()) == FIRST
     assert list(members[199].chosen.values()) == LAST
     assert len({tuple(m.chosen.values()) for m in members}) == 200
-    assert list(block.random.asked("n", "12").members()) == members[:12]
-    assert list(block.random.asked("seed", "1").members())[:12] != members[:12]
+    assert list(block.random.with_setting("n", "12").members()) == members[:12]
+    assert list(block.random.with_setting("seed", "1").members())[:12] != members[:12]
     one_sided = grid.load("wgan_gp_one_sided").blocks[0].random
     assert one_sided is not None
     assert [m.chosen for m in one_sided.members()] == [m.chosen for m in members]
@@ -105,7 +105,7 @@ def test_cells_have_short_names_their_choices_and_the_overrides_of_their_method(
 
 def test_another_seed_has_another_folder_and_a_larger_n_the_same(place: Path) -> None:
     def out(*words: str) -> str:
-        return str(runner.plan("nets", words, grid.Scale(), None, ["conf"]).out)
+        return str(runner.make_plan("nets", words, grid.Scale(), None, ["conf"]).out)
 
     assert out("n=1") == out("n=2", "seed=0") == "outputs/nets"
     assert out("n=1", "seed=7") == "outputs/nets-seed7"
@@ -114,14 +114,14 @@ def test_another_seed_has_another_folder_and_a_larger_n_the_same(place: Path) ->
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("n=0", "n: '0' is no number from 1 to 12, which is all there are; write n=3"),
-        ("n=-1", "n: '-1' is no number from 1 to 12"),
-        ("n=many", "n: 'many' is no number from 1 to 12"),
-        ("n=13", "n: '13' is no number from 1 to 12"),
-        ("n=", "n: '' is no number from 1 to 12"),
-        ("seed=-1", "seed: '-1' is no whole number from 0 on; it draws the set"),
-        ("seed=0,1", "seed: '0,1' is no whole number from 0 on"),
-        ("seed=x", "seed: 'x' is no whole number from 0 on"),
+        ("n=0", "n: '0' is not an integer from 1 to 12, the number of combinations; write n=3"),
+        ("n=-1", "n: '-1' is not an integer from 1 to 12"),
+        ("n=many", "n: 'many' is not an integer from 1 to 12"),
+        ("n=13", "n: '13' is not an integer from 1 to 12"),
+        ("n=", "n: '' is not an integer from 1 to 12"),
+        ("seed=-1", "seed: '-1' is not an integer of at least 0; write seed=0, the seed of the draw"),
+        ("seed=0,1", "seed: '0,1' is not an integer of at least 0"),
+        ("seed=x", "seed: 'x' is not an integer of at least 0"),
         ("m=3", "m: there is no such key"),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_wrong_n_or_seed_is_a_line(
 def test_more_cells_than_allowed_are_counted_before_they_are_drawn(place: Path) -> None:
     found = grid.load("wgan_gp_random_architectures")
     chosen, _ = grid.restrict(found, ["n=501"])
-    with pytest.raises(ConfigError, match="has 1002 cells; at most 1000"):
+    with pytest.raises(ConfigError, match="1002 cells; must be 1 to 1000"):
         grid.cells(chosen)
     assert len(grid.cells(found)) == 400
 
@@ -154,25 +154,25 @@ def test_a_random_set_s_mistakes_are_told_together(place: Path) -> None:
         grid.load("bad", [place / "conf"])
     told = "\n".join(map(str, caught.value.mistakes))
     for part in (
-        "random.m: is no key of it",
-        "random: stands beside an axis 'seed'",
-        "choices.x: holds a value twice",
-        "choices.y: is neither a list of values nor labels",
-        "choices.z.big: does not name the labels of an axis, each once; write {gan: ..., wgan: ...}",
-        "choices.w.big: is no list of key=value overrides",
-        "random.n: '9' is no number from 1 to 2",
-        "random.seed: 'q' is no whole number",
+        "random.m: unknown key",
+        "random: conflicts with axis 'seed'",
+        "choices.x: repeats a value",
+        "choices.y: must be a list of values, or a mapping from labels",
+        "choices.z.big: must have exactly the labels of one axis as keys; write {gan: ..., wgan: ...}",
+        "choices.w.big: must be a list of key=value overrides",
+        "random.n: '9' is not an integer from 1 to 2",
+        "random.seed: 'q' is not an integer",
     ):
         assert part in told, told
     (place / "conf" / "grid" / "bad2.yaml").write_text(
         FILE.replace("successes", "failures").replace("axis: method", "axis: metod")
     )
-    with pytest.raises(ConfigError, match="'metod' has not two labels"):
+    with pytest.raises(ConfigError, match="'metod' must be an axis with two labels"):
         grid.load("bad2", [place / "conf"])
 
 
 def test_grid_json_says_what_was_drawn(place: Path) -> None:
-    planned = runner.plan("nets", ["n=2"], grid.Scale(), None, ["conf"])
+    planned = runner.make_plan("nets", ["n=2"], grid.Scale(), None, ["conf"])
     record = json.loads(json.dumps(planned.record()))
     assert record["random"] == {"n": 2, "seed": 0, "of": 12}
     assert record["pairs"] == {"axis": "method", "count": "successes", "paper": "wgan_gp"}
@@ -188,7 +188,7 @@ def test_dry_run_times_some_kinds_and_takes_the_rest_for_their_mean(
 ) -> None:
     """Every cell of a random set is a kind of its own. By hand: 1 and 3 s an update make a third cell 2 s."""
     seconds = iter([1.0, 3.0])
-    monkeypatch.setattr(cost, "MOST_KINDS", 2)
+    monkeypatch.setattr(cost, "MAX_KINDS", 2)
     monkeypatch.setattr(cost, "measure", lambda *_: cost.Cost(next(seconds), 0.5))
     words = ["grid=nets", "method=gan", "dry_run=true", "setting=C", "device=cpu", "metric.extractor=cifar"]
     assert main.main(["sweep", "--config-dir", "conf", *words]) == 0
@@ -198,7 +198,7 @@ def test_dry_run_times_some_kinds_and_takes_the_rest_for_their_mean(
         "300",
         "~200",
     ]
-    assert "~: 1 cells taken for the mean of the 2 kinds that were measured, by d_steps" in said.out
+    assert "~: 1 cells estimated by the mean of 2 measured kinds, by d_steps" in said.out
     assert said.err.count("measuring") == 2
 
 
@@ -239,7 +239,7 @@ def test_a_random_grid_runs_and_is_counted(
         ("finished", 2, i // 2) for i in range(4)
     ]
     assert main.main(["sweep", *words]) == 0
-    assert "4 are done" in capfd.readouterr().err
+    assert "4 already done" in capfd.readouterr().err
     assert main.main(["report", "o", "out=r", "thresholds=0.5,99"]) == 0
     said = capfd.readouterr().out.splitlines()
     counted = said[said.index("Successes over thresholds (ours: 2 pairs)") + 2 :][:2]

@@ -18,7 +18,7 @@ from ganlab.metrics.protocol import Protocol
 from ganlab.sweeps import cost
 from ganlab.sweeps.cost import scoring_pass
 from ganlab.training import trainer
-from ganlab.training.build import build_game, pack_game
+from ganlab.training.build import build_gan, pack_gan
 from ganlab.types import Features
 
 CPU = torch.device("cpu")
@@ -37,8 +37,8 @@ def test_a_timed_pass_is_an_evaluations_and_leaves_the_game_as_it_is(tiny: Calla
             return super().__call__(images)
 
     e = tiny(metric=scored(Counting(), 400))
-    game = build_game(e, CPU)
-    before, random = {k: v.clone() for k, v in pack_game(game)[0].items()}, torch.get_rng_state()
+    game = build_gan(e, CPU)
+    before, random = {k: v.clone() for k, v in pack_gan(game)[0].items()}, torch.get_rng_state()
     once = scoring_pass(e, game, CPU, CHUNK + 100)
     assert once is not None
     once()
@@ -48,7 +48,7 @@ def test_a_timed_pass_is_an_evaluations_and_leaves_the_game_as_it_is(tiny: Calla
     assert seconds > 0
     assert set(sizes[3:]) == {e.batch_size}
     assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(v, before[k]) for k, v in pack_game(game)[0].items())
+    assert all(torch.equal(v, before[k]) for k, v in pack_gan(game)[0].items())
     assert torch.is_grad_enabled()
 
 
@@ -58,7 +58,7 @@ def test_without_weights_there_is_no_speed_and_no_download(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr("ganlab.extractors.inception.fetch", lambda *told: pytest.fail("a download"))
     e = tiny(metric=scored(Inception()))
-    game = build_game(e, CPU)
+    game = build_gan(e, CPU)
     assert cost._scoring(e, game, CPU) is None
 
 

@@ -122,5 +122,5 @@ def test_a_task_saves_and_is_queued_again_unless_cancelled(
     (tmp_path / "hold").unlink()
     again = task(tmp_path, 3)
     assert again.wait(300) == 0
-    ends = [r for r in ledger.rows(tmp_path / "out" / ".sweep") if r["event"] == "ended"]
+    ends = [r for r in ledger.read_records(tmp_path / "out" / ".sweep") if r["event"] == "ended"]
     assert sum(r["state"] == "finished" for r in ends) == 5, json.dumps(ends)

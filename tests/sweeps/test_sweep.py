@@ -24,7 +24,7 @@ from ganlab.errors import ConfigError, DataError, EnvError, SweepFailed
 from ganlab.extractors import inception
 from ganlab.runs.folder import RunFolder
 from ganlab.sweeps import cost, grid, plan, process, runner, scheduler, status
-from ganlab.sweeps.lanes import Measured
+from ganlab.sweeps.lanes import Throughput
 from ganlab.system.lock import Lock
 
 SHIPPED = options_of(GRIDS)
@@ -145,15 +145,15 @@ def starts(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_grid_composes_and_scales(name: str) -> None:
-    words = ["n=2"] if "n" in grid.load(name).words() else []  # two members of a random set, not all
-    planned = runner.plan(name, words, grid.Scale(0.01, 0.25), None)
+    words = ["n=2"] if "n" in grid.load(name).axis_keys() else []  # two members of a random set, not all
+    planned = runner.make_plan(name, words, grid.Scale(0.01, 0.25), None)
     assert len({job.folder for job in planned.jobs}) == len(planned.jobs) > 1
     assert all(job.steps < 10_000 for job in planned.jobs)
     assert planned.out == Path("outputs") / f"{name}-u0.01-w0.25"
 
 
 def test_the_paper_s_grid_is_eight_methods_at_six_settings() -> None:
-    planned = runner.plan("sngan_fig1_cifar", [], grid.Scale(), None)
+    planned = runner.make_plan("sngan_fig1_cifar", [], grid.Scale(), None)
     trees = {job.name: job.tree for job in planned.jobs}
     assert len(trees) == 48
     assert {job.steps for job in planned.jobs} == {100_000}
@@ -175,11 +175,11 @@ def test_a_grid_file_s_mistakes_are_told_together(place: Path) -> None:
         grid.load("bad", [place / "conf"])
     told = "\n".join(map(str, caught.value.mistakes))
     for part in (
-        "bad.yaml: titel: is no key of a grid; did you mean 'title'?",
+        "bad.yaml: titel: unknown key of a grid; did you mean 'title'?",
         "title: is missing",
-        "blocks[0].axis: is no key of a block; did you mean 'axes'?",
-        "blocks[1].axes.seed: is neither",
-        "blocks[1].axes.setting: holds a value twice",
+        "blocks[0].axis: unknown key of a block; did you mean 'axes'?",
+        "blocks[1].axes.seed: must be a list of values, or a mapping",
+        "blocks[1].axes.setting: repeats a value",
         "'a/b' can't name a folder",
         "blocks[2].overrides: sets run_dir",
     ):
@@ -190,10 +190,10 @@ def test_unknown_grids_and_labels_get_a_suggestion(place: Path, capsys: Any) -> 
     assert main.main(["sweep", "grid=sngan_fig1_cifer"]) == 2
     assert "did you mean 'sngan_fig1_cifar'?" in capsys.readouterr().err
     assert sweep("method=sm") == 2
-    assert "method: there is no 'sm'; did you mean 'sn'?" in capsys.readouterr().err
+    assert "method: no label 'sm'; did you mean 'sn'?" in capsys.readouterr().err
     assert sweep("setting=A,Z", "stepz=3") == 2
     err = capsys.readouterr().err
-    assert "setting: there is no 'Z'" in err
+    assert "setting: no label 'Z'" in err
     assert "(in cell sn-Z-s0)" in err
     assert err.count("stepz") == 1
     assert sweep("metod=sn") == 2
@@ -208,7 +208,7 @@ def test_a_scale_is_one_or_two_fractions(text: str) -> None:
 
 
 def test_scale_reaches_every_count_but_what_the_user_set(place: Path) -> None:
-    planned = runner.plan("two", ["log_every=7"], grid.Scale(0.1, 0.5), None, ["conf"])
+    planned = runner.make_plan("two", ["log_every=7"], grid.Scale(0.1, 0.5), None, ["conf"])
     tree = planned.jobs[0].tree
     assert (tree["steps"], tree["eval_every"], tree["log_every"]) == (4, 2, 7)
     assert tree["architecture"]["width"] == 0.5
@@ -216,10 +216,10 @@ def test_scale_reaches_every_count_but_what_the_user_set(place: Path) -> None:
 
 
 def test_an_axis_is_cut_down_or_given_new_values(place: Path) -> None:
-    planned = runner.plan("two", ["method=sn", "seed=0,1,2"], grid.Scale(), None, ["conf"])
+    planned = runner.make_plan("two", ["method=sn", "seed=0,1,2"], grid.Scale(), None, ["conf"])
     assert [job.name for job in planned.jobs] == [f"sn-{s}-s{n}" for s in "AB" for n in range(3)]
     assert planned.out == Path("outputs/two")  # an axis moves no folder
-    other = runner.plan("two", ["loss=hinge"], grid.Scale(), None, ["conf"])
+    other = runner.make_plan("two", ["loss=hinge"], grid.Scale(), None, ["conf"])
     assert re.fullmatch(r"outputs/two-[0-9a-f]{6}", str(other.out))
 
 
@@ -261,8 +261,8 @@ def test_a_failed_cell_is_tried_twice_and_the_others_go_on(place: Path, capsys: 
     }
     assert rows(place)["sn-A-s5"]["error"] == "disk: seed 5 went wrong; mend it"
     err = capsys.readouterr().err
-    assert "1 of 4 cells failed: sn-A-s5; the same command runs those again" in err
-    assert "once more later" in err
+    assert "1 of 4 cells failed: sn-A-s5; the same command runs them again" in err
+    assert "; will be retried" in err
     assert sweep("method=sn", "setting=A", "seed=6,7,0") == 0  # diverged is over
     assert starts(place)["sn-A-s6"] == 1
 
@@ -279,7 +279,7 @@ def test_a_signal_stops_the_cells_and_the_same_command_continues(place: Path, ca
     assert sweep("method=sn", "setting=A", "seed=3,0", at_once="1") == 128 + signal.SIGTERM
     thread.join()
     assert {n: r["state"] for n, r in rows(place).items()} == {"sn-A-s3": "stopped", "sn-A-s0": "pending"}
-    assert "stopped by SIGTERM; the same command continues" in capsys.readouterr().err
+    assert "stopped by SIGTERM; the same command continues the sweep" in capsys.readouterr().err
     assert sweep("method=sn", "setting=A", "seed=3,0", at_once="1") == 0
     assert starts(place) == {"sn-A-s3": 2, "sn-A-s0": 1}
 
@@ -343,15 +343,15 @@ def test_cells_are_packed_and_each_has_its_own_end(place: Path, capsys: Any) -> 
     assert starts(place)["sn-A-s7"] == starts(place)["sn-A-s5"] == 2  # the second time alone
     err = capsys.readouterr().err
     assert "[1/5] sn-A-s0: 4 updates, in pack 0" in err
-    assert "disk: seed 5 went wrong; mend it; once more later" in err
+    assert "disk: seed 5 went wrong; mend it; will be retried" in err
     assert rows(place)["sn-A-s5"]["error"] == "disk: seed 5 went wrong; mend it"
 
 
 def test_a_lost_pack_s_cells_are_tried_again_alone(place: Path, capsys: Any) -> None:
     assert sweep("method=sn", "setting=A", "seed=0,4,1,2", "per_gpu=3", at_once="1") == 0
     err = capsys.readouterr().err
-    assert "pack 0 was lost (exit code 137); its cells are tried again, each alone" in err
-    assert err.count("; once more later") == 2  # 0 had ended before
+    assert "pack 0 died (exit code 137); retrying its cells one by one" in err
+    assert err.count("; will be retried") == 2  # 0 had ended before
     assert {r["state"] for r in rows(place).values()} == {"finished"}
     assert starts(place) == {f"sn-A-s{n}": 1 for n in (0, 4, 1, 2)}
     assert packed(place) == {"sn-A-s0": 3}
@@ -366,8 +366,8 @@ def test_a_cell_that_agrees_with_no_other_runs_alone_and_says_so(place: Path, ca
     assert main.main(line) == 0
     assert packed(place) == {"a": 2, "c": 2}
     err = capsys.readouterr().err
-    assert "b: in a process of its own: no waiting cell has its precision=bf16 deterministic=False" in err
-    assert "d: in a process of its own: no waiting cell has its precision=tf32 deterministic=True" in err
+    assert "b: runs alone: no pending cell has precision=bf16 deterministic=False" in err
+    assert "d: runs alone: no pending cell has precision=tf32 deterministic=True" in err
     assert starts(place) == dict.fromkeys("abcde", 1)
 
 
@@ -409,11 +409,11 @@ def test_a_signal_stops_a_pack(place: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["per_gpu=0"], ["per_gpu: '0' is neither a number from 1 on nor auto"]),
-        (["per_gpu=foo", "jobs=-1"], ["per_gpu: 'foo'", "jobs: '-1' is no number from 1 on"]),
-        (["gpus=0,x"], ["gpus: '0,x' is no list"]),
-        (["gpus=[0,0]"], ["gpus: '[0,0]' is no list"]),
-        (["gpus=[0]", "device=cpu"], ["gpus: is given beside device=; keep one of the two"]),
+        (["per_gpu=0"], ["per_gpu: '0' is neither a positive integer nor auto"]),
+        (["per_gpu=foo", "jobs=-1"], ["per_gpu: 'foo'", "jobs: '-1' is not a positive integer"]),
+        (["gpus=0,x"], ["gpus: '0,x' is not a list"]),
+        (["gpus=[0,0]"], ["gpus: '[0,0]' is not a list"]),
+        (["gpus=[0]", "device=cpu"], ["gpus: conflicts with device=; keep one of the two"]),
     ],
 )
 def test_mistakes_about_places_are_one_line_each(
@@ -429,15 +429,15 @@ def test_mistakes_about_places_are_one_line_each(
 def test_gpus_that_are_not_there_are_refused_and_others_spread(place: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(EnvError, match="gpus: 2 is not there: this machine has 0, 1"):
-        runner.checked(plan.Places(gpus=[0, 2]))
-    assert list(runner.checked(plan.Places(slots=2)).gpus) == [0, 1]
-    assert list(runner.checked(plan.Places()).gpus) == []
-    assert plan.places(None, "2", "[1,0]", []) == plan.Places(2, 2, [1, 0])
+    with pytest.raises(EnvError, match="gpus: no GPU 2: this machine has 0, 1"):
+        runner.resolve_gpus(plan.Placement(gpus=[0, 2]))
+    assert list(runner.resolve_gpus(plan.Placement(slots=2)).gpus) == [0, 1]
+    assert list(runner.resolve_gpus(plan.Placement()).gpus) == []
+    assert plan.parse_placement(None, "2", "[1,0]", []) == plan.Placement(2, 2, [1, 0])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
-    assert plan.gpu_id() == ["5", "GPU-abc"]
-    made = runner.plan("two", [], grid.Scale(), None, ["conf"])
-    doing = scheduler.Scheduler(made, plan.Places(2, 1, [1, 0]), [])
+    assert plan.visible_gpus() == ["5", "GPU-abc"]
+    made = runner.make_plan("two", [], grid.Scale(), None, ["conf"])
+    doing = scheduler.Scheduler(made, plan.Placement(2, 1, [1, 0]), [])
     assert doing._env(made.jobs[0], 0)["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
 
 
@@ -519,7 +519,7 @@ def test_status_survives_damaged_files(place: Path, capsys: Any) -> None:
     said = capsys.readouterr()
     assert "killed" in said.out
     (told,) = said.err.splitlines()
-    assert "outputs/x/grid.json: damaged; cells that have not begun are not shown" in told
+    assert "outputs/x/grid.json: damaged, so cells that have not started are missing" in told
 
 
 def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None:
@@ -536,19 +536,21 @@ def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None
 def test_a_dry_run_measures_packing_too(place: Path, capsys: Any, monkeypatch: Any) -> None:
     gains = {2: 1.5, 4: 3.0}
     monkeypatch.setattr(
-        cost, "together", lambda updates, alone, _: Measured(len(updates), 1.0, gains[len(updates)])
+        cost, "measure_lanes", lambda updates, alone, _: Throughput(len(updates), 1.0, gains[len(updates)])
     )
     monkeypatch.setattr(cost, "measure", lambda *_: cost.Cost(900.0, None))
     words = ["architecture.width=0.05", "batch_size=8", "metric.extractor=cifar", "device=cpu"]
     assert sweep("dry_run=true", "per_gpu=2", *words, at_once="1") == 0
     said = capsys.readouterr()
-    assert "4 cells, 16 updates, 0.1 of the updates, 1 of the width: about 4.0 h one after" in said.out
+    assert (
+        "4 cells, 16 updates, 0.1 of the updates, 1 of the width: about 4.0 h one after another" in said.out
+    )
     assert "per_gpu=2: about 2.7 h, 2 at a time in a process" in said.out
     assert "2: 1 updates/s, 1.50x" in said.err
     assert sweep("dry_run=true", "per_gpu=auto", *words, at_once="2") == 0
     said = capsys.readouterr()
     assert "per_gpu=auto: about 80 min, 4 at a time in a process" in said.out
-    assert "jobs=2: 40 min if they don't slow each other, which they will" in said.out
+    assert "jobs=2: 40 min at best: they will slow each other down" in said.out
     gains[2] = 1.05
     assert sweep("dry_run=true", "per_gpu=auto", *words, at_once="1") == 0
     assert "per_gpu=auto: about 4.0 h, 1 at a time" in capsys.readouterr().out
@@ -562,7 +564,7 @@ def test_a_dry_run_fetches_no_weights(place: Path, capsys: Any, monkeypatch: Any
     monkeypatch.setattr(inception, "places", lambda: [place / "none.pth"])
     words = ["architecture.width=0.05", "batch_size=8", "device=cpu", "method=sn", "setting=A"]
     assert sweep("dry_run=true", "metric.extractor=inception", *words) == 0
-    assert "scoring is not in it" in capsys.readouterr().out
+    assert "scoring is not included" in capsys.readouterr().out
 
 
 def test_a_finished_cell_of_another_config_is_refused_before_anything_runs(place: Path, capsys: Any) -> None:

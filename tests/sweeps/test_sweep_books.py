@@ -24,7 +24,7 @@ from ganlab.sweeps import launchers, ledger, plan, status, watch
 from ganlab.sweeps import multirun as multirun_module
 from ganlab.sweeps import process as process_module
 from ganlab.sweeps.plan import Job
-from ganlab.sweeps.watch import Vitals
+from ganlab.sweeps.watch import Liveness
 from ganlab.system.lock import Lock
 from ganlab.system.signals import VARIABLE
 
@@ -126,7 +126,7 @@ def test_a_hanging_cell_is_ended_and_tried_again_and_a_slow_one_is_not(place: Pa
     assert multirun("1,2,0", "sweep.stall_minutes=0.03") == 0
     assert starts(place) == {"s1": 2, "s2": 1, "s0": 1}
     (path,) = place.glob("outputs/.sweeps/*/sweep.jsonl")
-    ends = [r for r in ledger.rows(path.parent) if r["event"] == "ended"]
+    ends = [r for r in ledger.read_records(path.parent) if r["event"] == "ended"]
     assert [(r["state"], r["error"]) for r in ends] == [
         ("failed", "no progress for 0.03 minutes"),
         ("finished", ""),
@@ -139,7 +139,7 @@ def test_what_failed_is_told_with_its_own_line_and_left_alone_if_asked(place: Pa
     assert multirun("3,5,6,0") == SweepFailed.code
     found = rows(place)
     assert [(r["state"], r["exit"], r["error"]) for r in found] == [
-        ("failed", "0", "ended with exit code 0, but its result does not say finished"),
+        ("failed", "0", "exit code 0, but its result is not marked finished"),
         ("failed", "3", "data/x.png: is cut short; fetch it again"),
         ("failed", "4", "x?[2J: =cmd(); no"),
         ("finished", "0", ""),
@@ -150,7 +150,7 @@ def test_what_failed_is_told_with_its_own_line_and_left_alone_if_asked(place: Pa
     assert starts(place) == {"s3": 2, "s5": 1, "s6": 1, "s0": 1}  # data at fault: another try is of no use
     assert multirun("3,5,6,0", "sweep.retry=never") == SweepFailed.code
     assert starts(place) == {"s3": 2, "s5": 1, "s6": 1, "s0": 1}
-    assert "sweep.retry=failed runs those again" in capsys.readouterr().err
+    assert "sweep.retry=failed runs them again" in capsys.readouterr().err
     assert multirun("3,5,6,0") == SweepFailed.code
     assert starts(place) == {"s3": 4, "s5": 2, "s6": 2, "s0": 1}
 
@@ -158,13 +158,13 @@ def test_what_failed_is_told_with_its_own_line_and_left_alone_if_asked(place: Pa
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["sweep.max_jobs=2"], "sweep: has 3 combinations; at most 2, at least one"),
-        (["sweep.max_jobs=0"], "sweep.max_jobs: 0 is less than 1"),
-        (["sweep.retry=always"], "sweep.retry: 'always' is neither failed nor never"),
-        (["sweep.stall_minutes=-1"], "sweep.stall_minutes: '-1' is no number from 0 on"),
-        (["sweep.stall_minutes=nan"], "sweep.stall_minutes: 'nan' is no number from 0 on"),
+        (["sweep.max_jobs=2"], "sweep: 3 combinations; must be 1 to 2; sweep over fewer values"),
+        (["sweep.max_jobs=0"], "sweep.max_jobs: must be at least 1, not 0"),
+        (["sweep.retry=always"], "sweep.retry: 'always' is not one of failed, never"),
+        (["sweep.stall_minutes=-1"], "sweep.stall_minutes: '-1' is not a number of at least 0"),
+        (["sweep.stall_minutes=nan"], "sweep.stall_minutes: 'nan' is not a number of at least 0"),
         (["sweep.retri=never"], "sweep.retri: is no rule of a sweep; did you mean 'sweep.retry'?"),
-        (["batch_size=range(1,10000000000)"], "sweep: has 29999999997 combinations"),
+        (["batch_size=range(1,10000000000)"], "sweep: 29999999997 combinations"),
     ],
 )
 def test_rules_are_checked(words: list[str], says: str, place: Path, capsys: Any) -> None:
@@ -176,22 +176,22 @@ def test_rules_are_checked(words: list[str], says: str, place: Path, capsys: Any
 def test_rules_are_of_sweeps_alone(place: Path, capsys: Any) -> None:
     assert main.main(["train", "sweep.retry=never"]) == 2
     assert "sweep.retry: is a rule of sweeps; add -m, or leave it out" in capsys.readouterr().err
-    assert plan.rules(5, "never", "1.5") == plan.Rules(5, False, 90.0)
+    assert plan.parse_rules(5, "never", "1.5") == plan.Rules(5, False, 90.0)
     with pytest.raises(ConfigError) as caught:
-        plan.rules(0, "x", "y")
+        plan.parse_rules(0, "x", "y")
     assert len(caught.value.mistakes) == 3
 
 
 def test_a_claim_lives_as_long_as_the_cell_that_outlives_its_sweep(tmp_path: Path) -> None:
-    books = ledger.Ledger(tmp_path)
-    claim = books.claim("a")
+    sweep_ledger = ledger.Ledger(tmp_path)
+    claim = sweep_ledger.claim("a")
     assert claim is not None
-    assert books.claim("a") is None
+    assert sweep_ledger.claim("a") is None
     child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=-1, pass_fds=[claim.fileno()])
     os.close(claim.fileno())  # as when the sweep is killed
-    assert books.claim("a") is None
+    assert sweep_ledger.claim("a") is None
     child.communicate(b"\n")
-    again = books.claim("a")
+    again = sweep_ledger.claim("a")
     assert again is not None
     again.release()
 
@@ -200,21 +200,24 @@ def test_books_survive_a_torn_line_and_damaged_notes(tmp_path: Path) -> None:
     cell = Job("a", {}, ["seed=0"], tmp_path / "run", 4, {})
     (tmp_path / "sweep.jsonl").write_bytes(b'{"event": "cell", "ce')
     (tmp_path / "a.json").write_bytes(b"\xff{")
-    books = ledger.Ledger(tmp_path)
-    books.begin([cell])
-    books.begin([cell])
-    assert [r["event"] for r in ledger.rows(tmp_path)] == ["cell", "sweep", "sweep"]
-    assert books.tries("a") == 0
-    assert books.ended(cell, process_module.ProcessResult(137, 1.0, "died"), asked=False) == "failed"
-    assert books.tries("a") == 1
+    sweep_ledger = ledger.Ledger(tmp_path)
+    sweep_ledger.record_sweep([cell])
+    sweep_ledger.record_sweep([cell])
+    assert [r["event"] for r in ledger.read_records(tmp_path)] == ["cell", "sweep", "sweep"]
+    assert sweep_ledger.failed_tries("a") == 0
     assert (
-        books.ended(cell, process_module.ProcessResult(143, 1.0), asked=False) == "failed"
+        sweep_ledger.record_end(cell, process_module.ProcessResult(137, 1.0, "died"), stopping=False)
+        == "failed"
+    )
+    assert sweep_ledger.failed_tries("a") == 1
+    assert (
+        sweep_ledger.record_end(cell, process_module.ProcessResult(143, 1.0), stopping=False) == "failed"
     )  # nobody had asked it to stop
-    assert books.tries("a") == ledger.TRIES
-    assert books.ended(cell, process_module.ProcessResult(143, 1.0), asked=True) == "stopped"
+    assert sweep_ledger.failed_tries("a") == ledger.MAX_TRIES
+    assert sweep_ledger.record_end(cell, process_module.ProcessResult(143, 1.0), stopping=True) == "stopped"
     later = ledger.Ledger(tmp_path)
-    later.begin([cell])
-    assert later.tries("a") == 0
+    later.record_sweep([cell])
+    assert later.failed_tries("a") == 0
 
 
 def test_a_frozen_machine_is_no_hanging_cell(tmp_path: Path, monkeypatch: Any) -> None:
@@ -224,15 +227,15 @@ def test_a_frozen_machine_is_no_hanging_cell(tmp_path: Path, monkeypatch: Any) -
         [sys.executable, "-S", "-c", "import time; time.sleep(60)"], start_new_session=True
     )
     try:
-        seen = watch.Watch(process, tmp_path / "log", Vitals(tmp_path / "beat", 60.0))
+        watchdog = watch.Watchdog(process, tmp_path / "log", Liveness(tmp_path / "beat", 60.0))
         for _ in range(5):
             clock[0] += 3600
-            assert not seen.look([])
-        assert not seen.stalled
+            assert not watchdog.poll([])
+        assert not watchdog.stall_reason
         for _ in range(60):
             clock[0] += 1
-            seen.look([])
-        assert seen.stalled == "no progress for 1 minutes"
+            watchdog.poll([])
+        assert watchdog.stall_reason == "no progress for 1 minutes"
         assert process.wait(10) == -signal.SIGTERM
     finally:
         process.kill()
@@ -241,29 +244,29 @@ def test_a_frozen_machine_is_no_hanging_cell(tmp_path: Path, monkeypatch: Any) -
 def test_nothing_of_a_dead_cell_stays(tmp_path: Path) -> None:
     """Its session's other processes go with it, and their pipe does not keep the sweep waiting."""
     code = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.exit(1)"
-    heard: list[str] = []
+    lines: list[str] = []
     end = process_module.run(
         [sys.executable, "-S", "-c", code],
         tmp_path / "log",
         cwd=tmp_path,
         env=dict(os.environ),
-        asked=list,
-        heard=heard.append,
+        signals=list,
+        on_line=lines.append,
     )
     assert end.code == 1
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{heard[0]}/stat").exists() and time.monotonic() < deadline:
-        if Path(f"/proc/{heard[0]}/stat").read_text().split()[2] == "Z":
+    while Path(f"/proc/{lines[0]}/stat").exists() and time.monotonic() < deadline:
+        if Path(f"/proc/{lines[0]}/stat").read_text().split()[2] == "Z":
             break
         time.sleep(0.02)
     else:
-        assert not Path(f"/proc/{heard[0]}/stat").exists()
+        assert not Path(f"/proc/{lines[0]}/stat").exists()
 
 
 def test_a_pack_that_dies_before_its_answer_is_lost_in_plain_words(tmp_path: Path) -> None:
     code = 'import os; print(\'{"event": "want"}\', flush=True); os.kill(os.getpid(), 9)'
 
-    def answer(event: Any) -> str:
+    def reply(event: Any) -> str:
         time.sleep(0.3)  # it is dead by now
         return "x"
 
@@ -272,10 +275,10 @@ def test_a_pack_that_dies_before_its_answer_is_lost_in_plain_words(tmp_path: Pat
         tmp_path / "log",
         cwd=tmp_path,
         env=dict(os.environ),
-        asked=list,
-        answer=answer,
+        signals=list,
+        reply=reply,
     )
-    assert (end.code, end.error) == (137, "died of SIGKILL, as when memory runs out")
+    assert (end.code, end.error) == (137, "killed by SIGKILL (out of memory?)")
 
 
 def test_a_cell_that_others_hold_without_progress_is_not_waited_for(place: Path, capsys: Any) -> None:
@@ -326,7 +329,7 @@ def test_cells_import_nothing_from_the_working_folder(tmp_path: Path) -> None:
         [*process_module.COMMAND, "steps=x"],
         process_module.PACK,
     ):
-        process_module.run(command, tmp_path / "log", cwd=tmp_path, env=env, asked=list)
+        process_module.run(command, tmp_path / "log", cwd=tmp_path, env=env, signals=list)
     said = (tmp_path / "log").read_text()
     assert "ganlab: error: steps" in said
     assert not (tmp_path / "canary").exists()
@@ -384,7 +387,7 @@ def test_a_launcher_that_can_not_work_here_is_told_in_one_line(place: Path, caps
         pytest.skip("this machine has SLURM")
     assert multirun("0,7", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=9") == 5
     (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ganlab: error: ")]
-    assert 'hydra/launcher: no run has begun (RuntimeError: Could not detect "srun"' in told
+    assert 'hydra/launcher: no run was started (RuntimeError: Could not detect "srun"' in told
     assert not starts(place)
     assert multirun("0,7", "hydra/launcher=submitit_local", "hydra.launcher.timeout=9") == 2
     assert "hydra.launcher: Could not override 'hydra.launcher.timeout'" in capsys.readouterr().err
@@ -408,14 +411,14 @@ def test_cells_at_once_share_out_the_gpus_of_the_job(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
-    names = plan.gpu_id()
+    names = plan.visible_gpus()
     cells = [{"name": f"{n:03}", "folder": "x", "steps": 10, "axes": {}} for n in range(3)]
     for n, cell in enumerate(cells):
         cell["words"] = [f"seed={n + 7}", *([f"device={device}"] if device != "auto" else [])]
-        told = launchers.LaunchFailure(
+        spec = launchers.LaunchSpec(
             "books", process_module.COMMAND, [], str(place), "other", names, 0, {}, cells
         )
-        (place / "told.json").write_text(json.dumps(told._asdict()))
+        (place / "told.json").write_text(json.dumps(spec._asdict()))
         config = SimpleNamespace(
             sweep=SimpleNamespace(dir=str(place)), job=SimpleNamespace(num=n), launcher={"n_jobs": 2}
         )
@@ -447,7 +450,7 @@ def test_submitit_runs_a_sweep_and_a_preempted_cell_saves_first_and_is_queued_ag
     assert (place / "outputs/x/s4/saved").read_text() == str(int(signal.SIGUSR2))
     assert starts(place) == {"s0": 1, "s4": 2, "s5": 1}
     (path,) = place.glob("outputs/.sweeps/*/sweep.jsonl")
-    mine = [r for r in ledger.rows(path.parent) if r.get("cell") == "001" and r["event"] == "ended"]
+    mine = [r for r in ledger.read_records(path.parent) if r.get("cell") == "001" and r["event"] == "ended"]
     assert [(r["state"], r["code"]) for r in mine] == [("stopped", 140), ("finished", 0)]
     assert multirun("0,4", "hydra/launcher=submitit_local") == 0  # all over: nothing is submitted
     assert starts(place)["s4"] == 2

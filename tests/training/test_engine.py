@@ -32,7 +32,7 @@ from ganlab.models.cnn import CNN
 from ganlab.models.resnet import ResNet
 from ganlab.training import engine
 from ganlab.training.batches import Feed
-from ganlab.training.build import build_game, pack_game
+from ganlab.training.build import build_gan, pack_gan
 from ganlab.training.engine import Compiled, Engine, Graphed
 from ganlab.training.gan import GAN
 from ganlab.training.loss_buffer import LossBuffer
@@ -68,28 +68,28 @@ def images(e: Experiment, n: int = 40, classes: int = 3) -> SampleSet:
 
 
 def start(e: Experiment, on_device: bool = True) -> tuple[GAN, Feed]:
-    """A fresh game and its images, lying "on the device" as they would on a GPU."""
+    """A fresh gan and its images, lying "on the device" as they would on a GPU."""
     found = images(e)
-    game = build_game(e, CPU, len(found.classes))
-    game.labels = torch.from_numpy(found.labels)
+    gan = build_gan(e, CPU, len(found.classes))
+    gan.labels = torch.from_numpy(found.labels)
     batches = Sampler(found, CPU, e.seed)
     if on_device:
         batches._storage = copy.copy(batches._storage)
         batches._storage.on_device = torch.from_numpy(found.images)
-        for group in (*game.g_optimizer.param_groups, *game.d_optimizer.param_groups):
+        for group in (*gan.g_optimizer.param_groups, *gan.d_optimizer.param_groups):
             group["lr"] = torch.tensor(group["lr"])
-    return game, Feed(batches, e, e.d_steps + game.loss.generator_needs_real)
+    return gan, Feed(batches, e, e.d_steps + gan.loss.generator_needs_real)
 
 
-def everything(game: GAN) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in pack_game(game)[0].items()}
+def everything(gan: GAN) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in pack_gan(gan)[0].items()}
 
 
 class Traced(Graphed):
     """Records through make_fx in the place of a CUDA graph: the same rules, without Python on replay."""
 
-    def _recorded(self, work: Callable[[], None]) -> Any:
-        state = [*pack_game(self.game)[0].values(), self.ring.rows, self.ring.cursor]
+    def _capture(self, work: Callable[[], None]) -> Any:
+        state = [*pack_gan(self.gan)[0].values(), self.loss_buffer.rows, self.loss_buffer.cursor]
         before, random = [t.clone() for t in state], torch.get_rng_state()
         recorded = make_fx(lambda: work() or torch.zeros(()))()
         torch.set_rng_state(random)
@@ -108,7 +108,7 @@ class Traced(Graphed):
 def played(made: Engine, updates: int = 7) -> tuple[dict[str, Tensor], dict[str, float]]:
     for step in range(updates):
         made.update(step)
-    return everything(made.game), made.ring.means(updates)
+    return everything(made.gan), made.loss_buffer.means(updates)
 
 
 def small(tiny: Make, **changes: Any) -> Experiment:
@@ -145,25 +145,25 @@ def test_no_value_is_read_on_the_host(name: str, resnet: bool, tiny: Make) -> No
         architecture = ResNet(width=0.03, z_dim=4, head="projection" if conditional else "none")
         changes = {"architecture": architecture, "dataset": Digits(resolution=32)}
     e = small(tiny, normalization=NORMALIZATIONS[name](), ema=0.9, precision="bf16", **changes)
-    game, feed = start(e)
+    gan, feed = start(e)
     ring = LossBuffer(4, CPU)
     feed.place(0)
-    ring.add(update(game, feed))  # the slots of the optimisers, the names of the terms
+    ring.add(update(gan, feed))  # the slots of the optimisers, the names of the terms
     feed.place(1)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        ring.add(update(game, feed))
+        ring.add(update(gan, feed))
 
 
 def test_a_read_on_the_host_would_be_noticed(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     e = small(tiny)
-    game, feed = start(e)
-    monkeypatch.setattr(game.loss, "discriminator", lambda real, _: real.score.mean() * real.score[0].item())
+    gan, feed = start(e)
+    monkeypatch.setattr(gan.loss, "discriminator", lambda real, _: real.score.mean() * real.score[0].item())
     feed.place(0)
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         pytest.raises(Exception, match="_local_scalar_dense"),
     ):
-        update(game, feed)
+        update(gan, feed)
 
 
 @pytest.mark.parametrize("name", NORMALIZATIONS)
@@ -173,13 +173,16 @@ def test_what_outlives_an_update_stays_where_it_is(name: str, tiny: Make) -> Non
     made.update(0)
 
     def places() -> dict[str, int]:
-        found = {k: v.data_ptr() for k, v in pack_game(made.game)[0].items()}
-        return found | {"rows": made.ring.rows.data_ptr(), "cursor": made.ring.cursor.data_ptr()}
+        found = {k: v.data_ptr() for k, v in pack_gan(made.gan)[0].items()}
+        return found | {
+            "rows": made.loss_buffer.rows.data_ptr(),
+            "cursor": made.loss_buffer.cursor.data_ptr(),
+        }
 
     before = places()
     for step in range(1, 4):
         made.update(step)
-    made.ring.means(4)
+    made.loss_buffer.means(4)
     made.update(4)
     assert places() == before
 
@@ -207,8 +210,8 @@ def test_operations_of_an_update(architecture: Any, update: Any, most: int, tiny
 def test_one_pass_of_d_gives_what_two_give(name: str, tiny: Make) -> None:
     def weights(d_pass: str) -> dict[str, Tensor]:
         e = small(tiny, normalization=NORMALIZATIONS[name](), d_pass=d_pass, optimizer=SGD)
-        game = build_game(e, CPU)
-        assert game.together is (d_pass == "auto")
+        gan = build_gan(e, CPU)
+        assert gan.joint_pass is (d_pass == "auto")
         torch.manual_seed(0)
         calls = 0
 
@@ -216,12 +219,12 @@ def test_one_pass_of_d_gives_what_two_give(name: str, tiny: Make) -> None:
             nonlocal calls
             calls += 1
 
-        game.discriminator.register_forward_pre_hook(count)
+        gan.discriminator.register_forward_pre_hook(count)
         for _ in range(3):
-            play_round(game, lambda: Batch(torch.rand(8, *e.shape)))
+            play_round(gan, lambda: Batch(torch.rand(8, *e.shape)))
         penalty = name == "gp"
         assert calls == 3 * (2 * ((1 if d_pass == "auto" else 2) + penalty) + 1)
-        return everything(game)
+        return everything(gan)
 
     apart, together = weights("apart"), weights("auto")
     for k in apart:
@@ -231,16 +234,16 @@ def test_one_pass_of_d_gives_what_two_give(name: str, tiny: Make) -> None:
 
 @pytest.mark.parametrize("name", ["sn", "bn", "sn, learned gamma, gp"])
 def test_passes_stay_apart_where_they_matter(name: str, tiny: Make) -> None:
-    assert not build_game(small(tiny, normalization=NORMALIZATIONS[name]()), CPU).together
+    assert not build_gan(small(tiny, normalization=NORMALIZATIONS[name]()), CPU).joint_pass
 
 
 def test_joint_fakes_are_one_pass_of_g(tiny: Make) -> None:
     e = small(tiny, d_steps=3, joint_fakes=True)
-    game, feed = start(e)
+    gan, feed = start(e)
     sizes: list[int] = []
-    game.generator.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    gan.generator.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     feed.place(0)
-    update(game, feed)
+    update(gan, feed)
     assert sizes == [3 * e.batch_size, e.g_batch_size]
     labelled = {"architecture": ResNet(width=0.03, head="projection"), "dataset": Digits(resolution=32)}
     with pytest.raises(ValueError, match="joint_fakes: fake_labels=data"):
@@ -251,13 +254,13 @@ def test_joint_fakes_are_one_pass_of_g(tiny: Make) -> None:
 def test_all_layers_at_once_are_each_layer_by_itself(name: str, tiny: Make) -> None:
     def weights(at_once: bool) -> dict[str, Tensor]:
         e = small(tiny, normalization=NORMALIZATIONS[name](), d_pass="apart", optimizer=SGD)
-        game = build_game(e, CPU)
+        gan = build_gan(e, CPU)
         if not at_once:
-            game.discriminator._forward_pre_hooks.clear()
+            gan.discriminator._forward_pre_hooks.clear()
         torch.manual_seed(0)
         for _ in range(3):
-            play_round(game, lambda: Batch(torch.rand(8, *e.shape)))
-        return everything(game)
+            play_round(gan, lambda: Batch(torch.rand(8, *e.shape)))
+        return everything(gan)
 
     one, each = weights(True), weights(False)
     assert all(torch.allclose(one[k], each[k], rtol=1e-4, atol=1e-6) for k in one)
@@ -294,7 +297,7 @@ def test_how_a_step_is_computed_is_not_taken_from_a_checkpoint() -> None:
     assert (group["fused"], group["lr"]) == (True, 0.1)
     assert use_fused_kernels(torch.optim.RMSprop([weight]), CPU).param_groups[0]["foreach"]
     assert use_fused_kernels(torch.optim.Adam([weight], foreach=False), CPU).param_groups[0]["fused"] is None
-    assert not engine.capturable(torch.optim.SGD([weight], lr=1.0)), "SGD has no capturable form"
+    assert not engine.is_graph_safe(torch.optim.SGD([weight], lr=1.0)), "SGD has no capturable form"
 
 
 def test_the_ring_keeps_every_update_and_names_the_first_bad_one() -> None:
@@ -329,12 +332,12 @@ def test_what_cannot_be_recorded_runs_eagerly_and_says_so(asked: str, why: str, 
     e = small(tiny, engine=asked)
     made = engine.make(e, *start(e))
     assert (made.used, made.why, type(made)) == ("eager", why, Engine)
-    assert made.told["asked"] == asked
+    assert made.summary["asked"] == asked
 
 
 def test_a_failed_recording_goes_on_eagerly(tiny: Make) -> None:
     class Refused(Traced):
-        def _recorded(self, work: Callable[[], None]) -> Any:
+        def _capture(self, work: Callable[[], None]) -> Any:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
 
     e = small(tiny)
@@ -351,8 +354,8 @@ def test_a_failed_recording_goes_on_eagerly(tiny: Make) -> None:
 
 def test_a_failed_compilation_goes_on_eagerly(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(function: Any, **_: Any) -> Any:
-        def call(game: GAN, *rest: Any) -> Any:
-            found = function(game, *rest)  # moves the spectral norms, then fails
+        def call(gan: GAN, *rest: Any) -> Any:
+            found = function(gan, *rest)  # moves the spectral norms, then fails
             if len(rest) == 3 and isinstance(rest[1], Tensor):
                 raise RuntimeError("no C++ compiler\nmore")
             return found
@@ -410,8 +413,8 @@ def test_a_cuda_graph_replays_what_runs_eagerly(name: str, tiny: Make) -> None:
         e = small(tiny, normalization=NORMALIZATIONS[name](), engine=how, ema=0.9, device="cuda:0")
         torch.use_deterministic_algorithms(True)
         found = images(e)
-        game = build_game(e, cuda, len(found.classes))
-        return engine.make(e, game, Feed(Sampler(found, cuda, e.seed), e, e.d_steps))
+        gan = build_gan(e, cuda, len(found.classes))
+        return engine.make(e, gan, Feed(Sampler(found, cuda, e.seed), e, e.d_steps))
 
     try:
         eager, told = played(on_gpu("eager"))

@@ -229,7 +229,7 @@ def test_a_device_that_is_too_small_ends_in_one_line(place: Path) -> None:
     )
     assert done.code == 5, done.said
     assert "Traceback" not in done.said
-    assert "ganlab: error: batch_size: the device has no memory for 8" in done.said
+    assert "ganlab: error: batch_size: out of device memory with 8" in done.said
 
 
 def test_sigterm_under_a_graph_saves(place: Path) -> None:

@@ -260,7 +260,7 @@ def test_another_config_in_the_folder_is_refused(tiny: Make) -> None:
 def test_nothing_is_written_before_the_data_is_there(tiny: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2000 is more than the 1797 images"):
         go(tiny(batch_size=2000))
-    with pytest.raises(EnvError, match="cuda:99 is not there"):
+    with pytest.raises(EnvError, match="cuda:99 does not exist"):
         go(tiny(device="cuda:99"))
     assert not (tmp_path / "run").exists()
 
@@ -270,7 +270,7 @@ def test_out_of_memory_is_one_line(tiny: Make, tmp_path: Path, monkeypatch: pyte
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. More text.")
 
     monkeypatch.setattr(engine, "update", full)
-    with pytest.raises(EnvError, match="batch_size: the device has no memory for 8"):
+    with pytest.raises(EnvError, match="batch_size: out of device memory with 8"):
         go(tiny())
     assert result(tmp_path / "run")["status"] == "failed"
 
@@ -316,8 +316,8 @@ def test_the_end_is_a_candidate_for_the_best_whatever_looked_at_the_way(
     final, score = Protocol(name="final", is_n_fake=128, is_splits=2, fid_n_fake=128), Monitor.score
 
     def rated(fids: dict[tuple[str, int], float], run: str) -> tuple[int, float]:
-        def scored(self: Monitor, protocol: Protocol, step: int, game: Any = None) -> Any:
-            found = score(self, protocol, step, game)
+        def scored(self: Monitor, protocol: Protocol, step: int, gan: Any = None) -> Any:
+            found = score(self, protocol, step, gan)
             found.values["fid_mean"] = fids[protocol.name, step]
             return found
 
@@ -376,7 +376,7 @@ def test_learning_rate_factor(tiny: Make) -> None:
 
 def test_mistakes_across_fields_come_together(tiny: Make) -> None:
     norms = {"bn": BatchNorm(), "ln": LayerNorm()}
-    with pytest.raises(ValueError, match="both normalise") as caught:
+    with pytest.raises(ValueError, match="both normalize") as caught:
         tiny(normalization=norms, device="tpu", lr_decay="linear", lr_decay_start=99)
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
         "device",
@@ -386,7 +386,7 @@ def test_mistakes_across_fields_come_together(tiny: Make) -> None:
 
 
 def test_two_weight_norms_are_refused(tiny: Make) -> None:
-    with pytest.raises(ValueError, match="normalization: sn and wn both normalise D's weights; choose one"):
+    with pytest.raises(ValueError, match="normalization: sn and wn both normalize D's weights; choose one"):
         tiny(normalization={"sn": SpectralNorm(), "gp": GradientPenalty(), "wn": WeightNorm()})
 
 
@@ -404,27 +404,27 @@ def test_bf16_keeps_weights_norms_and_losses_in_fp32(tiny: Make, tmp_path: Path)
 
 
 def test_frozen_d_gets_no_gradients_in_gs_turn(tiny: Make) -> None:
-    from ganlab.training.build import build_game
+    from ganlab.training.build import build_gan
     from ganlab.training.step import update_generator
 
-    game = build_game(tiny(), torch.device("cpu"))
-    before = {k: v.clone() for k, v in game.discriminator.state_dict().items() if "parametrizations" not in k}
-    update_generator(game, lambda: pytest.fail("hinge needs no real images for G"))
-    assert all(p.grad is None and p.requires_grad for p in game.discriminator.parameters())
-    assert all(torch.equal(before[k], game.discriminator.state_dict()[k]) for k in before)
+    gan = build_gan(tiny(), torch.device("cpu"))
+    before = {k: v.clone() for k, v in gan.discriminator.state_dict().items() if "parametrizations" not in k}
+    update_generator(gan, lambda: pytest.fail("hinge needs no real images for G"))
+    assert all(p.grad is None and p.requires_grad for p in gan.discriminator.parameters())
+    assert all(torch.equal(before[k], gan.discriminator.state_dict()[k]) for k in before)
 
 
 def test_ema_follows_g(tiny: Make) -> None:
-    from ganlab.training.build import build_game
+    from ganlab.training.build import build_gan
 
-    game = build_game(tiny(ema=0.5), torch.device("cpu"))
-    assert game.average is not None
-    game.average.update_parameters(game.generator)  # the first call copies
-    first = game.generator.dense.weight.detach().clone()
+    gan = build_gan(tiny(ema=0.5), torch.device("cpu"))
+    assert gan.ema is not None
+    gan.ema.update_parameters(gan.generator)  # the first call copies
+    first = gan.generator.dense.weight.detach().clone()
     with torch.no_grad():
-        game.generator.dense.weight.add_(2.0)
-    game.average.update_parameters(game.generator)
-    assert torch.allclose(game.live.dense.weight, first + 1.0, atol=1e-6)
+        gan.generator.dense.weight.add_(2.0)
+    gan.ema.update_parameters(gan.generator)
+    assert torch.allclose(gan.ema_or_generator.dense.weight, first + 1.0, atol=1e-6)
 
 
 def test_run_path_is_a_function_of_the_config() -> None:
@@ -466,7 +466,7 @@ def test_best_is_by_fid_and_never_by_nothing() -> None:
 
 
 def test_a_parameterless_stabiliser_needs_no_state(tiny: Make) -> None:
-    from ganlab.training.build import build_game, stateful_parts
+    from ganlab.training.build import build_gan, stateful_parts
 
     class Stateful(SpectralNorm, nn.Module):
         def __init__(self) -> None:
@@ -474,6 +474,6 @@ def test_a_parameterless_stabiliser_needs_no_state(tiny: Make) -> None:
             SpectralNorm.__init__(self)
             self.register_buffer("k", torch.zeros(()))
 
-    game = build_game(tiny(normalization={"a": Stateful(), "wc": WeightClip()}), torch.device("cpu"))
-    assert "normalization.a" in stateful_parts(game)
-    assert "normalization.wc" not in stateful_parts(game)
+    gan = build_gan(tiny(normalization={"a": Stateful(), "wc": WeightClip()}), torch.device("cpu"))
+    assert "normalization.a" in stateful_parts(gan)
+    assert "normalization.wc" not in stateful_parts(gan)

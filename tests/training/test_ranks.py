@@ -38,7 +38,7 @@ def one_of(rank: int, size: int) -> collectives.Ranks:
 @pytest.mark.parametrize(("size", "parts"), [(2, 1), (3, 2), (2, 4)])
 def test_the_ranks_shares_of_each_micro_batch_make_it_up(size: int, parts: int) -> None:
     rows = torch.arange(24).view(24, 1)
-    shares = [one_of(i, size).share(rows, parts) for i in range(size)]
+    shares = [one_of(i, size).shard(rows, parts) for i in range(size)]
     for part, whole in enumerate(rows.chunk(parts)):
         assert torch.equal(torch.cat([s.chunk(parts)[part] for s in shares]), whole)
 
@@ -46,7 +46,7 @@ def test_the_ranks_shares_of_each_micro_batch_make_it_up(size: int, parts: int) 
 def test_ranks_draw_what_one_process_draws() -> None:
     def drawn(team: collectives.SingleProcess, rows: int) -> torch.Tensor:
         torch.manual_seed(3)
-        return team.uniform(rows, 2, 1)
+        return team.rand_shard(rows, 2, 1)
 
     whole = drawn(collectives.SingleProcess(), 12)
     assert torch.equal(whole, torch.cat([drawn(one_of(i, 3), 4) for i in range(3)]))
@@ -55,11 +55,11 @@ def test_ranks_draw_what_one_process_draws() -> None:
 def test_alone_nothing_is_shared_or_copied() -> None:
     team, x = collectives.current(), torch.rand(4)
     assert team.size == 1
-    assert team.first
-    assert team.share(x, 2) is x
-    assert team.means([x, None])[0] is x
-    assert team.first_does(lambda: x) is x
-    with pytest.raises(KeyError), team.together():
+    assert team.is_rank_zero
+    assert team.shard(x, 2) is x
+    assert team.all_reduce_mean([x, None])[0] is x
+    assert team.on_rank_zero(lambda: x) is x
+    with pytest.raises(KeyError), team.agree_on_errors():
         raise KeyError
 
 
@@ -134,9 +134,9 @@ def test_a_batch_that_ranks_cannot_share_is_refused(
 ) -> None:
     e = tiny(**({"accumulate": 1} | changes)) if changes.get("batch_size") != 9 else tiny(batch_size=9)
     with collectives.use_ranks(one_of(0, 2)), pytest.raises(ConfigError, match="2 ranks") as caught:
-        trainer._require_shares(e)
+        trainer._require_divisible(e)
     assert [m.where for m in caught.value.mistakes] == keys
-    trainer._require_shares(e)  # one process plays any
+    trainer._require_divisible(e)  # one process plays any
 
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
         assert find_device("auto") == find_device("cuda") == torch.device("cuda:1")
         with pytest.raises(ConfigError, match="all 2 ranks"):
             find_device("cuda:0")
-    with collectives.use_ranks(one_of(2, 3)), pytest.raises(EnvError, match="rank 2 wants cuda:2"):
+    with collectives.use_ranks(one_of(2, 3)), pytest.raises(EnvError, match="rank 2 needs cuda:2"):
         find_device("auto")
 
 

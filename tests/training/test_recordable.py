@@ -18,7 +18,7 @@ from ganlab.methods.weight_norms import SpectralNorm
 from ganlab.sweeps import lanes
 from ganlab.system import hardware
 from ganlab.training import engine
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.optimizers import OptimizerState, use_fused_kernels
 from ganlab.training.step import d_terms, g_terms, play_round, update_discriminator
 from ganlab.types import Batch
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_what_an_update_writes_lies_on_the_device(tiny: Make) -> None:
     """A count on the host would stand still while a recorded update is replayed."""
     meta = torch.device("meta")
-    game = build_game(tiny(ema=0.9), meta)
-    assert game.average is not None
-    nets = (game.generator, game.discriminator, game.average)
+    gan = build_gan(tiny(ema=0.9), meta)
+    assert gan.ema is not None
+    nets = (gan.generator, gan.discriminator, gan.ema)
     tensors = {n: t for net in nets for n, t in (*net.named_parameters(), *net.named_buffers())}
     assert "n_averaged" in tensors
     assert [name for name, t in tensors.items() if t.device != meta] == []
@@ -44,27 +44,27 @@ def test_the_losses_of_d_and_of_g_are_a_graph_each_for_a_compiler(how: Any, tiny
     """It neither stops halfway nor begins anew when weights have moved. Traced only: no C++ compiler."""
     torch._dynamo.reset()
     counters.clear()
-    game = build_game(tiny(normalization={"sn": SpectralNorm(update=how)}), CPU)
+    gan = build_gan(tiny(normalization={"sn": SpectralNorm(update=how)}), CPU)
     for name, terms in (("d", d_terms), ("g", g_terms)):
-        game.compiled[name] = torch.compile(engine._own(terms), backend="eager", dynamic=False)
+        gan.compiled[name] = torch.compile(engine._copy_function(terms), backend="eager", dynamic=False)
     x = torch.rand(8, 1, 16, 16)
     for _ in range(3):
-        play_round(game, lambda: Batch(x))
+        play_round(gan, lambda: Batch(x))
     assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
 
 
 def test_spectral_norms_are_of_weights_that_a_fused_optimiser_has_moved(tiny: Make) -> None:
     """Its steps leave no trace in the weights' versions."""
-    game = build_game(tiny(normalization={"sn": SpectralNorm(update="per_update")}), CPU)
-    game.d_optimizer.param_groups[0]["lr"] = 0.02
-    assert game.d_optimizer.param_groups[0]["fused"]
+    gan = build_gan(tiny(normalization={"sn": SpectralNorm(update="per_update")}), CPU)
+    gan.d_optimizer.param_groups[0]["lr"] = 0.02
+    assert gan.d_optimizer.param_groups[0]["fused"]
     x = torch.rand(8, 1, 16, 16)
     for _ in range(3):
-        update_discriminator(game, Batch(x))
-    at_once = game.discriminator(x).score
-    game.discriminator._forward_pre_hooks.clear()
-    assert torch.allclose(at_once, game.discriminator(x).score, rtol=1e-4, atol=1e-7)
+        update_discriminator(gan, Batch(x))
+    at_once = gan.discriminator(x).score
+    gan.discriminator._forward_pre_hooks.clear()
+    assert torch.allclose(at_once, gan.discriminator(x).score, rtol=1e-4, atol=1e-7)
 
 
 def test_step_counts_of_another_form_of_the_optimiser_come_as_fused_kernels_want_them() -> None:

@@ -63,7 +63,7 @@ def train(run: Path, words: list[str], stop: int | None, monkeypatch: pytest.Mon
 def _stopping(real: Callable[[Engine, int], None], stop: int | None) -> Callable[[Engine, int], None]:
     def update(self: Engine, step: int) -> None:
         real(self, step)
-        if step + 1 == stop and self.ring.count:
+        if step + 1 == stop and self.loss_buffer.count:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return update
@@ -72,7 +72,7 @@ def _stopping(real: Callable[[Engine, int], None], stop: int | None) -> Callable
 def state(run: Path) -> str:
     folder = RunFolder(run)
     step, tensors, rest = Checkpoints(folder.checkpoints, folder.run_id).load()
-    return f"{step} {digest(tensors, rest['game'])}"
+    return f"{step} {digest(tensors, rest['gan'])}"
 
 
 def resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:

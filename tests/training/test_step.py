@@ -1,4 +1,4 @@
-"""One round of the game: micro batches against whole ones, the order of the players, the class loss."""
+"""One round of the gan: micro batches against whole ones, the order of the players, the class loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ganlab.methods.weight_norms import SpectralNorm
 from ganlab.methods.weights import weighted_layers
 from ganlab.models.base import Architecture, Norm
 from ganlab.models.resnet import ResNet
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.gan import GAN
 from ganlab.training.step import (
     freeze_power_iteration,
@@ -81,64 +81,64 @@ class NeedsReal(Hinge):
 
 def played(tiny: Make, rounds: int = 3, **changes: Any) -> tuple[list[Tensor], dict[str, float]]:
     """All weights after some rounds on the same real images, and the last round's numbers."""
-    game = build_game(tiny(architecture=Plain(), batch_size=16, **changes), CPU)
+    gan = build_gan(tiny(architecture=Plain(), batch_size=16, **changes), CPU)
     torch.manual_seed(0)
     batches = iter(torch.rand(40, 16, 1, 16, 16) * 2 - 1)
     told: dict[str, Tensor] = {}
     for _ in range(rounds):
-        told = play_round(game, lambda: Batch(next(batches)))
-    weights = [*game.generator.state_dict().values(), *game.discriminator.state_dict().values()]
+        told = play_round(gan, lambda: Batch(next(batches)))
+    weights = [*gan.generator.state_dict().values(), *gan.discriminator.state_dict().values()]
     return weights, {name: float(value) for name, value in told.items()}
 
 
 def test_the_moving_average_follows_weights_and_buffers(tiny: Make) -> None:
     """It becomes G first, then moves by a quarter, batch norm's averages and counts with it."""
-    game = build_game(tiny(ema=0.75), CPU)
-    assert game.average is not None
+    gan = build_gan(tiny(ema=0.75), CPU)
+    assert gan.ema is not None
 
     def state(net: nn.Module) -> dict[str, Tensor]:
         return {k: v.clone() for k, v in net.state_dict().items()}
 
-    names = state(game.generator)
+    names = state(gan.generator)
     assert {k.rpartition(".")[2] for k in names} >= {"weight", "running_mean", "running_var"}
     expected: dict[str, Tensor] = {}
     for number in range(3):
         with torch.no_grad():
-            for value in game.generator.state_dict().values():
+            for value in gan.generator.state_dict().values():
                 value.add_(torch.randn(value.shape) if value.is_floating_point() else 9)
-        update_ema(game)
-        g = state(game.generator)
+        update_ema(gan)
+        g = state(gan.generator)
         for k, new in g.items():
             old = expected.get(k, new)
             mixed = 0.75 * old.double() + 0.25 * new.double()
             expected[k] = mixed.float() if new.is_floating_point() else mixed.long()
-        for k, value in state(game.average.module).items():
+        for k, value in state(gan.ema.module).items():
             assert torch.allclose(value, expected[k], atol=1e-6), (number, k)
-    assert game.average.n_averaged == 3
+    assert gan.ema.n_averaged == 3
 
 
 def test_every_update_of_g_moves_the_average(tiny: Make) -> None:
-    game = build_game(tiny(ema=0.75, batch_size=4), CPU)
-    assert game.average is not None
+    gan = build_gan(tiny(ema=0.75, batch_size=4), CPU)
+    assert gan.ema is not None
     batches = iter(torch.rand(40, 4, 1, 16, 16) * 2 - 1)
     expected: list[Tensor] = []
     for _ in range(3):
-        play_round(game, lambda: Batch(next(batches)))
-        new = [v.clone() for v in [*game.generator.parameters(), *game.generator.buffers()]]
+        play_round(gan, lambda: Batch(next(batches)))
+        new = [v.clone() for v in [*gan.generator.parameters(), *gan.generator.buffers()]]
         expected = [
             a.lerp(b, 0.25) if a.is_floating_point() else b for a, b in zip(expected or new, new, strict=True)
         ]
-        found = [*game.average.module.parameters(), *game.average.module.buffers()]
+        found = [*gan.ema.module.parameters(), *gan.ema.module.buffers()]
         for a, b in zip(found, expected, strict=True):
             assert not a.is_floating_point() or torch.allclose(a, b, atol=1e-6)
 
 
 def test_scores_are_told_of_the_last_update_of_d_alone(tiny: Make) -> None:
-    game = build_game(tiny(architecture=Plain(), batch_size=16, d_steps=2, loss=Wasserstein()), CPU)
+    gan = build_gan(tiny(architecture=Plain(), batch_size=16, d_steps=2, loss=Wasserstein()), CPU)
     images = torch.rand(16, 1, 16, 16) * 2 - 1
-    told = play_round(game, lambda: Batch(images))
+    told = play_round(gan, lambda: Batch(images))
     assert told["d"] == pytest.approx(float(told["d_fake"] - told["d_real"]), rel=1e-5)
-    assert {"d_real", "d_fake"} & update_discriminator(game, Batch(images), tell=False).keys() == set()
+    assert {"d_real", "d_fake"} & update_discriminator(gan, Batch(images), log_scores=False).keys() == set()
 
 
 def sgd(lr: float = 0.1) -> Callable[..., Any]:
@@ -175,14 +175,14 @@ def test_spectral_norms_iterate_as_often_with_micro_batches(
         return renew(self, iterations)
 
     monkeypatch.setattr(AtOnce, "renew", count)
-    game = build_game(tiny(architecture=Plain(), batch_size=16, accumulate=accumulate), CPU)
-    layers = len(list(weighted_layers(game.discriminator)))
+    gan = build_gan(tiny(architecture=Plain(), batch_size=16, accumulate=accumulate), CPU)
+    layers = len(list(weighted_layers(gan.discriminator)))
     counted = 0
-    update_discriminator(game, Batch(torch.rand(16, 1, 16, 16)))
+    update_discriminator(gan, Batch(torch.rand(16, 1, 16, 16)))
     assert counted == 2 * layers
-    update_generator(game, lambda: pytest.fail("hinge needs no real images for G"))
+    update_generator(gan, lambda: pytest.fail("hinge needs no real images for G"))
     assert counted == 3 * layers
-    assert all(m.training for m in game.discriminator.modules()), "and all are as they were"
+    assert all(m.training for m in gan.discriminator.modules()), "and all are as they were"
 
 
 def test_regularised_spectral_norms_iterate_once_an_update(tiny: Make) -> None:
@@ -203,7 +203,7 @@ def test_regularised_spectral_norms_iterate_once_an_update(tiny: Make) -> None:
 
 
 def test_still_is_for_parametrisations_alone(tiny: Make) -> None:
-    d = build_game(tiny(architecture=Plain()), CPU).discriminator
+    d = build_gan(tiny(architecture=Plain()), CPU).discriminator
     module = d.conv.parametrizations.weight[0]
     assert parametrize.is_parametrized(d.conv)
     with freeze_power_iteration(d):
@@ -212,22 +212,31 @@ def test_still_is_for_parametrisations_alone(tiny: Make) -> None:
 
 
 def test_micro_batches_are_never_whole(tiny: Make) -> None:
-    game = build_game(tiny(architecture=Plain(), batch_size=16, g_batch_size=8, accumulate=4), CPU)
+    gan = build_gan(tiny(architecture=Plain(), batch_size=16, g_batch_size=8, accumulate=4), CPU)
     seen: list[int] = []
-    game.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    play_round(game, lambda: Batch(torch.rand(16, 1, 16, 16)))
+    gan.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    play_round(gan, lambda: Batch(torch.rand(16, 1, 16, 16)))
     assert seen == [4] * 8 + [2] * 4
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"accumulate": 3}, "accumulate: 3 micro batches of at least 2 do not make batch_size=8; choose"),
-        ({"accumulate": 8}, "accumulate: 8 micro batches of at least 2 do not make batch_size=8; choose"),
-        ({"accumulate": 4, "g_batch_size": 10}, "do not make g_batch_size=10; choose"),
+        (
+            {"accumulate": 3},
+            "accumulate: batch_size=8 does not split into 3 micro batches of at least 2; choose",
+        ),
+        (
+            {"accumulate": 8},
+            "accumulate: batch_size=8 does not split into 8 micro batches of at least 2; choose",
+        ),
+        (
+            {"accumulate": 4, "g_batch_size": 10},
+            "g_batch_size=10 does not split into 4 micro batches of at least 2; choose",
+        ),
         (
             {"architecture": ResNet(head="ac")},
-            "class_loss: architecture.head=ac has a classifier and no loss for it; set",
+            "class_loss: architecture.head=ac has a classifier, but no loss is set for it; set",
         ),
         ({"class_loss": ClassLoss()}, "class_loss: D has no classifier; set architecture.head=ac"),
     ],
@@ -239,18 +248,18 @@ def test_mistakes(tiny: Make, changes: dict[str, Any], message: str) -> None:
         tiny(dataset=Digits(), **changes)
 
 
-def turns(game: GAN) -> list[str]:
+def turns(gan: GAN) -> list[str]:
     """Whose optimiser moved, in order."""
     moved: list[str] = []
-    for name, optimizer in (("d", game.d_optimizer), ("g", game.g_optimizer)):
+    for name, optimizer in (("d", gan.d_optimizer), ("g", gan.g_optimizer)):
         optimizer.register_step_post_hook(lambda *_, name=name: moved.append(name))
-    play_round(game, lambda: Batch(torch.rand(8, 1, 16, 16)))
+    play_round(gan, lambda: Batch(torch.rand(8, 1, 16, 16)))
     return moved
 
 
 def test_order_of_the_players(tiny: Make) -> None:
-    first = {order: build_game(tiny(d_steps=3, order=order), CPU) for order in ("d_first", "g_first")}
-    assert {order: "".join(turns(game)) for order, game in first.items()} == {
+    first = {order: build_gan(tiny(d_steps=3, order=order), CPU) for order in ("d_first", "g_first")}
+    assert {order: "".join(turns(gan)) for order, gan in first.items()} == {
         "d_first": "dddg",
         "g_first": "gddd",
     }
@@ -287,10 +296,10 @@ def test_the_class_loss_moves_both_players_and_is_told(tiny: Make) -> None:
     def after(**changes: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
         resnet = ResNet(width=0.03, z_dim=4, head="ac")
         e = tiny(architecture=resnet, dataset=Digits(), optimizer=sgd(), batch_size=4, **changes)
-        game = build_game(e, CPU, 10)
+        gan = build_gan(e, CPU, 10)
         torch.manual_seed(0)
-        told = play_round(game, lambda: Batch(torch.rand(4, 1, 32, 32), torch.arange(4)))
-        return told, [game.discriminator.classify.weight, game.generator.dense.weight]
+        told = play_round(gan, lambda: Batch(torch.rand(4, 1, 32, 32), torch.arange(4)))
+        return told, [gan.discriminator.classify.weight, gan.generator.dense.weight]
 
     told, (d, g) = after(class_loss=ClassLoss(1.0, 1.0, 1.0))
     none, (d_none, g_none) = after(class_loss=ClassLoss(0.0, 0.0, 0.0))

@@ -30,7 +30,7 @@ from ganlab.models.resnet import ResNet
 from ganlab.sweeps.lanes import Lane, Lanes
 from ganlab.system.signals import StopFlag
 from ganlab.training import trainer, validation
-from ganlab.training.build import build_game, pack_game
+from ganlab.training.build import build_gan, pack_gan
 from ganlab.training.resources import Resources
 from ganlab.training.validation import Validation
 
@@ -51,7 +51,7 @@ class Halves(Dataset):
         return ("train", self.other)
 
     def load(self, *, split: str | None = None) -> SampleSet:
-        whole, split = Digits(resolution=16).load(), self.chosen(split)
+        whole, split = Digits(resolution=16).load(), self.resolve_split(split)
         rows = slice(0, 300) if split == "train" else slice(300, 500)
         images = whole.images[rows]
         y = whole.labels[rows] if whole.labels is not None and (self.labels or split == "train") else None
@@ -131,16 +131,16 @@ def test_looking_changes_nothing(name: str, tiny: Make, tmp_path: Path) -> None:
 
 def test_a_look_leaves_modes_buffers_and_generators_as_they_were(tiny: Make) -> None:
     e = wgan_gp(tiny, normalization={"bn": BatchNorm(), "gp": GradientPenalty()}, validation=True)
-    game = build_game(e, CPU)
-    look = Validation(e, game, e.dataset.load(), e.dataset.load(split="test")).look
-    game.discriminator.train()
-    before = {name: value.clone() for name, value in pack_game(game)[0].items()}
-    modes = [m.training for net in (game.generator, game.discriminator) for m in net.modules()]
+    gan = build_gan(e, CPU)
+    look = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test")).look
+    gan.discriminator.train()
+    before = {name: value.clone() for name, value in pack_gan(gan)[0].items()}
+    modes = [m.training for net in (gan.generator, gan.discriminator) for m in net.modules()]
     random = torch.get_rng_state()
     first = look()
     assert torch.equal(torch.get_rng_state(), random)
-    assert modes == [m.training for net in (game.generator, game.discriminator) for m in net.modules()]
-    after = pack_game(game)[0]
+    assert modes == [m.training for net in (gan.generator, gan.discriminator) for m in net.modules()]
+    after = pack_gan(gan)[0]
     assert all(torch.equal(after[name], value) for name, value in before.items())
     torch.rand(7)
     assert look() == first, "the same images, the same noise"
@@ -149,16 +149,16 @@ def test_a_look_leaves_modes_buffers_and_generators_as_they_were(tiny: Make) -> 
 def test_the_numbers_are_ds_loss_on_those_images(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a plain pass over all images at once; in pieces it is the same mean."""
     e = wgan_gp(tiny, validation=True, validation_n=90)
-    game = build_game(e, CPU)
-    monkeypatch.setattr(validation, "PIECE", 40)
-    made = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+    gan = build_gan(e, CPU)
+    monkeypatch.setattr(validation, "CHUNK", 40)
+    made = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
     found = made.look()
-    game.discriminator.eval()
-    game.generator.eval()
+    gan.discriminator.eval()
+    gan.generator.eval()
     with torch.no_grad():
-        fake = game.verdict(game.generate(made.z, None).x).score.mean()
+        fake = gan.verdict(gan.generate(made.z, None).x).score.mean()
         for name, key in (("train", "train"), ("validation", "held_out")):
-            real = game.verdict(made.real[name].x).score.mean()
+            real = gan.verdict(made.real[name].x).score.mean()
             assert found[f"validation/d_{key}"] == pytest.approx(float(fake - real), abs=1e-6)
             assert found[f"critic/wasserstein_estimate_{name}"] == -found[f"validation/d_{key}"]  # type: ignore[operator]
     for name in ("train", "validation"):
@@ -177,7 +177,7 @@ def test_both_sets_are_computed_alike(tiny: Make) -> None:
     """The same images as both sets give the same numbers: points between included."""
     e = wgan_gp(tiny, validation=True, validation_n=300)
     train = e.dataset.load()
-    made = Validation(e, build_game(e, CPU), train, train)
+    made = Validation(e, build_gan(e, CPU), train, train)
     found = made.look()
     assert found["critic/negative_critic_loss_train"] == found["critic/negative_critic_loss_validation"]
     assert found["validation/d_train"] == found["validation/d_held_out"]
@@ -185,17 +185,17 @@ def test_both_sets_are_computed_alike(tiny: Make) -> None:
 
 def test_counts_are_equal_and_at_most_all(tiny: Make) -> None:
     e = wgan_gp(tiny, validation=True, validation_n=1000)
-    made = Validation(e, build_game(e, CPU), e.dataset.load(), e.dataset.load(split="test"))
+    made = Validation(e, build_gan(e, CPU), e.dataset.load(), e.dataset.load(split="test"))
     assert {len(batch.x) for batch in made.real.values()} == {200} == {len(made.z)}
     assert tiny().validation_n == 1000
 
 
 def test_what_is_not_finite_is_null(tiny: Make) -> None:
     e = wgan_gp(tiny, validation=True)
-    game = build_game(e, CPU)
+    gan = build_gan(e, CPU)
     with torch.no_grad():
-        game.discriminator.get_parameter("dense.bias").fill_(math.nan)
-    made = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+        gan.discriminator.get_parameter("dense.bias").fill_(math.nan)
+    made = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
     assert set(made.look().values()) == {None}
     json.dumps(made.look(), allow_nan=False)
 
@@ -228,14 +228,15 @@ def test_a_conditional_d_is_shown_the_labels(tiny: Make) -> None:
     net = ResNet(width=0.03, z_dim=4, head="projection")
     e = wgan_gp(tiny, architecture=net, validation=True, dataset=At32())
     train, held = e.dataset.load(), e.dataset.load(split="test")
-    game = build_game(e, CPU, 10)
-    made = Validation(e, game, train, held)
+    gan = build_gan(e, CPU, 10)
+    made = Validation(e, gan, train, held)
     assert made.y is not None
     assert made.real["validation"].y is not None
     assert all(math.isfinite(v) for v in made.look().values() if v is not None)
     bare = SampleSet(held.images, None, [], held.fingerprint, "halves", "test")
-    with pytest.raises(ConfigError, match="validation: halves test has not the classes of train; choose"):
-        Validation(e, game, train, bare)
+    refused = "validation: halves test does not have the classes of train; choose"
+    with pytest.raises(ConfigError, match=refused):
+        Validation(e, gan, train, bare)
 
 
 class At32(Halves):
@@ -250,11 +251,11 @@ class At32(Halves):
 @pytest.mark.parametrize(
     ("dataset", "wanted", "line"),
     [
-        (Digits(resolution=16), True, "validation: digits train has no test or validation split beside it"),
+        (Digits(resolution=16), True, "validation: digits train has no test or validation split"),
         (Digits(resolution=16), "test", "validation: digits has no split 'test'; leave it out"),
-        (Halves(), "train", "validation: train is what training uses; choose one of test"),
+        (Halves(), "train", "validation: train is the training split; choose one of test"),
         (Halves(), "tets", "validation: halves has no split 'tets'; did you mean 'test'?"),
-        (Halves("extra"), True, "validation: halves train has no test or validation split beside it; name"),
+        (Halves("extra"), True, "validation: halves train has no test or validation split; name"),
     ],
 )  # fmt: skip
 def test_a_split_that_is_not_there_is_a_line_before_training(
@@ -287,11 +288,11 @@ def test_which_split_it_is(dataset: Dataset, wanted: Any, split: str | None, tin
 
 def test_the_first_rank_looks_by_itself(tiny: Make) -> None:
     e = wgan_gp(tiny, validation=True)
-    game = build_game(e, CPU)
-    alone = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+    gan = build_gan(e, CPU)
+    alone = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
     expected = alone.look()
     with collectives.use_ranks(one_of(0, 2)):  # a rank that has met nobody: any exchange would fail
-        again = Validation(e, game, e.dataset.load(), e.dataset.load(split="test"))
+        again = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
         assert again.look() == expected
         assert collectives.current().size == 2
 

@@ -28,7 +28,7 @@ from ganlab.runs.folder import RunFolder
 from ganlab.sweeps.cost import UpdateTimer
 from ganlab.training import step
 from ganlab.training.batches import Feed
-from ganlab.training.build import build_game
+from ganlab.training.build import build_gan
 from ganlab.training.engine import Engine
 from ganlab.training.gan import GAN
 from ganlab.types import Batch
@@ -108,8 +108,8 @@ def test_warm_updates_among_recorded_ones(name: str, tiny: Make) -> None:
     e = fresh()
     traced = Traced(Engine(e, *start(e)))
     warm: list[int] = []
-    inner = traced.inner._play
-    traced.inner._play = lambda at: (warm.append(at), inner(at))[1]  # type: ignore[method-assign]
+    inner = traced.inner._run_update
+    traced.inner._run_update = lambda at: (warm.append(at), inner(at))[1]  # type: ignore[method-assign]
     replayed, told_too = played(traced, 12)
     assert traced.graph is not None, traced.why
     assert warm == [0, 1, 2, 3, 4, 5, 8], "updates 2, 3 and 5 run eagerly before one is recorded"
@@ -131,14 +131,14 @@ def test_resume_about_a_warmup_is_bitwise(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["d_warmup_steps=100"], "d_warmup_steps: 100 updates of D, and no update of G that wants them; set"),
-        (["d_warmup_updates=25"], "d_warmup_updates: there is no warm-up with d_warmup_steps=0; set"),
-        (["d_warmup_every=500"], "d_warmup_every: there is no warm-up with d_warmup_steps=0; set"),
-        (["d_steps=5", "d_warmup_steps=3", "d_warmup_every=9"], "d_warmup_steps: 3 are fewer than d_steps=5"),
-        (["d_warmup_steps=-1"], "d_warmup_steps: -1 is not a whole number >= 0"),
+        (["d_warmup_steps=100"], "d_warmup_steps: 100 updates of D, but no update of G uses them; set"),
+        (["d_warmup_updates=25"], "d_warmup_updates: has no effect with d_warmup_steps=0; set"),
+        (["d_warmup_every=500"], "d_warmup_every: has no effect with d_warmup_steps=0; set"),
+        (["d_steps=5", "d_warmup_steps=3", "d_warmup_every=9"], "d_warmup_steps: 3 is less than d_steps=5"),
+        (["d_warmup_steps=-1"], "d_warmup_steps: -1 is not an integer >= 0"),
         (
             ["d_warmup_steps=9", "d_warmup_updates=1", "joint_fakes=true"],
-            "joint_fakes: images of all 9 updates of a warm-up from one pass of G would be too many",
+            "joint_fakes: can't generate the images of all 9 updates of a warm-up in one pass of G; set",
         ),
         (["d_optimizer.weight_decy=1e-3"], "did you mean 'd_optimizer.weight_decay'?"),
         (["d_optimizer.lr=-1"], "d_optimizer.lr: -1 is not a number >= 0"),
@@ -190,12 +190,12 @@ def test_what_is_timed_for_an_estimate_is_a_usual_update(tiny: Make) -> None:
 )
 def test_ds_own_arguments(words: list[str]) -> None:
     e = compose.build(compose.compose(["architecture.width=0.04", "setting=B", *words]))
-    game = build_game(e, torch.device("cpu"))
-    (of_g,), (of_d,) = game.g_optimizer.param_groups, game.d_optimizer.param_groups
+    gan = build_gan(e, torch.device("cpu"))
+    (of_g,), (of_d,) = gan.g_optimizer.param_groups, gan.d_optimizer.param_groups
     assert (of_g["lr"], of_g["weight_decay"], of_g["betas"]) == (1e-4, 0, (0.5, 0.999))
     assert (of_d["lr"], of_d["weight_decay"], of_d["betas"]) == (4e-4, 1e-3, (0.5, 0.999))
     assert (of_g["initial_lr"], of_d["initial_lr"]) == (1e-4, 4e-4)
-    step.set_rates(game, 0.5)
+    step.set_rates(gan, 0.5)
     assert (of_g["lr"], of_d["lr"]) == (5e-5, 2e-4), "both fall by the same factor"
 
 
@@ -208,10 +208,10 @@ def test_weight_decay_on_d_alone_by_hand(tiny: Make) -> None:
 
     sgd = functools.partial(torch.optim.SGD, lr=0.1)
     e = tiny(optimizer=sgd, d_optimizer={"weight_decay": 0.5}, normalization={}, loss=Silent())
-    game: GAN = build_game(e, torch.device("cpu"))
-    before = copy.deepcopy(game.discriminator)
-    step.play_round(game, lambda: Batch(torch.rand(8, *e.shape)))
-    for old, new in zip(before.parameters(), game.discriminator.parameters(), strict=True):
+    gan: GAN = build_gan(e, torch.device("cpu"))
+    before = copy.deepcopy(gan.discriminator)
+    step.play_round(gan, lambda: Batch(torch.rand(8, *e.shape)))
+    for old, new in zip(before.parameters(), gan.discriminator.parameters(), strict=True):
         assert torch.allclose(new, old * 0.95, atol=1e-7)
 
 
@@ -230,7 +230,7 @@ def test_another_d_optimizer_on_resume_is_refused_and_allowed_by_name(tiny: Make
 
 
 def test_options_that_do_not_go_together_are_ds_mistake(tiny: Make) -> None:
-    with pytest.raises(ConfigError, match="d_optimizer: refuses these options"):
+    with pytest.raises(ConfigError, match="d_optimizer: rejects these options"):
         go(tiny(d_optimizer={"fused": True, "foreach": True}))
 
 
@@ -238,6 +238,6 @@ def test_a_feed_of_an_experiment_without_a_warmup_is_as_large_as_it_was(tiny: Ma
     _, feed = start(tiny(d_steps=3))
     assert isinstance(feed, Feed)
     assert len(feed.index) == 24
-    game, feed = start(tiny(**WARM))
+    gan, feed = start(tiny(**WARM))
     assert len(feed.index) == 5 * 8
-    assert everything(game)
+    assert everything(gan)

@@ -1,7 +1,7 @@
-"""Files out of a zip or a tar (plain, gz, xz, bz2), streamed: nothing is ever unpacked to disk.
+"""Stream files from a zip or a tar (plain, gz, xz, bz2) without unpacking to disk.
 
-A first pass reads the names (``names.py``), a second one the files. Devices, pipes and names that climb
-("..") or are absolute are passed over and counted in ``Source.ignored``. Damage ends in a DataError.
+A first pass reads the names (``names.py``), a second one the files. Devices, pipes, absolute names and names
+with ".." are ignored and counted in ``Source.ignored``. Damage raises DataError.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ganlab.data.formats import zip_directory
 from ganlab.data.formats.files import kind_of, open_file
 from ganlab.data.formats.images import printable_name
 from ganlab.data.formats.names import Names, clean, target_of
-from ganlab.data.formats.source import CIRCLE, DAMAGE, FolderSource, Member, Source, hidden, why
+from ganlab.data.formats.source import DAMAGE, LINK_LOOP, FolderSource, Member, Source, error_text, is_hidden
 from ganlab.data.formats.tar import Part, decompressed, headers, is_tar_header, open_tar
 from ganlab.data.packing.decoding import Piece
 from ganlab.errors import DataError
@@ -36,7 +36,7 @@ GIVE = "give a folder of images, a .zip, .tar, .tar.gz, .tar.xz or .tar.bz2"
 
 
 class Entry(NamedTuple):
-    """What an archive says of one name. target: of a link, from the top of the archive; None outside."""
+    """One archive entry. target: of a link, relative to the archive's root; None if outside."""
 
     name: str
     kind: Literal["file", "folder", "link", "special"]
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
 
 class ArchiveSource(Source):
-    """A file with files in it, in its own order."""
+    """Base class of archives; members come in the archive's order."""
 
     _names: Names | None = None
 
@@ -59,7 +59,7 @@ class ArchiveSource(Source):
 
     @abstractmethod
     def _listed(self) -> Iterator[Entry]:
-        """Every entry, in order."""
+        """Yield every entry in order."""
 
     def _limit(self) -> int:
         return max(FREE_BYTES, MAX_RATIO * os.stat(self.path).st_size)
@@ -67,31 +67,31 @@ class ArchiveSource(Source):
     def _walk(self) -> Iterator[Member]:
         names = self._names = self._names or self._read_names()
         self._entries = 0
-        self.folders |= {name for name in names.folders if not hidden(name)}
-        for circle in names.circles:
-            self._pass(CIRCLE, circle)
-        for lost in names.lost:
-            if not hidden(lost):
-                yield self._lost(lost)
+        self.folders |= {name for name in names.folders if not is_hidden(name)}
+        for circle in names.link_loops:
+            self._skip(LINK_LOOP, circle)
+        for lost in names.broken_links:
+            if not is_hidden(lost):
+                yield self._broken_link(lost)
         later = dict(names.repeated)
         for entry in self._listed():
             name = clean(entry.name)
             if name is None:
-                self._pass("unsafe name", entry.name)
-            elif hidden(name):
-                self._pass("hidden", name)
+                self._skip("unsafe name", entry.name)
+            elif is_hidden(name):
+                self._skip("hidden", name)
             elif entry.kind == "special":
-                self._pass("special file", name)
+                self._skip("special file", name)
             if name is None or entry.kind not in ("file", "link"):
                 continue
             if (key := hash(name)) in later:
                 later[key] -= 1
                 if later[key]:
-                    self._pass("older file of the same name", name)
+                    self._skip("older file of the same name", name)
                     continue
-            for seen in names.shown(name) if entry.kind == "file" else ():
+            for seen in names.visible_names(name) if entry.kind == "file" else ():
                 self._count()
-                if not hidden(seen):
+                if not is_hidden(seen):
                     yield Member(seen, entry.size, self, entry.opener, entry.piece)
 
     def _read_names(self) -> Names:
@@ -116,12 +116,12 @@ class ZipSource(ArchiveSource):
     def _listed(self) -> Iterator[Entry]:
         limit, total = self._limit(), 0
         if self._archive is None:
-            if zip_directory.count(self.path, MAX_ZIP) > MAX_ZIP:
+            if zip_directory.count_entries(self.path, MAX_ZIP) > MAX_ZIP:
                 raise self._too_many(MAX_ZIP)
-            self._archive = zip_directory.opened(self.path)
+            self._archive = zip_directory.open_zip(self.path)
         for info in self._archive.infolist():
-            name, kind = zip_directory.name_of(info), stat.S_IFMT(info.external_attr >> 16)
-            opener = partial(zip_directory.content, self._archive, info)
+            name, kind = zip_directory.decode_name(info), stat.S_IFMT(info.external_attr >> 16)
+            opener = partial(zip_directory.open_entry, self._archive, info)
             if info.is_dir():
                 yield Entry(name, "folder")
             elif kind == stat.S_IFLNK:
@@ -132,18 +132,18 @@ class ZipSource(ArchiveSource):
             else:
                 total += info.file_size
                 if total > limit:
-                    raise zipfile.BadZipFile(f"grows beyond {limit} bytes")
+                    raise zipfile.BadZipFile(f"expands beyond {limit} bytes")
                 yield Entry(name, "file", info.file_size, opener)
 
 
 class TarSource(ArchiveSource):
-    """A tar archive, plain or compressed, read from front to back; or a plain one that is part of a file.
+    """A tar archive read sequentially: plain, compressed, or a plain one embedded in another file.
 
-    A small one is read once: its entries are kept in memory, up to ``KEPT_BYTES``, for the next walk, with
-    their content if it is compressed.
+    Entries of a small tar (up to ``KEPT_BYTES``), including the content if compressed, are cached in memory
+    for later passes.
     """
 
-    alone = False
+    independent_files = False
     _kept: list[Entry] | None = None
 
     def __init__(self, path: Path, part: Piece | None = None) -> None:
@@ -192,7 +192,7 @@ class TarSource(ArchiveSource):
 
 
 class ShardSource(Source):
-    """A folder of tars, such as WebDataset's shards: their files, tar by tar, each below its tar's name."""
+    """A folder of tars, such as WebDataset shards; names of files are prefixed with their tar's name."""
 
     def __init__(self, folder: FolderSource) -> None:
         super().__init__(folder.path)
@@ -207,12 +207,14 @@ class ShardSource(Source):
             for member in part.members():
                 yield replace(member, name=f"{tar}/{member.name}")
             self.ignored += part.ignored
-            self.such_as = {reason: f"{tar}/{name}" for reason, name in part.such_as.items()} | self.such_as
+            self.ignored_examples = {
+                reason: f"{tar}/{name}" for reason, name in part.ignored_examples.items()
+            } | self.ignored_examples
             self.folders |= {f"{tar}/{name}" for name in part.folders}
 
 
 def open_source(path: str | Path, where: str = "dataset.path") -> Source:
-    """The folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, if it is none."""
+    """Open the folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, otherwise."""
     path = Path(os.path.abspath(expanded(path)))
     name, packed = printable_name(str(path)), ""
     try:
@@ -226,7 +228,7 @@ def open_source(path: str | Path, where: str = "dataset.path") -> Source:
     except FileNotFoundError:
         raise DataError(where, f"{name} does not exist", "check the path") from None
     except OSError as error:
-        raise DataError(where, f"{name}: {why(error)}", "check the path and its permissions") from None
+        raise DataError(where, f"{name}: {error_text(error)}", "check the path and its permissions") from None
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return ZipSource(path)
     if head.startswith((b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh")):

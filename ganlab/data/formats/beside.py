@@ -1,4 +1,4 @@
-"""Labels that other tools write beside images, in place of class folders.
+"""Label files next to images, as written by other tools instead of class folders.
 
 StyleGAN's ``dataset.json`` (dataset_tool.py): {"labels": [["00000/img00000000.png", 3], ...]}, or null for no
 labels; the folders are storage. WebDataset's samples: ``000012.cls`` (a number or a name) or ``000012.json``
@@ -17,31 +17,31 @@ from ganlab.data.formats.names import clean
 from ganlab.data.formats.source import Member
 from ganlab.errors import DataError
 
-TABLE, CLASS, FACTS = "dataset.json", ".cls", ".json"
-MOST_TABLE, MOST_FACTS = 1 << 26, 1 << 16  # bytes: a table of 1.3 million images has 45 MB
-NO_LABELS = "dataset.labels=false uses none"
+TABLE, CLASS, RECORD = "dataset.json", ".cls", ".json"
+MAX_TABLE, MAX_RECORD = 1 << 26, 1 << 16  # bytes: a table of 1.3 million images has 45 MB
+NO_LABELS = "set dataset.labels=false to use none"
 
 
-class Beside:
-    """Filled by ``take``. tables: folder that holds a table -> the table, or "" if it has no labels."""
+class LabelFiles:
+    """Labels collected by ``take``. tables: folder -> path of its label table, or "" if it has no labels."""
 
     def __init__(self) -> None:
         self.tables: dict[str, str] = {}
         self._images: dict[str, str | None] = {}
         self._samples: dict[str, str] = {}
-        self._facts: dict[str, str] = {}  # they count where no sample has a class of its own
+        self._facts: dict[str, str] = {}  # used only if there are no ``.cls`` files
 
     def take(self, member: Member, loose: bool) -> bool:
-        """Whether a file tells labels; loose: whether it lies in no folder, as the samples of a shard do."""
+        """Read a label file; returns False for other files. loose: not in a folder, as in a shard."""
         folder, name = posixpath.split(member.name)
         if name == TABLE:
             return self._table(member, folder)
         if name.lower().endswith(CLASS):
-            text = _read(member, MOST_FACTS).decode("utf-8-sig", "replace").strip()
+            text = _read(member, MAX_RECORD).decode("utf-8-sig", "replace").strip()
             self._samples[_sample(member.name)] = text
             return True
-        if loose and name.lower().endswith(FACTS) and member.size <= MOST_FACTS:
-            facts = _parsed(_read(member, MOST_FACTS))
+        if loose and name.lower().endswith(RECORD) and member.size <= MAX_RECORD:
+            facts = _parsed(_read(member, MAX_RECORD))
             if isinstance(facts, dict) and isinstance(
                 label := facts.get("label", facts.get("cls")), int | str
             ):
@@ -50,10 +50,10 @@ class Beside:
         return False
 
     def labels(self, folders: Iterable[str]) -> dict[str, str | None] | None:
-        """Image or sample -> label, of the images in ``folders`` (names as ``Member`` has them).
+        """Map images or samples in ``folders`` (names as in ``Member``) to labels.
 
-        None if nothing is told of them, and the folders may be classes. Raises DataError if a table tells of
-        other files alone.
+        None if they have no label files, so folders may be classes. Raises DataError if a table matches none
+        of the images.
         """
         inside = set(folders)
         told: dict[str, str | None] = {**(self._samples or self._facts), **self._images}
@@ -62,12 +62,12 @@ class Beside:
             t for t in self.tables if any(f"{folder}/".startswith(f"{t}/" if t else "") for folder in inside)
         ]
         if not told and any(self.tables[table] for table in over):
-            what = "its labels name none of the images"
+            what = "its labels match none of the images"
             raise DataError(self.tables[over[0]], what, f"names are relative to its folder; {NO_LABELS}")
         return told if told or over else None
 
     def _table(self, member: Member, folder: str) -> bool:
-        facts = _parsed(_read(member, MOST_TABLE))
+        facts = _parsed(_read(member, MAX_TABLE))
         if not isinstance(facts, dict) or "labels" not in facts:
             return False
         labels = facts["labels"] or ()
@@ -78,30 +78,30 @@ class Beside:
                 below = not folder or path.startswith(f"{folder}/")
                 self._images[path if below else posixpath.join(folder, path)] = _class(label)
         except (TypeError, ValueError, AttributeError):
-            what = "its labels are not pairs of a file and a whole number"
+            what = "labels must be pairs of a file name and an integer"
             raise DataError(_place(member), what, f"write it with dataset_tool.py, or {NO_LABELS}") from None
         return True
 
 
 def label_of(name: str, labels: dict[str, str | None]) -> str | None:
-    """Of an image. Raises KeyError if nothing is told of it."""
+    """Label of an image. Raises KeyError if it has none."""
     return labels[name] if name in labels else labels[_sample(name)]
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """Classes sorted: numbers as numbers, if all are."""
+    """Sort class names, numerically if all are numbers."""
     found = sorted(set(labels))
     return sorted(found, key=int) if all(label.isdecimal() for label in found) else found
 
 
 def _sample(name: str) -> str:
-    """A path up to the first dot in its file's name."""
+    """A path up to the first dot of its file name."""
     folder, base = posixpath.split(name)
     return posixpath.join(folder, base.partition(".")[0])
 
 
 def _class(label: Any) -> str | None:
-    """A number, or a vector with a single one in it."""
+    """Convert an integer or one-hot label to text."""
     if label is None:
         return None
     if isinstance(label, list):
@@ -117,7 +117,7 @@ def _read(member: Member, most: int) -> bytes:
     try:
         return member.read(most)
     except BadImageError as error:
-        raise DataError(_place(member), str(error), f"mend it; {NO_LABELS}") from None
+        raise DataError(_place(member), str(error), f"repair it; {NO_LABELS}") from None
 
 
 def _parsed(data: bytes) -> Any:

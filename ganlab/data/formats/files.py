@@ -1,4 +1,4 @@
-"""What packing and downloading share: locks, disk errors in the user's words, progress, kinds of files."""
+"""Shared helpers of packing and downloading: locks, disk errors, progress bars, file types."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import IO
 
 from ganlab.errors import EnvError, RunInUse
-from ganlab.system.files import FULL, open_regular
+from ganlab.system.files import DISK_FULL, open_regular
 from ganlab.system.lock import Lock
 from ganlab.system.signals import beat
 
 
 class _Told(logging.Handler):
-    """Warnings on stderr, as every command has them, unless a run keeps a log of its own."""
+    """Print warnings to stderr, unless a run has its own log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger("ganlab").handlers:
@@ -30,12 +30,12 @@ log = logging.getLogger("ganlab.data")
 log.addHandler(_Told(logging.WARNING))
 WRITABLE = "set GANLAB_CACHE to a folder you can write"
 HEIF = (b"heic", b"heix", b"heif", b"mif1", b"avif", b"avis")
-EVERY = 60.0  # seconds between two lines of progress where there is no terminal
+EVERY = 60.0  # seconds between progress lines without a terminal
 
 
 @contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock file ``path``; wait, saying so once, while another process has it."""
+    """Hold the lock file ``path``; while another process holds it, warn once and wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     said = False
     while True:
@@ -46,7 +46,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
             if not said:
                 log.warning("%s: %s; waiting", doing, error.mistakes[0].what)
             said = True
-            beat()  # to wait for hours is not to hang
+            beat()  # a long wait is not a hang
             time.sleep(0.1)
         except EnvError as error:
             raise EnvError(str(path.parent), error.mistakes[0].what, WRITABLE) from None
@@ -56,14 +56,14 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 
 @contextmanager
 def writing(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn what the disk refuses while writing below ``folder`` into an EnvError; ``needed`` is in bytes."""
+    """Turn disk errors while writing below ``folder`` into an EnvError; ``needed`` is in bytes."""
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             wants = f"; needs {megabytes(needed)}" if needed else ""
             what = f"the disk is full ({megabytes(free_bytes(folder))} free{wants})"
-            raise EnvError(str(folder), what, "make room, or set GANLAB_CACHE to another disk") from None
+            raise EnvError(str(folder), what, "free some space or set GANLAB_CACHE to another disk") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
             what = f"cannot be written ({error.strerror})"
             raise EnvError(str(folder), what, WRITABLE) from None
@@ -74,7 +74,7 @@ def check_room(folder: Path, needed: int) -> None:
     """Raise EnvError if fewer than ``needed`` bytes are free below ``folder``."""
     if free_bytes(folder) < needed:
         what = f"{megabytes(needed)} needed, {megabytes(free_bytes(folder))} free"
-        raise EnvError(str(folder), what, "make room, or set GANLAB_CACHE to another disk")
+        raise EnvError(str(folder), what, "free some space or set GANLAB_CACHE to another disk")
 
 
 def free_bytes(folder: Path) -> int:
@@ -85,7 +85,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def megabytes(size: int) -> str:
-    """1 MB is 10^6 bytes; one decimal below 10."""
+    """Format bytes as MB (10^6 bytes), with one decimal below 10."""
     return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
 
 
@@ -93,9 +93,9 @@ def megabytes(size: int) -> str:
 def progress(
     title: str, total: int | None, unit: str = "images", done: int = 0
 ) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, or a line every minute where that is no terminal; yields ``advance(n)``.
+    """Show a progress bar on stderr, or a line per minute without a terminal; yields ``advance(n)``.
 
-    total: None if it is not known. unit: "bytes" shows sizes. done: how many an earlier try left.
+    total: None if unknown. unit: "bytes" shows sizes. done: number completed by an earlier attempt.
     """
     if not sys.stderr.isatty():
         yield _Lines(title, total, unit, done).advance
@@ -128,7 +128,7 @@ def progress(
 
 
 class _Lines:
-    """Progress for a file or a pipe."""
+    """Progress lines for output to a file or a pipe."""
 
     def __init__(self, title: str, total: int | None, unit: str, done: int) -> None:
         self.title, self.total, self.unit, self.done, self.first = title, total, unit, done, done
@@ -142,16 +142,16 @@ class _Lines:
         self.said = now
         amount, rate = f"{self.done:,}", (self.done - self.first) / (now - self.start)
         of = f" of {self.total:,}" if self.total else ""
-        print(f"{self.title}: {amount}{of} {self.unit}, {rate:,.0f} a second", file=sys.stderr, flush=True)
+        print(f"{self.title}: {amount}{of} {self.unit}, {rate:,.0f}/s", file=sys.stderr, flush=True)
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """To read from. Raises OSError, on a pipe too, where a reader would wait."""
+    """Open a regular file for reading. Raises OSError, also for a pipe, which would block."""
     return open(path, "rb", opener=open_regular)
 
 
 def kind_of(head: bytes) -> str:
-    """A guess at a file's kind from its first bytes, for a message."""
+    """Guess a file's type from its first bytes, for a message."""
     known = {
         b"\x89PNG": "a PNG image",
         b"\xff\xd8\xff": "a JPEG image",

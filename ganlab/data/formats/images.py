@@ -1,7 +1,7 @@
-"""One encoded image to a uint8 array: safely, by documented rules. Streams of them: ``decoding.py``.
+"""Decode one image safely to a uint8 array by documented rules. Streams of images: ``packing/decoding.py``.
 
-A file is judged before it is decoded: known format, header size within ``max_pixels``. Conversions are
-counted under the names in ``NOTES``. Pixels are only resampled where the size differs.
+Format and header size (``max_pixels``) are checked before decoding. Conversions are counted under the names
+in ``NOTES``. Pixels are resampled only if the size differs.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ UNREADABLE = (
     ".tga", ".psd", ".svg", ".exr",
 )  # fmt: skip
 NOTES = {
-    "grey": "grey, repeated to three channels",
-    "to_grey": "colour, reduced to grey by Rec. 601 luma",
-    "alpha": "transparent, laid over white",
+    "grey": "grayscale, repeated to three channels",
+    "to_grey": "color, converted to grayscale (Rec. 601 luma)",
+    "alpha": "transparent, composited over white",
     "palette": "palette, expanded",
     "cmyk": "CMYK or YCbCr, converted by Pillow",
-    "16bit": "16 bits a channel, reduced to the upper 8",
-    "rotated": "turned upright by EXIF orientation",
-    "animated": "animated, first frame taken",
+    "16bit": "16 bits per channel, reduced to the upper 8",
+    "rotated": "rotated by EXIF orientation",
+    "animated": "animated, first frame used",
     "enlarged": "smaller than the resolution, enlarged",
-    "skipped": "broken, left out",
-    "too_small": "smaller than asked for, left out",
+    "skipped": "broken, skipped",
+    "too_small": "smaller than requested, skipped",
 }
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 PNG_XMP = b"XML:com.adobe.xmp\0\0"
@@ -48,19 +48,19 @@ MAX_FILE = 1 << 28  # bytes of one encoded image
 
 
 class BadImageError(Exception):
-    """One image that cannot be used; the text says why, without its name."""
+    """An unusable image; the message is the reason, without the file name."""
 
 
 class TooSmallError(BadImageError):
-    """Smaller than the user wants: left out by choice, not for damage."""
+    """An image below the requested minimum size: skipped by choice, not broken."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How an image becomes (channels, resolution, resolution) uint8.
+    """Conversion of an image to uint8 (channels, resolution, resolution).
 
-    fit: ``crop`` takes the largest centred square, ``resize`` the whole image with its proportions changed.
-    resample: Pillow's filter, antialiased when it shrinks. max_pixels: larger headers are refused unread.
+    fit: ``crop`` takes the largest centered square, ``resize`` the whole image, changing its aspect ratio.
+    resample: Pillow's filter, antialiased when downsampling. max_pixels: larger images are not decoded.
     """
 
     resolution: int
@@ -72,16 +72,16 @@ class Rule:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what comes out."""
+        """(C, H, W) of the result."""
         return self.channels, self.resolution, self.resolution
 
     def check(self, width: int, height: int) -> None:
-        """Judge an image by its header. Raises BadImageError."""
+        """Check the size from an image's header. Raises BadImageError."""
         if width * height > self.max_pixels:
             raise BadImageError(f"{width}x{height} pixels, over max_pixels={self.max_pixels}")
 
     def apply(self, image: Image, note: Callable[[str], None]) -> Pixels:
-        """A decoded image to (C, H, W) uint8; ``note`` hears each conversion."""
+        """Convert a decoded image to uint8 (C, H, W); ``note`` is called for each conversion."""
         flat = to_8_bit(image, self.channels, note)
         square = resize(flat, self.resolution, self.fit, self.resample)
         if min(image.size) < self.resolution:
@@ -91,17 +91,17 @@ class Rule:
 
 
 def printable_name(name: str) -> str:
-    """A file name fit for a message: control and undecodable characters become '?'."""
+    """Make a file name printable: control and undecodable characters become '?'."""
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the ending is that of an image, of a format that is read or not."""
+    """Whether the suffix is that of an image format, supported or not."""
     return name.lower().endswith(READABLE + UNREADABLE)
 
 
 def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None) -> Pixels:
-    """One encoded image to (C, resolution, resolution) uint8, by ``rule``; else raises BadImageError."""
+    """Decode one image to uint8 (C, resolution, resolution) by ``rule``. Raises BadImageError."""
     # WebP by its name: Pillow would look for it by importing every plugin there is
     from PIL import Image, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
@@ -110,7 +110,7 @@ def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None
         image = Image.open(io.BytesIO(bare(data)), formats=FORMATS)  # reads the header only
         rule.check(*image.size)
         if image.format == "PNG" and PNG_END not in data:
-            raise BadImageError("broken image (cut short: it has no end mark)")
+            raise BadImageError("broken image (truncated: it has no end marker)")
         if image.format in ("WEBP", "PNG") and getattr(image, "is_animated", False):
             note("animated")
         image.load()
@@ -122,15 +122,15 @@ def decode(data: bytes, rule: Rule, note: Callable[[str], None] = lambda _: None
         but = "" if kind in ("a PNG image", "a JPEG image") else f", but {kind}"
         raise BadImageError(f"not an image in a format that is read ({', '.join(FORMATS)}){but}") from None
     except MemoryError:
-        raise BadImageError("too large for the memory") from None
+        raise BadImageError("out of memory") from None
     except Exception as error:  # decoders meet hostile bytes with every kind of exception
         raise BadImageError(f"broken image ({error or type(error).__name__})") from None
 
 
 def bare(data: bytes) -> bytes:
-    """A PNG without texts and color profiles, of which Pillow refuses large ones; other files as they are.
+    """Strip text and color profiles, which Pillow rejects if large, from a PNG; return other files as is.
 
-    A small XMP packet stays: it may tell which way is up.
+    A small XMP packet is kept, as it may contain the orientation.
     """
     if not data.startswith(PNG_START):
         return data
@@ -147,7 +147,7 @@ def bare(data: bytes) -> bytes:
 
 
 def resize(image: Image, resolution: int, fit: Fit, resample: Resample) -> Image:
-    """Resample to (resolution, resolution); an image of that size already is returned as it is."""
+    """Resample to (resolution, resolution); an image of that size is returned unchanged."""
     from PIL.Image import Resampling
 
     width, height = image.size
@@ -160,7 +160,7 @@ def resize(image: Image, resolution: int, fit: Fit, resample: Resample) -> Image
 
 
 def resize_block(images: Pixels, resolution: int, resample: Resample) -> Pixels:
-    """uint8 (n, 3, S, S) to (n, 3, resolution, resolution), image by image, as ``resize`` does."""
+    """Resize uint8 (n, 3, S, S) to (n, 3, resolution, resolution), image by image, with ``resize``."""
     from PIL import Image
 
     if images.shape[-1] == resolution:
@@ -190,7 +190,7 @@ def _upright(image: Image, note: Callable[[str], None]) -> Image:
 
 
 def to_8_bit(image: Image, channels: int, note: Callable[[str], None]) -> Image:
-    """Any mode of Pillow's to "L" (one channel) or "RGB" (three), as ``NOTES`` says."""
+    """Convert any Pillow mode to "L" (one channel) or "RGB" (three), reporting each of ``NOTES``."""
     from PIL import Image as Pillow
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

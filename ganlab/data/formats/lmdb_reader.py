@@ -1,8 +1,7 @@
-"""LMDB databases read from front to back by a process of their own.
+"""Read LMDB databases sequentially in a worker process.
 
-LMDB maps its file into memory and trusts it: a cut or rotten one ends the process that reads with SIGBUS or
-SIGSEGV. Here that is one line. Nothing is scanned beforehand: the number of entries stands in the file's
-head.
+LMDB maps its file into memory without checks: a truncated or corrupt one kills the reader with SIGBUS or
+SIGSEGV, which becomes a DataError here. The number of entries comes from the file's header, without a scan.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ MAGIC = 0xBEEFC0DE
 VERSIONS = {16: 1, 24: 3}  # of the data, by the bytes of a page's header: LMDB 0.9 and 1.0
 META = 160  # bytes of a meta page that are read
 PIECE_BYTES, PIECE_ENTRIES = 1 << 22, 512  # what the process sends at once
-FIX = "fetch it again, and unpack the whole archive"
+FIX = "download it again and unpack the whole archive"
 Entry = tuple[bytes, bytes | BadImageError]
 
 
 class Head(NamedTuple):
-    """What the newer of the two meta pages tells: number of entries, and bytes that the file must have."""
+    """The newer of the two meta pages: number of entries, and bytes that the file must have."""
 
     transaction: int
     entries: int
@@ -35,12 +34,12 @@ class Head(NamedTuple):
 
 
 def data_file(path: Path) -> Path:
-    """The file with the data: LMDB keeps it as ``data.mdb`` in a folder, or as one file."""
+    """Path of the data file: ``data.mdb`` in a folder, or the database file itself."""
     return path / "data.mdb" if path.is_dir() else path
 
 
 def read_head(path: Path) -> Head:
-    """Check what can be checked without LMDB. Raises DataError if it is none, or shorter than it says."""
+    """Check the header without LMDB. Raises DataError if the file is no LMDB database or truncated."""
     file = data_file(path)
     where = printable_name(str(file))
     try:
@@ -59,16 +58,16 @@ def read_head(path: Path) -> Head:
         raise DataError(where, "is not an LMDB database", FIX)
     head = max(heads)
     if size < head.bytes:
-        raise DataError(where, f"is cut short: {size:,} bytes where {head.bytes:,} are promised", FIX)
+        raise DataError(where, f"is truncated: {size:,} bytes, expected {head.bytes:,}", FIX)
     if not head.entries:
-        raise DataError(where, "holds no entry", FIX)
+        raise DataError(where, "has no entries", FIX)
     return head
 
 
 def read_entries(path: Path, after: bytes | None = None) -> Iterator[Entry]:
-    """(key, value) in the order of keys, from the one that follows ``after``; too large a value is an error.
+    """Yield (key, value) in key order, starting after the key ``after``; oversized values are errors.
 
-    Raises DataError if the database is damaged, EnvError if the process that reads hangs or dies twice.
+    Raises DataError if the database is damaged, EnvError if the reading process hangs or dies twice.
     """
     where = printable_name(str(path))
     try:
@@ -84,7 +83,7 @@ def read_entries(path: Path, after: bytes | None = None) -> Iterator[Entry]:
             except ChildLost as error:
                 if lost:
                     raise
-                log.warning("%s: %s; started again", error.mistakes[0].where, error.mistakes[0].what)
+                log.warning("%s: %s; restarting it", error.mistakes[0].where, error.mistakes[0].what)
                 lost = True
                 child.close()
                 child = Worker()

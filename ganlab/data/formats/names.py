@@ -1,4 +1,4 @@
-"""Names in an archive as its unpacked folder has them: links followed, of equal names the last one."""
+"""Resolve the names in an archive as unpacking would: follow links, keep the last of equal names."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ HOPS = 40  # links on the way to a file, as in Linux
 
 
 def clean(name: str) -> str | None:
-    """A name without "." and doubled "/"; None if it climbs or is absolute. "" is the archive's root."""
+    """Normalize a name; None if it contains ".." or is absolute. "" is the archive's root."""
     name = name.replace("\\", "/")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if ".." in parts or name.startswith("/") or "\0" in name else "/".join(parts)
 
 
 def target_of(link: str, text: str) -> str | None:
-    """The name that a symbolic link's text means; None outside the archive."""
+    """Resolve a symbolic link's target to a name; None if outside the archive."""
     if text.startswith("/"):
         return None
     path = posixpath.normpath(posixpath.join(posixpath.dirname(link), text.replace("\\", "/")))
@@ -28,17 +28,17 @@ def target_of(link: str, text: str) -> str | None:
 
 
 class Names:
-    """Filled with every cleaned name in order, then closed. Of a file it keeps eight bytes.
+    """Names of an archive: add every cleaned name in order, then ``close``. Keeps eight bytes per file.
 
-    repeated: hash of a name -> how often it comes, where that is more than once. lost, circles: links that
-    lead nowhere, or to a folder above them. folders: as they are seen.
+    repeated: hash of a name -> count, for names that occur more than once. broken_links, link_loops: links
+    to nothing, and to a parent folder. folders: with links resolved.
     """
 
     def __init__(self) -> None:
         self.links: dict[str, str | None] = {}
         self.repeated: dict[int, int] = {}
-        self.lost: list[str] = []
-        self.circles: list[str] = []
+        self.broken_links: list[str] = []
+        self.link_loops: list[str] = []
         self.folders: set[str] = {""}
         self._hashes = array("q")
         self._places: dict[str, list[str]] = {}
@@ -51,7 +51,7 @@ class Names:
             name = posixpath.dirname(name)
 
     def file(self, name: str, link: str | None = None, is_link: bool = False) -> None:
-        """link: the name that it leads to, from the top of the archive; None outside."""
+        """Add a file or link. link: target name, relative to the archive's root; None if outside."""
         self.links.pop(name, None)
         if is_link and name not in self.folders:
             self.links[name] = link
@@ -59,7 +59,7 @@ class Names:
         self.folder(posixpath.dirname(name))
 
     def close(self, most: int) -> bool:
-        """Follow the links. False if the folders they show are more than ``most``."""
+        """Resolve all links. Returns False if they expand to more than ``most`` folders."""
         hashes, counts = np.unique(np.frombuffer(self._hashes, np.int64), return_counts=True)
         self.repeated = dict(zip(hashes[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))
         self._hashes = array("q")
@@ -67,8 +67,8 @@ class Names:
         self.folders.discard("")
         return whole
 
-    def shown(self, name: str) -> list[str]:
-        """The names of a file: its own, those through links to its folder, those of its links."""
+    def visible_names(self, name: str) -> list[str]:
+        """All paths of a file: its own, those through links to its folder, those of links to it."""
         if not self.links:
             return [name]
         folder, base = posixpath.split(name)
@@ -92,11 +92,11 @@ class Names:
             for path in inside[folder]:
                 name, end = posixpath.join(place, posixpath.basename(path)), self._end(path, ends)
                 if end is None or (end not in self.folders and not _holds(hashes, end)):
-                    self.lost.append(name)
+                    self.broken_links.append(name)
                 elif end not in self.folders:
                     aliases[end].append(name)
                 elif path in self.links and _is_above(end, above):
-                    self.circles.append(name)
+                    self.link_loops.append(name)
                 else:
                     work.append((name, end, above))
         self.folders = {place for there in places.values() for place in there}
@@ -104,7 +104,7 @@ class Names:
         return not work
 
     def _end(self, path: str, ends: dict[str, str | None], hops: int = 0) -> str | None:
-        """Where a path leads once every link in it is followed; None in a circle or outside."""
+        """Resolve every link in a path; None for a loop or a target outside the archive."""
         if path not in self.links:
             return path
         if path not in ends:

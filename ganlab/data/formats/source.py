@@ -1,9 +1,9 @@
-"""Where files come from (``Source``), and one rule of what is taken; folders. Archives: ``archive.py``.
+"""Base class of file sources (``Source``), and folders. Archives are in ``archive.py``.
 
-Links are followed, as torchvision and timm do: in a folder wherever they lead, in an archive inside it. One
-that leads back to a folder above it ends there. One that leads nowhere is a broken image if it is named like
-one, else a DataError: it may have been a class. Hidden files and what systems leave behind (``FOREIGN``) are
-passed over and counted in ``Source.ignored``, as are devices and pipes.
+Links are followed, as in torchvision and timm: everywhere from a folder, only inside an archive. A link to a
+parent folder is ignored. A broken link counts as a broken image if it has an image's name; otherwise it
+raises DataError, as it may have been a class folder. Hidden files, system files (``FOREIGN``), devices and
+pipes are ignored and counted in ``Source.ignored``.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFE
 FOREIGN = frozenset(
     ["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"]
 )
-CIRCLE = "link back to a folder above it"
-NOWHERE = "a link that leads nowhere"
+LINK_LOOP = "link back to a folder above it"  # a key of ``Source.ignored``, saved in manifests
+BROKEN_STAMP = "a link that leads nowhere"  # hashed into the identity of a folder
 TARS = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file: ``name`` relative with "/", ``size`` in bytes. Read it before asking for the next.
+    """A regular file: ``name`` relative with "/", ``size`` in bytes. Read it before requesting the next.
 
-    piece: where it lies as it is, in a folder or an uncompressed tar: any process can read it at any time.
+    piece: its uncompressed bytes on disk (folder or plain tar), readable at any time by any process.
     """
 
     name: str
@@ -53,27 +53,27 @@ class Member:
     piece: Piece | None = None
 
     def open(self) -> IO[bytes]:
-        """Its content as a stream. What reading it raises, ``Source.reading`` turns into a DataError."""
+        """Open the content as a stream; ``Source.reading`` turns its errors into a DataError."""
         return self.opener()
 
     def read(self, limit: int = MAX_FILE) -> bytes:
-        """The whole content. Raises BadImageError if it is larger than ``limit`` or damaged by itself."""
+        """Read the whole content. Raises BadImageError if it is larger than ``limit`` or damaged."""
         if self.size > limit:
             raise BadImageError(f"{self.size} bytes, more than {limit}")
         try:
             with self.opener() as file:
                 data = file.read(self.size + 1)
         except (*DAMAGE, OSError) as error:
-            if self.source.alone:
-                raise BadImageError(f"cannot be read ({why(error)})") from None
+            if self.source.independent_files:
+                raise BadImageError(f"cannot be read ({error_text(error)})") from None
             with self.source.reading():
                 raise
         if len(data) != self.size:
-            raise BadImageError(f"{len(data)} bytes where {self.size} are promised")
+            raise BadImageError(f"{len(data)} bytes, expected {self.size}")
         return data
 
     def content(self) -> bytes | Piece | BadImageError:
-        """For ``decoding.Encoded``: where it lies, else its bytes, or why there are none."""
+        """Content for ``decoding.Encoded``: its location if possible, else its bytes or the error."""
         try:
             return self.piece or self.read()
         except BadImageError as error:
@@ -81,32 +81,33 @@ class Member:
 
 
 class Source(ABC):
-    """``ignored`` and ``folders`` (every folder named) fill while ``members`` runs.
+    """A collection of files; ``members`` iterates over them and fills ``ignored`` and ``folders``.
 
-    ``such_as``: the first name of each reason in ``ignored``.
-    ``alone``: whether a file can be damaged without its neighbours (folder, zip) or not (tar).
+    ``ignored``: count of skipped files by reason. ``ignored_examples``: the first name for each reason.
+    ``folders``: names of all folders. ``independent_files``: whether damage to one file leaves the others
+    readable (folder, zip) or not (tar).
     """
 
-    alone = True
+    independent_files = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ignored: Counter[str] = Counter()
-        self.such_as: dict[str, str] = {}
+        self.ignored_examples: dict[str, str] = {}
         self.folders: set[str] = set()
         self._entries = 0
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What tells this source from another or a changed one; reads no contents."""
+        """JSON that changes whenever the source does (path, sizes, times); reads no contents."""
 
     @abstractmethod
     def _walk(self) -> Iterator[Member]: ...
 
     def members(self) -> Iterator[Member]:
-        """Every regular file once. Raises DataError on damage, a lost link, or more than ``MAX_ENTRIES``."""
+        """Yield every regular file once. Raises DataError on damage, a broken link, or too many entries."""
         self.ignored.clear()
-        self.such_as.clear()
+        self.ignored_examples.clear()
         self.folders.clear()
         self._entries = 0
         with self.reading():
@@ -114,47 +115,49 @@ class Source(ABC):
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn what readers raise on a damaged or unreadable file into one DataError."""
+        """Turn the errors of a damaged or unreadable file into a DataError."""
         try:
             yield
         except (*DAMAGE, OSError) as error:
             if isinstance(error, OSError) and error.filename is not None:
                 where, fix = printable_name(str(error.filename)), "check the path and its permissions"
-                raise DataError(where, why(error), fix) from None
-            fix = "fetch it again, or make it again"
-            raise DataError(printable_name(str(self.path)), f"damaged archive ({why(error)})", fix) from None
+                raise DataError(where, error_text(error), fix) from None
+            fix = "download or create it again"
+            raise DataError(
+                printable_name(str(self.path)), f"damaged archive ({error_text(error)})", fix
+            ) from None
 
-    def _pass(self, reason: str, name: str) -> None:
+    def _skip(self, reason: str, name: str) -> None:
         self.ignored[reason] += 1
-        self.such_as.setdefault(reason, printable_name(name))
+        self.ignored_examples.setdefault(reason, printable_name(name))
 
     def _count(self) -> None:
         self._entries += 1
         if self._entries > MAX_ENTRIES:
             raise self._too_many(MAX_ENTRIES)
 
-    def _too_many(self, most: int) -> DataError:
-        return DataError(printable_name(str(self.path)), f"more than {most} entries", "split it")
+    def _too_many(self, limit: int) -> DataError:
+        return DataError(printable_name(str(self.path)), f"more than {limit} entries", "split it")
 
-    def _lost(self, name: str) -> Member:
-        """A link that leads nowhere. Raises DataError unless its name is an image's."""
+    def _broken_link(self, name: str) -> Member:
+        """A member for a broken link. Raises DataError unless its name is an image's."""
         if not is_image_name(name):
-            fix = "mend or remove it, or pack what it leads to (tar -h, zip without -y)"
-            raise DataError(printable_name(f"{self.path}/{name}"), f"is {NOWHERE} that can be read", fix)
-        return Member(name, 0, self, _nothing)
+            fix = "repair or remove it, or archive its target (tar -h, zip without -y)"
+            raise DataError(printable_name(f"{self.path}/{name}"), "is a broken link", fix)
+        return Member(name, 0, self, _raise_broken_link)
 
 
 class FolderSource(Source):
-    """A folder, walked in sorted order."""
+    """A folder, read in sorted order."""
 
-    tars: list[str] = []  # noqa: RUF012  # set by ``identity``: the tars in it, if it holds no image
+    tars: list[str] = []  # noqa: RUF012  # its tars if it contains no images; set by ``identity``
 
     def identity(self) -> dict[str, Any]:
         return self._identity
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """One walk over a million files is enough."""
+        """Cached: walking a million files is slow."""
         digest, files, size = hashlib.sha256(), 0, 0
         tars, images = [], False
         with self.reading():
@@ -168,7 +171,7 @@ class FolderSource(Source):
                 "listing_sha256": digest.hexdigest()}  # fmt: skip
 
     def top(self) -> tuple[list[str], list[str]]:
-        """Names of the files and of the folders at the top, each sorted. Raises as ``members`` does."""
+        """Names of the top-level files and folders, each sorted. Raises like ``members``."""
         with self.reading():
             files, folders = self._level("", None)
             return sorted(files), sorted(folders)
@@ -177,13 +180,13 @@ class FolderSource(Source):
         for name, info in self._files():
             path = self.path / name
             if info is None:
-                yield self._lost(name)
+                yield self._broken_link(name)
             else:
                 piece = Piece(path, 0, info.st_size)
                 yield Member(name, info.st_size, self, partial(open_file, path), piece)
 
     def _files(self) -> Iterator[tuple[str, os.stat_result | None]]:
-        """Names are all that is kept of a folder while its files pass: it may hold millions."""
+        """Yield (name, stat or None for a broken link); keeps only names, as there may be millions."""
         below: list[tuple[str, Any]] = [("", None)]
         while below:
             folder, above = below.pop()
@@ -196,57 +199,58 @@ class FolderSource(Source):
                 yield name, os.stat(f"{self.path}/{name}") if files[name] else None
 
     def _level(self, folder: str, above: Any) -> tuple[dict[str, bool], list[str]]:
-        """Of one folder: the files, and whether each is there (else a lost link); and its sub-folders."""
+        """List one folder: files with whether each exists (False: a broken link), and subfolders."""
         files: dict[str, bool] = {}
         folders: list[str] = []
         with os.scandir(self.path / folder) as entries:
             for entry in entries:
                 self._count()
                 name = f"{folder}/{entry.name}" if folder else entry.name
-                if hidden(entry.name):
-                    self._pass("hidden", name)
-                elif _leads(entry, entry.is_file):
+                if is_hidden(entry.name):
+                    self._skip("hidden", name)
+                elif _resolves(entry, entry.is_file):
                     files[name] = True
-                elif _leads(entry, entry.is_dir):
+                elif _resolves(entry, entry.is_dir):
                     if entry.is_symlink() and _is_above(entry.stat(), above):
-                        self._pass(CIRCLE, name)
+                        self._skip(LINK_LOOP, name)
                     else:
                         folders.append(name)
                 elif entry.is_symlink():
                     files[name] = False
-                    self._lost(name)
+                    self._broken_link(name)
                 else:
-                    self._pass("special file", name)
+                    self._skip("special file", name)
         return files, folders
 
 
-def hidden(name: str) -> bool:
-    """Whether a path (with "/") is not to be seen: a part begins with a dot, or is a system's own."""
+def is_hidden(name: str) -> bool:
+    """Whether any part of a path (with "/") starts with a dot or is a system file."""
     if "/" not in name:
         return name.startswith(".") or name in FOREIGN
-    return any(map(hidden, name.split("/")))
+    return any(map(is_hidden, name.split("/")))
 
 
-def is_there(path: Path) -> bool:
-    """Whether ``path`` is a file or folder. Raises DataError for a link that leads nowhere."""
+def path_exists(path: Path) -> bool:
+    """Whether ``path`` exists. Raises DataError for a broken link."""
     if not path.exists() and path.is_symlink():
-        raise DataError(printable_name(str(path)), f"is {NOWHERE} that can be read", "mend or remove it")
+        raise DataError(printable_name(str(path)), "is a broken link", "repair or remove it")
     return path.exists()
 
 
-def why(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
+    """One-line description of an exception, for a message."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 
 
 def _stamp(info: os.stat_result | None) -> str:
-    return f"{info.st_size}\0{info.st_mtime_ns}" if info else NOWHERE
+    return f"{info.st_size}\0{info.st_mtime_ns}" if info else BROKEN_STAMP
 
 
-def _leads(entry: os.DirEntry[str], what: Callable[[], bool]) -> bool:
+def _resolves(entry: os.DirEntry[str], check: Callable[[], bool]) -> bool:
     try:
-        return what()
+        return check()
     except OSError as error:
         if error.errno == errno.ELOOP and entry.is_symlink():
             return False
@@ -261,5 +265,5 @@ def _is_above(info: os.stat_result, above: Any) -> bool:
     return False
 
 
-def _nothing() -> IO[bytes]:
-    raise BadImageError(NOWHERE)
+def _raise_broken_link() -> IO[bytes]:
+    raise BadImageError("broken link")

@@ -1,7 +1,7 @@
-"""Tar archives read from front to back, strictly and within limits.
+"""Read tar archives sequentially, strictly and within limits.
 
-Python's ``tarfile`` takes a cut or rotten header for the end of the archive, and reads as much as a header
-asks for. Here the first raises, and the second is bounded.
+Python's ``tarfile`` treats a truncated or corrupt header as the end of the archive, and reads as many bytes
+as a header requests. Here the former raises, and the latter is bounded.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ TAIL = 1 << 26  # bytes read beyond the end mark, to let the compressor check it
 
 @contextmanager
 def open_tar(path: Path, limit: int, part: tuple[int, int] | None = None) -> Iterator[tarfile.TarFile]:
-    """A tar, plain or compressed (gz, xz, bz2), of at most ``limit`` bytes unpacked; for ``headers``.
+    """Open a plain or compressed (gz, xz, bz2) tar of at most ``limit`` bytes unpacked, for ``headers``.
 
-    part: the start and size of a plain one that lies inside ``path``.
+    part: start and size of a plain tar embedded in ``path``.
     """
     with cast(IO[bytes], Part(path, *part)) if part else decompressed(path) as raw:
         metered = cast(IO[bytes], _Metered(raw, limit))
@@ -36,7 +36,7 @@ def open_tar(path: Path, limit: int, part: tuple[int, int] | None = None) -> Ite
 
 
 def headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Every header in order; at the end, what the compressor says of the whole."""
+    """Yield every header in order, then read to the end so that the decompressor verifies its checksum."""
     while (info := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # it would keep every header for ever
         yield info
@@ -62,7 +62,7 @@ class _Damaged(tarfile.ReadError):
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """Headers that are cut, rotten or missing raise, instead of ending the archive quietly."""
+    """Raises on truncated, corrupt or missing headers instead of silently ending the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
@@ -71,14 +71,14 @@ class _StrictTarInfo(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if type(error).__name__ == "EOFHeaderError":  # the end mark: a block of zeros
                 raise
-            raise _Damaged(f"{error}, where a file or the end mark should be") from None
+            raise _Damaged(f"{error}, expected a file or the end marker") from None
         if info.size < 0 or tarfile_.offset < info.offset_data:  # it would go round in a circle
             raise _Damaged(f"{info.name!r} has a negative size")
         return info
 
 
 class _Metered:
-    """A file that refuses to be read beyond ``limit`` bytes, or in pieces larger than an image may be."""
+    """A file that raises on reads beyond ``limit`` bytes, or of more than ``MAX_PIECE`` bytes at once."""
 
     def __init__(self, raw: IO[bytes], limit: int) -> None:
         self.raw, self.limit = raw, limit
@@ -86,10 +86,10 @@ class _Metered:
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > MAX_PIECE:
-            raise _Damaged(f"a header asks for {size} bytes at once")
+            raise _Damaged(f"a header requests {size} bytes at once")
         data = self.raw.read(size)
         if self.raw.tell() > self.limit:
-            raise _Damaged(f"grows beyond {self.limit} bytes")
+            raise _Damaged(f"expands beyond {self.limit} bytes")
         return data
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
@@ -99,7 +99,7 @@ class _Metered:
 
 
 class Part(io.RawIOBase):
-    """``size`` bytes of a file, from ``start`` on, as a file."""
+    """File object over ``size`` bytes of a file from ``start`` on."""
 
     def __init__(self, path: Path, start: int, size: int) -> None:
         self._raw, self._start, self._size, self._at = open(path, "rb", opener=open_regular), start, size, 0  # noqa: SIM115
@@ -124,7 +124,7 @@ class Part(io.RawIOBase):
 
 
 def decompressed(path: Path) -> IO[bytes]:
-    """The file as it was before gz, xz or bz2; a plain one as it is."""
+    """Open a file, decompressing gz, xz or bz2."""
     with open(path, "rb", opener=open_regular) as file:
         head = file.read(6)
     if head.startswith(b"\x1f\x8b"):

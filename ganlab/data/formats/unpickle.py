@@ -1,7 +1,7 @@
-"""Read a pickle that holds nothing but dicts, lists, text, numbers and numpy arrays. Nothing else is built.
+"""Restricted unpickler for dicts, lists, text, numbers and numpy arrays.
 
-CIFAR's "python version" is such a pickle (Python 2, protocol 2). Globals outside the list below are refused,
-so no code of the file's choosing runs; this is the only page that imports pickle.
+CIFAR's "python version" is such a pickle (Python 2, protocol 2). Globals outside the allow-list are refused,
+so a file cannot run code; this is the only module that imports pickle.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ganlab.errors import GanlabError
 
 
 class RefusedError(ValueError):
-    """The pickle wants something that data does not need."""
+    """The pickle references an object outside the allow-list."""
 
 
 def unpickle(data: bytes) -> Any:
-    """The object in ``data``; Python 2's byte strings become latin-1 text. Raises ValueError if it is odd."""
+    """Load the object in ``data``; Python 2 strings become latin-1 text. Raises ValueError if invalid."""
     try:
         return _Unpickler(io.BytesIO(data), encoding="latin1").load()
     except (RefusedError, GanlabError):  # the latter a signal's
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(f"not a sound pickle ({type(error).__name__}: {error})") from None
+        raise ValueError(f"not a valid pickle ({type(error).__name__}: {error})") from None
 
 
 def _empty_array(_subtype: object, shape: tuple[int, ...], _dtype: object) -> np.ndarray[Any, Any]:
@@ -61,8 +61,8 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any] | str] = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise RefusedError(f"it asks for {module}.{name}")
+            raise RefusedError(f"it references {module}.{name}")
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise RefusedError("it refers to an object outside")
+        raise RefusedError("it references an external object")

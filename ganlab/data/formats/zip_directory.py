@@ -1,4 +1,4 @@
-"""The directory of a zip, counted before it is read: Python's ``zipfile`` keeps 700 bytes of each entry."""
+"""Count a zip's central directory before reading it: Python's ``zipfile`` keeps 700 bytes per entry."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ PIECE = 1 << 20
 MARKED_UTF8 = 1 << 11  # of an entry's flags
 
 
-def opened(path: Path) -> zipfile.ZipFile:
-    """Raises zipfile.BadZipFile for a name that is no text, too."""
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip. Raises zipfile.BadZipFile, also for an undecodable name."""
     try:
         return zipfile.ZipFile(path)
     except UnicodeDecodeError as error:
         name = error.object.decode("utf-8", "replace")
         raise zipfile.BadZipFile(
-            f"a name in it is marked as UTF-8 and is not, {printable_name(name)}"
+            f"an entry name is marked as UTF-8 but is not: {printable_name(name)}"
         ) from None
 
 
-def name_of(info: zipfile.ZipInfo) -> str:
-    """An entry's name. macOS and some tools write UTF-8 without marking it so."""
+def decode_name(info: zipfile.ZipInfo) -> str:
+    """Name of an entry. macOS and some tools write UTF-8 without setting its flag."""
     try:
         return info.filename if info.flag_bits & MARKED_UTF8 else info.filename.encode("cp437").decode()
     except UnicodeError:
         return info.filename
 
 
-def content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
-    """An entry's content. Raises BadImageError if it is encrypted."""
+def open_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """Open an entry's content. Raises BadImageError if it is encrypted."""
     if info.flag_bits & 1:
         raise BadImageError("encrypted")
     return archive.open(info)
 
 
-def count(path: Path, most: int) -> int:
-    """How many entries the directory has; counting ends beyond ``most``. Reads the directory alone.
+def count_entries(path: Path, limit: int) -> int:
+    """Count the directory's entries, stopping beyond ``limit``; reads only the directory.
 
-    Raises zipfile.BadZipFile if there is no directory or it is cut, OSError.
+    Raises zipfile.BadZipFile if the directory is missing or truncated, OSError.
     """
     with open_file(path) as file:
         length = os.fstat(file.fileno()).st_size
@@ -54,25 +54,25 @@ def count(path: Path, most: int) -> int:
         tail = file.read()
         at = tail.rfind(END)
         if at < 0 or len(tail) - at < 22:
-            raise zipfile.BadZipFile("it has no directory")
+            raise zipfile.BadZipFile("it has no central directory")
         end, (size,) = length - len(tail) + at, struct.unpack_from("<I", tail, at + 12)
         if at >= 76 and tail[at - 20 : at - 16] == LOCATOR and tail[at - 76 : at - 72] == END_64:
             end, (size,) = end - 76, struct.unpack_from("<Q", tail, at - 76 + 40)
         if size > end:
-            raise zipfile.BadZipFile("its directory is cut")
+            raise zipfile.BadZipFile("its central directory is truncated")
         file.seek(end - size)
-        found, data = 0, b""
+        count, data = 0, b""
         while size > 0 or len(data) >= HEADER.size:
             if len(data) < 1 << 18 and size > 0:  # the longest entry has less
                 block = file.read(min(size, PIECE))
                 if not block:
-                    raise zipfile.BadZipFile("its directory is cut")
+                    raise zipfile.BadZipFile("its central directory is truncated")
                 data, size = data + block, size - len(block)
             start = 0
             while start + HEADER.size <= len(data) and (size == 0 or start + (1 << 18) <= len(data)):
                 start += HEADER.size + sum(HEADER.unpack_from(data, start))
-                found += 1
-                if found > most:
-                    return found
+                count += 1
+                if count > limit:
+                    return count
             data = data[start:]
-    return found
+    return count

@@ -1,8 +1,7 @@
-"""Look at every file of a source as it lies, before it is packed or years later. Writes a manifest at most.
+"""Check every source file of a dataset: decode it, and optionally compare its sha256 with a manifest.
 
-A file that is broken is seen by decoding it. One whose bits have rotted often is not: 295 of 300 JPEGs with a
-flipped bit decode to other pixels. For these there is a manifest: the sha256 of each file, in the format of
-``sha256sum``.
+Decoding finds broken files but rarely bit rot: 295 of 300 JPEGs with a flipped bit decode without error, to
+other pixels. Hence the manifest: the sha256 of each file, in the format of ``sha256sum``.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ from ganlab.data.packing.worker import ChildCrashed, Worker
 from ganlab.errors import DataError, EnvError
 from ganlab.system.files import write_atomic
 
-LARGEST = 1 << 32  # bytes of a manifest: 30 million lines
+MAX_MANIFEST = 1 << 32  # bytes of a manifest: 30 million lines
 LINE = re.compile(rb"(\\?)([0-9a-f]{64}) [ *](.+)", re.DOTALL)
 BLOCK = 1 << 24
 
 
 class Originals(NamedTuple):
-    """Encoded images as they lie. root: what the manifest's names begin after. empty: classes without a file.
+    """Encoded source images. root: folder that manifest names are relative to. empty: classes without files.
 
-    classes: their names by label, or none. passed: what is not looked at, reason -> (how many, such as).
+    classes: names by label, or none. passed: ignored files, reason -> (count, example).
     """
 
     root: Path
@@ -55,16 +54,16 @@ class Originals(NamedTuple):
     passed: Mapping[str, tuple[int, str]] = {}
 
 
-class Known(NamedTuple):
-    """Files of their authors, whose sums (md5 or sha256, hex) are known, or none if the set is another's."""
+class PublishedFiles(NamedTuple):
+    """A dataset's original files with their published checksums (md5 or sha256, hex), if any."""
 
     root: Path
     files: Iterable[tuple[str, Member]]
     sums: Mapping[str, str]
 
 
-class Look(NamedTuple):
-    """One file. sha256: of its bytes, or empty if unreadable. kind: such as "JPEG RGB". reason: if bad."""
+class FileReport(NamedTuple):
+    """Result for one file. sha256: "" if unreadable. kind: such as "JPEG RGB". reason: "" unless bad."""
 
     name: str
     label: int
@@ -76,10 +75,10 @@ class Look(NamedTuple):
 
 @dataclass
 class Report:
-    """What was found. Names are relative to the root.
+    """Result for a dataset; file names are relative to ``root``.
 
-    notes: conversions that preparing would make. same: groups of files with the same bytes. changed, missing,
-    new: against the manifest.
+    notes: conversions that packing would make. same: groups of identical files. changed, missing, new:
+    differences from the manifest.
     """
 
     root: str
@@ -94,83 +93,84 @@ class Report:
     changed: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
-    damage: str = ""  # of the archive or database as a whole, which ended the look
+    damage: str = ""  # of the whole archive or database; ends the check
 
     @property
-    def wrong(self) -> int:
-        """How many files are not what they should be."""
+    def num_bad(self) -> int:
+        """Number of files that are broken, changed or missing; a damaged archive counts as one."""
         return len({name for name, _ in self.bad} | {*self.changed, *self.missing}) + bool(self.damage)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def check(found: Originals | Known, manifest: Path | None = None, write: bool = False) -> Report:
-    """Look at every file; compare with ``manifest``, or ``write`` it. Never raises for a bad file.
+def check(source: Originals | PublishedFiles, manifest: Path | None = None, write: bool = False) -> Report:
+    """Check every file; compare with ``manifest``, or ``write`` it. Bad files do not raise.
 
-    Raises DataError if the manifest is none, or one is there that would be overwritten; EnvError if it can't
-    be written.
+    Raises DataError if the manifest is invalid or would be overwritten; EnvError if it cannot be written.
     """
-    known = None
+    expected_sums = None
     if manifest is not None and write and os.path.lexists(manifest):
-        fix = "compare with hash=verify, or remove it to begin anew"
-        raise DataError(printable_name(str(manifest)), "is there already", fix)
+        fix = "compare with hash=verify, or remove it to start over"
+        raise DataError(printable_name(str(manifest)), "already exists", fix)
     if manifest is not None and not write:
-        known = read_manifest(manifest)
-    report, sums = Report(str(found.root)), dict[str, str]()
+        expected_sums = read_manifest(manifest)
+    report, sums = Report(str(source.root)), dict[str, str]()
     first: dict[str, str] = {}
     groups: dict[str, list[str]] = {}
-    names = list(found.classes) if isinstance(found, Originals) else []
+    names = list(source.classes) if isinstance(source, Originals) else []
     report.classes = dict.fromkeys(names, 0)
-    looks = _images(found) if isinstance(found, Originals) else _known(found)
+    files = _check_images(source) if isinstance(source, Originals) else _check_published(source)
     try:
-        with closing(looks):
-            for look in looks:
-                name = look.name.removeprefix(f"{found.root}/")
+        with closing(files):
+            for file in files:
+                name = file.name.removeprefix(f"{source.root}/")
                 report.files += 1
-                report.kinds.update([look.kind] if look.kind else [])
-                report.notes.update(look.notes)
-                if look.reason:
-                    report.bad.append((name, look.reason))
-                elif 0 <= look.label < len(names):
-                    report.classes[names[look.label]] += 1
-                if not look.sha256:
+                report.kinds.update([file.kind] if file.kind else [])
+                report.notes.update(file.notes)
+                if file.reason:
+                    report.bad.append((name, file.reason))
+                elif 0 <= file.label < len(names):
+                    report.classes[names[file.label]] += 1
+                if not file.sha256:
                     continue
                 if manifest is not None:
-                    sums[name] = look.sha256
-                if (other := first.setdefault(look.sha256, name)) != name:
-                    groups.setdefault(look.sha256, [other]).append(name)
+                    sums[name] = file.sha256
+                if (other := first.setdefault(file.sha256, name)) != name:
+                    groups.setdefault(file.sha256, [other]).append(name)
     except DataError as error:
         report.damage = str(error)
     report.same = list(groups.values())
-    if isinstance(found, Originals):
-        report.empty, report.passed = list(found.empty), dict(found.passed)
-    if known is not None:
-        report.changed = [name for name in sums if name in known and known[name] != sums[name]]
-        report.new = [name for name in sums if name not in known]
-        there = {*sums, *(name for name, _ in report.bad)}
-        report.missing = [name for name in known if name not in there]
+    if isinstance(source, Originals):
+        report.empty, report.passed = list(source.empty), dict(source.passed)
+    if expected_sums is not None:
+        report.changed = [
+            name for name in sums if name in expected_sums and expected_sums[name] != sums[name]
+        ]
+        report.new = [name for name in sums if name not in expected_sums]
+        present = {*sums, *(name for name, _ in report.bad)}
+        report.missing = [name for name in expected_sums if name not in present]
     elif manifest is not None and not report.damage:
         write_manifest(manifest, sums)
     return report
 
 
-def _images(found: Originals) -> Generator[Look, None, None]:
-    lookers = _Lookers(found.rule)
+def _check_images(source: Originals) -> Generator[FileReport, None, None]:
+    checker = _Checker(source.rule)
     try:
-        with progress("checking", found.total) as advance:
-            for looks in in_order(
-                lookers.look, chunks(found.files, found.rule), num_cores(), lookers.crew.stop
+        with progress("checking", source.total) as advance:
+            for reports in in_order(
+                checker.check, chunks(source.files, source.rule), num_cores(), checker.pool.stop
             ):
-                advance(len(looks))
-                yield from looks
+                advance(len(reports))
+                yield from reports
     finally:
-        lookers.crew.close()
+        checker.pool.close()
 
 
-def _known(found: Known) -> Generator[Look, None, None]:
+def _check_published(source: PublishedFiles) -> Generator[FileReport, None, None]:
     """Read in blocks: one of STL-10's files has 2.7 GB."""
-    for name, member in found.files:
+    for name, member in source.files:
         sha, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         try:
             with progress(f"checking {name}", member.size, "bytes") as advance, member.open() as file:
@@ -179,61 +179,61 @@ def _known(found: Known) -> Generator[Look, None, None]:
                     md5.update(block)
                     advance(len(block))
         except OSError as error:
-            yield Look(name, -1, "", reason=f"cannot be read ({error.strerror or error})")
+            yield FileReport(name, -1, "", reason=f"cannot be read ({error.strerror or error})")
             continue
-        expected = found.sums.get(name, "")
-        mine = md5.hexdigest() if len(expected) == 32 else sha.hexdigest()
-        reason = f"its checksum is {mine}, the original's is {expected}" if expected not in ("", mine) else ""
-        yield Look(name, -1, sha.hexdigest(), reason=reason)
+        expected = source.sums.get(name, "")
+        actual = md5.hexdigest() if len(expected) == 32 else sha.hexdigest()
+        reason = f"checksum {actual}, expected {expected}" if expected not in ("", actual) else ""
+        yield FileReport(name, -1, sha.hexdigest(), reason=reason)
 
 
-class _Lookers:
-    """Child processes that look: a file that crashes its decoder is found and costs itself only."""
+class _Checker:
+    """Checks files in worker processes; a file that crashes the decoder is isolated and reported."""
 
     def __init__(self, rule: Rule) -> None:
-        self.rule, self.crew = rule, WorkerPool(shared=1)
+        self.rule, self.pool = rule, WorkerPool(shared=1)
 
-    def look(self, chunk: Sequence[Encoded]) -> list[Look]:
-        def work(child: Worker) -> list[Look]:
-            return child.call(look_at, chunk, self.rule)
+    def check(self, chunk: Sequence[Encoded]) -> list[FileReport]:
+        def work(worker: Worker) -> list[FileReport]:
+            return worker.call(check_chunk, chunk, self.rule)
 
         try:
-            return self.crew.run(work)
+            return self.pool.run(work)
         except ChildCrashed as crash:
             if len(chunk) > 1:
-                return [look for file in chunk for look in self.look([file])]
-            return [Look(chunk[0].name, chunk[0].label, "", reason=f"crashes the decoder ({crash})")]
+                return [check for file in chunk for check in self.check([file])]
+            return [FileReport(chunk[0].name, chunk[0].label, "", reason=f"crashes the decoder ({crash})")]
 
 
-def look_at(chunk: Sequence[Encoded], rule: Rule) -> list[Look]:
-    """In a child."""
-    return [_look(file, rule) for file in chunk]
+def check_chunk(chunk: Sequence[Encoded], rule: Rule) -> list[FileReport]:
+    """Check a chunk of files; runs in a worker process."""
+    return [_check_file(file, rule) for file in chunk]
 
 
-def _look(file: Encoded, rule: Rule) -> Look:
+def _check_file(file: Encoded, rule: Rule) -> FileReport:
     import warnings
 
     try:
         data = content(file)
     except BadImageError as reason:
-        return Look(file.name, file.label, "", reason=printable_name(str(reason)))
+        return FileReport(file.name, file.label, "", reason=printable_name(str(reason)))
     except OSError as error:
-        return Look(file.name, file.label, "", reason=f"cannot be read ({error.strerror or error})")
-    look = Look(file.name, file.label, hashlib.sha256(data).hexdigest(), _kind(data))
+        return FileReport(file.name, file.label, "", reason=f"cannot be read ({error.strerror or error})")
+    report = FileReport(file.name, file.label, hashlib.sha256(data).hexdigest(), _kind(data))
     notes: list[str] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of large or odd files: each is judged here
+        warnings.simplefilter("ignore")  # Pillow's, about large or odd files
         try:
             decode(data, rule, notes.append)
         except TooSmallError:
             notes.append("too_small")
         except BadImageError as reason:
-            return look._replace(reason=printable_name(str(reason)))
-    return look._replace(notes=tuple(notes))
+            return report._replace(reason=printable_name(str(reason)))
+    return report._replace(notes=tuple(notes))
 
 
 def _kind(data: bytes) -> str:
-    """Format and mode by the header, such as "PNG P"."""
+    """Format and mode from the header, such as "PNG P"."""
     from PIL import Image
 
     with suppress(Exception), Image.open(io.BytesIO(bare(data)), formats=FORMATS) as image:
@@ -241,11 +241,11 @@ def _kind(data: bytes) -> str:
     return ""
 
 
-# ---- the manifest: lines of sha256sum, with its escapes for odd names
+# ---- the manifest, in the format of sha256sum including its escapes
 
 
 def write_manifest(path: Path, sums: Mapping[str, str]) -> None:
-    """One line per file, sorted by name. Raises EnvError."""
+    """Write one line per file, sorted by name. Raises EnvError."""
     lines = []
     for name, digest in sorted(sums.items()):
         raw = os.fsencode(name)
@@ -254,23 +254,23 @@ def write_manifest(path: Path, sums: Mapping[str, str]) -> None:
     try:
         write_atomic(path, b"".join(lines))
     except EnvError as error:
-        raise EnvError(*error.mistakes[0][:2], "give another place with manifest=FILE") from None
+        raise EnvError(*error.mistakes[0][:2], "choose another path with manifest=FILE") from None
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """Name -> sha256. Raises DataError if it is missing or is none."""
+    """Read a manifest as name -> sha256. Raises DataError if it is missing or invalid."""
     where = printable_name(str(path))
     try:
         with open_file(path) as file:
-            data = file.read(LARGEST)
+            data = file.read(MAX_MANIFEST)
     except FileNotFoundError:
-        raise DataError(where, "there is no manifest", "write one with hash=write") from None
+        raise DataError(where, "does not exist", "write one with hash=write") from None
     except OSError as error:
         raise DataError(where, f"cannot be read ({error.strerror})", "check the path") from None
-    found = dict(_parsed(data.split(b"\n"), where))
-    if not found:
-        raise DataError(where, "names no file", "write it with hash=write, or as sha256sum does")
-    return found
+    sums = dict(_parsed(data.split(b"\n"), where))
+    if not sums:
+        raise DataError(where, "lists no files", "write it with hash=write, or as sha256sum does")
+    return sums
 
 
 def _parsed(lines: Iterable[bytes], where: str) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
-"""A stream of image files to blocks of pixels, in order, on every core and in bounded memory.
+"""Decode a stream of image files to blocks of pixels, in order, on all cores and in bounded memory.
 
-Every image is decoded in a child process (``crew.py``): one that crashes its decoder costs itself only.
+Images are decoded in worker processes (``pool.py``), so one that crashes the decoder is only left out.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ UNKNOWN = 1 << 15  # taken for the bytes of a file whose size nobody looked up
 
 
 class Piece(NamedTuple):
-    """``size`` bytes of a file from ``start`` on (-1: all of it), read by the process that decodes them."""
+    """``size`` bytes of a file from ``start`` on (-1: the whole file), read by the decoding process."""
 
     path: Path
     start: int = 0
     size: int = -1
 
     def read(self) -> bytes:
-        """Raises BadImageError if it is too large, cut or forbidden; OSError if the disk or network fails."""
+        """Read the bytes. Raises BadImageError if too large, truncated or forbidden; OSError from disk."""
         try:
             with open(self.path, "rb", opener=open_regular) as file:
                 size = os.fstat(file.fileno()).st_size if self.size < 0 else self.size
@@ -50,14 +50,14 @@ class Piece(NamedTuple):
                 raise
             raise BadImageError(f"cannot be read ({error.strerror})") from None
         if len(data) != size:
-            raise BadImageError(f"{len(data)} bytes where {size} are promised")
+            raise BadImageError(f"{len(data)} bytes, expected {size}")
         return data
 
 
 class Encoded(NamedTuple):
-    """An image file: ``name`` for messages, ``label`` (-1: none), its bytes, or where they are, or why not.
+    """An image file: ``name`` for messages, ``label`` (-1: none), ``data`` (bytes, location or error).
 
-    mark: JSON that tells its source to go on after it (``writer.Writer.position``).
+    mark: JSON position in the source from which to resume (``writer.Writer.position``).
     """
 
     name: str
@@ -67,10 +67,10 @@ class Encoded(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A block of images, uint8 (n, C, H, W), with int64 (n,) labels, counts by ``NOTES``, and the bad ones.
+    """A block of images, uint8 (n, C, H, W), with int64 (n,) labels and counts by ``NOTES``.
 
-    bad: (name, reason) of each image that is left out of ``images`` and ``labels`` for damage. files: how
-    many went in. mark: that of the last one.
+    bad: (name, reason) of each broken image, absent from ``images`` and ``labels``. files: number of input
+    files. mark: that of the last file.
     """
 
     images: Pixels
@@ -86,27 +86,27 @@ def decode_all(
 ) -> Generator[Decoded, None, None]:
     """Decode a stream of files in order, holding at most ``2 * workers`` chunks of some 128 files or 1 MB.
 
-    workers: processes; None is one per core, 0 decodes here. Raises DataError if a file cannot be read though
-    it may be (a lost disk), EnvError if processes die.
+    workers: processes; None is one per core, 0 decodes in this process. Raises DataError if a file cannot be
+    read (a disk failure), EnvError if workers die.
     """
-    parts = chunks(files, rule)
-    crew = _Decoders(rule)
+    batches = chunks(files, rule)
+    decoders = _Decoders(rule)
     try:
         if workers == 0:
-            yield from (decode_chunk(chunk, rule) for chunk in parts)
+            yield from (decode_chunk(chunk, rule) for chunk in batches)
         else:
-            yield from in_order(crew.decode, parts, workers or num_cores(), crew.stop)
+            yield from in_order(decoders.decode, batches, workers or num_cores(), decoders.stop)
     except OSError as error:
         if error.filename is None:
             raise
-        what, fix = f"cannot be read ({error.strerror})", "mend it; the same command continues"
+        what, fix = f"cannot be read ({error.strerror})", "repair it; rerun the same command to resume"
         raise DataError(printable_name(str(error.filename)), what, fix) from None
     finally:
-        crew.close()
+        decoders.close()
 
 
 def decode_chunk(chunk: Sequence[Encoded], rule: Rule, out: Pixels | None = None) -> Decoded:
-    """Decode a few files here and now, into ``out`` if given. Raises OSError if the disk or network fails."""
+    """Decode a few files in this process, into ``out`` if passed. Raises OSError from the disk or network."""
     images = np.empty((len(chunk), *rule.shape), np.uint8) if out is None else out
     labels: list[int] = []
     notes: Counter[str] = Counter()
@@ -115,54 +115,54 @@ def decode_chunk(chunk: Sequence[Encoded], rule: Rule, out: Pixels | None = None
         # Pillow warns of large or odd files; each is judged here and counted instead.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for file in chunk:
-            heard: list[str] = []
+            image_notes: list[str] = []
             try:
-                images[len(labels)] = decode(content(file), rule, heard.append)
+                images[len(labels)] = decode(content(file), rule, image_notes.append)
             except TooSmallError:
                 notes["too_small"] += 1
             except BadImageError as reason:
                 bad.append((printable_name(file.name), printable_name(str(reason))))
             else:
-                notes.update(heard)
+                notes.update(image_notes)
                 labels.append(file.label)
     kept = images[: len(labels)]
     return Decoded(kept, np.array(labels, np.int64), notes, bad, len(chunk), chunk[-1].mark)
 
 
 def decoder_versions() -> dict[str, str | None]:
-    """What the pixels of a decoded image may depend on."""
+    """Versions of the libraries that decoded pixels may depend on."""
     import PIL
     from PIL import features
 
-    found = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp", "zlib")}
-    return {"pillow": PIL.__version__, **found}
+    versions = {name: features.version(name) for name in ("jpg", "libjpeg_turbo", "webp", "zlib")}
+    return {"pillow": PIL.__version__, **versions}
 
 
 class _Decoders:
-    """Child processes that decode."""
+    """Decodes chunks in worker processes."""
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self._crew = WorkerPool(shared=_most(rule) * math.prod(rule.shape))
+        self._pool = WorkerPool(shared=_chunk_size(rule) * math.prod(rule.shape))
 
     def decode(self, chunk: Sequence[Encoded]) -> Decoded:
         def work(child: Worker) -> Decoded:
-            block = child.call(_decode_there, chunk, self._rule)
+            block = child.call(_decode_shared, chunk, self._rule)
             return block._replace(images=_pixels(child.memory, len(block.labels), self._rule).copy())
 
         try:
-            return self._crew.run(work)
+            return self._pool.run(work)
         except ChildCrashed as crash:
-            return self._one_by_one(chunk, str(crash))
+            return self._decode_singly(chunk, str(crash))
 
     def stop(self) -> None:
-        self._crew.stop()
+        self._pool.stop()
 
     def close(self) -> None:
-        self._crew.close()
+        self._pool.close()
 
-    def _one_by_one(self, chunk: Sequence[Encoded], signal: str) -> Decoded:
-        """A chunk that crashed its process: find the image that did, and leave it out."""
+    def _decode_singly(self, chunk: Sequence[Encoded], signal: str) -> Decoded:
+        """Decode a chunk that crashed its worker one image at a time, leaving out the culprit."""
         if len(chunk) == 1:
             bad = (printable_name(chunk[0].name), f"crashes the decoder ({signal})")
             nothing = decode_chunk([chunk[0]._replace(data=BadImageError())], self._rule)
@@ -178,8 +178,8 @@ class _Decoders:
         )
 
 
-def _decode_there(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
-    """In a child: ``decode_chunk`` whose images lie in the shared memory."""
+def _decode_shared(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
+    """Run ``decode_chunk`` in a worker, with the images in shared memory."""
     block = decode_chunk(chunk, rule, _pixels(shared_memory(), len(chunk), rule))
     return block._replace(images=block.images[:0])
 
@@ -188,20 +188,20 @@ def _pixels(memory: mmap.mmap, number: int, rule: Rule) -> Pixels:
     return np.ndarray((number, *rule.shape), np.uint8, memory)
 
 
-def _most(rule: Rule) -> int:
-    """Images in a chunk."""
+def _chunk_size(rule: Rule) -> int:
+    """Maximum number of images in a chunk."""
     return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // math.prod(rule.shape)))
 
 
 def chunks(files: Iterable[Encoded], rule: Rule) -> Iterator[list[Encoded]]:
-    """The stream in pieces, each for one process at a time."""
-    most = _most(rule)
+    """Split the stream into chunks of work for one process."""
+    limit = _chunk_size(rule)
     chunk: list[Encoded] = []
     held = 0
     for file in files:
         chunk.append(file)
         held += _size(file)
-        if len(chunk) >= most or held >= CHUNK_READ:
+        if len(chunk) >= limit or held >= CHUNK_READ:
             yield chunk
             chunk, held = [], 0
     if chunk:
@@ -215,7 +215,7 @@ def _size(file: Encoded) -> int:
 
 
 def content(file: Encoded) -> bytes:
-    """The bytes of a file. Raises BadImageError, or OSError if the disk or network fails."""
+    """Read the bytes of a file. Raises BadImageError, or OSError on a disk or network error."""
     if isinstance(file.data, BadImageError):
         raise file.data
     if isinstance(file.data, bytes):

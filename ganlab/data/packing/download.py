@@ -1,7 +1,7 @@
-"""Files from the authors' sites: pinned by size and checksum, resumable, one downloader at a time.
+"""Download datasets from their authors' sites: pinned by size and checksum, resumable, one process at a time.
 
-``KNOWN`` lists what can be downloaded; ``ganlab doctor`` shows it. ``GANLAB_OFFLINE=1`` forbids trying.
-A file goes to ``<cache>/downloads/``; one put there by hand is as good.
+``REMOTES`` lists the files; ``ganlab doctor`` shows them. ``GANLAB_OFFLINE=1`` forbids downloads. Files are
+stored in ``<cache>/downloads/``, where they may also be placed manually.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ class Remote:
     size: int
     md5: str
     sha256: str
-    part: bool = False  # of a dataset that is all of its files; else any one of them is the dataset
+    part: bool = False  # whether the dataset needs all its files; else any one suffices
 
     @property
-    def place(self) -> Path:
-        """Where it is looked for, and where a download puts it."""
+    def path(self) -> Path:
+        """Path of the file in the cache, downloaded or not."""
         return cache_dir() / "downloads" / self.file
 
     @property
     def by_hand(self) -> str:
-        """How to do without a download."""
-        return f"put it in {self.place.parent} ({self.size:,} bytes, md5 {self.md5}) or set dataset.path"
+        """Instructions for obtaining the file without a download."""
+        return f"put it in {self.path.parent} ({self.size:,} bytes, md5 {self.md5}) or set dataset.path"
 
 
 def _of_mnist(file: str, size: int, md5: str, sha256: str) -> Remote:
-    """torchvision's mirror: the authors' own site no longer gives them to everyone."""
+    """From torchvision's mirror: the authors' site has restricted access."""
     return Remote(
         "mnist", file, f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}", size, md5, sha256, True
     )
 
 
-KNOWN = (
+REMOTES = (
     Remote(
         "cifar10",
         "cifar-10-python.tar.gz",
@@ -97,9 +97,9 @@ KNOWN = (
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
 )
-BY_HAND = {  # what comes no other way: why, and what to put into ``by_hand_place``
+BY_HAND = {  # not downloadable: reason, and the files to put into ``by_hand_place``
     "imagenet": (
-        "no download: wants registration at image-net.org",
+        "no download: requires registration at image-net.org",
         "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, or train/ and val/",
     ),
     "lsun": (
@@ -110,41 +110,41 @@ BY_HAND = {  # what comes no other way: why, and what to put into ``by_hand_plac
 
 
 def by_hand_place(dataset: str) -> Path:
-    """Where a dataset of ``BY_HAND`` is looked for if ``dataset.path`` is null."""
+    """Default folder of a dataset in ``BY_HAND``, used if ``dataset.path`` is null."""
     return cache_dir() / "downloads" / dataset
 
 
 def remotes(dataset: str) -> tuple[Remote, ...]:
-    """The archives that a dataset can come in, one of which is enough; or every ``part`` of it."""
-    return tuple(remote for remote in KNOWN if remote.dataset == dataset)
+    """Remote files of a dataset: alternative archives, or all its ``part`` files."""
+    return tuple(remote for remote in REMOTES if remote.dataset == dataset)
 
 
 def fetch(remote: Remote) -> Path:
-    """The file in the cache, downloaded first if it is not there; an interrupted download is continued.
+    """Return the cached file, downloading it first if missing; an interrupted download resumes.
 
-    Raises EnvError, saying what to do by hand, if the network fails, the content is wrong, the disk is full
-    or ``GANLAB_OFFLINE`` forbids it.
+    Raises EnvError, with instructions for a manual download, if the network fails, the content is wrong, the
+    disk is full or ``GANLAB_OFFLINE`` is set.
     """
-    place, size = remote.place, remote.size
-    if place.is_file() and place.stat().st_size == size:  # its content is checked by who reads it
-        return place
+    path, size = remote.path, remote.size
+    if path.is_file() and path.stat().st_size == size:  # the reader verifies its content
+        return path
     if os.environ.get("GANLAB_OFFLINE", "0") not in ("", "0"):
-        raise EnvError(remote.file, f"absent, and GANLAB_OFFLINE forbids {remote.url}", remote.by_hand)
-    if place.is_file():
-        what = f"{place.stat().st_size:,} bytes, not the {size:,} of the original"
-        raise EnvError(str(place), what, "remove it, and it is downloaded again")
-    check_room(place.parent, size)
+        raise EnvError(remote.file, f"not found, and GANLAB_OFFLINE forbids {remote.url}", remote.by_hand)
+    if path.is_file():
+        what = f"{path.stat().st_size:,} bytes, expected {size:,}"
+        raise EnvError(str(path), what, "remove it to download it again")
+    check_room(path.parent, size)
     try:
         with progress(f"downloading {remote.file}", size, "bytes") as advance:
-            download.fetch(remote.url, place, remote.sha256, _Watch(advance), size=size)
+            download.fetch(remote.url, path, remote.sha256, _Watch(advance), size=size)
     except download.NotFetched as error:
-        what = f"no download ({error}) from {remote.url}"
+        what = f"download failed ({error}) from {remote.url}"
         raise EnvError(remote.file, what, remote.by_hand) from None
-    return place
+    return path
 
 
 class _Watch:
-    """Hears of a download's blocks and moves the bar."""
+    """Download callback that advances the progress bar."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self.advance, self.shown = advance, 0

@@ -1,10 +1,10 @@
-"""What a pack in the making has so far, so that a killed preparation goes on where it stopped.
+"""Journal of a pack being written, from which an interrupted preparation resumes.
 
     journal.jsonl   a header, then a line per block: images so far, sha256 of their bytes, labels, counts,
     position
 
-A line is written after its pixels. On return the pixels are read and compared with the lines' sums: what a
-power cut tore is cut off and made again, so the finished pack is the same byte for byte.
+A line is written after its pixels. On resuming, the pixels are compared with the checksums of the lines, and
+whatever a power failure tore is truncated and redone, so the finished pack is identical byte for byte.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Entry:
 
 
 class Journal:
-    """The journal of the pack in ``folder``; ``made_with`` says what its pixels depend on."""
+    """Journal of the pack in ``folder``; ``made_with``: versions that its pixels depend on."""
 
     def __init__(self, folder: Path, made_with: dict[str, Any]) -> None:
         self.path = folder / NAME
@@ -44,9 +44,9 @@ class Journal:
         self._file: int | None = None
 
     def recover(self, images: Path, image_bytes: int) -> tuple[list[Entry], Any]:
-        """The entries whose pixels are there, and the running sha256 of these; the rest is cut off.
+        """Return the entries with intact pixels and their running sha256; truncate the rest.
 
-        No entries if there is no journal, or one of another version of ganlab or its decoders.
+        Empty if there is no journal, or it is from other versions of ganlab or its decoders.
         """
         entries: list[Entry] = []
         digest, end = hashlib.sha256(), len(self._head)
@@ -85,7 +85,7 @@ class Journal:
 
 
 def _parsed(lines: list[bytes]) -> Iterator[tuple[Entry, int]]:
-    """Entries and the length of their lines, up to the first that is torn."""
+    """Yield entries and the lengths of their lines, up to the first torn line."""
     images = 0
     for line in lines:
         try:
@@ -100,7 +100,7 @@ def _parsed(lines: list[bytes]) -> Iterator[tuple[Entry, int]]:
 
 
 def _feed(digest: Any, file: Any, size: int) -> bool:
-    """Hash the next ``size`` bytes; whether they are there."""
+    """Hash the next ``size`` bytes; return whether all of them exist."""
     while size:
         block = file.read(min(size, HASH_BLOCK))
         if not block:

@@ -1,7 +1,7 @@
-"""Datasets as their authors ship them: a known archive, or the folder that comes out of it.
+"""Datasets in their authors' original format: a known archive, or the folder unpacked from it.
 
-``find`` looks for one; ``Original.files`` reads named files out of it, in the archive's own order. A dataset
-that comes this way is an ``OriginalDataset``: it says which files hold a split and how they are read.
+``find`` locates one; ``Original.files`` yields named files from it, in the archive's order. Subclasses of
+``OriginalDataset`` define which files belong to a split and how to read them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ganlab.data.fingerprint import Pixels
 from ganlab.data.formats.archive import open_source
 from ganlab.data.formats.files import open_file, progress
 from ganlab.data.formats.images import BadImageError, Resample, printable_name
-from ganlab.data.formats.source import FolderSource, Member, Source, is_there
-from ganlab.data.packing.check import Known
+from ganlab.data.formats.source import FolderSource, Member, Source, path_exists
+from ganlab.data.packing.check import PublishedFiles
 from ganlab.data.packing.download import Remote, fetch, remotes
 from ganlab.data.packing.pack import pack
 from ganlab.data.packing.resizing import resize_all
@@ -29,17 +29,17 @@ from ganlab.data.packing.writer import Recipe, Writer
 from ganlab.errors import DataError
 from ganlab.system.paths import expanded
 
-WRAPPERS = 3  # folders that may lie around a set, each alone in the one above
+WRAPPERS = 3  # wrapper folders to search through, each the only folder in its parent
 
 
 class Original:
-    """An archive or unpacked folder at ``source``, of which the files in ``names`` matter."""
+    """An archive or unpacked folder ``source``, and the names of the dataset's files in it."""
 
     def __init__(self, source: Source, names: Collection[str]) -> None:
         self.source, self.names = source, names
 
     def identity(self) -> dict[str, Any]:
-        """As ``Source.identity``; of a folder only the files that matter count."""
+        """Like ``Source.identity``; for a folder, of the dataset's files only."""
         if not isinstance(self.source, FolderSource):
             return self.source.identity()
         stats = {m.name: os.stat(self.source.path / m.name) for _, m in self.files()}
@@ -47,7 +47,7 @@ class Original:
         return {"kind": "folder", "path": str(self.source.path), "files": sizes}
 
     def files(self, names: Collection[str] | None = None) -> Iterator[tuple[str, Member]]:
-        """(base name, file) of every file that is wanted and there."""
+        """Yield (base name, file) for every existing file in ``names``."""
         names = self.names if names is None else names
         if isinstance(self.source, FolderSource):
             for name in sorted(names):
@@ -60,36 +60,36 @@ class Original:
                 yield name, member
 
     def read(self, member: Member, limit: int) -> bytes:
-        """The whole file. Raises DataError if it is damaged, unreadable or longer than ``limit`` bytes."""
+        """Read the whole file. Raises DataError if it is damaged, unreadable or larger than ``limit``."""
         try:
             return member.read(limit)
         except BadImageError as error:
-            raise self.wrong(member.name, str(error)) from None
+            raise self.file_error(member.name, str(error)) from None
 
-    def check(self, name: str, found: str, sums: Mapping[str, str]) -> None:
+    def check(self, name: str, original: str, sums: Mapping[str, str]) -> None:
         """Raise DataError unless the hex sum ``found`` is the known one of the file ``name``."""
-        if (expected := sums.get(name)) is not None and found != expected:
-            raise self.wrong(
+        if (expected := sums.get(name)) is not None and original != expected:
+            raise self.file_error(
                 name,
-                f"its checksum is {found}, the original's is {expected}",
-                "fetch it again, or set dataset.verify=false if it is a set of your own in this format",
+                f"checksum {original}, expected {expected}",
+                "download it again, or set dataset.verify=false for your own data in this format",
             )
 
-    def wrong(self, name: str, what: str, fix: str = "fetch it again") -> DataError:
-        """A DataError about one file inside."""
+    def file_error(self, name: str, what: str, fix: str = "download it again") -> DataError:
+        """Create a DataError about one file of the dataset."""
         return DataError(printable_name(f"{self.source.path}/{name}"), what, fix)
 
 
 class OriginalDataset(Dataset):
-    """Base of the datasets that come in an archive of their authors.
+    """Base class of datasets read from their authors' archives.
 
-    Class attributes: ``wanted``, every file that may matter; ``unpacked``, names of the folders that
+    Class attributes: ``file_names``, names of all files; ``folder_names``, names of the folders that
     unpacking gives; ``sums``, known md5 or sha256 of some files; ``side``, the images' own size in pixels.
     """
 
     channels = 3
-    wanted: Collection[str]
-    unpacked: Collection[str]
+    file_names: Collection[str]
+    folder_names: Collection[str]
     sums: Mapping[str, str]
     side: int
 
@@ -101,32 +101,32 @@ class OriginalDataset(Dataset):
         self.verify = verify
 
     @abstractmethod
-    def fill(self, writer: Writer, split: str, found: Original) -> None:
+    def fill(self, writer: Writer, split: str, original: Original) -> None:
         """Read the files of ``split`` out of ``found`` and ``add`` their images."""
 
     def recipe(self, split: str) -> Recipe:
         return self._recipe(split, self._find(split))
 
     def load(self, *, split: str | None = None) -> SampleSet:
-        split = self.chosen(split)
-        found = self._find(split)
+        split = self.resolve_split(split)
+        original = self._find(split)
 
         def fill(writer: Writer) -> None:
-            source = found or self._fetched(split)
+            source = original or self._fetched(split)
             writer.source["read_from"] = str(source.source.path)
             self.fill(writer, split, source)
 
-        return pack(self._recipe(split, found), fill)
+        return pack(self._recipe(split, original), fill)
 
-    def originals(self, split: str) -> Known:
-        found = self._find(split)
-        if found is None:
+    def originals(self, split: str) -> PublishedFiles:
+        original = self._find(split)
+        if original is None:
             fix = f"'ganlab data prepare {self.name}' downloads it, or set dataset.path"
-            raise DataError("dataset.path", "is not set, and there is no download", fix)
-        return Known(found.source.path, found.files(), self.sums if self.verify else {})
+            raise DataError("dataset.path", "is not set, and nothing has been downloaded", fix)
+        return PublishedFiles(original.source.path, original.files(), self.sums if self.verify else {})
 
     def add(self, writer: Writer, blocks: Iterable[Pixels], count: int, title: str) -> None:
-        """Bring ``count`` images, uint8 blocks (n, 3, side, side), to the resolution and write them."""
+        """Resize ``count`` images, in uint8 blocks (n, 3, side, side), and write them."""
         writer.expect(count)
         if self.resolution > self.side:
             writer.count("enlarged", count)
@@ -137,18 +137,18 @@ class OriginalDataset(Dataset):
                 advance(len(block))
 
     def _find(self, split: str) -> Original | None:
-        """Where ``split`` can be read from, or None. One archive has every split, if a class says no else."""
-        return find(self.name, self.path, self.wanted, self.unpacked)
+        """Locate the files of ``split``, or return None. By default one archive has every split."""
+        return find(self.name, self.path, self.file_names, self.folder_names)
 
     def _fetched(self, split: str) -> Original:
         fetch(remotes(self.name)[0])
-        found = self._find(split)
-        assert found is not None, "it was just fetched"
-        return found
+        original = self._find(split)
+        assert original is not None, "it was just fetched"
+        return original
 
-    def _recipe(self, split: str, found: Original | None) -> Recipe:
+    def _recipe(self, split: str, original: Original | None) -> Recipe:
         known = self.path is None and self.verify
-        source = official(self.name) if known or found is None else found.identity()
+        source = official(self.name) if known or original is None else original.identity()
         transform: dict[str, Any] = {"resolution": self.resolution, "verify": self.verify}
         if self.resolution != self.side:
             transform["resample"] = self.resample
@@ -156,15 +156,15 @@ class OriginalDataset(Dataset):
 
 
 def find(dataset: str, path: str | None, names: Collection[str], folders: Collection[str]) -> Original | None:
-    """The original of ``dataset`` at ``path``: its archive, its unpacked folder, or a folder that has either.
+    """Locate ``dataset`` at ``path``: its archive, its unpacked folder, or a folder containing either.
 
-    ``folders`` are the names that unpacking gives. None if ``path`` is None and nothing is in the cache.
-    Raises DataError, saying what was looked for, if there is none at ``path``.
+    ``folders``: names of the unpacked folder. Returns None if ``path`` is None and the cache has no copy.
+    Raises DataError, listing the names searched for, if ``path`` does not contain the dataset.
     """
     archives = remotes(dataset)
     if path is None:
-        here = [remote for remote in archives if _whole(remote)]
-        return Original(open_source(here[0].place), names) if here else None
+        here = [remote for remote in archives if _is_complete(remote)]
+        return Original(open_source(here[0].path), names) if here else None
     if os.path.isfile(place := expanded(path).absolute()) and place.name in names:
         what = f"{printable_name(str(place))} is one of the files of {dataset}"
         raise DataError(
@@ -179,27 +179,29 @@ def find(dataset: str, path: str | None, names: Collection[str], folders: Collec
             if any(_place(folder, name) for name in names):
                 return Original(open_source(folder), names)
         for remote in archives:
-            if is_there(place / remote.file):
+            if path_exists(place / remote.file):
                 return Original(open_source(place / remote.file), names)
         if len(inside := FolderSource(place).top()[1]) != 1:
             break
         place = place / inside[0]
-    wanted = ", ".join([*(remote.file for remote in archives), *folders])
+    file_names = ", ".join([*(remote.file for remote in archives), *folders])
     raise DataError(
-        "dataset.path", f"{printable_name(str(source.path))} holds no {dataset}", f"looked for {wanted}"
+        "dataset.path",
+        f"{printable_name(str(source.path))} contains no {dataset}",
+        f"looked for {file_names}",
     )
 
 
 def _place(folder: Path, name: str) -> str | None:
-    """Where a file lies in ``folder``: Kaggle unpacks some into folders of their own names."""
+    """Relative path of a file in ``folder``; Kaggle unpacks some files into folders of the same name."""
     for place in (name, f"{name}/{name}"):
-        if is_there(folder / place) and os.path.isfile(folder / place):
+        if path_exists(folder / place) and os.path.isfile(folder / place):
             return place
     return None
 
 
 def official(dataset: str) -> dict[str, Any]:
-    """Identity of the original, whichever archive it comes in and wherever that is: it gets verified."""
+    """Identity of the verified original, independent of its archive format and path."""
     return {"kind": "original", "sha256": [remote.sha256 for remote in remotes(dataset)]}
 
 
@@ -207,5 +209,5 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _whole(remote: Remote) -> bool:
-    return os.path.isfile(remote.place) and remote.place.stat().st_size == remote.size
+def _is_complete(remote: Remote) -> bool:
+    return os.path.isfile(remote.path) and remote.path.stat().st_size == remote.size

@@ -5,13 +5,13 @@
         labels.i64      N little-endian int64, where there are labels
         manifest.json   format, counts, shape, classes, source, transform, sha256 sums, fingerprint
 
-The key is a hash of the source's identity and the transform: a changed source or option is another pack. A
-pack is written beside its final name and renamed once it is whole and on the disk; what a killed preparation
-left there is continued.
+The key is a hash of the source's identity and the transform, so a changed source or option gives a new pack.
+A pack is written to a temporary folder next to its final path and renamed once complete and synced; an
+interrupted preparation resumes from there.
 
-What is checked: the sums are made of the bytes on their way to the disk. Opening a pack, at the start of a
-run, reads the manifest, compares the size of ``images.u8`` and the sha256 of the labels: a few milliseconds.
-The sha256 of the pixels is compared by ``ganlab data info NAME verify=true`` (1 GB/s), and on continuing.
+Verification: checksums are computed while writing. Opening a pack compares the size of ``images.u8`` and the
+sha256 of the labels with the manifest (milliseconds). The sha256 of the pixels is compared by
+``ganlab data info NAME verify=true`` (1 GB/s) and on resuming.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 from ganlab.data.base import Dataset, SampleSet
 from ganlab.data.fingerprint import HASH_BLOCK, finish_fingerprint
 from ganlab.data.formats.files import locked, log, megabytes, writing
-from ganlab.data.packing.download import KNOWN as KNOWN
+from ganlab.data.packing.download import REMOTES as REMOTES
 from ganlab.data.packing.journal import NAME as JOURNAL
 from ganlab.data.packing.writer import FORMAT, Recipe, Writer
 from ganlab.errors import DataError, GanlabError
@@ -38,31 +38,31 @@ from ganlab.system.paths import cache_dir
 
 
 def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> SampleSet:
-    """The packed set of ``recipe``; made by ``fill`` if it is not there yet, made anew if it is damaged.
+    """Open the packed set of ``recipe``; if it is missing or damaged, create it with ``fill`` first.
 
-    Of several processes that want the same pack one makes it and the others wait. Raises what ``fill`` does,
-    and EnvError if the cache cannot be written; whatever happens, nothing half-made gets the final name. What
-    ``fill`` committed (``Writer.commit``) stays for the next try.
+    If several processes need the same pack, one creates it while the others wait. Raises what ``fill``
+    raises, and EnvError if the cache is not writable. An incomplete pack never gets the final name; what
+    ``fill`` committed (``Writer.commit``) is kept for the next attempt.
     """
     folder = recipe.folder
-    if (found := _usable(folder)) is not None:
-        return found
+    if (packed := _usable(folder)) is not None:
+        return packed
     parent = folder.parent
     with ExitStack() as stack:
         stack.enter_context(writing(parent))
         stack.enter_context(locked(parent / ".locks" / folder.name, f"packing {recipe.name} {recipe.split}"))
-        _sweep(folder)  # the lock is ours: whoever left something is dead
-        if (found := _usable(folder)) is not None:
-            return found
+        _remove_leftovers(folder)  # under the lock, no live process owns these
+        if (packed := _usable(folder)) is not None:
+            return packed
         if folder.exists() or folder.is_symlink():
-            log.warning("%s: the packed set is damaged; packing it again", folder)
-        with _beside(folder) as temporary:
+            log.warning("%s: the packed dataset is damaged; packing it again", folder)
+        with _temporary_folder(folder) as temporary:
             if not _finished(temporary):
-                _tell_of_reading(temporary)
+                _log_verification(temporary)
                 writer = Writer(temporary, recipe.shape)
                 try:
                     if writer.position is not None:
-                        log.warning("%s: continuing after the first %s images", folder, f"{writer.images:,}")
+                        log.warning("%s: resuming after the first %s images", folder, f"{writer.images:,}")
                     fill(writer)
                     writer.finish(recipe)
                 finally:
@@ -75,26 +75,26 @@ def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> SampleSet:
                 if _usable(folder) is None:
                     raise
             sync_folder(parent)
-        _sweep(folder)
+        _remove_leftovers(folder)
     return open_pack(folder)
 
 
 def open_pack(folder: Path) -> SampleSet:
-    """A packed set, memory-mapped. Raises DataError if a size or the labels' sum is wrong."""
+    """Open a packed set as a memory map. Raises DataError if a size or the labels' checksum is wrong."""
     manifest = read_manifest(folder)
     try:
         shape = tuple(int(n) for n in manifest["shape"])
         classes, fingerprint = [str(c) for c in manifest["classes"]], str(manifest["fingerprint"])
         name, split = str(manifest["name"]), str(manifest["split"])
-        size, wanted = (folder / "images.u8").stat().st_size, int(np.prod(shape, dtype=object))
-        if len(shape) != 4 or min(shape) < 1 or size != wanted:
-            raise _damaged(folder / "images.u8", f"{size} bytes where {wanted} are promised")
+        size, expected = (folder / "images.u8").stat().st_size, int(np.prod(shape, dtype=object))
+        if len(shape) != 4 or min(shape) < 1 or size != expected:
+            raise _damaged(folder / "images.u8", f"{size} bytes, expected {expected}")
         images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
         labels = None
-        if (promised := manifest["labels_sha256"]) is not None:
+        if (labels_sha256 := manifest["labels_sha256"]) is not None:
             raw = (folder / "labels.i64").read_bytes()
-            if len(raw) != 8 * shape[0] or hashlib.sha256(raw).hexdigest() != promised:
-                raise _damaged(folder / "labels.i64", "not the promised labels")
+            if len(raw) != 8 * shape[0] or hashlib.sha256(raw).hexdigest() != labels_sha256:
+                raise _damaged(folder / "labels.i64", "its sha256 does not match the manifest")
             labels = np.frombuffer(raw, "<i8").astype(np.int64)
             if labels.min() < 0 or labels.max() >= len(classes):
                 raise _damaged(folder / "labels.i64", f"labels that are not of the {len(classes)} classes")
@@ -106,72 +106,72 @@ def open_pack(folder: Path) -> SampleSet:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a pack. Raises DataError if it is missing, not one, or of a newer format."""
+    """Read the manifest of a pack. Raises DataError if it is missing, invalid or of another format."""
     file = folder / "manifest.json"
     try:
         manifest = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file, f"unreadable ({error})") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise _damaged(file, f"pack format {found!r}, this ganlab reads {FORMAT}")
+        version = manifest.get("format") if isinstance(manifest, dict) else None
+        raise _damaged(file, f"pack format {version!r}, expected {FORMAT}")
     return manifest
 
 
 def verify_pack(folder: Path) -> None:
-    """Read all of a pack and compare its sums with the manifest. Raises DataError at the first difference."""
+    """Compare the checksums of a whole pack with its manifest. Raises DataError on a mismatch."""
     packed = open_pack(folder)
     digest = hashlib.sha256()
     with open(folder / "images.u8", "rb") as file:
         while block := file.read(HASH_BLOCK):
             digest.update(block)
-    whole = finish_fingerprint(digest, packed.images.shape, packed.labels)
-    if digest.hexdigest() != packed.manifest["images_sha256"] or whole != packed.fingerprint:
-        raise _damaged(folder / "images.u8", "its sha256 is not the manifest's")
+    actual = finish_fingerprint(digest, packed.images.shape, packed.labels)
+    if digest.hexdigest() != packed.manifest["images_sha256"] or actual != packed.fingerprint:
+        raise _damaged(folder / "images.u8", "its sha256 does not match the manifest")
 
 
 def warnings_of(manifest: dict[str, Any]) -> tuple[str, ...]:
-    """What a user should hear of a set, in sentences; none of it is fatal."""
-    said = []
+    """Non-fatal findings about a packed set, one sentence each."""
+    warnings = []
     counts: dict[str, int] = manifest.get("counts", {})
     if len(manifest["classes"]) == 1:
-        said.append(f"all images are of one class, {manifest['classes'][0]!r}")
+        warnings.append(f"all images are of one class, {manifest['classes'][0]!r}")
     if empty := [
         c for c, n in zip(manifest["classes"], manifest["class_counts"] or [], strict=False) if not n
     ]:
-        said.append(f"no image of class {', '.join(map(repr, empty[:5]))}")
+        warnings.append(f"no images of class {', '.join(map(repr, empty[:5]))}")
     if counts.get("skipped"):
-        said.append(f"{counts['skipped']} broken images were left out, such as {manifest['examples'][0]}")
+        warnings.append(f"{counts['skipped']} broken images were skipped, such as {manifest['examples'][0]}")
     if counts.get("too_small"):
-        said.append(f"{counts['too_small']} images were left out as too small")
+        warnings.append(f"{counts['too_small']} images were skipped as too small")
     if (official := manifest.get("source", {}).get("official_images")) not in (None, manifest["count"]):
-        said.append(f"{manifest['count']:,} images; the official split has {official:,}")
+        warnings.append(f"{manifest['count']:,} images; the official split has {official:,}")
     if counts.get("enlarged"):
-        said.append(f"{counts['enlarged']} images are smaller than the resolution and were enlarged")
-    return tuple(said)
+        warnings.append(f"{counts['enlarged']} images are smaller than the resolution and were enlarged")
+    return tuple(warnings)
 
 
 def prepare(dataset: Dataset, splits: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Make the packs of ``splits`` (None: the one that training uses), and those that scores compare with.
+    """Pack ``splits`` (None: the training split) of a dataset and of its ``reference``.
 
-    Returns manifests plus ``folder``.
+    Returns their manifests, each with ``folder`` added.
     """
     manifests = []
-    for one in dict.fromkeys((dataset, dataset.reference)):
+    for source in dict.fromkeys((dataset, dataset.reference)):
         for split in splits or (dataset.split,):
-            manifest = one.load(split=split).manifest
-            folder = one.pack_folder(split)
+            manifest = source.load(split=split).manifest
+            folder = source.pack_folder(split)
             manifests.append({**manifest, "folder": None if folder is None else str(folder)})
     return manifests
 
 
 def info(dataset: Dataset, verify: bool = False) -> dict[str, Any]:
-    """What a dataset is and which of its splits are prepared; packs nothing, downloads nothing.
+    """Describe a dataset and its prepared splits, without packing or downloading.
 
-    ``packs`` maps each split to its manifest plus ``folder``, or to None if it is not prepared. With
-    ``verify`` every pack is read and its sha256 compared: ``error`` in its entry says what is wrong.
-    ``begun`` is the size in bytes of one that was not finished, ``absent`` says why a split has no source
-    here. Raises DataError if the training split has none.
+    ``packs`` maps each split to its manifest plus ``folder``, or to None if it is not prepared. ``verify``
+    compares the sha256 of every pack and puts a mismatch into ``error``. ``begun`` is the size in bytes of an
+    unfinished pack, ``absent`` the reason why a split has no source. Raises DataError if the training split
+    has no source.
     """
     packs: dict[str, dict[str, Any] | None] = {}
     splits = dataset.splits()
@@ -206,20 +206,20 @@ def info(dataset: Dataset, verify: bool = False) -> dict[str, Any]:
 
 
 def outdated(recipe: Recipe) -> list[Path]:
-    """Packs made by the same options from the same place as its files were before."""
-    found = []
+    """Packs with the same options and source path as ``recipe``, made before the source files changed."""
+    folders = []
     for folder in recipe.folder.parent.glob(f"{recipe.folder.name.removesuffix(recipe.key)}*"):
         if folder != recipe.folder:
             with suppress(DataError, KeyError, AttributeError):
                 old = read_manifest(folder)
                 same = old.get("transform") == json.loads(json.dumps(recipe.transform))
                 if same and _places(old["source"]) == _places(recipe.source):
-                    found.append(folder)
-    return sorted(found)
+                    folders.append(folder)
+    return sorted(folders)
 
 
 def _places(source: Any) -> list[Any]:
-    """Every ``path`` in a source's identity."""
+    """All values of ``path`` in a source's identity."""
     inner = [_places(value) for _, value in sorted(source.items()) if isinstance(value, dict)]
     return [source.get("path"), *inner]
 
@@ -232,36 +232,36 @@ def _usable(folder: Path) -> SampleSet | None:
 
 
 def _damaged(file: Path, what: str) -> DataError:
-    return DataError(str(file), what, "remove its folder, and the set is packed again")
+    return DataError(str(file), what, "remove its folder to pack the dataset again")
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where the pack ``folder`` lies while it is made."""
+    """Temporary folder of the pack ``folder`` while it is being written."""
     return folder.with_name(f".tmp-{folder.name}-part")
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what earlier tries left beside ``folder``, but for what can be continued."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary folders of earlier attempts, except the one to resume from."""
     for stale in folder.parent.glob(f".tmp-{folder.name}-*"):
         if stale != partial_folder(folder):
             shutil.rmtree(stale, ignore_errors=True)
 
 
 def _finished(temporary: Path) -> bool:
-    """Whether an earlier try got as far as the rename."""
+    """Whether an earlier attempt completed everything but the rename."""
     return not (temporary / JOURNAL).exists() and _usable(temporary) is not None
 
 
-def _tell_of_reading(temporary: Path) -> None:
-    """What an earlier try left is read and checked: a minute for some 50 GB."""
+def _log_verification(temporary: Path) -> None:
+    """Announce the verification of an earlier attempt's data, which takes a minute per 50 GB."""
     pixels = temporary / "images.u8"
     if (temporary / JOURNAL).exists() and pixels.exists() and pixels.stat().st_size > 1e9:
-        log.warning("%s: checking the %s there are", temporary, megabytes(pixels.stat().st_size))
+        log.warning("%s: verifying the %s already packed", temporary, megabytes(pixels.stat().st_size))
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """The folder beside ``folder`` that becomes it; kept at the end only if it can be continued."""
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    """Create and yield the temporary folder of a pack; keep it on exit only if it can be resumed."""
     temporary = partial_folder(folder)
     temporary.mkdir(exist_ok=True)
     try:

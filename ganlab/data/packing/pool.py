@@ -1,4 +1,4 @@
-"""Work on images in processes, on every core, in order and in bounded memory.
+"""Process images in parallel, in order and in bounded memory.
 
 Processes, not threads: two threads decode as fast as two processes (``benchmarks/data_preparation``), but all
 threads share one interpreter lock, held by the work around the decoder (of small images, most of it); and an
@@ -21,7 +21,7 @@ U = TypeVar("U")
 
 
 class WorkerPool:
-    """Child processes with ``shared`` bytes of memory each, started as threads ask for them."""
+    """Worker processes with ``shared`` bytes of memory each, started on demand."""
 
     def __init__(self, shared: int) -> None:
         self._shared = shared
@@ -30,7 +30,7 @@ class WorkerPool:
         self._stopped = False
 
     def run(self, work: Callable[[Worker], T]) -> T:
-        """``work`` with a child of its own; if that is killed, once more with a new one.
+        """Call ``work`` with a free worker; if that worker is killed, retry once with a new one.
 
         Raises what ``work`` raises: ChildLost the second time, ChildCrashed, EnvError if the child hangs.
         """
@@ -40,13 +40,13 @@ class WorkerPool:
         except ChildLost as lost:
             if self._stopped:
                 raise
-            log.warning("%s: %s; started again", lost.mistakes[0].where, lost.mistakes[0].what)
+            log.warning("%s: %s; restarting it", lost.mistakes[0].where, lost.mistakes[0].what)
         with self.child() as child:
             return work(child)
 
     @contextmanager
     def child(self) -> Iterator[Worker]:
-        """A child of one's own for a while. It is ended if the block raises."""
+        """Borrow a worker exclusively; it is killed if the block raises."""
         try:
             child = self._idle.pop()
         except IndexError:
@@ -64,7 +64,7 @@ class WorkerPool:
         self._idle.append(child)
 
     def stop(self) -> None:
-        """End the children at work: nobody waits for them any more."""
+        """Kill the busy workers; their results are no longer needed."""
         self._stopped = True
         for child in list(self._busy):
             child.kill()
@@ -77,9 +77,9 @@ class WorkerPool:
 def in_order(
     work: Callable[[T], U], items: Iterable[T], workers: int, stop: Callable[[], None] = lambda: None
 ) -> Generator[U, None, None]:
-    """``map`` on threads, in order, with at most ``2 * workers`` results waiting.
+    """``map`` on threads, in order, with at most ``2 * workers`` pending results.
 
-    ``stop`` is called if it ends early: it should make ``work`` return or raise at once.
+    ``stop`` is called on an early exit: it should make ``work`` return or raise immediately.
     """
     waiting: list[Future[U]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="ganlab-crew") as pool:
@@ -90,7 +90,7 @@ def in_order(
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
-        except BaseException:  # on a mistake or an interrupt, don't work on what nobody will read
+        except BaseException:  # on an error or interrupt, abandon pending work
             stop()
             raise
         finally:

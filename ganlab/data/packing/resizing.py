@@ -1,4 +1,4 @@
-"""Raw images to another size, on every core: sets that come as arrays, not as encoded files."""
+"""Resize raw image arrays on all cores, for datasets that are not stored as encoded files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIECE = 1 << 22  # bytes of the larger side of a resize that go to a process at 
 
 
 class _Job(NamedTuple):
-    """uint8 of ``shape``, in the shared memory with its axes in the order ``axes``; the answer follows it."""
+    """uint8 array of ``shape`` in shared memory, axes stored in order ``axes``; the result follows."""
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
@@ -28,48 +28,50 @@ class _Job(NamedTuple):
 def resize_all(
     blocks: Iterable[Pixels], count: int, resolution: int, resample: Resample, workers: int | None = None
 ) -> Generator[Pixels, None, None]:
-    """``images.resize_block`` of ``count`` images in blocks, uint8 (n, 3, S, S), in order; in smaller blocks.
+    """Resize ``count`` images in blocks, uint8 (n, 3, S, S), in order, yielding smaller blocks.
 
-    workers: processes; None is one per core, or none for a set that is done before they have started.
+    workers: processes; None is one per core, or none for a set too small to be worth starting them.
     """
     blocks = iter(blocks)
     if (first := next(blocks, None)) is None:
         return
-    each = first[0].size, 3 * resolution**2
-    most = max(1, PIECE // max(each))
+    sizes = first[0].size, 3 * resolution**2
+    chunk_size = max(1, PIECE // max(sizes))
     if workers is None:
-        workers = num_cores() if count > 2 * most else 0
+        workers = num_cores() if count > 2 * chunk_size else 0
     pieces = (
-        block[start : start + most]
+        block[start : start + chunk_size]
         for block in itertools.chain([first], blocks)
-        for start in range(0, len(block), most)
+        for start in range(0, len(block), chunk_size)
     )
     if first.shape[-1] == resolution or not workers:
         yield from (resize_block(piece, resolution, resample) for piece in pieces)
         return
-    crew = WorkerPool(shared=most * sum(each))
+    pool = WorkerPool(shared=chunk_size * sum(sizes))
 
     def work(piece: Pixels) -> Pixels:
-        axes = tuple(sorted(range(4), key=lambda axis: -piece.strides[axis]))  # as it lies: no slow copy
+        axes = tuple(
+            sorted(range(4), key=lambda axis: -piece.strides[axis])
+        )  # in memory order, for a fast copy
 
-        def there(child: Worker) -> Pixels:
-            lying = np.ndarray([piece.shape[axis] for axis in axes], np.uint8, child.memory)
-            np.copyto(lying, piece.transpose(axes))
-            child.call(_resize_there, _Job(piece.shape, axes, resolution, resample))
+        def resize_in(child: Worker) -> Pixels:
+            pixels = np.ndarray([piece.shape[axis] for axis in axes], np.uint8, child.memory)
+            np.copyto(pixels, piece.transpose(axes))
+            child.call(_resize_shared, _Job(piece.shape, axes, resolution, resample))
             shape = (len(piece), 3, resolution, resolution)
             return np.ndarray(shape, np.uint8, child.memory, piece.size).copy()
 
-        return crew.run(there)
+        return pool.run(resize_in)
 
     try:
-        yield from in_order(work, pieces, workers, crew.stop)
+        yield from in_order(work, pieces, workers, pool.stop)
     finally:
-        crew.close()
+        pool.close()
 
 
-def _resize_there(job: _Job) -> None:
-    """In a child."""
-    lying = np.ndarray([job.shape[axis] for axis in job.axes], np.uint8, shared_memory())
-    images = lying.transpose(np.argsort(job.axes))
+def _resize_shared(job: _Job) -> None:
+    """Resize images in shared memory; runs in a worker process."""
+    pixels = np.ndarray([job.shape[axis] for axis in job.axes], np.uint8, shared_memory())
+    images = pixels.transpose(np.argsort(job.axes))
     out = resize_block(images, job.resolution, job.resample)
     np.ndarray(out.shape, np.uint8, shared_memory(), images.size)[:] = out

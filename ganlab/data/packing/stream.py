@@ -1,4 +1,4 @@
-"""From a stream of encoded images to a pack: decode, count, write, commit."""
+"""Pack a stream of encoded images: decode, count, write, commit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ganlab.schema import Range
 
 OnBad = Literal["fail", "skip"]
 MaxBad = Annotated[float, Range(ge=0, le=1)]
-MAX_BAD = 0.05  # share of broken images above which a set is rather mended than used
-LET_PASS = 10  # broken images are no reason to stop, however small the set is
+MAX_BAD = 0.05  # largest acceptable share of broken images
+LET_PASS = 10  # broken images that are always acceptable, even in a small set
 
 
 def pack_stream(
@@ -30,11 +30,10 @@ def pack_stream(
 ) -> None:
     """Decode ``files`` into ``writer``, with labels if it has classes; each block is committed with its mark.
 
-    files: those after ``writer.position``. total: how many there are with those before, for the bar and the
-    room on the disk. bad: ``on_bad`` and ``max_bad``. Raises DataError at a broken image unless ``on_bad`` is
-    "skip", which counts it and leaves it out; at more than ``max_bad`` of ``total`` broken ones even then.
-    What is left out is so for good: the pack, and with it a run's images and their order, does not depend on
-    later luck in reading them.
+    files: those after ``writer.position``. total: the number of all files, for the progress bar and the disk
+    check. bad: ``on_bad`` and ``max_bad``. Raises DataError at a broken image if ``on_bad`` is "fail"; with
+    "skip" such images are counted and left out, up to the share ``max_bad`` of ``total``. Images left out are
+    so permanently, so that the images of a run and their order never change.
     """
     on_bad, max_bad = bad
     most = max(LET_PASS, int(max_bad * total))
@@ -45,7 +44,7 @@ def pack_stream(
         for block in blocks:
             for name, reason in block.bad:
                 if on_bad == "fail":
-                    fix = "repair or remove it, or dataset.on_bad=skip leaves such images out"
+                    fix = "repair or remove it, or set dataset.on_bad=skip to skip such images"
                     raise DataError(name, reason, fix)
                 writer.count("skipped", example=f"{name}: {reason}")
                 if counts["skipped"] > most:

@@ -1,8 +1,8 @@
-"""Python processes of our own at the other end of a pipe, for work that may crash or wants a core to itself.
+"""Worker processes connected by a pipe, for work that may crash or needs a core of its own.
 
-Not ``multiprocessing``: its children read the user's script again, and outlive a parent that is killed. These
-import ``ganlab`` alone, and end when their pipe does. Pixels go through memory that both sides see: in the
-pipe each would be copied five times.
+Not ``multiprocessing``: its children re-import the user's script and outlive a killed parent. These import
+only ``ganlab`` and exit when the pipe closes. Pixels pass through shared memory; a pipe would copy each five
+times.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from ganlab.system.paths import python_path
 P = ParamSpec("P")
 T = TypeVar("T")
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
-AGAIN = "the same command continues; if it happens again, look at the machine's memory and limits"
+AGAIN = "rerun the same command to resume; if it happens again, check the machine's memory and limits"
 TIMEOUT_S = 120.0  # without an answer; ``GANLAB_DATA_TIMEOUT`` sets another
-STUCK = "is its disk or network there? the same command continues; GANLAB_DATA_TIMEOUT=SECONDS waits longer"
+STUCK = "check its disk or network; rerun to resume; GANLAB_DATA_TIMEOUT=SECONDS waits longer"
 
 
-# What a decoder frees is kept for the next image: given back to the system each time, its pages would have to
-# be cleared again. WebP is decoded in three quarters of the time.
+# Keep freed decoder memory in the process: pages returned to the system would be zeroed again. Cuts the
+# decoding time of WebP by a quarter.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 26), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
 
-_memory: list[mmap.mmap] = []  # in a child: what it shares with its parent
+_memory: list[mmap.mmap] = []  # in a worker: memory shared with the parent
 
 
 class ChildCrashed(Exception):
-    """The child ran into a signal such as SIGSEGV: what it worked on broke the library that reads it."""
+    """The worker died of a signal such as SIGSEGV: its input crashed the decoding library."""
 
 
 class ChildLost(EnvError):
-    """The child was ended from outside, as for want of memory; its work can be done again."""
+    """The worker was killed from outside (for example by the OOM killer); its work can be retried."""
 
 
 def timeout() -> float:
-    """Seconds that a child may be silent at its work. Raises EnvError if the variable is no such number."""
+    """Seconds to wait for a worker's answer. Raises EnvError if ``GANLAB_DATA_TIMEOUT`` is invalid."""
     text = os.environ.get("GANLAB_DATA_TIMEOUT", "")
     try:
         seconds = float(text or TIMEOUT_S)
@@ -59,9 +59,9 @@ def timeout() -> float:
 
 
 class Worker:
-    """One process. ``call`` runs a function of a module there; not for several threads at once.
+    """One worker process; ``call`` runs a module-level function in it. Not thread-safe.
 
-    memory: ``shared`` bytes that the child sees as well (``shared_memory``).
+    memory: ``shared`` bytes shared with the worker (``shared_memory``).
     """
 
     def __init__(self, shared: int = 0) -> None:
@@ -80,7 +80,7 @@ class Worker:
                 )
         except OSError as error:
             self._pipe.close()
-            raise EnvError("processes", f"none can be started ({error.strerror})", AGAIN) from None
+            raise EnvError("processes", f"cannot start a worker ({error.strerror})", AGAIN) from None
         try:
             self._answer()
         except BaseException:
@@ -95,22 +95,22 @@ class Worker:
 
     def start(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Begin a call whose ``result`` is fetched later."""
-        with contextlib.suppress(OSError):  # a dead child is told of by ``result``
+        with contextlib.suppress(OSError):  # ``result`` reports a dead worker
             self._pipe.send((function, args, kwargs))
 
     def result(self) -> Any:
-        """Wait for what ``start`` began."""
+        """Wait for the result of ``start``."""
         fine, value = self._answer()
         if not fine:
             raise value
         return value
 
     def kill(self) -> None:
-        """End the process; whoever waits for its answer, in another thread, hears ChildLost."""
+        """Kill the process; a thread waiting for its answer gets ChildLost."""
         self._process.kill()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process immediately."""
         self._pipe.close()
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # a dead disk's reader can't even be killed
@@ -119,24 +119,24 @@ class Worker:
     def _answer(self) -> Any:
         try:
             if not self._pipe.poll(self._timeout):
-                what = f"gives no answer for {self._timeout:g} seconds"
-                raise EnvError("a reading process", what, STUCK)
+                what = f"no response for {self._timeout:g} seconds"
+                raise EnvError("data worker", what, STUCK)
             return self._pipe.recv()
         except (EOFError, OSError):
             code = self._process.wait()
             name = signal.Signals(-code).name if code < 0 else f"exit {code}"
             if -code in CRASHES:
                 raise ChildCrashed(name) from None
-            raise ChildLost("a reading process", f"ended ({name})", AGAIN) from None
+            raise ChildLost("data worker", f"ended ({name})", AGAIN) from None
 
 
 def shared_memory() -> mmap.mmap:
-    """In a child: the ``memory`` of its ``Child``."""
+    """In a worker process: the ``memory`` of its ``Worker``."""
     return _memory[0]
 
 
 def serve() -> None:
-    """The child's main: answer calls until the pipe ends, as it does when the parent is gone."""
+    """Main loop of a worker process: answer calls until the pipe closes, as when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
     _memory.append(mmap.mmap(int(sys.argv[2]), 0))
@@ -154,7 +154,7 @@ def serve() -> None:
 
 @contextlib.contextmanager
 def _anonymous(size: int) -> Iterator[int]:
-    """A file without a name that vanishes with its last user, whatever kills them; in memory on Linux."""
+    """Descriptor of an anonymous file, freed with its last user; in memory on Linux."""
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("ganlab", os.MFD_CLOEXEC)
     else:

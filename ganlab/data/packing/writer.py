@@ -1,6 +1,6 @@
-"""How a pack comes to be: its recipe, and the writer that streams images, labels and manifest to disk.
+"""Recipe of a packed set, and the writer that streams its images, labels and manifest to disk.
 
-A set that takes long calls ``commit`` as it goes: killed, it is continued from there (``journal.py``).
+``commit`` marks a position from which an interrupted preparation resumes (``journal.py``).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ EXAMPLES = 20  # names of left-out images that a manifest keeps
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a pack is made from and how. ``shape`` is (C, H, W) of one image.
+    """Source and transform of a packed set. ``shape`` is (C, H, W) of one image.
 
-    source: identity of the source (path, size, time, or checksums). transform: every option that moves a
-    pixel, a label or the choice of images. Both go into the key, so both must be JSON.
+    source: identity of the source (path, size, time, or checksums). transform: every option that affects
+    pixels, labels or the selection of images. Both are hashed into the key, so both must be JSON.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Recipe:
 
     @property
     def folder(self) -> Path:
-        """Where the pack lies, whether or not it is there."""
+        """Folder of the pack, whether or not it exists."""
         words = [re.sub(r"[^A-Za-z0-9_+.]+", "-", part)[:40] for part in (self.name, self.split)]
         return cache_dir() / "datasets" / "-".join([*words, str(self.shape[-1]), self.key])
 
 
 @dataclass
 class Writer:
-    """Takes images in order and streams them to disk: memory use does not grow with their number.
+    """Streams images to disk in order, in constant memory.
 
-    classes: set before the end, if there are labels. counts, examples: what happened to images (``count``).
-    source: facts for the manifest that do not belong in the key. position: None at the start, else what the
-    last ``commit`` of an earlier try was given: go on after it; classes and source are to be set again.
+    classes: class names, to be set before ``finish`` if there are labels. counts, examples: see ``count``.
+    source: manifest entries that are not part of the key. position: None for a new pack; when resuming, the
+    argument of the last ``commit``, after which to continue (``classes`` and ``source`` must be set again).
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class Writer:
 
         self._digest = hashlib.sha256()
         self._labels: list[Labels] = []
-        self._committed = (0, 0)  # how many of ``_labels`` and of ``examples``
+        self._committed = (0, 0)  # lengths of ``_labels`` and ``examples``
         self._journal = Journal(self.folder, {"ganlab": __version__, **decoder_versions()})
         pixels = self.folder / "images.u8"
         entries, digest = self._journal.recover(pixels, int(np.prod(self.shape)))
@@ -94,11 +94,11 @@ class Writer:
         self._file = open(pixels, "ab")  # noqa: SIM115  # closed by ``finish`` or ``close``
 
     def expect(self, images: int) -> None:
-        """Say how many images there will be. Raises EnvError if the disk has no room for those to come."""
+        """Announce the total number of images. Raises EnvError if the rest does not fit on the disk."""
         check_room(self.folder, (images - self.images) * int(np.prod(self.shape)))
 
     def commit(self, position: Any) -> None:
-        """Make what was added so far survive a kill; ``position`` (JSON) is where to go on after it."""
+        """Record all images so far in the journal; ``position`` (JSON) is where to resume."""
         self._file.flush()
         labels = [int(label) for part in self._labels[self._committed[0] :] for label in part]
         examples = self.examples[self._committed[1] :]
@@ -116,21 +116,21 @@ class Writer:
         self.images += len(images)
 
     def add_labels(self, labels: Labels) -> None:
-        """Append int64 (n,) labels: in the images' order, as many in the end, before or after them."""
+        """Append int64 (n,) labels in the images' order, before or after the images."""
         self._labels.append(np.asarray(labels, np.int64))
 
     def count(self, what: str, number: int = 1, example: str | None = None) -> None:
-        """Note that something happened to images; the first few examples are kept."""
+        """Count an event (``NOTES``) and keep its first few examples."""
         self.counts[what] += number
         if example is not None and len(self.examples) < EXAMPLES:
             self.examples.append(example)
 
     def finish(self, recipe: Recipe) -> dict[str, Any]:
-        """Write labels and manifest, and make everything durable. Raises DataError if there is no image."""
+        """Write labels and manifest, and sync all files. Raises DataError if there are no images."""
         from ganlab import __version__
 
         if not self.images:
-            raise DataError("dataset.path", "no image was left to pack", "see dataset.on_bad")
+            raise DataError("dataset.path", "no images are left to pack", "see dataset.on_bad")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
