@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ganlab.errors import EnvError, RunInUse
-from ganlab.runs.metrics_file import parsed
+from ganlab.runs.metrics_file import parse_line
 from ganlab.sweeps import process
 from ganlab.sweeps.plan import Job, end_status
 from ganlab.sweeps.watch import Vitals
@@ -184,7 +184,7 @@ def rows(place: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError):
         for line in (place / TABLE).read_bytes().splitlines():
             with contextlib.suppress(ValueError, RecursionError):
-                record = parsed(line)
+                record = parse_line(line)
                 if isinstance(record, dict):
                     found.append(record)
     return found

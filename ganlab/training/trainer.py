@@ -162,9 +162,9 @@ class Run:
 
     def _rest(self) -> Iterator[Run]:
         """Hand over: until the next turn, what is heard in the process is another run's."""
-        self.log.rest()
+        self.log.detach()
         yield self
-        self.log.wake()
+        self.log.attach()
 
     def _opening(self) -> None:
         p = self.progress
