@@ -127,14 +127,14 @@ def config_warnings(game: GAN) -> list[str]:
         f"normalization.{name}: the penalty is of each sample by itself, and batch norm in D couples them; "
         "use normalization=ln in its place (arXiv:1704.00028, section 4)"
         for name, stabiliser in game.stabilisers.items()
-        if stabiliser.per_sample
+        if stabiliser.needs_per_sample_d
     ]
 
 
 def passes_together(e: Experiment, d: nn.Module) -> bool:
     """Whether D's verdict on an image does not depend on which pass and batch the image is in."""
     couples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in d.modules())
-    return not couples and not any(s.looks_at_passes for s in e.normalization.values())
+    return not couples and not any(s.differs_per_forward for s in e.normalization.values())
 
 
 def stateful_parts(game: GAN) -> dict[str, Any]:

@@ -247,10 +247,10 @@ def cannot_record(game: GAN, feed: Feed) -> str:
     if not all(map(capturable, (game.g_optimizer, game.d_optimizer))):
         return f"{type(game.d_optimizer).__name__} can't be recorded"
     for name, stabiliser in game.stabilisers.items():
-        if not stabiliser.capturable:
+        if not stabiliser.graph_safe:
             return f"normalization.{name} reads values on the host"
     for module in (*game.generator.modules(), *game.discriminator.modules(), game.loss):
-        if not getattr(module, "capturable", True):
+        if not getattr(module, "graph_safe", True):
             return f"{type(module).__name__} changes or reads values on the host"
     return ""
 
