@@ -355,7 +355,7 @@ def test_what_both_protocols_of_a_run_ask_is_told_at_once(tiny: Callable[..., Ex
 
 def test_a_split_that_is_not_there_and_odd_channels(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"^metric.protocol.real_split: t compares with split 'val', noise has no"
+        DataError, match=r"^metric.protocol.real_split: t compares with split 'val', which noise lacks; "
     ):
         evaluator(tmp_path, real_split="val").check()
     with pytest.raises(DataError, match="need grey or RGB images"):

@@ -311,7 +311,7 @@ def test_one_weight_norm_at_a_time() -> None:
         WeightNorm().prepare(net)
     with pytest.raises(ValueError, match="scale"):
         SpectralNorm(gamma="learned", scale=2.0)
-    with pytest.raises(ValueError, match=r"normalization.fn: .*zeros"):
+    with pytest.raises(ValueError, match=r"normalization.fn: .*all-zero weight"):
         FrobeniusNorm().prepare(nn.Sequential(nn.Linear(3, 2).requires_grad_(False).apply(emptied)))
 
 
