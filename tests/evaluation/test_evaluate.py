@@ -358,7 +358,7 @@ def test_a_split_that_is_not_there_and_odd_channels(tmp_path: Path) -> None:
         DataError, match=r"^metric.protocol.real_split: t compares with split 'val', which noise lacks; "
     ):
         evaluator(tmp_path, real_split="val").check()
-    with pytest.raises(DataError, match="need grey or RGB images"):
+    with pytest.raises(DataError, match="need grayscale or RGB images"):
         evaluator(tmp_path, dataset=Noise(channels=2)).check()
     with pytest.raises(EnvError):
         evaluator(tmp_path, extractor=Tiny("missing")).check()
