@@ -18,7 +18,7 @@ from ganlab.runs import folder as folder_module
 from ganlab.runs.checkpoint import ASIDE, LEFTOVER, QUARANTINED, Checkpoints, Loaded
 from ganlab.runs.folder import RunFolder, differences
 from ganlab.runs.manifest import MANIFEST, MAX_MANIFEST, OtherRunError, read
-from ganlab.runs.metrics_file import LARGEST, read_metrics
+from ganlab.runs.metrics_file import MAX_BYTES, read_metrics
 from ganlab.runs.naming import FREE
 from ganlab.sweeps import process
 from ganlab.system.files import STALE_FILE, read_json, read_regular
@@ -115,7 +115,7 @@ def _run_id(run: RunFolder, problems: list[str]) -> str:
 def _steps(checkpoints: Checkpoints, stored: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Loaded | None]:
     """A row for each step's folder, and the newest good one."""
     rows, newest, game = [], None, None
-    for step in checkpoints.found():
+    for step in checkpoints.all_steps():
         folder = checkpoints.path(step)
         row = {"step": step, "state": GOOD, "why": "", "bytes": _size(folder)}
         try:
@@ -174,7 +174,7 @@ def _same_config(
 def _metrics(run: RunFolder, problems: list[str], notes: list[str]) -> None:
     """``metrics.jsonl``: whole lines, steps that only grow within a kind."""
     try:
-        raw = read_regular(run.metrics, LARGEST)
+        raw = read_regular(run.metrics, MAX_BYTES)
     except FileNotFoundError:
         notes.append("metrics.jsonl: there is none")
         return

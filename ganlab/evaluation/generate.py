@@ -1,4 +1,4 @@
-"""Generated images as bytes, for scores and pictures, leaving the generator as it was."""
+"""Generate images as bytes, for scores and previews, without changing the generator's state."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class MicroBatcher:
         self.size, self.warn = size, warn
 
     def __call__(self, function: Callable[[Tensor], T], x: Tensor) -> Iterator[T]:
-        """``function`` of each piece of ``x``, in order. Raises MetricError if one row is too much."""
+        """``function`` of each piece of ``x``, in order. Raises MetricError if one row does not fit."""
         start = 0
         while start < len(x):
-            piece, found = x[start : start + self.size], None
-            # not handled in here: the exception would keep the memory it ran out of
+            piece, result = x[start : start + self.size], None
+            # not handled inside: the exception would keep the memory alive
             with contextlib.suppress(torch.OutOfMemoryError):
-                found = function(piece)
-            if found is not None:
+                result = function(piece)
+            if result is not None:
                 start += len(piece)
-                yield found
+                yield result
                 continue
             if len(piece) == 1:
-                raise MetricError("the device has no memory for one image")
+                raise MetricError("not enough device memory for a single image")
             self.size = len(piece) // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if self.warn:
-                self.warn(f"out of memory while scoring; batches of {self.size} from here on")
+                self.warn(f"out of memory while scoring; continuing with batches of {self.size}")
 
 
 class SampleGenerator:
@@ -71,7 +71,7 @@ class SampleGenerator:
         self.kind = kind
         self._pieces = MicroBatcher(CHUNK if protocol.bn == "batch" else batch_size)
         self._finite: Tensor | None = None  # on the device: reading it makes the host wait
-        self._made: torch.cuda.Event | None = None
+        self._ready: torch.cuda.Event | None = None
 
     def __call__(self, n: int, start: int, random: torch.Generator) -> Tensor:
         z, y = self.draw(n, random)
@@ -80,7 +80,7 @@ class SampleGenerator:
                 raise MetricError("needs class labels, and this generator is unconditional")
             y = torch.full_like(y, self.label)
 
-        def some(rows: Tensor) -> Tensor:
+        def generate_rows(rows: Tensor) -> Tensor:
             x = self.g(z[rows], None if y is None else y[rows])
             finite = torch.isfinite(x).all()
             self._finite = finite if self._finite is None else self._finite & finite
@@ -88,39 +88,41 @@ class SampleGenerator:
 
         with torch.no_grad(), evaluating(self.g, self.protocol.bn):
             rows = torch.arange(n, device=z.device)
-            parts = [some(rows)] if self.protocol.bn == "batch" else [*self._pieces(some, rows)]
+            parts = (
+                [generate_rows(rows)] if self.protocol.bn == "batch" else [*self._pieces(generate_rows, rows)]
+            )
             images = torch.cat(parts)
         if images.is_cuda:
-            self._made = torch.cuda.current_stream(images.device).record_event()
+            self._ready = torch.cuda.current_stream(images.device).record_event()
         return images
 
     def settle(self) -> None:
-        """Wait for the images made since the last call. Raises MetricError unless all were finite."""
+        """Wait for the images generated since the last call. Raises MetricError unless all were finite."""
         finite, self._finite = self._finite, None
-        if self._made is not None:
-            self._made.synchronize()  # they may be made on another stream than this one
+        if self._ready is not None:
+            self._ready.synchronize()  # they may come from another stream
         if finite is not None and not bool(finite):
             raise MetricError(NOT_FINITE)
 
 
 def settle(generate: Generate) -> None:
-    """``Fakes.settle`` where there is one: another ``generate`` answers for its images itself."""
+    """Call ``SampleGenerator.settle``; other generate functions check their images themselves."""
     if isinstance(generate, SampleGenerator):
         generate.settle()
 
 
 def chunk(generate: Generate, start: int, random: torch.Generator) -> Tensor:
-    """``CHUNK`` samples as stored: always as many, or the last ones would differ by rounding."""
+    """``CHUNK`` samples as stored: always a full chunk, or the last samples would differ by rounding."""
     images = generate(CHUNK, start, random)
     if images.dtype not in STORED or len(images) != CHUNK:
-        raise TypeError(f"wanted {CHUNK} stored samples, got {images.dtype} {tuple(images.shape)}")
+        raise TypeError(f"expected {CHUNK} stored samples, got {images.dtype} {tuple(images.shape)}")
     return images
 
 
 def generators(g: nn.Module, draw: Draw, protocol: Protocol, shape: Shape) -> tuple[Generate, OfClass]:
-    """What ``Evaluator.score`` takes, of samples of ``shape``: of all, and of one class c: ``of_class(c)``.
+    """The ``generate`` and ``of_class`` arguments of ``Evaluator.score`` for samples of ``shape``.
 
-    Above 64x64 G makes fewer images at a time than a chunk: 500 of 128x128 are 2 GB in every layer.
+    Above 64x64 G runs in batches smaller than a chunk: 500 images of 128x128 take 2 GB per layer.
     """
     pixels = shape.height * shape.width if isinstance(shape, ImageShape) else 1
     rows = max(1, min(CHUNK, CHUNK * 64 * 64 // pixels))
@@ -132,7 +134,7 @@ def generators(g: nn.Module, draw: Draw, protocol: Protocol, shape: Shape) -> tu
 
 
 def to_stored(x: Tensor, kind: Kind, how: Quantize = "round") -> Tensor:
-    """Samples of G as they are stored, without a look at the values.
+    """Convert G's samples to their stored form, without checking values.
 
     Images: uint8 (n, C, H, W). Points: float32 (n, 2). Text: the symbol of the largest weight, int16 (n, L).
     """
@@ -149,7 +151,7 @@ def to_bytes(x: Tensor, how: Quantize = "round") -> Tensor:
 
 
 def quantize(x: Tensor, how: Quantize) -> Tensor:
-    """``to_bytes`` without a look at the values: no host sync; what is not finite becomes any byte."""
+    """``to_bytes`` without a check, so without host sync; non-finite values become arbitrary bytes."""
     x = (x.float() + 1) * (255.99 / 2) if how == "bins" else x.float() * 127.5 + 127.5
     x = x.clamp(0, 255)
     return (x.round() if how == "round" else x).to(torch.uint8)

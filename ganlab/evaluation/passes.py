@@ -1,8 +1,8 @@
 """One pass of generated images through the feature network, in bounded memory.
 
-Of the images two chunks are alive at a time, of the features one block, whatever their number. On a GPU a
-chunk is made on a stream of its own while the features of the one before are computed, and the host waits for
-neither. On a CPU both would want the same cores.
+At most two chunks of images and one block of features are in memory. On a GPU a chunk is generated on its own
+stream while the features of the previous one are computed, without host synchronization. On a CPU both would
+compete for the same cores.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ T = TypeVar("T")
 
 
 def attempt(function: Callable[[], T], crashes: bool = False) -> T | Exception:
-    """What ``function`` returns, or why there is no value: with ``crashes`` whatever goes wrong."""
+    """The result of ``function``, or the exception that prevented it; with ``crashes``, any exception."""
     try:
         return function()
     except NO_VALUE as e:
         return e.with_traceback(None)
-    except GanlabError:  # a signal's, or the user's to mend
+    except GanlabError:  # a signal, or an error for the user to fix
         raise
     except Exception as e:
         if not crashes:
             raise
-        return MetricError(f"it crashed, {type(e).__name__}: {e}")
+        return MetricError(f"crashed with {type(e).__name__}: {e}")
 
 
 def attempt_on_all_ranks(function: Callable[[], T], crashes: bool = False) -> T | Exception:
-    """The same of what many ranks do together: no value is what they agreed on, any other failure is one."""
+    """``attempt`` for a collective function: with several ranks only MetricError counts as no value."""
     if collectives.current().size == 1:
         return attempt(function, crashes)
     try:
@@ -57,28 +57,28 @@ def attempt_on_all_ranks(function: Callable[[], T], crashes: bool = False) -> T 
 
 
 def batch_size(protocol: Protocol, device: torch.device) -> int:
-    """Images per forward pass of the extractor: what the protocol says, else what suits the device."""
+    """Images per forward pass of the extractor: the protocol's, or the device's default."""
     return protocol.batch_size or (CHUNK if device.type == "cuda" else BATCH_CPU)
 
 
 def agree_on_value(function: Callable[[], T]) -> T:
-    """What ``function`` returns on each rank. All raise MetricError if one has no value, with its reason."""
+    """Each rank's result of ``function``; all raise MetricError, with the reason, if one of them fails."""
     team = collectives.current()
     if team.size == 1:
         return function()
     with team.agree_on_errors():
-        found = attempt(function, crashes=True)
-    reasons = team.all_gather_text(str(found) or type(found).__name__ if isinstance(found, Exception) else "")
+        value = attempt(function, crashes=True)
+    reasons = team.all_gather_text(str(value) or type(value).__name__ if isinstance(value, Exception) else "")
     if reason := next(filter(None, reasons), ""):
-        raise MetricError(reason) from (found if isinstance(found, Exception) else None)
-    assert not isinstance(found, Exception)
-    return found
+        raise MetricError(reason) from (value if isinstance(value, Exception) else None)
+    assert not isinstance(value, Exception)
+    return value
 
 
 class FeaturePass:
     """``extractor`` on ``device``, at most ``batch_size`` images at a time, fewer where memory runs out.
 
-    ``home``: where features are wanted; it must know float64. ``warn`` hears of smaller batches.
+    ``home``: the device of the features, which must support float64. ``warn`` is called for smaller batches.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class FeaturePass:
         self._pieces = MicroBatcher(batch_size, warn)
 
     def __call__(self, images: Tensor, poll: Poll = None) -> Iterator[Features]:
-        """Features of ``images``, uint8 (N, 1 or 3, H, W), piece by piece; ``poll`` is called before each."""
+        """Features of ``images``, uint8 (N, 1 or 3, H, W), in pieces; ``poll`` is called before each."""
 
         def extract(piece: Tensor) -> Features:
             if poll:
@@ -106,12 +106,12 @@ class FeaturePass:
         n: int,
         seed: int,
         poll: Poll = None,
-        tell: Callable[[int], None] = lambda done: None,
+        report: Callable[[int], None] = lambda done: None,
     ) -> Iterator[Features]:
-        """Features of ``n`` generated images, ``BLOCK`` at a time; the tensors are used again for the next.
+        """Features of ``n`` generated images, ``BLOCK`` at a time; the tensors are reused for the next block.
 
-        ``tell`` hears how many are done. Raises MetricError if images are not finite: after the first chunk,
-        else at the end.
+        ``report`` is called with the number done. Raises MetricError if images are not finite, after the
+        first chunk or at the end.
         """
         size, dim, classes = min(BLOCK, n), self.extractor.feature_dim, self.extractor.num_classes
         block = Features(*(torch.empty(size, width, device=self.home) for width in (dim, classes)))
@@ -122,79 +122,80 @@ class FeaturePass:
 
         chunks = self._chunks if collectives.current().size == 1 else self._chunks_of_ranks
         for pieces in chunks(make, n, poll, generate):
-            for found in pieces:
-                while len(found.pool):
+            for features in pieces:
+                while len(features.pool):
                     at = done % size
-                    taken = min(size - at, len(found.pool))
-                    for whole, part in zip(block, found, strict=True):
+                    taken = min(size - at, len(features.pool))
+                    for whole, part in zip(block, features, strict=True):
                         whole[at : at + taken] = part[:taken]
-                    found, done = Features(found.pool[taken:], found.logits[taken:]), done + taken
+                    features = Features(features.pool[taken:], features.logits[taken:])
+                    done += taken
                     if done % size == 0:
                         yield block
-                tell(done)
+                report(done)
         if rest := done % size:
             yield Features(block.pool[:rest], block.logits[:rest])
 
     def _chunks(
         self, make: Callable[[int], Tensor], n: int, poll: Poll, generate: Generate
     ) -> Iterator[Iterator[Features]]:
-        """Of each chunk of ``n`` images the features, piece by piece."""
+        """Features of each chunk of ``n`` images, in pieces."""
         for i, images in enumerate(prefetch(make, range(0, n, CHUNK), self.device)):
             yield self(images[: n - i * CHUNK], poll)
             if i == 0:
-                settle(generate)  # a generator that diverged is known by now; no need to go on for minutes
+                settle(generate)  # stop early if the generator diverged
         settle(generate)
 
     def _chunks_of_ranks(
         self, make: Callable[[int], Tensor], n: int, poll: Poll, generate: Generate
     ) -> Iterator[list[Features]]:
-        """The same on the first rank, in the same order; each rank makes every ``size``-th chunk.
+        """The same on rank 0, in the same order; each rank generates every ``size``-th chunk.
 
-        The others get nothing. All raise what one does: a signal stops them at the same chunk.
+        Other ranks get nothing. All raise what one raises: a signal stops them at the same chunk.
         """
         team, widths = collectives.current(), [self.extractor.feature_dim, self.extractor.num_classes]
 
-        def made(start: int) -> Tensor:
+        def features_of_chunk(start: int) -> Tensor:
             rows = torch.zeros(CHUNK, sum(widths), device=self.home)
             if start < n:
-                found = [torch.cat(f, 1) for f in self(make(start)[: n - start], poll)]
-                torch.cat(found, out=rows[: min(CHUNK, n - start)])
+                parts = [torch.cat(f, 1) for f in self(make(start)[: n - start], poll)]
+                torch.cat(parts, out=rows[: min(CHUNK, n - start)])
                 settle(generate)
             return rows
 
         for first in range(0, n, CHUNK * team.size):
-            rows = agree_on_value(functools.partial(made, first + team.rank * CHUNK))
-            found = team.all_gather(rows)
+            rows = agree_on_value(functools.partial(features_of_chunk, first + team.rank * CHUNK))
+            all_rows = team.all_gather(rows)
             if team.is_rank_zero:
                 sizes = [min(CHUNK, n - start) for start in range(first, n, CHUNK)]
                 yield from (
-                    [Features(*rows[:k].split(widths, 1))] for rows, k in zip(found, sizes, strict=False)
+                    [Features(*rows[:k].split(widths, 1))] for rows, k in zip(all_rows, sizes, strict=False)
                 )
 
 
 @dataclass
-class Seen:
-    """What is left of the generated images after the pass.
+class FakeFeatures:
+    """What the metrics need of the generated images after the pass.
 
-    running: by metric, what it summed, or why it could not. kept: the first rows of the features, as many as
-    the metrics without a running form want, of the parts that they want.
+    running: by metric, its running sums or the exception that ended them. kept: the first rows of the
+    features, as many as the metrics without a running form need.
     """
 
     running: dict[str, Running | Exception]
     kept: Features
 
 
-def show(
+def pass_over_fakes(
     metrics: Mapping[str, Metric],
     protocol: Protocol,
     features: FeaturePass,
     generate: Generate,
     poll: Poll,
-    tell: Callable[[str, int, int], None],
-) -> Seen:
-    """As many generated images as the neediest metric wants, shown to all of them block by block.
+    report: Callable[[str, int, int], None],
+) -> FakeFeatures:
+    """Feed as many generated images as any metric needs to all of them, block by block.
 
-    What is kept grows with the protocol alone: for KID ``fid_n_fake`` rows, 410 MB for 50,000 of Inception's.
+    Memory depends on the protocol alone: KID keeps ``fid_n_fake`` rows, 410 MB for 50,000 of Inception's.
     """
     n = max(metric.n_fake(protocol) for metric in metrics.values())
     running = {name: metric.running(protocol) for name, metric in metrics.items()}
@@ -205,25 +206,25 @@ def show(
         return torch.empty(rows, width, device=features.home)
 
     extractor, done = features.extractor, 0
-    seen = Seen(
+    fake = FakeFeatures(
         {name: run for name, run in running.items() if run is not None},
         Features(kept("pool", extractor.feature_dim), kept("logits", extractor.num_classes)),
     )
-    for block in features.blocks(generate, n, protocol.seed, poll, lambda done: tell("fake", done, n)):
-        for side, new in zip(seen.kept, block, strict=True):
+    for block in features.blocks(generate, n, protocol.seed, poll, lambda done: report("fake", done, n)):
+        for side, new in zip(fake.kept, block, strict=True):
             side[done : done + len(new)] = new[: max(len(side) - done, 0)]
         done += len(block.pool)
-        for name, run in seen.running.items():
+        for name, run in fake.running.items():
             if not isinstance(run, Exception):
                 failed = attempt(functools.partial(run.add, block))
-                seen.running[name] = failed if isinstance(failed, Exception) else run
-    return seen
+                fake.running[name] = failed if isinstance(failed, Exception) else run
+    return fake
 
 
 def prefetch(make: Callable[[int], Tensor], starts: Iterable[int], device: torch.device) -> Iterator[Tensor]:
-    """``make(start)`` for each of ``starts``; on a GPU one further than asked for, on a stream of its own.
+    """``make(start)`` for each of ``starts``; on a GPU one step ahead, on a separate stream.
 
-    What the caller does with a tensor, before it asks for the next, must be queued on the current stream.
+    The caller must queue its work on a tensor on the current stream before it requests the next.
     """
     if device.type != "cuda":
         yield from map(make, starts)
@@ -231,7 +232,7 @@ def prefetch(make: Callable[[int], Tensor], starts: Iterable[int], device: torch
     here, side = torch.cuda.current_stream(device), side_stream(device)
     side.wait_stream(here)  # for G's last update
 
-    def made(start: int) -> tuple[Tensor, torch.cuda.Event]:
+    def make_on_side(start: int) -> tuple[Tensor, torch.cuda.Event]:
         with torch.cuda.stream(side):
             return make(start), side.record_event()
 
@@ -241,7 +242,7 @@ def prefetch(make: Callable[[int], Tensor], starts: Iterable[int], device: torch
         for start in starts:
             if used is not None:
                 side.wait_event(used)  # two chunks at a time, however far the host is ahead
-            following = made(start)
+            following = make_on_side(start)
             if waiting is not None:
                 yield from on_stream(waiting, here)
                 used = here.record_event()
@@ -254,13 +255,15 @@ def prefetch(make: Callable[[int], Tensor], starts: Iterable[int], device: torch
 
 @functools.cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one on which chunks are made ahead: the allocator keeps memory of each stream apart, for good."""
+    """The stream for generating ahead; only one, as the allocator never shares memory between streams."""
     return torch.cuda.Stream(device)
 
 
-def on_stream(made: tuple[Tensor, torch.cuda.Event], stream: torch.cuda.Stream) -> Iterator[Tensor]:
-    """A tensor of another stream, safe to use on this one."""
-    images, ready = made
+def on_stream(
+    chunk_and_event: tuple[Tensor, torch.cuda.Event], stream: torch.cuda.Stream
+) -> Iterator[Tensor]:
+    """Yield a tensor of another stream, safe to use on this one."""
+    images, ready = chunk_and_event
     stream.wait_event(ready)
     images.record_stream(stream)
     yield images

@@ -1,6 +1,6 @@
-"""Scores of one class after another: images on demand, statistics cached, one class held at a time.
+"""Scores per class: images on demand, cached statistics, one class in memory at a time.
 
-1,000 classes of ImageNet are 10 GB of Inception features and 5 million generated images; here they pass by.
+ImageNet's 1,000 classes would take 10 GB of Inception features and 5 million generated images at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def labels_of(protocol: Protocol, num_classes: int) -> list[int]:
 
 
 def class_counts(images: SampleSet, dataset: Dataset, protocol: Protocol) -> dict[str, int]:
-    """How many reference images there are of each class that is scored, by name.
+    """Number of reference images of each scored class, by name.
 
     Raises MetricError if they have no labels, or other classes than ``dataset``'s training images.
     """
@@ -56,16 +56,16 @@ def class_counts(images: SampleSet, dataset: Dataset, protocol: Protocol) -> dic
         raise MetricError(f"{images.name} has no class labels in split {images.split!r}")
     if protocol.real_split != OWN_SPLIT and dataset.load().classes != images.classes:
         raise MetricError(f"split {images.split!r} has other classes than the training images")
-    found = np.bincount(images.labels, minlength=len(images.classes))
-    return {images.classes[c]: int(found[c]) for c in labels_of(protocol, len(images.classes))}
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    return {images.classes[c]: int(counts[c]) for c in labels_of(protocol, len(images.classes))}
 
 
 @dataclass
 class ClassPass:
-    """What the real side and the feature network give, one class at a time.
+    """Reference statistics and generated images of one class at a time.
 
     extract: real images, uint8 (B, C, H, W), to pooled features. features: of generated images. of_real: by
-    metric, its value of real images, once known.
+    metric, its value for real images, once computed.
     """
 
     images: SampleSet
@@ -93,9 +93,9 @@ class ClassPass:
         return class_reference(tensors)
 
     def group(self, label: int | None, generate: Generate, metrics: list[GroupMetric]) -> Group:
-        """One class, or all images as one group, with what the neediest of ``metrics`` wants.
+        """One class, or all images as one group, with everything that ``metrics`` need.
 
-        Of many ranks each makes every ``size``-th chunk, and the first gets all of them.
+        With several ranks each generates every ``size``-th chunk, and rank 0 gets all of them.
         """
         protocol = self.protocol
         n_images = max((m.n_fake(protocol) for m in metrics if m.needs_images), default=0)
@@ -117,7 +117,7 @@ class ClassPass:
             if start < n_images:
                 kept.append(images[: n_images - start].to(self.features.home))
             if start < n_pool:
-                pools.extend(found.pool for found in self.features(images[: n_pool - start], self.poll))
+                pools.extend(f.pool for f in self.features(images[: n_pool - start], self.poll))
         settle(generate)
         needs_real = (
             label is not None and any(m.needs_real for m in metrics) and collectives.current().is_rank_zero
@@ -128,29 +128,29 @@ class ClassPass:
     def _of_ranks(
         self, make: Callable[[int], Tensor], generate: Generate, n_images: int, n_pool: int
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Chunks of images and of pooled features in order, on the first rank; nothing on the others."""
+        """Chunks of images and of pooled features in order, on rank 0; empty lists on the others."""
         team, features = collectives.current(), self.features
         shape, kept, pools = self.images.shape, list[Tensor](), list[Tensor]()
 
-        def made(start: int) -> tuple[Tensor, Tensor]:
+        def chunk_and_pool(start: int) -> tuple[Tensor, Tensor]:
             images = torch.zeros(CHUNK, *shape, dtype=torch.uint8, device=features.home)
             pool = torch.zeros(CHUNK, features.extractor.feature_dim, device=features.home)
             if start < max(n_images, n_pool):
                 images.copy_(new := make(start))
                 if start < n_pool:
-                    found = [f.pool for f in features(new[: n_pool - start], self.poll)]
-                    torch.cat(found, out=pool[: min(CHUNK, n_pool - start)])
+                    parts = [f.pool for f in features(new[: n_pool - start], self.poll)]
+                    torch.cat(parts, out=pool[: min(CHUNK, n_pool - start)])
                 settle(generate)
             return images, pool
 
         for first in range(0, max(n_images, n_pool), CHUNK * team.size):
-            images, pool = agree_on_value(partial(made, first + team.rank * CHUNK))
+            images, pool = agree_on_value(partial(chunk_and_pool, first + team.rank * CHUNK))
             for n, chunks, all_ranks in ((n_images, kept, images), (n_pool, pools, pool)):
                 if first >= n:
                     continue
-                found = team.all_gather(all_ranks)
+                gathered = team.all_gather(all_ranks)
                 starts = range(first, n, CHUNK) if team.is_rank_zero else ()
-                chunks += [rows[: n - start] for rows, start in zip(found, starts, strict=False)]
+                chunks += [rows[: n - start] for rows, start in zip(gathered, starts, strict=False)]
         return kept, pools
 
     def real_images(self, label: int, n: int) -> Tensor:
@@ -166,76 +166,76 @@ def score_groups(
     metrics: Mapping[str, GroupMetric],
     generate: Generate,
     of_class: OfClass | None,
-    tell: Callable[[str, int, int], None],
+    report: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
-    """The values of ``metrics`` by their names: for each a dict by label, or the reason why there is none."""
-    found: dict[str, Any] = {name: {} for name in metrics}
+    """The values of ``metrics`` by name: a dict by label, or an exception where there is none."""
+    values: dict[str, Any] = {name: {} for name in metrics}
     protocol = classes.protocol
     for labelled in (False, True):
-        going = {name: m for name, m in metrics.items() if m.needs_labels == labelled}
-        if labelled and going and of_class is None:
-            found |= dict.fromkeys(going, MetricError("needs class labels, and there are none"))
+        pending = {name: m for name, m in metrics.items() if m.needs_labels == labelled}
+        if labelled and pending and of_class is None:
+            values |= dict.fromkeys(pending, MetricError("needs class labels, and there are none"))
             continue
         names = classes.images.classes
         groups: list[int | None] = [*labels_of(protocol, len(names))] if labelled else [None]
         for i, label in enumerate(groups):
-            if not going:
+            if not pending:
                 break
-            made = of_class(label) if of_class and label is not None else generate
-            group = attempt_on_all_ranks(partial(classes.group, label, made, [*going.values()]))
-            for name, metric in [*going.items()]:
+            generate_group = of_class(label) if of_class and label is not None else generate
+            group = attempt_on_all_ranks(partial(classes.group, label, generate_group, [*pending.values()]))
+            for name, metric in [*pending.items()]:
                 value = group if isinstance(group, Exception) else group_value(metric, group, protocol)
                 if isinstance(value, Exception):
                     where = "" if label is None else f"class {names[label]!r}: "
-                    found[name] = MetricError(f"{where}{value}")
-                    del going[name]
+                    values[name] = MetricError(f"{where}{value}")
+                    del pending[name]
                 else:
-                    found[name][label] = value
+                    values[name][label] = value
             if labelled:
-                tell("class", i + 1, len(groups))
+                report("class", i + 1, len(groups))
     for name, metric in metrics.items() if collectives.current().is_rank_zero else ():
-        if metric.tells_real and not isinstance(found[name], Exception) and name not in classes.of_real:
-            real = attempt(partial(real_mean, classes, metric, [*found[name]]))
+        if metric.scores_real and not isinstance(values[name], Exception) and name not in classes.of_real:
+            real = attempt(partial(real_mean, classes, metric, [*values[name]]))
             classes.of_real[name] = None if isinstance(real, Exception) else real
-    return found
+    return values
 
 
 def group_value(metric: GroupMetric, group: Group, protocol: Protocol) -> float | Exception:
-    """What ``metric`` says of a group, or why nothing: of many ranks the first asks it, and all are told."""
+    """A group's value of ``metric``, or the exception; computed on rank 0 and broadcast."""
     team = collectives.current()
-    found = team.only_on_rank_zero(lambda: attempt(partial(metric, group, protocol)))
+    result = team.only_on_rank_zero(lambda: attempt(partial(metric, group, protocol)))
     if team.size == 1:
-        assert found is not None
-        return found
-    known = (None, str(found)) if isinstance(found, Exception) else (found, "")
-    value, reason = team.on_rank_zero(lambda: known)
+        assert result is not None
+        return result
+    value_and_reason = (None, str(result)) if isinstance(result, Exception) else (result, "")
+    value, reason = team.on_rank_zero(lambda: value_and_reason)
     return MetricError(reason) if value is None else float(value)
 
 
 def real_mean(classes: ClassPass, metric: GroupMetric, labels: Iterable[int]) -> float | None:
-    """What ``metric`` says of real images of these classes, as many as of generated ones, where there are."""
+    """Mean of ``metric`` over real images of these classes, as many as generated ones where available."""
     n = metric.n_fake(classes.protocol)
     groups = (Group(label, classes.real_images(label, n), None, None) for label in labels)
     values = [metric(g, classes.protocol) for g in groups if g.images is not None and len(g.images)]
     return math.fsum(values) / len(values) if values else None
 
 
-def mean_over(found: Mapping[int | None, float] | Exception) -> float:
-    """The mean of the groups' values. Raises the reason where there are none, MetricError if not finite."""
-    if isinstance(found, Exception):
-        raise found
-    mean = math.fsum(found.values()) / len(found)
+def mean_over(values: Mapping[int | None, float] | Exception) -> float:
+    """The mean of the groups' values. Raises the exception passed instead, or MetricError if not finite."""
+    if isinstance(values, Exception):
+        raise values
+    mean = math.fsum(values.values()) / len(values)
     if not math.isfinite(mean):
-        raise MetricError(f"it came out as {mean}")
+        raise MetricError(f"not finite: {mean}")
     return mean
 
 
 def details(
     values: Mapping[int, float], classes: list[str], better: str, of_real: float | None
 ) -> dict[str, Any]:
-    """What a mean over classes hides: extremes, median, the worst classes, and each class's value.
+    """Extremes, median, worst classes and each class's value, as JSON.
 
-    ``of_real``: the mean of real images, or None; it goes along.
+    ``of_real``: the mean for real images, or None.
     """
     by_name = {classes[c]: v for c, v in values.items()}
     order = sorted(by_name.items(), key=lambda item: item[1], reverse=better == "lower")

@@ -1,4 +1,4 @@
-"""Scores of the samples themselves, points or text, as they are stored: no feature network."""
+"""Scores of stored samples (points, text) without a feature network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ganlab.metrics.base import MetricError, Protocol, Real, SampleMetric, enoug
 
 
 def real_of(images: SampleSet) -> Real:
-    """A split's samples with the facts of its manifest."""
+    """A split's samples with its manifest."""
     return Real(np.asarray(images.images), images.manifest)
 
 
 class SamplePass:
-    """As many generated samples as the neediest of ``metrics`` wants, shown to all of them.
+    """Generates as many samples as any of ``metrics`` needs, shared by all of them.
 
-    The random streams are those of the feature pass: chunk by chunk, by (protocol.seed, start).
+    The random streams are those of the feature pass: per chunk, seeded by (protocol.seed, start).
     """
 
     def __init__(
@@ -32,8 +32,8 @@ class SamplePass:
         self.metrics, self.protocol, self.images, self.device = metrics, protocol, images, device
         self.fake: Tensor | Exception = MetricError("no sample was generated")
 
-    def show(self, generate: Generate, poll: Poll, crashes: bool) -> None:
-        """Generate, and keep the samples or why there are none. ``poll`` is called before each chunk."""
+    def generate(self, generate: Generate, poll: Poll, crashes: bool) -> None:
+        """Generate and keep the samples, or the exception. ``poll`` is called before each chunk."""
         if self.metrics:
             self.fake = attempt(lambda: self._generated(generate, poll), crashes)
 

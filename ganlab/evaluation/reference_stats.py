@@ -1,8 +1,8 @@
 """Statistics of the real images, of all and of each class, computed once and cached by content.
 
 A cache file's name is the sha256 of what its numbers depend on: the images' fingerprint, how many were
-drawn and by which seed, the extractor's identity. Never a name that a person gave. What is read is checked
-against its own checksum; a cache that can't be read or written costs time, never a run.
+drawn and by which seed, the extractor's identity. User-chosen names are never part of it. Content is
+verified by a checksum; a cache that cannot be read or written costs time but never stops a run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def cache_key(images: SampleSet, protocol: Protocol, identity: dict[str, Any]) -
 
 
 def rows_of(n: int, total: int, seed: int, counter: int) -> Tensor:
-    """Which ``n`` of ``total``: all, or drawn without replacement; int64 (n,), ascending."""
+    """Indices of ``n`` of ``total`` rows, drawn without replacement: int64 (n,), ascending."""
     if n >= total:
         return torch.arange(total)
     drawn = torch.randperm(total, generator=rng.generator("cpu", seed, "metric", counter))[:n]
@@ -72,15 +72,15 @@ def compute(images: SampleSet, protocol: Protocol, extract: Extract) -> Referenc
     kept[rows_of(key["n_kept"], n, protocol.seed, 1)] = True
     collected, pool, done, step = Moments(), torch.empty(0), 0, piece(protocol)
     for start in range(0, n, step):
-        found = extract(images.images[rows[start : start + step].numpy()])
-        collected.add(found)
-        wanted = kept[start : start + step]
-        if not bool(wanted.all()):
-            found = found[wanted.to(found.device)]
+        features = extract(images.images[rows[start : start + step].numpy()])
+        collected.add(features)
+        mask = kept[start : start + step]
+        if not bool(mask.all()):
+            features = features[mask.to(features.device)]
         if done == 0:
-            pool = torch.empty(key["n_kept"], found.shape[1], dtype=found.dtype, device=found.device)
-        pool[done : done + len(found)] = found
-        done += len(found)
+            pool = torch.empty(key["n_kept"], features.shape[1], dtype=features.dtype, device=features.device)
+        pool[done : done + len(features)] = features
+        done += len(features)
     mean, cov = collected.result()
     return Reference(n, mean.cpu(), cov.cpu(), square_root(cov).cpu(), pool.cpu())
 
@@ -122,11 +122,11 @@ def class_reference(tensors: dict[str, Tensor]) -> ClassReference:
     return ClassReference(int(tensors["n"]), tensors["mean"], tensors["root"])
 
 
-HELD: weakref.WeakValueDictionary[Path, Reference] = weakref.WeakValueDictionary()  # by cache file
+IN_MEMORY: weakref.WeakValueDictionary[Path, Reference] = weakref.WeakValueDictionary()  # by cache file
 
 
 class Cache:
-    """Reference statistics in ``folder``; ``warn`` hears of what went wrong with it."""
+    """Reference statistics cached in ``folder``; ``warn`` is called with any problem."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
         self.folder, self.warn = folder, warn
@@ -135,17 +135,17 @@ class Cache:
     def get(self, key: dict[str, Any]) -> Reference | None:
         """What was stored under ``key``, or None if it is not there or damaged.
 
-        One object for all who ask in this process, as long as somebody holds it: the protocols on the way
-        and at the end want the same 410 MB of Inception's features.
+        All users in this process share one object: the protocols during and after training use the same
+        410 MB of Inception features.
         """
-        found = HELD.get(self._path(key))
-        if found is None and (tensors := self.read(key)) is not None:
-            found = HELD[self._path(key)] = Reference(n=key["n_real"], **tensors)
-        return found
+        reference = IN_MEMORY.get(self._path(key))
+        if reference is None and (tensors := self.read(key)) is not None:
+            reference = IN_MEMORY[self._path(key)] = Reference(n=key["n_real"], **tensors)
+        return reference
 
     def put(self, key: dict[str, Any], reference: Reference) -> None:
         """Store the statistics of all images."""
-        HELD[self._path(key)] = reference
+        IN_MEMORY[self._path(key)] = reference
         self.write(key, {name: getattr(reference, name) for name in TENSORS})
 
     def read(self, key: dict[str, Any]) -> dict[str, Tensor] | None:
@@ -157,28 +157,28 @@ class Cache:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                told = file.metadata() or {}
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if told.get("sha256") != checksum(tensors) or json.loads(told["key"]) != key:
-                raise ValueError("its checksum or key is wrong")
+            if metadata.get("sha256") != checksum(tensors) or json.loads(metadata["key"]) != key:
+                raise ValueError("checksum or key mismatch")
             return tensors
         except Exception as e:  # whatever a damaged file provokes: it is only a cache
             self.warn(f"{path}: unusable cached reference statistics ({e}); computing them again")
             return None
 
     def write(self, key: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Store atomically: the safetensors file, and beside it a JSON page that tells people what it is."""
+        """Store atomically as safetensors, with a readable JSON description beside it."""
         from safetensors.torch import save
 
         if not self.writable:
             return
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        told = {"key": json.dumps(key, sort_keys=True), "sha256": checksum(tensors)}
+        metadata = {"key": json.dumps(key, sort_keys=True), "sha256": checksum(tensors)}
         path = self._path(key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save(tensors, metadata=told))
-            page = {"file": path.name, "sha256_of_tensors": told["sha256"], **key}
+            write_atomic(path, save(tensors, metadata=metadata))
+            page = {"file": path.name, "sha256_of_tensors": metadata["sha256"], **key}
             write_atomic(
                 path.with_suffix(".json"), json.dumps(page, indent=1, sort_keys=True).encode() + b"\n"
             )

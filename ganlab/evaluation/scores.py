@@ -1,4 +1,4 @@
-"""What an evaluation found, and under which protocol."""
+"""The result of an evaluation and its protocol."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-SUSPICIOUS = "what other real samples would have: G has learned its data by heart, or the measure is wrong"
+SUSPICIOUS = "the score of other real samples: G may have memorized the training data, or the metric is wrong"
 
 
 def is_better(value: float, other: float, direction: str) -> bool:
@@ -17,7 +17,7 @@ def is_better(value: float, other: float, direction: str) -> bool:
 def suspicions(
     values: Mapping[str, float | None], among_real: Mapping[str, float], better: Mapping[str, str]
 ) -> list[str]:
-    """A line for each score that is better than what other real samples would have, both by name."""
+    """A warning for each score that is better than that of other real samples."""
     return [
         f"{name}: {value:.4g} is better than {bound:.4g}, {SUSPICIOUS}"
         for name, bound in among_real.items()
@@ -27,13 +27,13 @@ def suspicions(
 
 @dataclass(frozen=True)
 class Scores:
-    """What one evaluation found. A value is None where there was none; ``warnings`` says why.
+    """The result of one evaluation. Missing values are None; ``warnings`` explains them.
 
     step: generator updates. values: by name, the extractor's suffix included. record: everything beside G
     that can move them; protocol_id: its digest. seconds: wall time, reference statistics included. details:
     of group metrics' scores, by name: a ``protocol`` and ``protocol_id`` of their own, and of those averaged
     over classes extremes, median, the ``worst`` classes and all of them (``per_class``). among_real: what
-    other real samples would score, by name, where that is known.
+    other real samples would score, by name, where estimated.
     """
 
     step: int
@@ -48,4 +48,4 @@ class Scores:
     @property
     def own_ids(self) -> dict[str, str]:
         """The protocol ids of the scores that have their own, by name."""
-        return {name: told["protocol_id"] for name, told in self.details.items()}
+        return {name: entry["protocol_id"] for name, entry in self.details.items()}

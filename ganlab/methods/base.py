@@ -1,4 +1,4 @@
-"""Base classes of what stabilizes training: methods with hooks around updates, and feature norms."""
+"""Base classes of stabilization methods (hooks around updates) and of feature norms."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ganlab.types import Batch
 
 @dataclass(frozen=True)
 class FeatureNorm:
-    """What D puts beside its activations, and where: called as ``norm(channels)`` for one layer's module.
+    """A feature norm of D and its position; ``norm(channels)`` builds the module of one layer.
 
     make: channels -> module for (B, C, ...). first: after D's first convolution too. after_activation: the
-    module stands behind the activation that follows its convolution, not between the two.
+    module follows the activation instead of standing between convolution and activation.
     """
 
     make: Callable[[int], nn.Module]
@@ -29,31 +29,31 @@ class FeatureNorm:
 
 
 class Method:
-    """Something done to D to keep training stable: a normalisation, a penalty, a constraint.
+    """A method that stabilizes D: a normalization, a penalty or a constraint.
 
-    One entry of the ``normalization`` group. Override the hooks you need; the engine calls every hook of
-    every stabiliser and knows none of them by name.
+    One entry of the ``normalization`` group. Override the hooks you need; the training step calls
+    every hook of every method.
     """
 
     has_penalty = False
-    normalizes_weights = False  # one such stabiliser a run
-    per_sample = False  # its penalty takes D's score of a sample for that sample's alone: no batch norm
-    looks_at_passes = False  # D differs from pass to pass: real and generated images must not share one
-    capturable = True  # its hooks read no value on the host, so that an update may be recorded
+    normalizes_weights = False  # at most one such method per run
+    needs_per_sample_d = False  # its penalty needs D to score each sample independently: no batch norm
+    differs_per_forward = False  # D changes with each forward: real and fake batches must not share one
+    graph_safe = True  # its hooks read no value on the host: updates may be recorded as CUDA graphs
 
     def feature_norm(self) -> FeatureNorm | None:
-        """What D puts after its convolutions, or None."""
+        """The feature norm after D's convolutions, or None."""
         return None
 
     def prepare(self, d: nn.Module) -> None:
-        """Once, right after D is built and initialised: re-initialise or reparametrise its weights."""
+        """Reinitialize or reparametrize D's weights; called once, right after D is initialized."""
 
     def before_update(self, d: nn.Module) -> None:
-        """Before each generator update and the D updates with it: nothing kept from earlier may be used."""
+        """Called before each G update and its D updates: discard cached values."""
 
     def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        """A scalar added to D's loss, its weight included. Called only if ``has_penalty``."""
+        """The weighted penalty, a scalar added to D's loss. Called only if ``has_penalty``."""
         raise NotImplementedError
 
     def after_update(self, d: nn.Module) -> None:
-        """Right after each optimiser step of D."""
+        """Called right after each optimizer step of D."""

@@ -1,4 +1,4 @@
-"""What happens to D's weights right after each of its optimiser steps."""
+"""Constraints on D's weights, applied after each of its optimizer steps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class NormClip(Method):
     """Scale each parameter of D, biases and feature norms too, to an L2 norm of at most ``bound``.
 
     Of the weight constraints that WGAN-GP's section 3 names beside clipping (Gulrajani et al. 2017,
-    arXiv:1704.00028): "L2 norm clipping". What has a norm is not told: here each parameter tensor as a whole.
+    arXiv:1704.00028): "L2 norm clipping". The paper does not say of what: here of each parameter tensor.
     """
 
     @checked

@@ -56,13 +56,13 @@ class FlatWeights:
 
     def __init__(self, net: nn.Module, at_once: AtOnce | None, bf16: bool) -> None:
         self.net, self.at_once, self.on = net, at_once, False
-        found: list[tuple[nn.Parameter, int, dict[str, Any], str, bool]] = []
+        plain: list[tuple[nn.Parameter, int, dict[str, Any], str, bool]] = []
         layers = [layer for _, layer in weighted_layers(net)]
         for layer in layers if bf16 else ():
             if not isinstance(layer, nn.Embedding):
                 own = layer._parameters
-                found += [(p, 0, own, name, True) for name, p in own.items() if p is not None]
-        n_plain = len(found)
+                plain += [(p, 0, own, name, True) for name, p in own.items() if p is not None]
+        n_plain = len(plain)
         normal = []
         for parametrizations, axis in zip(at_once.lists, at_once.axes, strict=True) if at_once else ():
             low = bf16 and len(parametrizations) == 1 and not _embeds(layers, parametrizations)
@@ -72,7 +72,7 @@ class FlatWeights:
         self.slots: list[Slot] = []
         chunks = 0
         owner: list[int] = []  # of each chunk: which normalised weight
-        for i, (p, axis, table, key, low) in enumerate([*found, *(normal[i] for i in order)]):
+        for i, (p, axis, table, key, low) in enumerate([*plain, *(normal[i] for i in order)]):
             self.slots.append(Slot(p, chunks * CHUNK, axis, table, key, low))
             n = -(-p.numel() // CHUNK)
             chunks += n
@@ -183,7 +183,7 @@ class FlatWeights:
 
 
 class _Pass(torch.autograd.Function):
-    """The weights of a pass from the vector of all; see ``spectral.Normalize`` for the normalised ones."""
+    """The weights of a pass from the vector of all; see ``spectral_norm.Normalize`` for normalized ones."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Networks in evaluation mode, or with plain weights, for the length of a block."""
+"""Context managers for evaluation mode and unfused resampling."""
 
 from __future__ import annotations
 

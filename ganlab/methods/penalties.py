@@ -1,4 +1,4 @@
-"""Terms added to D's loss, weight included. They are computed in float32, outside autocast.
+"""Weighted penalties added to D's loss, computed in float32, outside autocast.
 
 Each names its source; D is called in training mode, on its own batch.
 """
@@ -56,7 +56,7 @@ class GradientPenalty(Method):
     """
 
     has_penalty = True
-    per_sample = True
+    needs_per_sample_d = True
 
     @checked
     def __init__(
@@ -76,7 +76,7 @@ class GradientPenalty(Method):
 
 class _ZeroCentered(Method):
     has_penalty = True
-    per_sample = True
+    needs_per_sample_d = True
 
     @checked
     def __init__(self, gamma: NonNegative = 10.0) -> None:
@@ -198,7 +198,7 @@ class WeightDecay(Method):
     """weight * sum |w|, or (weight / 2) * sum w^2, over all parameters w of D, as a term of its loss.
 
     The soft weight constraints of WGAN-GP's section 3 (Gulrajani et al. 2017, arXiv:1704.00028): "L1 and L2
-    weight decay", whose weight it does not tell. ``d_optimizer={weight_decay: ...}`` adds the gradient of the
+    weight decay", without their weights. ``d_optimizer={weight_decay: ...}`` adds the gradient of the
     second to D's at the optimiser, with the same step; this one is seen in the losses.
     """
 

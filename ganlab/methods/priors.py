@@ -1,4 +1,4 @@
-"""Where z comes from."""
+"""Priors of the latent z."""
 
 from __future__ import annotations
 

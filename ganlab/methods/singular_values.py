@@ -28,10 +28,10 @@ def effective_weight(layer: nn.Module) -> Tensor:
 def singular_values(matrix: Tensor) -> Tensor:
     """All min(rows, columns) singular values, float64 on the CPU, largest first; all NaN if an entry is."""
     exact = matrix.detach().double().cpu()
-    if not bool(torch.isfinite(exact).all()):  # LAPACK would raise, and a look stops no training
+    if not bool(torch.isfinite(exact).all()):  # LAPACK would raise, and an analysis must not stop training
         return exact.new_full((min(exact.shape),), torch.nan)
-    found: Tensor = torch.linalg.svdvals(exact)
-    return found
+    values: Tensor = torch.linalg.svdvals(exact)
+    return values
 
 
 def matrices(net: nn.Module, only_convolutions: bool = False) -> dict[str, Tensor]:

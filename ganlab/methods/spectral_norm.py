@@ -22,7 +22,7 @@ def rows(weight: Tensor, axis: int) -> Tensor:
     """A weight as (d_out, d_in * kernel), columns in the order of memory: an image convolution's lie channels
     last, so kernel first.
 
-    ``layers.as_matrix`` but for the columns' order; a view, but where not the first axis is d_out.
+    ``weights.as_matrix`` but for the columns' order; a view, but where not the first axis is d_out.
     """
     weight = weight.movedim(axis, 0)
     if weight.dim() == 4:
@@ -74,7 +74,7 @@ class Vectors:
 def power_iterations(
     matrices: Sequence[Tensor], us: Sequence[Tensor], iterations: int, at: Vectors
 ) -> tuple[Tensor, Tensor]:
-    """(all u and v, 1 / sigma (n,)) after ``iterations`` >= 1 from ``us``; see ``layers.power_iteration``.
+    """(all u and v, 1 / sigma (n,)) after ``iterations`` >= 1 from ``us``; see ``weights.power_iteration``.
 
     With t = W^T u and s = W t it is v = t / |t|, u = s / |s| and sigma = u^T W v = |s| / |t|: all norms come
     from one product, and all vectors from one division.
@@ -119,9 +119,9 @@ class Normalize(torch.autograd.Function):
         w = [rows(t, axis) for t, axis in zip(weights, ctx.axes, strict=True)]
         inner = torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(g, w, strict=True)])
         by = factors(inverse, ctx.scale)
-        found = torch._foreach_mul(g, list(by.unbind()))
-        subtract_outer(found, ctx.at, flat, inner * by * inverse)
-        back = [weight_of(m, t, axis) for m, t, axis in zip(found, weights, ctx.axes, strict=True)]
+        scaled = torch._foreach_mul(g, list(by.unbind()))
+        subtract_outer(scaled, ctx.at, flat, inner * by * inverse)
+        back = [weight_of(m, t, axis) for m, t, axis in zip(scaled, weights, ctx.axes, strict=True)]
         return *[None] * 5, *back
 
 
@@ -229,7 +229,7 @@ class AtOnce:
         self.unsaved: Tensor | None = None  # all u and v, newer than the layers'
         first = self.lists[0][0]
         self.scale = first.scale
-        self._at = Vectors([found.original for found in self.lists], self.axes, first.eps)
+        self._at = Vectors([layer.original for layer in self.lists], self.axes, first.eps)
 
     @property
     def at(self) -> Vectors:
@@ -250,7 +250,7 @@ class AtOnce:
     def renew(self, iterations: int | None) -> tuple[Tensor, Tensor]:
         """(all u and v, 1 / sigma), after so many power iterations or (None) as they stand."""
         at, axes = self.at, self.axes
-        matrices = [rows(found.original.detach(), axis) for found, axis in zip(self.lists, axes, strict=True)]
+        matrices = [rows(layer.original.detach(), axis) for layer, axis in zip(self.lists, axes, strict=True)]
         if iterations is None:
             flat = torch.cat(self._stored())[at.here] if self.unsaved is None else self.unsaved
             parts = zip(matrices, *at.split(flat), strict=True)
@@ -273,11 +273,11 @@ class AtOnce:
             self.unsaved = self.known = None
 
     def _stored(self) -> list[Tensor]:
-        modules = [found[0] for found in self.lists]
+        modules = [layer[0] for layer in self.lists]
         return [*(m.u for m in modules), *(m.v for m in modules)]
 
     def _versions(self) -> list[int]:
-        return [t._version for t in (*(found.original for found in self.lists), *self._stored())]
+        return [t._version for t in (*(layer.original for layer in self.lists), *self._stored())]
 
     def of_this_pass(self) -> tuple[Tensor, Tensor]:
         """(all u and v, 1 / sigma) for a pass that begins, renewed if it is one to renew them."""
@@ -289,11 +289,11 @@ class AtOnce:
         if not d.training or torch.compiler.is_compiling() or self.elsewhere:
             return
         flat, inverse = self.of_this_pass()
-        weights = [found.original for found in self.lists]
+        weights = [layer.original for layer in self.lists]
         normal = Normalize.apply(self.axes, self.scale, self.at, flat, inverse, *weights)
-        for found, weight in zip(self.lists, normal, strict=True):
-            found[0].given = weight
+        for layer, weight in zip(self.lists, normal, strict=True):
+            layer[0].given = weight
 
     def after(self, *_: Any) -> None:
-        for found in self.lists:
-            found[0].given = None
+        for layer in self.lists:
+            layer[0].given = None

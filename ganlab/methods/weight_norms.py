@@ -96,11 +96,11 @@ class _WeightNormalization(Method):
             weight, axis = raw_weight(layer), out_dim(layer)
             if parametrize.is_parametrized(layer, "weight"):
                 raise ValueError(
-                    f"normalization.{self.name}: layer {name!r} has a normalised weight already; choose one"
+                    f"normalization.{self.name}: layer {name!r} already has a normalized weight; choose one"
                 )
             if self.name != "wn" and not weight.any():
                 raise ValueError(
-                    f"normalization.{self.name}: layer {name!r} has a weight of zeros, its norm is 0"
+                    f"normalization.{self.name}: layer {name!r} has an all-zero weight, whose norm is 0"
                 )
             module = self.normalizer(weight, axis)
             parametrize.register_parametrization(layer, "weight", module, unsafe=True)
@@ -146,11 +146,11 @@ class SpectralNorm(_WeightNormalization):
         gamma: Gamma = "fixed",
     ) -> None:
         if gamma == "learned" and scale != 1:
-            raise ValueError(f"scale: {scale:g} says what a learned gamma decides; leave it at 1")
+            raise ValueError(f"scale: {scale:g} conflicts with a learned gamma; leave it at 1")
         self.iterations, self.update, self.scale, self.eps = iterations, update, scale, eps
         self.method, self.warmup, self.gamma = method, warmup, gamma
-        self.looks_at_passes = update == "per_forward"
-        self.capturable = method == "power"  # an SVD asks the host whether it converged
+        self.differs_per_forward = update == "per_forward"
+        self.graph_safe = method == "power"  # an SVD asks the host whether it converged
 
     def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
         per_forward, exact = self.update == "per_forward", self.method == "svd"

@@ -1,4 +1,4 @@
-"""Finding the weights of a network that the normalisations, penalties and analyses speak of."""
+"""The weights of a network that normalizations, penalties and analyses act on."""
 
 from __future__ import annotations
 

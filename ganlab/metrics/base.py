@@ -153,11 +153,11 @@ class GroupMetric(Measure):
     """A score of one group of images; the value is the mean over the groups.
 
     With ``needs_labels`` the groups are the classes, else all images are one. needs_images: the images
-    themselves. tells_real: its value of as many real images of each class goes into the details.
+    themselves. scores_real: its value of as many real images of each class goes into the details.
     """
 
     needs_images: ClassVar[bool] = False
-    tells_real: ClassVar[bool] = False
+    scores_real: ClassVar[bool] = False
 
     def check(self, protocol: Protocol, shape: ImageShape, n_real: dict[str, int]) -> None:
         """Before training: raise MetricError if images of ``shape`` can give no value, or the real ones.
@@ -183,8 +183,8 @@ class SampleMetric(Measure):
     needs_real = False
     uses_features = False
 
-    def foreign(self, real: Real) -> str:
-        """Why it does not apply to this dataset at all, and is left out beside others; "" if it does."""
+    def not_applicable(self, real: Real) -> str:
+        """Why the metric does not apply to this dataset (it is then dropped); "" if it does."""
         return ""
 
     def check(self, protocol: Protocol, real: Real) -> None:

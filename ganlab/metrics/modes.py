@@ -1,4 +1,4 @@
-"""How much of a mixture a generator covers: modes hit, and the share of its points that lie in one."""
+"""Mode coverage of a mixture: modes hit, and the fraction of points that lie in one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ganlab.schema import Positive, checked
 
 
 class Modes(SampleMetric):
-    """``modes``: how many have a high-quality sample; ``high_quality``: the share of samples that are one.
+    """``modes``: number with a high-quality sample; ``high_quality``: the fraction of such samples.
 
     A sample is of high quality within ``deviations`` standard deviations of the nearest mode's centre (L2).
     Source: Srivastava et al. 2017 (VEEGAN), arXiv:1705.07761, section 4.1, with 3; of real points of a
@@ -33,19 +33,19 @@ class Modes(SampleMetric):
     def n_fake(self, protocol: Protocol) -> int:
         return protocol.fid_n_fake
 
-    def foreign(self, real: Real) -> str:
+    def not_applicable(self, real: Real) -> str:
         return "" if "modes" in real.facts else f"{real.facts.get('name')} has no modes to count"
 
     def __call__(self, real: Real, fake: Tensor, protocol: Protocol) -> dict[str, float]:
-        if why := self.foreign(real):
-            raise MetricError(why)
-        told = real.facts["modes"]
-        return coverage(fake, torch.tensor(told["centres"]), self.deviations * told["std"])
+        if reason := self.not_applicable(real):
+            raise MetricError(reason)
+        mixture = real.facts["modes"]
+        return coverage(fake, torch.tensor(mixture["centres"]), self.deviations * mixture["std"])
 
 
-def coverage(points: Tensor, centres: Tensor, radius: float) -> dict[str, float]:
-    """Of points (n, 2) and modes at ``centres`` (K, 2): modes hit, and the share of points that hit one."""
-    distances = torch.cdist(points.double(), centres.double())
-    nearest, which = distances.min(1)
+def coverage(points: Tensor, centers: Tensor, radius: float) -> dict[str, float]:
+    """Modes hit by points (n, 2), with centers (K, 2), and the fraction of points that hit one."""
+    distances = torch.cdist(points.double(), centers.double())
+    nearest, mode = distances.min(1)
     hit = nearest <= radius
-    return {"modes": float(which[hit].unique().numel()), "high_quality": float(hit.double().mean())}
+    return {"modes": float(mode[hit].unique().numel()), "high_quality": float(hit.double().mean())}

@@ -4,10 +4,10 @@ Used on pairs within a class to notice mode collapse: Odena et al. 2017 (AC-GAN)
 random pairs of each class, beside the value of the real images. MS-SSIM itself: Wang et al. 2003,
 "Multiscale structural similarity for image quality assessment".
 
-The libraries' MS-SSIM wants sides above 160 pixels, for an 11x11 window at the smallest of five scales. What
-GAN papers report at 128 pixels and below is the TensorFlow authors' script (also ProGAN's), whose window
-shrinks with the image and which averages colours early; so does this one. For grey images of 176 pixels or
-more it equals the libraries'.
+Library versions of MS-SSIM need sides above 160 pixels, for an 11x11 window at the smallest of five scales.
+GAN papers at 128 pixels and below use the TensorFlow authors' script (as ProGAN does), whose window shrinks
+with the image and which averages colors early; so does this one. For grayscale images of 176 pixels or more
+it equals the libraries'.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ganlab.types import ImageShape
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales, from the largest (Wang et al.)
 WINDOW, SIGMA = 11, 1.5  # pixels
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-LEAST = 2 ** (len(WEIGHTS) - 1)  # pixels: the smallest scale has one pixel left
+MIN_SIDE = 2 ** (len(WEIGHTS) - 1)  # pixels: the smallest scale has one pixel left
 PAIRS = 100  # compared at a time: 250 MB at 128x128
 
 
@@ -36,8 +36,8 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     it is as large as that side, sigma in proportion. Scales are halved by 2x2 means. Terms below 0 count
     as 0. Channels are averaged before the scales are multiplied. Raises MetricError below 16 pixels.
     """
-    if min(x.shape[2:]) < LEAST:
-        raise MetricError(f"five scales need images of at least {LEAST} pixels a side")
+    if min(x.shape[2:]) < MIN_SIDE:
+        raise MetricError(f"five scales need images of at least {MIN_SIDE} pixels a side")
     x, y = x.double(), y.double()
     value = torch.ones(len(x), dtype=x.dtype, device=x.device)
     for scale, weight in enumerate(WEIGHTS):
@@ -87,7 +87,7 @@ def halved(x: Tensor) -> Tensor:
 class MSSSIM(GroupMetric):
     """Mean MS-SSIM of ``pairs`` pairs of generated images, two images a pair: those of FID, in order.
 
-    Says little of sets with many classes, whose images differ anyway: see ``IntraMSSSIM``.
+    Uninformative for data with many classes, whose images differ anyway: see ``IntraMSSSIM``.
     """
 
     names = ("ms_ssim",)
@@ -111,23 +111,23 @@ class MSSSIM(GroupMetric):
         return 2 * self.pairs
 
     def check(self, protocol: Protocol, shape: ImageShape, n_real: dict[str, int]) -> None:
-        if min(shape.height, shape.width) < LEAST:
-            raise MetricError(f"five scales need images of at least {LEAST} pixels a side, not {shape}")
+        if min(shape.height, shape.width) < MIN_SIDE:
+            raise MetricError(f"five scales need images of at least {MIN_SIDE} pixels a side, not {shape}")
 
     def __call__(self, group: Group, protocol: Protocol) -> float:
         assert group.images is not None
-        found = [ms_ssim(pair[0::2], pair[1::2]) for pair in group.images[: 2 * self.pairs].split(2 * PAIRS)]
-        return float(torch.cat(found).mean())
+        values = [ms_ssim(pair[0::2], pair[1::2]) for pair in group.images[: 2 * self.pairs].split(2 * PAIRS)]
+        return float(torch.cat(values).mean())
 
 
 class IntraMSSSIM(MSSSIM):
     """Mean over the classes of the mean MS-SSIM of ``pairs`` pairs within the class.
 
-    The same of real pairs goes into the details: above it G is less diverse than the data.
+    The details give the same for real pairs: a higher score means that G is less diverse than the data.
     """
 
     names = ("intra_ms_ssim",)
-    tells_real = True
+    scores_real = True
     needs_labels = True
     protocol_fields = ("intra_classes",)
 

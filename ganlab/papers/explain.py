@@ -93,7 +93,7 @@ def explain_tree(name: str, tree: Mapping[str, Any], match: Match) -> Explanatio
     changed = [d for d in differences(theirs, mine) if not recipes.is_irrelevant(d.key)]
     differing = []
     for d in changed:
-        for key, recipe, here in _split(d.key, d.stored, d.asked):
+        for key, recipe, here in _split(d.key, d.stored, d.requested):
             differing.append(_line(key, here, recipe, match.recipe.origin(key.partition("[")[0])))
     changed_keys = {line.key.partition("[")[0] for line in differing}
     open_, own, same = [], [], 0

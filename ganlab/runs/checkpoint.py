@@ -1,6 +1,6 @@
-"""Checkpoints that are whole or absent: one folder per step, committed by a rename, verified before use.
+"""Atomic checkpoints: one folder per step, committed by a rename and verified before use.
 
-What lies in such a folder, and how it is verified, stands in ``manifest.py``.
+``manifest.py`` describes the folder's content and its verification.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ __all__ = ["Checkpoints", "digest", "flatten", "require_fit", "unflatten"]
 class Checkpoints:
     """The checkpoints of one run, in ``folder`` (``RUN/checkpoints``). Hold the run's lock to write.
 
-    run_id: written into each manifest and asked of it. keep: newest ones that ``prune`` leaves, >= 2 (else
-    ValueError), so that there is one to fall back to. config_hash: recorded, not compared. every: ``prune``
-    leaves those at multiples of it too; 0: none.
+    run_id: written into each manifest and compared on reading. keep: newest checkpoints that ``prune`` keeps,
+    >= 2 (else ValueError), so that there is one to fall back to. config_hash: recorded, not compared. every:
+    ``prune`` also keeps steps that are multiples of it; 0: none.
     """
 
     def __init__(
@@ -55,40 +55,40 @@ class Checkpoints:
         return self.folder / f"step-{step:09d}"
 
     def steps(self) -> list[int]:
-        """Steps of the folders that have a manifest, ascending. Their content is not verified."""
-        return [s for s in self.found() if (self.path(s) / MANIFEST).is_file()]
+        """Steps of the folders that have a manifest, ascending. The content is not verified."""
+        return [s for s in self.all_steps() if (self.path(s) / MANIFEST).is_file()]
 
     def latest(self) -> int | None:
-        """The highest step with a sound manifest of this run. Files are not hashed: ``load`` does that."""
-        return next((s for s in reversed(self.found()) if self._is_ours(s)), None)
+        """The highest step with a valid manifest of this run. Files are not hashed: ``load`` does that."""
+        return next((s for s in reversed(self.all_steps()) if self._is_ours(s)), None)
 
     def has_any(self) -> bool:
         """Whether anything was ever saved, damaged and quarantined ones included.
 
         A run folder for which this is true must not start from scratch silently: call ``load``.
         """
-        return bool(self.found()) or any(QUARANTINED.fullmatch(name) for name in self._names())
+        return bool(self.all_steps()) or any(QUARANTINED.fullmatch(name) for name in self._names())
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Any) -> Path:
         """Commit a checkpoint durably, return its folder; call ``prune`` afterwards.
 
-        tensors: any shape, dtype, device, stride and sharing. state: a nest of dict, list, tuple, text,
-        numbers and None. A sound checkpoint of this step is kept as it is; a damaged one is quarantined.
+        tensors: any shape, dtype, device, stride and sharing. state: nested dicts, lists, tuples, strings,
+        numbers and None. A valid checkpoint of this step is kept as it is; a damaged one is quarantined.
         Raises FloatingPointError naming a tensor that is not finite, EnvError when the disk is full.
         """
         if step < 0:
             raise ValueError(f"step must be >= 0, got {step}")
-        held = {k: v.detach().cpu() for k, v in tensors.items()}
-        if bad := non_finite(held):
+        on_cpu = {k: v.detach().cpu() for k, v in tensors.items()}
+        if bad := non_finite(on_cpu):
             raise FloatingPointError(f"{bad} is not finite at step {step}")
         target = self.path(step)
         if self._keeps(step):
             return target
 
         meta = json.dumps(pack(state), allow_nan=False, indent=1).encode()
-        files = {TENSORS: manifest.to_safetensors(held), STATE: meta}
+        files = {TENSORS: manifest.to_safetensors(on_cpu), STATE: meta}
         files[MANIFEST] = manifest.build(
-            step, self.run_id, self.config_hash, len(held), files
+            step, self.run_id, self.config_hash, len(on_cpu), files
         )  # written last
         try:
             retry_transient_io(lambda: self._commit(step, files))
@@ -97,11 +97,11 @@ class Checkpoints:
         return target
 
     def _commit(self, step: int, files: Mapping[str, bytes]) -> None:
-        """Write, sync, rename, sync. Raises OSError, and leaves nothing half there."""
+        """Write, sync, rename, sync. Raises OSError; leaves no partial checkpoint behind."""
         temp = self.folder / f".tmp-{step}-{uuid.uuid4().hex}"  # beside the target: one file system
         try:
             if not self.folder.is_dir():
-                self.folder.mkdir()  # not its parents: a run folder deleted meanwhile is not revived
+                self.folder.mkdir()  # without parents: a run folder deleted meanwhile stays deleted
                 sync_folder(self.folder.parent)
             temp.mkdir()
             for name, data in files.items():
@@ -110,17 +110,17 @@ class Checkpoints:
             try:
                 os.rename(temp, self.path(step))
             except OSError as error:
-                # A rename whose answer was lost, or a folder that a network disk showed too late.
+                # The rename's reply was lost, or a network disk reported the folder late.
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not os.path.lexists(self.path(step)):
                     raise
                 if not self._keeps(step):
                     os.rename(temp, self.path(step))
             sync_folder(self.folder)
         finally:
-            shutil.rmtree(temp, ignore_errors=True)  # there only if the rename was not reached
+            shutil.rmtree(temp, ignore_errors=True)  # exists only if the rename failed
 
     def _keeps(self, step: int) -> bool:
-        """Whether a sound checkpoint of the step is there already; a damaged one is quarantined."""
+        """Whether a valid checkpoint of this step exists; a damaged one is quarantined."""
         if not os.path.lexists(self.path(step)):
             return False
         try:
@@ -131,7 +131,7 @@ class Checkpoints:
         return True
 
     def size(self, step: int) -> int:
-        """Bytes of a checkpoint that is there."""
+        """Size in bytes of an existing checkpoint."""
         return sum(entry.stat().st_size for entry in os.scandir(self.path(step)))
 
     def load(self, step: int | None = None, *, quarantine: bool = True, finite: bool = True) -> Loaded:
@@ -140,22 +140,22 @@ class Checkpoints:
         None: the newest that verifies; damaged newer ones are renamed ``step-N.corrupt`` with a warning
         (``quarantine=False``: only warned of, for readers without the lock). A given step never falls back.
         Raises CheckpointError with each step's reason if there is none, or if a newer ganlab wrote it.
-        ``finite=False``: a given step's NaNs are let through.
+        ``finite=False``: accept NaNs in a given step.
         """
         if step is not None:
             return self._load(step, finite)
         failures: list[tuple[int, CheckpointError]] = []
-        for found in reversed(self.found()):
+        for candidate in reversed(self.all_steps()):
             try:
-                loaded = self._load(found)
+                loaded = self._load(candidate)
             except (DamagedError, OtherRunError) as error:
-                failures.append((found, error))
+                failures.append((candidate, error))
                 continue
-            for bad, why in failures:  # only now, so that with none left every start says the same
-                if quarantine and isinstance(why, DamagedError):
-                    self._quarantine(bad, why)
+            for bad, failure in failures:  # only now: if none is left, every start reports the same
+                if quarantine and isinstance(failure, DamagedError):
+                    self._quarantine(bad, failure)
                 else:
-                    log.warning("%s; skipped", why.mistakes[0]._replace(fix=""))
+                    log.warning("%s; skipped", failure.mistakes[0]._replace(fix=""))
             return loaded
         if not failures:
             raise CheckpointError(str(self.folder), "holds no checkpoint", "train first, or name another run")
@@ -164,7 +164,7 @@ class Checkpoints:
     def read(self, folder: Path) -> Loaded:
         """A checkpoint of this run that lies in any ``folder``. Raises CheckpointError."""
         if not folder.is_dir() or folder.is_symlink():
-            raise CheckpointError(str(folder), "no such checkpoint", "name a step's folder, or its step")
+            raise CheckpointError(str(folder), "no such checkpoint", "name a step or its folder")
         return manifest.read_checkpoint(folder, self.run_id)
 
     def verify(self, step: int) -> None:
@@ -174,15 +174,15 @@ class Checkpoints:
     def set_aside(self, beyond: int) -> list[str]:
         """Rename the checkpoints of later steps to ``step-N.aside``, newest first; return the new names.
 
-        For a run that goes on from an older one: nothing falls forward to them, and nothing deletes them.
+        For a run resumed from an older step: they are neither loaded nor deleted afterwards.
         """
-        return [self._rename(step, "aside") for step in reversed(self.found()) if step > beyond]
+        return [self._rename(step, "aside") for step in reversed(self.all_steps()) if step > beyond]
 
     def prune(self, keep_also: Iterable[int] = ()) -> None:
         """Delete all but the last ``keep`` checkpoints, every ``every``-th, and ``keep_also`` (the best one).
 
-        Nothing is deleted before the newest verifies, nor anything but real folders of this run. What can't
-        be read or deleted is warned of.
+        Nothing is deleted unless the newest one verifies, and only real folders of this run are. Failures to
+        read or delete are logged as warnings.
         """
         try:
             ours = [s for s in self.steps() if self._is_ours(s)]
@@ -194,12 +194,14 @@ class Checkpoints:
             log.warning("%s; older checkpoints are kept", error.mistakes[0]._replace(fix=""))
             return
         for step in doomed:
-            trash = self.folder / f".trash-{step}-{uuid.uuid4().hex}"  # half-deleted is never seen as a step
+            trash = (
+                self.folder / f".trash-{step}-{uuid.uuid4().hex}"
+            )  # a half-deleted folder has no step's name
             try:
                 os.rename(self.path(step), trash)
                 shutil.rmtree(trash)
             except OSError as error:
-                log.warning("%s: can't delete (%s); goes on", self.path(step), error.strerror or error)
+                log.warning("%s: can't delete (%s)", self.path(step), error.strerror or error)
 
     def clean(self) -> None:
         """Remove what a killed save or prune left behind. Only under the run's lock."""
@@ -216,7 +218,7 @@ class Checkpoints:
         except OSError as error:
             raise EnvError(str(self.folder), f"can't read ({error.strerror})") from error
 
-    def found(self) -> list[int]:
+    def all_steps(self) -> list[int]:
         """Steps of all real folders with a step's exact name, ascending, manifest or not."""
         steps = {int(m[1]) for name in self._names() if (m := STEP_FOLDER.fullmatch(name))}
         return [s for s in sorted(steps) if self.path(s).is_dir() and not self.path(s).is_symlink()]
@@ -228,34 +230,34 @@ class Checkpoints:
             return False
         return True
 
-    def _there(self, step: int) -> Path:
+    def _existing(self, step: int) -> Path:
         path = self.path(step)
         if path.is_symlink() or not path.is_dir():
-            there = ", ".join(map(str, self.steps())) or "none"
-            raise DamagedError(str(path), "no such checkpoint", f"there are: {there}")
+            available = ", ".join(map(str, self.steps())) or "none"
+            raise DamagedError(str(path), "no such checkpoint", f"available steps: {available}")
         return path
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        return manifest.read_manifest(self._there(step), self.run_id, step)
+        return manifest.read_manifest(self._existing(step), self.run_id, step)
 
     def _files(self, step: int) -> None:
-        """Raises CheckpointError unless sizes and hashes of the step's files fit its manifest."""
+        """Raises CheckpointError unless sizes and hashes of the step's files match its manifest."""
         manifest.read_files(self.path(step), self._manifest(step))
 
     def _load(self, step: int, finite: bool = True) -> Loaded:
-        return manifest.read_checkpoint(self._there(step), self.run_id, step, finite)
+        return manifest.read_checkpoint(self._existing(step), self.run_id, step, finite)
 
-    def _quarantine(self, step: int, why: CheckpointError) -> None:
+    def _quarantine(self, step: int, error: CheckpointError) -> None:
         name = self._rename(step, "corrupt")
-        log.warning("%s; set aside as %s", why.mistakes[0]._replace(fix=""), name)
+        log.warning("%s; set aside as %s", error.mistakes[0]._replace(fix=""), name)
 
-    def _rename(self, step: int, to: str) -> str:
-        """Out of the row of steps, durably; the new name."""
+    def _rename(self, step: int, suffix: str) -> str:
+        """Rename a step's folder durably, so that it no longer counts as a step; return the new name."""
         source, count = self.path(step), 1
-        target = source.with_name(f"{source.name}.{to}")
+        target = source.with_name(f"{source.name}.{suffix}")
         while os.path.lexists(target):
             count += 1
-            target = source.with_name(f"{source.name}.{to}-{count}")
+            target = source.with_name(f"{source.name}.{suffix}-{count}")
         try:
             os.rename(source, target)
             sync_folder(self.folder)

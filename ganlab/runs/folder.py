@@ -1,4 +1,4 @@
-"""The folder of one run: one owner at a time, its config, its metrics; setting an old run aside."""
+"""A run's folder: its paths, lock, id and config, and archiving an old run within it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ABSENT = object()
 
 
 class RunFolder:
-    """Paths, lock, identity and config of the run in ``path``. Building one touches nothing on the disk."""
+    """Paths, lock, id and config of the run in ``path``. The constructor does not touch the disk."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -45,36 +45,36 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
-        self.owner: Lock | None = None  # while this process is
+        self.owner: Lock | None = None  # set while this process holds the lock
 
     def finished(self, result: Mapping[str, Any], steps: int = 0) -> bool:
-        """Whether the run is over, at ``steps`` or later: ``result`` says so, and its checkpoint is there."""
+        """Whether ``result`` says the run finished at ``steps`` or later, and its checkpoint exists."""
         step = result.get("step")
         if result.get("status") != "finished" or type(step) is not int or step < steps:
             return False
         return (self.checkpoints / f"step-{step:09d}" / "MANIFEST.json").is_file()
 
     def create(self) -> None:
-        """Make the folder if it is not there, and make sure that it can be written to. Raises EnvError."""
+        """Create the folder if needed and check that it is writable. Raises EnvError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe.{uuid.uuid4().hex}.tmp"
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
-            probe.unlink(missing_ok=True)  # its owner, if there is one, may have tidied it up
+            probe.unlink(missing_ok=True)  # the owner may have removed it already
         except FileExistsError as error:
             raise EnvError(str(self.path), "is a file, not a folder", ELSEWHERE) from error
         except OSError as error:
             raise disk_error(error, self.path) from error
 
     def lock(self) -> Lock:
-        """Become the folder's only owner, until `Lock.release` or this process's death, and tidy up.
+        """Lock the folder until `Lock.release` or the end of this process, and clean up.
 
-        Removes what a killed owner left half-written, and gives the run its id. Raises RunInUse naming the
-        owner's pid@host, and EnvError for a link that another user planted.
+        Removes partial files of a killed owner and creates the run's id. Raises RunInUse naming the owner's
+        pid@host, and EnvError for a symbolic link that belongs to another user.
         """
         self.create()
         if self.path.is_symlink() and os.geteuid() not in {self.path.lstat().st_uid, self.path.stat().st_uid}:
-            raise EnvError(str(self.path), "is a link that belongs to another user", ELSEWHERE)
+            raise EnvError(str(self.path), "is a symbolic link that belongs to another user", ELSEWHERE)
         self.require_own()
         lock = self.owner = Lock(self.path / ".lock", heartbeat=True)
         try:
@@ -89,17 +89,17 @@ class RunFolder:
         return lock
 
     def require_own(self) -> None:
-        """Raise EnvError if what is written below the folder would land elsewhere, through a link in it."""
-        wrong = [
+        """Raise EnvError if a symbolic link in the folder would redirect writes elsewhere."""
+        mistakes = [
             Mistake(str(path), "is a link, and a run writes inside its own folder", "put a real folder there")
             for path in (self.checkpoints, self.samples, self.path / "evaluations", self.path / "analysis")
             if path.is_symlink()
         ]
-        if wrong:
-            raise EnvError(wrong)
+        if mistakes:
+            raise EnvError(mistakes)
 
     def require_here(self) -> None:
-        """Raise EnvError if the folder was deleted or moved since it was locked: nothing is revived there."""
+        """Raise EnvError if the folder was deleted or moved since it was locked: it is not recreated."""
         if self.owner is not None and not self.owner.folder_exists():
             raise folder_gone_error(self.path)
 
@@ -108,7 +108,7 @@ class RunFolder:
             write_json(self.path / "run.json", {"format": 1, "run_id": uuid.uuid4().hex})
 
     def restart(self) -> Path:
-        """Set all that is here aside, in the folder returned; what follows is a new run. Hold the lock."""
+        """Move everything into the returned subfolder and begin a new run. Requires the lock."""
         place = set_aside(self.path)
         self._identify()
         return place
@@ -132,62 +132,63 @@ class RunFolder:
         try:
             return dict(to_current(yaml_loader.load(self.config, str(self.config), dumped=True)[0]))
         except ConfigError as error:
-            told = error.mistakes[0]
+            mistake = error.mistakes[0]
             fix = "restore it, or use another run_dir="
-            raise ConfigError(told.where, f"is damaged: {told.what}", fix) from error
+            raise ConfigError(mistake.where, f"is damaged: {mistake.what}", fix) from error
 
     def check_config(
         self, resolved: Mapping[str, Any], free: set[str] | frozenset[str] = frozenset()
     ) -> list[Difference]:
         """Compare with the stored config; return the differences under ``free`` keys, which may change.
 
-        A free key ("steps", "metric") covers all below it. Raises ConfigError listing every other one.
+        A free key ("steps", "metric") covers its subkeys too. Raises ConfigError listing all others.
         """
         stored = self.read_config() or {}
-        asked = yaml.safe_load(_dump(resolved))  # as it would come back: tuples are lists
-        found = list(differences(stored, asked))
-        allowed = [d for d in found if any(d.key == k or d.key.startswith(f"{k}.") for k in free)]
+        requested = yaml.safe_load(_dump(resolved))  # tuples become lists
+        changes = list(differences(stored, requested))
+        allowed = [d for d in changes if any(d.key == k or d.key.startswith(f"{k}.") for k in free)]
         fix = "use another run_dir=, the old value, or resume_allow=[{}]"
-        if refused := [d for d in found if d not in allowed]:
-            what = "this run folder was made with"
-            raise ConfigError([Mistake(d.key, f"{what} {d}", fix.format(d.key)) for d in refused])
+        if refused := [d for d in changes if d not in allowed]:
+            raise ConfigError(
+                [Mistake(d.key, f"this run folder was made with {d}", fix.format(d.key)) for d in refused]
+            )
         return allowed
 
 
 class Difference(NamedTuple):
-    """One key whose value is not the stored one; ``ABSENT`` where a side has no such key."""
+    """A key whose requested value differs from the stored one; ``ABSENT`` where a side lacks the key."""
 
     key: str
     stored: Any
-    asked: Any
+    requested: Any
 
     def __str__(self) -> str:
-        return f"{brief(self.stored)}, asked {brief(self.asked)}"
+        return f"{brief(self.stored)}, requested {brief(self.requested)}"
 
 
-def differences(stored: Any, asked: Any, where: str = "") -> Iterator[Difference]:
-    """Differing keys with dots, depth first. A node of another ``_target_`` is one difference, not many.
+def differences(stored: Any, requested: Any, where: str = "") -> Iterator[Difference]:
+    """Dotted keys that differ, depth first. A node with another ``_target_`` is a single difference.
 
-    A key that one side lacks has its class's default there: an option younger than a run is no difference.
+    A key that one side lacks takes its class's default, so an option newer than the run is no difference.
     """
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        if where and stored.get("_target_") != asked.get("_target_"):
-            yield Difference(where, stored, asked)
+    if isinstance(stored, dict) and isinstance(requested, dict):
+        if where and stored.get("_target_") != requested.get("_target_"):
+            yield Difference(where, stored, requested)
             return
-        for key in [*stored, *(k for k in asked if k not in stored)]:
-            below, default = f"{where}.{key}" if where else str(key), _default(asked, key)
-            yield from differences(stored.get(key, default), asked.get(key, default), below)
-    elif not _same(stored, asked):
-        yield Difference(where, stored, asked)
+        for key in [*stored, *(k for k in requested if k not in stored)]:
+            below, default = f"{where}.{key}" if where else str(key), _default(requested, key)
+            yield from differences(stored.get(key, default), requested.get(key, default), below)
+    elif not _same(stored, requested):
+        yield Difference(where, stored, requested)
 
 
 def _default(node: Mapping[str, Any], key: str) -> Any:
-    """What the class of a built node takes for a key that is not given, or ``ABSENT``."""
+    """The default of ``key`` in the class that a node builds, or ``ABSENT``."""
     module, _, name = str(node.get("_target_")).rpartition(".")
-    found: Callable[..., Any] | None = getattr(sys.modules.get(module), name, None)
-    if found is None or not module.startswith("ganlab."):
+    target: Callable[..., Any] | None = getattr(sys.modules.get(module), name, None)
+    if target is None or not module.startswith("ganlab."):
         return ABSENT
-    default = parameters(found).get(key, (None, ABSENT))[1]
+    default = parameters(target).get(key, (None, ABSENT))[1]
     return ABSENT if default is inspect.Parameter.empty else default
 
 
@@ -201,7 +202,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def brief(value: Any) -> str:
-    """A config's value in a line: a part by its class."""
+    """A config value on one line; a node by its class."""
     if value is ABSENT:
         return "nothing"
     if isinstance(value, dict) and "_target_" in value:
@@ -222,11 +223,11 @@ def _plain(value: Any) -> Any:
 
 NOTE = ".restart"
 PLACE = re.compile(r"before-\d{1,9}")
-LAST = "run.json"  # a folder that has lost it has lost all else before
+LAST = "run.json"  # moved last: once it is gone, everything else was moved
 
 
 def set_aside(folder: Path) -> Path:
-    """Move all that is in ``folder`` into a new ``before-N`` in it, which is returned. Hold its lock."""
+    """Move the content of ``folder`` into a new subfolder ``before-N`` and return that. Requires the lock."""
     number = 1
     while os.path.lexists(folder / f"before-{number}"):
         number += 1
@@ -236,7 +237,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def finish(folder: Path) -> None:
-    """Go on with what a killed ``set_aside`` has left. Raises DataError if its note is damaged; EnvError."""
+    """Complete an interrupted ``set_aside``. Raises DataError if its note is damaged; EnvError."""
     note = read_json(folder / NOTE)
     if note is None:
         return
@@ -249,7 +250,7 @@ def finish(folder: Path) -> None:
         raise EnvError(str(into), what, f"delete it and {folder / NOTE}")
     try:
         into.mkdir(exist_ok=True)
-        if not (into / LAST).exists():  # else all is there, but for the note
+        if not (into / LAST).exists():  # otherwise only the note is left to remove
             for entry in sorted(os.listdir(folder), key=lambda n: (n == LAST, n)):
                 if not (entry.startswith(".lock") or entry == NOTE or PLACE.fullmatch(entry)):
                     os.rename(folder / entry, into / entry)

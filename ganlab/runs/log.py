@@ -1,8 +1,8 @@
-"""What a run says: metrics.jsonl, TensorBoard, log.txt, and a progress line or plain lines on the console.
+"""A run's output: metrics.jsonl, TensorBoard, log.txt, and a progress line or plain lines on the console.
 
-metrics.jsonl is the record: what a full disk refuses is told, waits in memory, and no checkpoint is made
-before it is written. The others are a convenience: each warns once when it fails and never stops training.
-No torch here; TensorBoard and rich are imported when first needed.
+``metrics.jsonl`` is the source of truth. If the disk is full, records are buffered, and no checkpoint is
+saved until they are flushed. The others are optional: each warns once when it fails and never stops training.
+No torch here; TensorBoard and rich are imported on first use.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ganlab.runs.metrics_file import Metrics
 from ganlab.system.environment import redact
 from ganlab.system.files import NO_FOLLOW, folder_gone_error
 
-REFRESH_S = 0.2  # seconds between two drawings of the progress line
+REFRESH_S = 0.2  # seconds between two redraws of the progress line
 
 
 class Log:
-    """The voice of a run in ``folder``, going from ``start_step`` to ``total_steps``.
+    """Output of a run in ``folder``, from ``start_step`` to ``total_steps``.
 
-    What earlier attempts wrote beyond ``start_step`` is dropped; at 0 all of it, step 0 being done again.
-    quiet: warnings only on the console. wall_s: seconds that the run took before this process. Use it in a
-    ``with``, or call `close`. Raises EnvError if metrics.jsonl can't be written.
+    Records of earlier attempts beyond ``start_step`` are dropped; at 0 all of them, as step 0 is repeated.
+    quiet: only warnings on the console. wall_s: the run's seconds before this process. Use it as a context
+    manager, or call `close`. Raises EnvError if metrics.jsonl can't be written.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Log:
 
     @property
     def wall_s(self) -> float:
-        """Seconds of this run, earlier processes included, by a clock that never jumps."""
+        """Seconds of this run, earlier processes included, by a monotonic clock."""
         return time.monotonic() - self._began
 
     def train(self, step: int, values: Mapping[str, float | None], it_per_s: float) -> None:
-        """A line of training: ``values`` by name, people being told ``loss/``; G updates per second."""
+        """Log a training step: ``values`` by name (the console shows ``loss/``), G updates per second."""
         self._step, self._it_per_s = step, it_per_s
-        self._losses = _told({k: v for k, v in values.items() if k.startswith("loss/")})
+        self._losses = _format_values({k: v for k, v in values.items() if k.startswith("loss/")})
         times = {"it_per_s": it_per_s, "wall_s": round(self.wall_s, 3)}
         self._record({"step": step, "kind": "train", **values, **times})
         for name, value in {**values, "time/it_per_s": it_per_s}.items():
@@ -95,12 +95,12 @@ class Log:
         kind: str = "eval",
         own_ids: Mapping[str, str] | None = None,
     ) -> None:
-        """The scores of one evaluation by name (``fid_cifar``; None: not to be had), their protocol's id.
+        """Log the scores of one evaluation by name (``fid_cifar``; None: no value) and their protocol id.
 
-        kind: ``eval`` on the way (TensorBoard's ``metric/``), ``final`` under a protocol of its own.
-        own_ids: by name, of the scores whose protocol is another.
+        kind: ``eval`` during training (TensorBoard's ``metric/``), ``final`` under its own protocol.
+        own_ids: protocol ids of the scores that have their own, by name.
         """
-        self._scores = _told(values)
+        self._scores = _format_values(values)
         record = {"step": step, "kind": kind, "scores": dict(values), "protocol_id": protocol_id}
         own = {"own_ids": dict(own_ids)} if own_ids else {}
         self._record({**record, **own, "wall_s": round(self.wall_s, 3)})
@@ -109,28 +109,28 @@ class Log:
         self.say(f"step {step}/{self.total_steps}  {self._scores}")
 
     def numbers(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """A record of its own kind, named values: for metrics.jsonl and TensorBoard alone."""
+        """Log named values as a record of ``kind``, to metrics.jsonl and TensorBoard only."""
         if self._record({"step": step, "kind": kind, **values}):
             for name, value in values.items():
                 self._scalar(name, value, step)
 
     def image(self, step: int, grid: Any) -> None:
-        """A grid of samples for TensorBoard: uint8 array (H, W, C)."""
+        """Log a grid of samples, uint8 array (H, W, C), to TensorBoard."""
         self._board(lambda writer: writer.add_image("samples", grid, step, dataformats="HWC"))
 
     def text(self, step: int, text: str) -> None:
-        """Sampled lines, for TensorBoard's text page: one a row, as they are."""
-        shown = "\n".join(f"    {line}" for line in text.splitlines())  # indented: Markdown leaves it alone
-        self._board(lambda writer: writer.add_text("samples", shown, step))
+        """Log sampled lines to TensorBoard's text page, one per row, verbatim."""
+        block = "\n".join(f"    {line}" for line in text.splitlines())  # indented: verbatim in Markdown
+        self._board(lambda writer: writer.add_text("samples", block, step))
 
     def say(self, text: str) -> None:
-        """A plain line, on the console and in log.txt."""
+        """Print a plain line on the console and in log.txt."""
         self._write(text)
         self._print(text)
         self._draw()
 
     def warn(self, text: str) -> None:
-        """A warning, on stderr even when quiet, and in log.txt."""
+        """Print a warning on stderr, even when quiet, and in log.txt."""
         line = f"ganlab: warning: {' '.join(text.split())}"
         self._write(line)
         self._print(line, warning=True)
@@ -142,21 +142,21 @@ class Log:
             self._draw()
 
     def flush(self) -> None:
-        """Everything said so far to the disk; before each checkpoint. Raises EnvError."""
+        """Flush all output to the disk; called before each checkpoint. Raises EnvError."""
         self.metrics.sync()
         if self._writer is not None:
             self._board(lambda writer: writer.flush())
 
-    def rest(self) -> None:
-        """Until ``wake``: what ganlab's modules warn of is another run's, of this process."""
+    def detach(self) -> None:
+        """Ignore ganlab's warnings until ``attach``: another run of this process has its turn."""
         logging.getLogger("ganlab").removeHandler(self._handler)
 
-    def wake(self) -> None:
-        """Hear warnings again."""
+    def attach(self) -> None:
+        """Receive ganlab's warnings again."""
         logging.getLogger("ganlab").addHandler(self._handler)
 
     def close(self) -> None:
-        """Flush and close all; later calls do nothing."""
+        """Flush and close everything; later calls do nothing."""
         logging.getLogger("ganlab").removeHandler(self._handler)
         if self._bar is not None:
             self._draw()
@@ -177,35 +177,35 @@ class Log:
         self.metrics.close()
 
     def _record(self, record: Mapping[str, Any]) -> bool:
-        """A line of metrics.jsonl; where it has to wait, say so once. Raises EnvError if the file is gone."""
+        """Append to metrics.jsonl, warning once if the disk is full. Raises EnvError if the file is gone."""
         if not self.metrics.here():
             raise folder_gone_error(self.folder)
         failing, new = self.metrics.failing, self.metrics.append(record)
         if self.metrics.failing and not failing:
-            self.warn(f"{self.metrics.failing.mistakes[0]}; its lines wait until the next checkpoint")
+            self.warn(f"{self.metrics.failing.mistakes[0]}; records are buffered until the next checkpoint")
         return new
 
-    def _try(self, what: str, action: Callable[[], object]) -> None:
-        """Do something that training can do without: at its first failure warn, and leave it from then on."""
-        if what in self._broken:
+    def _try(self, output: str, action: Callable[[], object]) -> None:
+        """Write to an optional output; at its first failure warn and disable it."""
+        if output in self._broken:
             return
         try:
             action()
         except GanlabError:  # a signal's Stopped
             raise
         except Exception as error:
-            self._broken.add(what)
-            if what == "the progress line":
+            self._broken.add(output)
+            if output == "the progress line":
                 self._bar = None
             reason = getattr(error, "strerror", None) or error or type(error).__name__
-            self.warn(f"{what} failed ({reason}); the run goes on without it")
+            self.warn(f"{output} failed ({reason}); continuing without it")
 
     def _board(self, action: Callable[[Any], object]) -> None:
         def act() -> None:
             if self._writer is None:
                 from torch.utils.tensorboard import SummaryWriter
 
-                # It opens its file by name whenever it writes: of this folder, whatever has its name by then.
+                # TensorBoard reopens its file by name: the descriptor survives a renamed folder.
                 self._place = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
                 here = Path(f"/proc/self/fd/{self._place}")
                 # TensorBoard hides what earlier attempts wrote from purge_step on.
@@ -220,7 +220,7 @@ class Log:
             self._board(lambda writer: writer.add_scalar(name, value, step))
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
-        """TensorBoard's thread dies on a full disk; its next call tells us so, without a traceback."""
+        """Suppress the traceback of TensorBoard's thread on a full disk; the next call reports it."""
         if type(args.thread).__name__ != "_AsyncWriterThread":
             self._old_hook(args)
 
@@ -240,7 +240,7 @@ class Log:
         if self.quiet and not warning:
             return
         stream = sys.stderr if warning else sys.stdout
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed pipe stops no training
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed pipe must not stop training
             if self._bar is not None and (warning or _is_terminal(sys.stdout)):
                 self._bar.console.print(_clean(text), markup=False, highlight=False, soft_wrap=True)
             else:
@@ -252,7 +252,7 @@ class Log:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        fields = ("{task.completed}/{task.total}", "{task.fields[rate]}", "{task.fields[told]}")
+        fields = ("{task.completed}/{task.total}", "{task.fields[rate]}", "{task.fields[values]}")
         columns = [TextColumn(f, markup=False) for f in fields]
         self._bar = Progress(
             columns[0],
@@ -262,7 +262,7 @@ class Log:
             auto_refresh=False,  # drawn by set_progress: no thread
             redirect_stdout=_is_terminal(sys.stdout),
         )
-        self._bar.add_task("", total=self.total_steps, completed=self._step, rate="", told="")
+        self._bar.add_task("", total=self.total_steps, completed=self._step, rate="", values="")
         self._bar.start()
 
     def _draw(self) -> None:
@@ -270,10 +270,11 @@ class Log:
             return
         self._drawn = time.monotonic()
         rate = f"{self._rate():.3g} it/s  ETA {self._eta()}"
-        told = _clean("  ".join(filter(None, [self._losses, self._scores])))
+        values = _clean("  ".join(filter(None, [self._losses, self._scores])))
         update = self._bar.update
         self._try(
-            "the progress line", lambda: update(0, completed=self._step, rate=rate, told=told, refresh=True)
+            "the progress line",
+            lambda: update(0, completed=self._step, rate=rate, values=values, refresh=True),
         )
 
     def _rate(self) -> float:
@@ -289,7 +290,7 @@ class Log:
 
 
 class _Handler(logging.Handler):
-    """What ganlab's other modules warn of, told by the run's own voice."""
+    """Forwards the warnings of ganlab's modules to the run's log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -306,10 +307,10 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-def _told(values: Mapping[str, float | None]) -> str:
+def _format_values(values: Mapping[str, float | None]) -> str:
     return "  ".join(f"{k} {'-' if v is None else format(v, '.4g')}" for k, v in values.items())
 
 
 def _clean(text: str) -> str:
-    """Without control characters: nothing that is said can steer a terminal."""
+    """``text`` without control characters, which could steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in redact(text))

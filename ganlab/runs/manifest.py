@@ -1,4 +1,4 @@
-"""One checkpoint's folder, read and verified before anything of it is used: sizes, hashes, content, numbers.
+"""Read a checkpoint's folder and verify its sizes, hashes, structure and values before use.
 
 ``step-000012000/`` holds ``state.safetensors`` (all tensors), ``state.json`` (numbers and text) and
 ``MANIFEST.json`` (size and sha256 of both, sealed by a hash of its own, written last). No pickle.
@@ -25,10 +25,10 @@ from ganlab.runs.state import non_finite, unpack
 from ganlab.system.files import NO_FOLLOW, retry_transient_io
 
 FORMAT = 1
-NEEDS = "0.1"  # the oldest ganlab that reads FORMAT; an older one names it to its user
+NEEDS = "0.1"  # the oldest ganlab that reads FORMAT; older ones ask for it in their error
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "MANIFEST.json"
 MAX_MANIFEST = 1 << 20  # bytes
-MAX_STATE = 1 << 25  # numbers and text: a parsed one takes ten times as much memory
+MAX_STATE = 1 << 25  # JSON; parsed, it takes ten times as much memory
 MAX_HEADER = 1 << 24  # of the tensors' file: 100,000 tensors and more
 DTYPES = {  # safetensors' names, in the order of its files
     torch.int64: "I64",
@@ -47,28 +47,28 @@ OLDER = "resume from another step, or use another run_dir="
 
 
 class DamagedError(CheckpointError):
-    """This checkpoint can't be used, an older one may be: quarantined when that is so."""
+    """This checkpoint is damaged; it is quarantined if an older one can be used."""
 
 
 class NotFiniteError(DamagedError):
-    """Whole and signed, but a tensor in it holds a NaN or an infinity."""
+    """Intact, but a tensor in it holds a NaN or an infinity."""
 
 
 class OtherRunError(CheckpointError):
-    """A sound checkpoint that another run wrote: skipped, never renamed or deleted."""
+    """A valid checkpoint of another run: skipped, never renamed or deleted."""
 
 
 def build(step: int, run_id: str, config_hash: str, tensors: int, files: Mapping[str, bytes]) -> bytes:
-    """The manifest of a checkpoint, for its file. ``tensors``: how many; ``files``: content by name."""
+    """The manifest of a checkpoint as bytes. ``tensors``: their number; ``files``: content by name."""
     manifest = {"format": FORMAT, "needs": NEEDS, "ganlab": __version__, "run_id": run_id}
     manifest |= {"step": step, "config_hash": config_hash, "tensors": tensors}
     return seal(manifest | {"files": {k: {"size": len(v), "sha256": sha256(v)} for k, v in files.items()}})
 
 
 def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors on the CPU in safetensors' format, the library's bytes, in one copy in the place of two.
+    """Serialize CPU tensors in safetensors' format, byte for byte as the library does, with one copy.
 
-    Its own ``save`` refuses tensors that share memory, and a checkpoint is in memory three times then.
+    The library's ``save`` refuses tensors that share memory and holds a checkpoint in memory three times.
     """
     header, pieces, at, order = dict[str, Any](), list[memoryview](), 0, list(DTYPES)
     for name, tensor in sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0])):
@@ -83,7 +83,7 @@ def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def seal(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest's only valid spelling, its own hash under ``seal``."""
+    """The manifest as canonical bytes, with its own hash under ``seal``."""
     seal = sha256(json.dumps(manifest, sort_keys=True).encode())
     return json.dumps({**manifest, "seal": seal}, sort_keys=True, indent=1).encode() + b"\n"
 
@@ -101,41 +101,41 @@ def read_manifest(folder: Path, run_id: str, step: int | None = None) -> dict[st
     raw = read(path, MAX_MANIFEST)
     try:
         manifest = json.loads(raw)
-        sound = raw == seal({k: v for k, v in manifest.items() if k != "seal"})
+        valid = raw == seal({k: v for k, v in manifest.items() if k != "seal"})
     except (ValueError, RecursionError, AttributeError, TypeError):
-        sound = False
-    if not sound:
-        raise DamagedError(str(path), "damaged (its seal does not fit)", OLDER)
-    found = manifest.get("format")
-    if found != FORMAT or type(found) is not int:  # a new format still seals its manifest in this way
-        if type(found) is int and found > FORMAT:
+        valid = False
+    if not valid:
+        raise DamagedError(str(path), "damaged (seal mismatch)", OLDER)
+    version = manifest.get("format")
+    if version != FORMAT or type(version) is not int:  # newer formats seal the manifest in the same way
+        if type(version) is int and version > FORMAT:
             raise CheckpointError(str(folder), f"needs ganlab >= {manifest.get('needs')}", "upgrade it")
-        raise DamagedError(str(folder), f"format {found!r} is none that a ganlab ever wrote", OLDER)
+        raise DamagedError(str(folder), f"unknown format {version!r}", OLDER)
     if manifest.get("run_id") != run_id:
         raise OtherRunError(str(folder), "belongs to another run", "restore the run's own run.json")
     if type(manifest.get("step")) is not int or step not in (None, manifest["step"]):
-        raise DamagedError(str(folder), f"its manifest is of step {manifest.get('step')}", OLDER)
+        raise DamagedError(str(folder), f"its manifest says step {manifest.get('step')}", OLDER)
     return dict(manifest)
 
 
 def read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """The bytes of both files, whose sizes and hashes fit the manifest. Raises DamagedError."""
+    """The bytes of both files, verified against the manifest's sizes and hashes. Raises DamagedError."""
     files = {}
-    for name in (TENSORS, STATE):  # never a name out of the manifest
+    for name in (TENSORS, STATE):  # never a name from the manifest
         path = folder / name
         try:
-            size, wanted = int(manifest["files"][name]["size"]), manifest["files"][name]["sha256"]
+            size, expected = int(manifest["files"][name]["size"]), manifest["files"][name]["sha256"]
         except (KeyError, TypeError, ValueError, OverflowError):
             raise DamagedError(str(folder / MANIFEST), f"does not list {name}", OLDER) from None
         if name == STATE and size > MAX_STATE:
-            raise DamagedError(str(path), f"{size} bytes, more than {MAX_STATE}", OLDER)
+            raise DamagedError(str(path), f"is too large: {size} bytes, at most {MAX_STATE} allowed", OLDER)
         data = read(path, size)
         if name == TENSORS and int.from_bytes(data[:8], "little") > MAX_HEADER:
             raise DamagedError(str(path), f"its header is longer than {MAX_HEADER} bytes", OLDER)
         if len(data) != size:
             raise DamagedError(str(path), f"truncated: {len(data)} of {size} bytes", OLDER)
-        if sha256(data) != wanted:
-            raise DamagedError(str(path), "damaged (its sha256 does not fit the manifest's)", OLDER)
+        if sha256(data) != expected:
+            raise DamagedError(str(path), "damaged (sha256 mismatch)", OLDER)
         files[name] = data
     return files
 
@@ -155,14 +155,14 @@ def read_checkpoint(
     try:
         tensors = safetensors.torch.load(files.pop(TENSORS))
         state = unpack(json.loads(files[STATE]))
-    except (GanlabError, MemoryError):  # a signal's, the machine's: the files are not to blame
+    except (GanlabError, MemoryError):  # raised by a signal or for lack of memory: not the files' fault
         raise
-    except Exception as error:  # signed, yet not what ganlab writes: crafted, never by chance
+    except Exception as error:  # sealed, but not written by ganlab
         raise DamagedError(str(folder), f"can't be parsed ({type(error).__name__})", OLDER) from error
     if not isinstance(state, dict):
-        raise DamagedError(str(folder), "its state is no mapping", OLDER)
+        raise DamagedError(str(folder), "its state is not a mapping", OLDER)
     if len(tensors) != manifest.get("tensors"):
-        raise DamagedError(str(folder), f"{len(tensors)} tensors, not {manifest.get('tensors')}", OLDER)
+        raise DamagedError(str(folder), f"holds {len(tensors)} tensors, not {manifest.get('tensors')}", OLDER)
     if finite and (bad := non_finite(tensors)):
         raise NotFiniteError(str(folder), f"tensor {bad} is not finite", OLDER)
     return int(manifest["step"]), tensors, state
@@ -178,7 +178,9 @@ def read(path: Path, limit: int) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise DamagedError(str(path), "is not a regular file", OLDER)
             if status.st_size > limit:  # before anything is read
-                raise DamagedError(str(path), f"{status.st_size} bytes, not {limit}", OLDER)
+                raise DamagedError(
+                    str(path), f"is too large: {status.st_size} bytes, expected {limit}", OLDER
+                )
             return file.read()
 
     try:

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: what a run told of itself, a line a record, whole after a kill at any byte. No torch."""
+"""``metrics.jsonl``: one record per line, intact after a kill at any byte. No torch."""
 
 from __future__ import annotations
 
@@ -20,66 +20,66 @@ from ganlab.system.files import (
     write_atomic,
 )
 
-LARGEST = 1 << 31  # bytes of a metrics.jsonl
+MAX_BYTES = 1 << 31
 
 
 class Metrics:
     """``metrics.jsonl``: one strict JSON object per line, steps strictly increasing within each ``kind``.
 
-    Opening it drops a line that a kill left torn. Call `truncate_after` before resuming. ``failing``: why
-    lines wait in memory, None where none does. ``lost``: whole lines that were no records, dropped.
+    Opening it drops a partial line left by a kill. Call `truncate_after` before resuming. ``failing``: the
+    error that keeps lines buffered, or None. ``lost``: complete lines dropped because they were no records.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self._fd, self.lost = Path(path), -1, 0
         self.failing: EnvError | None = None
-        self._waiting = b""
+        self._buffer = b""
         self._open(keep=lambda record: True)
 
     def append(self, record: Mapping[str, Any]) -> bool:
         """Write ``{"step": n, "kind": text, ...}`` as a line; NaN and infinities become null.
 
-        False, with nothing written, if that kind already has this step or a later one: told again after a
-        resume. On a full disk the file stays as it was, the line waits for the next one, or for ``sync``.
+        Returns False, with nothing written, if that kind already has this step or a later one (repeated after
+        a resume). On a full disk the file is unchanged and the line buffered until the next append or sync.
         """
         step, kind = int(record["step"]), str(record["kind"])
         if step <= self._last.get(kind, -1):
             return False
-        first = not self._waiting
-        self._waiting += json.dumps(to_strict_json(record), allow_nan=False).encode() + b"\n"
+        first = not self._buffer
+        self._buffer += json.dumps(to_strict_json(record), allow_nan=False).encode() + b"\n"
         self._last[kind] = step
         try:
             retry_transient_io(self._write) if first else self._write()
         except OSError as error:
-            self.failing = disk_error(error, self.path, len(self._waiting))
+            self.failing = disk_error(error, self.path, len(self._buffer))
         return True
 
     def _write(self) -> None:
-        """Write what waits. Raises OSError, and leaves the file with whole lines."""
+        """Write the buffer. Raises OSError and leaves only complete lines in the file."""
         written = 0
         try:
-            if os.fstat(self._fd).st_size != self._end:  # what a failure left, and could not take back
+            if os.fstat(self._fd).st_size != self._end:  # left by a failed write
                 os.ftruncate(self._fd, self._end)
-            while written < len(self._waiting):
-                written += os.write(self._fd, self._waiting[written:])
+            while written < len(self._buffer):
+                written += os.write(self._fd, self._buffer[written:])
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end)
             raise
         self._end += written
-        self._waiting, self.failing = b"", None
+        self._buffer, self.failing = b"", None
 
     def truncate_after(self, step: int) -> int:
-        """Drop all lines beyond ``step`` (-1: every line), atomically; return how many went."""
+        """Drop all lines beyond ``step`` (-1: every line), atomically; return their number."""
         return self._open(keep=lambda record: bool(record["step"] <= step))
 
     def read(self) -> list[dict[str, Any]]:
         return read_metrics(self.path)
 
     def sync(self) -> None:
-        """fsync; before each checkpoint, so that what a checkpoint has seen is on the disk too.
+        """fsync, before each checkpoint, so that the file is never behind it.
 
-        Raises EnvError if the disk is full, or fails for longer than a moment.
+        Raises EnvError if the disk is full or keeps failing.
         """
         try:
             retry_transient_io(self._write)
@@ -88,20 +88,22 @@ class Metrics:
             except OSError as error:
                 if error.errno not in TRANSIENT:
                     raise
-                write_atomic(self.path, self.path.read_bytes())  # what failed to sync is never tried again
+                write_atomic(
+                    self.path, self.path.read_bytes()
+                )  # pages that failed to sync are lost: rewrite them
                 self._open(keep=lambda record: True)
         except OSError as error:
-            raise disk_error(error, self.path, len(self._waiting)) from error
+            raise disk_error(error, self.path, len(self._buffer)) from error
 
     def here(self) -> bool:
-        """Whether the file is still found under its path: neither deleted nor moved."""
+        """Whether the file still exists at its path, neither deleted nor moved."""
         try:
             return os.path.samestat(os.fstat(self._fd), retry_transient_io(lambda: os.stat(self.path)))
         except OSError:
             return False
 
     def close(self) -> None:
-        """Write what waits, if that can be; later calls do nothing."""
+        """Write the buffer if possible; later calls do nothing."""
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 self._write()
@@ -109,7 +111,7 @@ class Metrics:
         self._fd = -1
 
     def _open(self, keep: Callable[[dict[str, Any]], bool]) -> int:
-        """(Re)open with only the sound lines that ``keep`` wants; return how many others there were."""
+        """(Re)open with only the valid lines that ``keep`` accepts; return the number of others."""
         self.close()
         lines = _lines(self.path)
         self.lost += sum(record is None and raw.endswith(b"\n") for raw, record in lines)
@@ -129,22 +131,22 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl`` that may be written meanwhile; torn lines are left out."""
+    """The records of a ``metrics.jsonl`` that may be in use; partial lines are skipped."""
     return [record for _, record in _lines(path) if record is not None]
 
 
-def parsed(raw: bytes) -> Any:
-    """A line as JSON. Raises ValueError or RecursionError.
+def parse_line(raw: bytes) -> Any:
+    """A line as JSON, ignoring leading NUL bytes, which some file systems leave after a power cut.
 
-    NUL bytes before it, which a power cut leaves where some file systems had not written, cost no record.
+    Raises ValueError or RecursionError.
     """
     return json.loads(raw.lstrip(b"\0"))
 
 
 def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
-    """Each line with its newline, and its record: None if it is torn or is no record."""
+    """Each line with its newline, and its record or None if it is partial or invalid."""
     try:
-        lines = read_regular(path, LARGEST).splitlines(keepends=True)
+        lines = read_regular(path, MAX_BYTES).splitlines(keepends=True)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -154,10 +156,10 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
 
 def _record(raw: bytes) -> dict[str, Any] | None:
     try:
-        record = parsed(raw)
+        record = parse_line(raw)
     except (ValueError, RecursionError):
         return None
-    sound = (
+    valid = (
         isinstance(record, dict) and type(record.get("step")) is int and isinstance(record.get("kind"), str)
     )
-    return record if sound and raw.endswith(b"\n") else None
+    return record if valid and raw.endswith(b"\n") else None

@@ -1,4 +1,4 @@
-"""Where a run lies: the folder that its config names, and which keys name it."""
+"""The default folder of a run, named after its config."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ PARTS = (
     "architecture",
     "normalization",
     "loss",
-)  # they name the folder of a run without experiment
+)  # name the folder of a run without ``experiment``
 
-# Keys that may differ when a run is continued: none of them changes what is trained.
+# Keys that may change on resume: none of them affects what is trained.
 FREE = frozenset(
     {"run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"}
     | {"keep_checkpoints", "keep_every", "data_memory_gb", "steps", "spectral_every", "engine"}
     | {"resume", "resume_allow", "validation", "validation_n"}
 )
 
-# Keys that do not tell two runs apart: the same run on another device is still the same run.
+# Keys that do not enter the folder's name: the run is the same on another device.
 UNNAMED = frozenset(
     [
         "experiment",

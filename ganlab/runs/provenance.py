@@ -1,4 +1,4 @@
-"""What made a run: versions, commit and machine, and what has changed since a checkpoint."""
+"""Provenance of a run: versions, commit, machine, and their changes since a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from ganlab.system.paths import PACKAGE
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that can move a number."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__}
+    """Versions of Python and of the packages that can affect the numbers."""
+    installed: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("ganlab", "torchvision", "numpy", "torch-fidelity", "hydra-core"):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def git_revision() -> str | None:
@@ -55,7 +55,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-MOVING = ("python", "torch", "numpy", "ganlab")  # versions that can move a number of training
+MOVING = ("python", "torch", "numpy", "ganlab")  # versions that can affect training
 PLACES = ("device", "threads", "world_size", "deterministic", "engine", "bf16")
 
 
@@ -82,7 +82,7 @@ def identity(
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Of what is trained: 16 hex digits over the config without the keys that change nothing of it."""
+    """Hash (16 hex digits) of the config without the keys that do not affect training."""
     kept = {k: v for k, v in to_first(to_strict_json(config)).items() if k not in FREE}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -94,13 +94,13 @@ def world_size() -> int:
 
 
 def changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """``torch 2.14.0, now 2.15.0`` for all that bit-identity hangs on; older checkpoints tell less of it."""
+    """Changes that can break bit identity, as ``torch 2.14.0, now 2.15.0``; old checkpoints record fewer."""
     return [f"{name} {old}, now {new}" for name, old, new in _pairs(was, now) if old != new]
 
 
 def _pairs(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    told = was.get("versions")
-    before: Mapping[str, Any] = told if isinstance(told, Mapping) else {}
+    recorded = was.get("versions")
+    before: Mapping[str, Any] = recorded if isinstance(recorded, Mapping) else {}
     yield from ((name, before[name], now["versions"].get(name)) for name in MOVING if name in before)
     yield from ((name, was[name], now[name]) for name in PLACES if name in was)
 

@@ -1,8 +1,7 @@
-"""Where classes lay in earlier versions: saved configs and their hashes keep those names.
+"""Former module names of classes, which saved configs and config hashes contain.
 
-A run folder, checkpoint or sweep record made before a move holds the module names of its time. They are
-brought up to date where a saved tree is read, and hashes are taken over the first names, so that they
-outlive moves.
+A run folder, checkpoint or sweep record made before a move holds the old names. They are updated when a saved
+config is read; hashes use the original names, so that they survive moves.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-MODULES = {  # first name -> today's
+MODULES = {  # original name -> current name
     "ganlab.constraints": "ganlab.methods.constraints",
     "ganlab.feature_norms": "ganlab.methods.feature_norms",
     "ganlab.flat": "ganlab.methods.flat_weights",
@@ -41,12 +40,12 @@ _FIRST = {new: old for old, new in MODULES.items()}
 
 
 def to_current(tree: Any) -> Any:
-    """A saved tree with today's names under every ``_target_``."""
+    """A saved config with current names under every ``_target_``."""
     return _renamed(tree, MODULES)
 
 
 def to_first(tree: Any) -> Any:
-    """A tree with the first names, as hashes of configs are taken."""
+    """A config with original names, for hashing."""
     return _renamed(tree, _FIRST)
 
 

@@ -1,4 +1,4 @@
-"""``result.json``: what a run is, how far it is, its scores and what it took."""
+"""``result.json``: a run's description, progress, scores and cost."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PRIORITY = ("fid", "kid", "is")  # which score picks the best checkpoint, where 
 
 
 def score_entry(scores: Scores, every_class: bool = False) -> dict[str, Any]:
-    """How ``result.json`` holds scores: step, values, the full protocol and its id.
+    """Scores as an entry of ``result.json``: step, values, the full protocol and its id.
 
-    Scores of groups have ``details`` too, their own protocol and id among them; those averaged over classes
-    tell extremes, median and the worst, and with ``every_class`` each class's value.
+    Group scores also have ``details`` with their own protocol and id; those averaged over classes include
+    extremes, median and worst classes, and with ``every_class`` each class's value.
     """
     details = {
-        name: {k: v for k, v in summary_line.items() if every_class or k != "per_class"}
-        for name, summary_line in scores.details.items()
+        name: {k: v for k, v in entry.items() if every_class or k != "per_class"}
+        for name, entry in scores.details.items()
     }
     return {
         "step": scores.step,
@@ -46,7 +46,7 @@ def score_entry(scores: Scores, every_class: bool = False) -> dict[str, Any]:
 
 
 def ranking_score(better: Mapping[str, str]) -> tuple[str, str] | None:
-    """(name, direction) of the score that picks the best checkpoint; None where there is no score."""
+    """(name, direction) of the score that picks the best checkpoint; None without scores."""
     order = sorted(better, key=lambda n: next((i for i, p in enumerate(PRIORITY) if n.split("_")[0] == p), 9))
     return (order[0], better[order[0]]) if order else None
 
@@ -54,7 +54,7 @@ def ranking_score(better: Mapping[str, str]) -> tuple[str, str] | None:
 def improves(
     new: Mapping[str, float | None], old: Mapping[str, float | None] | None, better: Mapping[str, str]
 ) -> bool:
-    """Whether ``new`` beats ``old`` by the leading score. None never wins, and never hides a later best."""
+    """Whether ``new`` beats ``old`` by the leading score. None never wins, and is always beaten."""
     lead = ranking_score(better)
     if lead is None or (value := new.get(lead[0])) is None:
         return False
@@ -64,18 +64,18 @@ def improves(
 
 def format_scores(values: Mapping[str, float | None]) -> str:
     """``fid_cifar 12.3, is_cifar 7.41 +- 0.05`` on one line."""
-    told = []
+    parts = []
     for name, value in values.items():
         if "_std" in name:
             continue
         stem, _, suffix = name.partition("_")
         spread = values.get(f"{stem}_std" + (f"_{suffix}" if suffix else ""))
-        told.append(
+        parts.append(
             f"{name} "
             + ("none" if value is None else f"{value:.4g}")
             + (f" +- {spread:.2g}" if spread else "")
         )
-    return ", ".join(told)
+    return ", ".join(parts)
 
 
 def summary_line(result: Mapping[str, Any]) -> str:
@@ -93,23 +93,24 @@ def summary_line(result: Mapping[str, Any]) -> str:
 
 
 def require_scores(progress: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the scores told so far are what ``record.entry`` makes."""
+    """Raise ValueError unless the saved scores look like those of ``score_entry``."""
     for key in ("last", "best"):
-        told = progress.get(key)
-        if told is not None and not (type(told["step"]) is int and isinstance(told["values"], dict)):
-            raise ValueError(f"progress.{key} is no evaluation")
+        entry = progress.get(key)
+        if entry is not None and not (type(entry["step"]) is int and isinstance(entry["values"], dict)):
+            raise ValueError(f"progress.{key} is not an evaluation")
 
 
 log = logging.getLogger("ganlab")
 
 
 class RunRecord:
-    """The record of the run in ``folder``. ``progress``: what a checkpoint keeps of it, as plain values.
+    """Writes ``result.json`` of the run in ``folder``.
 
-    ``progress``: ``wall_s``, ``train_s`` and ``eval_s`` (seconds, earlier processes included), ``evaluated``
-    (the step of the last evaluation, -1: none), ``last`` and ``best`` (score entries) and more that the run
-    puts there. ``final``: the scores at the end, which then stand in place of ``last`` and ``best``.
-    ``packed``: the most runs that shared this process with it at once, itself included.
+    ``progress``: plain values saved in checkpoints: ``wall_s``, ``train_s`` and ``eval_s`` (seconds, earlier
+    processes included), ``evaluated`` (the step of the last evaluation, -1: none), ``last`` and ``best``
+    (score entries), and values added by the trainer. ``final``: the final scores, which replace ``last`` and
+    ``best``.
+    ``packed``: the largest number of runs, itself included, that shared this process.
     """
 
     def __init__(self, folder: RunFolder, device: torch.device) -> None:
@@ -124,7 +125,7 @@ class RunRecord:
         self.engine: dict[str, Any] = {}
 
     def resume(self, progress: Mapping[str, Any]) -> None:
-        """Go on from what a checkpoint kept."""
+        """Restore the progress saved in a checkpoint."""
         self.progress |= progress
         self.begun_s = float(self.progress["wall_s"])
 
@@ -137,11 +138,11 @@ class RunRecord:
         images: SampleSet,
         step: int,
     ) -> None:
-        """What does not change any more: the config in short, the machine, the versions."""
+        """Fill in the constant part: a summary of the config, the machine, the versions."""
         names = list(e.normalization)
         before = read_result(self.folder.result)
         if before is None:
-            log.warning("%s: was damaged; written anew", self.folder.result)
+            log.warning("%s: was damaged; rewritten", self.folder.result)
             before = {}
         self.packed = max(self.packed, int((before.get("packed") or {}).get("runs", 1)))
         self.result = {
@@ -173,18 +174,18 @@ class RunRecord:
         }
 
     def clock(self) -> None:
-        """Bring ``wall_s`` up to now."""
+        """Update ``wall_s``."""
         self.progress["wall_s"] = self.begun_s + time.perf_counter() - self.began
 
     @property
     def eval_share(self) -> float:
-        """Evaluation's part of the run's time so far, the pass of the real images included."""
+        """Evaluation's fraction of the run's time so far, the feature pass over real images included."""
         self.clock()
         return round(float(self.progress["eval_s"]) / max(float(self.progress["wall_s"]), 1e-9), 4)
 
     def write(self, status: str, step: int, error: str | None = None) -> None:
-        """Write ``result.json``. Raises EnvError, also if the run's folder is not there any more."""
-        self.folder.require_here()  # of many ranks the first looks, and writes
+        """Write ``result.json``. Raises EnvError, also if the run's folder is gone."""
+        self.folder.require_here()
         self.clock()
         p = self.progress
         scores = self.final or {k: p[k] for k in ("last", "best") if p[k]}
@@ -201,7 +202,7 @@ class RunRecord:
             "peak_memory_mb": round(peak_memory_mb(self.device), 1),
             "updated": now(),
         }
-        if self.packed > 1:  # peak memory is the process's; its speed, that of sharing it
+        if self.packed > 1:  # memory and speed are then those of a shared process
             others = self.packed - 1
             how = f"packed with {others} other{'s' if others > 1 else ''}"
             self.result["packed"] = {"runs": self.packed, "how": how}
@@ -210,18 +211,18 @@ class RunRecord:
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """``result.json``; {} if there is none, None if it is damaged: the run writes it anew."""
+    """The content of ``result.json``; {} if there is none, None if it is damaged."""
     try:
-        found: dict[str, Any] = read_json(path) or {}
-        summary_line(found)
-        numbers = found.get("step", 0), (found.get("packed") or {}).get("runs", 1)
+        result: dict[str, Any] = read_json(path) or {}
+        summary_line(result)
+        numbers = result.get("step", 0), (result.get("packed") or {}).get("runs", 1)
     except (DataError, AttributeError, KeyError, TypeError, ValueError):
         return None
-    return found if all(type(n) is int for n in numbers) else None
+    return result if all(type(n) is int for n in numbers) else None
 
 
 def _ranks(sync_bn: bool) -> dict[str, Any]:
-    """Of many ranks: how many, over what, and whether they share batch norm's statistics; else nothing."""
+    """World size, backend and sync_bn of a distributed run; else {}."""
     team = collectives.current()
     if team.size == 1:
         return {}

@@ -1,4 +1,4 @@
-"""A run's state as named tensors and plain JSON, without pickle: taken apart and put together exactly."""
+"""A run's state as named tensors and plain JSON, without pickle; the conversion is exact."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ganlab.errors import CheckpointError
 
 
 def flatten(prefix: str, tree: Any) -> tuple[dict[str, Tensor], Any]:
-    """Split a state_dict (module's, optimizer's, any nest) into named tensors and the rest, for ``save``.
+    """Split a state_dict (or any nested structure) into named tensors and JSON, for ``Checkpoints.save``.
 
-    Tensors are named ``prefix/key/...``; the rest keeps their places and goes into the ``state``.
+    Tensors are named ``prefix/key/...``; the JSON refers to them by name.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -38,11 +38,11 @@ def flatten(prefix: str, tree: Any) -> tuple[dict[str, Tensor], Any]:
 
 
 def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
-    """Put ``flatten``'s two halves together again, equal to what it was given."""
+    """The inverse of ``flatten``."""
     if isinstance(tree, Mapping):
         if set(tree) == {"__tensor__"}:
             if tree["__tensor__"] not in tensors:
-                raise CheckpointError("checkpoint", f"tensor {tree['__tensor__']} is missing from it")
+                raise CheckpointError("checkpoint", f"lacks tensor {tree['__tensor__']}")
             return tensors[tree["__tensor__"]]
         return {k: unflatten(tensors, v) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
@@ -51,24 +51,24 @@ def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     return tree
 
 
-def require_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
-    """Raises CheckpointError unless names, shapes and dtypes agree: names the first that does not."""
+def require_fit(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError, naming the first difference, unless names, shapes and dtypes agree."""
 
-    def told(tensors: Mapping[str, Tensor], name: str) -> str:
+    def describe(tensors: Mapping[str, Tensor], name: str) -> str:
         t = tensors.get(name)
         return "nothing" if t is None else f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}"
 
-    names = [*wanted, *(n for n in found if n not in wanted)]
-    wrong = [n for n in names if told(found, n) != told(wanted, n)]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        was, built = told(found, wrong[0]), told(wanted, wrong[0])
-        what = f"tensor {wrong[0]} is {was}, this config builds {built}{more}"
+    names = [*expected, *(n for n in saved if n not in expected)]
+    mismatched = [n for n in names if describe(saved, n) != describe(expected, n)]
+    if mismatched:
+        more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
+        was, built = describe(saved, mismatched[0]), describe(expected, mismatched[0])
+        what = f"tensor {mismatched[0]} is {was}, this config builds {built}{more}"
         raise CheckpointError(where, what, "use the config that the run was made with")
 
 
 def digest(tensors: Mapping[str, Tensor], state: Any = None) -> str:
-    """sha256 over sorted (name, dtype, shape, bytes) and the state: equal iff all of it is, bit for bit."""
+    """sha256 over sorted (name, dtype, shape, bytes) and the state: equal iff both are, bit for bit."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         t = on_cpu(tensors[name])
@@ -79,7 +79,7 @@ def digest(tensors: Mapping[str, Tensor], state: Any = None) -> str:
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU with memory of its own."""
+    """A contiguous copy on the CPU."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
@@ -113,7 +113,7 @@ def pack(value: Any, where: str = "state") -> Any:
 
 
 def unpack(value: Any) -> Any:
-    """What was given to ``pack``: equal, and of the same types."""
+    """The inverse of ``pack``, types included."""
     if isinstance(value, list):
         return [unpack(v) for v in value]
     if not isinstance(value, dict):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ganlab.errors import EnvError, RunInUse
-from ganlab.runs.metrics_file import parsed
+from ganlab.runs.metrics_file import parse_line
 from ganlab.sweeps import process
 from ganlab.sweeps.plan import Job, final_status
 from ganlab.sweeps.watch import Liveness
@@ -183,7 +183,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError):
         for line in (folder / TABLE).read_bytes().splitlines():
             with contextlib.suppress(ValueError, RecursionError):
-                record = parsed(line)
+                record = parse_line(line)
                 if isinstance(record, dict):
                     records.append(record)
     return records

@@ -13,7 +13,7 @@ from typing import Any
 
 from ganlab.errors import DataError
 from ganlab.runs.folder import RunFolder
-from ganlab.runs.metrics_file import parsed
+from ganlab.runs.metrics_file import parse_line
 from ganlab.sweeps import process
 from ganlab.system.files import open_regular
 from ganlab.system.lock import owner_of
@@ -145,7 +145,7 @@ def _last_line(path: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines):
         with contextlib.suppress(ValueError):
-            record = parsed(line)
+            record = parse_line(line)
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 return record
     return {}

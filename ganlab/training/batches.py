@@ -17,14 +17,14 @@ class Feed:
     """Batches of real images as a function of the step, float32 (B, C, H, W) in [-1, 1], channels last.
 
     per_update: batches per update; a warm-up of D has more (``Experiment.d_steps_of``). Each rank gets its
-    share of every micro batch. capturable: the images are on the device; then ``place`` writes the update's
+    share of every micro batch. graph_safe: the images are on the device; then ``place`` writes the update's
     indices into one fixed buffer, from which its batches are gathered.
     """
 
     def __init__(self, batches: Sampler, e: Experiment, per_update: int) -> None:
         self.batches, self.e, self.per_update = batches, e, per_update
         self.images, self.labels = batches.on_device, batches.labels
-        self.capturable = self.images is not None
+        self.graph_safe = self.images is not None
         self.first, self.turn = 0, 0
         self.n = 0  # this rank's images of the update
         self.gathered: tuple[Tensor, Tensor | None] | None = None  # of the update, in the stored dtype

@@ -127,14 +127,14 @@ def config_warnings(gan: GAN) -> list[str]:
         f"normalization.{name}: the penalty is defined per sample, but batch norm in D couples the samples; "
         "use normalization=ln instead (arXiv:1704.00028, section 4)"
         for name, method in gan.methods.items()
-        if method.per_sample
+        if method.needs_per_sample_d
     ]
 
 
 def batch_independent(e: Experiment, d: nn.Module) -> bool:
     """Whether D's verdict on an image is independent of the pass and batch that contain it."""
     couples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in d.modules())
-    return not couples and not any(s.looks_at_passes for s in e.normalization.values())
+    return not couples and not any(s.differs_per_forward for s in e.normalization.values())
 
 
 def stateful_parts(gan: GAN) -> dict[str, Any]:

@@ -242,15 +242,15 @@ def cannot_record(gan: GAN, feed: Feed) -> str:
     """The reason why updates of this GAN can't be recorded as a CUDA graph; "" if they can."""
     if gan.device.type != "cuda":
         return "only a CUDA device records graphs"
-    if not feed.capturable:
+    if not feed.graph_safe:
         return feed.batches.obstacle
     if not all(map(is_graph_safe, (gan.g_optimizer, gan.d_optimizer))):
         return f"{type(gan.d_optimizer).__name__} can't be recorded"
     for name, method in gan.methods.items():
-        if not method.capturable:
+        if not method.graph_safe:
             return f"normalization.{name} reads values on the host"
     for module in (*gan.generator.modules(), *gan.discriminator.modules(), gan.loss):
-        if not getattr(module, "capturable", True):
+        if not getattr(module, "graph_safe", True):
             return f"{type(module).__name__} changes or reads values on the host"
     return ""
 

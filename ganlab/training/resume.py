@@ -268,7 +268,7 @@ def report_differences(
     if different := provenance.changed(was, now):
         log.warning("resume is exact only with what step %d was made with: %s", step, "; ".join(different))
     for d in changed:
-        entry = {"step": step, "key": d.key, "was": brief(d.stored), "now": brief(d.asked)}
+        entry = {"step": step, "key": d.key, "was": brief(d.stored), "now": brief(d.requested)}
         progress["changes"] = [*progress.get("changes", ()), entry]
         log.warning("%s: %s from step %d on, by resume_allow", d.key, d, step)
 

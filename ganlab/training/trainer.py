@@ -272,9 +272,9 @@ class Run:
 
     def _yield_turn(self) -> Iterator[Run]:
         """Yield to the other runs of the process; until the next turn its log messages are theirs."""
-        self.log.rest()
+        self.log.detach()
         yield self
-        self.log.wake()
+        self.log.attach()
 
     def _start(self) -> None:
         """The first checkpoint, previews and evaluation, as far as they are not done yet."""

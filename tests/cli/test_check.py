@@ -109,7 +109,7 @@ def test_damage_quarantine_leftovers_and_torn_metrics(run: Path, capsys: pytest.
     assert main.main(["check", str(run), "--json"]) == 4
     out, err = capsys.readouterr()
     assert err == (
-        f"ganlab: error: {run}: step 6: state.safetensors: damaged (its sha256 does not fit the manifest's); "
+        f"ganlab: error: {run}: step 6: state.safetensors: damaged (sha256 mismatch); "
         "the newest good one is step 4\n"
     )
     (told,) = json.loads(out)["runs"]
@@ -141,7 +141,7 @@ def test_lost_files_other_runs_and_other_configs(run: Path, capsys: pytest.Captu
     (run / "run.json").write_bytes(whole["run.json"])
     (run / "config.yaml").write_bytes(whole["config.yaml"].replace(b"margin: 1.0", b"margin: 2.0"))
     assert b"margin: 2.0" in (run / "config.yaml").read_bytes()
-    told("config.yaml: loss.margin: step 6 was made with 1.0, asked 2.0")
+    told("config.yaml: loss.margin: step 6 was made with 1.0, requested 2.0")
     (run / "config.yaml").write_bytes(b"\xff{")
     told("config.yaml: is damaged")
     (run / "config.yaml").write_bytes(whole["config.yaml"])
@@ -207,7 +207,7 @@ def test_a_checkpoint_from_elsewhere_must_be_this_runs(run: Path, trained: Path,
     assert state(run, 6) == state(trained, 6)
     train(tmp_path / "other", "seed=1", "steps=2")
     theirs = tmp_path / "other" / "checkpoints" / "step-000000002"
-    with pytest.raises(CheckpointError, match=r"another run, made with seed 1, asked 0"):
+    with pytest.raises(CheckpointError, match=r"another run, made with seed 1, requested 0"):
         train(run, f"resume={theirs}")
 
 
@@ -389,7 +389,7 @@ def test_changed_keys_are_refused_or_allowed_by_name(run: Path, caplog: pytest.L
     told = json.loads((run / "result.json").read_text())
     assert told["changes"] == [{"step": 6, "key": "optimizer.lr", "was": "0.0002", "now": "0.5"}]
     assert (RunFolder(run).read_config() or {})["optimizer"]["lr"] == 0.5
-    assert "optimizer.lr: 0.0002, asked 0.5 from step 6 on" in (run / "log.txt").read_text()
+    assert "optimizer.lr: 0.0002, requested 0.5 from step 6 on" in (run / "log.txt").read_text()
     assert main.main(["check", str(run)]) == 0
 
 
@@ -415,7 +415,7 @@ def test_a_misfit_names_shapes_and_the_key(run: Path) -> None:
         train(run, "steps=8", "architecture.width=0.06", "resume_allow=[architecture.width]")
     text = str(caught.value)
     assert "tensor generator/" in text
-    assert "more); it was made with architecture.width 0.03, asked 0.06" in text
+    assert "more); it was made with architecture.width 0.03, requested 0.06" in text
     assert (RunFolder(run).read_config() or {})["architecture"]["width"] == 0.03
 
 
@@ -436,7 +436,7 @@ def test_other_images_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_lost_config_comes_back_from_the_checkpoint(run: Path, trained: Path) -> None:
     (run / "config.yaml").unlink()
-    with pytest.raises(ConfigError, match="seed: this run folder was made with 0, asked 1"):
+    with pytest.raises(ConfigError, match="seed: this run folder was made with 0, requested 1"):
         train(run, "seed=1")
     train(run, "resume=4")
     assert state(run, 6) == state(trained, 6)

@@ -21,7 +21,7 @@ from ganlab.data.fingerprint import fingerprint
 from ganlab.errors import DataError, EnvError, Stopped
 from ganlab.evaluation.evaluator import Evaluator
 from ganlab.evaluation.generate import CHUNK, Generate, SampleGenerator, evaluating, to_bytes
-from ganlab.evaluation.reference_stats import HELD, rows_of
+from ganlab.evaluation.reference_stats import IN_MEMORY, rows_of
 from ganlab.experiment import Experiment, Scoring
 from ganlab.extractors.base import Extractor, check_images
 from ganlab.metrics.base import Metric, MetricError, Reference, moments
@@ -218,7 +218,7 @@ def test_looking_leaves_no_trace(tmp_path: Path) -> None:
 
 def extracted(cache: Path, **changes: Any) -> tuple[int, list[str], dict[str, float | None]]:
     """Real images that an evaluation extracts in a process of its own, its warnings and its values."""
-    HELD.clear()
+    IN_MEMORY.clear()
     e = evaluator(cache, **changes)
     scores = e.score(generate)
     assert isinstance(e.extractor, Tiny)
@@ -361,10 +361,10 @@ def test_what_no_data_can_mend_is_refused_before_data_are_read() -> None:
 
 def test_a_split_that_is_not_there_and_odd_channels(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"^metric.protocol.real_split: t compares with split 'val', noise has no"
+        DataError, match=r"^metric.protocol.real_split: t compares with split 'val', which noise lacks; "
     ):
         evaluator(tmp_path, real_split="val").check()
-    with pytest.raises(DataError, match="need grey or RGB images"):
+    with pytest.raises(DataError, match="need grayscale or RGB images"):
         evaluator(tmp_path, dataset=Noise(channels=2)).check()
     with pytest.raises(EnvError):
         evaluator(tmp_path, extractor=Tiny("missing")).check()
@@ -384,9 +384,9 @@ def test_no_value_is_null_with_a_reason_and_an_error_if_asked(tmp_path: Path) ->
     scores = e.score(generate)
     assert scores.values["odd_tiny"] is scores.values["odd_std_tiny"] is None
     assert scores.values["fid_tiny"] is not None
-    assert scores.warnings == ["odd: no value, it came out as {'odd': inf, 'odd_std': 0.0}"]
+    assert scores.warnings == ["odd: no value, not finite: {'odd': inf, 'odd_std': 0.0}"]
     e.metrics["odder"] = e.measures["odder"] = Odd()
-    with pytest.raises(DataError, match=r"^metric.scores.odd: it came out as.*\n.*odder: it came out as.*$"):
+    with pytest.raises(DataError, match=r"^metric.scores.odd: not finite: .*\n.*odder: not finite: .*$"):
         e.score(generate, strict=True)
     del e.metrics["odder"], e.measures["odder"]
     assert e.score(generate).warnings == scores.warnings  # not heaped up
@@ -406,12 +406,14 @@ def test_a_diverged_generator_scores_null(tmp_path: Path) -> None:
 def test_memory_that_runs_out_halves_the_batch(tmp_path: Path) -> None:
     plain = evaluator(tmp_path / "a").score(generate)
     tight = evaluator(tmp_path / "b", extractor=Tiny(room=30)).score(generate)
-    assert tight.warnings == [f"out of memory while scoring; batches of {n} from here on" for n in (50, 25)]
+    assert tight.warnings == [
+        f"out of memory while scoring; continuing with batches of {n}" for n in (50, 25)
+    ]
     for name, value in plain.values.items():
         assert value == pytest.approx(tight.values[name], rel=1e-5)
     none = evaluator(tmp_path / "c", extractor=Tiny(room=0)).score(generate)
     assert set(none.values.values()) == {None}
-    assert "is: no value, the device has no memory for one image" in none.warnings
+    assert "is: no value, not enough device memory for a single image" in none.warnings
 
 
 def test_a_signal_aborts_between_batches_and_leaves_nothing(tmp_path: Path) -> None:

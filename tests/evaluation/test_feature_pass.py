@@ -154,7 +154,7 @@ def test_only_what_is_asked_for_is_kept(tmp_path: Path) -> None:
     def kept(**metrics: Metric) -> tuple[int, int]:
         p = protocol(is_n_fake=700, fid_n_fake=600)
         features = FeaturePass(Tiny(), 100, torch.device("cpu"), print)
-        seen = passes.show(metrics, p, features, generate, None, lambda *told: None)
+        seen = passes.pass_over_fakes(metrics, p, features, generate, None, lambda *_: None)
         return len(seen.kept.pool), len(seen.kept.logits)
 
     class Own(Metric):

@@ -93,7 +93,9 @@ def fewer_steps(place: Path) -> None:
 def decaying(place: Path) -> None:
     play(place, *QUIET, "lr_decay=linear")
     refused(
-        train(place, "lr_decay=linear", "steps=12"), 2, "steps: made with 8, asked 12, and lr_decay depends"
+        train(place, "lr_decay=linear", "steps=12"),
+        2,
+        "steps: made with 8, requested 12, and lr_decay depends",
     )
 
 
@@ -158,7 +160,7 @@ def another_run(key: str, value: str) -> Callable[[Path], None]:
         refused(
             train(place, word),
             2,
-            rf"{re.escape(key)}: this run folder was made with .*, asked ",
+            rf"{re.escape(key)}: this run folder was made with .*, requested ",
             r"resume_allow=\[",
         )
         allowed = f"resume_allow=[{key.partition('.')[0]}]"
@@ -244,7 +246,7 @@ def other_data(place: Path) -> None:
 def lost_config(place: Path) -> None:
     stopped(place)
     (place / "run" / "config.yaml").unlink()
-    refused(train(place, "seed=3"), 2, "seed: this run folder was made with 0, asked 3")
+    refused(train(place, "seed=3"), 2, "seed: this run folder was made with 0, requested 3")
     code, said = train(place)
     assert code == 0, said[-300:]
 

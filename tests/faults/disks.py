@@ -141,7 +141,7 @@ def metrics_full(code: int, place: Path) -> None:
     times = 6 if code in files.TRANSIENT else 3  # three further tries are made in silence
     done = begin(place, *GAME, before=fails("write", code, named("metrics.jsonl"), 2, times)).wait()
     assert done.code == 0, done.err[-300:]
-    assert warned(done, "its lines wait until the next checkpoint") == 1, done.err
+    assert warned(done, "records are buffered until the next checkpoint") == 1, done.err
     assert warned(done, "retrying at the next checkpoint") <= 1, done.err
     assert_identical(place, *GAME)
 

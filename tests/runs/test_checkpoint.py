@@ -547,7 +547,7 @@ def test_a_truncated_file_is_told_as_such(tmp_path: Path) -> None:
 
 
 def test_a_named_step_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such checkpoint; there are: 1, 2"):
+    with pytest.raises(CheckpointError, match="no such checkpoint; available steps: 1, 2"):
         made(tmp_path, 1, 2).load(7)
 
 
@@ -575,7 +575,7 @@ def test_another_runs_checkpoint_is_refused_and_left_alone(tmp_path: Path) -> No
 def test_a_folder_copied_to_another_step_is_refused(tmp_path: Path) -> None:
     kept = made(tmp_path, 1)
     shutil.copytree(kept.path(1), kept.path(5))
-    with pytest.raises(CheckpointError, match="its manifest is of step 1"):
+    with pytest.raises(CheckpointError, match="its manifest says step 1"):
         kept.load(5)
 
 

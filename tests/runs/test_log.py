@@ -217,7 +217,7 @@ def test_a_tensorboard_that_fails_warns_once_and_training_goes_on(
         log.image(1, np.zeros((2, 2, 3), dtype=np.uint8))
         log.flush()
     assert len(records(tmp_path)) == 3
-    told = "ganlab: warning: TensorBoard failed (No space left on device); the run goes on without it\n"
+    told = "ganlab: warning: TensorBoard failed (No space left on device); continuing without it\n"
     assert capsys.readouterr().err == told
 
 

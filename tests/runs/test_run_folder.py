@@ -467,13 +467,13 @@ def test_every_difference_is_listed_at_once_by_key(tmp_path: Path) -> None:
     methods = "ganlab.methods"
     fix = "; use another run_dir=, the old value, or resume_allow="
     assert [line.rpartition("[")[0] for line in told] == [
-        f"normalization.sn: {made} {methods}.weight_norms.SpectralNorm, asked nothing" + fix,
-        f"normalization.gp: {made} nothing, asked {methods}.penalties.GradientPenalty" + fix,
-        f"loss: {made} {methods}.losses.Hinge, asked {methods}.losses.Wasserstein" + fix,
-        "optimizer.lr: this run folder was made with 0.0002, asked 0.0001" + fix,
-        "optimizer.betas: this run folder was made with [0.5, 0.999], asked [0, 0.9]" + fix,
-        "seed: this run folder was made with 0, asked 1" + fix,
-        'extra: this run folder was made with nothing, asked "x"' + fix,
+        f"normalization.sn: {made} {methods}.weight_norms.SpectralNorm, requested nothing" + fix,
+        f"normalization.gp: {made} nothing, requested {methods}.penalties.GradientPenalty" + fix,
+        f"loss: {made} {methods}.losses.Hinge, requested {methods}.losses.Wasserstein" + fix,
+        "optimizer.lr: this run folder was made with 0.0002, requested 0.0001" + fix,
+        "optimizer.betas: this run folder was made with [0.5, 0.999], requested [0, 0.9]" + fix,
+        "seed: this run folder was made with 0, requested 1" + fix,
+        'extra: this run folder was made with nothing, requested "x"' + fix,
     ]
     assert caught.value.code == 2
 
@@ -522,10 +522,10 @@ def test_a_key_younger_than_the_run_stood_for_its_default(tmp_path: Path) -> Non
     folder = RunFolder(tmp_path)
     folder.write_config(CONFIG)
     assert folder.check_config({**CONFIG, "accumulate": 1}) == []
-    with pytest.raises(ConfigError, match="accumulate: this run folder was made with 1, asked 2"):
+    with pytest.raises(ConfigError, match="accumulate: this run folder was made with 1, requested 2"):
         folder.check_config({**CONFIG, "accumulate": 2})
     folder.write_config({**CONFIG, "accumulate": 2})
-    with pytest.raises(ConfigError, match="made with 2, asked 1"):
+    with pytest.raises(ConfigError, match="made with 2, requested 1"):
         folder.check_config(CONFIG)
 
 

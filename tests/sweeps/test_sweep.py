@@ -582,7 +582,8 @@ def test_a_finished_cell_of_another_config_is_refused_before_anything_runs(place
     capsys.readouterr()
     assert sweep(f"out={out}", "batch_size=8") == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert "batch_size: this run folder was made with 64, asked 8; use another out=, the old value" in told
+    message = "batch_size: this run folder was made with 64, requested 8; use another out=, the old value"
+    assert message in told
     assert (out / "cells.csv").read_bytes() == before
     (out / "sn-A-s0" / "config.yaml").write_text("[1]")
     assert sweep(f"out={out}") == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 from ganlab import text
 from ganlab.papers import labels
-from ganlab.runs.metrics_file import parsed
+from ganlab.runs.metrics_file import parse_line
 from ganlab.system.files import open_regular
 
 MAX_BYTES = 512 << 20
@@ -69,7 +69,7 @@ def read(path: Path, notes: list[str]) -> Summary:
                 return summary
             for line in file:
                 try:
-                    row = parsed(line)
+                    row = parse_line(line)
                     step = row["step"]
                     if not isinstance(step, int) or not 0 <= step < 1 << 62:
                         raise ValueError("invalid step")
