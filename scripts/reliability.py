@@ -34,8 +34,6 @@ RECORD = ROOT / "benchmarks" / "reliability" / "figures.json"
 PAGE = ROOT / "RELIABILITY.md"
 CASES_PER_PROCESS = 25
 LIMIT = 3600  # seconds per case
-BEGIN = "<!-- figures: made by scripts/reliability.py from benchmarks/reliability; do not edit -->"
-END = "<!-- end of figures -->"
 GROUPS = {  # order of the page; figures in no group come last
     "Stops and resumes": "kill9 fileops crash_loop torn signals twice interrupted power resume "
     "resume-controls looking mutations machines finished changed schedules",
@@ -156,10 +154,8 @@ class Suite:
             self.rows[key] += rows
             self.seconds[key] += time.monotonic() - start
             piece = f" {part + 1}/{parts}" if parts > 1 else ""
-            points = sum(row["n"] for row in rows)
-            log_progress(
-                f"{key}{piece}: {points} points, {len(failed)} cases failed, {time.monotonic() - start:.0f} s"
-            )
+            checks, seconds = sum(row["n"] for row in rows), time.monotonic() - start
+            log_progress(f"{key}{piece}: {checks} checks, {len(failed)} cases failed, {seconds:.0f} s")
             for row in failed:
                 log_progress(f"  {row['name']}: {row['why'][:300]}")
             if failed:
@@ -202,24 +198,20 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     """The content of RELIABILITY.md."""
     from faults.base import figures
 
-    lines = ["", "| Figure | Faults | Points | Held | Also |", "|---|---|--:|--:|---|"]
+    lines = ["", "| Figure | Faults | Checks | Passed | Notes |", "|---|---|--:|--:|---|"]
     for group, keys in grouped(figures()).items():
         lines.append(f"| **{group}** | | | | |")
         lines += [row(figures()[key], records.get(key)) for key in keys]
-    lines += ["| **Not here** | | | | |"]
+    lines += ["| **Not measured** | | | | |"]
     lines += [f"| {title} | | | not run | {why} |" for title, why in NOT_MEASURED.items()]
     failed = [f"- `{k}` {failure}" for k, r in records.items() for failure in r["failures"]]
-    lines += ["", "## What failed", "", *(failed or ["Nothing of the above."])]
-    lines += ["", "## Where it ran", ""]
+    lines += ["", "## Failures", "", *(failed or ["None."])]
+    lines += ["", "## Environments", ""]
     for text, keys in environments(records).items():
         lines.append(f"- {text}: {', '.join(f'`{key}`' for key in keys)}.")
     minutes = sum(r["seconds"] for r in records.values()) / 60
-    lines += [
-        "",
-        f"In all {minutes:.0f} minutes of one process; two run at a time. Seeds are fixed in the cases",
-    ]
-    lines[-1] += " (`tests/faults/`)."
-    return "\n".join(lines) + "\n"
+    total = f"Total: {minutes:.0f} process minutes, two processes at a time."
+    return "\n".join([*lines, "", f"{total} Seeds are fixed in the cases (`tests/faults/`).", ""])
 
 
 def grouped(keys: Iterable[str]) -> dict[str, list[str]]:
@@ -287,7 +279,7 @@ def main() -> int:
     if args.list:
         for key, figure in figures().items():
             short, long = (sum(case.n for case in figure.cases(part)) for part in (False, True))
-            print(f"{key:16} {figure.title} ({long} points, {short} in CI)")
+            print(f"{key:16} {figure.title} ({long} checks, {short} in CI)")
         return 0
     from ganlab.system.files import write_atomic, write_json
 

@@ -63,7 +63,7 @@ class Nearest(Analysis):
         split: str | None = None,
         seed: Steps = 0,
     ) -> None:
-        self.checkpoint, self.n, self.k, self.shown = str(checkpoint), n, k, rows
+        self.checkpoint, self.n, self.k, self.num_rows = str(checkpoint), n, k, rows
         self.n_real, self.split, self.seed = n_real, split, seed
 
     def make(self, runs: Sequence[Subject]) -> Finding:
@@ -131,7 +131,7 @@ class Nearest(Analysis):
         of_baseline: Neighbors,
         name: str,
     ) -> bytes:
-        closest = of_samples.distance[:, 0].argsort()[: self.shown]
+        closest = of_samples.distance[:, 0].argsort()[: self.num_rows]
         tiles = torch.stack(
             [
                 image
