@@ -1,10 +1,10 @@
-"""Makes ``tests/fixtures/format-N``: a run stopped half-way, in the checkpoint format of this ganlab.
+"""Create ``tests/fixtures/format-N``: a run stopped halfway, in the current checkpoint format.
 
     python scripts/format_fixture.py tests/fixtures/format-1
 
-Run it once when a format is released, commit the folder, and never make it again: the tests load it and
-continue it with every later ganlab. ``expected.json`` holds what the ganlab that made it went on to: losses,
-and the digest of its last state, which is the same bits only on the kind of machine that is named there.
+Run it once when a format is released, commit the folder, and never regenerate it: the tests load and continue
+it with every later version. ``expected.json`` holds the losses of the continued run and the digest of its
+last state, which is reproducible to the bit only on the kind of machine recorded there.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from ganlab.runs.provenance import versions
 from ganlab.system.hardware import device_name
 from ganlab.training import engine, trainer
 
-# As small as a run can be that has a bit of everything: power iterations, batch norm, labels, an average of
-# G, several updates of D, Adam's slots, random flips, a learning rate that falls, means not told yet.
-WORDS = [
+# A minimal run that covers all state: power iterations, batch norm, labels, EMA of G, several D updates, Adam
+# moments, random flips, a decaying learning rate, and losses not yet logged.
+OVERRIDES = [
     *("dataset=digits", "dataset.resolution=32", "architecture=resnet", "architecture.head=projection"),
     *("architecture.width=0.008", "architecture.z_dim=4", "normalization=[sn,gp]", "loss=hinge"),
     *("steps=8", "batch_size=4", "d_steps=2", "ema=0.9", "flip=true", "dequantize=true", "lr_decay=linear"),
@@ -41,13 +41,13 @@ WORDS = [
     *("metric.protocol.is_n_fake=8", "metric.progress=null"),
 ]
 STOP, END = 4, 8
-KEPT = ("config.yaml", "run.json", "metrics.jsonl", "result.json", "checkpoints")
-TIMED = ("wall_s", "it_per_s")
+FILES = ("config.yaml", "run.json", "metrics.jsonl", "result.json", "checkpoints")
+CLOCK_KEYS = ("wall_s", "it_per_s")
 
 
 def train(run: Path, stop: int | None = None) -> None:
-    """The run in ``run``, from its beginning or from where it is; a SIGTERM comes in update ``stop``."""
-    composed = compose.compose([*WORDS, f"run_dir={run}"])
+    """Start or continue the run in ``run``; send SIGTERM during update ``stop``."""
+    composed = compose.compose([*OVERRIDES, f"run_dir={run}"])
     update = engine.Engine.update
 
     def stopping(self: engine.Engine, step: int) -> None:
@@ -64,44 +64,44 @@ def train(run: Path, stop: int | None = None) -> None:
         engine.Engine.update = update  # type: ignore[method-assign]
 
 
-def loaded(run: Path, step: int) -> str:
-    """Digest of all that training goes on from."""
+def state_digest(run: Path, step: int) -> str:
+    """Digest of the training state at a step."""
     folder = RunFolder(run)
     _, tensors, state = Checkpoints(folder.checkpoints, folder.run_id).load(step)
     return digest(tensors, state["game"])
 
 
 def records(run: Path) -> list[dict[str, object]]:
-    """metrics.jsonl without its clocks."""
-    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k not in TIMED} for record in told]
+    """metrics.jsonl without timings."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in CLOCK_KEYS} for record in rows]
 
 
 def main(target: Path) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temp:
-        here, stopped, on = Path.cwd(), Path("stopped"), Path("on")
-        target = here / target
+        cwd, stopped, resumed = Path.cwd(), Path("stopped"), Path("on")
+        target = cwd / target
         os.chdir(temp)
         train(stopped, STOP)
-        shutil.copytree(stopped, on)
-        train(on)
+        shutil.copytree(stopped, resumed)
+        train(resumed)
         target.mkdir(parents=True)
-        for name in KEPT:
-            place = stopped / name
-            (shutil.copytree if place.is_dir() else shutil.copy)(place, target / name)
-        for old in sorted((target / "checkpoints").iterdir())[:-1]:
-            shutil.rmtree(old)
+        for name in FILES:
+            source = stopped / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
+        for checkpoint in sorted((target / "checkpoints").iterdir())[:-1]:
+            shutil.rmtree(checkpoint)
         expected = {
             "format": FORMAT,
             "made_on": {"device": device_name(torch.device("cpu")), "threads": 1, "versions": versions()},
-            "words": WORDS,
+            "words": OVERRIDES,
             "step": STOP,
-            "digest": loaded(stopped, STOP),
-            "continued": {"step": END, "digest": loaded(on, END), "records": records(on)},
+            "digest": state_digest(stopped, STOP),
+            "continued": {"step": END, "digest": state_digest(resumed, END), "records": records(resumed)},
         }
         (target / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-        os.chdir(here)
+        os.chdir(cwd)
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
     print(f"{target}: format {FORMAT}, {size} bytes")
 

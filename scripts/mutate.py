@@ -1,11 +1,12 @@
-"""Mutates modules of ganlab, one small change at a time, and lists the changes that no test notices.
+"""Mutation testing: change modules of ganlab one operator at a time and list changes that no test detects.
 
     python scripts/mutate.py losses penalties n=60 seed=0 budget=20
 
-Of each module at most ``n`` mutants, drawn by ``seed``. A mutant is a function whose bytecode is swapped in a
-forked child of a process that has imported and collected everything, so it costs no start. It meets the tests
-that run its line, the quickest first, for ``budget`` CPU seconds in all; tests that only watch a subprocess
-never see it. Values outside functions are not mutated. A survivor is a missing test, or an equivalent mutant.
+Tests at most ``n`` mutants per module, sampled with ``seed``. A mutant replaces the bytecode of a function in
+a forked child of a process that has already imported and collected everything, so it starts instantly. It
+runs the tests that cover its line, fastest first, for at most ``budget`` CPU seconds; tests that only run
+ganlab in a subprocess do not see it. Code outside functions is not mutated. A surviving mutant indicates a
+missing test, or is equivalent to the original.
 """
 
 from __future__ import annotations
@@ -30,19 +31,22 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = {
-    "losses": ("losses",),
-    "penalties": ("penalties",),
-    "weight_norms": ("weight_norms", "spectra"),
-    "spectral": ("weight_norms", "spectra", "penalties"),
-    "feature_norms": ("feature_norms",),
-    "constraints": ("penalties",),
-    "step": ("step",),
-    "game": ("step",),
-    "evaluate": ("evaluate",),
-    "scores": ("evaluate",),
-    "checkpoint": ("checkpoint",),
-    "optimizers": ("loop",),
+TESTS = {  # module -> its package, and its tests
+    "losses": ("methods", ["methods/test_losses"]),
+    "penalties": ("methods", ["methods/test_penalties"]),
+    "weight_norms": ("methods", ["methods/test_weight_norms", "methods/test_spectra"]),
+    "spectral_norm": (
+        "methods",
+        ["methods/test_weight_norms", "methods/test_spectra", "methods/test_penalties"],
+    ),
+    "feature_norms": ("methods", ["methods/test_feature_norms"]),
+    "constraints": ("methods", ["methods/test_penalties"]),
+    "step": ("training", ["training/test_step"]),
+    "gan": ("training", ["training/test_step"]),
+    "evaluator": ("evaluation", ["evaluation/test_evaluate"]),
+    "scores": ("evaluation", ["evaluation/test_evaluate"]),
+    "checkpoint": ("runs", ["runs/test_checkpoint"]),
+    "optimizers": ("training", ["training/test_loop"]),
 }
 PAIRS: list[tuple[type, type]] = [
     *((ast.Lt, ast.LtE), (ast.Gt, ast.GtE), (ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.In, ast.NotIn)),
@@ -56,7 +60,7 @@ Edit = Callable[[Any], None]
 
 
 def edits(node: ast.AST) -> Iterator[Edit]:
-    """The changes of one node, each made in place."""
+    """Yield functions that each apply one mutation to a node in place."""
     if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
         yield lambda n: n.ops.__setitem__(0, SWAPS[type(n.ops[0])]())
     elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS:
@@ -76,14 +80,14 @@ def edits(node: ast.AST) -> Iterator[Edit]:
 
 
 def nodes(tree: ast.AST) -> list[ast.AST]:
-    """What may be mutated: inside functions, but for annotations, defaults and the words of errors."""
-    found: list[ast.AST] = []
+    """Nodes that may be mutated: inside functions, except annotations, defaults and error messages."""
+    result: list[ast.AST] = []
 
     def visit(node: ast.AST, inside: bool) -> None:
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
             return
         if inside:
-            found.append(node)
+            result.append(node)
         if isinstance(node, ast.FunctionDef):
             inside = True
         for name, child in _children(node):
@@ -91,18 +95,18 @@ def nodes(tree: ast.AST) -> list[ast.AST]:
                 visit(child, inside)
 
     visit(tree, False)
-    return found
+    return result
 
 
 def _children(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     for name, value in ast.iter_fields(node):
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, ast.AST):
-                yield name, one
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, ast.AST):
+                yield name, item
 
 
 def mutants(path: Path) -> Iterator[tuple[int, str, ast.AST]]:
-    """Line, what it was and became, and the module's tree, for every change."""
+    """Yield line number, description (before -> after) and the mutated module tree."""
     tree = ast.parse(path.read_text())
     for index, node in enumerate(nodes(tree)):
         for edit in edits(node):
@@ -114,16 +118,16 @@ def mutants(path: Path) -> Iterator[tuple[int, str, ast.AST]]:
 
 
 def swap(path: Path, tree: Any) -> bool:
-    """Give the functions that were made from ``path`` the bytecode of ``tree``.
+    """Replace the bytecode of functions defined in ``path`` by that of ``tree``.
 
-    False where one can't take it, as one that loses its ``super()`` can't.
+    Returns False if a function cannot take it, for example because the mutation removes its ``super()``.
     """
     codes: dict[tuple[str, int], CodeType] = {}
 
     def collect(code: CodeType) -> None:
         codes[code.co_qualname, code.co_firstlineno] = code
-        for one in filter(lambda c: isinstance(c, CodeType), code.co_consts):
-            collect(one)
+        for constant in filter(lambda c: isinstance(c, CodeType), code.co_consts):
+            collect(constant)
 
     collect(compile(tree, str(path), "exec"))
     fits = True
@@ -138,13 +142,14 @@ def swap(path: Path, tree: Any) -> bool:
 
 
 def passes(items: list[Any], number: int) -> bool:
+    """Run one collected test; return whether it passed."""
     following = items[number + 1] if number + 1 < len(items) else None
     reports = runtestprotocol(items[number], log=False, nextitem=following)
     return not any(r.failed for r in reports)
 
 
-def forked(work: Callable[[], Any], cpu_s: float) -> Any:
-    """What ``work`` returns in a child; None if it takes too long, or takes the child down."""
+def run_forked(function: Callable[[], Any], cpu_s: float) -> Any:
+    """Return the result of ``function`` run in a forked child; None if it times out or crashes."""
     read, write = os.pipe()
     if (pid := os.fork()) == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_s), int(cpu_s) + 1))
@@ -153,7 +158,7 @@ def forked(work: Callable[[], Any], cpu_s: float) -> Any:
             os.dup2(null, fd)
         try:
             with open(write, "wb") as file:
-                pickle.dump(work(), file)
+                pickle.dump(function(), file)
         finally:
             os._exit(0)
     os.close(write)
@@ -163,9 +168,9 @@ def forked(work: Callable[[], Any], cpu_s: float) -> Any:
     return pickle.loads(data) if data else None
 
 
-def covered(items: list[Any], path: Path) -> list[tuple[float, set[int]] | None]:
-    """CPU seconds and the lines of ``path`` that each test runs; None of one that fails as it is."""
-    found: list[tuple[float, set[int]] | None] = []
+def measure_coverage(items: list[Any], path: Path) -> list[tuple[float, set[int]] | None]:
+    """CPU seconds, and covered lines of ``path``, of each test; None for tests that already fail."""
+    result: list[tuple[float, set[int]] | None] = []
     for number in range(len(items)):
         lines: set[int] = set()
 
@@ -177,54 +182,56 @@ def covered(items: list[Any], path: Path) -> list[tuple[float, set[int]] | None]
 
         began = time.process_time()
         sys.settrace(trace)
-        fine = passes(items, number)
+        passed = passes(items, number)
         sys.settrace(None)
-        found.append((time.process_time() - began, lines) if fine else None)
-    return found
+        result.append((time.process_time() - began, lines) if passed else None)
+    return result
 
 
-class Mutating:
-    """A plugin: in place of running the collected tests, runs them against mutants."""
+class MutationPlugin:
+    """Pytest plugin that runs the collected tests against mutants."""
 
     def __init__(self, module: str, n: int, seed: int, budget: float) -> None:
         self.module, self.n, self.seed, self.budget = module, n, seed, budget
 
     def pytest_runtestloop(self, session: Any) -> bool:
-        path, items = ROOT / "ganlab" / f"{self.module}.py", list(session.items)
-        runs = forked(lambda: covered(items, path), 3600) or []
-        every = list(mutants(path))
-        drawn = random.Random(self.seed).sample(every, min(self.n, len(every)))
+        path, items = ROOT / "ganlab" / TESTS[self.module][0] / f"{self.module}.py", list(session.items)
+        runs = run_forked(lambda: measure_coverage(items, path), 3600) or []
+        candidates = list(mutants(path))
+        sample = random.Random(self.seed).sample(candidates, min(self.n, len(candidates)))
         counts = {"killed": 0, "survived": 0, "no test": 0, "not tried": 0}
-        for line, text, tree in sorted(drawn, key=lambda m: m[0]):
+        for line, text, tree in sorted(sample, key=lambda m: m[0]):
             order = sorted((run[0], i) for i, run in enumerate(runs) if run and line in run[1])
-            chosen, spent = list[Any](), 0.0
+            selected, total = list[Any](), 0.0
             for seconds, i in order:
-                if not chosen or spent + seconds < self.budget:
-                    chosen, spent = [*chosen, items[i]], spent + seconds
+                if not selected or total + seconds < self.budget:
+                    selected, total = [*selected, items[i]], total + seconds
 
-            def met(tree: ast.AST = tree, chosen: list[Any] = chosen) -> str:
+            def run_tests(tree: ast.AST = tree, selected: list[Any] = selected) -> str:
                 if not swap(path, tree):
                     return "not tried"
-                return "survived" if all(passes(chosen, i) for i in range(len(chosen))) else "killed"
+                return "survived" if all(passes(selected, i) for i in range(len(selected))) else "killed"
 
-            state = "no test" if not chosen else forked(met, 20 + 5 * spent) or "killed"
+            state = "no test" if not selected else run_forked(run_tests, 20 + 5 * total) or "killed"
             counts[state] += 1
             if state != "killed":
-                print(f"{self.module}.py:{line}  {state} ({len(chosen)} of {len(order)})  {text}", flush=True)
-        told = ", ".join(f"{count} {state}" for state, count in counts.items())
-        print(f"{self.module}: {len(drawn)} of {len(every)} mutants: {told}", flush=True)
+                print(
+                    f"{self.module}.py:{line}  {state} ({len(selected)} of {len(order)})  {text}", flush=True
+                )
+        summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+        print(f"{self.module}: {len(sample)} of {len(candidates)} mutants: {summary}", flush=True)
         return True
 
 
-def main(words: list[str]) -> int:
-    given = dict(w.split("=", 1) for w in words if "=" in w)
-    for module in [w for w in words if "=" not in w] or list(TESTS):
-        files = [str(ROOT / "tests" / f"test_{name}.py") for name in TESTS[module]]
-        limits = int(given.get("n", 60)), int(given.get("seed", 0)), float(given.get("budget", 20))
+def main(arguments: list[str]) -> int:
+    options = dict(w.split("=", 1) for w in arguments if "=" in w)
+    for module in [w for w in arguments if "=" not in w] or list(TESTS):
+        files = [str(ROOT / "tests" / f"{name}.py") for name in TESTS[module][1]]
+        limits = int(options.get("n", 60)), int(options.get("seed", 0)), float(options.get("budget", 20))
         quiet = ["-q", "-p", "no:cacheprovider", "-s", "--timeout=0", "-m", "not slow"]
-        pid = os.fork()  # torch is imported; each module's tests are collected in a process of their own
+        pid = os.fork()  # torch is already imported; collect each module's tests in its own process
         if pid == 0:
-            os._exit(pytest.main([*quiet, *files], plugins=[Mutating(module, *limits)]))
+            os._exit(pytest.main([*quiet, *files], plugins=[MutationPlugin(module, *limits)]))
         os.waitpid(pid, 0)
     return 0
 

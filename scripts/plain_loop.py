@@ -1,13 +1,13 @@
-"""A GAN trained the plain way: the eager reference that ganlab's speed is measured against.
+"""A plain eager GAN training loop: the reference for ganlab's speed.
 
     python scripts/plain_loop.py resnet sn 3   # cnn or resnet; sn, gp, wn or none; generator updates
 
-What a careful researcher writes in an afternoon, as mimicry's and pytorch-gan-collections' loops: SNGAN's
-nets (arXiv:1802.05957, Tables 3 and 4) as they stand there, NCHW, a power iteration at each forward pass,
-real and generated images through D one after the other, ``loss.backward()``, Adam parameter by parameter. No
-tricks, and no deliberate waste: D's images are generated without a graph, the data lie in memory, no loss is
-read. It imports torch alone. ``load`` takes the initial weights of ganlab's nets, which bear the same names,
-so that both loops start alike and tell the same losses.
+Comparable to the loops of mimicry and pytorch-gan-collections: SNGAN's networks (arXiv:1802.05957, Tables 3
+and 4), NCHW, one power iteration per forward pass, separate D passes for real and generated images,
+``loss.backward()``, Adam without foreach or fusion. It has no optimizations and no deliberate waste: D's fake
+images are generated without a graph, data is in memory, and losses are not read back. It imports only torch.
+``load`` copies the initial weights of ganlab's networks, whose names match, so that both loops produce the
+same losses.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-EPS = 2e-5  # of batch norm: Chainer's, so SNGAN's
+EPS = 2e-5  # of batch norm: Chainer's default, as in SNGAN
 
 
 class SpectralNorm(nn.Module):
-    """Mixed into a layer: ``sn_weight`` is W / sigma(W); ``per_update`` leaves the iterations to the loop."""
+    """Layer mixin: ``sn_weight`` is W / sigma(W); with ``per_update``, the loop runs the power iterations."""
 
     weight: Any
     u: Tensor
@@ -64,23 +64,23 @@ class SNLinear(nn.Linear, SpectralNorm):
         return F.linear(x, self.sn_weight(), self.bias)
 
 
-def normed(plain: type[nn.Module], method: str, *args: Any) -> nn.Module:
-    """A layer of D: ``nn.Conv2d`` or ``nn.Linear`` of these arguments, its weight normalised or not."""
+def make_layer(layer_type: type[nn.Module], method: str, *args: Any) -> nn.Module:
+    """Build a layer of D (``nn.Conv2d`` or ``nn.Linear``), with or without weight normalization."""
     if method == "sn":
-        made: SpectralNorm = (SNConv2d if plain is nn.Conv2d else SNLinear)(*args)
-        made.start()
-        return made
-    layer: Any = plain(*args)
-    if method == "wn":  # each output row of norm 1: the gain stays 1 (SNGAN, section 4)
+        sn_layer: SpectralNorm = (SNConv2d if layer_type is nn.Conv2d else SNLinear)(*args)
+        sn_layer.start()
+        return sn_layer
+    layer: Any = layer_type(*args)
+    if method == "wn":  # each output row has norm 1, with a fixed gain of 1 (SNGAN, section 4)
         weight_norm(layer).parametrizations.weight.original0.requires_grad_(False).fill_(1.0)
     return layer  # type: ignore[no-any-return]
 
 
-conv, linear = partial(normed, nn.Conv2d), partial(normed, nn.Linear)
+conv, linear = partial(make_layer, nn.Conv2d), partial(make_layer, nn.Linear)
 
 
 class CNNGenerator(nn.Module):
-    """Table 3."""
+    """SNGAN, Table 3."""
 
     def __init__(self, size: int, z_dim: int, width: float) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class CNNGenerator(nn.Module):
 
 
 class CNNDiscriminator(nn.Module):
-    """Table 3."""
+    """SNGAN, Table 3."""
 
     def __init__(self, method: str, size: int, width: float) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class UpBlock(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """Table 4."""
+    """SNGAN, Table 4."""
 
     def __init__(self, channels: int, z_dim: int) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class ResNetGenerator(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """The ``first`` has no activation before the image, and pools its shortcut before the 1x1 convolution."""
+    """The ``first`` block has no activation on its input, and pools before the shortcut's convolution."""
 
     def __init__(self, method: str, c_in: int, c_out: int, down: bool, first: bool) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class DownBlock(nn.Module):
 
 
 class ResNetDiscriminator(nn.Module):
-    """Table 4."""
+    """SNGAN, Table 4."""
 
     def __init__(self, method: str, channels: int) -> None:
         super().__init__()
@@ -177,32 +177,32 @@ class ResNetDiscriminator(nn.Module):
 
 
 def load(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Take the weights of ganlab's ``state_dict``: equal names but for its parametrised weights.
+    """Load ganlab's ``state_dict``; names match except for parametrized weights.
 
-    Raises RuntimeError unless every tensor has its place.
+    Raises RuntimeError if names or shapes differ.
     """
-    own, found = net.state_dict(), {}
+    own_state, renamed = net.state_dict(), {}
     for name, value in state.items():
-        stem, marked, tail = name.partition("parametrizations.weight.")
-        if marked and tail == "original":
-            name = f"{name}1" if f"{name}1" in own else f"{stem}weight"
-        elif marked:
+        stem, marker, tail = name.partition("parametrizations.weight.")
+        if marker and tail == "original":
+            name = f"{name}1" if f"{name}1" in own_state else f"{stem}weight"
+        elif marker:
             name = stem + tail.rpartition(".")[2]  # u, v
-        found[name] = value.detach().clone(memory_format=torch.contiguous_format)
-    gains = {name: value for name, value in own.items() if name.endswith("weight.original0")}
-    net.load_state_dict(found | gains)
+        renamed[name] = value.detach().clone(memory_format=torch.contiguous_format)
+    gains = {name: value for name, value in own_state.items() if name.endswith("weight.original0")}
+    net.load_state_dict(renamed | gains)
 
 
 class Loop:
-    """Both players and their optimisers; ``update()`` is one generator update after ``d_steps`` of D.
+    """G, D and their optimizers; ``update()`` does ``d_steps`` D updates and one G update.
 
     Args:
         net: ``cnn`` or ``resnet``. method: ``sn``, ``gp``, ``wn`` or ``none``.
         images: uint8 (N, 3, H, W), on the device.
         loss: ``standard``, ``hinge`` or ``wasserstein``.
-        width: multiplies all channels; g_channels, d_channels: of the ResNet before that.
-        per_update: one power iteration for each new set of D's weights, not one a forward pass.
-        bf16: both nets under bfloat16 autocast.
+        width: multiplies all channels. g_channels, d_channels: channels of the ResNet at width 1.
+        per_update: one power iteration per D update instead of one per forward pass.
+        bf16: run both networks under bfloat16 autocast.
     """
 
     def __init__(
@@ -234,8 +234,8 @@ class Loop:
             g = ResNetGenerator(max(1, round(g_channels * width)), z_dim)
             d = ResNetDiscriminator(method, max(1, round(d_channels * width)))
         self.generator, self.discriminator = g.to(self.device), d.to(self.device)
-        self.normed = [m for m in d.modules() if isinstance(m, SpectralNorm)]
-        for m in self.normed:
+        self.sn_layers = [m for m in d.modules() if isinstance(m, SpectralNorm)]
+        for m in self.sn_layers:
             m.per_update = per_update
         trained = [p for p in d.parameters() if p.requires_grad]
         self.g_optimizer = torch.optim.Adam(self.generator.parameters(), lr, betas, foreach=False)
@@ -243,8 +243,8 @@ class Loop:
 
     def real(self) -> Tensor:
         """A random batch, float32 in [-1, 1]."""
-        chosen = torch.randint(len(self.images), (self.batch_size,), device=self.device)
-        return self.images[chosen].float() / 127.5 - 1
+        rows = torch.randint(len(self.images), (self.batch_size,), device=self.device)
+        return self.images[rows].float() / 127.5 - 1
 
     def generate(self) -> Tensor:
         z = torch.randn(self.batch_size, self.z_dim, device=self.device)
@@ -273,11 +273,11 @@ class Loop:
         return fake.mean() - real.mean()
 
     def iterate(self) -> None:
-        for m in self.normed if self.per_update else ():
+        for m in self.sn_layers if self.per_update else ():
             m.iterate()
 
     def update(self) -> dict[str, Tensor]:
-        """One generator update; returns its loss and that of D's last one, ``g`` and ``d``."""
+        """Do one generator update; returns its loss ``g`` and the last D loss ``d``."""
         for _ in range(self.d_steps):
             real = self.real()
             with torch.no_grad():

@@ -1,13 +1,13 @@
-"""Inject every fault, count what held, and write RELIABILITY.md: ``make reliability``.
+"""Inject faults, count the cases that pass, and write RELIABILITY.md: ``make reliability``.
 
     scripts/reliability.py                 the long suite: all figures
-    scripts/reliability.py kill9 signals   these alone; the others stay as they were measured
-    scripts/reliability.py --short         the part that CI runs (shown, not written down)
-    scripts/reliability.py --list          the figures
-    scripts/reliability.py --page          only the page anew, from the figures there are
+    scripts/reliability.py kill9 signals   only these; the other figures keep their last results
+    scripts/reliability.py --short         the part that CI runs (results are printed, not stored)
+    scripts/reliability.py --list          list the figures
+    scripts/reliability.py --page          only rewrite the page from stored results
 
-Two figures run at a time, each in processes of its own; those that measure time run alone. What came out is
-kept in ``benchmarks/reliability/figures.json``, from which the page is made.
+Two figures run at a time, in separate processes; figures that measure time run alone. Results are stored in
+``benchmarks/reliability/figures.json``, from which the page is generated.
 """
 
 from __future__ import annotations
@@ -29,14 +29,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 for place in (ROOT / "tests", ROOT):
     sys.path.insert(0, str(place))
-os.environ["OMP_NUM_THREADS"] = "1"  # cases fork: a forked child has no thread pool
+os.environ["OMP_NUM_THREADS"] = "1"  # cases fork, and a forked child has no thread pool
 RECORD = ROOT / "benchmarks" / "reliability" / "figures.json"
 PAGE = ROOT / "RELIABILITY.md"
-PIECE = 25  # cases of one process
-LIMIT = 3600  # seconds for one case
-BEGIN = "<!-- figures: made by scripts/reliability.py from benchmarks/reliability; do not edit -->"
-END = "<!-- end of figures -->"
-GROUPS = {  # the page's order; a figure of none stands at the end
+CASES_PER_PROCESS = 25
+LIMIT = 3600  # seconds per case
+GROUPS = {  # order of the page; figures in no group come last
     "Stops and resumes": "kill9 fileops crash_loop torn signals twice interrupted power resume "
     "resume-controls looking mutations machines finished changed schedules",
     "Checkpoints": "corruption fallback misfits not-finite formats lost save-cost",
@@ -48,7 +46,7 @@ GROUPS = {  # the page's order; a figure of none stands at the end
     "Configs": "config missing",
     "Hostile input": "hostile archives escapes",
 }
-NEVER = {  # what can't be measured on a CPU, or not in one evening
+NOT_MEASURED = {  # needs a GPU, a service or more time
     "Resume on a GPU, deterministic mode, with and without CUDA graphs": "no GPU (`pytest -m gpu`)",
     "Real out-of-memory of a GPU in training, sampling and scoring": "no GPU",
     "Soak on a GPU, 100,000 updates": "no GPU",
@@ -58,18 +56,18 @@ NEVER = {  # what can't be measured on a CPU, or not in one evening
 }
 
 
-# ---- one process: some cases of one figure
+# ---- subprocess: some cases of one figure
 
 
-def work(key: str, long: bool, part: int, parts: int) -> None:
-    """Run every ``parts``-th case from ``part`` on; a JSON line on stdout for each."""
+def run_cases(key: str, long: bool, part: int, parts: int) -> None:
+    """Run every ``parts``-th case, starting at ``part``; print one JSON line per case."""
     import torch
     from faults.base import Case, Failed, figures, inside
 
     torch.set_num_threads(1)
 
-    def late(*_: object) -> None:
-        raise AssertionError(f"not over after {LIMIT} s")
+    def on_timeout(*_: object) -> None:
+        raise AssertionError(f"timed out after {LIMIT} s")
 
     def result(case: Case, place: Path) -> dict[str, Any]:
         try:
@@ -84,45 +82,45 @@ def work(key: str, long: bool, part: int, parts: int) -> None:
             return {"failed": case.n, "why": f"{type(error).__name__}: {error}"}
         return {"failed": 0, "numbers": dict(numbers or {})}
 
-    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGALRM, on_timeout)
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a case prints is no result
+    os.dup2(2, 1)  # keep output of cases out of the results
     with tempfile.TemporaryDirectory(prefix="ganlab-faults-") as root:
         os.environ["GANLAB_CACHE"] = str(Path(root) / "cache")
         for i, case in list(enumerate(figures()[key].cases(long)))[part::parts]:
             place = Path(root) / f"case-{i}"
             place.mkdir()
             signal.alarm(LIMIT)
-            found = result(case, place)
+            outcome = result(case, place)
             signal.alarm(0)
-            print(json.dumps({"name": case.name, "n": case.n, **found}), file=out, flush=True)
+            print(json.dumps({"name": case.name, "n": case.n, **outcome}), file=out, flush=True)
             subprocess.run(["rm", "-rf", str(place)], check=False)
 
 
-# ---- all of them
+# ---- main process
 
 
 class Suite:
-    """The figures to run, cut into pieces, each a process; two at a time."""
+    """Runs figures in subprocesses of at most CASES_PER_PROCESS cases, ``jobs`` at a time."""
 
     def __init__(
-        self, keys: Sequence[str], long: bool, jobs: int, done: Callable[[str, dict[str, Any]], None]
+        self, keys: Sequence[str], long: bool, jobs: int, on_done: Callable[[str, dict[str, Any]], None]
     ) -> None:
         from faults.base import figures
 
-        self.done, self.facts = done, facts()
+        self.on_done, self.environment = on_done, environment()
         self.figures, self.long, self.jobs = {k: figures()[k] for k in keys}, long, jobs
         self.rows: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
         self.lock, self.seconds = threading.Lock(), dict.fromkeys(keys, 0.0)
 
     def run(self) -> None:
-        """All pieces; those of a figure that measures time at the end, one by one."""
-        together, alone = list[tuple[str, int, int]](), list[tuple[str, int, int]]()
+        """Run all subprocesses; figures that measure time come last, one at a time."""
+        parallel, sequential = list[tuple[str, int, int]](), list[tuple[str, int, int]]()
         for key, figure in self.figures.items():
-            parts = max(1, -(-len(figure.cases(self.long)) // PIECE))
-            (alone if figure.alone else together).extend((key, i, parts) for i in range(parts))
-        self._serve(together, self.jobs)
-        self._serve(alone, 1)
+            parts = max(1, -(-len(figure.cases(self.long)) // CASES_PER_PROCESS))
+            (sequential if figure.alone else parallel).extend((key, i, parts) for i in range(parts))
+        self._serve(parallel, self.jobs)
+        self._serve(sequential, 1)
 
     def _serve(self, pieces: list[tuple[str, int, int]], jobs: int) -> None:
         waiting: Iterator[tuple[str, int, int]] = iter(pieces)
@@ -142,30 +140,28 @@ class Suite:
             thread.join()
 
     def _piece(self, key: str, part: int, parts: int) -> None:
-        began = time.monotonic()
-        words = [sys.executable, __file__, "--work", key, str(part), str(parts)]
-        done = subprocess.run(
-            [*words, *([] if self.long else ["--short"])], capture_output=True, text=True, check=False
+        start = time.monotonic()
+        command = [sys.executable, __file__, "--work", key, str(part), str(parts)]
+        process = subprocess.run(
+            [*command, *([] if self.long else ["--short"])], capture_output=True, text=True, check=False
         )
-        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        rows = [json.loads(line) for line in process.stdout.splitlines()]
         expected = self.figures[key].cases(self.long)[part::parts]
-        lost = {"why": "the process died"}
-        rows += [{"name": c.name, "n": c.n, "failed": c.n, **lost} for c in expected[len(rows) :]]
+        crash = {"why": "the process died"}
+        rows += [{"name": c.name, "n": c.n, "failed": c.n, **crash} for c in expected[len(rows) :]]
         failed = [row for row in rows if row["failed"]]
         with self.lock:
             self.rows[key] += rows
-            self.seconds[key] += time.monotonic() - began
+            self.seconds[key] += time.monotonic() - start
             piece = f" {part + 1}/{parts}" if parts > 1 else ""
-            points = sum(row["n"] for row in rows)
-            tell(
-                f"{key}{piece}: {points} points, {len(failed)} cases failed, {time.monotonic() - began:.0f} s"
-            )
+            checks, seconds = sum(row["n"] for row in rows), time.monotonic() - start
+            log_progress(f"{key}{piece}: {checks} checks, {len(failed)} cases failed, {seconds:.0f} s")
             for row in failed:
-                tell(f"  {row['name']}: {row['why'][:300]}")
+                log_progress(f"  {row['name']}: {row['why'][:300]}")
             if failed:
-                tell(done.stderr[-3000:])
+                log_progress(process.stderr[-3000:])
             if len(self.rows[key]) == len(self.figures[key].cases(self.long)):
-                self.done(key, self._record(key, self.figures[key]) | self.facts)
+                self.on_done(key, self._record(key, self.figures[key]) | self.environment)
 
     def _record(self, key: str, figure: Any) -> dict[str, Any]:
         rows = self.rows[key]
@@ -180,8 +176,8 @@ class Suite:
         }
 
 
-def facts() -> dict[str, Any]:
-    """Where and with what it ran."""
+def environment() -> dict[str, Any]:
+    """Date, commit, machine and versions of this run."""
     import torch
 
     from ganlab.runs.provenance import git_revision, now, versions
@@ -199,118 +195,116 @@ def facts() -> dict[str, Any]:
 
 
 def page(records: dict[str, dict[str, Any]]) -> str:
-    """RELIABILITY.md with the figures between its two marks."""
+    """The content of RELIABILITY.md."""
     from faults.base import figures
 
-    lines = ["", "| Figure | Faults | Points | Held | Also |", "|---|---|--:|--:|---|"]
+    lines = ["", "| Figure | Faults | Checks | Passed | Notes |", "|---|---|--:|--:|---|"]
     for group, keys in grouped(figures()).items():
         lines.append(f"| **{group}** | | | | |")
         lines += [row(figures()[key], records.get(key)) for key in keys]
-    lines += ["| **Not here** | | | | |"]
-    lines += [f"| {title} | | | not run | {why} |" for title, why in NEVER.items()]
+    lines += ["| **Not measured** | | | | |"]
+    lines += [f"| {title} | | | not run | {why} |" for title, why in NOT_MEASURED.items()]
     failed = [f"- `{k}` {failure}" for k, r in records.items() for failure in r["failures"]]
-    lines += ["", "## What failed", "", *(failed or ["Nothing of the above."])]
-    lines += ["", "## Where it ran", ""]
-    for text, keys in told(records).items():
+    lines += ["", "## Failures", "", *(failed or ["None."])]
+    lines += ["", "## Environments", ""]
+    for text, keys in environments(records).items():
         lines.append(f"- {text}: {', '.join(f'`{key}`' for key in keys)}.")
     minutes = sum(r["seconds"] for r in records.values()) / 60
-    lines += [
-        "",
-        f"In all {minutes:.0f} minutes of one process; two run at a time. Seeds are fixed in the cases",
-    ]
-    lines[-1] += " (`tests/faults/`)."
-    return "\n".join(lines) + "\n"
+    total = f"Total: {minutes:.0f} process minutes, two processes at a time."
+    return "\n".join([*lines, "", f"{total} Seeds are fixed in the cases (`tests/faults/`).", ""])
 
 
 def grouped(keys: Iterable[str]) -> dict[str, list[str]]:
-    """The figures there are, in the page's order."""
-    there = {group: [k for k in names.split() if k in keys] for group, names in GROUPS.items()}
-    rest = [key for key in keys if not any(key in names for names in there.values())]
-    return there | ({"Others": rest} if rest else {})
+    """Figures by group, in the order of the page."""
+    groups = {group: [k for k in names.split() if k in keys] for group, names in GROUPS.items()}
+    rest = [key for key in keys if not any(key in names for names in groups.values())]
+    return groups | ({"Others": rest} if rest else {})
 
 
 def row(figure: Any, record: Mapping[str, Any] | None) -> str:
-    """A line of the table."""
+    """A row of the page's table."""
     faults = ", ".join(ranges(figure.faults))
     if record is None:
         return f"| {figure.title} | {faults} | | not run | |"
-    held = record["points"] - record["failed"]
-    return f"| {figure.title} | {faults} | {record['points']:,} | {held:,} | {record['told']} |"
+    passed = record["points"] - record["failed"]
+    return f"| {figure.title} | {faults} | {record['points']:,} | {passed:,} | {record['told']} |"
 
 
-def told(records: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Figures by the machine, day and versions of their run."""
-    found: dict[str, list[str]] = {}
+def environments(records: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Figures by date, commit, machine and versions of their run."""
+    groups: dict[str, list[str]] = {}
     for key, record in records.items():
         versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v)
         text = f"{record['when'][:10]}, commit {record['git']}, {record['machine']}, {versions}"
-        found.setdefault(text, []).append(key)
-    return found
+        groups.setdefault(text, []).append(key)
+    return groups
 
 
 def ranges(numbers: Sequence[int]) -> list[str]:
-    """1, 2, 3, 7 as 1-3, 7."""
-    found: list[list[int]] = []
+    """Collapse consecutive numbers: 1, 2, 3, 7 becomes 1-3, 7."""
+    groups: list[list[int]] = []
     for n in sorted(numbers):
-        if found and n == found[-1][-1] + 1:
-            found[-1].append(n)
+        if groups and n == groups[-1][-1] + 1:
+            groups[-1].append(n)
         else:
-            found.append([n])
-    return [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found]
+            groups.append([n])
+    return [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in groups]
 
 
-def tell(text: str) -> None:
-    """Progress."""
+def log_progress(text: str) -> None:
+    """Print a progress message to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:
-    """0, or 1 if a point failed."""
+    """Run the suite; returns 1 if any case failed, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("figures", nargs="*")
-    parser.add_argument("--short", action="store_true", help="the part that CI runs; the page stays as it is")
-    parser.add_argument("--list", action="store_true", help="name the figures")
-    parser.add_argument("--page", action="store_true", help="only write the page anew")
+    parser.add_argument(
+        "--short", action="store_true", help="run the part that CI runs; do not change the page"
+    )
+    parser.add_argument("--list", action="store_true", help="list the figures")
+    parser.add_argument("--page", action="store_true", help="only rewrite the page")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default 2)")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if words.work:
-        key, part, parts = words.figures
-        work(key, not words.short, int(part), int(parts))
+    args = parser.parse_args()
+    if args.work:
+        key, part, parts = args.figures
+        run_cases(key, not args.short, int(part), int(parts))
         return 0
     from faults.base import figures
 
-    if unknown := [key for key in words.figures if key not in figures()]:
-        parser.error(f"no figure {unknown[0]!r}; there are {', '.join(figures())}")
-    if words.list:
+    if unknown := [key for key in args.figures if key not in figures()]:
+        parser.error(f"unknown figure {unknown[0]!r}; choose from {', '.join(figures())}")
+    if args.list:
         for key, figure in figures().items():
             short, long = (sum(case.n for case in figure.cases(part)) for part in (False, True))
-            print(f"{key:16} {figure.title} ({long} points, {short} in CI)")
+            print(f"{key:16} {figure.title} ({long} checks, {short} in CI)")
         return 0
     from ganlab.system.files import write_atomic, write_json
 
     records: dict[str, dict[str, Any]] = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     failed = 0
 
-    def done(key: str, record: dict[str, Any]) -> None:
+    def on_done(key: str, record: dict[str, Any]) -> None:
         nonlocal failed
         failed += record["failed"]
         points = record["points"]
         print(f"{key:16} {points - record['failed']} of {points}  {record['told']}", flush=True)
-        if not words.short:  # after each, for the rest may take an hour
+        if not args.short:  # store after each figure, as the rest may take an hour
             records[key] = record
             RECORD.parent.mkdir(parents=True, exist_ok=True)
             write_json(RECORD, {key: records[key] for key in figures() if key in records})
 
-    here = list[str]()
-    for key in words.figures or figures():
-        if why := figures()[key].needs():
-            tell(f"{key}: not run: {why}")
+    selected = list[str]()
+    for key in args.figures or figures():
+        if reason := figures()[key].needs():
+            log_progress(f"{key}: not run: {reason}")
         else:
-            here.append(key)
-    if not words.page:
-        Suite(here, not words.short, words.jobs, done).run()
-    if not words.short:
+            selected.append(key)
+    if not args.page:
+        Suite(selected, not args.short, args.jobs, on_done).run()
+    if not args.short:
         write_atomic(PAGE, page({key: records[key] for key in figures() if key in records}).encode())
     return 1 if failed else 0
 

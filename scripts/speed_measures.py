@@ -1,4 +1,4 @@
-"""What ``prepare_speed.py`` measures, each in a process of its own: seconds, images/s, processor time."""
+"""Measurements of ``prepare_speed.py``, each run in its own process: seconds, images/s, CPU time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "STL-10 48": ("stl", Stl10, {"verify": False}),
     "tar.xz 32": (ARCHIVE, Folder, {}),
 }
-BATCH, TURNS = 64, {32: 600, 64: 300, 128: 75}  # batches of a measurement: a pass over half of a set
+BATCH, TURNS = 64, {32: 600, 64: 300, 128: 75}  # batches per measurement: half an epoch
 
 
 def ready(case: str, root: Path) -> dict[str, float]:
@@ -46,7 +46,7 @@ def ready(case: str, root: Path) -> dict[str, float]:
     clock = Clock()
     images = Cifar10(str(root / "cifar"), verify=False).load()
     to_float(Sampler(images, "cpu", seed=0).batch(0, BATCH).x)
-    return clock.told(1)
+    return clock.result(1)
 
 
 def read_alone(case: str, root: Path) -> dict[str, float]:
@@ -54,21 +54,21 @@ def read_alone(case: str, root: Path) -> dict[str, float]:
     assert folder is not None
     clock = Clock()
     np.fromfile(folder / "images.u8", np.uint8)
-    return clock.told(1)
+    return clock.result(1)
 
 
 def prepare(case: str, root: Path) -> dict[str, float]:
     folder, dataset, options = CASES[case]
-    with Watch() as watch:
+    with MemoryMonitor() as monitor:
         clock = Clock()
         images = len(dataset(str(root / folder), **options).load())
-        return clock.told(images) | {"main": _peak("self"), "others": watch.peak}
+        return clock.result(images) | {"main": _peak("self"), "others": monitor.peak}
 
 
 def decode_alone(case: str, root: Path) -> dict[str, float]:
-    """A pool that decodes the same images and throws them away."""
+    """Decode the same images in a process pool and discard them."""
     folder, _, options = CASES[case]
-    os.environ.update(KEEP_MEMORY)  # as for the processes it is compared with
+    os.environ.update(KEEP_MEMORY)  # as in the processes it is compared with
     with ProcessPoolExecutor(num_cores(), mp_context=get_context("spawn")) as pool:
         list(pool.map(_warm, range(4 * num_cores())))
         files = [] if folder in ("stl", ARCHIVE) else _contents(root, folder)
@@ -80,15 +80,15 @@ def decode_alone(case: str, root: Path) -> dict[str, float]:
             jobs = [(_resize_some, str(file), i, 64) for i in range(0, count, 64)]
         else:
             if folder == ARCHIVE:
-                files = _unpacked(root / ARCHIVE)
+                files = _unpack(root / ARCHIVE)
             rule = ImageNetRule(**options) if folder == "imagenet" else Rule(options.get("resolution", 32))
             size = 128 if folder == ARCHIVE else 32
             jobs = [(_decode_some, files[i : i + size], rule) for i in range(0, len(files), size)]
-        done = [pool.submit(*job) for job in jobs]
-        counted = [future.result() for future in done]
-        told = clock.told(sum(n for n, _ in counted))
-    unpacking = told["own"] if folder == ARCHIVE else 0.0
-    return told | {"cpu": (unpacking + sum(cpu for _, cpu in counted)) / sum(n for n, _ in counted)}
+        futures = [pool.submit(*job) for job in jobs]
+        outcomes = [future.result() for future in futures]
+        result = clock.result(sum(n for n, _ in outcomes))
+    unpacking = result["own"] if folder == ARCHIVE else 0.0
+    return result | {"cpu": (unpacking + sum(cpu for _, cpu in outcomes)) / sum(n for n, _ in outcomes)}
 
 
 def batches(case: str, root: Path) -> dict[str, float]:
@@ -96,8 +96,8 @@ def batches(case: str, root: Path) -> dict[str, float]:
     from ganlab.data.batches import Sampler
 
     images, side = _map(case, root)
-    drawn = Sampler(SampleSet(images, None, [], "", "map", "train"), "cpu", seed=0, data_memory_gb=0)
-    return _turns(lambda i: drawn.batch(BATCH * i, BATCH), side, images, case)
+    sampler = Sampler(SampleSet(images, None, [], "", "map", "train"), "cpu", seed=0, data_memory_gb=0)
+    return _turns(lambda i: sampler.batch(BATCH * i, BATCH), side, images, case)
 
 
 def gather_alone(case: str, root: Path) -> dict[str, float]:
@@ -139,7 +139,7 @@ def _turns(turn: Callable[[int], Any], side: int, images: Any, case: str) -> dic
     clock = Clock()
     for i in range(1, number):
         turn(i)
-    return clock.told(BATCH * (number - 1))
+    return clock.result(BATCH * (number - 1))
 
 
 def _contents(root: Path, folder: str) -> list[bytes]:
@@ -152,7 +152,7 @@ def _contents(root: Path, folder: str) -> list[bytes]:
         return [value for _, value in transaction.cursor()]
 
 
-def _unpacked(path: Path) -> list[bytes]:
+def _unpack(path: Path) -> list[bytes]:
     with tarfile.open(path) as archive:
         return [file.read() for member in archive if (file := archive.extractfile(member)) is not None]
 
@@ -177,15 +177,15 @@ def _warm(_: int) -> None:
 
 
 def _peak(process: str) -> float:
-    """MB of a process at most, 0 off Linux: ``ru_maxrss`` is that of its parent if that was larger."""
+    """Peak MB of a process, 0 outside Linux; ``ru_maxrss`` would include its parent's peak."""
     try:
         return int(Path(f"/proc/{process}/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
-    except (OSError, IndexError):  # it has ended
+    except (OSError, IndexError):  # the process has exited
         return 0.0
 
 
-class Watch(threading.Thread):
-    """Notes the ``peak`` of the largest child process, ten times a second."""
+class MemoryMonitor(threading.Thread):
+    """Tracks the ``peak`` memory of the largest child process, ten times a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -197,7 +197,7 @@ class Watch(threading.Thread):
                 with contextlib.suppress(OSError):
                     self.peak = max([self.peak, *map(_peak, listing.read_text().split())])
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> MemoryMonitor:
         self.start()
         return self
 
@@ -207,18 +207,18 @@ class Watch(threading.Thread):
 
 
 class Clock:
-    """Seconds, and seconds of processor time of this process and of those it has waited for."""
+    """Measures wall-clock time, and CPU time of this process and of finished child processes."""
 
     def __init__(self) -> None:
-        self.began, self.mine, self.others = time.perf_counter(), time.process_time(), _of_children()
+        self.start, self.own_start, self.child_start = time.perf_counter(), time.process_time(), _child_cpu()
 
-    def told(self, images: int) -> dict[str, float]:
-        seconds, own = time.perf_counter() - self.began, time.process_time() - self.mine
-        cpu = own + _of_children() - self.others
-        return {"seconds": seconds, "rate": images / seconds, "cpu": cpu / images, "own": own}
+    def result(self, images: int) -> dict[str, float]:
+        seconds, own_cpu = time.perf_counter() - self.start, time.process_time() - self.own_start
+        cpu = own_cpu + _child_cpu() - self.child_start
+        return {"seconds": seconds, "rate": images / seconds, "cpu": cpu / images, "own": own_cpu}
 
 
-def _of_children() -> float:
+def _child_cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

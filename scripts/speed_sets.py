@@ -1,4 +1,4 @@
-"""Data sets in their true formats for ``prepare_speed.py``, out of scikit-learn's two photos."""
+"""Datasets in their original formats for ``prepare_speed.py``, made from scikit-learn's two photos."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ganlab.data.stl10 import SIDE
 
 CLASSES = 10
 ARCHIVE = "small.tar.xz"
-MAPS = {32: 80_000, 64: 50_000, 128: 5_000}  # images by pixels: 246 to 614 MB, more than caches hold
+MAPS = {32: 80_000, 64: 50_000, 128: 5_000}  # number of images by side: 246 to 614 MB, larger than CPU caches
 
 
-def pictures(size: tuple[int, int], number: int) -> Iterator[Any]:
-    """Pillow images: random pieces of two real photographs, with a little noise against equal files."""
+def photos(size: tuple[int, int], number: int) -> Iterator[Any]:
+    """Random crops of two real photos as Pillow images, with slight noise so that all files differ."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
@@ -35,17 +35,17 @@ def pictures(size: tuple[int, int], number: int) -> Iterator[Any]:
 
 
 def write_sets(root: Path, number: int) -> None:
-    """``number`` JPEGs, twice as many WebPs, eight times as many of STL-10's, 50,000 of CIFAR-10's."""
+    """Write ``number`` JPEGs, 2x as many WebPs, 8x as many STL-10 images, 10x in a tar, 50,000 CIFAR-10."""
     _imagenet(root / "imagenet", number)
     _lsun(root / "lsun", number)
     _cifar(root / "cifar")
     (root / "stl").mkdir()
     with open(root / "stl" / "unlabeled_X.bin", "wb") as file:
-        for picture in pictures((SIDE, SIDE), number):
+        for picture in photos((SIDE, SIDE), number):
             file.write(np.asarray(picture).transpose(2, 1, 0).tobytes() * 8)
     with tarfile.open(root / ARCHIVE, "w:xz", preset=1) as archive:
-        for i, picture in enumerate(pictures((32, 32), 10 * number)):
-            data = _saved(picture, "JPEG", 75)
+        for i, picture in enumerate(photos((32, 32), 10 * number)):
+            data = _encode(picture, "JPEG", 75)
             info = tarfile.TarInfo(f"train/{i % CLASSES}/{i:05d}.jpg")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
@@ -61,10 +61,10 @@ def map_file(root: Path, side: int) -> Path:
 
 
 def _imagenet(root: Path, number: int) -> None:
-    for i, picture in enumerate(pictures((500, 375), number)):
+    for i, picture in enumerate(photos((500, 375), number)):
         folder = root / "train" / f"n{i % CLASSES:08d}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"n{i % CLASSES:08d}_{i}.JPEG").write_bytes(_saved(picture, "JPEG", 92))
+        (folder / f"n{i % CLASSES:08d}_{i}.JPEG").write_bytes(_encode(picture, "JPEG", 92))
 
 
 def _lsun(root: Path, number: int) -> None:
@@ -73,20 +73,20 @@ def _lsun(root: Path, number: int) -> None:
     database = root / "bedroom_train_lmdb"
     database.mkdir(parents=True)
     with lmdb.open(str(database), map_size=1 << 34) as env, env.begin(write=True) as transaction:
-        for i, picture in enumerate(pictures((341, 256), 2 * number)):
-            transaction.put(f"{i * 7919:040x}".encode(), _saved(picture, "WEBP", 75))
+        for i, picture in enumerate(photos((341, 256), 2 * number)):
+            transaction.put(f"{i * 7919:040x}".encode(), _encode(picture, "WEBP", 75))
 
 
 def _cifar(root: Path) -> None:
-    """The binary version: a byte of label and 3,072 of pixels an image, 10,000 images a file."""
+    """The binary version: one label byte and 3,072 pixel bytes per image, 10,000 images per file."""
     root.mkdir()
-    pieces = [np.asarray(p).transpose(2, 0, 1).tobytes() for p in pictures((32, 32), 1000)]
+    pieces = [np.asarray(p).transpose(2, 0, 1).tobytes() for p in photos((32, 32), 1000)]
     for batch in range(1, 6):
         records = (bytes([i % 10]) + pieces[i % 1000] for i in range(10_000))
         (root / f"data_batch_{batch}.bin").write_bytes(b"".join(records))
 
 
-def _saved(picture: Any, kind: str, quality: int) -> bytes:
+def _encode(picture: Any, kind: str, quality: int) -> bytes:
     out = io.BytesIO()
     picture.save(out, kind, quality=quality)
     return out.getvalue()

@@ -47,7 +47,7 @@ RUNS = {
     "none-A": ["normalization=none", "setting=A"],
     "gp-held": ["normalization=gp", "loss=wasserstein", "validation=true", "dataset=mnist"],
 }
-POINTS = [  # for runs on points, in the place of COMMON
+POINTS = [  # for runs on points, instead of COMMON
     *("+experiment=wgan_gp_toy", "architecture.width=0.05", "steps=3", "batch_size=16"),
     *("dataset.n=60", "metric.scores.wasserstein1.n=50", "device=cpu", "threads=1"),
     *("eval_every=0", "save_every=1", "keep_every=1", "log_every=1", "sample_every=0"),
@@ -78,16 +78,20 @@ def digits(folder: Path) -> Path:
     return folder
 
 
-def train(root: Path, name: str, words: list[str]) -> Path:
+def train(root: Path, name: str, overrides: list[str]) -> Path:
     """One run in ``root/name``."""
     protocols = root / "configs" / "protocol"
     protocols.mkdir(parents=True, exist_ok=True)
     (protocols / "tiny.yaml").write_text(PROTOCOL)
-    keys = {w.partition("=")[0] for w in words}
+    keys = {w.partition("=")[0] for w in overrides}
     common = POINTS if name in POINT_RUNS else COMMON
-    given = [*(w for w in common if w.partition("=")[0] not in keys), *words, f"run_dir={root / name}"]
-    if "dataset=mnist" in words:
-        given += [f"dataset.path={digits(root / 'mnist')}", "dataset.verify=false"]
-    composed = compose.compose(given, [str(protocols.parent)])
+    arguments = [
+        *(w for w in common if w.partition("=")[0] not in keys),
+        *overrides,
+        f"run_dir={root / name}",
+    ]
+    if "dataset=mnist" in overrides:
+        arguments += [f"dataset.path={digits(root / 'mnist')}", "dataset.verify=false"]
+    composed = compose.compose(arguments, [str(protocols.parent)])
     trainer.train(compose.build(composed), composed.saved, composed.choices, composed.overrides)
     return root / name

@@ -1,10 +1,10 @@
-"""``ganlab analyze``: one figure and its numbers from runs, a file per analysis.
+"""``ganlab analyze``: figures and tables computed from runs, one module per analysis.
 
-A module here with a class under ``base.Analysis`` is an analysis of the module's name: no list is edited. Its
-docstring's first line is its help, its constructor's arguments are its keys. ``base`` says what an
-analysis is, ``subjects`` opens runs, ``series`` groups their scores, ``drawing`` and ``sheet`` draw.
+To add an analysis, add a module with a subclass of ``base.Analysis``; its name is the module's, its docstring
+is the help text, and its constructor arguments are its keys. ``base`` defines the interface, ``subjects``
+opens runs, ``series`` groups their scores, and ``drawing`` and ``sheet`` draw.
 
-Runs are only read: what is made goes into a folder ``analysis/``. Random draws have generators of their own.
+Runs are only read; results are written to a folder ``analysis/``. Random draws use separate generators.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_origin
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from ganlab import (
-    errors,  # as modules: an analysis may bear the name of what is in them
+    errors,  # as modules: an analysis may share a name with their contents
     schema,
 )
 from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, Mistake
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 ALL = "all"
 OUT = Path("outputs/analysis")
-LISTED = "'ganlab analyze --help' lists them"
+LIST_HINT = "'ganlab analyze --help' lists them"
 
 
 class Entry(NamedTuple):
-    """An analysis as its source tells it: its docstring, and its keys with the source of their defaults."""
+    """An analysis as parsed from its source: docstring, and default values of its keys as source text."""
 
     doc: str
     keys: dict[str, str]
@@ -45,14 +45,14 @@ class Entry(NamedTuple):
 
 
 def catalogue() -> dict[str, Entry]:
-    """Every analysis by name, read as text: no torch, no matplotlib, no waiting."""
-    found = {}
+    """All analyses by name, parsed without importing torch or matplotlib."""
+    entries = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.ClassDef) and any(ast.unparse(b) == "Analysis" for b in node.bases):
                 inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-                found[path.stem] = Entry(ast.get_docstring(node) or "", _keys(inits[0]) if inits else {})
-    return found
+                entries[path.stem] = Entry(ast.get_docstring(node) or "", _keys(inits[0]) if inits else {})
+    return entries
 
 
 def _keys(init: ast.FunctionDef) -> dict[str, str]:
@@ -61,7 +61,7 @@ def _keys(init: ast.FunctionDef) -> dict[str, str]:
 
 
 def load(name: str) -> type[Analysis]:
-    """The class of an analysis."""
+    """Import the class of an analysis."""
     from ganlab.analysis.base import Analysis
 
     module = importlib.import_module(f"ganlab.analysis.{name}")
@@ -73,113 +73,127 @@ def analyze(
     paths: Sequence[str | Path],
     analysis: str,
     out: str | Path | None = None,
-    words: Sequence[str] = (),
+    arguments: Sequence[str] = (),
     config_dirs: Sequence[str] = (),
 ) -> list[Path]:
-    """Make ``analysis`` (a name, several as ``a,b``, or ``all`` that fit) of the runs at or under ``paths``.
+    """Run ``analysis`` (``a``, ``a,b``, or ``all`` that apply) on the runs at or under ``paths``.
 
-    ``words``: ``key=value``, the analysis's own keys or what ``config.reopen`` lets change. ``NAME.png`` and
-    ``NAME.csv`` go to ``out``, else to ``analysis/`` in the one folder given, else to ``outputs/analysis``.
-    Returns the pictures. Raises ConfigError for unknown names and keys, DataError where runs do not fit.
+    ``arguments``: ``key=value`` pairs, either keys of the analysis or config overrides that
+    ``compose.reopen`` allows. ``NAME.png`` and ``NAME.csv`` are written to ``out``; by default to
+    ``analysis/`` in a single input folder, or to ``outputs/analysis`` for several. Returns the PNG paths.
+    Raises ConfigError for unknown names and keys, DataError if the runs do not suit the analysis.
     """
-    names, every = chosen(analysis), analysis == ALL
+    names, make_all = select(analysis), analysis == ALL
     kinds = {name: load(name) for name in names}
-    options, others = _options(kinds, words)
+    options, overrides = _options(kinds, arguments)
     import torch
 
     from ganlab.analysis import subjects
 
-    runs = subjects.open_runs([Path(p) for p in paths], others, config_dirs) if paths else []
-    place = Path(out) if out else Path(paths[0]) / "analysis" if len(paths) == 1 else OUT
-    made: list[Path] = []
+    runs = subjects.open_runs([Path(p) for p in paths], overrides, config_dirs) if paths else []
+    folder = Path(out) if out else Path(paths[0]) / "analysis" if len(paths) == 1 else OUT
+    pictures: list[Path] = []
     for name, kind in kinds.items():
-        maker = kind(**options[name])
+        instance = kind(**options[name])
         try:
             with torch.random.fork_rng():
-                finding = _make(name, maker, runs, others, config_dirs)
+                finding = _make(name, instance, runs, overrides, config_dirs)
         except (DataError, CheckpointError, EnvError) as error:
-            if not every:
+            if not make_all:
                 raise
-            print(f"{name}: not made: {'; '.join(m.what for m in error.mistakes)}")
+            print(f"{name}: skipped: {'; '.join(m.what for m in error.mistakes)}")
             continue
-        made.append(finding.write(place, name))
-    if not made:
-        raise DataError("analysis", "nothing can be made from these runs", "the lines above say why")
-    return made
+        pictures.append(finding.write(folder, name))
+    if not pictures:
+        raise DataError("analysis", "no analysis applies to these runs", "see the reasons above")
+    return pictures
 
 
 def _make(
-    name: str, maker: Analysis, runs: Sequence[Subject], words: Sequence[str], config_dirs: Sequence[str]
+    name: str,
+    instance: Analysis,
+    runs: Sequence[Subject],
+    overrides: Sequence[str],
+    config_dirs: Sequence[str],
 ) -> Finding:
-    least, most = maker.runs
-    if len(runs) < least:
-        what = f"wants {'runs' if least > 1 else 'a run'}, and was given {len(runs) or 'none'}"
-        raise DataError(name, what, f"write ganlab analyze RUN... analysis={name}")
+    fewest, most = instance.runs
+    if len(runs) < fewest:
+        needs = f"needs at least {fewest} run{'s' if fewest > 1 else ''}, got {len(runs)}"
+        raise DataError(name, needs, f"use 'ganlab analyze RUN... analysis={name}'")
     if len(runs) > most:
-        what = f"shows at most {most} run{'s' if most > 1 else ''}, and was given {len(runs)}"
-        raise DataError(name, what, "name fewer")
-    if len(maker.kinds) < 3:
+        limit = f"takes at most {most} run{'s' if most > 1 else ''}, got {len(runs)}"
+        raise DataError(name, limit, "pass fewer runs")
+    if len(instance.kinds) < 3:
         for run in runs:
-            if (kind := run.experiment.shape.kind) not in maker.kinds:
-                what = f"is of {' and '.join(maker.kinds)}, and {run.run.label} has {kind}"
-                raise DataError(name, what, f"name other runs; {LISTED}")
-    if words and not runs and not maker.composes:
-        key = words[0].partition("=")[0]
-        raise ConfigError(key, f"is no key of {name}", errors.suggest(key, schema.parameters(type(maker))))
-    maker.words, maker.config_dirs = words, config_dirs
-    return maker.make(runs)
-
-
-def chosen(analysis: str) -> list[str]:
-    """The names behind ``analysis=``. Raises ConfigError with a suggestion for each unknown one."""
-    known = catalogue()
-    if analysis == ALL:
-        return list(known)
-    names = [name.strip() for name in analysis.strip("[]").split(",")]
-    if wrong := [name for name in names if name not in known]:
+            if (kind := run.experiment.shape.kind) not in instance.kinds:
+                problem = f"for runs on {' and '.join(instance.kinds)} only; {run.run.label} has {kind}"
+                raise DataError(name, problem, f"choose other runs; {LIST_HINT}")
+    if overrides and not runs and not instance.composes:
+        key = overrides[0].partition("=")[0]
         raise ConfigError(
-            Mistake("analysis", f"there is no {name!r}", errors.suggest(name, [*known, ALL], all_of=LISTED))
-            for name in wrong
+            key, f"unknown key of {name}", errors.suggest(key, schema.parameters(type(instance)))
+        )
+    instance.overrides, instance.config_dirs = overrides, config_dirs
+    return instance.make(runs)
+
+
+def select(analysis: str) -> list[str]:
+    """Names selected by ``analysis=``. Raises ConfigError with a suggestion for each unknown name."""
+    available = catalogue()
+    if analysis == ALL:
+        return list(available)
+    names = [name.strip() for name in analysis.strip("[]").split(",")]
+    if unknown := [name for name in names if name not in available]:
+        raise ConfigError(
+            Mistake(
+                "analysis",
+                f"unknown analysis {name!r}",
+                errors.suggest(name, [*available, ALL], all_of=LIST_HINT),
+            )
+            for name in unknown
         )
     return list(dict.fromkeys(names))
 
 
 def _options(
-    kinds: Mapping[str, type[Analysis]], words: Sequence[str]
+    kinds: Mapping[str, type[Analysis]], arguments: Sequence[str]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The values of each analysis's own keys, and the words that set others. All mistakes at once."""
+    """Split ``key=value`` arguments into each analysis's own options and the remaining overrides.
+
+    Raises ConfigError with all mistakes at once.
+    """
     options: dict[str, dict[str, Any]] = {name: {} for name in kinds}
-    every = {key for kind in kinds.values() for key in schema.parameters(kind)}
-    others, wrong = [], list[Mistake]()
-    for word in words:
-        key, equals, given = word.partition("=")
-        if key not in every:
-            near = (
-                errors.nearest(key, every) if equals and "." not in key and not key.startswith("+") else None
+    keys = {key for kind in kinds.values() for key in schema.parameters(kind)}
+    overrides, mistakes = [], list[Mistake]()
+    for word in arguments:
+        key, equals, value_text = word.partition("=")
+        if key not in keys:
+            closest = (
+                errors.nearest(key, keys) if equals and "." not in key and not key.startswith("+") else None
             )
-            if near:
-                wrong.append(Mistake(key, "is no key here", f"did you mean {near!r}?"))
-            others.append(word)
+            if closest:
+                mistakes.append(Mistake(key, "unknown key", f"did you mean {closest!r}?"))
+            overrides.append(word)
             continue
         for name, kind in kinds.items():
             if key in schema.parameters(kind):
-                wanted, default = schema.parameters(kind)[key]
-                value = _value(given, wanted)
+                annotation, default = schema.parameters(kind)[key]
+                value = _value(value_text, annotation)
                 options[name][key] = value
-                if not schema.fits(value, wanted):
-                    shown = "null" if default is None else default
-                    what = f"{given!r} is not {schema.describe(wanted)}"
-                    wrong.append(Mistake(key, what, f"the default is {shown}"))
-    if wrong:
-        raise ConfigError(dict.fromkeys(wrong))
-    return options, others
+                if not schema.fits(value, annotation):
+                    default_text = "null" if default is None else default
+                    problem = f"{value_text!r} is not {schema.describe(annotation)}"
+                    mistakes.append(Mistake(key, problem, f"the default is {default_text}"))
+    if mistakes:
+        raise ConfigError(dict.fromkeys(mistakes))
+    return options, overrides
 
 
-def _value(given: str, wanted: Any) -> Any:
-    """Text from the command line as YAML; ``a,b`` is a list where one is wanted."""
-    if get_origin(wanted) in (list, tuple) and not given.startswith("["):
-        given = f"[{given}]"
+def _value(value_text: str, annotation: Any) -> Any:
+    """Parse a command-line value as YAML; ``a,b`` is a list if the annotation is one."""
+    if get_origin(annotation) in (list, tuple) and not value_text.startswith("["):
+        value_text = f"[{value_text}]"
     try:
-        return yaml.safe_load(given)
+        return yaml.safe_load(value_text)
     except yaml.YAMLError:
-        return given
+        return value_text

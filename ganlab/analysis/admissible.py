@@ -1,4 +1,4 @@
-"""Figure 14 of the SNGAN paper (arXiv:1802.05957): which singular values each normalisation admits."""
+"""SNGAN (arXiv:1802.05957), Figure 14: singular values that each normalization admits."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ NAMES = {"wn": "weight norm / sqrt(d_out)", "sn": "spectral norm"}
 
 
 class Admissible(Analysis):
-    """singular values that weight and spectral normalisation admit (SNGAN, Figure 14); needs no run
+    """singular values that weight and spectral normalization admit (SNGAN, Figure 14); needs no run
 
-    A (d_out, d_in) weight with rows of length 1 has squared singular values that sum to d_out, and every
-    such set is some weight's (Schur and Horn); divided by sqrt(d_out) they sum to 1, so a large one leaves
-    little to the others. Spectral normalisation fixes the largest alone. Left: d = 2; right: families
-    s_i^2 ~ i^-a brought to both conditions.
+    A (d_out, d_in) weight whose rows have unit norm has squared singular values that sum to d_out, and every
+    such spectrum is attained by some weight (Schur-Horn theorem). Divided by d_out they sum to 1, so one
+    large value forces the others to be small. Spectral normalization constrains only the largest value. The
+    left panel shows d = 2; the right panel shows spectra s_i^2 ~ i^-a scaled to satisfy each constraint.
 
     Args:
-        d: singular values on the right.
+        d: number of singular values in the right panel.
     """
 
     runs = (0, 1000)
@@ -45,12 +45,12 @@ class Admissible(Analysis):
             for decay in DECAYS
             for i, v in enumerate(spectrum(norm, self.d, decay), 1)
         ]
-        says = [
-            f"largest squared singular value of {self.d}, over the families: "
+        report = [
+            f"largest of {self.d} squared singular values, over all decay rates: "
             f"{NAMES['wn']} {1 / self.d:.4g} to 1, spectral norm always 1",
             f"sum of squares: {NAMES['wn']} always 1, spectral norm 1 to {self.d}",
         ]
-        return Finding(self._draw(), rows, says)
+        return Finding(self._draw(), rows, report)
 
     def _draw(self) -> bytes:
         colors = {"wn": style.METHOD_COLORS["wn"], "sn": style.METHOD_COLORS["sn"]}
@@ -65,23 +65,21 @@ class Admissible(Analysis):
                     )
             right.set_xlabel("rank")
             right.set_ylabel("squared singular value")
-            right.set_title(
-                f"d = {self.d}: sets that fall as rank^-a, a = {', '.join(f'{a:g}' for a in DECAYS)}"
-            )
+            right.set_title(f"d = {self.d}: spectra ~ rank^-a, a = {', '.join(f'{a:g}' for a in DECAYS)}")
             handles = [Line2D([], [], color=colors[k], lw=1.6, label=NAMES[k]) for k in NAMES]
             figure.legend(handles=handles, loc="outside lower center", ncols=2)
-            drawing.titled(figure, "Singular values that each normalisation admits")
+            drawing.set_title(figure, "Singular values that each normalization admits")
             return drawing.png(figure)
 
 
 def spectrum(norm: str, d: int, decay: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Squared singular values (d,), falling as rank^-decay: ``wn`` sums to 1, ``sn`` begins with 1."""
+    """Squared singular values (d,) proportional to rank^-decay: ``wn`` sums to 1, ``sn`` starts at 1."""
     values = np.arange(1, d + 1, dtype=np.float64) ** -decay
     return values / values.sum() if norm == "wn" else values
 
 
 def _plane(ax: Axes, colors: dict[str, str]) -> None:
-    """The sets for d = 2 in the plane of (s_1, s_2), s_1 >= s_2."""
+    """Draw the admissible sets for d = 2 in the plane of (s_1, s_2), s_1 >= s_2."""
     angle = np.linspace(0, np.pi / 4, 100)
     ax.fill_between([0, 1.15], [0, 1.15], 1.15, color="#f2f2f2", lw=0)
     ax.plot(np.cos(angle), np.sin(angle), color=colors["wn"], lw=2)

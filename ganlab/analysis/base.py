@@ -1,4 +1,4 @@
-"""What an analysis is: options in its constructor, runs in, a picture and tables out."""
+"""Base class of the analyses: options in the constructor, runs in, a figure and tables out."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from ganlab.system.files import disk_error, write_atomic
 from ganlab.text import csv_cell
 from ganlab.types import Kind
 
-MANY = 1000
+MAX_RUNS = 1000
 Row = Mapping[str, object]
 
 
 @dataclass
 class Finding:
-    """What an analysis made: ``png`` bytes, ``rows`` of its CSV, and ``says``, lines for the console.
+    """Result of an analysis: a figure (``png`` bytes), the ``rows`` of its CSV, and a console ``report``.
 
-    more: further tables, by what their file's name ends in. All rows of a table have the same columns.
-    files: whatever else, by name.
+    tables: further tables by file-name suffix. All rows of a table have the same columns.
+    files: further files by name.
     """
 
     png: bytes
     rows: Sequence[Row]
-    says: Sequence[str] = ()
-    more: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    report: Sequence[str] = ()
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
 
-    def write(self, place: Path, name: str) -> Path:
-        """``NAME.png``, ``NAME.csv`` and ``NAME_MORE.csv`` in the folder ``place``; returns the first.
+    def write(self, folder: Path, name: str) -> Path:
+        """Write ``NAME.png``, ``NAME.csv`` and ``NAME_SUFFIX.csv`` to ``folder``; return the PNG's path.
 
-        Raises EnvError if the folder can't be written.
+        Raises EnvError if the folder is not writable.
         """
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise disk_error(error, place) from error
-        picture = place / f"{name}.png"
+            raise disk_error(error, folder) from error
+        picture = folder / f"{name}.png"
         write_atomic(picture, self.png)
-        for ending, rows in {"": self.rows, **{f"_{k}": v for k, v in self.more.items()}}.items():
-            write_atomic(place / f"{name}{ending}.csv", table(rows))
+        for suffix, rows in {"": self.rows, **{f"_{k}": v for k, v in self.tables.items()}}.items():
+            write_atomic(folder / f"{name}{suffix}.csv", table(rows))
         for file, content in self.files.items():
-            write_atomic(place / file, content)
-        for line in self.says:
+            write_atomic(folder / file, content)
+        for line in self.report:
             print(line)
         print(f"{name} -> {display(picture.absolute())}, {name}.csv")
         return picture
 
 
 def table(rows: Sequence[Row]) -> bytes:
-    """Rows as CSV; floats in full precision, what is not finite left empty."""
+    """Encode rows as CSV: floats in full precision, non-finite values as empty cells."""
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -65,19 +65,19 @@ def table(rows: Sequence[Row]) -> bytes:
 
 
 class Analysis(ABC):
-    """One figure of runs. The constructor takes the keys of the command line; every one has a default.
+    """One figure computed from runs. The constructor arguments are its keys; all have defaults.
 
-    runs: how many runs it wants, least and most. kinds: of samples that their runs may be of. composes:
-    whether, without a run, it takes config overrides. words, config_dirs: the overrides of the command line
-    that are not its own keys; set before ``make``.
+    runs: minimum and maximum number of runs. kinds: sample kinds it applies to. composes: whether it accepts
+    config overrides instead of a run. overrides, config_dirs: the command line's config overrides, set before
+    ``make``.
     """
 
-    runs: ClassVar[tuple[int, int]] = (1, MANY)
+    runs: ClassVar[tuple[int, int]] = (1, MAX_RUNS)
     kinds: ClassVar[tuple[Kind, ...]] = ("images", "points", "text")
     composes: ClassVar[bool] = False
-    words: Sequence[str] = ()
+    overrides: Sequence[str] = ()
     config_dirs: Sequence[str] = ()
 
     @abstractmethod
     def make(self, runs: Sequence[Subject]) -> Finding:
-        """Look at the runs; change nothing. Raises DataError, one line, where they do not fit."""
+        """Compute the result without changing the runs. Raises DataError if they are unsuitable."""

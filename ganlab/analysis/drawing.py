@@ -1,4 +1,4 @@
-"""What the analyses' figures share: the report's fonts and colours, panels, and PNGs without a date."""
+"""Shared figure code: the report's style, panels, legends, and deterministic PNGs."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ Style = dict[str, Any]
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Inside: the report's fonts, axes and lines."""
+    """Context manager that applies the report's matplotlib style."""
     with matplotlib.rc_context(style_module.STYLE):
         yield
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; the same figure gives the same bytes."""
+    """Render the figure as PNG; the bytes are deterministic."""
     FigureCanvasAgg(figure)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=200, metadata={"Software": None})
     return out.getvalue()
 
 
-def titled(figure: Figure, title: str, subtitle: str = "") -> None:
-    """A bold title at the left edge, and a small grey line under it."""
+def set_title(figure: Figure, title: str, subtitle: str = "") -> None:
+    """Add a bold left-aligned title, and a small gray subtitle at the bottom."""
     width = figure.get_figwidth()
     lines = style_module.wrap(title, int(width * 11), 2)
     figure.suptitle(lines, x=0.008, ha="left", fontsize=10.5, fontweight="bold")
     if subtitle:
-        # its own row of the layout: an empty figure-level label at the bottom keeps clear of the axes
+        # a figure-level label gets its own row of the layout and stays clear of the axes
         figure.supxlabel(
             style_module.wrap(subtitle, int(width * 17), 3),
             x=0.008,
@@ -56,18 +56,18 @@ def titled(figure: Figure, title: str, subtitle: str = "") -> None:
 
 
 def panels(figure: Figure, n: int, across: int, **shared: Any) -> list[Axes]:
-    """``n`` axes in rows of ``across``; the rest of the last row stays empty."""
+    """Create ``n`` axes in rows of ``across``; unused ones in the last row are hidden."""
     grid = figure.subplots(math.ceil(n / across), across, squeeze=False, **shared)
-    found = list(grid.flat)
-    for unused in found[n:]:
+    axes = list(grid.flat)
+    for unused in axes[n:]:
         unused.set_axis_off()
-    for ax in found[:n]:
+    for ax in axes[:n]:
         ax.grid(color="#e3e3e3", lw=0.5)
-    return found[:n]
+    return axes[:n]
 
 
 def run_styles(subjects: Sequence[Subject]) -> dict[Subject, Style]:
-    """A line style per run: colour = method, as in the report; dashes = whatever else tells runs apart."""
+    """A line style per run: color by method, as in the report; dashes by the rest of the label."""
     spare = (c for _ in range(1000) for c in style_module.OTHER_COLORS)
     colors: dict[str, str] = {}
     others = list(dict.fromkeys(s.label.partition(",")[2] for s in subjects))
@@ -82,14 +82,14 @@ def run_styles(subjects: Sequence[Subject]) -> dict[Subject, Style]:
 
 
 def legend(figure: Figure, subjects: Sequence[Subject], styles: dict[Subject, Style]) -> None:
-    """The runs by label, under the panels."""
+    """Add a legend of run labels below the panels."""
     handles = [Line2D([], [], lw=1.6, label=text.plain(s.label, 60), **styles[s]) for s in subjects]
     fit = style_module.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=fit, handlelength=2.8)
 
 
-def logarithmic(axis: Axis) -> None:
-    """A logarithmic axis labelled in plain text: 0.01, 1e-05; at powers of ten, on a short one at 2 and 5."""
+def set_log_scale(axis: Axis) -> None:
+    """Make an axis logarithmic with plain labels (0.01, 1e-05) at powers of ten; 2 and 5 if it is short."""
     low, high = axis.get_view_interval()
     short = low <= 0 or high / low < 300
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=12 if short else 8))
@@ -98,5 +98,5 @@ def logarithmic(axis: Axis) -> None:
 
 
 def thousands(value: float, _: object = None) -> str:
-    """Tick labels of updates: 250, 2k."""
+    """Format a tick label for updates: 250, 2k."""
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"

@@ -1,4 +1,4 @@
-"""A run's checkpoints as the frames of an animated GIF."""
+"""Animated GIFs with one frame per checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from ganlab.errors import DataError
 from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
 
-LEAST = 3  # frames
-FRAME_MS, LAST_MS = 200, 2000  # the last one stays
+MIN_FRAMES = 3
+FRAME_MS, LAST_MS = 200, 2000  # the last frame stays longer
 COLORS = 64
 DPI = 100
 
 
 def steps(subject: Subject) -> list[int]:
-    """Steps of the checkpoints there are, in order. Raises DataError for too few."""
+    """Steps of the run's checkpoints, ascending. Raises DataError if there are fewer than MIN_FRAMES."""
     folder = RunFolder(subject.run.folder)
-    found = Checkpoints(folder.checkpoints, folder.run_id).steps()
-    if len(found) < LEAST:
-        there = ", ".join(f"{s:,}" for s in found) or "none"
-        what = f"{subject.run.label} has too few checkpoints (steps {there}); a film wants {LEAST} or more"
-        raise DataError("frames", what, "train it with keep_every=N, a multiple of save_every")
-    return found
+    steps = Checkpoints(folder.checkpoints, folder.run_id).steps()
+    if len(steps) < MIN_FRAMES:
+        available = ", ".join(f"{s:,}" for s in steps) or "none"
+        problem = f"{subject.run.label} has too few checkpoints (steps {available})"
+        fix = f"a film needs at least {MIN_FRAMES}; train with keep_every=N, a multiple of save_every"
+        raise DataError("frames", problem, fix)
+    return steps
 
 
 def gif(frames: Iterable[Figure]) -> bytes:
-    """Figures of one size as an animated GIF that repeats; the same figures give the same bytes."""
+    """Encode figures of one size as a looping GIF; the bytes are deterministic."""
     pictures = [_picture(figure) for figure in frames]
-    # one palette for all, of the last frame: colours do not flicker
+    # one palette for all frames, from the last one, so that colors do not flicker
     palette = pictures[-1].quantize(COLORS, dither=Image.Dither.NONE)
     first, *rest = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     times = [FRAME_MS] * len(rest) + [LAST_MS]

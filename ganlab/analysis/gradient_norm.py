@@ -1,4 +1,4 @@
-"""How steep D is where penalties look: on real images, on generated ones, and between them."""
+"""Gradient norms of D where penalties are computed: on real and generated images, and between them."""
 
 from __future__ import annotations
 
@@ -20,45 +20,46 @@ from ganlab.training.gan import GAN
 class GradientNorm(Analysis):
     """histograms of the gradient norm of D's score on data, samples and points between them
 
-    The norm that WGAN-GP (arXiv:1704.00028, equation 3) pulls to 1: L2 over the pixels of one image, of the
-    raw score, D in evaluation mode. Points between are a x + (1 - a) G(z), a ~ U(0, 1), for pairs in order.
+    This is the norm that the WGAN-GP penalty (arXiv:1704.00028, equation 3) drives to 1: the L2 norm, over
+    the pixels of one image, of the gradient of D's raw score, with D in evaluation mode. Points between are
+    a x + (1 - a) G(z) with a ~ U(0, 1).
 
     Args:
         checkpoint: last, best, or a step.
-        n: images of each kind.
-        seed: of the images drawn.
+        n: number of images of each kind.
+        seed: random seed.
     """
 
-    runs = (1, histograms.MOST)
+    runs = (1, histograms.MAX_RUNS)
 
     @checked
     def __init__(self, checkpoint: str | int = "last", n: Count = 1000, seed: Steps = 0) -> None:
         self.checkpoint, self.n, self.seed = str(checkpoint), n, seed
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        found = []
+        panels = []
         for subject in runs:
-            game, step = subject.restore(self.checkpoint)
-            real = subject.real(game, self.n, self.seed)
+            gan, step = subject.restore(self.checkpoint)
+            real = subject.real(gan, self.n, self.seed)
             n = len(real.x)
-            fake, y = subject.fake(game, n, self.seed)
+            fake, y = subject.fake(gan, n, self.seed)
             random = rng.generator(subject.device, self.seed, "analysis", 3)
             a = torch.rand(n, *[1] * (real.x.dim() - 1), device=subject.device, generator=random)
             kinds = {
-                "data": norms(game, real.x, real.y),
-                "between": norms(game, torch.lerp(fake, real.x, a), real.y),
-                "samples": norms(game, fake, y),
+                "data": norms(gan, real.x, real.y),
+                "between": norms(gan, torch.lerp(fake, real.x, a), real.y),
+                "samples": norms(gan, fake, y),
             }
-            found.append(histograms.Panel(subject, step, kinds))
+            panels.append(histograms.Panel(subject, step, kinds))
         label = "gradient norm of D's score"
-        return histograms.finding(found, "Gradient norm of D", label, "norm", zero=True)
+        return histograms.finding(panels, "Gradient norm of D", label, "norm", zero=True)
 
 
-def norms(game: GAN, x: Tensor, y: Tensor | None) -> Tensor:
-    """Gradient norms (n,) on the CPU, D in evaluation mode and left as it was."""
-    with evaluating(game.discriminator):
+def norms(gan: GAN, x: Tensor, y: Tensor | None) -> Tensor:
+    """Gradient norms (n,) on the CPU, with D in evaluation mode; its mode is restored."""
+    with evaluating(gan.discriminator):
         parts = [
-            gradient_norms(game.discriminator, x[i : i + PIECE], None if y is None else y[i : i + PIECE])
+            gradient_norms(gan.discriminator, x[i : i + PIECE], None if y is None else y[i : i + PIECE])
             for i in range(0, len(x), PIECE)
         ]
     return torch.cat([p.detach() for p in parts]).cpu()

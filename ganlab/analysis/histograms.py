@@ -1,4 +1,4 @@
-"""Histograms of a number that D gives each image: a panel per run, a colour per kind of image."""
+"""Histograms of a value per image: one panel per run, one color per kind of image."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ganlab.analysis.base import Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.report.draw import style
 
-MOST = 12  # runs in one figure
+MAX_RUNS = 12  # runs in one figure
 BINS = 40
 Vector = npt.NDArray[np.float64]
-# Okabe and Ito's blues for real images, vermilion for generated ones, green for points between
+# Okabe-Ito palette: blues for real images, vermilion for generated ones, green for points between
 COLORS = {
     "data": "#0072b2",
     "training images": "#0072b2",
@@ -32,32 +32,32 @@ COLORS = {
 
 
 class Panel(NamedTuple):
-    """A run at a step, and its numbers (n,) by kind of image."""
+    """A run at a step, and its values (n,) by kind of image."""
 
     subject: Subject
     step: int
     kinds: Mapping[str, Tensor]
 
 
-def finding(found: Sequence[Panel], what: str, label: str, column: str, zero: bool = False) -> Finding:
-    """Picture, one row per image, and a summary per kind. ``zero``: the axis starts at 0."""
+def finding(panels: Sequence[Panel], title: str, label: str, column: str, zero: bool = False) -> Finding:
+    """Build the figure, one row per image, and a summary per kind. ``zero``: start the axis at 0."""
     rows: list[Row] = []
     summary: list[Row] = []
-    says = [f"{label}: mean (standard deviation)"]
-    for subject, step, kinds in found:
-        told = {**subject.columns, "step": step}
+    report = [f"{label}: mean (standard deviation)"]
+    for subject, step, kinds in panels:
+        columns = {**subject.columns, "step": step}
         parts = []
         for kind, values in kinds.items():
-            told = {**told, "kind": kind}
-            rows += [{**told, "index": i, column: float(v)} for i, v in enumerate(values)]
-            summary.append({**told, "n": len(values), **spread(values)})
+            columns = {**columns, "kind": kind}
+            rows += [{**columns, "index": i, column: float(v)} for i, v in enumerate(values)]
+            summary.append({**columns, "n": len(values), **statistics(values)})
             parts.append(f"{kind} {values.mean():.4g} ({values.std(correction=0):.2g})")
-        says.append(f"  {subject.label}: {', '.join(parts)}")
-    return Finding(_draw(found, what, label, zero), rows, says, {"summary": summary})
+        report.append(f"  {subject.label}: {', '.join(parts)}")
+    return Finding(_draw(panels, title, label, zero), rows, report, {"summary": summary})
 
 
-def spread(values: Tensor) -> dict[str, float]:
-    """Mean, standard deviation (of these values, not an estimate), and quantiles."""
+def statistics(values: Tensor) -> dict[str, float]:
+    """Mean, population standard deviation, and quantiles."""
     exact = values.double().numpy()
     low, middle, high = np.quantile(exact, (0.05, 0.5, 0.95))
     return {
@@ -69,37 +69,37 @@ def spread(values: Tensor) -> dict[str, float]:
     }
 
 
-def _draw(found: Sequence[Panel], what: str, label: str, zero: bool) -> bytes:
-    across = min(len(found), 3 if len(found) > 4 else 2)
-    down = -(-len(found) // across)
-    kinds = list(dict.fromkeys(kind for panel in found for kind in panel.kinds))
+def _draw(panels: Sequence[Panel], title: str, label: str, zero: bool) -> bytes:
+    across = min(len(panels), 3 if len(panels) > 4 else 2)
+    down = -(-len(panels) // across)
+    kinds = list(dict.fromkeys(kind for panel in panels for kind in panel.kinds))
     with drawing.style():
         figure = Figure(figsize=(max(5.5, 3.4 * across), 2.1 * down + 1.1), layout="constrained")
-        panels = drawing.panels(figure, len(found), across)
-        for ax, (subject, step, values) in zip(panels, found, strict=True):
-            shown = {k: v[v.isfinite()].double().numpy() for k, v in values.items()}
-            edges = _edges(np.concatenate(list(shown.values())), zero)
-            for kind, numbers in shown.items():
-                inside: Any = {"bins": edges, "density": True, "color": COLORS[kind]}
-                ax.hist(numbers, histtype="stepfilled", alpha=0.18, **inside)
-                ax.hist(numbers, histtype="step", lw=1.1, **inside)
+        axes = drawing.panels(figure, len(panels), across)
+        for ax, (subject, step, values) in zip(axes, panels, strict=True):
+            finite = {k: v[v.isfinite()].double().numpy() for k, v in values.items()}
+            edges = _edges(np.concatenate(list(finite.values())), zero)
+            for kind, numbers in finite.items():
+                options: Any = {"bins": edges, "density": True, "color": COLORS[kind]}
+                ax.hist(numbers, histtype="stepfilled", alpha=0.18, **options)
+                ax.hist(numbers, histtype="step", lw=1.1, **options)
                 ax.axvline(numbers.mean(), color=COLORS[kind], lw=1.1, ls=(0, (4, 2)))
             ax.set_xlim(edges[0], edges[-1])
             ax.set_yticks([])
             ax.grid(visible=False)
             ax.spines["left"].set_visible(False)
             ax.set_title(text.plain(f"{subject.label}, step {step:,}", 60))
-        for ax in panels[-across:]:
+        for ax in axes[-across:]:
             ax.set_xlabel(label)
         handles: list[Any] = [Patch(color=COLORS[k], alpha=0.6, label=k) for k in kinds]
         handles.append(Line2D([], [], color=style.GREY, lw=1.1, ls=(0, (4, 2)), label="mean"))
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-        drawing.titled(figure, f"{what}: {subjects.common([p.subject for p in found])}")
+        drawing.set_title(figure, f"{title}: {subjects.common([p.subject for p in panels])}")
         return drawing.png(figure)
 
 
 def _edges(values: Vector, zero: bool) -> Vector:
-    """Borders of the bins; the outermost 0.2 % at either end may lie outside."""
+    """Bin edges; the outermost 0.2 % of the values at either end may lie outside."""
     low, high = np.quantile(values, (0.002, 0.998)) if len(values) else (0.0, 1.0)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
     low = 0.0 if zero else low

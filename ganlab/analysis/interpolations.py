@@ -1,4 +1,4 @@
-"""Images on the way from one latent to another: does G change smoothly, or jump between memories?"""
+"""Interpolations between latents: smooth changes suggest that G generalizes, jumps that it memorizes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from ganlab.schema import Count, Range, Steps, checked
 
 
 class Interpolations(Analysis):
-    """images on the way between pairs of latents, each row one pair; the pixel change of every step
+    """images interpolated between pairs of latents, one pair per row, and the pixel change of each step
 
-    Along the great circle, which keeps a normal z's length; in conditional runs a row keeps its class.
+    The path is spherical (slerp), which preserves the norm of a Gaussian z. In conditional runs, all images
+    of a row have the same class.
 
     Args:
         checkpoint: last, best, or a step.
-        pairs: rows for each run; null: 6 of one run, 2 of each of several.
-        columns: images in a row, both ends included.
-        seed: of the latents; the same for all runs of one z length.
+        pairs: rows for each run; null: 6 for a single run, 2 each for several.
+        columns: images per row, including both ends.
+        seed: random seed of the latents; runs with equal z_dim share them.
     """
 
     kinds = ("images",)
@@ -41,18 +42,18 @@ class Interpolations(Analysis):
     def make(self, runs: Sequence[Subject]) -> Finding:
         cells: dict[tuple[int, int], Tile] = {}
         rows: list[Row] = []
-        says = ["root mean square change of a pixel (range 2) per step on the way: mean, largest"]
+        report = ["root mean square pixel change (range 2) per interpolation step: mean, largest"]
         pairs = self.pairs or (6 if len(runs) == 1 else 2)
         for i, subject in enumerate(runs):
-            game, step = subject.restore(self.checkpoint)
-            z, y = subject.draw(game, 2 * pairs, self.seed)
-            way = interpolate(z[:pairs], z[pairs:], self.columns)
+            gan, step = subject.restore(self.checkpoint)
+            z, y = subject.draw(gan, 2 * pairs, self.seed)
+            latents = interpolate(z[:pairs], z[pairs:], self.columns)
             labels = None if y is None else y[:pairs].repeat_interleave(self.columns)
-            x = generate(game, way, labels)
+            x = generate(gan, latents, labels)
             cells[i, 0] = Tile(sheet.block(as_bytes(x), self.columns), f"step {step:,}")
             path = x.reshape(pairs, self.columns, -1)
             changes = path.diff(dim=1).square().mean(2).sqrt()
-            says.append(f"  {subject.label}: {changes.mean():.4f}, {changes.max():.4f}")
+            report.append(f"  {subject.label}: {changes.mean():.4f}, {changes.max():.4f}")
             rows += [
                 {**subject.columns, "step": step, "pair": p, "from": c, "to": c + 1, "rms_change": float(v)}
                 for p, steps in enumerate(changes)
@@ -60,4 +61,4 @@ class Interpolations(Analysis):
             ]
         names = [s.label for s in runs] if len(runs) > 1 else [""]
         title = f"Interpolations: {runs[0].label + ', ' if len(runs) == 1 else ''}{subjects.common(runs)}"
-        return Finding(sheet.png(title, names, [""], cells), rows, says)
+        return Finding(sheet.png(title, names, [""], cells), rows, report)

@@ -1,4 +1,4 @@
-"""Figure 1b of the WGAN-GP paper (arXiv:1704.00028), left: gradients in a critic, layer by layer."""
+"""WGAN-GP (arXiv:1704.00028), Figure 1b left: gradient norms in a critic, layer by layer."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from ganlab.training.gan import GAN
 
 
 class Norms(NamedTuple):
-    """Of the activations that enter a layer: the layer's name, and the mean norm of their gradients."""
+    """A layer's name, and the mean gradient norm of its input activations."""
 
     layer: str
     norm: float
 
 
 class LayerGradients(Analysis):
-    """norm of D's loss gradient with respect to the activations that enter each layer (WGAN-GP, Figure 1b)
+    """norm of the gradient of D's loss with respect to each layer's input (WGAN-GP, Figure 1b)
 
-    A line per run, by depth: place 1 is the sample itself, place l what the layer l is given. The norm is L2
-    over one sample's activations of the gradient of its own part of D's loss, penalties left out, and the
-    mean over real and generated samples is shown; D in evaluation mode, layers in the order in which they
-    are called. Clipped critics' gradients grow or decay exponentially with depth, penalised ones' do not.
-    The paper says no more than "norm of the gradient of the critic loss": the mean over samples is ours.
+    One line per run. Layers are numbered in call order; the input of layer 1 is the sample itself. For each
+    sample, the norm is the L2 norm of the gradient of that sample's term of D's loss, without penalties, with
+    D in evaluation mode; the figure shows the mean over real and generated samples. In critics with weight
+    clipping, gradients grow or decay exponentially with depth; with a gradient penalty they do not. The
+    paper says only "norm of the gradient of the critic loss"; averaging over samples is our choice.
 
     Args:
         checkpoint: last, best, or a step.
-        n: samples of each kind.
-        seed: of the samples drawn.
+        n: number of samples of each kind.
+        seed: random seed.
     """
 
     @checked
@@ -48,88 +48,89 @@ class LayerGradients(Analysis):
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         rows: list[Row] = []
-        found: dict[Subject, list[Norms]] = {}
-        says = ["gradient norms at the first and the last layer; factor from a layer to the next before it"]
+        norms: dict[Subject, list[Norms]] = {}
+        report = ["gradient norm at the first and last layer; mean factor per layer, last to first"]
         for subject in runs:
-            game, step = subject.restore(self.checkpoint)
-            found[subject] = norms = by_layer(game, *self._samples(subject, game))
+            gan, step = subject.restore(self.checkpoint)
+            norms[subject] = run_norms = by_layer(gan, *self._samples(subject, gan))
             rows += [
                 {**subject.columns, "step": step, "place": i, "layer": layer, "norm": norm}
-                for i, (layer, norm) in enumerate(norms, 1)
+                for i, (layer, norm) in enumerate(run_norms, 1)
             ]
-            says.append(f"  {subject.label}: {norms[0].norm:.3g}, {norms[-1].norm:.3g}; {factor(norms):.3g}")
-        return Finding(self._draw(found), rows, says)
+            ends = f"{run_norms[0].norm:.3g}, {run_norms[-1].norm:.3g}"
+            report.append(f"  {subject.label}: {ends}; {factor(run_norms):.3g}")
+        return Finding(self._draw(norms), rows, report)
 
-    def _samples(self, subject: Subject, game: GAN) -> tuple[Any, Any]:
-        real = subject.real(game, self.n, self.seed)
-        return real, subject.fake(game, len(real.x), self.seed)
+    def _samples(self, subject: Subject, gan: GAN) -> tuple[Any, Any]:
+        real = subject.real(gan, self.n, self.seed)
+        return real, subject.fake(gan, len(real.x), self.seed)
 
-    def _draw(self, found: dict[Subject, list[Norms]]) -> bytes:
-        runs = list(found)
+    def _draw(self, norms: dict[Subject, list[Norms]]) -> bytes:
+        runs = list(norms)
         styles = drawing.run_styles(runs)
         with drawing.style():
             figure = Figure(figsize=(6.4, 3.8), layout="constrained")
             (ax,) = drawing.panels(figure, 1, 1)
-            for subject, norms in found.items():
-                shown = [(i, n.norm) for i, n in enumerate(norms, 1) if n.norm > 0]
-                if shown:
-                    ax.plot(*zip(*shown, strict=True), marker="o", ms=3, lw=1.4, **styles[subject])
+            for subject, run_norms in norms.items():
+                points = [(i, n.norm) for i, n in enumerate(run_norms, 1) if n.norm > 0]
+                if points:
+                    ax.plot(*zip(*points, strict=True), marker="o", ms=3, lw=1.4, **styles[subject])
             ax.set_yscale("log")
-            drawing.logarithmic(ax.yaxis)
+            drawing.set_log_scale(ax.yaxis)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_xlabel("layer of D that the activations enter")
-            ax.set_ylabel("norm of the gradient of D's loss")
+            ax.set_xlabel("layer of D")
+            ax.set_ylabel("gradient norm of D's loss at the layer's input")
             drawing.legend(figure, runs, styles)
-            drawing.titled(figure, f"Gradients in D, layer by layer: {subjects.common(runs)}")
+            drawing.set_title(figure, f"Gradients in D, layer by layer: {subjects.common(runs)}")
             return drawing.png(figure)
 
 
 def factor(norms: Sequence[Norms]) -> float:
-    """How many times larger the gradient becomes on its way back over one layer, as a geometric mean."""
+    """Factor by which the gradient norm grows per layer in the backward pass (geometric mean)."""
     first, last = norms[0].norm, norms[-1].norm
     if len(norms) < 2 or not first or not last:
         return float("nan")
     return float((first / last) ** (1 / (len(norms) - 1)))
 
 
-def by_layer(game: GAN, real: Any, fake: Any) -> list[Norms]:
+def by_layer(gan: GAN, real: Any, fake: Any) -> list[Norms]:
     """For each weighted layer of D, as called: the mean over samples of |d(own loss)/d(its input)|_2.
 
     real, fake: batches of n samples each. The gradient of a mean over n samples, times n, is that of each
     sample's own part. Layers whose input is no float (embeddings of labels) are left out.
     """
-    d, n = game.discriminator, len(real.x)
+    d, n = gan.discriminator, len(real.x)
     with evaluating(d), unfolded(d), torch.enable_grad():
-        with _inputs(d) as told_real:
-            verdict_real = game.verdict(real.x.detach().requires_grad_(), real.y)
-        with _inputs(d) as told_fake:
-            verdict_fake = game.verdict(fake.x.detach().requires_grad_(), fake.y)
-        loss = game.loss.discriminator(verdict_real, verdict_fake)
-        inputs = [h for _, h in (*told_real, *told_fake)]
+        with _inputs(d) as real_inputs:
+            verdict_real = gan.verdict(real.x.detach().requires_grad_(), real.y)
+        with _inputs(d) as fake_inputs:
+            verdict_fake = gan.verdict(fake.x.detach().requires_grad_(), fake.y)
+        loss = gan.loss.discriminator(verdict_real, verdict_fake)
+        inputs = [h for _, h in (*real_inputs, *fake_inputs)]
         gradients = torch.autograd.grad(loss * n, inputs, allow_unused=True)
     sizes = [0.0 if g is None else float(g.double().flatten(1).norm(dim=1).mean()) for g in gradients]
-    half = len(told_real)
+    half = len(real_inputs)
     return [
         Norms(name, (a + b) / 2)
-        for (name, _), a, b in zip(told_real, sizes[:half], sizes[half:], strict=True)
+        for (name, _), a, b in zip(real_inputs, sizes[:half], sizes[half:], strict=True)
     ]
 
 
 @contextmanager
 def _inputs(net: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
     """Inside, each call of a weighted layer leaves its name and what it was given."""
-    told: list[tuple[str, Tensor]] = []
+    inputs: list[tuple[str, Tensor]] = []
 
-    def listen(name: str) -> Any:
-        def hear(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            if given[0].is_floating_point() and given[0].requires_grad:
-                told.append((name, given[0]))
+    def recorder(name: str) -> Any:
+        def record(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            if arguments[0].is_floating_point() and arguments[0].requires_grad:
+                inputs.append((name, arguments[0]))
 
-        return hear
+        return record
 
-    handles = [layer.register_forward_pre_hook(listen(name)) for name, layer in weighted_layers(net)]
+    handles = [layer.register_forward_pre_hook(recorder(name)) for name, layer in weighted_layers(net)]
     try:
-        yield told
+        yield inputs
     finally:
         for handle in handles:
             handle.remove()

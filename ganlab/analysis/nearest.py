@@ -1,4 +1,4 @@
-"""Does G remember? Each sample's nearest training images, and how near images that G never saw are."""
+"""Nearest training images of generated samples: a check for memorization by G."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ganlab.extractors.base import Extractor, exact_fp32
 from ganlab.report.draw import style
 from ganlab.schema import Count, Steps, checked
 
-CHUNK = 500  # real images at a time
+CHUNK = 500  # real images per extractor call
 
 
-class Near(NamedTuple):
+class Neighbors(NamedTuple):
     """The k nearest training images of n queries: distances (n, k), ascending, and their rows (n, k)."""
 
     distance: Tensor
@@ -31,21 +31,22 @@ class Near(NamedTuple):
 
 
 class Nearest(Analysis):
-    """nearest training images of samples in feature space (memorisation check), held-out images as baseline
+    """nearest training images of each sample in feature space (memorization check), with a baseline
 
-    Euclidean distance of the pooled features of the run's extractor (``metric.extractor``). The picture shows
-    the samples that lie nearest to a training image: the likeliest copies. The baseline is the same distance
-    of held-out images, or, where the dataset has none, of training images to the nearest other one: a G that
-    remembers is nearer than that.
+    The distance is Euclidean, between pooled features of the run's extractor (metric.extractor). The figure
+    shows the samples closest to a training image, which are the most likely copies, and histograms of the
+    distances. The baseline is the distance from held-out images to the training images; if the dataset has
+    no held-out split, it is the distance from each training image to the nearest other one. A generator
+    that memorizes produces samples closer than the baseline.
 
     Args:
         checkpoint: last, best, or a step.
-        n: samples, and baseline images.
-        k: nearest images of each.
-        rows: samples shown, of the n.
-        n_real: training images searched, the first of a random order; 0: all.
-        split: the held-out images; null: the test or validation split, if the dataset has one.
-        seed: of everything drawn.
+        n: number of samples, and of baseline images.
+        k: nearest images listed for each sample.
+        rows: number of samples in the figure.
+        n_real: number of training images to search, chosen at random; 0: all.
+        split: split of the held-out images; null: the test or validation split, if there is one.
+        seed: random seed.
     """
 
     kinds = ("images",)
@@ -62,7 +63,7 @@ class Nearest(Analysis):
         split: str | None = None,
         seed: Steps = 0,
     ) -> None:
-        self.checkpoint, self.n, self.k, self.shown = str(checkpoint), n, k, rows
+        self.checkpoint, self.n, self.k, self.num_rows = str(checkpoint), n, k, rows
         self.n_real, self.split, self.seed = n_real, split, seed
 
     def make(self, runs: Sequence[Subject]) -> Finding:
@@ -72,43 +73,53 @@ class Nearest(Analysis):
         extractor.check()
         train = subject.images()
         if len(train) < self.k + 1:
-            raise DataError("k", f"{self.k} neighbours of {len(train)} training images", "lower k")
+            raise DataError("k", f"cannot take {self.k} neighbors of {len(train)} training images", "lower k")
         order = torch.randperm(len(train), generator=rng.generator("cpu", self.seed, "analysis", 5))
         searched = (order[: self.n_real] if self.n_real else order).sort().values
-        game, step = subject.restore(self.checkpoint)
-        samples = as_bytes(generate(game, *subject.draw(game, self.n, self.seed)))
+        gan, step = subject.restore(self.checkpoint)
+        samples = as_bytes(generate(gan, *subject.draw(gan, self.n, self.seed)))
         split = subject.held_out(self.split)
-        held = subject.images(split) if split else train
-        others = torch.randperm(len(held), generator=rng.generator("cpu", self.seed, "analysis", 6))
-        others = others[: self.n].sort().values
-        queries = [features(extractor, samples), features(extractor, pixels(held, others))]
-        own = torch.cat([torch.full((len(samples),), -1), torch.full_like(others, -1) if split else others])
+        baseline_images = subject.images(split) if split else train
+        baseline_rows = torch.randperm(
+            len(baseline_images), generator=rng.generator("cpu", self.seed, "analysis", 6)
+        )
+        baseline_rows = baseline_rows[: self.n].sort().values
+        query_features = [
+            features(extractor, samples),
+            features(extractor, pixels(baseline_images, baseline_rows)),
+        ]
+        excluded = torch.cat(
+            [torch.full((len(samples),), -1), torch.full_like(baseline_rows, -1) if split else baseline_rows]
+        )
         print(f"nearest: features of {len(searched):,} training images by the {extractor.name} network ...")
-        near = search(extractor, train, searched, torch.cat(queries), own, self.k)
-        made, base = (
-            Near(d, i) for d, i in zip(*(t.split([len(samples), len(others)]) for t in near), strict=True)
+        neighbors = search(extractor, train, searched, torch.cat(query_features), excluded, self.k)
+        of_samples, of_baseline = (
+            Neighbors(d, i)
+            for d, i in zip(*(t.split([len(samples), len(baseline_rows)]) for t in neighbors), strict=True)
         )
         baseline = f"held-out images ({split})" if split else "training images, to the nearest other one"
         rows: list[Row] = [
             {**subject.columns, "step": step, "kind": kind, "query": int(q), "rank": r + 1,
-             "train_index": int(found.rows[i, r]), "distance": float(found.distance[i, r])}
-            for kind, found, names in (("sample", made, range(len(samples))), ("baseline", base, others))
-            for i, q in enumerate(names)
+             "train_index": int(neighbors_of.rows[i, r]), "distance": float(neighbors_of.distance[i, r])}
+            for kind, neighbors_of, query_indices in (
+                ("sample", of_samples, range(len(samples))), ("baseline", of_baseline, baseline_rows)
+            )
+            for i, q in enumerate(query_indices)
             for r in range(self.k)
         ]  # fmt: skip
-        numbers = compare(made.distance[:, 0], base.distance[:, 0])
+        numbers = compare(of_samples.distance[:, 0], of_baseline.distance[:, 0])
         summary: list[Row] = [
             {**subject.columns, "step": step, "extractor": extractor.name, "searched": len(searched),
              "training_images": len(train), "baseline": split or "leave-one-out", **numbers}
         ]  # fmt: skip
-        says = [
+        report = [
             f"distance to the nearest of {len(searched):,} training images ({extractor.name} features), "
             f"median: samples {numbers['median_sample']:.4g}, {baseline} {numbers['median_baseline']:.4g}",
-            f"samples nearer than the nearest 5 % of the baseline: {100 * numbers['share_below_q05']:.1f} % "
-            "(5 % where G remembers nothing and its images are like the data)",
+            f"samples closer than the 5 % quantile of the baseline: {100 * numbers['share_below_q05']:.1f} % "
+            "(5 % if G matches the data without memorizing it)",
         ]
-        picture = self._draw(subject, step, samples, train, made, base, baseline)
-        return Finding(picture, rows, says, {"summary": summary})
+        picture = self._draw(subject, step, samples, train, of_samples, of_baseline, baseline)
+        return Finding(picture, rows, report, {"summary": summary})
 
     def _draw(
         self,
@@ -116,16 +127,16 @@ class Nearest(Analysis):
         step: int,
         samples: Tensor,
         train: SampleSet,
-        made: Near,
-        base: Near,
+        of_samples: Neighbors,
+        of_baseline: Neighbors,
         name: str,
     ) -> bytes:
-        closest = made.distance[:, 0].argsort()[: self.shown]
+        closest = of_samples.distance[:, 0].argsort()[: self.num_rows]
         tiles = torch.stack(
             [
                 image
                 for i in closest
-                for image in (samples[i], *pixels(train, made.rows[i]))
+                for image in (samples[i], *pixels(train, of_samples.rows[i]))
             ]
         )  # fmt: skip
         picture = np.asarray(sheet.block(tiles, self.k + 1))
@@ -137,29 +148,32 @@ class Nearest(Analysis):
             left.imshow(picture, interpolation="nearest")
             left.axvline(pitch - sheet.PADDING / 2 - 0.5, color=style.ALARM, lw=1.5)
             at = [(i + 0.5) * pitch for i in range(max(len(closest), self.k + 1))]
-            left.set_yticks(at[: len(closest)], [f"{made.distance[i, 0]:.3g}" for i in closest])
+            left.set_yticks(at[: len(closest)], [f"{of_samples.distance[i, 0]:.3g}" for i in closest])
             left.set_xticks(at[: self.k + 1], ["sample", *(str(r) for r in range(1, self.k + 1))])
             left.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
             left.set_ylabel("distance to the nearest")
             for spine in left.spines.values():
                 spine.set_visible(False)
-            values = torch.cat([made.distance[:, 0], base.distance[:, 0]])
+            values = torch.cat([of_samples.distance[:, 0], of_baseline.distance[:, 0]])
             edges = np.linspace(0, float(values.max()) * 1.02 or 1.0, 41)
-            for found, color, label in ((base, "#0072b2", name), (made, "#d55e00", "samples")):
-                numbers = found.distance[:, 0].numpy()
+            for neighbors, color, label in (
+                (of_baseline, "#0072b2", name),
+                (of_samples, "#d55e00", "samples"),
+            ):
+                numbers = neighbors.distance[:, 0].numpy()
                 right.hist(numbers, edges, density=True, color=color, alpha=0.35, label=label)
                 right.axvline(float(np.median(numbers)), color=color, lw=1.2, ls=(0, (4, 2)))
             right.set_yticks([])
             right.spines["left"].set_visible(False)
             right.set_xlabel("distance to the nearest training image\n(dashed: median)")
             right.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=7.5)
-            told = f"{text.plain(subject.label)}, step {step:,}, {subjects.common([subject])}"
-            drawing.titled(figure, f"Nearest training images: {told}")
+            caption = f"{text.plain(subject.label)}, step {step:,}, {subjects.common([subject])}"
+            drawing.set_title(figure, f"Nearest training images: {caption}")
             return drawing.png(figure)
 
 
 def pixels(images: SampleSet, rows: Tensor) -> Tensor:
-    """uint8 (n, C, H, W) of some images."""
+    """The images at ``rows``, uint8 (n, C, H, W)."""
     return torch.from_numpy(images.images[rows.numpy()])
 
 
@@ -170,34 +184,34 @@ def features(extractor: Extractor, images: Tensor) -> Tensor:
 
 
 def search(
-    extractor: Extractor, train: SampleSet, rows: Tensor, queries: Tensor, own: Tensor, k: int
-) -> Near:
-    """The k nearest of ``train``'s images ``rows`` to each query (n, D), a chunk of images at a time.
+    extractor: Extractor, train: SampleSet, rows: Tensor, queries: Tensor, excluded: Tensor, k: int
+) -> Neighbors:
+    """Find the k nearest images of ``train[rows]`` for each query (n, D), one chunk of images at a time.
 
-    own: (n,) the training image that a query is itself, and that does not count; -1: none.
+    excluded: (n,) index of the training image that equals the query and is skipped; -1: none.
     """
     distance = queries.new_full((len(queries), k), torch.inf)
     index = torch.full((len(queries), k), -1)
     with exact_fp32():
         for part in rows.split(CHUNK):
-            # in float64 the quick form, by a matrix product, is exact to 1e-7 for copies too
-            there = torch.cdist(queries, features(extractor, pixels(train, part)))
-            there[own[:, None] == part[None]] = torch.inf
-            every = torch.cat([distance, there], 1)
-            names = torch.cat([index, part.expand(len(queries), -1)], 1)
-            order = every.argsort(dim=1, stable=True)[:, :k]
-            distance, index = every.gather(1, order), names.gather(1, order)
-    return Near(distance, index)
+            # in float64, cdist's fast matrix-product form is accurate to 1e-7 even for copies
+            part_distance = torch.cdist(queries, features(extractor, pixels(train, part)))
+            part_distance[excluded[:, None] == part[None]] = torch.inf
+            distances = torch.cat([distance, part_distance], 1)
+            indices = torch.cat([index, part.expand(len(queries), -1)], 1)
+            order = distances.argsort(dim=1, stable=True)[:, :k]
+            distance, index = distances.gather(1, order), indices.gather(1, order)
+    return Neighbors(distance, index)
 
 
-def compare(made: Tensor, base: Tensor) -> dict[str, float]:
-    """Distances of samples (n,) beside the baseline's (m,)."""
-    q05 = float(base.quantile(0.05))
+def compare(samples: Tensor, baseline: Tensor) -> dict[str, float]:
+    """Summary statistics of sample distances (n,) and baseline distances (m,)."""
+    q05 = float(baseline.quantile(0.05))
     return {
-        "median_sample": float(made.median()),
-        "median_baseline": float(base.median()),
-        "least_sample": float(made.min()),
-        "least_baseline": float(base.min()),
+        "median_sample": float(samples.median()),
+        "median_baseline": float(baseline.median()),
+        "least_sample": float(samples.min()),
+        "least_baseline": float(baseline.min()),
         "q05_baseline": q05,
-        "share_below_q05": float((made < q05).double().mean()),
+        "share_below_q05": float((samples < q05).double().mean()),
     }

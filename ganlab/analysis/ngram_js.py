@@ -1,4 +1,4 @@
-"""n-gram divergences of language models over the updates (WGAN-GP's gan_language.py plots the same)."""
+"""n-gram divergences of text generators over updates, as plotted by WGAN-GP's gan_language.py."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ganlab.runs.metrics_file import read_metrics
 from ganlab.schema import checked
 
 NAMES = ("js1", "js2", "js3", "js4")
-Curves = Mapping[str, Mapping[int, float]]  # score -> step -> value
-Shown = tuple[Curves, Mapping[str, float]]  # and what real lines score
+Curves = Mapping[str, Mapping[int, float]]  # score -> step -> divergence in bits
+RunCurves = tuple[Curves, Mapping[str, float]]  # curves, and the scores of held-out real lines
 
 
 class NgramJS(Analysis):
-    """Jensen-Shannon divergences of character n-grams over the generator updates, n = 1 to 4 (WGAN-GP)
+    """Jensen-Shannon divergence of character n-grams over generator updates, n = 1 to 4 (WGAN-GP)
 
-    A panel for each n, a line for each run. The dotted line is what real lines score against the others:
-    no generator is expected below it.
+    One panel per n, one line per run. The dotted line is the divergence of held-out real lines from the
+    others; no generator is expected to fall below it.
 
     Args:
-        log: whether the divergences stand on a logarithmic axis.
+        log: plot divergences on a logarithmic axis.
     """
 
     kinds = ("text",)
@@ -38,32 +38,36 @@ class NgramJS(Analysis):
         self.log = log
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        _, protocol, found = series.choose(runs, NAMES[-1], "ngram_js")
-        if len({m.step for m in found}) < 2:
-            what = "the runs have one score each, no curve"
-            raise DataError("ngram_js", what, "train with eval_every=N")
+        _, protocol, measures = series.choose(runs, NAMES[-1], "ngram_js")
+        if len({m.step for m in measures}) < 2:
+            problem = "each run has a single score, so there is no curve"
+            raise DataError("ngram_js", problem, "train with eval_every=N")
         rows: list[Row] = []
-        says = [f"divergences in bits under protocol {protocol}: the first, the last"]
-        shown: dict[Subject, Shown] = {}
+        report = [f"divergences in bits under protocol {protocol}: first, last"]
+        run_curves: dict[Subject, RunCurves] = {}
         for subject in runs:
             curves, real = curves_of(subject, protocol), floors(subject)
-            shown[subject] = curves, real
+            run_curves[subject] = curves, real
             for name, curve in curves.items():
-                told = {**subject.columns, "n": int(name[2:]), "protocol_id": protocol}
-                rows += [{**told, "step": k, "js": v, "real": real.get(name, "")} for k, v in curve.items()]
+                columns = {**subject.columns, "n": int(name[2:]), "protocol_id": protocol}
+                rows += [
+                    {**columns, "step": k, "js": v, "real": real.get(name, "")} for k, v in curve.items()
+                ]
             ends = [f"{name} {_ends(curve)}" for name, curve in curves.items()]
-            says.append(f"  {label(subject, runs)}: {'; '.join(ends)}")
-        known = {tuple(sorted(real.items())) for _, real in shown.values() if real}
-        says += [f"  real lines: {'; '.join(f'{k} {v:.3g}' for k, v in real)}" for real in sorted(known)]
-        return Finding(self._draw(runs, shown), rows, says)
+            report.append(f"  {label(subject, runs)}: {'; '.join(ends)}")
+        real_scores = {tuple(sorted(real.items())) for _, real in run_curves.values() if real}
+        report += [
+            f"  real lines: {'; '.join(f'{k} {v:.3g}' for k, v in real)}" for real in sorted(real_scores)
+        ]
+        return Finding(self._draw(runs, run_curves), rows, report)
 
-    def _draw(self, runs: Sequence[Subject], shown: Mapping[Subject, Shown]) -> bytes:
+    def _draw(self, runs: Sequence[Subject], run_curves: Mapping[Subject, RunCurves]) -> bytes:
         styles = drawing.run_styles(runs)
         with drawing.style():
             figure = Figure(figsize=(7.2, 4.8), layout="constrained")
             for name, ax in zip(NAMES, drawing.panels(figure, len(NAMES), 2, sharex=True), strict=True):
                 values = []
-                for subject, (curves, real) in shown.items():
+                for subject, (curves, real) in run_curves.items():
                     if curve := curves.get(name):
                         ax.plot(list(curve), list(curve.values()), lw=1.4, **styles[subject])
                         values += list(curve.values())
@@ -78,7 +82,7 @@ class NgramJS(Analysis):
             _legend(figure, runs, styles)
             title = f"Character n-grams: {subjects.common(runs)}"
             figure.align_ylabels()
-            drawing.titled(figure, title)
+            drawing.set_title(figure, title)
             return drawing.png(figure)
 
     def _axes(self, ax: Axes, name: str, values: Sequence[float]) -> None:
@@ -92,22 +96,22 @@ class NgramJS(Analysis):
 
 
 def curves_of(subject: Subject, protocol: str) -> dict[str, dict[int, float]]:
-    """What a run scored on the way and at its end, n = 1 first."""
-    found = [m for m in series.measures(subject) if m.protocol == protocol]
-    steps = {name: {m.step: m.value for m in found if m.score == name} for name in NAMES}
+    """A run's divergences by n-gram length and step, n = 1 first."""
+    measures = [m for m in series.measures(subject) if m.protocol == protocol]
+    steps = {name: {m.step: m.value for m in measures if m.score == name} for name in NAMES}
     return {name: dict(sorted(curve.items())) for name, curve in steps.items() if curve}
 
 
 def floors(subject: Subject) -> dict[str, float]:
-    """What real lines score against the others, as the run told it at its start; may be empty."""
+    """Divergence of held-out real lines, as logged at the start of the run; may be empty."""
     path = subject.run.folder / "metrics.jsonl"
-    told = next((r for r in read_metrics(path) if r.get("kind") == "real"), {}) if path.is_file() else {}
-    found = {name: told.get(f"real/{name}") for name in NAMES}
-    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
+    record = next((r for r in read_metrics(path) if r.get("kind") == "real"), {}) if path.is_file() else {}
+    values = {name: record.get(f"real/{name}") for name in NAMES}
+    return {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and 0 <= v <= 1}
 
 
 def label(subject: Subject, runs: Sequence[Subject]) -> str:
-    """A run's label, with its loss where the runs' are not the same: a GAN without a method is a loss."""
+    """A run's label, with its loss appended if the runs differ in it."""
     own, losses = subject.run.text("loss"), {s.run.text("loss") for s in runs}
     loss = text.clean(own, 24)
     return f"{subject.label}, {loss} loss" if len(losses) > 1 and own else subject.label

@@ -1,4 +1,4 @@
-"""How far the norm that spectral normalisation divides by is from the layer's norm as a map of images."""
+"""Operator norms of D's layers, compared with the norms that spectral normalization divides by."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ BARS = {
 
 
 class OperatorNorms(Analysis):
-    """operator norm of each layer of D, stride and padding included, beside the reshaped matrix's norm
+    """operator norm of each layer of D, including stride and padding, and of its reshaped weight matrix
 
-    Spectral normalisation brings the norm of the (d_out, d_in * kernel) matrix to 1 and ignores stride and
-    padding (arXiv:1802.05957, footnote 3). The norm of the layer from image to image is another: a tick marks
-    the most it can be. Weights as they act. The product over the layers bounds the slope of a net without
-    branches and norms.
+    Spectral normalization sets the norm of the (d_out, d_in * kernel) matrix to 1 and ignores stride and
+    padding (arXiv:1802.05957, footnote 3). The operator norm of the layer as a map between feature maps is
+    different; a tick marks its upper bound. Weights are used as applied, after any normalization. The product
+    of the norms bounds the Lipschitz constant of a network without branches and feature norms.
 
     Args:
         checkpoint: last, best, or a step.
@@ -44,53 +44,60 @@ class OperatorNorms(Analysis):
         self.checkpoint = str(checkpoint)
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        found: dict[Subject, list[LayerNorms]] = {}
+        by_run: dict[Subject, list[LayerNorms]] = {}
         rows: list[Row] = []
-        says = [
-            "exact / reshaped norm, least to largest over the layers; product of the norms: exact, reshaped"
+        report = [
+            "exact / reshaped norm, smallest to largest over layers; product over layers: exact, reshaped"
         ]
         for subject in runs:
-            game, step = subject.restore(self.checkpoint)
-            y = torch.zeros(1, dtype=torch.long, device=subject.device) if game.num_classes else None
-            norms = layer_norms(game.discriminator, tuple(game.shape), y)
-            found[subject] = norms
+            gan, step = subject.restore(self.checkpoint)
+            y = torch.zeros(1, dtype=torch.long, device=subject.device) if gan.num_classes else None
+            norms = layer_norms(gan.discriminator, tuple(gan.shape), y)
+            by_run[subject] = norms
             rows += [{**subject.columns, "step": step, **_flat(n)} for n in norms]
             ratios = [n["ratio"] for n in norms if n["kernel"]]
             products = [math.prod(n[k] for n in norms) for k in ("exact", "reshaped")]
-            says.append(
+            report.append(
                 f"  {subject.label}: {min(ratios, default=1):.3f} to {max(ratios, default=1):.3f}; "
                 f"{products[0]:.4g}, {products[1]:.4g}"
             )
         if not rows:
-            raise DataError("operator_norms", "D has no weighted layer", "name other runs")
-        return Finding(_draw(found), rows, says)
+            raise DataError("operator_norms", "D has no weighted layer", "choose other runs")
+        return Finding(_draw(by_run), rows, report)
 
 
 def _flat(norms: LayerNorms) -> dict[str, object]:
-    """A row of the table; sizes as 3x3."""
+    """A row of the table, with sizes formatted as 3x3."""
     sizes = {"kernel": norms["kernel"], "stride": norms["stride"], "input": norms["input"]}
     return {**norms, **{key: "x".join(map(str, size)) for key, size in sizes.items()}}
 
 
-def _draw(found: dict[Subject, list[LayerNorms]]) -> bytes:
-    across = min(len(found), 2)
-    down = -(-len(found) // across)
-    most = max(len(norms) for norms in found.values())
-    width = max(5.5, min(13.0, across * (0.42 * most + 1.2)))
+def _draw(by_run: dict[Subject, list[LayerNorms]]) -> bytes:
+    across = min(len(by_run), 2)
+    down = -(-len(by_run) // across)
+    num_layers = max(len(norms) for norms in by_run.values())
+    width = max(5.5, min(13.0, across * (0.42 * num_layers + 1.2)))
     with drawing.style():
         figure = Figure(figsize=(width, 2.3 * down + 1.1), layout="constrained")
-        panels = drawing.panels(figure, len(found), across)
-        for ax, (subject, norms) in zip(panels, found.items(), strict=True):
+        panels = drawing.panels(figure, len(by_run), across)
+        for ax, (subject, norms) in zip(panels, by_run.items(), strict=True):
             at = np.arange(len(norms))
             for i, (key, (label, color)) in enumerate(BARS.items()):
                 heights = [math.nan if (v := n[key]) is None else v for n in norms]  # type: ignore[literal-required]
                 ax.bar(at + (i - 1) * 0.27, heights, 0.27, color=color, label=label, lw=0)
             bounds = [math.nan if n["bound"] is None else n["bound"] for n in norms]
             ax.plot(
-                at, bounds, ls="", marker="_", ms=9, mew=1.2, color=style.ALARM, label="bound on the layer"
+                at,
+                bounds,
+                ls="",
+                marker="_",
+                ms=9,
+                mew=1.2,
+                color=style.ALARM,
+                label="upper bound for the layer",
             )
             ax.set_xticks(at, [text.plain(_short(n), 28) for n in norms])
-            if most > 6:
+            if num_layers > 6:
                 ax.tick_params(axis="x", rotation=45)
                 for tick in ax.get_xticklabels():
                     tick.set_horizontalalignment("right")
@@ -102,15 +109,15 @@ def _draw(found: dict[Subject, list[LayerNorms]]) -> bytes:
             ax.set_title(text.plain(subject.label, 60))
             ax.set_ylabel("norm" if ax in panels[::across] else "")
         handles, labels = panels[0].get_legend_handles_labels()
-        handles, labels = [*handles[1:], handles[0]], [*labels[1:], labels[0]]  # the bound last
+        handles, labels = [*handles[1:], handles[0]], [*labels[1:], labels[0]]  # upper bound last
         fit = style.columns(labels, width)
         figure.legend(handles, labels, loc="outside lower center", ncols=fit)
-        drawing.titled(figure, f"Norms of D's layers as maps of images: {subjects.common(list(found))}")
+        drawing.set_title(figure, f"Operator norms of D's layers: {subjects.common(list(by_run))}")
         return drawing.png(figure)
 
 
 def _short(norms: LayerNorms) -> str:
-    """``convs.1 4x4/2``."""
+    """Short layer label: name, kernel and stride, such as ``convs.1 4x4/2``."""
     if not norms["kernel"]:
         return norms["layer"]
     stride = max(norms["stride"])

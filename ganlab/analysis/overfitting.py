@@ -1,4 +1,4 @@
-"""Figure 5 of the WGAN-GP paper (arXiv:1704.00028): negative critic loss on training and held-out images."""
+"""WGAN-GP (arXiv:1704.00028), Figure 5: negative critic loss on training and held-out images."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ganlab.report.draw import style
 from ganlab.report.read.history import Curve
 from ganlab.schema import Steps, checked
 
-NAMES = {  # of the curves on training and on held-out images; the first pair that a run has
+NAMES = {  # curves on training and held-out images; the first pair that a run has is plotted
     "negative critic loss": ("critic/negative_critic_loss_train", "critic/negative_critic_loss_validation"),
     "D's loss": ("validation/d_train", "validation/d_held_out"),
 }
 COLORS = {"train": "#0072b2", "validation": "#d55e00"}
-EARLY = 0.25  # share of the updates whose values do not stretch the axis
+EARLY = 0.25  # fraction of the updates that does not affect the y limits
 
 
 class Point(NamedTuple):
-    """Both curves at a step; of another loss than Wasserstein's the negative of D's loss too."""
+    """Negative loss on training and held-out images at a step."""
 
     step: int
     train: float
@@ -36,14 +36,14 @@ class Point(NamedTuple):
 
 
 class Overfitting(Analysis):
-    """critic's loss on training and on held-out images, a panel per run (WGAN-GP, Figure 5)
+    """critic loss on training and held-out images, one panel per run (WGAN-GP, Figure 5)
 
-    Of runs trained with validation=true. The paper's negative critic loss, penalty included, for the
-    Wasserstein loss; minus D's adversarial loss for others. Where the two lines part, D tells its training
-    images from others of their kind: it has learnt them by heart.
+    Needs runs trained with validation=true. For the Wasserstein loss, plots the paper's negative critic
+    loss, including the penalty; for other losses, the negative of D's adversarial loss. A gap between the
+    two curves means that D overfits: it separates its training images from held-out ones.
 
     Args:
-        since: leave out earlier steps.
+        since: omit earlier steps.
     """
 
     runs = (1, 12)
@@ -53,33 +53,33 @@ class Overfitting(Analysis):
         self.since = since
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        found: dict[Subject, tuple[str, list[Point]]] = {}
+        curves: dict[Subject, tuple[str, list[Point]]] = {}
         for subject in runs:
-            what, points = _points(subject)
+            curve, points = _points(subject)
             if points := [p for p in points if p.step >= self.since]:
-                found[subject] = what, points
-        if not found:
-            what = f"no run says anything of held-out images{' since then' if self.since else ''}"
-            raise DataError("overfitting", what, "train with validation=true")
+                curves[subject] = curve, points
+        if not curves:
+            problem = f"no run has losses on held-out images{' from that step on' if self.since else ''}"
+            raise DataError("overfitting", problem, "train with validation=true")
         rows: list[Row] = [
-            {**subject.columns, "curve": what, **p._asdict(), "gap": p.train - p.validation}
-            for subject, (what, points) in found.items()
+            {**subject.columns, "curve": curve, **p._asdict(), "gap": p.train - p.validation}
+            for subject, (curve, points) in curves.items()
             for p in points
         ]
-        says = [_say(subject, *curves) for subject, curves in found.items()]
-        says += [f"  {s.label}: trained without validation=true" for s in runs if s not in found]
-        return Finding(_draw(found), rows, says)
+        report = [_summary(subject, *pair) for subject, pair in curves.items()]
+        report += [f"  {s.label}: trained without validation=true" for s in runs if s not in curves]
+        return Finding(_draw(curves), rows, report)
 
 
 def _points(subject: Subject) -> tuple[str, list[Point]]:
-    """What is plotted, and where both curves have a value."""
+    """Name of the plotted curve, and the steps at which both curves have values."""
     curves = {name: curve for (name, _), curve in subject.run.curves.items()}
-    for what, (train, validation) in NAMES.items():
+    for name, (train, validation) in NAMES.items():
         if train in curves and validation in curves:
-            sign = 1 if what == "negative critic loss" else -1
+            sign = 1 if name == "negative critic loss" else -1
             a, b = _finite(curves[train]), _finite(curves[validation])
-            shown = what if sign == 1 else f"minus {what}"
-            return shown, [
+            curve_name = name if sign == 1 else f"minus {name}"
+            return curve_name, [
                 Point(step, sign * a[step], sign * b[step]) for step in sorted(a.keys() & b.keys())
             ]
     return "", []
@@ -89,22 +89,22 @@ def _finite(curve: Curve) -> dict[int, float]:
     return {s: v for s, v in zip(curve.steps, curve.values, strict=True) if math.isfinite(v)}
 
 
-def _draw(found: Mapping[Subject, tuple[str, list[Point]]]) -> bytes:
-    across = min(3, len(found))
-    down = math.ceil(len(found) / across)
+def _draw(curves: Mapping[Subject, tuple[str, list[Point]]]) -> bytes:
+    across = min(3, len(curves))
+    down = math.ceil(len(curves) / across)
     with drawing.style():
         figure = Figure(figsize=(max(5.0, 3.4 * across + 0.6), 2.7 * down + 0.9), layout="constrained")
-        axes = drawing.panels(figure, len(found), across)
-        for i, (ax, (subject, (what, points))) in enumerate(zip(axes, found.items(), strict=True)):
+        axes = drawing.panels(figure, len(curves), across)
+        for i, (ax, (subject, (curve, points))) in enumerate(zip(axes, curves.items(), strict=True)):
             _panel(ax, points)
             ax.set_title(style.wrap(text.plain(subject.label, 80), 48, 2))
             if i % across == 0:
-                ax.set_ylabel(what)
-            if i >= len(found) - across:
+                ax.set_ylabel(curve)
+            if i >= len(curves) - across:
                 ax.set_xlabel("generator updates")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=2)
-        drawing.titled(figure, f"Overfitting of D: {subjects.common(list(found))}")
+        drawing.set_title(figure, f"Overfitting of D: {subjects.common(list(curves))}")
         return drawing.png(figure)
 
 
@@ -121,18 +121,18 @@ def _panel(ax: Axes, points: Sequence[Point]) -> None:
     ax.set_ylim(low - margin, high + margin)
     first = max((p.train, p.step) for p in points)
     if first[0] > high + margin:
-        words, where = f"up to {first[0]:.3g} at step {first[1]:,}", {"transform": ax.transAxes}
-        ax.text(0.98, 0.97, words, ha="right", va="top", fontsize=7, color=style.GREY, **where)  # type: ignore[arg-type]
+        label, where = f"up to {first[0]:.3g} at step {first[1]:,}", {"transform": ax.transAxes}
+        ax.text(0.98, 0.97, label, ha="right", va="top", fontsize=7, color=style.GREY, **where)  # type: ignore[arg-type]
     ax.set_xlim(left=0)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
 
 
-def _say(subject: Subject, what: str, points: Sequence[Point]) -> str:
-    """The last values of both, and the gap beside that of the first tenth of the points."""
+def _summary(subject: Subject, curve: str, points: Sequence[Point]) -> str:
+    """Report line: last values of both curves, their gap, and the mean gap of the first tenth of points."""
     last, early = points[-1], points[: max(1, len(points) // 10)]
     before = sum(p.train - p.validation for p in early) / len(early)
     return (
-        f"  {subject.label}: {what} {last.train:.4g} on training, {last.validation:.4g} on held-out images "
-        f"at step {last.step:,}: {last.train - last.validation:+.3g} between them, at first {before:+.3g}"
+        f"  {subject.label}: {curve} {last.train:.4g} on training, {last.validation:.4g} on held-out images "
+        f"at step {last.step:,}; gap {last.train - last.validation:+.3g}, initially {before:+.3g}"
     )

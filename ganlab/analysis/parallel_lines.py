@@ -1,4 +1,4 @@
-"""Figure 1 of the WGAN paper (arXiv:1701.07875): two distances between parallel lines."""
+"""WGAN (arXiv:1701.07875), Figure 1: Wasserstein and JS distances between parallel lines."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from ganlab.schema import Positive, Range, checked
 class ParallelLines(Analysis):
     """Wasserstein distance and JS divergence between two parallel lines (WGAN, Figure 1); needs no run
 
-    Of (0, Z) and (theta, Z), Z uniform on [0, 1]: W = |theta|, and JS = log 2 but 0 at theta = 0, in nats.
-    The first has a gradient that leads there, the second has none.
+    Compares the distributions of (0, Z) and (theta, Z) with Z uniform on [0, 1]: W = |theta|, while JS is
+    log 2 (in nats) for every theta except 0, where it is 0. Only the Wasserstein distance provides a gradient
+    towards theta = 0.
 
     Args:
-        reach: theta goes from -reach to reach.
-        places: values of theta; an odd number has 0 among them.
+        reach: theta ranges from -reach to reach.
+        places: number of values of theta; an odd number includes 0.
     """
 
     runs = (0, 1000)
@@ -44,6 +45,6 @@ class ParallelLines(Analysis):
                 right.plot(side, [math.log(2)] * len(side), color="C0", lw=1.6)
             right.plot(0, 0, "o", color="C0", ms=4)
             right.set(xlabel="theta", ylabel="Jensen-Shannon divergence (nats)", ylim=(-0.03, 0.75))
-            drawing.titled(figure, "Distances between two parallel lines")
+            drawing.set_title(figure, "Distances between two parallel lines")
             png = drawing.png(figure)
-        return Finding(png, rows, [f"W = |theta|; JS = {math.log(2):.4f} but 0 at theta = 0"])
+        return Finding(png, rows, [f"W = |theta|; JS = {math.log(2):.4f}, except 0 at theta = 0"])

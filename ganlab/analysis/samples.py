@@ -1,4 +1,4 @@
-"""Samples of many runs: Figures 6, 12 of SNGAN (arXiv:1802.05957), 2 of WGAN-GP (arXiv:1704.00028)."""
+"""Sample sheets: SNGAN (arXiv:1802.05957), Figures 6 and 12; WGAN-GP (arXiv:1704.00028), Figure 2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNFINISHED = {"running": "unfinished", "stopped": "unfinished"}
 
 
 class Layout(NamedTuple):
-    """Labels down and across, and where a run stands: (row, column), or None outside."""
+    """Row and column labels of the sheet, and a function that gives a run's (row, column)."""
 
     rows: list[str]
     columns: list[str]
@@ -30,16 +30,16 @@ class Layout(NamedTuple):
 class Samples(Analysis):
     """samples from the same latents, by method and setting or by any axis (SNGAN, 6 and 12; WGAN-GP, 2)
 
-    Of several seeds the lowest is shown. A run that diverged or failed says so; a cell without a checkpoint
-    is an empty box with the reason, a grid's cell that has not begun too. The table says which run a cell
-    shows, and its scores.
+    Of several seeds, the lowest is shown. Runs that diverged or failed are marked. A cell without a
+    checkpoint, or a grid cell that has not started, is an empty box with the reason. The table lists the run
+    shown in each cell and its scores.
 
     Args:
         checkpoint: last, best, or a step.
-        side: images in a row and in a column of each cell.
-        seed: of the latents; the same for all runs of one z length.
-        down: an axis of the runs' grid, as pair, or a config key, as architecture.pair; null: methods.
-        across: the same; null: settings.
+        side: images per row and per column of each cell.
+        seed: random seed of the latents; runs with equal z_dim share them.
+        down: rows: an axis of the runs' grid, such as pair, or a config key; null: methods.
+        across: columns: likewise; null: settings.
     """
 
     kinds = ("images",)
@@ -59,37 +59,39 @@ class Samples(Analysis):
     def make(self, runs: Sequence[Subject]) -> Finding:
         places = _places(runs)
         layout = self._layout(runs, places)
-        cells = self._not_begun(runs, places)
+        cells = self._not_started(runs, places)
         rows: list[Row] = []
-        says = []
+        report = []
         for subject in runs:
             place = layout.place(subject.run)
             if place in cells and cells[place].image is not None:
                 continue
             try:
-                game, step = subject.restore(self.checkpoint)
+                gan, step = subject.restore(self.checkpoint)
             except CheckpointError as error:
-                says.append(f"  {subject.label}: left out, {error.mistakes[0].what}")
+                report.append(f"  {subject.label}: skipped: {error.mistakes[0].what}")
                 cells[place] = _empty(subject.run)
                 continue
-            z, y = subject.draw(game, self.side**2, self.seed)
-            image = sheet.block(as_bytes(generate(game, z, y)), self.side)
+            z, y = subject.draw(gan, self.side**2, self.seed)
+            image = sheet.block(as_bytes(generate(gan, z, y)), self.side)
             own = [s for s in subject.run.scores if s.step == step]
-            shown = next((s for s in own if s.name.startswith("fid")), own[0] if own else None)
-            words = [w for w in [_state(subject.run)] if w] + [f"step {step:,}"]
-            if shown:
-                words.append(f"{labels.score_label(shown.name)} {labels.number(shown.value)}")
-            cells[place] = Tile(image, " · ".join(words), subject.run.status != "finished")
-            told = " ".join(f"{name}={value:.6g}" for name, value in {s.name: s.value for s in own}.items())
-            rows.append({**subject.columns, "step": step, "latents": self.seed, "scores": told})
+            score = next((s for s in own if s.name.startswith("fid")), own[0] if own else None)
+            caption = [w for w in [_state(subject.run)] if w] + [f"step {step:,}"]
+            if score:
+                caption.append(f"{labels.score_label(score.name)} {labels.number(score.value)}")
+            cells[place] = Tile(image, " · ".join(caption), subject.run.status != "finished")
+            score_text = " ".join(
+                f"{name}={value:.6g}" for name, value in {s.name: s.value for s in own}.items()
+            )
+            rows.append({**subject.columns, "step": step, "latents": self.seed, "scores": score_text})
         if not rows:
-            raise CheckpointError("samples", "no run has a checkpoint", "train first, or name other runs")
+            raise CheckpointError("samples", "no run has a checkpoint", "train first, or choose other runs")
         title = f"Samples: {subjects.common(runs)}"
         note = f"{self.side}×{self.side} samples from the same latents in every cell, uncurated"
-        return Finding(sheet.png(title, layout.rows, layout.columns, cells, note), rows, says)
+        return Finding(sheet.png(title, layout.rows, layout.columns, cells, note), rows, report)
 
     def _layout(self, runs: Sequence[Subject], places: Sequence[grids.GridCell]) -> Layout:
-        """Who stands where. Raises DataError for a key that no run has."""
+        """Assign runs to rows and columns. Raises DataError for a key that no run has."""
         by_run = {id(s.run): s for s in runs}
         down = _labels("down", self.down, runs, places) if self.down else None
         across = _labels("across", self.across, runs, places) if self.across else None
@@ -101,38 +103,38 @@ class Samples(Analysis):
             column = _label(run, self.across, places) if self.across else run.text("setting")
             return groups.index(row), (across or settings).index(column)
 
-        shown = [f"setting {s}" if s else "" for s in settings]
+        setting_titles = [f"setting {s}" if s else "" for s in settings]
         names = [labels.method_label(g) for g in groups] if down else groups
-        return Layout(names, [labels.method_label(c) for c in across] if across else shown, place)
+        return Layout(names, [labels.method_label(c) for c in across] if across else setting_titles, place)
 
-    def _not_begun(
+    def _not_started(
         self, runs: Sequence[Subject], places: Sequence[grids.GridCell]
     ) -> dict[tuple[int, int], Tile]:
-        """The cells of the grid that have no result, where both axes are the grid's."""
+        """Empty tiles for grid cells without a result, if both axes belong to the grid."""
         if not (self.down and self.across):
             return {}
         down, across = (_labels("", key, runs, places) for key in (self.down, self.across))
-        found = {}
+        tiles = {}
         for place in places:
             if {self.down, self.across} <= {*place.axes} and not (place.folder / "result.json").exists():
-                began = place.folder.exists()
-                why = "ended before it wrote a result" if began else "not begun"
+                started = place.folder.exists()
+                reason = "ended without a result" if started else "not started"
                 at = down.index(place.axes[self.down]), across.index(place.axes[self.across])
-                found[at] = Tile(None, why, alarm=began)
-        return found
+                tiles[at] = Tile(None, reason, alarm=started)
+        return tiles
 
 
 def _places(runs: Sequence[Subject]) -> list[grids.GridCell]:
-    """The cells of the runs' grids."""
+    """All cells of the runs' grids."""
     return [place for grid in grids.find([s.run for s in runs], []) for place in grid.cells]
 
 
 def _label(run: Run, key: str, places: Sequence[grids.GridCell]) -> str:
-    """A run's label on an axis of its grid, else the value of a config key, else what it says of itself."""
-    own = next((place for place in places if place.folder == run.folder), None)
-    for found in (own.axes, own.choices) if own else ():
-        if key in found:
-            return found[key]
+    """A run's label on a grid axis, else the value of a config key, else a field of its report."""
+    cell = next((cell for cell in places if cell.folder == run.folder), None)
+    for values in (cell.axes, cell.choices) if cell else ():
+        if key in values:
+            return values[key]
     value = run.config.get(key, run.config.get(f"{key}._target_"))
     if value is None:
         return run.text(key)
@@ -144,8 +146,8 @@ def _labels(option: str, key: str, runs: Sequence[Subject], places: Sequence[gri
     own = {_label(s.run, key, places) for s in runs}
     if own <= {""}:
         axes = dict.fromkeys(axis for place in places for axis in place.axes)
-        has = f"the grid has {', '.join(axes)}" if axes else "they are in no grid"
-        raise DataError(option, f"no run has {key!r}", f"{has}; or name a key of config.yaml")
+        has = f"the grid has {', '.join(axes)}" if axes else "the runs belong to no grid"
+        raise DataError(option, f"no run has {key!r}", f"{has}; or use a key of config.yaml")
     listed = dict.fromkeys(place.axes[key] for place in places if key in place.axes)
     return [*listed, *sorted(own - {*listed}, key=labels.natural)]
 
@@ -155,13 +157,15 @@ def _state(run: Run) -> str:
 
 
 def _empty(run: Run) -> Tile:
-    """Why a run has nothing to show."""
-    why = f"{_state(run)}: {run.text('error')}" if run.text("error") else _state(run)
-    return Tile(None, f"{why}; no checkpoint" if why else "no checkpoint", alarm=run.status != "finished")
+    """An empty tile with the reason why a run has no samples."""
+    reason = f"{_state(run)}: {run.text('error')}" if run.text("error") else _state(run)
+    return Tile(
+        None, f"{reason}; no checkpoint" if reason else "no checkpoint", alarm=run.status != "finished"
+    )
 
 
 def row_of(subject: Subject, runs: Sequence[Subject]) -> str:
-    """The label of a run without its setting and seed: what one row of the sheet shows."""
+    """Row label of a run: its label without setting and seed."""
     peers = [
         s.run
         for s in runs

@@ -1,4 +1,4 @@
-"""What D says: of images that it was trained on, of images that it never saw, and of generated ones."""
+"""D's scores on training images, held-out images and generated images."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from ganlab.training.gan import GAN
 class Scores(Analysis):
     """histograms of D's raw score on training images, held-out images and samples
 
-    D in evaluation mode, before any sigmoid. A gap between training and held-out images is D's overfitting.
+    Scores are taken before any sigmoid, with D in evaluation mode. A gap between training and held-out images
+    means that D overfits.
 
     Args:
         checkpoint: last, best, or a step.
-        n: images of each kind.
-        split: the held-out images; null: the test or validation split, if the dataset has one.
-        seed: of the images drawn.
+        n: number of images of each kind.
+        split: split of the held-out images; null: the test or validation split, if there is one.
+        seed: random seed.
     """
 
-    runs = (1, histograms.MOST)
+    runs = (1, histograms.MAX_RUNS)
 
     @checked
     def __init__(
@@ -36,22 +37,22 @@ class Scores(Analysis):
         self.checkpoint, self.n, self.split, self.seed = str(checkpoint), n, split, seed
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        found = []
+        panels = []
         for subject in runs:
-            game, step = subject.restore(self.checkpoint)
-            real = subject.real(game, self.n, self.seed)
-            kinds = {"training images": scores(game, *real)}
+            gan, step = subject.restore(self.checkpoint)
+            real = subject.real(gan, self.n, self.seed)
+            kinds = {"training images": scores(gan, *real)}
             if (split := subject.held_out(self.split)) is not None:
-                kinds["held-out images"] = scores(game, *subject.real(game, self.n, self.seed, split))
-            kinds["samples"] = scores(game, *subject.fake(game, self.n, self.seed))
-            found.append(histograms.Panel(subject, step, kinds))
-        return histograms.finding(found, "D's scores", "D's raw score", "score")
+                kinds["held-out images"] = scores(gan, *subject.real(gan, self.n, self.seed, split))
+            kinds["samples"] = scores(gan, *subject.fake(gan, self.n, self.seed))
+            panels.append(histograms.Panel(subject, step, kinds))
+        return histograms.finding(panels, "D's scores", "D's raw score", "score")
 
 
 @torch.no_grad()
-def scores(game: GAN, x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Raw scores (n,) on the CPU, D in evaluation mode and left as it was."""
-    d = game.discriminator
+def scores(gan: GAN, x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Raw scores (n,) on the CPU, with D in evaluation mode; its mode is restored."""
+    d = gan.discriminator
     with evaluating(d):
         parts = [
             d(x[i : i + PIECE], None if y is None else y[i : i + PIECE]).score.float()

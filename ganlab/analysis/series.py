@@ -1,4 +1,4 @@
-"""Scores of runs against a number that they differ in: a line per method, mean and band over seeds."""
+"""Scores of runs as curves: one line per method, mean and standard deviation over seeds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ganlab.report.read import cells
 from ganlab.report.read.cells import Group
 
 Line = tuple[Group, str]  # method with its variant, and setting
-OPTIMIZERS = {"RMSprop": "RMSProp", "RMSpropTF": "RMSProp"}  # classes' names, where papers write others
+OPTIMIZERS = {"RMSprop": "RMSProp", "RMSpropTF": "RMSProp"}  # class name -> name used in papers
 
 
 class Measure(NamedTuple):
-    """A score of a run at a step, under a protocol (its id)."""
+    """A run's score at a step, with the id of its protocol."""
 
     score: str
     protocol: str
@@ -36,7 +36,7 @@ class Measure(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The runs of a line at one x: seeds and values, in this order."""
+    """The runs of a line at one x: their seeds and values, in matching order."""
 
     seeds: tuple[int, ...]
     values: tuple[float, ...]
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds; None of one run."""
+        """Sample standard deviation over seeds; None for a single run."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
@@ -55,43 +55,46 @@ Lines = Mapping[Line, Mapping[float, Place]]
 
 
 def measures(subject: Subject) -> list[Measure]:
-    """Every score that a run has of itself: on the way, at the end, and by ``ganlab evaluate``."""
+    """All scores of a run: during training, at its end, and from ``ganlab evaluate``."""
     run = subject.run
-    found = {
+    values = {
         (name, protocol, step): value
         for (name, protocol), curve in run.curves.items()
         if protocol
         for step, value in zip(curve.steps, curve.values, strict=True)
     }
-    found |= {(s.name, s.protocol_id, s.step): s.value for s in run.scores if s.step is not None}
-    return [Measure(*key, value) for key, value in found.items() if value == value]
+    values |= {(s.name, s.protocol_id, s.step): s.value for s in run.scores if s.step is not None}
+    return [Measure(*key, value) for key, value in values.items() if value == value]
 
 
-def choose(runs: Sequence[Subject], wanted: str | None, name: str) -> tuple[str, str, list[Measure]]:
-    """The score and protocol that most runs have: ``wanted``, else IS, FID, KID in this order.
+def choose(runs: Sequence[Subject], requested: str | None, name: str) -> tuple[str, str, list[Measure]]:
+    """Select the score (``requested``, else the first available of IS, FID, KID) and its commonest protocol.
 
-    Raises DataError naming the scores there are.
+    Returns the score, the protocol's id, and all matching measures. Raises DataError listing the available
+    scores.
     """
-    every = [m for s in runs for m in measures(s)]
-    scores = sorted({m.score for m in every}, key=labels_module.score_rank)
+    available = [m for s in runs for m in measures(s)]
+    scores = sorted({m.score for m in available}, key=labels_module.score_rank)
     if not scores:
-        raise DataError(name, "these runs have no scores", "train on, or score them: ganlab evaluate RUN")
-    score = wanted or scores[0]
+        raise DataError(
+            name, "these runs have no scores", "continue training, or score them with 'ganlab evaluate RUN'"
+        )
+    score = requested or scores[0]
     if score not in scores:
-        raise DataError(name, f"no run has a score {score!r}", f"they have {', '.join(scores)}")
+        raise DataError(name, f"no run has a score {score!r}", f"available scores: {', '.join(scores)}")
     counts = Counter(p for s in runs for p in {m.protocol for m in measures(s) if m.score == score})
     protocol = sorted(counts, key=lambda p: (-counts[p], p))[0]
-    return score, protocol, [m for m in every if (m.score, m.protocol) == (score, protocol)]
+    return score, protocol, [m for m in available if (m.score, m.protocol) == (score, protocol)]
 
 
-def commonest_step(found: Sequence[Measure]) -> int:
-    """The latest of the steps that most runs have."""
-    counts = Counter(m.step for m in found)
+def commonest_step(measures: Sequence[Measure]) -> int:
+    """The step that most runs have; the latest one in a tie."""
+    counts = Counter(m.step for m in measures)
     return max(counts, key=lambda step: (counts[step], step))
 
 
 def at_step(score: str, protocol: str, step: int) -> Callable[[Subject], float | None]:
-    """A function: the value of that score of a run, or None."""
+    """Return a function that looks up this score of a run, or None."""
 
     def value(subject: Subject) -> float | None:
         own = (m for m in measures(subject) if (m.score, m.protocol, m.step) == (score, protocol, step))
@@ -103,13 +106,13 @@ def at_step(score: str, protocol: str, step: int) -> Callable[[Subject], float |
 def lines(
     runs: Sequence[Subject], x: str, value: Callable[[Subject], Mapping[float, float]]
 ) -> dict[Line, dict[float, Place]]:
-    """Runs that differ in nothing but the seed and the config key ``x``, by method and setting.
+    """Group runs that differ only in the seed and the config key ``x``, by method and setting.
 
-    ``value``: x -> score of one run.
+    ``value``: returns a run's scores by x.
     """
     pairs = [(replace(s.run, config={k: v for k, v in s.run.config.items() if k != x}), s) for s in runs]
     copies = {id(copy): s for copy, s in pairs}
-    found: dict[Line, dict[float, Place]] = {}
+    by_line: dict[Line, dict[float, Place]] = {}
     for section in cells.sections([copy for copy, _ in pairs]):
         for (group, setting), cell in section.cells.items():
             at: dict[float, list[tuple[int, float]]] = defaultdict(list)
@@ -119,58 +122,60 @@ def lines(
                     at[where].append((int(subject.run.number("seed") or 0), score))
             if at:
                 by_seed = {k: sorted(at[k], key=lambda pair: pair[0]) for k in sorted(at)}
-                found[group, setting] = {k: Place(*zip(*pairs, strict=True)) for k, pairs in by_seed.items()}
-    return found
+                by_line[group, setting] = {
+                    k: Place(*zip(*pairs, strict=True)) for k, pairs in by_seed.items()
+                }
+    return by_line
 
 
 def optimizers(runs: Sequence[Subject]) -> dict[tuple[str, str], str]:
-    """The optimizer's name by method and setting, where all runs of these agree."""
-    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    """Optimizer name by method and setting, where all of their runs agree."""
+    names: dict[tuple[str, str], set[str]] = defaultdict(set)
     for subject in runs:
         name = str(subject.run.config.get("optimizer._target_") or "").rpartition(".")[2]
-        found[subject.method, subject.setting].add(text.clean(OPTIMIZERS.get(name, name), 20))
-    return {place: names.pop() for place, names in found.items() if len(names) == 1}
+        names[subject.method, subject.setting].add(text.clean(OPTIMIZERS.get(name, name), 20))
+    return {key: values.pop() for key, values in names.items() if len(values) == 1}
 
 
 class Axis(NamedTuple):
-    """A panel's x axis: its label, the lines over it, and whether it is logarithmic with a tick at each x."""
+    """A panel's x axis: label, lines, and whether it is logarithmic with a tick at each x."""
 
     label: str
     lines: Lines
     ticks: bool = False
 
 
-class Words(NamedTuple):
-    """What a figure says of itself: its title, and what was measured."""
+class Caption(NamedTuple):
+    """A figure's title, and a note on what was measured."""
 
     title: str
-    what: str
+    subtitle: str
 
 
 def finding(
-    found: Lines,
+    lines: Lines,
     x: str,
     axes: Sequence[Axis],
-    words: Words,
+    caption: Caption,
     score: str,
     protocol: str,
     clock: Lines | None = None,
     optimizers: Mapping[tuple[str, str], str] | None = None,
 ) -> Finding:
-    """Picture with a panel for each of ``axes``, a row per run and x, and the means printed.
+    """Build a figure with one panel per axis, one row per run and x, and a report of the means.
 
-    clock: the training seconds of the same lines, places and seeds, for a column ``train_s``. optimizers: by
-    method and setting; where they tell the lines apart, they stand in the place of the settings.
+    clock: training seconds of the same lines, for a column ``train_s``. optimizers: names by method and
+    setting; they label the lines instead of the settings if they distinguish all of them.
     """
     rows: list[Row] = []
-    names = _names(found, optimizers or {})
-    says = [f"{score} under protocol {protocol}: mean +- std over seeds"]
-    for (group, setting), places in found.items():
-        told = {"method": group.method, "variant": group.variant, "setting": setting}
+    names = _names(lines, optimizers or {})
+    report = [f"{score} under protocol {protocol}: mean +- std over seeds"]
+    for (group, setting), places in lines.items():
+        columns = {"method": group.method, "variant": group.variant, "setting": setting}
         for where, place in places.items():
             for i, (seed, value) in enumerate(zip(place.seeds, place.values, strict=True)):
                 row = {
-                    **told,
+                    **columns,
                     x: where,
                     "seed": seed,
                     "score": score,
@@ -178,23 +183,29 @@ def finding(
                     "value": value,
                 }
                 rows.append(row | ({"train_s": clock[group, setting][where].values[i]} if clock else {}))
-        shown = [f"{k:g}: {labels_module.spread(p.mean, p.std)}" for k, p in places.items()]
-        shown = shown if len(shown) <= 8 else [shown[0], "...", *shown[-3:]]
-        says.append(f"  {names[group, setting]}: {', '.join(shown)}")
-    return Finding(_draw(axes, names, words, score, protocol), rows, says)
+        points = [f"{k:g}: {labels_module.spread(p.mean, p.std)}" for k, p in places.items()]
+        points = points if len(points) <= 8 else [points[0], "...", *points[-3:]]
+        report.append(f"  {names[group, setting]}: {', '.join(points)}")
+    return Finding(_draw(axes, names, caption, score, protocol), rows, report)
 
 
-def _names(found: Lines, optimizers: Mapping[tuple[str, str], str]) -> dict[Line, str]:
-    """A label for each line: its method, and its optimizer or its setting where lines differ in them."""
-    used = {line: optimizers.get((line[0].method, line[1]), "") for line in found}
-    named = {line: f"{line[0].label} ({name})" for line, name in used.items()}
-    if len(set(used.values())) > 1 and len(set(named.values())) == len(named) and all(used.values()):
-        return named
-    several = len({s for _, s in found}) > 1
-    return {(g, s): f"{g.label}, setting {s}" if several and s else g.label for g, s in found}
+def _names(lines: Lines, optimizers: Mapping[tuple[str, str], str]) -> dict[Line, str]:
+    """Label each line with its method, and with its optimizer or setting where lines differ in them."""
+    optimizer_of = {line: optimizers.get((line[0].method, line[1]), "") for line in lines}
+    labels = {line: f"{line[0].label} ({name})" for line, name in optimizer_of.items()}
+    if (
+        len(set(optimizer_of.values())) > 1
+        and len(set(labels.values())) == len(labels)
+        and all(optimizer_of.values())
+    ):
+        return labels
+    several = len({s for _, s in lines}) > 1
+    return {(g, s): f"{g.label}, setting {s}" if several and s else g.label for g, s in lines}
 
 
-def _draw(axes: Sequence[Axis], names: Mapping[Line, str], words: Words, score: str, protocol: str) -> bytes:
+def _draw(
+    axes: Sequence[Axis], names: Mapping[Line, str], caption: Caption, score: str, protocol: str
+) -> bytes:
     styles = style.method_style(list(dict.fromkeys(group for group, _ in names)))
     settings = sorted({s for _, s in names}, key=labels_module.setting_rank)
     wide = 5.6 if len(axes) == 1 else 4.4 * len(axes)
@@ -219,11 +230,12 @@ def _draw(axes: Sequence[Axis], names: Mapping[Line, str], words: Words, score: 
         seeds = sorted({len(p.seeds) for places in axes[0].lines.values() for p in places.values()})
         n = labels_module.span(str(seeds[0]), str(seeds[-1]))
         band = "band: +- std over seeds" if seeds[-1] > 1 else "one seed: no band"
-        note = f"{words.what}; {n} run{'s' if seeds[-1] > 1 else ''} per point, {band}; protocol {protocol}"
+        count = f"{n} run{'s' if seeds[-1] > 1 else ''} per point"
+        note = f"{caption.subtitle}; {count}, {band}; protocol {protocol}"
         panels[0].set_title(style.wrap(note, int(95 * wide / 5.6 / len(axes)), 4), loc="left", **small)  # type: ignore[arg-type]
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=style.columns(labels, wide))
-        drawing.titled(figure, words.title)
+        drawing.set_title(figure, caption.title)
         return drawing.png(figure)
 
 

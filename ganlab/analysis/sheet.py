@@ -1,4 +1,4 @@
-"""Sheets of images for people: tiles of real pixels, enlarged by whole factors, with labels around them."""
+"""Image sheets: blocks of samples, enlarged by integer factors, with row and column labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_PIXELS = 100_000_000
 
 @functools.cache
 def font(size: int, weight: str = "") -> FreeTypeFont:
-    """DejaVu Sans, which matplotlib carries; nothing has to be installed."""
+    """DejaVu Sans, as shipped with matplotlib."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -33,12 +33,12 @@ def font(size: int, weight: str = "") -> FreeTypeFont:
 
 
 def zoom(side: int) -> int:
-    """The whole factor that brings small images to about 64 pixels."""
+    """The integer factor that enlarges small images to about 64 pixels."""
     return max(1, 64 // side)
 
 
 def block(images: Tensor, columns: int) -> Image.Image:
-    """uint8 images (n, 1 or 3, h, w), row by row, on white."""
+    """Tile uint8 images (n, 1 or 3, h, w), row by row, on a white background."""
     factor = zoom(images.shape[-1])
     h, w = images.shape[-2] * factor, images.shape[-1] * factor
     rows = -(-len(images) // columns)
@@ -51,7 +51,7 @@ def block(images: Tensor, columns: int) -> Image.Image:
 
 
 def tile_of(image: Tensor) -> Image.Image:
-    """One uint8 image (1 or 3, h, w)."""
+    """Convert a uint8 image (1 or 3, h, w) to Pillow."""
     return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
 
 
@@ -62,34 +62,33 @@ def png(
     cells: Mapping[tuple[int, int], Tile],
     note: str = "",
 ) -> bytes:
-    """A sheet of blocks with a caption each, ``rows`` labelled at the left and ``columns`` at the top.
+    """Draw a sheet of captioned blocks, with ``rows`` labeled at the left and ``columns`` at the top.
 
-    A tile without an image is an empty box with its words inside.
-
-    Raises DataError if it would be enormous.
+    A tile without an image becomes an empty box containing its caption. Raises DataError if the sheet would
+    exceed MAX_PIXELS.
     """
     label, small, bold = font(15), font(12), font(16, "-Bold")
     names = [style.wrap(row, 18, 4) for row in rows]
-    sizes = {place: tile.image.size for place, tile in cells.items() if tile.image is not None}
-    least = min((min(size) for size in sizes.values()), default=64)
+    sizes = {position: tile.image.size for position, tile in cells.items() if tile.image is not None}
+    min_size = min((min(size) for size in sizes.values()), default=64)
     widths = [
-        max([w for (_, k), (w, _) in sizes.items() if k == j], default=least) for j in range(len(columns))
+        max([w for (_, k), (w, _) in sizes.items() if k == j], default=min_size) for j in range(len(columns))
     ]
     heights = [
-        max([h for (k, _), (_, h) in sizes.items() if k == i], default=least) for i in range(len(rows))
+        max([h for (k, _), (_, h) in sizes.items() if k == i], default=min_size) for i in range(len(rows))
     ]
     lines = [line for name in names for line in name.split("\n")]
     left = GAP + (GAP + max(map(int, map(label.getlength, lines))) if any(lines) else 0)
-    wide = max(left + sum(w + GAP for w in widths), 420)
-    headline = style.wrap(title, wide // 11, 4)
+    sheet_width = max(left + sum(w + GAP for w in widths), 420)
+    headline = style.wrap(title, sheet_width // 11, 4)
     head = 28 if any(columns) else 4
     foot = 20 if any(tile.caption for tile in cells.values()) else 2
     top = 2 * GAP + 20 * (headline.count("\n") + 1) + head
-    under = style.wrap(note, wide // 7, 4) if note else ""
-    tail = 18 * (under.count("\n") + 1) + GAP if under else 0
-    size = (wide, top + sum(h + foot + GAP for h in heights) + tail)
+    footer = style.wrap(note, sheet_width // 7, 4) if note else ""
+    tail = 18 * (footer.count("\n") + 1) + GAP if footer else 0
+    size = (sheet_width, top + sum(h + foot + GAP for h in heights) + tail)
     if size[0] * size[1] > MAX_PIXELS:
-        raise DataError("runs", f"a sheet of {size[0]} x {size[1]} pixels is too large", "name fewer runs")
+        raise DataError("runs", f"a sheet of {size[0]} x {size[1]} pixels is too large", "pass fewer runs")
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     pen.multiline_text((GAP, GAP), headline, style.INK, bold)
@@ -99,30 +98,30 @@ def png(
         pen.multiline_text((GAP, y + height / 2), names[i], style.INK, label, "lm")
         for j, width in enumerate(widths):
             if i == 0 and columns[j]:
-                place: Any = (x + width / 2, top - head / 2)
-                pen.text(place, text.plain(columns[j], 24), style.INK, label, "mm")
+                position: Any = (x + width / 2, top - head / 2)
+                pen.text(position, text.plain(columns[j], 24), style.INK, label, "mm")
             if (i, j) in cells:
-                image, words, alarm = cells[i, j]
+                image, caption, alarm = cells[i, j]
                 color = style.ALARM if alarm else style.GREY
                 if image is not None:
                     sheet.paste(image, (x, y))
-                    pen.text((x, y + height + 2), fitting(words, width, small), color, small)
+                    pen.text((x, y + height + 2), truncate(caption, width, small), color, small)
                 else:
                     pen.rectangle((x, y, x + width - 1, y + height - 1), outline="#cccccc", fill="#f4f4f4")
-                    inside = style.wrap(words, max(8, width // 8), 6)
+                    inside = style.wrap(caption, max(8, width // 8), 6)
                     middle: Any = (x + width / 2, y + height / 2)
                     pen.multiline_text(middle, inside, color, small, "mm", align="center")
             x += width + GAP
         y += height + foot + GAP
-    if under:
-        pen.multiline_text((GAP, y), under, style.GREY, small)
+    if footer:
+        pen.multiline_text((GAP, y), footer, style.GREY, small)
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
-def fitting(words: str, width: int, in_font: FreeTypeFont) -> str:
-    """Words cut to ``width`` pixels."""
-    while in_font.getlength(words) > width and len(words) > 4:
-        words = words[:-2].rstrip(" ·,") + "…"
-    return words
+def truncate(caption: str, width: int, in_font: FreeTypeFont) -> str:
+    """Shorten ``caption`` to ``width`` pixels."""
+    while in_font.getlength(caption) > width and len(caption) > 4:
+        caption = caption[:-2].rstrip(" ·,") + "…"
+    return caption

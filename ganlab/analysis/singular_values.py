@@ -1,4 +1,4 @@
-"""Figure 3 of the SNGAN paper (arXiv:1802.05957): squared singular values of D's convolutions."""
+"""SNGAN (arXiv:1802.05957), Figure 3: squared singular values of D's convolutions."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ganlab.errors import DataError
 from ganlab.methods import singular_values
 from ganlab.schema import checked
 
-MOST_LAYERS = 40
+MAX_LAYERS = 40
 
 
 class SingularValues(Analysis):
-    """squared singular values of D's layers, largest = 1: concentrated or spread (SNGAN, Figure 3)
+    """squared singular values of D's layers, scaled so that the largest is 1 (SNGAN, Figure 3)
 
-    Weights as they act: under spectral and weight normalisation the normalised ones. The tables have the
-    values, and per layer the share of the largest in the sum of squares, the area under the curve and the
-    effective rank.
+    Shows whether spectra are concentrated or spread out. Weights are used as applied: under spectral or
+    weight normalization, the normalized weights. The tables list the values and, per layer, the share of the
+    largest in the sum of squares, the area under the curve and the effective rank.
 
     Args:
         checkpoint: last, best, or a step.
@@ -44,21 +44,23 @@ class SingularValues(Analysis):
         rows: list[Row] = []
         summary: list[Row] = []
         for subject in runs:
-            game, step = subject.restore(self.checkpoint)
-            found = singular_values.matrices(game.discriminator, self.layers == "convolutions")
-            values[subject] = {name: singular_values.singular_values(m) for name, m in found.items()}
+            gan, step = subject.restore(self.checkpoint)
+            matrices = singular_values.matrices(gan.discriminator, self.layers == "convolutions")
+            values[subject] = {name: singular_values.singular_values(m) for name, m in matrices.items()}
             for layer, s in values[subject].items():
-                told = {**subject.columns, "step": step, "layer": layer}
-                summary.append({**told, **concentration(s)})
+                columns = {**subject.columns, "step": step, "layer": layer}
+                summary.append({**columns, **concentration(s)})
                 rows += [
-                    {**told, "index": i, "squared": float(v), "scaled": float(v / s[0].square())}
+                    {**columns, "index": i, "squared": float(v), "scaled": float(v / s[0].square())}
                     for i, v in enumerate(s.square(), 1)
                 ]
-        layers = list(dict.fromkeys(layer for found in values.values() for layer in found))
-        if not 0 < len(layers) <= MOST_LAYERS:
-            what = f"D has {len(layers)} layers to show, at most {MOST_LAYERS} fit a figure"
-            raise DataError("singular_values", what, "name runs of one architecture")
-        return Finding(self._draw(runs, values, layers), rows, list(_says(runs, values)), {"layers": summary})
+        layers = list(dict.fromkeys(layer for matrices in values.values() for layer in matrices))
+        if not 0 < len(layers) <= MAX_LAYERS:
+            problem = f"{len(layers)} distinct layers, but the figure fits 1 to {MAX_LAYERS}"
+            raise DataError("singular_values", problem, "choose runs of one architecture")
+        return Finding(
+            self._draw(runs, values, layers), rows, list(_report(runs, values)), {"layers": summary}
+        )
 
     def _draw(
         self, runs: Sequence[Subject], values: dict[Subject, dict[str, Tensor]], layers: Sequence[str]
@@ -75,24 +77,24 @@ class SingularValues(Analysis):
                     if (s := values[subject].get(layer)) is not None:
                         scaled = (s / s[0]).square()
                         (line,) = ax.plot(range(1, len(s) + 1), scaled, lw=1.2, **styles[subject])
-                        if len(s) == 1:  # no line to see
+                        if len(s) == 1:  # a single point has no line
                             line.set(marker="o", clip_on=False)
                 ax.set_ylim(0, 1.03)
                 ax.set_xlim(1, max(2, ax.get_xlim()[1]))
                 ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
                 ax.set_title(text.plain(f"{i + 1}: {layer}", 30))
-            figure.supylabel("squared singular value / the largest, by rank", fontsize=8)
+            figure.supylabel("squared singular value / largest, by rank", fontsize=8)
             drawing.legend(figure, runs, styles)
             title = f"Squared singular values of D: {subjects.common(runs)}"
-            drawing.titled(figure, title)
+            drawing.set_title(figure, title)
             return drawing.png(figure)
 
 
 def concentration(s: Tensor) -> dict[str, float]:
-    """How concentrated singular values (n,), largest first, are.
+    """Measure how concentrated singular values (n,), largest first, are.
 
-    area: under the figure's curve, the mean of s_i^2 / s_1^2, which is the stable rank over n.
-    effective_rank_share: of n.
+    area: area under the figure's curve, the mean of s_i^2 / s_1^2, which equals the stable rank over n.
+    effective_rank_share: the effective rank over n.
     """
     rank, share = singular_values.effective_rank(s), singular_values.share_of_largest(s)
     return {
@@ -106,11 +108,11 @@ def concentration(s: Tensor) -> dict[str, float]:
     }
 
 
-def _says(runs: Sequence[Subject], values: dict[Subject, dict[str, Tensor]]) -> list[str]:
-    """A line per run: the means over its layers."""
+def _report(runs: Sequence[Subject], values: dict[Subject, dict[str, Tensor]]) -> list[str]:
+    """One line per run: means over its layers."""
     lines = ["means over layers of: area under the curve; share of the largest; effective rank / values"]
     for subject in runs:
-        found = [concentration(s) for s in values[subject].values() if len(s) > 1]
-        told = (fmean(f[k] for f in found) for k in ("area", "share_of_largest", "effective_rank_share"))
-        lines.append(f"  {subject.label}: {'; '.join(f'{v:.3f}' for v in told)}")
+        layers = [concentration(s) for s in values[subject].values() if len(s) > 1]
+        means = (fmean(f[k] for f in layers) for k in ("area", "share_of_largest", "effective_rank_share"))
+        lines.append(f"  {subject.label}: {'; '.join(f'{v:.3f}' for v in means)}")
     return lines

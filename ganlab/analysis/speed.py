@@ -1,4 +1,4 @@
-"""Figure 10 of the SNGAN paper (arXiv:1802.05957): what each method costs in time, measured now."""
+"""SNGAN (arXiv:1802.05957), Figure 10: training time of each method, measured on this machine."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ LOSSES = {"wgan-gp": ("gp", "wasserstein"), "gan-gp": ("gp", "")}  # method -> n
 class Speed(Analysis):
     """seconds per 100 generator updates by method, and the ratio to vanilla (SNGAN, Figure 10)
 
-    Measured now, on this machine: short blocks of updates of each method in turn (A B A B ...), medians over
-    the rounds, after one round that does not count. Nets, batch and loss are those of the run given, or of
-    config overrides (``+experiment=sngan_cifar architecture.width=0.25``); images are random numbers of the
-    dataset's shape that lie on the device, so no data is needed, and reading it is not part of the time.
+    Benchmarks this machine: runs short blocks of updates of each method in turn (A B A B ...) and takes
+    medians over the rounds, after one warm-up round. Networks, batch size and loss come from the given run or
+    from config overrides (+experiment=sngan_cifar architecture.width=0.25). Images are random, of the
+    dataset's shape and already on the device, so no data is needed and loading is not timed.
 
     Args:
-        methods: normalizations, several as sn+gp; none is vanilla, gan-gp and wgan-gp are gp with its loss.
+        methods: normalizations, combined as in sn+gp; none: vanilla; gan-gp, wgan-gp: gp with that loss.
         d_steps: discriminator updates per generator update.
-        updates: generator updates in a block.
-        rounds: blocks of each method that count.
+        updates: generator updates per block.
+        rounds: timed blocks of each method.
     """
 
     runs = (0, 1)
@@ -61,7 +61,7 @@ class Speed(Analysis):
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         if not self.methods:
-            raise ConfigError("methods", "is empty", "name some, as methods=none,sn")
+            raise ConfigError("methods", "must not be empty", "use, for example, methods=none,sn")
         dirs = user_dirs(self.config_dirs)
         tree = self._tree(runs)
         experiments = {m: compose.build(with_method(tree, m, dirs)) for m in dict.fromkeys(self.methods)}
@@ -72,8 +72,8 @@ class Speed(Analysis):
         try:
             if e.threads:
                 torch.set_num_threads(e.threads)
-            blocks = {m: self._block(one, device) for m, one in experiments.items()}
-            times = interleaved(blocks, self.rounds)
+            block_of = {m: self._block(experiment, device) for m, experiment in experiments.items()}
+            times = time_in_turn(block_of, self.rounds)
             facts = {
                 "d_steps": self.d_steps,
                 "batch_size": e.batch_size,
@@ -88,9 +88,9 @@ class Speed(Analysis):
         finally:
             torch.set_num_threads(threads)
         base = "none" if "none" in times else self.methods[0]
-        rows, says = (
+        rows, report = (
             [],
-            [f"seconds per 100 generator updates of {self.d_steps} D updates each; {_told(facts)}"],
+            [f"seconds per 100 generator updates of {self.d_steps} D updates each; {_describe(facts)}"],
         )
         for method, seconds in times.items():
             per_100 = [100 / self.updates * s for s in seconds]
@@ -110,41 +110,41 @@ class Speed(Analysis):
                     **facts,
                 }
             )
-            says.append(
+            report.append(
                 f"  {label(method)}: {rows[-1]['seconds_per_100']:.4g} s, "
                 f"{rows[-1]['ratio']:.2f} x {label(base)}"
             )
-        return Finding(_draw(rows, _told(facts)), rows, says)
+        return Finding(_draw(rows, _describe(facts)), rows, report)
 
     def _tree(self, runs: Sequence[Subject]) -> dict[str, Any]:
-        """The config behind the blocks, with D updates as asked."""
+        """The config of the timed blocks, with the requested ``d_steps``."""
         if runs:
-            saved = RunFolder(runs[0].run.folder).read_config()
-            if saved is None:
-                raise DataError(str(runs[0].run.folder), "has no config.yaml", "name another run")
-            tree = compose.reopen(saved, self.words, self.config_dirs)
+            config = RunFolder(runs[0].run.folder).read_config()
+            if config is None:
+                raise DataError(str(runs[0].run.folder), "has no config.yaml", "choose another run")
+            tree = compose.reopen(config, self.overrides, self.config_dirs)
         else:
-            tree = copy.deepcopy(compose.compose(self.words, self.config_dirs).tree)
+            tree = copy.deepcopy(compose.compose(self.overrides, self.config_dirs).tree)
         return {**tree, "d_steps": self.d_steps, "run_dir": None}
 
     def _block(self, e: Experiment, device: torch.device) -> Callable[[], None]:
-        """A function that trains for ``updates`` updates, as a run would, on images that are made once."""
-        trial = UpdateTimer(e, device)
+        """Return a function that trains for ``updates`` updates, as a run would, on fixed images."""
+        timer = UpdateTimer(e, device)
         warm = engine.WARM + 1 if device.type == "cuda" else 0
-        for _ in range(warm):  # until what can be recorded is
-            trial.update()
+        for _ in range(warm):  # until CUDA graphs are recorded
+            timer.update()
 
         def block() -> None:
             for _ in range(self.updates):
-                trial.update()
+                timer.update()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
         return block
 
 
-def interleaved(blocks: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each block, ``rounds`` times in turn, after a round that warms caches and allocators up."""
+def time_in_turn(blocks: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Time each block ``rounds`` times in turn, after a warm-up round; returns seconds by name."""
 
     def timed(block: Callable[[], None]) -> float:
         began = time.perf_counter()
@@ -155,13 +155,15 @@ def interleaved(blocks: dict[str, Callable[[], None]], rounds: int) -> dict[str,
 
 
 def with_method(tree: dict[str, Any], method: str, dirs: Sequence[Path]) -> dict[str, Any]:
-    """The config tree with another normalization, and for ``wgan-gp`` its loss. Raises ConfigError."""
-    there = groups(dirs).get("normalization", [])
+    """The config with another normalization and, for ``wgan-gp``, its loss. Raises ConfigError."""
+    available = groups(dirs).get("normalization", [])
     name, loss = LOSSES.get(method, (method, ""))
     normalization: dict[str, Any] = {}
     for part in name.split("+"):
-        if part not in there or (path := find(f"normalization/{part}", dirs)) is None:
-            raise ConfigError("methods", f"there is no {part!r}", suggest(part, [*there, *LOSSES]))
+        if part not in available or (path := find(f"normalization/{part}", dirs)) is None:
+            raise ConfigError(
+                "methods", f"unknown normalization {part!r}", suggest(part, [*available, *LOSSES])
+            )
         normalization |= read(path)[0]
     changed = {**copy.deepcopy(tree), "normalization": normalization}
     if loss and (path := find(f"loss/{loss}", dirs)) is not None:
@@ -173,7 +175,7 @@ def label(method: str) -> str:
     return "vanilla" if method == "none" else labels.method_label(method)
 
 
-def _told(facts: dict[str, Any]) -> str:
+def _describe(facts: dict[str, Any]) -> str:
     return (
         f"{facts['architecture']} of width {facts['width']:g}, {facts['images']} images, "
         f"batch {facts['batch_size']}, {facts['precision']}, {facts['device']}, "
@@ -181,7 +183,7 @@ def _told(facts: dict[str, Any]) -> str:
     )
 
 
-def _draw(rows: Sequence[dict[str, Any]], told: str) -> bytes:
+def _draw(rows: Sequence[dict[str, Any]], subtitle: str) -> bytes:
     with drawing.style():
         figure = Figure(figsize=(5.6, 0.42 * len(rows) + 1.5), layout="constrained")
         (ax,) = drawing.panels(figure, 1, 1)
@@ -192,9 +194,9 @@ def _draw(rows: Sequence[dict[str, Any]], told: str) -> bytes:
             spread = [[value - row["least"]], [row["most"] - value]]
             ax.barh(i, value, 0.68, color=color, alpha=0.85)
             ax.errorbar(value, i, xerr=spread, color=style.GREY, lw=0.9, capsize=2)
-            words = f"{value:.3g} s  ({row['ratio']:.2f} x)"
+            bar_text = f"{value:.3g} s  ({row['ratio']:.2f} x)"
             ax.annotate(
-                words, (row["most"], i), (5, 0), textcoords="offset points", va="center", fontsize=7.5
+                bar_text, (row["most"], i), (5, 0), textcoords="offset points", va="center", fontsize=7.5
             )
         ax.set_yticks(range(len(rows)), [label(row["method"]) for row in rows])
         ax.invert_yaxis()
@@ -205,6 +207,6 @@ def _draw(rows: Sequence[dict[str, Any]], told: str) -> bytes:
             f"medians and range of {rows[0]['rounds']} interleaved rounds",
             fontsize=7.5,
         )
-        ax.set_title(style.wrap(told, 95, 2), loc="left", fontsize=7.2, color=style.GREY)
-        drawing.titled(figure, "Time per update by method")
+        ax.set_title(style.wrap(subtitle, 95, 2), loc="left", fontsize=7.2, color=style.GREY)
+        drawing.set_title(figure, "Time per update by method")
         return drawing.png(figure)

@@ -1,4 +1,4 @@
-"""Runs under analysis: what they say of themselves (read as the report does), their players, their images."""
+"""Runs under analysis: their metadata (as read by the report), networks, samples and real images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ganlab.training.gan import GAN
 from ganlab.training.validation import held_out
 from ganlab.types import Batch
 
-PIECE = 256  # images that pass through a network at a time
+PIECE = 256  # images per forward pass
 DIFFERING = (
     ("setting", "setting {}"),
     ("dataset", "{}"),
@@ -42,7 +42,7 @@ DIFFERING = (
 
 @dataclass(eq=False)
 class Subject:
-    """A run: ``run`` as the report knows it, ``label`` that tells it from the others; nets on demand."""
+    """A run under analysis: ``run`` as read by the report, and a ``label`` that distinguishes it."""
 
     run: collect.Run
     overrides: Sequence[str] = ()
@@ -59,7 +59,7 @@ class Subject:
 
     @property
     def columns(self) -> dict[str, object]:
-        """What every table says of a run."""
+        """Columns that identify the run in every table."""
         return {
             "run": self.run.label,
             "method": self.method,
@@ -69,7 +69,7 @@ class Subject:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """Built from ``config.yaml``. Raises DataError, ConfigError."""
+        """The experiment, built from ``config.yaml``. Raises DataError, ConfigError."""
         return saved_run.open_run(str(self.run.folder), self.overrides, self.config_dirs)[1]
 
     @cached_property
@@ -79,17 +79,17 @@ class Subject:
         return device
 
     def restore(self, checkpoint: str = "last") -> tuple[GAN, int]:
-        """The players as a checkpoint has them, fresh each time, and its step. Raises CheckpointError."""
+        """Load G and D from a checkpoint, anew on each call; also its step. Raises CheckpointError."""
         return saved_run.restore(RunFolder(self.run.folder), self.experiment, checkpoint, self.device)
 
     def images(self, split: str | None = None) -> SampleSet:
-        """The real images of a split; None: the training ones. Raises DataError."""
+        """The real images of a split; None: the training split. Raises DataError."""
         return self.experiment.dataset.load(split=split)
 
-    def real(self, game: GAN, n: int, seed: int, split: str | None = None) -> Batch:
-        """``n`` real images (all if there are fewer) as D sees them in training, drawn without replacement.
+    def real(self, gan: GAN, n: int, seed: int, split: str | None = None) -> Batch:
+        """Draw ``n`` real images (or all, if fewer) without replacement, as D receives them in training.
 
-        x: float32 in [-1, 1]; y only in conditional games.
+        x: float32 in [-1, 1]; y: only for conditional GANs.
         """
         images = self.images(split)
         order = torch.randperm(len(images), generator=rng.generator("cpu", seed, "analysis", 0))
@@ -97,56 +97,56 @@ class Subject:
         noise = rng.generator(self.device, seed, "analysis", 1)
         pixels = torch.from_numpy(images.images[rows]).to(self.device)
         x = images.to_model_input(pixels, self.experiment.dequantize, generator=noise)
-        labelled = bool(getattr(game, "num_classes", 0)) and images.labels is not None
-        y = torch.from_numpy(images.labels[rows]).to(self.device) if labelled else None  # type: ignore[index]
+        labeled = bool(getattr(gan, "num_classes", 0)) and images.labels is not None
+        y = torch.from_numpy(images.labels[rows]).to(self.device) if labeled else None  # type: ignore[index]
         return Batch(x, y)
 
-    def draw(self, game: GAN, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
-        """(z, y) for ``n`` images: the same for every run with this z, seed and device."""
-        return game.draw(n, rng.generator(self.device, seed, "analysis", 2))
+    def draw(self, gan: GAN, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Draw (z, y) for ``n`` images; equal for all runs with the same z_dim, seed and device."""
+        return gan.draw(n, rng.generator(self.device, seed, "analysis", 2))
 
-    def fake(self, game: GAN, n: int, seed: int) -> Batch:
-        """``n`` generated samples; of a fixed G, ``n`` real ones, moved (all if there are fewer)."""
-        if not game.fixed:
-            z, y = self.draw(game, n, seed)
-            return Batch(generate(game, z, y), y)
-        real = self.real(game, n, seed)
+    def fake(self, gan: GAN, n: int, seed: int) -> Batch:
+        """``n`` generated samples; with a fixed generator, ``n`` perturbed real ones (all if fewer)."""
+        if not gan.fixed:
+            z, y = self.draw(gan, n, seed)
+            return Batch(generate(gan, z, y), y)
+        real = self.real(gan, n, seed)
         random = rng.generator(self.device, seed, "analysis", 4)
         noise = torch.randn(real.x.shape, device=self.device, generator=random)
-        return real._replace(x=game.moved(real.x, noise))
+        return real._replace(x=gan.moved(real.x, noise))
 
-    def held_out(self, wanted: str | None) -> str | None:
-        """The split that training did not use: ``wanted``, else test or validation, else None."""
+    def held_out(self, requested: str | None) -> str | None:
+        """A split unused in training: ``requested``, else test or validation, else None."""
         dataset = self.experiment.dataset
-        return held_out(dataset) if wanted is None else dataset.resolve_split(wanted)
+        return held_out(dataset) if requested is None else dataset.resolve_split(requested)
 
 
 @torch.no_grad()
-def generate(game: GAN, z: Tensor, y: Tensor | None) -> Tensor:
-    """float32 (n, C, H, W) in [-1, 1] of the G that is scored, in evaluation mode and left as it was."""
-    with evaluating(game.ema_or_generator):
+def generate(gan: GAN, z: Tensor, y: Tensor | None) -> Tensor:
+    """Samples of the scored G, float32 (n, C, H, W) in [-1, 1]; G's mode is restored."""
+    with evaluating(gan.ema_or_generator):
         parts = [
-            game.ema_or_generator(z[i : i + PIECE], None if y is None else y[i : i + PIECE]).float()
+            gan.ema_or_generator(z[i : i + PIECE], None if y is None else y[i : i + PIECE]).float()
             for i in range(0, len(z), PIECE)
         ]
     return torch.cat(parts)
 
 
 def as_bytes(x: Tensor) -> Tensor:
-    """uint8 (n, C, H, W) on the CPU of images in [-1, 1]; what is not finite is grey."""
+    """Convert images in [-1, 1] to uint8 (n, C, H, W) on the CPU; non-finite pixels become gray."""
     return to_bytes(x.nan_to_num(0.0)).cpu()
 
 
 def open_runs(
     paths: Sequence[Path], overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()
 ) -> list[Subject]:
-    """The readable runs at or under ``paths``, in the paper's order of methods, then setting, then seed.
+    """Open the readable runs at or under ``paths``, sorted by method (paper's order), setting and seed.
 
     Raises DataError for a path without a run, and if no run is readable.
     """
     runs = [run for run in collect.collect(paths) if not run.problem]
     if not runs:
-        raise DataError(", ".join(map(str, paths)), "no run there can be read", "name run folders")
+        raise DataError(", ".join(map(str, paths)), "contains no readable run", "pass run folders")
     runs.sort(
         key=lambda r: (
             *labels_module.method_rank(r.text("method")),
@@ -155,23 +155,23 @@ def open_runs(
             r.label,
         )
     )
-    found = [Subject(run, overrides, config_dirs) for run in runs]
-    for subject, label in zip(found, labels(runs), strict=True):
+    subjects = [Subject(run, overrides, config_dirs) for run in runs]
+    for subject, label in zip(subjects, labels(runs), strict=True):
         subject.label = label
-    return found
+    return subjects
 
 
 def labels(runs: Sequence[collect.Run]) -> list[str]:
-    """``SN, setting D``: method and whatever tells the runs apart; the folder where nothing else does."""
+    """Label runs by method and what distinguishes them (``SN, setting D``); by folder as a last resort."""
     facts = [_facts(run) for run in runs]
     keys: list[tuple[str, str]] = []
-    apart = [run.text("method") for run in runs]
-    for key, words in DIFFERING:  # d_steps that the setting implies are not worth a word
-        finer = [f"{a}, {f[key]}" for a, f in zip(apart, facts, strict=True)]
+    parts = [run.text("method") for run in runs]
+    for key, template in DIFFERING:  # skip keys that add nothing, such as d_steps implied by the setting
+        finer = [f"{a}, {f[key]}" for a, f in zip(parts, facts, strict=True)]
         several = len({f[key] for f in facts}) > 1
-        if len(set(finer)) > len(set(apart)) or (several and key == "setting"):
-            keys, apart = [*keys, (key, words)], finer
-    told = [
+        if len(set(finer)) > len(set(parts)) or (several and key == "setting"):
+            keys, parts = [*keys, (key, template)], finer
+    names = [
         ", ".join(
             [
                 labels_module.method_label(run.text("method") or "unknown"),
@@ -181,13 +181,13 @@ def labels(runs: Sequence[collect.Run]) -> list[str]:
         for run, f in zip(runs, facts, strict=True)
     ]
     return [
-        f"{label} ({run.label})" if told.count(label) > 1 else label
-        for label, run in zip(told, runs, strict=True)
+        f"{label} ({run.label})" if names.count(label) > 1 else label
+        for label, run in zip(names, runs, strict=True)
     ]
 
 
 def common(subjects: Sequence[Subject]) -> str:
-    """``CIFAR-10 32×32, CNN, setting D, 1,000 updates, width 0.125``: what all the runs share."""
+    """What all runs share, as in ``CIFAR-10 32×32, CNN, setting D, 1,000 updates, width 0.125``."""
     runs = [s.run for s in subjects]
     titles = {section.title for section in cells.sections(runs)}
     parts = [titles.pop()] if len(titles) == 1 else []
@@ -200,7 +200,7 @@ def common(subjects: Sequence[Subject]) -> str:
 
 
 def _facts(run: collect.Run) -> dict[str, str]:
-    """The values behind a label, as text; empty where a run does not say."""
+    """The values used in labels, as text; empty if unknown."""
     facts = {}
     for key, _ in DIFFERING:
         value = run.text(key) or run.config.get(key)

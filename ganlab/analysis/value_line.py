@@ -1,4 +1,4 @@
-"""Figure 2 of the WGAN paper (arXiv:1701.07875): an optimal D and an optimal critic between two Gaussians."""
+"""WGAN (arXiv:1701.07875), Figure 2: an optimal D and an optimal critic between two Gaussians."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from ganlab.training import trainer
 from ganlab.training.gan import GAN
 from ganlab.types import Verdict
 
-TRAINED = (  # without a run: both of these
+TRAINED = (  # trained if no run is given
     ["+experiment=wgan_two_gaussians", "normalization=none", "loss=minimax", "setting=D"],
     ["+experiment=wgan_two_gaussians"],
 )
-REAL, FAKE = "#0072b2", "#009e73"  # blue and green as in the paper, of Okabe and Ito's colours
+REAL, FAKE = "#0072b2", "#009e73"  # blue and green as in the paper, from the Okabe-Ito palette
 Line = npt.NDArray[np.float64]
 
 
 class Panel(NamedTuple):
-    """D at a step on the places of the line: what it says of each, and the slope of G's loss there."""
+    """D at a step, at the points of the line: its values, and the derivative of G's loss there."""
 
     subject: Subject
     step: int
@@ -49,23 +49,24 @@ class Panel(NamedTuple):
 
 
 class ValueLine(Analysis):
-    """D's value along a line between real and generated points, and what G would learn (WGAN, Figure 2)
+    """D's value along a line through real and generated points, and G's gradient there (WGAN, Figure 2)
 
-    Without a run it trains both of the figure, minutes on a CPU: a D of the minimax game, and a critic whose
-    weights are clipped, between N(-2, 1) and N(2, 1), in the usual folders under outputs. Above: densities,
-    the probability D(x) of the standard loss, a critic's raw value on its own axis. Below: how steep G's loss
-    is at each place: it vanishes where D is sure of a generated point; a clipped critic is linear in pieces.
-    The summary has, per run: ``median`` and ``weakest``, the median and the first percentile of that
-    steepness over generated points; ``gap_over_slope``, D's mean on real less that on generated points over
-    its steepest slope between the places, a lower bound of their exact distance ``w1`` up to kinks between
-    the places; and, of the standard loss, ``js_estimate``, log 2 - (D's loss) / 2, at most log 2.
+    For runs on one-dimensional points. Without a run, trains the two models of the figure in the usual
+    folders under outputs (minutes on a CPU): a D with the minimax loss and a critic with weight clipping,
+    between N(-2, 1) and N(2, 1). The upper panel shows the densities, the probability D(x) of the standard
+    loss, and the critic's raw value on its own axis. The lower panel shows the gradient magnitude of G's loss
+    at each point, which vanishes where D confidently rejects generated points; a clipped critic is piecewise
+    linear. The summary has, per run: median and weakest, the median and first percentile of that magnitude
+    over generated points; gap_over_slope, D's mean on real minus that on generated points, divided by its
+    largest slope on the line, a lower bound on the exact distance w1 (up to kinks between grid points); and,
+    for the standard loss, js_estimate, which is log 2 - (D's loss) / 2 and at most log 2.
 
     Args:
         checkpoint: last, best, or a step.
-        places: values along the line.
+        places: number of grid points on the line.
         reach: the line is [-reach, reach].
-        points: real ones, and generated ones.
-        seed: of the points drawn.
+        points: number of real points, and of generated points.
+        seed: random seed.
     """
 
     kinds = ("points",)
@@ -88,52 +89,54 @@ class ValueLine(Analysis):
         runs = runs or self._trained()
         for subject in runs:
             if (dim := subject.experiment.shape[0]) != 1:
-                what = f"is of points on a line, and {subject.run.label} has {dim} coordinates"
-                raise DataError("value_line", what, "use analysis=value_surface")
+                problem = f"for points on a line only; {subject.run.label} has {dim} coordinates"
+                raise DataError("value_line", problem, "use analysis=value_surface")
         axis = np.linspace(-self.reach, self.reach, self.places)
         rows: list[Row] = []
         summary: list[Row] = []
-        says = ["steepness of G's loss at generated points, median and weakest; gap over slope; exact W1"]
-        found = []
+        report = [
+            "gradient magnitude of G's loss at generated points: median, weakest; gap over slope; exact W1"
+        ]
+        panels = []
         for subject in runs:
-            game, step = subject.restore(self.checkpoint)
-            logits = isinstance(game.loss, Standard)
-            raw = scores(game, _column(axis, game)).double().numpy()
-            slopes = gradients(game, _column(axis, game))
+            gan, step = subject.restore(self.checkpoint)
+            logits = isinstance(gan.loss, Standard)
+            raw = scores(gan, _column(axis, gan)).double().numpy()
+            slopes = gradients(gan, _column(axis, gan))
             panel = Panel(subject, step, 1 / (1 + np.exp(-raw)) if logits else raw, slopes, logits)
-            found.append(panel)
-            told = {**subject.columns, "step": step}
+            panels.append(panel)
+            columns = {**subject.columns, "step": step}
             rows += [
-                {**told, "x": float(x), "value": float(v), "gradient": float(s)}
+                {**columns, "x": float(x), "value": float(v), "gradient": float(s)}
                 for x, v, s in zip(axis, panel.values, slopes, strict=True)
             ]
-            summary.append({**told, **self._facts(subject, game, raw, axis)})
+            summary.append({**columns, **self._facts(subject, gan, raw, axis)})
             last = summary[-1]
-            says.append(
+            report.append(
                 f"  {subject.label}: {last['median']:.3g}, {last['weakest']:.3g}; "
                 f"{last['gap_over_slope']:.3f}; {last['w1']:.3f}"
             )
-        return Finding(self._draw(found, axis), rows, says, {"summary": summary})
+        return Finding(self._draw(panels, axis), rows, report, {"summary": summary})
 
     def _trained(self) -> list[Subject]:
-        """The figure's two runs, trained, continued or finished already."""
+        """Train the figure's two runs, or continue or reuse them."""
         folders = []
-        for words in TRAINED:
-            composed = compose.compose([*words, *self.words], self.config_dirs)
+        for overrides in TRAINED:
+            composed = compose.compose([*overrides, *self.overrides], self.config_dirs)
             e = compose.build(composed)
             trainer.train(e, composed.saved, composed.choices, composed.overrides)
-            place = run_path(composed.choices, composed.overrides, e.setting, e.seed)
-            folders.append(Path(e.run_dir or place))
+            folder = run_path(composed.choices, composed.overrides, e.setting, e.seed)
+            folders.append(Path(e.run_dir or folder))
         return subjects.open_runs(folders, [], self.config_dirs)
 
-    def _facts(self, subject: Subject, game: GAN, raw: Line, axis: Line) -> dict[str, float | None]:
-        real = subject.real(game, self.points, self.seed).x
-        fake = subject.fake(game, len(real), self.seed + 1).x  # of a fixed G: of other real points
-        told = [Verdict(scores(game, x)) for x in (real, fake)]
-        slopes = np.abs(gradients(game, fake))
+    def _facts(self, subject: Subject, gan: GAN, raw: Line, axis: Line) -> dict[str, float | None]:
+        real = subject.real(gan, self.points, self.seed).x
+        fake = subject.fake(gan, len(real), self.seed + 1).x  # a fixed generator perturbs other real points
+        verdicts = [Verdict(scores(gan, x)) for x in (real, fake)]
+        slopes = np.abs(gradients(gan, fake))
         steepest = float(np.abs(np.gradient(raw, axis)).max())
-        gap = float(told[0].score.mean() - told[1].score.mean())
-        curves = game.loss.curves(float(game.loss.discriminator(*told)), 0.0)
+        gap = float(verdicts[0].score.mean() - verdicts[1].score.mean())
+        curves = gan.loss.curves(float(gan.loss.discriminator(*verdicts)), 0.0)
         return {
             "median": float(np.median(slopes)),
             "weakest": float(np.quantile(slopes, 0.01)),
@@ -144,51 +147,51 @@ class ValueLine(Analysis):
             "js_estimate": curves.get("critic/js_estimate"),
         }
 
-    def _draw(self, found: Sequence[Panel], axis: Line) -> bytes:
-        styles = drawing.run_styles([p.subject for p in found])
+    def _draw(self, panels: Sequence[Panel], axis: Line) -> bytes:
+        styles = drawing.run_styles([p.subject for p in panels])
         with drawing.style():
             figure = Figure(figsize=(6.4, 5.6), layout="constrained")
             above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-            first = found[0].subject
-            game, _ = first.restore(self.checkpoint)
-            real = first.real(game, self.points, self.seed).x
-            fake = first.fake(game, len(real), self.seed + 1).x
+            first = panels[0].subject
+            gan, _ = first.restore(self.checkpoint)
+            real = first.real(gan, self.points, self.seed).x
+            fake = first.fake(gan, len(real), self.seed + 1).x
             bins = np.linspace(-self.reach, self.reach, 81).tolist()
             for x, color in ((real, REAL), (fake, FAKE)):
                 above.hist(x.cpu().numpy()[:, 0], bins, density=True, color=color, alpha=0.35, lw=0)
-            other = above.twinx() if len({p.logits for p in found}) > 1 else above
-            for panel in found:
+            other = above.twinx() if len({p.logits for p in panels}) > 1 else above
+            for panel in panels:
                 ax = above if panel.logits else other
                 ax.plot(axis, panel.values, lw=1.5, **styles[panel.subject])
                 below.plot(axis, np.abs(panel.slopes), lw=1.5, **styles[panel.subject])
             above.set_ylabel("density, and D(x) of the standard loss")
-            if any(not p.logits for p in found):
-                other.set_ylabel("value of a critic")
+            if any(not p.logits for p in panels):
+                other.set_ylabel("critic value")
             below.set_yscale("log")
-            drawing.logarithmic(below.yaxis)
-            below.set(xlim=(-self.reach, self.reach), xlabel="x", ylabel="steepness of G's loss")
+            drawing.set_log_scale(below.yaxis)
+            below.set(xlim=(-self.reach, self.reach), xlabel="x", ylabel="gradient magnitude of G's loss")
             for ax in (above, below):
                 ax.grid(color="#e3e3e3", lw=0.5)
             other.grid(visible=False)
             handles = [
                 Patch(color=REAL, alpha=0.35, label="real points"),
                 Patch(color=FAKE, alpha=0.35, label="generated points"),
-                *(Line2D([], [], label=p.subject.label, **styles[p.subject]) for p in found),
+                *(Line2D([], [], label=p.subject.label, **styles[p.subject]) for p in panels),
             ]
             columns = style.columns([str(h.get_label()) for h in handles], 6.4)
             figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-            drawing.titled(figure, f"D on a line: {subjects.common([p.subject for p in found])}")
+            drawing.set_title(figure, f"D on a line: {subjects.common([p.subject for p in panels])}")
             return drawing.png(figure)
 
 
-def gradients(game: GAN, x: Tensor) -> Line:
-    """The derivative (n,) of G's loss at each point x (n, 1) by the point; D in evaluation mode."""
-    with evaluating(game.discriminator), torch.enable_grad():
+def gradients(gan: GAN, x: Tensor) -> Line:
+    """Derivative (n,) of G's loss with respect to each point x (n, 1), with D in evaluation mode."""
+    with evaluating(gan.discriminator), torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        loss = game.loss.generator(None, game.verdict(x)) * len(x)  # a mean: each point's own part
+        loss = gan.loss.generator(None, gan.verdict(x)) * len(x)  # undo the mean: each point's own term
         (gradient,) = torch.autograd.grad(loss, x)
     return gradient[:, 0].cpu().double().numpy()
 
 
-def _column(axis: Line, game: GAN) -> Tensor:
-    return torch.from_numpy(axis).float().to(game.device)[:, None]
+def _column(axis: Line, gan: GAN) -> Tensor:
+    return torch.from_numpy(axis).float().to(gan.device)[:, None]

@@ -1,4 +1,4 @@
-"""``bench.json``: every measurement in a folder, with the machine, versions, command and date of each."""
+"""``bench.json``: stores measurements with their machine, versions, command and date."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ganlab.system.files import read_json, write_json
 from ganlab.system.hardware import device_name
 
 SECTIONS = ("cases", "evaluation", "packing", "scaling")
-SAME = (
+IDENTITY = (
     "device",
     "threads",
     "torch",
@@ -26,16 +26,16 @@ SAME = (
     "rounds",
     "block",
     "paths",
-)  # of two measurements that need not be repeated
+)  # a measurement is reused if all of these match
 
 
-class Book:
-    """Records by section and key. Each is written at once: what a killed measurement has is kept.
+class BenchFile:
+    """Measurement records by section and key, written to disk immediately, so a killed run keeps them.
 
-    Raises DataError if ``bench.json`` is not one, EnvError if the folder can't be written.
+    Raises DataError if ``bench.json`` has another format, EnvError if the folder is not writable.
     """
 
-    def __init__(self, folder: Path, device: torch.device, threads: int, words: list[str]) -> None:
+    def __init__(self, folder: Path, device: torch.device, threads: int, arguments: list[str]) -> None:
         self.folder, self.path = folder, folder / "bench.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,14 @@ class Book:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise EnvError(
-                "out", f"{folder} can't be written ({error.strerror})", "name another folder"
+                "out", f"cannot write to {folder} ({error.strerror})", "choose another folder"
             ) from error
-        told = read_json(self.path)
-        if told is not None and not (isinstance(told, dict) and told.get("format") == 1):
-            raise DataError(str(self.path), "is no record of ganlab bench", "choose another out=")
-        self.all: dict[str, Any] = told or {"format": 1, **{name: {} for name in SECTIONS}}
+        measurements = read_json(self.path)
+        if measurements is not None and not (
+            isinstance(measurements, dict) and measurements.get("format") == 1
+        ):
+            raise DataError(str(self.path), "was not written by this ganlab bench", "choose another out=")
+        self.measurements: dict[str, Any] = measurements or {"format": 1, **{name: {} for name in SECTIONS}}
         self.stamp = {
             "device": device_name(device),
             "cores": os.cpu_count(),
@@ -56,27 +58,27 @@ class Book:
             "torch": torch.__version__,
             "git": git_revision(),
         }
-        self.versions, self.command = versions(), shlex.join(["ganlab", "bench", *words])
+        self.versions, self.command = versions(), shlex.join(["ganlab", "bench", *arguments])
 
     def section(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.all.setdefault(name, {})
-        return found
+        records: dict[str, Any] = self.measurements.setdefault(name, {})
+        return records
 
     def done(self, section: str, key: str, settings: Mapping[str, Any]) -> bool:
-        """Whether the record is there, of this machine, these versions and these settings."""
+        """Whether a record exists for this machine, these versions and these settings."""
         record = self.section(section).get(key)
-        wanted = {**self.stamp, **settings}
-        return record is not None and all(record.get(k) == wanted.get(k) for k in SAME)
+        expected = {**self.stamp, **settings}
+        return record is not None and all(record.get(k) == expected.get(k) for k in IDENTITY)
 
-    def put(self, section: str, key: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Add or replace a record, and write the file."""
+    def add(self, section: str, key: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Add or replace a record and write the file."""
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        about = {"when": now(), "load": load, "command": self.command, "versions": self.versions}
-        # the settings' own ``paths`` are names; the record's are rows
-        self.section(section)[key] = {**self.stamp, **about, **settings, "told": dict(record)}
-        write_json(self.path, self.all)
+        metadata = {"when": now(), "load": load, "command": self.command, "versions": self.versions}
+        # ``paths`` is a list of names in the settings, but rows in the record
+        self.section(section)[key] = {**self.stamp, **metadata, **settings, "told": dict(record)}
+        write_json(self.path, self.measurements)
 
 
-def arguments() -> list[str]:
-    """The words behind ``ganlab bench``."""
+def command_arguments() -> list[str]:
+    """The command-line arguments after ``ganlab bench``."""
     return sys.argv[2:] if sys.argv[1:2] == ["bench"] else []

@@ -1,4 +1,4 @@
-"""What is measured: a net, a method, D updates per generator update; and each way to run it, a path."""
+"""Benchmark cases (network, method, d_steps) and paths (ways to run a case)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ganlab.errors import ConfigError, Mistake, suggest
 from ganlab.system.paths import PACKAGE
 
 NETS = {"cnn": "sngan_cifar", "resnet": "sngan_cifar_resnet"}
-METHODS = ("sn", "sn_per_update", "gp", "wn", "none")  # those that the plain loop knows
+METHODS = ("sn", "sn_per_update", "gp", "wn", "none")  # methods that the plain loop implements
 PRESETS = {
     "main": tuple(f"{net}-{method}" for method in METHODS for net in ("resnet", "cnn")),
     "fig1": tuple(f"cnn-{m}" for m in ("sn", "gp", "wn", "wc", "bn", "ln", "orthonormal")),
@@ -23,10 +23,10 @@ PRESETS = {
 LOSS = {"cnn": "standard", "resnet": "hinge"}
 BETAS = {"cnn": (0.5, 0.999), "resnet": (0.0, 0.9)}
 PRECISIONS, ENGINES = ("fp32", "tf32", "bf16"), ("eager", "graph", "compile", "auto")
-SIZES = {"cnn": 8, "resnet": 32}  # what the images' side is a multiple of; the ResNet's is 32
+SIZES = {"cnn": 8, "resnet": 32}  # image sides are multiples of these; the ResNet needs exactly 32
 
 
-class Path_(NamedTuple):  # noqa: N801 - `Path` is a file's
+class Path_(NamedTuple):  # noqa: N801 - `Path` is pathlib's
     """One way to run a case. ``kind``: ``plain`` or ``ganlab``."""
 
     kind: str
@@ -40,7 +40,7 @@ class Path_(NamedTuple):  # noqa: N801 - `Path` is a file's
 
 @dataclass(frozen=True)
 class Case:
-    """A net and a method at a size. ``name``: as ``cnn-sn-d5``."""
+    """A network and a method at a size. ``name``: such as ``cnn-sn-d5``."""
 
     net: str
     method: str
@@ -55,7 +55,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """The name and the sizes."""
+        """Name and sizes, as used in bench.json."""
         side = "" if self.resolution == 32 else f"-{self.resolution}px"
         return f"{self.name}-w{self.width:g}-b{self.batch_size}{side}"
 
@@ -65,23 +65,23 @@ class Case:
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Of the ResNet's G and D: WGAN-GP's G is as narrow as its D."""
+        """Channels of the ResNet's G and D; in WGAN-GP both have 128."""
         return (128, 128) if self.method == "gp" else (256, 128)
 
-    def words(self, path: Path_, device: str, threads: int) -> list[str]:
-        """What ``ganlab train`` would be told, but for the images: SNGAN's nets, one batch size."""
+    def overrides(self, path: Path_, device: str, threads: int) -> list[str]:
+        """Overrides for ``ganlab train``, except the dataset: SNGAN's networks, one batch size."""
         method = self.method.removesuffix("_per_update")
-        words = [f"+experiment={NETS[self.net]}", f"normalization={method}", f"loss={self.loss}"]
-        words += ["normalization.sn.update=per_update"] if method != self.method else []
-        words += [f"d_steps={self.d_steps}", f"batch_size={self.batch_size}", "g_batch_size=null"]
-        words += [f"architecture.width={self.width!r}", "dequantize=false", "lr_decay=none"]
+        overrides = [f"+experiment={NETS[self.net]}", f"normalization={method}", f"loss={self.loss}"]
+        overrides += ["normalization.sn.update=per_update"] if method != self.method else []
+        overrides += [f"d_steps={self.d_steps}", f"batch_size={self.batch_size}", "g_batch_size=null"]
+        overrides += [f"architecture.width={self.width!r}", "dequantize=false", "lr_decay=none"]
         if self.net == "resnet":
-            words += [f"architecture.{k}_channels={n}" for k, n in zip("gd", self.channels, strict=True)]
-        words += [f"device={device}", f"precision={path.precision}", f"engine={path.engine}"]
-        return [*words, "metric.extractor=cifar", f"threads={threads}"]
+            overrides += [f"architecture.{k}_channels={n}" for k, n in zip("gd", self.channels, strict=True)]
+        overrides += [f"device={device}", f"precision={path.precision}", f"engine={path.engine}"]
+        return [*overrides, "metric.extractor=cifar", f"threads={threads}"]
 
     def plain(self) -> dict[str, Any]:
-        """The arguments of the plain loop's ``Loop``, beside the images."""
+        """Keyword arguments of the plain loop's ``Loop``, except the images."""
         g, d = self.channels
         return {
             "net": self.net,
@@ -96,12 +96,12 @@ class Case:
             "per_update": self.method.endswith("_per_update"),
         }
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-class Asked(NamedTuple):
-    """A command line of ``ganlab bench``, checked."""
+class Request(NamedTuple):
+    """Validated options of ``ganlab bench``."""
 
     cases: list[Case]
     precisions: list[str]
@@ -110,84 +110,92 @@ class Asked(NamedTuple):
     block: float
 
 
-def asked(own: Mapping[str, Any], cuda: bool, dirs: Sequence[str] = ()) -> Asked:
-    """The cases and paths asked for. Raises ConfigError with every mistake."""
-    wrong: list[Mistake] = []
-    width, block = (_number(own[key], key, wrong) for key in ("width", "block"))
-    names, counts = _words(own["cases"]), _words(own["d_steps"])
+def parse_request(own: Mapping[str, Any], cuda: bool, dirs: Sequence[str] = ()) -> Request:
+    """Validate the options. Raises ConfigError with all mistakes."""
+    mistakes: list[Mistake] = []
+    width, block = (_number(own[key], key, mistakes) for key in ("width", "block"))
+    names, counts = _split_list(own["cases"]), _split_list(own["d_steps"])
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", own["device"]):
-        wrong.append(Mistake("device", f"{own['device']!r} is unknown", "use auto, cpu, cuda or cuda:i"))
-    wrong += _too_small(own)
+        mistakes.append(
+            Mistake("device", f"{own['device']!r} is not a device", "use auto, cpu, cuda or cuda:i")
+        )
+    mistakes += _too_small(own)
     if own["threads"] > (cores := os.cpu_count() or 1):
-        wrong.append(Mistake("threads", f"{own['threads']} is more than the {cores} cores", "use 0 for all"))
-    wrong += [
-        Mistake("d_steps", f"{n!r} is not a whole number above 0", "write d_steps=5,1")
+        mistakes.append(
+            Mistake("threads", f"{own['threads']} exceeds the {cores} available cores", "use 0 for all")
+        )
+    mistakes += [
+        Mistake("d_steps", f"{n!r} is not a positive integer", "use, for example, d_steps=5,1")
         for n in counts
         if not re.fullmatch(r"[1-9]\d{0,3}", n)
     ]
-    found = [c for name in names for c in PRESETS.get(name, (name,))]
+    case_names = [c for name in names for c in PRESETS.get(name, (name,))]
     methods = [*METHODS, *groups(user_dirs(dirs)).get("normalization", [])]
-    for name in found:
+    for name in case_names:
         net, _, method = name.partition("-")
         if net not in NETS:
-            wrong.append(
+            mistakes.append(
                 Mistake(
                     "cases",
-                    f"there is no {name!r}",
+                    f"unknown case {name!r}",
                     suggest(
-                        name, [*PRESETS, *PRESETS["main"]], all_of="write NET-METHOD, as cnn-sn, or main"
+                        name, [*PRESETS, *PRESETS["main"]], all_of="use NET-METHOD, such as cnn-sn, or main"
                     ),
                 )
             )
         elif method not in methods:
-            wrong.append(Mistake("cases", f"{name!r}: there is no {method!r}", suggest(method, methods)))
-    chosen = {}
-    for key, known in (("precision", PRECISIONS), ("engine", ENGINES)):
-        chosen[key] = _words(own[key])
-        wrong += [
-            Mistake(key, f"there is no {w!r}", suggest(w, list(known))) for w in chosen[key] if w not in known
+            mistakes.append(
+                Mistake("cases", f"{name!r}: unknown method {method!r}", suggest(method, methods))
+            )
+    choices = {}
+    for key, allowed in (("precision", PRECISIONS), ("engine", ENGINES)):
+        choices[key] = _split_list(own[key])
+        mistakes += [
+            Mistake(key, f"unknown {key} {w!r}", suggest(w, list(allowed)))
+            for w in choices[key]
+            if w not in allowed
         ]
-    if wrong:
-        raise ConfigError(dict.fromkeys(wrong))
+    if mistakes:
+        raise ConfigError(dict.fromkeys(mistakes))
     cases = [
         Case(net, method, int(n), width, own["batch_size"])
-        for net, _, method in (name.partition("-") for name in dict.fromkeys(found))
+        for net, _, method in (name.partition("-") for name in dict.fromkeys(case_names))
         for n in counts
     ]
-    precisions = chosen["precision"] or (["tf32", "bf16"] if cuda else ["fp32", "bf16"])
-    engines = chosen["engine"] or (["eager", "graph"] if cuda else ["eager"])
-    return Asked(cases, precisions, engines, width, block)
+    precisions = choices["precision"] or (["tf32", "bf16"] if cuda else ["fp32", "bf16"])
+    engines = choices["engine"] or (["eager", "graph"] if cuda else ["eager"])
+    return Request(cases, precisions, engines, width, block)
 
 
 def script() -> Path:
-    """The plain loop's file: in a wheel beside this one, in a checkout in ``scripts/``."""
+    """Path of the plain loop: next to this file in a wheel, in ``scripts/`` in a checkout."""
     for folder in (Path(__file__).parent, PACKAGE.parent / "scripts"):
         if (folder / "plain_loop.py").is_file():
             return folder / "plain_loop.py"
     raise ConfigError(
-        "plain", f"no plain_loop.py in or beside {PACKAGE}", "write plain=false, or reinstall ganlab"
+        "plain", f"plain_loop.py is missing from {PACKAGE}", "set plain=false, or reinstall ganlab"
     )
 
 
 def _too_small(own: Mapping[str, Any]) -> list[Mistake]:
-    least = {"rounds": 1, "batch_size": 2, "threads": 0, "minutes": 0}
+    minimums = {"rounds": 1, "batch_size": 2, "threads": 0, "minutes": 0}
     return [
-        Mistake(key, f"{own[key]} is less than {n}", f"the default is {KEYS[key][0]}")
-        for key, n in least.items()
+        Mistake(key, f"{own[key]} is below the minimum of {n}", f"the default is {KEYS[key][0]}")
+        for key, n in minimums.items()
         if own[key] < n
     ]
 
 
-def _words(text: str) -> list[str]:
+def _split_list(text: str) -> list[str]:
     return [w.strip() for w in str(text).strip("[]").split(",") if w.strip()]
 
 
-def _number(text: str, key: str, wrong: list[Mistake]) -> float:
+def _number(text: str, key: str, mistakes: list[Mistake]) -> float:
     try:
         value = float(text)
         if not 0 < value < 1e6:
             raise ValueError
     except ValueError:
-        wrong.append(Mistake(key, f"{text!r} is not a number above 0", f"the default is {KEYS[key][0]}"))
+        mistakes.append(Mistake(key, f"{text!r} is not a positive number", f"the default is {KEYS[key][0]}"))
         return 1.0
     return value

@@ -1,4 +1,4 @@
-"""The measurements as pictures: bars of the ratios by case, and curves of cost."""
+"""Figures of the measurements: speed ratios by case, and cost curves."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from ganlab.analysis import drawing
 from ganlab.report.draw import style
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-AXES = {"batch_size": "batch size", "width": "width", "resolution": "pixels a side"}
+AXES = {"batch_size": "batch size", "width": "width", "resolution": "image side (pixels)"}
 
 
-def pictures(told: Mapping[str, Any]) -> dict[str, bytes]:
-    """PNGs by name: ``bench`` where cases were measured, ``scaling`` where curves were."""
-    cases = [record["told"] for record in told.get("cases", {}).values()]
-    found = {"bench": bars(cases, _machine(told))} if cases else {}
-    curves = _curves(told)
-    return found | ({"scaling": lines(curves, _machine(told))} if curves else {})
+def pictures(measurements: Mapping[str, Any]) -> dict[str, bytes]:
+    """PNGs by name: ``bench`` if cases were measured, ``scaling`` if curves were."""
+    cases = [record["told"] for record in measurements.get("cases", {}).values()]
+    images = {"bench": bars(cases, _machine(measurements))} if cases else {}
+    curves = _curves(measurements)
+    return images | ({"scaling": lines(curves, _machine(measurements))} if curves else {})
 
 
-def _machine(told: Mapping[str, Any]) -> str:
-    records = [r for name, part in told.items() if name != "format" for r in part.values()]
+def _machine(measurements: Mapping[str, Any]) -> str:
+    records = [r for name, part in measurements.items() if name != "format" for r in part.values()]
     last = records[-1]
     return f"{last['device']}, {last['threads']} threads, torch {last['torch']}, {last['when'][:10]}"
 
 
 def bars(cases: Sequence[Mapping[str, Any]], machine: str) -> bytes:
-    """A group of bars for each case: how many times as fast as the plain loop, with updates per second.
+    """Draw one group of bars per case: speed relative to the plain loop, labeled with updates per second.
 
-    Where no case has a plain loop beside it the bars are the updates per second themselves.
+    If no case has a plain-loop reference, bars show updates per second.
     """
     ratios = any("ratio" in row for c in cases for row in c["paths"].values())
-    shown = [
+    groups = [
         (
             case,
             [
@@ -45,50 +45,50 @@ def bars(cases: Sequence[Mapping[str, Any]], machine: str) -> bytes:
         )
         for case in cases
     ]
-    shown = [(case, rows) for case, rows in shown if rows]
+    groups = [(case, rows) for case, rows in groups if rows]
     spare = iter(COLORS * 4)
     colors: dict[str, str] = {}
-    for name in (name for _, rows in shown for name, _ in rows):
+    for name in (name for _, rows in groups for name, _ in rows):
         if name not in colors:
             colors[name] = style.METHOD_COLORS["none"] if name.startswith("plain") else next(spare)
-    count = sum(len(rows) for _, rows in shown)
+    count = sum(len(rows) for _, rows in groups)
     with drawing.style():
-        figure = Figure(figsize=(7.2, 0.2 * count + 0.2 * len(shown) + 1.5), layout="constrained")
+        figure = Figure(figsize=(7.2, 0.2 * count + 0.2 * len(groups) + 1.5), layout="constrained")
         (ax,) = drawing.panels(figure, 1, 1)
         ax.grid(axis="y", visible=False)
-        place, ticks, most = 0.0, [], 0.0
-        for case, rows in shown:
-            ticks.append((place + (len(rows) - 1) / 2, _label(case)))
+        position, ticks, longest = 0.0, [], 0.0
+        for case, rows in groups:
+            ticks.append((position + (len(rows) - 1) / 2, _label(case)))
             for name, row in rows:
-                most = max(most, _bar(ax, place, row, colors[name], ratios))
-                place += 1
-            place += 0.7
+                longest = max(longest, _bar(ax, position, row, colors[name], ratios))
+                position += 1
+            position += 0.7
         ax.set_yticks([t for t, _ in ticks], [label for _, label in ticks])
         ax.invert_yaxis()
-        ax.set_xlim(0, most * 1.3)
+        ax.set_xlim(0, longest * 1.3)
         if ratios:
             ax.axvline(1, color=style.INK, lw=0.8)
-        what = "times as fast as the plain eager loop" if ratios else "generator updates per second"
-        ax.set_xlabel(f"{what}; medians and range of the rounds")
+        unit = "times as fast as the plain eager loop" if ratios else "generator updates per second"
+        ax.set_xlabel(f"{unit}; medians and range of the rounds")
         handles = [_patch(color, name) for name, color in colors.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
         ax.set_title(style.wrap(machine, 95, 2), loc="left", fontsize=7.2, color=style.GREY)
-        drawing.titled(figure, "Speed of an update")
+        drawing.set_title(figure, "Speed of an update")
         return drawing.png(figure)
 
 
-def _bar(ax: Any, place: float, row: Mapping[str, Any], color: str, ratios: bool) -> float:
+def _bar(ax: Any, position: float, row: Mapping[str, Any], color: str, ratios: bool) -> float:
     """Draw one; how far it reaches."""
     rate = row["updates_per_s"]
     value, low, high = rate, 1 / row["most_s"], 1 / row["least_s"]
-    words = f"{rate:.3g}/s"
+    label = f"{rate:.3g}/s"
     if ratios:
         value, low, high = row["ratio"], row["ratio_least"], row["ratio_most"]
-        words = words if row["kind"] == "plain" else f"{value:.2f}x   {words}"
-    ax.barh(place, value, 0.86, color=color, alpha=0.85)
+        label = label if row["kind"] == "plain" else f"{value:.2f}x   {label}"
+    ax.barh(position, value, 0.86, color=color, alpha=0.85)
     if high > low:
-        ax.errorbar(value, place, xerr=[[value - low], [high - value]], color=style.INK, lw=0.8, capsize=2)
-    ax.annotate(words, (high, place), (5, 0), textcoords="offset points", va="center", fontsize=7)
+        ax.errorbar(value, position, xerr=[[value - low], [high - value]], color=style.INK, lw=0.8, capsize=2)
+    ax.annotate(label, (high, position), (5, 0), textcoords="offset points", va="center", fontsize=7)
     return float(high)
 
 
@@ -110,31 +110,31 @@ def _patch(color: str, name: str) -> Any:
 Curve = tuple[str, str, list[tuple[float, float, float, float]]]  # title, y label, (x, y, least, most)
 
 
-def _curves(told: Mapping[str, Any]) -> list[Curve]:
+def _curves(measurements: Mapping[str, Any]) -> list[Curve]:
     curves: list[Curve] = []
-    scaled = [record["told"] for record in told.get("scaling", {}).values()]
+    scaling = [record["told"] for record in measurements.get("scaling", {}).values()]
     for axis, title in AXES.items():
-        points = sorted((r["value"], r["s"], r["least_s"], r["most_s"]) for r in scaled if r["axis"] == axis)
+        points = sorted((r["value"], r["s"], r["least_s"], r["most_s"]) for r in scaling if r["axis"] == axis)
         if len(points) > 1:
-            curves.append((title, "seconds an update", points))
-    for name, record in told.get("evaluation", {}).items():
+            curves.append((title, "seconds per update", points))
+    for name, record in measurements.get("evaluation", {}).items():
         points = [(p["samples"], p["s"], p["s"], p["s"]) for p in record["told"]["points"]]
         if len(points) > 1:
             curves.append((f"images scored\n{name}", "seconds", points))
-    packed = [record["told"] for record in told.get("packing", {}).values()]
-    for how in ("lanes", "processes"):
+    packing = [record["told"] for record in measurements.get("packing", {}).values()]
+    for mode in ("lanes", "processes"):
         points = sorted(
             (r["runs"], r["gain"], r["gain_least"], r["gain_most"])
-            for r in packed
-            if r["how"] == how or r["runs"] == 1
+            for r in packing
+            if r["how"] == mode or r["runs"] == 1
         )
         if len(points) > 1:
-            curves.append((f"runs at once in {how}", "updates of one alone", points))
+            curves.append((f"concurrent runs ({mode})", "throughput relative to one run", points))
     return curves
 
 
 def lines(curves: Sequence[Curve], machine: str) -> bytes:
-    """A small panel for each curve."""
+    """Draw one small panel per curve."""
     across = min(3, len(curves))
     with drawing.style():
         figure = Figure(figsize=(2.6 * across, 2.1 * -(-len(curves) // across) + 0.8), layout="constrained")
@@ -150,5 +150,5 @@ def lines(curves: Sequence[Curve], machine: str) -> bytes:
             ax.set_ylim(0)
             ax.set_xlabel(title, fontsize=8)
             ax.set_ylabel(label, fontsize=7.5)
-        drawing.titled(figure, "Cost against size", machine)
+        drawing.set_title(figure, "Cost against size", machine)
         return drawing.png(figure)

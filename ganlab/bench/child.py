@@ -1,10 +1,10 @@
-"""The process that plays one path of a case: it answers, line by line, what it is asked on its input.
+"""Subprocess that runs one path of a case: reads requests as JSON lines on stdin, writes JSON replies.
 
-    python -m ganlab.bench.child      {"do": "start", ...} {"do": "run", "updates": 3} ... each a line of JSON
+    python -m ganlab.bench.child      {"do": "start", ...} {"do": "run", "updates": 3} ...
 
-``start`` builds and plays the first update; ``run`` plays some more; ``memory`` tells the peak so far. The
-answer is a line of JSON too: numbers, or ``error`` in the words of ``errors.py``. The end of its input ends
-it.
+``start`` builds the networks and runs the first update, ``run`` runs more updates, ``memory`` returns the
+peak memory. A reply holds numbers, or ``error`` with the mistakes of a GanlabError. End of input ends the
+process.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from typing import Any
 
 from ganlab.errors import EnvError, GanlabError
 
-Answer = dict[str, Any]
+Message = dict[str, Any]
 
 
-class Player:
-    """Plays updates: ``play(n)`` returns when they are done on the device. ``told``: how, for the record."""
+class Trainer:
+    """Runs updates; ``train(n)`` returns when they are done on the device.
 
-    def __init__(self, update: Callable[[], object], device: Any, told: Callable[[], Answer]) -> None:
-        self.update, self.device, self.told = update, device, told
+    describe: returns the engine used and the reason, for the record.
+    """
 
-    def play(self, updates: int) -> None:
+    def __init__(self, update: Callable[[], object], device: Any, describe: Callable[[], Message]) -> None:
+        self.update, self.device, self.describe = update, device, describe
+
+    def train(self, updates: int) -> None:
         for _ in range(updates):
             self.update()
         if self.device.type == "cuda":
@@ -37,74 +40,82 @@ class Player:
             torch.cuda.synchronize(self.device)
 
 
-def ganlab_player(spec: Answer) -> Player:
-    """Engines as runs have them: ``lanes`` of them take turns in this process, on one set of images."""
+def ganlab_trainer(spec: Message) -> Trainer:
+    """ganlab's engines, as in a run; ``lanes`` of them alternate in this process on shared images."""
     from ganlab.bench import games
 
-    return Player(*games.ganlab(spec["words"], spec["resolution"], spec.get("lanes", 1)))
+    return Trainer(*games.ganlab_updates(spec["words"], spec["resolution"], spec.get("lanes", 1)))
 
 
-def plain_player(spec: Answer) -> Player:
-    """The plain loop, on images of its own."""
+def plain_trainer(spec: Message) -> Trainer:
+    """The plain loop, with its own images."""
     from ganlab.bench import reference
 
-    return Player(*reference.plain(Path(spec["script"]), spec))
+    return Trainer(*reference.plain_updates(Path(spec["script"]), spec))
 
 
 class Server:
-    """The state between two questions."""
+    """State of the subprocess; each public method handles one kind of request."""
 
     def __init__(self) -> None:
-        self.player: Player | None = None
+        self.trainer: Trainer | None = None
         self.scorer: Any = None
 
-    def start(self, spec: Answer) -> Answer:
-        """Build, play the first update. ``first_s``: seconds since the process was asked for."""
-        make = {"ganlab": ganlab_player, "plain": plain_player}[spec["kind"]]
-        self.player = make(spec)
-        built = time.time()
-        self.player.play(1)
+    def start(self, spec: Message) -> Message:
+        """Build and run the first update. ``first_s``: seconds since the process was launched."""
+        build = {"ganlab": ganlab_trainer, "plain": plain_trainer}[spec["kind"]]
+        self.trainer = build(spec)
+        build_time = time.time()
+        self.trainer.train(1)
         now = time.time()
-        return {"first_s": now - spec["asked"], "build_s": built - spec["asked"], **self.player.told()}
+        return {
+            "first_s": now - spec["asked"],
+            "build_s": build_time - spec["asked"],
+            **self.trainer.describe(),
+        }
 
-    def run(self, spec: Answer) -> Answer:
-        """Wall and processor seconds of ``updates`` updates."""
-        assert self.player is not None, "start comes first"
+    def run(self, spec: Message) -> Message:
+        """Wall-clock and CPU seconds of ``updates`` updates."""
+        assert self.trainer is not None, "start comes first"
         wall, cpu = time.perf_counter(), time.process_time()
-        self.player.play(spec["updates"])
-        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, **self.player.told()}
+        self.trainer.train(spec["updates"])
+        return {
+            "wall": time.perf_counter() - wall,
+            "cpu": time.process_time() - cpu,
+            **self.trainer.describe(),
+        }
 
-    def memory(self, spec: Answer) -> Answer:
-        """Peak of the process and, on a GPU, of its allocator, in 10^6 bytes."""
+    def memory(self, spec: Message) -> Message:
+        """Peak memory of the process and, on a GPU, of the allocator, in 10^6 bytes."""
         import torch
 
         from ganlab.system.hardware import peak_memory_mb
 
-        told = {"rss_mb": peak_memory_mb(torch.device("cpu"))}
-        if self.player is not None and self.player.device.type == "cuda":
-            told["cuda_mb"] = peak_memory_mb(self.player.device)
-        return told
+        peaks = {"rss_mb": peak_memory_mb(torch.device("cpu"))}
+        if self.trainer is not None and self.trainer.device.type == "cuda":
+            peaks["cuda_mb"] = peak_memory_mb(self.trainer.device)
+        return peaks
 
-    def count(self, spec: Answer) -> Answer:
+    def count(self, spec: Message) -> Message:
         from ganlab.bench import games
 
-        return games.counted(spec)
+        return games.count_work(spec)
 
-    def peak(self, spec: Answer) -> Answer:
+    def peak(self, spec: Message) -> Message:
         from ganlab.bench import reference
 
         return reference.peak(spec["device"], spec["precisions"], spec["threads"], spec["seconds"])
 
-    def score(self, spec: Answer) -> Answer:
+    def score(self, spec: Message) -> Message:
         from ganlab.bench import scoring
 
         self.scorer = self.scorer or scoring.Scorer(spec)
-        told: Answer = self.scorer.score(spec["samples"])
-        return told
+        scores: Message = self.scorer.score(spec["samples"])
+        return scores
 
 
 def serve() -> int:
-    """Answer until the input ends. What libraries print goes to stderr, not between the answers."""
+    """Reply until end of input. Output of libraries is redirected to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     server = Server()
@@ -115,16 +126,16 @@ def serve() -> int:
         except GanlabError as error:
             answer = {"error": [list(m) for m in error.mistakes], "code": error.code}
         except MemoryError as error:
-            answer = _refused("out of memory", error)
-        except RuntimeError as error:  # of torch: out of memory, an operation that is not there
-            answer = _refused(type(error).__name__, error)
+            answer = _error_reply("out of memory", error)
+        except RuntimeError as error:  # from torch: out of memory, or an unsupported operation
+            answer = _error_reply(type(error).__name__, error)
         print(json.dumps(answer), file=answers, flush=True)
     return 0
 
 
-def _refused(what: str, error: BaseException) -> Answer:
+def _error_reply(kind: str, error: BaseException) -> Message:
     first = (str(error).strip().splitlines() or [""])[0]
-    return {"error": [["bench", f"{what}: {first}"[:300], ""]], "code": EnvError.code}
+    return {"error": [["bench", f"{kind}: {first}"[:300], ""]], "code": EnvError.code}
 
 
 if __name__ == "__main__":

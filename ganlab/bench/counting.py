@@ -1,7 +1,7 @@
-"""Counting the work of an update without a clock: dispatched operations, and floating-point operations.
+"""Count dispatched operations and floating-point operations (FLOPs) of an update.
 
-torch's dispatcher is watched, so a count is of what a function asks for, the same on every machine: of its
-forward and its backward passes, on real tensors or on fake ones.
+Counts come from torch's dispatcher, so they are machine-independent, include the backward pass, and also work
+on fake tensors.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ NO_WORK = frozenset(
     {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "set_"}
     | {"resize_", "detach", "detach_", "alias", "lift_fresh", "_unsafe_view", "_reshape_alias"}
     | {"is_same_size", "is_pinned", "sym_size", "sym_stride", "sym_numel"}
-)  # they make room or look at it otherwise, and launch nothing; other views are told by their schemas
+)  # allocations and views, which launch no kernel; other views are recognized by their schemas
 
 
 class Operations(TorchDispatchMode):
-    """Inside ``with``: what is dispatched. It cannot see into compiled code or a replayed CUDA graph.
+    """Context manager that counts dispatched operations, except in compiled code and replayed CUDA graphs.
 
-    counts: operations by name that are neither views nor allocations. On a GPU each is at least one kernel;
-    a ``_foreach_`` or ``_fused_`` one counts once. flops: of matrix products and convolutions and their
-    gradients, two for a multiply-add, by torch's own formulas: all but about a percent of an update.
+    counts: operations by name, without views and allocations. On a GPU each is at least one kernel; a
+    ``_foreach_`` or ``_fused_`` operation counts once. flops: of matrix products and convolutions and their
+    gradients, with two per multiply-add, by torch's formulas; this covers about 99 % of an update.
     """
 
     def __init__(self) -> None:
@@ -48,9 +48,9 @@ class Operations(TorchDispatchMode):
         return out
 
 
-def count(work: Callable[[], object]) -> Operations:
-    """What ``work`` dispatches."""
-    counted = Operations()
-    with counted:
-        work()
-    return counted
+def count(function: Callable[[], object]) -> Operations:
+    """Count the operations that ``function`` dispatches."""
+    operations = Operations()
+    with operations:
+        function()
+    return operations

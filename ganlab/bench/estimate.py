@@ -1,4 +1,4 @@
-"""What measured rates say of whole runs and grids: the hours of Figure 1's cells, the share of scoring."""
+"""Extrapolate measured rates to whole runs and grids: hours of SNGAN's Figure 1, share of scoring."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHIPPED = {
 
 
 class Rate(NamedTuple):
-    """Seconds of an update of a case by a path."""
+    """Seconds ``s`` per update of a case by a path."""
 
     net: str
     method: str
@@ -31,11 +31,11 @@ class Rate(NamedTuple):
     g_batch_size: int
 
 
-def rates(told: Mapping[str, Any]) -> list[Rate]:
-    """The measured ones of full width and batch 64."""
+def rates(measurements: Mapping[str, Any]) -> list[Rate]:
+    """Measured rates at full width and batch size 64."""
     return [
         Rate(case["net"], case["method"], case["d_steps"], name, row["s"], case["batch_size"])
-        for record in told.get("cases", {}).values()
+        for record in measurements.get("cases", {}).values()
         for case in [record["told"]]
         if case["width"] == 1 and case["batch_size"] == 64
         for name, row in case["paths"].items()
@@ -43,90 +43,94 @@ def rates(told: Mapping[str, Any]) -> list[Rate]:
     ]
 
 
-def conclusions(told: Mapping[str, Any]) -> list[str]:
-    """Lines; none where nothing was measured at full width."""
-    found = rates(told)
-    scored = [record["told"] for record in told.get("evaluation", {}).values()]
-    lines = [] if not found else [*_grid_lines(found, scored), *_share_lines(found, scored)]
-    return [*lines, *_packing_lines(told)]
+def conclusions(measurements: Mapping[str, Any]) -> list[str]:
+    """Conclusions, one line each; empty if nothing was measured at full width."""
+    measured = rates(measurements)
+    evaluations = [record["told"] for record in measurements.get("evaluation", {}).values()]
+    lines = (
+        [] if not measured else [*_grid_lines(measured, evaluations), *_share_lines(measured, evaluations)]
+    )
+    return [*lines, *_packing_lines(measurements)]
 
 
-def _grid_lines(found: list[Rate], scored: list[dict[str, Any]]) -> list[str]:
-    """How long the 48 cells of SNGAN's Figure 1 would take one after the other, by path."""
+def _grid_lines(measured: list[Rate], evaluations: list[dict[str, Any]]) -> list[str]:
+    """Estimated duration of the 48 cells of SNGAN's Figure 1, run sequentially, by path."""
     cells = list(_cells())
-    paths = dict.fromkeys(r.path for r in found if r.net == "cnn")
+    paths = dict.fromkeys(r.path for r in measured if r.net == "cnn")
     lines = []
     images = sum(number for *_, number in cells)
     for path in paths:
-        mine = {(r.method, r.d_steps): r.s for r in found if r.net == "cnn" and r.path == path}
-        total, stand_in = 0.0, dict[str, int]()
+        by_method = {(r.method, r.d_steps): r.s for r in measured if r.net == "cnn" and r.path == path}
+        total, substitutes = 0.0, dict[str, int]()
         for method, d_steps, steps, _ in cells:
-            seconds = mine.get((method, d_steps))
-            if seconds is None and ("sn", d_steps) in mine:
-                seconds = mine["sn", d_steps]
-                stand_in[method] = stand_in.get(method, 0) + 1
+            seconds = by_method.get((method, d_steps))
+            if seconds is None and ("sn", d_steps) in by_method:
+                seconds = by_method["sn", d_steps]
+                substitutes[method] = substitutes.get(method, 0) + 1
             if seconds is None:
                 break
             total += seconds * steps
         else:
-            more = ""
-            if stand_in:
-                words = ", ".join(f"{n} {method}" for method, n in stand_in.items())
-                more = f" (cells taken to cost what sn does: {words})"
+            note = ""
+            if substitutes:
+                methods = ", ".join(f"{n} {method}" for method, n in substitutes.items())
+                note = f" (assuming the cost of sn for: {methods})"
             lines.append(
                 f"Figure 1's {len(cells)} cells, {sum(steps for _, _, steps, _ in cells):,} updates, {path}: "
-                f"{cost.format_duration(total)} one after the other, without scoring{more}"
+                f"{cost.format_duration(total)} sequentially, without scoring{note}"
             )
-    for one in scored:
-        if one["net"] == "cnn" and one["width"] == 1 and lines:
-            hours = cost.format_duration(images / one["images_per_s"])
-            lines.append(f"Figure 1's {images:,} scored images with {one['extractor']}: {hours}")
+    for evaluation in evaluations:
+        if evaluation["net"] == "cnn" and evaluation["width"] == 1 and lines:
+            hours = cost.format_duration(images / evaluation["images_per_s"])
+            lines.append(f"Figure 1's {images:,} scored images with {evaluation['extractor']}: {hours}")
     return lines
 
 
-def _cells(*words: str) -> Iterator[tuple[str, int, int, int]]:
-    """(method as cases call it, d_steps, updates, images scored) of each cell of the grid."""
-    nowhere = str(Path(os.devnull) / "grid")  # a grid of that name under outputs/ is no business of this
-    for job in runner.make_plan(GRID, ["metric.extractor=cifar", *words], grids.Scale(), nowhere).jobs:
+def _cells(*overrides: str) -> Iterator[tuple[str, int, int, int]]:
+    """(method as named in cases, d_steps, updates, scored images) of each cell of the grid."""
+    nowhere = str(Path(os.devnull) / "grid")  # ignore an existing grid under outputs/
+    for job in runner.make_plan(GRID, ["metric.extractor=cifar", *overrides], grids.Scale(), nowhere).jobs:
         images = cost.scored_images(compose.build(job.tree))
         yield "+".join(job.tree["normalization"]) or "none", int(job.tree["d_steps"]), job.steps, images
 
 
-def _share_lines(found: list[Rate], scored: list[dict[str, Any]]) -> list[str]:
-    """What part of a shipped run is scoring, by path and extractor."""
+def _share_lines(measured: list[Rate], evaluations: list[dict[str, Any]]) -> list[str]:
+    """Share of scoring in the shipped runs, by path and extractor."""
     lines = []
-    for name, words in SHIPPED.items():
-        for one in scored:
-            if one["width"] != 1:
+    for name, overrides in SHIPPED.items():
+        for evaluation in evaluations:
+            if evaluation["width"] != 1:
                 continue
             try:
-                e = compose.build(compose.compose([*words, f"metric.extractor={one['extractor']}"]))
-            except GanlabError:  # weights that are not here
+                e = compose.build(
+                    compose.compose([*overrides, f"metric.extractor={evaluation['extractor']}"])
+                )
+            except GanlabError:  # the extractor's weights are not installed
                 continue
             net = type(e.architecture).__name__.lower()
             images = cost.scored_images(e)
-            for r in found:
-                if (r.net, r.method, r.d_steps) != (net, "sn", e.d_steps) or one["net"] != net:
+            for r in measured:
+                if (r.net, r.method, r.d_steps) != (net, "sn", e.d_steps) or evaluation["net"] != net:
                     continue
-                training, scoring = e.steps * r.s, images / one["images_per_s"]
+                training, scoring = e.steps * r.s, images / evaluation["images_per_s"]
                 share = scoring / (training + scoring)
-                took = cost.format_duration(training), cost.format_duration(scoring)
+                durations = cost.format_duration(training), cost.format_duration(scoring)
                 lines.append(
-                    f"{name}, {e.steps:,} updates, {r.path}: training {took[0]}, "
-                    f"{images:,} images scored with {one['extractor']} {took[1]}: {share:.1%}"
+                    f"{name}, {e.steps:,} updates, {r.path}: training {durations[0]}, "
+                    f"{images:,} images scored with {evaluation['extractor']} {durations[1]}: {share:.1%}"
                 )
     return lines
 
 
-def _packing_lines(told: Mapping[str, Any]) -> list[str]:
-    """The best number of runs at once, by what they do together."""
-    records = [record["told"] for record in told.get("packing", {}).values()]
+def _packing_lines(measurements: Mapping[str, Any]) -> list[str]:
+    """The number of concurrent runs with the highest total throughput."""
+    records = [record["told"] for record in measurements.get("packing", {}).values()]
     if not records:
         return []
     best = max(records, key=lambda r: float(r["gain"]))
     if best["runs"] == 1:
-        return ["packing: one run at a time is the fastest here"]
+        return ["packing: one run at a time is fastest on this machine"]
     return [
-        f"packing: {best['runs']} runs at once in {best['how']} do {best['gain']:.2f} times the updates "
-        "of one alone"
+        f"packing: {best['runs']} concurrent runs in {best['how']} reach {best['gain']:.2f} times the "
+        "throughput of a single run"
     ]

@@ -1,4 +1,4 @@
-"""What a child plays of ganlab: engines as a run builds them; and the work of an update, counted."""
+"""ganlab's updates for the benchmark subprocess, and operation counts of an update."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 import torch
 
 from ganlab.bench.counting import count
-from ganlab.bench.reference import IMAGES, Made, plain
+from ganlab.bench.reference import IMAGES, Updates, plain_updates
 from ganlab.config import compose
 from ganlab.experiment import Experiment
 from ganlab.sweeps.cost import UpdateTimer
 from ganlab.training import trainer
 
 
-def experiment(words: list[str], resolution: int, count: int = IMAGES) -> Experiment:
-    """The experiment that these words of ``ganlab train`` describe, on images of noise."""
-    tree = compose.compose(words).tree
+def experiment(overrides: list[str], resolution: int, count: int = IMAGES) -> Experiment:
+    """Build the experiment of these ``ganlab train`` overrides, on noise images."""
+    tree = compose.compose(overrides).tree
     noise = "ganlab.bench.noise.Noise"
     tree["dataset"] = {"_target_": noise, "resolution": resolution, "channels": 3, "count": count}
     built: Experiment = compose.build(tree)
     return built
 
 
-def ganlab(words: list[str], resolution: int, lanes: int = 1) -> Made:
-    """An update of each of ``lanes`` games, that differ in their seeds; the device; what runs them."""
-    e = experiment(words, resolution)
+def ganlab_updates(overrides: list[str], resolution: int, lanes: int = 1) -> Updates:
+    """An update of each of ``lanes`` GANs with different seeds, the device, and the engine's status."""
+    e = experiment(overrides, resolution)
     device, images = trainer.prepare(e)
     trials = []
     for seed in range(lanes):
@@ -40,28 +40,27 @@ def ganlab(words: list[str], resolution: int, lanes: int = 1) -> Made:
     return update, device, lambda: trials[0].engine.summary
 
 
-def counted(spec: dict[str, Any]) -> dict[str, Any]:
-    """Operations and floating-point operations of an update, by kind: of ``plain`` and of ``ganlab``.
+def count_work(spec: dict[str, Any]) -> dict[str, Any]:
+    """Count operations and FLOPs of an update, by kind (``plain``, ``ganlab``).
 
-    Counted at two and at four images a batch, on a CPU, and drawn on to the batch asked for: convolutions and
-    products grow with it linearly, and what does not depend on it is told apart.
+    FLOPs are counted on a CPU at batch sizes 2 and 4 and extrapolated linearly to the requested batch size.
     """
     torch.set_num_threads(spec["threads"])
-    told: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
     for kind in spec["kinds"]:
-        found = []
+        measured = []
         for n in (2, 4):
             if kind == "plain":
-                sized = {**spec["plain"], "batch_size": n}
-                one = {**spec, "device": "cpu", "precision": "fp32", "plain": sized}
-                update, _, _ = plain(Path(spec["script"]), one)
+                plain_options = {**spec["plain"], "batch_size": n}
+                plain_spec = {**spec, "device": "cpu", "precision": "fp32", "plain": plain_options}
+                update, _, _ = plain_updates(Path(spec["script"]), plain_spec)
             else:
-                words = [w for w in spec["words"] if w.partition("=")[0] not in ("batch_size", "device")]
-                sized_words = [*words, f"batch_size={n}", "device=cpu"]
-                update, _, _ = ganlab(sized_words, spec["resolution"])
+                overrides = [w for w in spec["words"] if w.partition("=")[0] not in ("batch_size", "device")]
+                small_overrides = [*overrides, f"batch_size={n}", "device=cpu"]
+                update, _, _ = ganlab_updates(small_overrides, spec["resolution"])
             update()
-            found.append(count(update))
-        each = (found[1].flops - found[0].flops) / 2
-        flops = found[0].flops + (spec["batch_size"] - 2) * each
-        told[kind] = {"operations": found[0].counts.total(), "flops": flops}
-    return told
+            measured.append(count(update))
+        per_image = (measured[1].flops - measured[0].flops) / 2
+        flops = measured[0].flops + (spec["batch_size"] - 2) * per_image
+        counts[kind] = {"operations": measured[0].counts.total(), "flops": flops}
+    return counts

@@ -1,4 +1,4 @@
-"""Images of random numbers as a dataset: what a measurement of speed trains on, with nothing to download."""
+"""A dataset of random images, so that benchmarks need no download."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ganlab.schema import Count, Range, checked
 
 
 class Noise(Dataset):
-    """``count`` uint8 images of uniform noise, the same ones each time; ten classes, two splits."""
+    """``count`` deterministic uint8 images of uniform noise, with ten classes and two splits."""
 
     name = "noise"
 

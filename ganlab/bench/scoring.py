@@ -1,4 +1,4 @@
-"""How fast a generator is scored: images made and looked at by one evaluation, as a run does it."""
+"""Time the evaluation of a generator, as done in a run."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ from ganlab.metrics.protocol import Protocol
 from ganlab.training import trainer
 from ganlab.training.build import build_gan
 
-REAL = 1000  # noise images that the generated ones are compared with
+REAL = 1000  # noise images used as the reference set
 
 
 class Scorer:
-    """An untrained G of a case and ``spec["extractor"]``; nothing is downloaded, nothing is kept.
+    """An untrained G of a case with ``spec["extractor"]``; downloads nothing and leaves no files.
 
-    Raises EnvError where the extractor's weights are not there.
+    Raises EnvError if the extractor's weights are missing.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        words = [w for w in spec["words"] if not w.startswith("metric.extractor=")]
-        self.e = experiment([*words, f"metric.extractor={spec['extractor']}"], spec["resolution"])
+        overrides = [w for w in spec["words"] if not w.startswith("metric.extractor=")]
+        self.e = experiment([*overrides, f"metric.extractor={spec['extractor']}"], spec["resolution"])
         extractor = self.e.metric.extractor
         extractor.download = False
         extractor.check()
         self.device, _ = trainer.prepare(self.e)
-        self.game = build_gan(self.e, self.device)
+        self.gan = build_gan(self.e, self.device)
         self.folder = tempfile.TemporaryDirectory()
 
     def score(self, samples: int) -> dict[str, Any]:
-        """Seconds of an evaluation of ``samples`` images with IS, FID and KID; and of making them alone.
+        """Seconds to evaluate ``samples`` images with IS, FID and KID, and to generate them alone.
 
-        The real images' features are not in it: a run computes them once.
+        Features of real images are not timed, as a run computes them once.
         """
         subset = min(500, samples, REAL)
         protocol = Protocol(
             "bench", samples, samples, 1, REAL, kid_subsets=20, kid_subset_size=subset, kid_n_real=REAL
         )
-        metric, place = self.e.metric, Path(self.folder.name)
-        judge = Evaluator(metric.extractor, metric.scores, protocol, self.e.dataset, self.device, place)
-        judge.reference()
-        generate, of_class = generators(self.game.ema_or_generator, self.game.draw, protocol, self.e.shape)
+        metric, folder = self.e.metric, Path(self.folder.name)
+        evaluator = Evaluator(metric.extractor, metric.scores, protocol, self.e.dataset, self.device, folder)
+        evaluator.reference()
+        generate, of_class = generators(self.gan.ema_or_generator, self.gan.draw, protocol, self.e.shape)
         began = time.perf_counter()
         with torch.no_grad():
             for start in range(0, samples, CHUNK):
                 generate(CHUNK, start, rng.generator(self.device, 0, "evaluate", start))
         self._wait()
-        made = time.perf_counter()
-        judge.score(generate, of_class)
+        generated = time.perf_counter()
+        evaluator.score(generate, of_class)
         self._wait()
         chunks = -(-samples // CHUNK) * CHUNK
         return {
             "samples": samples,
-            "s": time.perf_counter() - made,
-            "make_s": (made - began) * samples / chunks,
+            "s": time.perf_counter() - generated,
+            "make_s": (generated - began) * samples / chunks,
         }
 
     def _wait(self) -> None:

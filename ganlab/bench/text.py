@@ -1,4 +1,4 @@
-"""The measurements as tables: on the screen, and as Markdown for ``benchmarks/``."""
+"""Tables of the measurements: for the console, and as Markdown for ``benchmarks/``."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from ganlab.sweeps import process
 Row = dict[str, str]
 
 
-def in_short(section: str, record: Mapping[str, Any]) -> str:
-    """A record on one line."""
+def summarize(section: str, record: Mapping[str, Any]) -> str:
+    """Summarize a record in one line."""
     if section == "cases":
         rows = [(name, row) for name, row in record["paths"].items() if "s" in row]
         return ", ".join(f"{name} {row['updates_per_s']:.3g}/s{_times(row)}" for name, row in rows)
     if section == "evaluation":
         return f"{record['images_per_s']:.4g} images/s"
     if section == "packing":
-        return f"{1 / record['s']:.3g} updates/s together ({record['gain']:.2f}x one)"
-    return f"{record['s']:.3g} s an update"
+        return f"{1 / record['s']:.3g} updates/s in total ({record['gain']:.2f}x one)"
+    return f"{record['s']:.3g} s per update"
 
 
 def _times(row: Mapping[str, Any]) -> str:
     return f" ({row['ratio']:.2f}x)" if "ratio" in row and row["kind"] != "plain" else ""
 
 
-def sections(told: Mapping[str, Any]) -> Iterator[tuple[str, list[Row]]]:
-    """Title and rows of every table there is something for."""
-    cases = [record["told"] for record in told.get("cases", {}).values()]
+def sections(measurements: Mapping[str, Any]) -> Iterator[tuple[str, list[Row]]]:
+    """Title and rows of each non-empty table."""
+    cases = [record["told"] for record in measurements.get("cases", {}).values()]
     rows = [_case_row(case, name, row) for case in cases for name, row in case["paths"].items()]
     if rows:
         yield "Updates", rows
-    scored = [record["told"] for record in told.get("evaluation", {}).values()]
-    if scored:
-        yield "Scoring", [_scored_row(one) for one in scored]
-    packed = [record["told"] for record in told.get("packing", {}).values()]
-    if packed:
-        yield "Runs at once", [_packed_row(one) for one in packed]
-    scaled = [record["told"] for record in told.get("scaling", {}).values()]
-    if scaled:
-        yield "Cost against size", [_scaled_row(one) for one in scaled]
+    evaluations = [record["told"] for record in measurements.get("evaluation", {}).values()]
+    if evaluations:
+        yield "Scoring", [_scored_row(record) for record in evaluations]
+    packing = [record["told"] for record in measurements.get("packing", {}).values()]
+    if packing:
+        yield "Concurrent runs", [_packed_row(record) for record in packing]
+    scaling = [record["told"] for record in measurements.get("scaling", {}).values()]
+    if scaling:
+        yield "Cost against size", [_scaled_row(record) for record in scaling]
 
 
 def _case_row(case: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> Row:
@@ -52,11 +52,11 @@ def _case_row(case: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> Row
     head = {"case": f"{case['net']} {case['method']}{size}", "d_steps": str(case["d_steps"]), "path": name}
     if "s" not in row:
         return head | {"updates/s": row.get("error", "-")}
-    used = f" ({row['used']})" if row["kind"] == "ganlab" and row["used"] != row["engine"] else ""
+    engine_note = f" ({row['used']})" if row["kind"] == "ganlab" and row["used"] != row["engine"] else ""
     memory = f"{row['rss_mb']:,.0f}" + (f" + {row['cuda_mb']:,.0f} GPU" if "cuda_mb" in row else "")
     return {
         **head,
-        "path": name + used,
+        "path": name + engine_note,
         "updates/s": f"{row['updates_per_s']:.4g}",
         "s": f"{row['s']:.4g}",
         "range": f"{row['least_s']:.3g}-{row['most_s']:.3g}",
@@ -72,91 +72,90 @@ def _case_row(case: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> Row
     }
 
 
-def _scored_row(one: Mapping[str, Any]) -> Row:
-    points = ", ".join(f"{p['samples']}: {p['s']:.3g} s" for p in one["points"])
+def _scored_row(record: Mapping[str, Any]) -> Row:
+    points = ", ".join(f"{p['samples']}: {p['s']:.3g} s" for p in record["points"])
     return {
-        "net": f"{one['net']} {one['width']:g}x",
-        "extractor": one["extractor"],
-        "images/s": f"{one['images_per_s']:.4g}",
-        "made/s": f"{one['make_images_per_s']:.4g}",
+        "net": f"{record['net']} {record['width']:g}x",
+        "extractor": record["extractor"],
+        "images/s": f"{record['images_per_s']:.4g}",
+        "generated/s": f"{record['make_images_per_s']:.4g}",
         "images: seconds": points,
     }
 
 
-def _packed_row(one: Mapping[str, Any]) -> Row:
+def _packed_row(record: Mapping[str, Any]) -> Row:
     return {
-        "runs": str(one["runs"]),
-        "in": one["how"],
-        "path": one["path"],
-        "threads each": str(one["threads"]),
-        "updates/s together": f"{1 / one['s']:.4g}",
-        "x one": f"{one['gain']:.2f} ({one['gain_least']:.2f}-{one['gain_most']:.2f})",
-        "MB": f"{one['rss_mb']:,.0f}",
+        "runs": str(record["runs"]),
+        "in": record["how"],
+        "path": record["path"],
+        "threads each": str(record["threads"]),
+        "updates/s in total": f"{1 / record['s']:.4g}",
+        "x one": f"{record['gain']:.2f} ({record['gain_least']:.2f}-{record['gain_most']:.2f})",
+        "MB": f"{record['rss_mb']:,.0f}",
     }
 
 
-def _scaled_row(one: Mapping[str, Any]) -> Row:
+def _scaled_row(record: Mapping[str, Any]) -> Row:
     return {
-        "axis": one["axis"],
-        "value": f"{one['value']:g}",
-        "path": one["path"],
-        "s": f"{one['s']:.4g}",
-        "images/s": f"{one['batch_size'] / one['s']:.4g}",
-        "GFLOP": f"{one['flops'] / 1e9:.4g}",
-        "of floor": f"{one['share_of_floor']:.0%}",
+        "axis": record["axis"],
+        "value": f"{record['value']:g}",
+        "path": record["path"],
+        "s": f"{record['s']:.4g}",
+        "images/s": f"{record['batch_size'] / record['s']:.4g}",
+        "GFLOP": f"{record['flops'] / 1e9:.4g}",
+        "of floor": f"{record['share_of_floor']:.0%}",
     }
 
 
 def _heads(rows: Sequence[Row]) -> list[str]:
-    """The columns of the fullest row."""
+    """The columns of the row with the most columns."""
     return list(max(rows, key=lambda row: len(list(row))))
 
 
-def show(told: Mapping[str, Any], conclusions: Sequence[str]) -> None:
-    """Every table on the screen, then the conclusions."""
-    for title, rows in sections(told):
+def show(measurements: Mapping[str, Any], conclusions: Sequence[str]) -> None:
+    """Print all tables, then the conclusions."""
+    for title, rows in sections(measurements):
         heads = _heads(rows)
         process.print_table(title, heads, [{head: row.get(head, "") for head in heads} for row in rows])
     print("\n".join(conclusions), end="\n" if conclusions else "")
 
 
-def markdown(told: Mapping[str, Any], conclusions: Sequence[str]) -> str:
+def markdown(measurements: Mapping[str, Any], conclusions: Sequence[str]) -> str:
     """``bench.md``: machine, versions, commands and dates, then the tables."""
-    records = [r for name, part in told.items() if name != "format" for r in part.values()]
+    records = [r for name, part in measurements.items() if name != "format" for r in part.values()]
     lines = ["# Speed", "", *_about(records), ""]
-    for title, rows in sections(told):
+    for title, rows in sections(measurements):
         heads = _heads(rows)
         lines += [f"## {title}", "", _line(heads), _line(["---"] * len(heads))]
         lines += [_line([row.get(head, "") for head in heads]) for row in rows] + [""]
     if conclusions:
-        lines += ["## What follows", "", *(f"- {line}" for line in conclusions), ""]
+        lines += ["## Conclusions", "", *(f"- {line}" for line in conclusions), ""]
     return "\n".join([*lines, HOW])
 
 
 def _about(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    def each(key: str) -> str:
+    def distinct(key: str) -> str:
         return ", ".join(dict.fromkeys(str(r[key]) for r in records))
 
     versions = records[-1]["versions"]
     dates = sorted(r["when"] for r in records)
     loads = [r["load"] for r in records if r["load"] is not None]
     lines = [
-        f"- machine: {each('device')}, {each('cores')} cores, {each('threads')} threads a path",
-        f"- versions: {', '.join(f'{k} {v}' for k, v in versions.items() if v)}; commit {each('git')}",
+        f"- machine: {distinct('device')}, {distinct('cores')} cores, {distinct('threads')} threads per path",
+        f"- versions: {', '.join(f'{k} {v}' for k, v in versions.items() if v)}; commit {distinct('git')}",
         f"- measured: {dates[0]} to {dates[-1]}",
     ]
     if loads:
-        lines.append(f"- load average when a part was done: {min(loads):.1f} to {max(loads):.1f}")
+        lines.append(f"- load average at the end of a measurement: {min(loads):.1f} to {max(loads):.1f}")
     return [*lines, *(f"- `{command}`" for command in dict.fromkeys(r["command"] for r in records))]
 
 
 HOW = """\
-Every path ran in a process of its own; some updates of each in turn, A B A B ...; medians and ranges of the
-rounds. x plain: times as fast as `scripts/plain_loop.py` on images of the same size, round by round; x CPU:
-the same by processor time. of floor: the fewest floating-point operations of any path, at the best rate of a
-large matrix product or convolution measured between the turns, as a share of the time taken. operations:
-dispatched in an update, views and allocations left out. first s: from the start of the process to the end of
-the first update. MB: peak of the process.
+Each path ran in its own process; paths took turns (A B A B ...). Values are medians and ranges over rounds.
+x plain: speed relative to `scripts/plain_loop.py` at the same image size, round by round. x CPU: the same by
+CPU time. of floor: the fewest FLOPs of any path, at the best rate of a large matrix product or convolution
+measured between the turns, as a share of the measured time. operations: dispatched per update, without views
+and allocations. first s: from process start to the end of the first update. MB: peak memory of the process.
 """
 
 

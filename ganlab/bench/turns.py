@@ -1,4 +1,4 @@
-"""Handing out turns: children that are started, asked one or all at once, and ended."""
+"""Control benchmark subprocesses: start them, send requests to one or all, and stop them."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from typing import Any
 from ganlab.errors import ConfigError, EnvError, GanlabError, Mistake
 from ganlab.system.paths import python_path
 
-COMMAND = [sys.executable, "-P", "-m", "ganlab.bench.child"]  # -P: no library of the working folder's
-FAILED = {kind.code: kind for kind in (ConfigError, EnvError)}
+COMMAND = [sys.executable, "-P", "-m", "ganlab.bench.child"]  # -P: do not import from the working folder
+ERRORS_BY_CODE = {kind.code: kind for kind in (ConfigError, EnvError)}
 
 
 class Child:
-    """A process that answers questions (``child.py``), one at a time. ``name`` is for what it is told by."""
+    """A benchmark subprocess (``child.py``) that handles one request at a time. ``name``: for errors."""
 
     def __init__(self, name: str, threads: int, config_dirs: Sequence[str] = ()) -> None:
         self.name = name
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": python_path(os.environ)}
         if config_dirs:
             env["GANLAB_CONFIGS"] = os.pathsep.join([*config_dirs, env.get("GANLAB_CONFIGS", "")])
-        self.asked_at = time.time()
+        self.start_time = time.time()
         self.process = subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=env
         )
 
-    def say(self, do: str, **more: Any) -> None:
-        """Ask; ``hear`` gives the answer. Several children asked before one is heard work side by side."""
+    def send(self, do: str, **fields: Any) -> None:
+        """Send a request; ``receive`` returns its reply. Children with pending requests run concurrently."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # heard as its end
-            self.process.stdin.write(json.dumps({"do": do, "asked": self.asked_at, **more}) + "\n")
+        with contextlib.suppress(BrokenPipeError):  # ``receive`` reports its end
+            self.process.stdin.write(json.dumps({"do": do, "asked": self.start_time, **fields}) + "\n")
             self.process.stdin.flush()
 
-    def hear(self) -> dict[str, Any]:
-        """The answer. Raises the error that it tells, or EnvError if it is gone."""
+    def receive(self) -> dict[str, Any]:
+        """Return the reply. Raises the error it reports, or EnvError if the process has died."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
-            what = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise EnvError(self.name, what, "if memory ran out, lower batch_size or width")
+            problem = f"killed by signal {-code}" if code < 0 else f"exited with code {code}"
+            raise EnvError(self.name, problem, "if it ran out of memory, lower batch_size or width")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise FAILED.get(answer["code"], GanlabError)(Mistake(*m) for m in answer["error"])
+            raise ERRORS_BY_CODE.get(answer["code"], GanlabError)(Mistake(*m) for m in answer["error"])
         return answer
 
-    def ask(self, do: str, **more: Any) -> dict[str, Any]:
-        self.say(do, **more)
-        return self.hear()
+    def request(self, do: str, **fields: Any) -> dict[str, Any]:
+        self.send(do, **fields)
+        return self.receive()
 
     def __enter__(self) -> Child:
         return self
@@ -73,10 +73,10 @@ class Child:
             self.process.wait()
 
 
-def together(children: Iterable[Child], do: str, **more: Any) -> tuple[float, list[dict[str, Any]]]:
-    """Ask all at once; the seconds until the last has answered, and the answers."""
-    asked, began = list(children), time.perf_counter()
-    for child in asked:
-        child.say(do, **more)
-    answers = [child.hear() for child in asked]
+def request_all(children: Iterable[Child], do: str, **fields: Any) -> tuple[float, list[dict[str, Any]]]:
+    """Send a request to all children; return the seconds until the last reply, and the replies."""
+    waiting, began = list(children), time.perf_counter()
+    for child in waiting:
+        child.send(do, **fields)
+    answers = [child.receive() for child in waiting]
     return time.perf_counter() - began, answers

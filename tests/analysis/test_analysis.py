@@ -49,7 +49,7 @@ QUICK = [
     "updates=1",
     "methods=none,sn",
 ]
-GIVEN = {  # which runs each analysis is tried on
+RUNS_OF = {  # which runs each analysis is tried on
     "admissible": [],
     "parallel_lines": [],
     "loss_curves": ["gp-held", "sn"],
@@ -68,10 +68,10 @@ def keys_of(name: str) -> list[str]:
     return [w for w in QUICK if w.partition("=")[0] in parameters(analysis.load(name))]
 
 
-def make(name: str, runs: Runs, out: Path, *words: str) -> tuple[bytes, list[dict[str, str]]]:
+def make(name: str, runs: Runs, out: Path, *options: str) -> tuple[bytes, list[dict[str, str]]]:
     """The picture and the table of an analysis."""
-    names = GIVEN.get(name, ["sn", "wn"])
-    analysis.analyze([runs[n] for n in names], name, out, [*keys_of(name), *words])
+    names = RUNS_OF.get(name, ["sn", "wn"])
+    analysis.analyze([runs[n] for n in names], name, out, [*keys_of(name), *options])
     return (out / f"{name}.png").read_bytes(), table(out / f"{name}.csv")
 
 
@@ -86,22 +86,22 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def test_every_analysis_is_found_and_documents_its_keys() -> None:
-    known = analysis.catalogue()
-    assert set(known) == EVERY | OTHERS
-    for name, entry in known.items():
+    entries = analysis.catalogue()
+    assert set(entries) == EVERY | OTHERS
+    for name, entry in entries.items():
         kind = analysis.load(name)
         assert set(entry.keys) == set(parameters(kind)), name
         assert 20 < len(entry.title) < 120, name
-        said = "\n".join(line.strip() for line in entry.doc.splitlines())
+        doc = "\n".join(line.strip() for line in entry.doc.splitlines())
         for key in entry.keys:
-            assert f"\n{key}: " in said, f"{name} does not say what {key} is"
+            assert f"\n{key}: " in doc, f"{name} does not say what {key} is"
 
 
 @pytest.mark.parametrize("name", sorted(EVERY))
 def test_each_makes_a_picture_and_a_table_twice_the_same(
     name: str, analysis_runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {n: content(analysis_runs[n]) for n in GIVEN.get(name, ["sn", "wn"])}
+    before = {n: content(analysis_runs[n]) for n in RUNS_OF.get(name, ["sn", "wn"])}
     random = torch.get_rng_state()
     png, rows = make(name, analysis_runs, tmp_path / "a")
     assert torch.equal(torch.get_rng_state(), random)
@@ -113,9 +113,9 @@ def test_each_makes_a_picture_and_a_table_twice_the_same(
         assert len(image.convert("L").getcolors(256) or []) > 20  # drawn on
     assert rows
     assert all(value is not None for row in rows for value in row.values())
-    said = capsys.readouterr().out.splitlines()
-    assert f"{name} -> " in said[-1]
-    assert said[-1].endswith(f"{name}.csv")
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{name} -> " in lines[-1]
+    assert lines[-1].endswith(f"{name}.csv")
     if name != "speed":  # which measures
         assert make(name, analysis_runs, tmp_path / "b") == (png, rows)
         assert content(tmp_path / "a") == content(tmp_path / "b")
@@ -127,32 +127,32 @@ def test_one_run_gets_a_folder_of_its_own_and_nothing_else(analysis_runs: Runs, 
     assert main.main(["analyze", str(run), "analysis=singular_values,admissible"]) == 0
     after = content(run)
     assert {k: v for k, v in after.items() if not k.startswith("analysis/")} == before
-    wanted = {"singular_values.png", "singular_values.csv", "singular_values_layers.csv"}
-    wanted |= {"admissible.png", "admissible.csv"}
-    assert {Path(k).name for k in after.keys() - before.keys()} == wanted
+    expected = {"singular_values.png", "singular_values.csv", "singular_values_layers.csv"}
+    expected |= {"admissible.png", "admissible.csv"}
+    assert {Path(k).name for k in after.keys() - before.keys()} == expected
 
 
 def test_all_makes_what_fits_and_says_why_the_rest_does_not(
     analysis_runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*QUICK, "checkpoint=last"]
-    made = analysis.analyze([analysis_runs["sn"], analysis_runs["wn"]], "all", tmp_path, words)
-    not_made = {"d_steps", "feature_dim", "nearest", "ngram_js", "overfitting", "speed"}
-    not_made |= {"value_line", "value_surface"}
-    assert {p.stem for p in made} == EVERY - not_made
-    said = capsys.readouterr().out.splitlines()
-    reasons = {line.partition(":")[0]: line for line in said if ": not made: " in line}
-    assert set(reasons) == not_made
-    assert "have one d_steps: 1" in reasons["d_steps"]
-    assert "have one architecture.last_factor: 1" in reasons["feature_dim"]
-    assert "at most 1 run, and was given 2" in reasons["nearest"]
-    assert "no run says anything of held-out images" in reasons["overfitting"]
-    assert "is of points, and wn has images" in reasons["value_surface"]
+    options = [*QUICK, "checkpoint=last"]
+    pictures = analysis.analyze([analysis_runs["sn"], analysis_runs["wn"]], "all", tmp_path, options)
+    skipped = {"d_steps", "feature_dim", "nearest", "ngram_js", "overfitting", "speed"}
+    skipped |= {"value_line", "value_surface"}
+    assert {p.stem for p in pictures} == EVERY - skipped
+    lines = capsys.readouterr().out.splitlines()
+    reasons = {line.partition(":")[0]: line for line in lines if ": skipped: " in line}
+    assert set(reasons) == skipped
+    assert "have the same d_steps: 1" in reasons["d_steps"]
+    assert "have the same architecture.last_factor: 1" in reasons["feature_dim"]
+    assert "takes at most 1 run, got 2" in reasons["nearest"]
+    assert "no run has losses on held-out images" in reasons["overfitting"]
+    assert "for runs on points only; wn has images" in reasons["value_surface"]
 
 
-def fails(code: int, capfd: pytest.CaptureFixture[str], *words: str) -> str:
+def fails(code: int, capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     capfd.readouterr()
-    assert main.main(["analyze", *words]) == code
+    assert main.main(["analyze", *arguments]) == code
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("ganlab: error: ")
     return line.removeprefix("ganlab: error: ")
@@ -173,14 +173,14 @@ def test_mistakes_are_one_line_with_the_fix(
     assert "unheard: there is no such key; change metric" in fails(
         2, capfd, sn, "analysis=scores", "unheard=9"
     )
-    assert "wants a run" in fails(3, capfd, "analysis=scores")
+    assert "needs at least 1 run, got 0" in fails(3, capfd, "analysis=scores")
     assert "no such folder" in fails(3, capfd, "nowhere", "analysis=scores")
     assert "has no checkpoint of step 9" in fails(4, capfd, sn, "analysis=scores", "checkpoint=9")
     assert "has no split 'test'" in fails(3, capfd, sn, "analysis=scores", "split=test", "n=4")
-    assert "have one d_steps" in fails(3, capfd, sn, str(analysis_runs["wn"]), "analysis=d_steps")
+    assert "have the same d_steps" in fails(3, capfd, sn, str(analysis_runs["wn"]), "analysis=d_steps")
     both = (sn, str(analysis_runs["sn-d2"]), "analysis=d_steps")
-    assert "there are 1, 2, 3" in fails(3, capfd, *both, "updates=77")
-    assert "they have is_cifar, fid_cifar" in fails(3, capfd, *both, "score=fid")
+    assert "available steps: 1, 2, 3" in fails(3, capfd, *both, "updates=77")
+    assert "available scores: is_cifar, fid_cifar" in fails(3, capfd, *both, "score=fid")
     assert "did you mean 'sn'?" in fails(2, capfd, sn, "analysis=speed", "methods=none,ns")
     assert "steps" in fails(2, capfd, "analysis=admissible", "steps=3")
     assert list(tmp_path.iterdir()) == []  # a failure leaves nothing behind
@@ -193,8 +193,8 @@ def test_damaged_runs_and_missing_data_are_told(
     text = (run / "config.yaml").read_text()
     old = "_target_: ganlab.data.digits.Digits\n  resolution: 16\n  channels: 1\n"
     assert old in text
-    gone = "_target_: ganlab.data.folder.Folder\n  path: gone.zip\n  resolution: 16\n  channels: 1\n"
-    (run / "config.yaml").write_text(text.replace(old, gone))
+    missing = "_target_: ganlab.data.folder.Folder\n  path: gone.zip\n  resolution: 16\n  channels: 1\n"
+    (run / "config.yaml").write_text(text.replace(old, missing))
     assert "gone.zip" in fails(3, capfd, str(run), "analysis=gradient_norm", "n=4")
     shutil.rmtree(run / "checkpoints")
     assert "holds no checkpoint" in fails(4, capfd, str(run), "analysis=singular_values")
@@ -225,11 +225,11 @@ def test_conditional_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
     run = maker.train(tmp_path, "cond", maker.CONDITIONAL)
     names = "gradient_norm,scores,samples,interpolations,nearest,operator_norms,singular_values,speed"
-    words = {w for name in names.split(",") for w in keys_of(name)}
-    made = analysis.analyze([run], names, tmp_path / "out", sorted(words))
-    assert len(made) == 8
-    game, _ = subjects.open_runs([run])[0].restore()
-    assert game.num_classes == 10
+    options = {w for name in names.split(",") for w in keys_of(name)}
+    pictures = analysis.analyze([run], names, tmp_path / "out", sorted(options))
+    assert len(pictures) == 8
+    gan, _ = subjects.open_runs([run])[0].restore()
+    assert gan.num_classes == 10
 
 
 def test_help_lists_them_and_the_keys_of_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,18 +271,20 @@ def test_samples_down_and_across_any_axis_or_key(
     shutil.rmtree(root / "a-sn" / "checkpoints")
     drawn = []
 
-    def note(title: str, rows: list[str], columns: list[str], cells: dict[Any, Any], note: str = "") -> bytes:
+    def record(
+        title: str, rows: list[str], columns: list[str], cells: dict[Any, Any], note: str = ""
+    ) -> bytes:
         drawn.append(
             (rows, columns, {place: (tile[0] is not None, *tile[1:]) for place, tile in cells.items()})
         )
-        return real(title, rows, columns, cells, note)
+        return draw(title, rows, columns, cells, note)
 
-    real = sheet.png
-    monkeypatch.setattr(sheet, "png", note)
+    draw = sheet.png
+    monkeypatch.setattr(sheet, "png", record)
     analysis.analyze([root], "samples", tmp_path / "o", ["side=2", "down=pair", "across=method"])
     rows, columns, cells = drawn.pop()
     assert (rows, columns) == (["a", "b"], ["WN", "SN"])
-    assert {place: (there, alarm) for place, (there, _, alarm) in cells.items()} == {
+    assert {place: (present, alarm) for place, (present, _, alarm) in cells.items()} == {
         (0, 0): (True, False),
         (0, 1): (False, False),
         (1, 0): (True, True),
@@ -290,16 +292,16 @@ def test_samples_down_and_across_any_axis_or_key(
     }
     assert cells[0, 1][1] == "no checkpoint"
     assert cells[1, 0][1].startswith("diverged · step 3")
-    assert cells[1, 1][1] == "not begun"
-    words = ["side=2", "down=optimizer", "across=seed"]
-    analysis.analyze([root], "samples", tmp_path / "o", words)
+    assert cells[1, 1][1] == "not started"
+    options = ["side=2", "down=optimizer", "across=seed"]
+    analysis.analyze([root], "samples", tmp_path / "o", options)
     rows, columns, _ = drawn.pop()
     assert (rows, columns) == (["Adam"], ["s0"])
-    with pytest.raises(DataError, match="no run has 'par'; the grid has pair, method, seed; or name a key"):
+    with pytest.raises(DataError, match="no run has 'par'; the grid has pair, method, seed; or use a key"):
         analysis.analyze([root], "samples", tmp_path / "o", ["down=par"])
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_those_of_other_samples_refuse_images(name: str, analysis_runs: Runs) -> None:
-    with pytest.raises(GanlabError, match=f"{name}: is of (text|points), and sn has images"):
+    with pytest.raises(GanlabError, match=f"{name}: for runs on (text|points) only; sn has images"):
         analysis.analyze([analysis_runs["sn"]], name, None, [])

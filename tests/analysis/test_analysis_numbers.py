@@ -41,8 +41,8 @@ Make = Callable[..., list[dict[str, str]]]
 def made(analysis_runs: Runs, tmp_path: Path) -> Make:
     """Makes an analysis of named runs; returns its table, or the one whose name ends in ``more``."""
 
-    def make(name: str, names: list[str], *words: str, more: str = "") -> list[dict[str, str]]:
-        analysis.analyze([analysis_runs[n] for n in names], name, tmp_path, words)
+    def make(name: str, names: list[str], *options: str, more: str = "") -> list[dict[str, str]]:
+        analysis.analyze([analysis_runs[n] for n in names], name, tmp_path, options)
         with open(tmp_path / f"{name}{more}.csv", newline="") as file:
             return list(csv.DictReader(file))
 
@@ -53,15 +53,15 @@ def opened(runs: Runs, name: str) -> subjects.Subject:
     return subjects.open_runs([runs[name]])[0]
 
 
-def close(found: str | float, wanted: float, rel: float = 1e-5) -> bool:
-    return math.isclose(float(found), wanted, rel_tol=rel, abs_tol=1e-9)
+def close(value: str | float, expected: float, rel: float = 1e-5) -> bool:
+    return math.isclose(float(value), expected, rel_tol=rel, abs_tol=1e-9)
 
 
 def test_singular_values_are_those_of_the_weight_that_acts(made: Make, analysis_runs: Runs) -> None:
     rows = made("singular_values", ["sn", "wn"])
     for name in ("sn", "wn"):
-        game, _ = opened(analysis_runs, name).restore()
-        d = game.discriminator.eval()
+        gan, _ = opened(analysis_runs, name).restore()
+        d = gan.discriminator.eval()
         for layer, module in weighted_layers(d):
             own = [r for r in rows if (r["method"], r["layer"]) == (name, layer)]
             if layer == "dense":
@@ -93,19 +93,19 @@ def test_spectral_norms_join_the_log_and_the_checkpoints(made: Make, analysis_ru
         assert close(r["norm"], logged[int(r["step"])][f"{prefix}/{r['layer']}"])
     rows = made("spectral_norms", ["wn"])  # nothing logged: the checkpoints alone
     assert {r["source"] for r in rows} == {"checkpoint"}
-    game, step = opened(analysis_runs, "wn").restore()
-    wanted = singular_values.spectral_norms(game.discriminator)
+    gan, step = opened(analysis_runs, "wn").restore()
+    expected = singular_values.spectral_norms(gan.discriminator)
     last = {r["layer"]: float(r["norm"]) for r in rows if (r["step"], r["kind"]) == (str(step), "effective")}
-    assert last == pytest.approx(wanted)
+    assert last == pytest.approx(expected)
     assert {int(r["step"]) for r in made("spectral_norms", ["sn"], "since=2")} == {2, 3}
 
 
 def test_operator_norms_are_the_layers_own(made: Make, analysis_runs: Runs) -> None:
     rows = made("operator_norms", ["sn"])
-    game, _ = opened(analysis_runs, "sn").restore()
-    wanted = layer_norms(game.discriminator, (1, 16, 16))
-    assert [r["layer"] for r in rows] == [n["layer"] for n in wanted]
-    for r, n in zip(rows, wanted, strict=True):
+    gan, _ = opened(analysis_runs, "sn").restore()
+    expected = layer_norms(gan.discriminator, (1, 16, 16))
+    assert [r["layer"] for r in rows] == [n["layer"] for n in expected]
+    for r, n in zip(rows, expected, strict=True):
         assert close(r["exact"], n["exact"])
         assert close(r["reshaped"], n["reshaped"])
         assert r["input"] == "x".join(map(str, n["input"]))
@@ -116,9 +116,9 @@ def test_gradient_norms_by_finite_differences(made: Make, analysis_runs: Runs) -
     rows = made("gradient_norm", ["wn"], "n=5")
     assert [r["kind"] for r in rows] == ["data"] * 5 + ["between"] * 5 + ["samples"] * 5
     subject = opened(analysis_runs, "wn")
-    game, _ = subject.restore()
-    d = game.discriminator.eval().double()
-    x = subject.real(game, 5, 0).x.double()[:1]
+    gan, _ = subject.restore()
+    d = gan.discriminator.eval().double()
+    x = subject.real(gan, 5, 0).x.double()[:1]
     slopes = torch.stack(
         [d(x + 1e-6 * e.view_as(x)).score - d(x - 1e-6 * e.view_as(x)).score for e in torch.eye(256).double()]
     )
@@ -133,11 +133,11 @@ def test_gradient_norms_by_finite_differences(made: Make, analysis_runs: Runs) -
 def test_scores_are_ds_own(made: Make, analysis_runs: Runs) -> None:
     rows = made("scores", ["sn"], "n=7")
     subject = opened(analysis_runs, "sn")
-    game, _ = subject.restore()
-    with torch.no_grad(), evaluating(game.discriminator), evaluating(game.generator):
-        real = game.discriminator(subject.real(game, 7, 0).x).score
-        z, _ = subject.draw(game, 7, 0)
-        fake = game.discriminator(game.generator(z)).score
+    gan, _ = subject.restore()
+    with torch.no_grad(), evaluating(gan.discriminator), evaluating(gan.generator):
+        real = gan.discriminator(subject.real(gan, 7, 0).x).score
+        z, _ = subject.draw(gan, 7, 0)
+        fake = gan.discriminator(gan.generator(z)).score
     assert [r["kind"] for r in rows] == ["training images"] * 7 + ["samples"] * 7  # digits hold nothing out
     np.testing.assert_allclose(
         [float(r["score"]) for r in rows], torch.cat([real, fake]), rtol=1e-4, atol=1e-6
@@ -146,13 +146,13 @@ def test_scores_are_ds_own(made: Make, analysis_runs: Runs) -> None:
 
 def test_real_images_are_the_data_sets_without_repetition(analysis_runs: Runs) -> None:
     subject = opened(analysis_runs, "sn")
-    game, _ = subject.restore()
-    every = torch.from_numpy(subject.images().images).float() / 127.5 - 1
-    x = subject.real(game, 20, 0).x
-    found = {int((every == one).flatten(1).all(1).nonzero()[0]) for one in x}
-    assert len(found) == 20
-    assert not torch.equal(x, subject.real(game, 20, 1).x)
-    assert len(subject.real(game, 10**6, 0).x) == len(every)
+    gan, _ = subject.restore()
+    images = torch.from_numpy(subject.images().images).float() / 127.5 - 1
+    x = subject.real(gan, 20, 0).x
+    indices = {int((images == image).flatten(1).all(1).nonzero()[0]) for image in x}
+    assert len(indices) == 20
+    assert not torch.equal(x, subject.real(gan, 20, 1).x)
+    assert len(subject.real(gan, 10**6, 0).x) == len(images)
 
 
 def result(run: Path, score: str = "is_cifar") -> float:
@@ -177,8 +177,8 @@ def test_curves_are_the_runs_scores(
     assert at["sn", 1.0, 1] == result(analysis_runs["sn-s1"])
     assert at["sn", 2.0, 0] == result(analysis_runs[names[2]])
     both = [at["sn", 1.0, 0], at["sn", 1.0, 1]]
-    said = capsys.readouterr().out
-    assert f"1: {statistics.fmean(both):.2f} ± {statistics.stdev(both):.2f}" in said
+    output = capsys.readouterr().out
+    assert f"1: {statistics.fmean(both):.2f} ± {statistics.stdev(both):.2f}" in output
     rows = made(name, names, "score=fid_cifar")
     at = {(r["method"], float(r[key]), int(r["seed"])): float(r["value"]) for r in rows}
     assert at["sn", 1.0, 1] == result(analysis_runs["sn-s1"], "fid_cifar")
@@ -187,9 +187,9 @@ def test_curves_are_the_runs_scores(
 def test_learning_curves_are_the_logs(made: Make, analysis_runs: Runs) -> None:
     rows = made("learning_curves", ["sn", "sn-s1", "wn"], "score=fid_cifar")
     log = [json.loads(x) for x in (analysis_runs["sn-s1"] / "metrics.jsonl").read_text().splitlines()]
-    wanted = {r["step"]: r["scores"]["fid_cifar"] for r in log if r["kind"] == "eval"}
+    expected = {r["step"]: r["scores"]["fid_cifar"] for r in log if r["kind"] == "eval"}
     own = {int(float(r["step"])): float(r["value"]) for r in rows if (r["method"], r["seed"]) == ("sn", "1")}
-    assert own == wanted
+    assert own == expected
     assert len(rows) == 9
 
 
@@ -210,7 +210,7 @@ def test_no_time_is_known_without_speeds(analysis_runs: Runs, tmp_path: Path) ->
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(line for line in lines if '"train"' not in line))
     with pytest.raises(
-        DataError, match="do not tell their speed, so no time is known; train with log_every=N"
+        DataError, match="have no recorded speeds, so their time is unknown; train with log_every=N"
     ):
         analysis.analyze([run], "learning_curves", tmp_path / "o", ["x=time"])
 
@@ -237,26 +237,26 @@ def test_overfitting_is_the_log_of_runs_that_look(
         "train": "critic/negative_critic_loss_train",
         "validation": "critic/negative_critic_loss_validation",
     }
-    wanted = [{k: r[name] for k, name in names.items()} for r in log if r["kind"] == "train"]
-    assert [{k: float(row[k]) for k in names} for row in rows] == wanted
+    expected = [{k: r[name] for k, name in names.items()} for r in log if r["kind"] == "train"]
+    assert [{k: float(row[k]) for k in names} for row in rows] == expected
     assert [int(row["step"]) for row in rows] == [1, 2, 3]
     assert {row["curve"] for row in rows} == {"negative critic loss"}
     for row in rows:
         assert float(row["gap"]) == float(row["train"]) - float(row["validation"])
-    said = capsys.readouterr().out
-    assert re.search(r"^  SN.*: trained without validation=true$", said, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert re.search(r"^  SN.*: trained without validation=true$", output, re.MULTILINE)
     assert [int(r["step"]) for r in made("overfitting", ["gp-held"], "since=2")] == [2, 3]
 
 
 def test_interpolations_begin_and_end_at_the_latents(made: Make, analysis_runs: Runs) -> None:
     rows = made("interpolations", ["sn"], "pairs=2", "columns=4")
     subject = opened(analysis_runs, "sn")
-    game, _ = subject.restore()
-    z, _ = subject.draw(game, 4, 0)
+    gan, _ = subject.restore()
+    z, _ = subject.draw(gan, 4, 0)
     way = interpolate(z[:2], z[2:], 4).view(2, 4, -1)
     torch.testing.assert_close(way[:, 0], z[:2])
     torch.testing.assert_close(way[:, -1], z[2:])
-    x = generate(game, way.flatten(0, 1), None).view(2, 4, -1)
+    x = generate(gan, way.flatten(0, 1), None).view(2, 4, -1)
     for r in rows:
         pair, a, b = (int(r[k]) for k in ("pair", "from", "to"))
         assert close(r["rms_change"], float((x[pair, a] - x[pair, b]).square().mean().sqrt()), 1e-4)
@@ -269,8 +269,8 @@ def test_samples_show_the_scored_g_at_its_place(made: Make, analysis_runs: Runs,
         ("none", "A", "0"), ("wn", "C", "0"), ("sn", "C", "0"),
     ]  # fmt: skip
     subject = opened(analysis_runs, "sn")
-    game, _ = subject.restore()
-    first = as_bytes(generate(game, *subject.draw(game, 4, 0)))[0]
+    gan, _ = subject.restore()
+    first = as_bytes(generate(gan, *subject.draw(gan, 4, 0)))[0]
     tile = first.expand(3, -1, -1).permute(1, 2, 0).repeat_interleave(4, 0).repeat_interleave(4, 1).numpy()
     sheet = np.asarray(Image.open(tmp_path / "samples.png"))
     places = np.argwhere((sheet[:-63, :-63] == tile[0, 0]).all(-1))
@@ -306,25 +306,33 @@ def test_nearest_finds_copies_and_passes_an_image_itself_over() -> None:
     full = np.linalg.norm(queries.reshape(5, 1, -1).astype(float) - flat, axis=2)
     rows = torch.arange(1203)
     own = torch.tensor([-1, 3, -1, -1, -1])
-    seen = nearest.features(Pixels(), torch.from_numpy(queries))
-    found = nearest.search(Pixels(), train, rows, seen, own, 3)
-    assert int(found.rows[0, 0]) == 777
-    assert float(found.distance[0, 0]) < 1e-3
+    features = nearest.features(Pixels(), torch.from_numpy(queries))
+    neighbors = nearest.search(Pixels(), train, rows, features, own, 3)
+    assert int(neighbors.rows[0, 0]) == 777
+    assert float(neighbors.distance[0, 0]) < 1e-3
     full[1, 3] = np.inf
-    np.testing.assert_array_equal(found.rows.numpy(), full.argsort(1, kind="stable")[:, :3])
-    np.testing.assert_allclose(found.distance[1:].numpy(), np.sort(full, 1)[1:, :3], rtol=1e-6)
-    told = nearest.compare(torch.tensor([0.5, 3.0]).double(), torch.arange(1, 101).double())
-    assert (told["median_baseline"], told["share_below_q05"], told["least_sample"]) == (50.0, 1.0, 0.5)
+    np.testing.assert_array_equal(neighbors.rows.numpy(), full.argsort(1, kind="stable")[:, :3])
+    np.testing.assert_allclose(neighbors.distance[1:].numpy(), np.sort(full, 1)[1:, :3], rtol=1e-6)
+    numbers = nearest.compare(torch.tensor([0.5, 3.0]).double(), torch.arange(1, 101).double())
+    assert (numbers["median_baseline"], numbers["share_below_q05"], numbers["least_sample"]) == (
+        50.0,
+        1.0,
+        0.5,
+    )
 
 
 def test_nearest_of_a_run(made: Make, analysis_runs: Runs) -> None:
     rows = made("nearest", ["sn"], "n=6", "k=2", "rows=2", "n_real=300")
     assert [r["kind"] for r in rows] == ["sample"] * 12 + ["baseline"] * 12
     assert all(r["query"] != r["train_index"] for r in rows if r["kind"] == "baseline")
-    (told,) = made("nearest", ["sn"], "n=6", "k=2", "rows=2", "n_real=300", more="_summary")
-    assert (told["searched"], told["training_images"], told["baseline"]) == ("300", "1797", "leave-one-out")
+    (summary,) = made("nearest", ["sn"], "n=6", "k=2", "rows=2", "n_real=300", more="_summary")
+    assert (summary["searched"], summary["training_images"], summary["baseline"]) == (
+        "300",
+        "1797",
+        "leave-one-out",
+    )
     firsts = sorted(float(r["distance"]) for r in rows if (r["kind"], r["rank"]) == ("sample", "1"))
-    assert close(told["least_sample"], firsts[0])
+    assert close(summary["least_sample"], firsts[0])
 
 
 def test_admissible_sets_obey_both_conditions_and_are_attained(made: Make, tmp_path: Path) -> None:
@@ -350,7 +358,7 @@ def test_speed_takes_turns_and_leaves_the_first_round_out(
     clock = iter(range(1000))
     monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(clock)))
     blocks = {n: (lambda n=n: calls.append(n)) for n in ("a", "b")}  # type: ignore[misc]
-    times = speed.interleaved(blocks, 3)
+    times = speed.time_in_turn(blocks, 3)
     assert calls == ["a", "b"] * 4
     assert times == {"a": [1.0] * 3, "b": [1.0] * 3}
     monkeypatch.undo()
@@ -361,8 +369,8 @@ def test_speed_takes_turns_and_leaves_the_first_round_out(
     assert {(r["d_steps"], r["batch_size"], r["images"], r["width"]) for r in rows} == {
         ("2", "8", "1x16x16", "0.05")
     }
-    words = ["dataset.resolution=16", "architecture.width=0.05", "batch_size=4", "metric.extractor=cifar"]
-    rows = made("speed", [], *words, "methods=none", "rounds=1", "updates=1", "d_steps=1")
+    options = ["dataset.resolution=16", "architecture.width=0.05", "batch_size=4", "metric.extractor=cifar"]
+    rows = made("speed", [], *options, "methods=none", "rounds=1", "updates=1", "d_steps=1")
     assert rows[0]["batch_size"] == "4"
 
 

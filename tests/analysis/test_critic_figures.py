@@ -22,7 +22,7 @@ from ganlab import analysis
 from ganlab.analysis import loss_curves, value_line
 from ganlab.analysis.layer_gradients import Norms, by_layer, factor
 from ganlab.analysis.value_surface import auc, steepest, surface
-from ganlab.analysis.weight_histograms import histogram, summed, weights
+from ganlab.analysis.weight_histograms import histogram, summarize, weights
 from ganlab.cli import main
 from ganlab.errors import DataError
 from ganlab.methods.losses import Hinge, Loss, Minimax, Wasserstein
@@ -49,7 +49,7 @@ class Linear(nn.Module):
         return Verdict(x.squeeze(1))
 
 
-def game_of(d: nn.Module, loss: Loss) -> Any:
+def gan_of(d: nn.Module, loss: Loss) -> Any:
     return SimpleNamespace(discriminator=d, loss=loss, verdict=d, device=torch.device("cpu"))
 
 
@@ -57,23 +57,23 @@ def test_gradients_of_a_deep_linear_net_are_products_of_its_matrices() -> None:
     torch.manual_seed(0)
     matrices = [torch.randn(4, 2), torch.randn(3, 4), torch.randn(1, 3)]
     d = Linear(*matrices)
-    game = game_of(d, Wasserstein())
-    found = by_layer(game, Batch(torch.randn(7, 2)), Batch(torch.randn(7, 2)))
-    assert [n.layer for n in found] == ["layers.0", "layers.1", "layers.2"]
+    gan = gan_of(d, Wasserstein())
+    norms = by_layer(gan, Batch(torch.randn(7, 2)), Batch(torch.randn(7, 2)))
+    assert [n.layer for n in norms] == ["layers.0", "layers.1", "layers.2"]
     a, b, c = matrices
-    for told, matrix in zip(found, (c @ b @ a, c @ b, c), strict=True):  # whatever the samples are
-        assert told.norm == pytest.approx(float(matrix.norm()), rel=1e-5)
+    for layer, matrix in zip(norms, (c @ b @ a, c @ b, c), strict=True):  # whatever the samples are
+        assert layer.norm == pytest.approx(float(matrix.norm()), rel=1e-5)
     assert all(p.grad is None for p in d.parameters())
     assert not any(layer._forward_pre_hooks for layer in d.layers)
 
 
 def test_each_sample_counts_by_its_own_part_of_the_loss() -> None:
     """Hinge with D(x) = x: gradient -1 on real samples below 1, +1 on generated ones above -1, else 0."""
-    game = game_of(Linear(torch.ones(1, 1)), Hinge())
+    gan = gan_of(Linear(torch.ones(1, 1)), Hinge())
     real = Batch(torch.tensor([[0.5], [2.0], [3.0], [0.0]]))  # two of four
     fake = Batch(torch.tensor([[-2.0], [0.0], [-3.0], [-4.0]]))  # one of four
-    (told,) = by_layer(game, real, fake)
-    assert told.norm == pytest.approx((2 / 4 + 1 / 4) / 2)
+    (layer,) = by_layer(gan, real, fake)
+    assert layer.norm == pytest.approx((2 / 4 + 1 / 4) / 2)
 
 
 def test_the_factor_between_layers_is_a_geometric_mean() -> None:
@@ -94,15 +94,15 @@ def test_layers_of_a_convolutional_d_come_in_the_order_of_their_calls(
 
 def test_histograms_of_known_weights() -> None:
     d = Linear(torch.tensor([[0.1, -0.1], [0.05, 0.1]]), torch.tensor([[0.0995, -0.02]]))
-    values = weights(game_of(d, Wasserstein()))
+    values = weights(gan_of(d, Wasserstein()))
     assert sorted(values) == pytest.approx([-0.1, -0.02, 0.05, 0.0995, 0.1, 0.1])
     counts, edges = histogram(values, 4)
     assert edges == pytest.approx([-0.1, -0.05, 0, 0.05, 0.1])
     assert counts.sum() == 6
     assert counts[0] == 1
-    told = summed(values)
-    assert told["at_the_edge"] == pytest.approx(4 / 6)  # within 1 % of 0.1
-    assert told["largest"] == pytest.approx(0.1)
+    statistics = summarize(values)
+    assert statistics["at_the_edge"] == pytest.approx(4 / 6)  # within 1 % of 0.1
+    assert statistics["largest"] == pytest.approx(0.1)
     assert histogram(np.zeros(3), 2)[0].sum() == 3  # no weight is anywhere else
 
 
@@ -119,9 +119,9 @@ def test_clipped_weights_lie_within_the_bound(analysis_runs: Runs, tmp_path: Pat
 
 
 def test_a_surface_is_ds_value_at_each_point() -> None:
-    game = game_of(Linear(torch.tensor([[2.0, -3.0]])), Wasserstein())
+    gan = gan_of(Linear(torch.tensor([[2.0, -3.0]])), Wasserstein())
     axis = np.linspace(-1, 1, 5)
-    values = surface(game, axis)
+    values = surface(gan, axis)
     assert values[0, 4] == pytest.approx(2 * 1 - 3 * -1)  # row: y, column: x
     assert values[3, 1] == pytest.approx(2 * -0.5 - 3 * 0.5)
     assert steepest(values, axis) == pytest.approx(math.sqrt(2**2 + 3**2))
@@ -136,9 +136,9 @@ def test_auc_counts_pairs() -> None:
 def test_the_steepness_of_gs_loss_on_a_line(loss: Loss) -> None:
     """D(x) = 3 x: of a critic 3 everywhere; of the minimax game sigmoid(3 x) * 3, which vanishes."""
     x = [-2.0, 0.5]
-    game = game_of(Linear(torch.tensor([[3.0]])), loss)
+    gan = gan_of(Linear(torch.tensor([[3.0]])), loss)
     by_hand = [-3 / (1 + math.exp(-3 * at)) if isinstance(loss, Minimax) else -3 for at in x]
-    assert value_line.gradients(game, torch.tensor(x)[:, None]) == pytest.approx(by_hand, rel=1e-5)
+    assert value_line.gradients(gan, torch.tensor(x)[:, None]) == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_the_line_between_two_gaussians_is_trained_once_and_drawn(
@@ -148,18 +148,18 @@ def test_the_line_between_two_gaussians_is_trained_once_and_drawn(
     line = ["analyze", "analysis=value_line", "points=200", "places=9", "steps=60", "device=cpu", "threads=1"]
     line += ["optimizer.lr=1e-2", "d_steps=1", "batch_size=64"]
     assert main.main(line) == 0
-    told = {r["method"]: r for r in read(tmp_path / "outputs/analysis/value_line_summary.csv")}
-    assert {*told} == {"none", "wc"}
-    assert float(told["none"]["w1"]) == pytest.approx(4, abs=0.5)
-    assert 0.4 < float(told["none"]["js_estimate"]) < math.log(2)  # 0.63 of an optimal D
-    assert told["wc"]["js_estimate"] == ""
-    assert 1 < float(told["wc"]["gap_over_slope"]) < 4
-    for r in told.values():
+    summary = {r["method"]: r for r in read(tmp_path / "outputs/analysis/value_line_summary.csv")}
+    assert {*summary} == {"none", "wc"}
+    assert float(summary["none"]["w1"]) == pytest.approx(4, abs=0.5)
+    assert 0.4 < float(summary["none"]["js_estimate"]) < math.log(2)  # 0.63 of an optimal D
+    assert summary["wc"]["js_estimate"] == ""
+    assert 1 < float(summary["wc"]["gap_over_slope"]) < 4
+    for r in summary.values():
         assert 0 <= float(r["weakest"]) <= float(r["median"])
     rows = read(tmp_path / "outputs/analysis/value_line.csv")
     assert [float(r["x"]) for r in rows[:9]] == [-8, -6, -4, -2, 0, 2, 4, 6, 8]
-    gan = [float(r["value"]) for r in rows if r["method"] == "none"]
-    assert gan[3] > 0.9 > 0.1 > gan[5]  # D is sure of both means
+    minimax = [float(r["value"]) for r in rows if r["method"] == "none"]
+    assert minimax[3] > 0.9 > 0.1 > minimax[5]  # D is sure of both means
     capsys.readouterr()
     assert main.main(line) == 0
     assert capsys.readouterr().out.count("finished at step 60") == 2
@@ -176,8 +176,8 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_the_surfaces_of_a_grid_of_runs(analysis_runs: Runs, tmp_path: Path) -> None:
     names = ("points-gp", "points-wc", "points-roll")
-    words = ["grid=5", "reach=2", "points=20"]
-    analysis.analyze([analysis_runs[n] for n in names], "value_surface", tmp_path, words)
+    options = ["grid=5", "reach=2", "points=20"]
+    analysis.analyze([analysis_runs[n] for n in names], "value_surface", tmp_path, options)
     rows = read(tmp_path / "value_surface.csv")
     assert len(rows) == 3 * 25
     assert {(r["method"], r["dataset"]) for r in rows} == {
@@ -186,16 +186,16 @@ def test_the_surfaces_of_a_grid_of_runs(analysis_runs: Runs, tmp_path: Path) -> 
         ("wgan-gp", "swissroll"),
     }
     assert {float(r["x"]) for r in rows} == {-2, -1, 0, 1, 2}
-    for told in read(tmp_path / "value_surface_summary.csv"):
-        assert 0 <= float(told["auc"]) <= 1
-        assert float(told["gap_over_slope"]) == pytest.approx(float(told["gap"]) / float(told["steepest"]))
-        assert float(told["gap_over_slope"]) < float(told["w1"])  # weak duality, up to the grid
+    for row in read(tmp_path / "value_surface_summary.csv"):
+        assert 0 <= float(row["auc"]) <= 1
+        assert float(row["gap_over_slope"]) == pytest.approx(float(row["gap"]) / float(row["steepest"]))
+        assert float(row["gap_over_slope"]) < float(row["w1"])  # weak duality, up to the grid
 
 
 def test_the_film_has_a_frame_per_checkpoint(analysis_runs: Runs, tmp_path: Path) -> None:
-    words = ["frames=true", "grid=8", "points=20"]
+    options = ["frames=true", "grid=8", "points=20"]
     for place in ("a", "b"):
-        analysis.analyze([analysis_runs["points-trained"]], "value_surface", tmp_path / place, words)
+        analysis.analyze([analysis_runs["points-trained"]], "value_surface", tmp_path / place, options)
     content = (tmp_path / "a" / "value_surface.gif").read_bytes()
     assert content == (tmp_path / "b" / "value_surface.gif").read_bytes()
     with Image.open(io.BytesIO(content)) as film:
@@ -214,26 +214,26 @@ def test_what_can_not_be_filmed_is_told(
     both = [run, str(analysis_runs["points-gp"])]
     out = f"out={tmp_path / 'out'}"
     assert main.main(["analyze", str(copied), "analysis=value_surface", "frames=true", out]) == 3
-    said = capfd.readouterr().err
-    assert "too few checkpoints (steps 3); a film wants 3 or more" in said
-    assert "keep_every=N" in said
+    error = capfd.readouterr().err
+    assert "too few checkpoints (steps 3); a film needs at least 3" in error
+    assert "keep_every=N" in error
     assert main.main(["analyze", *both, "analysis=value_surface", "frames=true", out]) == 3
-    assert "frames: is for one run, and 2 were given; name one" in capfd.readouterr().err
+    assert "frames: applies to a single run, got 2; pass one run" in capfd.readouterr().err
     assert main.main(["analyze", str(analysis_runs["sn"]), "analysis=value_surface", out]) == 3
-    assert "is of points" in capfd.readouterr().err
+    assert "for runs on points only" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_median_filter_by_hand() -> None:
-    curve = Curve(array("q", [1, 2, 3, 4, 5]), array("d", [1.0, 9.0, 2.0, math.nan, 3.0]))
-    found = loss_curves.smoothed("x", curve, 3)
-    assert found.steps == [1, 2, 3, 5]
-    assert found.raw.tolist() == [1, 9, 2, 3]
-    assert found.filtered.tolist() == [1, 2, 3, 3]  # of (1, 1, 9), (1, 9, 2), (9, 2, 3), (2, 3, 3)
-    assert loss_curves.smoothed("x", curve, 1).filtered.tolist() == [1, 9, 2, 3]
-    assert loss_curves.correlation(found, {1: 10.0, 2: 20.0, 3: 30.0}) == pytest.approx(1)
-    assert loss_curves.correlation(found, {1: 30.0, 2: 20.0, 3: 10.0}) == pytest.approx(-1)
-    assert loss_curves.correlation(found, {3: 1.0, 5: 2.0}) is None  # the curve stands still there
+    raw_curve = Curve(array("q", [1, 2, 3, 4, 5]), array("d", [1.0, 9.0, 2.0, math.nan, 3.0]))
+    curve = loss_curves.smoothed("x", raw_curve, 3)
+    assert curve.steps == [1, 2, 3, 5]
+    assert curve.raw.tolist() == [1, 9, 2, 3]
+    assert curve.filtered.tolist() == [1, 2, 3, 3]  # of (1, 1, 9), (1, 9, 2), (9, 2, 3), (2, 3, 3)
+    assert loss_curves.smoothed("x", raw_curve, 1).filtered.tolist() == [1, 9, 2, 3]
+    assert loss_curves.correlation(curve, {1: 10.0, 2: 20.0, 3: 30.0}) == pytest.approx(1)
+    assert loss_curves.correlation(curve, {1: 30.0, 2: 20.0, 3: 10.0}) == pytest.approx(-1)
+    assert loss_curves.correlation(curve, {3: 1.0, 5: 2.0}) is None  # the curve stands still there
 
 
 def test_estimates_are_those_of_the_losses(analysis_runs: Runs, tmp_path: Path) -> None:
@@ -247,8 +247,8 @@ def test_estimates_are_those_of_the_losses(analysis_runs: Runs, tmp_path: Path) 
     for run, method in zip(runs, ("wgan-gp", "sn"), strict=True):
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         d = [line["loss/d"] for line in lines if "loss/d" in line]
-        wanted = [-v if method == "wgan-gp" else math.log(2) - v / 2 for v in d]
-        assert [float(r["value"]) for r in rows if r["method"] == method] == pytest.approx(wanted)
+        expected = [-v if method == "wgan-gp" else math.log(2) - v / 2 for v in d]
+        assert [float(r["value"]) for r in rows if r["method"] == method] == pytest.approx(expected)
     for r in read(tmp_path / "loss_curves_summary.csv"):
         assert r["score"] == "is_cifar"
         assert int(r["evaluations"]) == 3

@@ -1,4 +1,4 @@
-"""``ganlab bench``: what it refuses, whose turn it is, what it keeps and what it says. No clock is read."""
+"""``ganlab bench``: validation, taking turns, stored records and reports; no assertion depends on time."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ SMALL = {"cases": "cnn-sn", "d_steps": "2", "rounds": 2, "block": "0.01", "width
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class Here:
-    """A child in this process."""
+class InProcessChild:
+    """A stand-in for ``Child`` that handles requests in this process."""
 
-    begun: list[str] = []  # noqa: RUF012 - what all of them were asked, in order
+    begun: list[str] = []  # noqa: RUF012 - all requests, in order
 
     def __init__(self, name: str, threads: int, config_dirs: Any = ()) -> None:
         self.name, self.server = name, Server()
 
-    def ask(self, do: str, **more: Any) -> dict[str, Any]:
+    def request(self, do: str, **fields: Any) -> dict[str, Any]:
         self.begun.append(f"{self.name}: {do}")
-        told: dict[str, Any] = getattr(self.server, do)({"do": do, "asked": 0.0, **more})
-        return json.loads(json.dumps(told))  # type: ignore[no-any-return]  # as over a pipe
+        answer: dict[str, Any] = getattr(self.server, do)({"do": do, "asked": 0.0, **fields})
+        return json.loads(json.dumps(answer))  # type: ignore[no-any-return]  # as over a pipe
 
-    def say(self, do: str, **more: Any) -> None:
-        self.answer = self.ask(do, **more)
+    def send(self, do: str, **fields: Any) -> None:
+        self.answer = self.request(do, **fields)
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         return self.answer
 
-    def __enter__(self) -> Here:
+    def __enter__(self) -> InProcessChild:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,28 +48,28 @@ class Here:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Runs ``ganlab bench`` with children in this process; returns ``bench.json``."""
-    monkeypatch.setattr(measure, "Child", Here)
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Runs ``ganlab bench`` with in-process children; returns the content of ``bench.json``."""
+    monkeypatch.setattr(measure, "Child", InProcessChild)
     monkeypatch.setattr(reference, "SIDES", {"cpu": 32})
     monkeypatch.setattr(measure, "PEAK_S", 0.0)
-    monkeypatch.setattr(Here, "begun", [])
+    monkeypatch.setattr(InProcessChild, "begun", [])
 
-    def bench(**own: Any) -> dict[str, Any]:
+    def run_bench(**own: Any) -> dict[str, Any]:
         defaults = {key: value for key, (value, _) in KEYS.items()}
-        given = {**defaults, "device": "cpu", "threads": 1, "out": str(tmp_path / "out"), **SMALL, **own}
-        assert run.bench(given) == 0
-        told: dict[str, Any] = json.loads((tmp_path / "out" / "bench.json").read_text())
-        return told
+        options = {**defaults, "device": "cpu", "threads": 1, "out": str(tmp_path / "out"), **SMALL, **own}
+        assert run.bench(options) == 0
+        measurements: dict[str, Any] = json.loads((tmp_path / "out" / "bench.json").read_text())
+        return measurements
 
-    return bench
+    return run_bench
 
 
 def test_a_case_is_measured_kept_and_shown(
-    here: Callable[..., dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    bench: Callable[..., dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told = here()
-    (record,) = told["cases"].values()
+    measurements = bench()
+    (record,) = measurements["cases"].values()
     rows = record["told"]["paths"]
     assert list(rows) == ["plain fp32", "eager fp32", "eager bf16"]
     assert all(row["s"] > 0 and row["rounds"] == 2 and row["rss_mb"] > 0 for row in rows.values())
@@ -78,60 +78,64 @@ def test_a_case_is_measured_kept_and_shown(
     assert rows["eager fp32"]["flops"] < rows["plain fp32"]["flops"], "no gradients of D in G's update"
     assert record["told"]["flops"] == min(row["flops"] for row in rows.values())
     names = [
-        b.partition(": ")[0].removeprefix("cnn-sn-d2 ") for b in Here.begun if b.endswith((": run", "peak"))
+        b.partition(": ")[0].removeprefix("cnn-sn-d2 ")
+        for b in InProcessChild.begun
+        if b.endswith((": run", "peak"))
     ]
     assert names[-8:] == [*rows, "peak"] * 2, "A B A B"
-    shown = (tmp_path / "out" / "bench.md").read_text()
-    assert "| cnn sn 0.05x b4 | 2 | plain fp32 |" in shown
-    assert f"torch {torch.__version__}" in shown
+    markdown = (tmp_path / "out" / "bench.md").read_text()
+    assert "| cnn sn 0.05x b4 | 2 | plain fp32 |" in markdown
+    assert f"torch {torch.__version__}" in markdown
     assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
     out = capfd.readouterr().out
     assert "operations" in out
     assert "Figure 1" not in out, "nothing of full width was measured"
 
-    Here.begun.clear()
-    assert here() == told, "the same command does not measure again"
-    assert not Here.begun
-    both = here(cases="cnn-sn,cnn-wn", precision="fp32", plain=False)
+    InProcessChild.begun.clear()
+    assert bench() == measurements, "the same command does not measure again"
+    assert not InProcessChild.begun
+    both = bench(cases="cnn-sn,cnn-wn", precision="fp32", plain=False)
     assert set(both["cases"]) == {"cnn-sn-d2-w0.05-b4", "cnn-wn-d2-w0.05-b4"}
 
 
 def test_packing_scaling_and_scoring(
-    here: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "RUNS", (1, 2))
     monkeypatch.setattr(run, "SAMPLES", (60,))
     monkeypatch.setattr(scoring, "REAL", 100)
     monkeypatch.setattr(run, "SCALES", {"batch_size": (4, 6), "resolution": (32, 48)})
-    words = {"packing": True, "scaling": True, "evaluation": True, "quick": True, "precision": "fp32"}
-    told = here(**words, plain=False, rounds=1)
-    runs = {(r["told"]["how"], r["told"]["runs"]) for r in told["packing"].values()}
+    options = {"packing": True, "scaling": True, "evaluation": True, "quick": True, "precision": "fp32"}
+    measurements = bench(**options, plain=False, rounds=1)
+    runs = {(r["told"]["how"], r["told"]["runs"]) for r in measurements["packing"].values()}
     assert runs == {("lanes", 1), *((how, n) for how in ("lanes", "processes") for n in (2,))}
-    assert all(r["told"]["gain"] > 0 for r in told["packing"].values())
-    axes = {(r["told"]["axis"], r["told"]["value"]) for r in told["scaling"].values()}
+    assert all(r["told"]["gain"] > 0 for r in measurements["packing"].values())
+    axes = {(r["told"]["axis"], r["told"]["value"]) for r in measurements["scaling"].values()}
     assert {axis for axis, _ in axes} == set(run.SCALES)
     assert ("resolution", 48) in axes
-    scored = [r["told"] for r in told["evaluation"].values() if r["told"]["extractor"] == "cifar"]
+    scored = [r["told"] for r in measurements["evaluation"].values() if r["told"]["extractor"] == "cifar"]
     assert scored
     assert scored[0]["images_per_s"] > 0
     assert (tmp_path / "out" / "scaling.png").is_file()
-    assert "Runs at once" in (tmp_path / "out" / "bench.md").read_text()
+    assert "Concurrent runs" in (tmp_path / "out" / "bench.md").read_text()
 
 
 def test_minutes_are_heeded_and_the_rest_is_left_for_later(
-    here: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    bench: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     clock = iter(range(0, 10_000, 45))  # seconds
     monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
-    words = {"cases": "cnn-sn,cnn-wn,cnn-none", "plain": False, "precision": "fp32", "rounds": 1}
-    told = here(**words, minutes=1)
-    assert len(told["cases"]) == 1
-    assert "2 not begun" in capfd.readouterr().out
-    assert len(here(**words)["cases"]) == 3
+    options = {"cases": "cnn-sn,cnn-wn,cnn-none", "plain": False, "precision": "fp32", "rounds": 1}
+    measurements = bench(**options, minutes=1)
+    assert len(measurements["cases"]) == 1
+    assert "2 not started" in capfd.readouterr().out
+    assert len(bench(**options)["cases"]) == 3
 
 
 def test_a_path_that_fails_does_not_take_the_others_with_it(
-    here: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    bench: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = Server.start
 
@@ -141,45 +145,45 @@ def test_a_path_that_fails_does_not_take_the_others_with_it(
         return start(self, spec)
 
     monkeypatch.setattr(Server, "start", refuse)
-    (record,) = here()["cases"].values()
+    (record,) = bench()["cases"].values()
     assert "no memory" in record["told"]["paths"]["eager bf16"]["error"]
     assert record["told"]["paths"]["eager fp32"]["ratio"] > 0
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["case=cnn-sn"], "did you mean 'cases'?"),
         (["cases=cnn-ns"], "did you mean 'sn'?"),
-        (["cases=cn-sn"], "there is no 'cn-sn'"),
-        (["cases=foo"], "write NET-METHOD"),
-        (["threads=9999"], "threads: 9999 is more than the"),
-        (["d_steps=0"], "not a whole number above 0"),
-        (["width=big"], "not a number above 0"),
-        (["precision=fp16"], "there is no 'fp16'"),
+        (["cases=cn-sn"], "unknown case 'cn-sn'"),
+        (["cases=foo"], "use NET-METHOD"),
+        (["threads=9999"], "threads: 9999 exceeds the"),
+        (["d_steps=0"], "not a positive integer"),
+        (["width=big"], "not a positive number"),
+        (["precision=fp16"], "unknown precision 'fp16'"),
         (["engine=grpah"], "did you mean 'graph'?"),
         (["device=gpu"], "use auto, cpu, cuda"),
-        (["rounds=0", "minutes=-1"], "rounds: 0 is less than 1"),
+        (["rounds=0", "minutes=-1"], "rounds: 0 is below the minimum of 1"),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["bench", *words]) == 2
+def test_a_mistake_is_one_line(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["bench", *arguments]) == 2
     lines = capfd.readouterr().err.splitlines()
-    assert any(said in line for line in lines)
+    assert any(message in line for line in lines)
     assert all(line.startswith("ganlab: error: ") for line in lines)
-    assert len(lines) == len(words), "all at once"
+    assert len(lines) == len(arguments), "all at once"
 
 
 def test_a_folder_that_cannot_be_written_is_told_first(capfd: pytest.CaptureFixture[str]) -> None:
     assert main.main(["bench", "quick=true", "out=/dev/null/x"]) == 5
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("ganlab: error: out: /dev/null/x can't be written")
+    assert line.startswith("ganlab: error: out: cannot write to /dev/null/x")
 
 
 def test_help_names_every_key(capfd: pytest.CaptureFixture[str]) -> None:
     assert main.main(["bench", "--help"]) == 0
-    shown = capfd.readouterr().out
-    assert all(f"  {key}=" in shown for key in KEYS)
+    page = capfd.readouterr().out
+    assert all(f"  {key}=" in page for key in KEYS)
 
 
 def test_blocks_take_turns_and_warm_rounds_do_not_count() -> None:
@@ -188,36 +192,36 @@ def test_blocks_take_turns_and_warm_rounds_do_not_count() -> None:
     def block(name: str) -> Callable[[], int]:
         return lambda: calls.append(name) or len(calls)  # type: ignore[func-returns-value]
 
-    found = cost.in_turn({n: block(n) for n in "ab"}, 2)
+    results = cost.in_turn({n: block(n) for n in "ab"}, 2)
     assert calls == ["a", "b"] * 3
-    assert found == {"a": [3, 5], "b": [4, 6]}
+    assert results == {"a": [3, 5], "b": [4, 6]}
 
 
 def test_a_child_answers_refuses_and_ends() -> None:
     with turns.Child("peak", 1) as child:
-        told = child.ask("peak", device="cpu", precisions=["fp32"], threads=1, seconds=0)
-        assert told["fp32"] > 0
+        answer = child.request("peak", device="cpu", precisions=["fp32"], threads=1, seconds=0)
+        assert answer["fp32"] > 0
         with pytest.raises(EnvError, match="no CUDA device"):
-            child.ask("peak", device="cuda:63", precisions=["fp32"], threads=1, seconds=0)
+            child.request("peak", device="cuda:63", precisions=["fp32"], threads=1, seconds=0)
         child.process.kill()
         with pytest.raises(EnvError, match="killed by signal 9"):
-            child.ask("memory")
+            child.request("memory")
 
 
 def test_a_record_counts_for_its_machine_versions_and_settings(tmp_path: Path) -> None:
     cpu, settings = torch.device("cpu"), {"rounds": 5, "paths": ["eager fp32"]}
-    first = book.Book(tmp_path, cpu, 2, ["rounds=5"])
-    first.put("cases", "a", {"x": 1}, settings)
-    again = book.Book(tmp_path, cpu, 2, [])
+    first = book.BenchFile(tmp_path, cpu, 2, ["rounds=5"])
+    first.add("cases", "a", {"x": 1}, settings)
+    again = book.BenchFile(tmp_path, cpu, 2, [])
     assert again.done("cases", "a", settings)
     assert not again.done("cases", "b", settings)
     assert not again.done("cases", "a", {**settings, "rounds": 3})
-    assert not book.Book(tmp_path, cpu, 1, []).done("cases", "a", settings)
+    assert not book.BenchFile(tmp_path, cpu, 1, []).done("cases", "a", settings)
     again.stamp["git"] = "another"
     assert not again.done("cases", "a", settings)
     (tmp_path / "bench.json").write_text('{"format": 2}')
-    with pytest.raises(GanlabError, match="no record of ganlab bench"):
-        book.Book(tmp_path, cpu, 2, [])
+    with pytest.raises(GanlabError, match="was not written by this ganlab bench"):
+        book.BenchFile(tmp_path, cpu, 2, [])
 
 
 def row(s: float, kind: str = "ganlab") -> dict[str, Any]:
@@ -229,60 +233,64 @@ def row(s: float, kind: str = "ganlab") -> dict[str, Any]:
 
 def measured(width: float = 1.0) -> dict[str, Any]:
     """A made-up ``bench.json``: SN and WGAN-GP at one and at five D updates."""
-    told: dict[str, Any] = {}
+    records: dict[str, Any] = {}
     for method, factor in (("sn", 1.0), ("gp", 2.0)):
         for d in (1, 5):
             case = Case("cnn", method, d, width)
             paths = {"plain fp32": row(8.0 * d, "plain"), "eager fp32": row(factor * d)}
-            told[case.key] = {"told": {**case.told(), "paths": paths}}
+            records[case.key] = {"told": {**case.as_dict(), "paths": paths}}
     stamp = {"device": "a chip", "cores": 2, "threads": 2, "torch": "2", "git": "abc", "load": 0.1}
     stamp |= {"when": "2026-01-01T00:00:00Z", "command": "ganlab bench", "versions": {"torch": "2"}}
-    return {"format": 1, "cases": {key: {**stamp, **record} for key, record in told.items()}}
+    return {"format": 1, "cases": {key: {**stamp, **record} for key, record in records.items()}}
 
 
 def test_the_grids_cells_are_counted_by_method_and_d_updates() -> None:
-    found = list(estimate._cells("method=wc,gan-gp,wgan-gp", "setting=A,B"))
-    assert sorted(one[:3] for one in found) == sorted(
+    cells = list(estimate._cells("method=wc,gan-gp,wgan-gp", "setting=A,B"))
+    assert sorted(cell[:3] for cell in cells) == sorted(
         (m, d, 100_000) for m in ("wc", "gp", "gp") for d in (5, 1)
     )
-    assert all(images > 50_000 for *_, images in found)
+    assert all(images > 50_000 for *_, images in cells)
 
 
 def test_hours_of_a_grid_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """6 methods as SN, GAN-GP and WGAN-GP twice as dear; four settings of five D updates, two of one."""
+    """Six methods cost as much as SN, GAN-GP and WGAN-GP twice that; four settings have d_steps=5, two 1."""
     methods = ("wc", "gp", "gp", "bn", "ln", "wn", "orthonormal", "sn")
     cells = [(m, d, 100_000, 0) for m in methods for d in (5, 5, 5, 5, 1, 1)]
     monkeypatch.setattr(estimate, "_cells", lambda: cells)
-    (line,) = [one for one in estimate.conclusions(measured()) if "eager" in one]
+    (line,) = [line for line in estimate.conclusions(measured()) if "eager" in line]
     seconds = 100_000 * (6 + 2 * 2) * (4 * 5 + 2 * 1)
     assert f"{seconds / 86400:.1f} days" in line
     assert "48 cells" in line
     assert "6 wc" in line
-    assert "gp" not in line.partition("taken to cost")[2], "it was measured"
+    assert "gp" not in line.partition("assuming the cost")[2], "it was measured"
     assert estimate.conclusions(measured(width=0.5)) == []
 
 
 def test_what_is_shown_is_what_was_measured() -> None:
-    told = measured()
-    shown = text.markdown(told, ["a conclusion"])
-    assert "| cnn gp | 5 | eager fp32 | 0.1 | 10 |" in shown
-    assert "- a conclusion" in shown
-    assert "`ganlab bench`" in shown
-    assert shown.count("\n| cnn ") == 8
-    assert chart.pictures(told)["bench"] == chart.pictures(told)["bench"], "no date in the file"
+    measurements = measured()
+    markdown = text.markdown(measurements, ["a conclusion"])
+    assert "| cnn gp | 5 | eager fp32 | 0.1 | 10 |" in markdown
+    assert "- a conclusion" in markdown
+    assert "`ganlab bench`" in markdown
+    assert markdown.count("\n| cnn ") == 8
+    assert chart.pictures(measurements)["bench"] == chart.pictures(measurements)["bench"], (
+        "no date in the file"
+    )
 
 
 def test_paths_and_words_of_a_case() -> None:
     setup = measure.Setup("cpu", False, 1, 1, 1.0, ["fp32", "bf16"], ["eager"], True)
     assert [p.name for p in setup.paths(Case("cnn", "sn", 1))] == ["plain fp32", "eager fp32", "eager bf16"]
     assert [p.name for p in setup.paths(Case("cnn", "bn", 1))] == ["eager fp32", "eager bf16"]
-    words = Case("resnet", "gp", 5).words(Path_("ganlab", "bf16"), "cpu", 2)
-    assert {"loss=wasserstein", "architecture.g_channels=128", "precision=bf16", "d_steps=5"} <= set(words)
-    words = Case("cnn", "sn_per_update", 5).words(Path_("ganlab", "fp32"), "cpu", 2)
-    assert {"normalization=sn", "normalization.sn.update=per_update"} <= set(words)
+    overrides = Case("resnet", "gp", 5).overrides(Path_("ganlab", "bf16"), "cpu", 2)
+    assert {"loss=wasserstein", "architecture.g_channels=128", "precision=bf16", "d_steps=5"} <= set(
+        overrides
+    )
+    overrides = Case("cnn", "sn_per_update", 5).overrides(Path_("ganlab", "fp32"), "cpu", 2)
+    assert {"normalization=sn", "normalization.sn.update=per_update"} <= set(overrides)
     own = {key: value for key, (value, _) in KEYS.items()}
-    asked = cases.asked(own, cuda=True)
-    assert len(asked.cases) == 20
-    assert (asked.precisions, asked.engines) == (["tf32", "bf16"], ["eager", "graph"])
+    request = cases.parse_request(own, cuda=True)
+    assert len(request.cases) == 20
+    assert (request.precisions, request.engines) == (["tf32", "bf16"], ["eager", "graph"])
     with pytest.raises(ConfigError):
-        cases.asked({**own, "cases": "cnn-sn-extra"}, cuda=False)
+        cases.parse_request({**own, "cases": "cnn-sn-extra"}, cuda=False)

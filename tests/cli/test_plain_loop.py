@@ -1,4 +1,4 @@
-"""The plain loop of ``scripts/``: it plays ganlab's game, number by number, so that their times compare."""
+"""``scripts/plain_loop.py`` computes the same losses as ganlab, so that their speeds are comparable."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Make = Callable[..., Experiment]
 CPU = torch.device("cpu")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "plain_loop.py"
 LOSSES = {"standard": Standard, "hinge": Hinge, "wasserstein": Wasserstein}
-# a power of two: else D's last bias, whose gradient is 0 where neither score is saturated, gets 1e-9 by one
-# order of summation and Adam makes a whole step of it
+# a power of two: otherwise the gradient of D's last bias, which is 0 if neither score is saturated, becomes
+# 1e-9 in one order of summation, and Adam turns that into a full step
 BATCH, D_STEPS, WIDTH, BETAS = 8, 2, 0.06, (0.5, 0.9)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def plain() -> ModuleType:
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything in float64, also what is told to be float32."""
+    """Compute everything in float64, including explicit conversions to float32."""
     torch.set_default_dtype(torch.float64)
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     yield
@@ -52,7 +52,7 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def both(
     tiny: Make, net: str, method: str, loss: str, updates: int, lr: float, **sn: Any
 ) -> tuple[Tensor, Tensor]:
-    """D's and G's losses (updates, 2) of ganlab's step and of the plain loop, on equal images and noise."""
+    """Losses of D and G (updates, 2) from ganlab's step and from the plain loop, on equal inputs."""
     norms: dict[str, dict[str, Any]] = {
         "sn": {"sn": SpectralNorm(**sn)},
         "gp": {"gp": GradientPenalty()},
@@ -69,35 +69,35 @@ def both(
         batch_size=BATCH,
         optimizer=functools.partial(torch.optim.Adam, lr=lr, betas=BETAS),
     )
-    game = build_gan(e, CPU)
+    gan = build_gan(e, CPU)
     images = torch.zeros(BATCH, 3, size, size, dtype=torch.uint8)
     script = plain()
     loop = script.Loop(
         net, method, images, loss, D_STEPS, BATCH, 16, WIDTH, lr=lr, betas=BETAS, per_update=bool(sn)
     )
-    script.load(loop.generator, game.generator.state_dict())
-    script.load(loop.discriminator, game.discriminator.state_dict())
+    script.load(loop.generator, gan.generator.state_dict())
+    script.load(loop.discriminator, gan.discriminator.state_dict())
 
-    def reals(seed: int) -> Iterator[Tensor]:
+    def batches(seed: int) -> Iterator[Tensor]:
         random = torch.Generator().manual_seed(seed)
         while True:
             yield torch.rand(BATCH, 3, size, size, generator=random) * 2 - 1
 
-    told: list[list[list[Tensor]]] = [[], []]
-    mine, theirs = reals(1), reals(1)
-    loop.real = lambda: next(theirs)
+    losses: list[list[list[Tensor]]] = [[], []]
+    ganlab_batches, plain_batches = batches(1), batches(1)
+    loop.real = lambda: next(plain_batches)
     for i in range(updates):
         torch.manual_seed(i)
-        terms = play_round(game, lambda: Batch(next(mine)))
+        terms = play_round(gan, lambda: Batch(next(ganlab_batches)))
         torch.manual_seed(i)
-        others = loop.update()
-        told[0].append([terms["d"], terms["g"]])
-        told[1].append([others["d"], others["g"]])
-    first, second = (torch.tensor(one, dtype=torch.float64) for one in told)
+        plain_terms = loop.update()
+        losses[0].append([terms["d"], terms["g"]])
+        losses[1].append([plain_terms["d"], plain_terms["g"]])
+    first, second = (torch.tensor(series, dtype=torch.float64) for series in losses)
     return first, second
 
 
-GAMES = [
+CASES = [
     ("cnn", "sn", "standard"),
     ("resnet", "sn", "hinge"),
     ("cnn", "gp", "wasserstein"),
@@ -107,38 +107,38 @@ GAMES = [
 ]
 
 
-@pytest.mark.parametrize(("net", "method", "loss"), GAMES)
+@pytest.mark.parametrize(("net", "method", "loss"), CASES)
 def test_losses_along_fifty_updates_are_ganlabs(tiny: Make, net: str, method: str, loss: str) -> None:
-    """At small rates: nets so narrow are wild at SNGAN's own, and rounding grows past any bound."""
-    mine, theirs = both(tiny, net, method, loss, 50, 2e-5 if net == "cnn" else 5e-6)
-    assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-4)
-    assert (mine - mine[0]).abs().max() > 1e-3, "it was a long way"
+    """At small rates, because such narrow networks are chaotic at SNGAN's rate and amplify rounding."""
+    ours, reference = both(tiny, net, method, loss, 50, 2e-5 if net == "cnn" else 5e-6)
+    assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-4)
+    assert (ours - ours[0]).abs().max() > 1e-3, "the losses have to change"
 
 
-@pytest.mark.parametrize(("net", "method", "loss"), GAMES)
+@pytest.mark.parametrize(("net", "method", "loss"), CASES)
 def test_in_float64_they_agree_to_rounding(
     tiny: Make, double: None, net: str, method: str, loss: str
 ) -> None:
-    mine, theirs = both(tiny, net, method, loss, 12, 2e-4)
-    assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+    ours, reference = both(tiny, net, method, loss, 12, 2e-4)
+    assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-10)
 
 
 def test_one_power_iteration_for_each_new_set_of_weights(tiny: Make, double: None) -> None:
-    mine, theirs = both(tiny, "cnn", "sn", "hinge", 12, 2e-4, update="per_update")
-    assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+    ours, reference = both(tiny, "cnn", "sn", "hinge", 12, 2e-4, update="per_update")
+    assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-10)
     other, _ = both(tiny, "cnn", "sn", "hinge", 12, 2e-4)
-    assert not torch.allclose(mine, other, rtol=1e-4), "it makes a difference"
+    assert not torch.allclose(ours, other, rtol=1e-4), "the option has to matter"
 
 
 def test_it_is_plain() -> None:
-    """torch alone, nothing of ganlab, no channels last, no fused or grouped optimiser, no graph."""
+    """Only torch, nothing from ganlab; no channels last, fused or foreach optimizer, or CUDA graph."""
     source = SCRIPT.read_text()
-    found = {
+    imports = {
         (n.module if isinstance(n, ast.ImportFrom) else n.names[0].name) or ""
         for n in ast.walk(ast.parse(source))
         if isinstance(n, ast.Import | ast.ImportFrom)
     }
-    assert {name.partition(".")[0] for name in found} <= {
+    assert {name.partition(".")[0] for name in imports} <= {
         *("__future__", "sys", "time", "collections", "functools", "itertools", "typing", "torch"),
     }
     for word in ("channels_last", "fused=True", "foreach=True", "CUDAGraph", "compile("):
@@ -148,6 +148,6 @@ def test_it_is_plain() -> None:
 def test_it_refuses_weights_of_another_net(tiny: Make) -> None:
     script = plain()
     loop = script.Loop("cnn", "sn", torch.zeros(4, 3, 32, 32, dtype=torch.uint8), width=0.05)
-    game = build_gan(tiny(), CPU)
+    gan = build_gan(tiny(), CPU)
     with pytest.raises(RuntimeError, match=r"conv|size mismatch"):
-        script.load(loop.discriminator, game.discriminator.state_dict())
+        script.load(loop.discriminator, gan.discriminator.state_dict())

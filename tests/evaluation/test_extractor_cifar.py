@@ -376,7 +376,7 @@ def test_folding_keeps_the_function(script: ModuleType) -> None:
         norm.bias.data.normal_(generator=generator("cpu", i, "samples"))
     net.eval()
     small = FeatureNet((24, 16, 16, 256))
-    small.load_state_dict({name: value.float() for name, value in script.folded(net).items()})
+    small.load_state_dict({name: value.float() for name, value in script.fold_batch_norm(net).items()})
     x = normalised(images)
     with torch.no_grad():
         wanted, got = net(x), small(x)

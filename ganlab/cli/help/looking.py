@@ -20,7 +20,7 @@ def analyze(chosen: str | None = None) -> str:
         ),
         "",
     ]
-    for name in analysis.chosen(chosen) if chosen and chosen != analysis.ALL else ():
+    for name in analysis.select(chosen) if chosen and chosen != analysis.ALL else ():
         lines += [f"analysis={name}: {known[name].title}", *wrap(body(known[name].doc)), "", "its keys"]
         told = argument_descriptions(known[name].doc)
         lines += table((f"{k}={default(v)}", told.get(k, "")) for k, v in known[name].keys.items())
