@@ -43,8 +43,8 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = (), rules: Rule
     combination has a mistake; SweepFailed at the end, if any run failed.
     """
     line = command_line(overrides, config_dirs, multirun=True)
-    if line.wrong:
-        raise ConfigError(line.wrong)
+    if line.mistakes:
+        raise ConfigError(line.mistakes)
     cells = _checked(line, config_dirs, rules.most)
     named = hashlib.sha256("".join(cell.identity for cell in cells).encode()).hexdigest()[:10]
     books = Ledger(PLACE / named, rules.stall_s)
@@ -108,7 +108,7 @@ def _checked(line: CommandLine, config_dirs: Sequence[str], most: int) -> list[J
     cells: list[Job] = []
     wrong: dict[Mistake, list[str]] = {}
     combinations = _expanded(line, most)
-    swept = {g.key for g in line.given if g.sweep}
+    swept = {g.key for g in line.overrides if g.sweep}
     for number, texts in enumerate(combinations):
         label = " ".join(t.lstrip("+") for t in texts if t.lstrip("+").partition("=")[0] in swept) or "alone"
         try:
@@ -142,7 +142,7 @@ def _checked(line: CommandLine, config_dirs: Sequence[str], most: int) -> list[J
 
 def _expanded(line: CommandLine, most: int) -> list[list[str]]:
     """Hydra's own expansion of a sweep: the overrides of each combination, counted before they are made."""
-    words = [g.text for g in line.given if not g.key.startswith("hydra")]
+    words = [g.text for g in line.overrides if not g.key.startswith("hydra")]
     try:
         parsed = OverridesParser.create().parse_overrides(words)
         count = math.prod(map(_count, parsed))
@@ -224,8 +224,8 @@ def hydra_itself(rest: Sequence[str], overrides: Sequence[str], config_dirs: Seq
     from hydra._internal.utils import get_args_parser
 
     line = command_line(overrides, config_dirs, multirun=True)
-    if line.wrong:
-        raise ConfigError(line.wrong)
+    if line.mistakes:
+        raise ConfigError(line.mistakes)
     logging.raiseExceptions = False  # else `--info | head` prints one traceback a line
     parser = get_args_parser()
     args = parser.parse_args(list(rest))

@@ -526,7 +526,7 @@ def test_nothing_starts_if_one_combination_has_a_mistake(say: Any, tmp_path: Pat
         (["optimizer.lr=interval(0,1)"], "sweep with a,b,c"),
         (["setting=A,B", "run_dir=outputs/one"], "would share outputs/one"),
         (["seed=range(0,5000)"], "has 5000 combinations"),
-        (["setting=A,B", "hydra/sweeper=basic"], "can't be set"),
+        (["setting=A,B", "hydra/sweeper=basic"], "cannot be set"),
         (["setting=glob(X*)"], "matches no option"),
         (["setting=A,B", "hydra/launcher=locla2"], "hydra/launcher"),
     ],

@@ -245,7 +245,7 @@ def test_imagenet_recipes_train_on_stretched_images_and_score_against_others() -
         assert (e.dataset.rule.stretch, e.dataset.reference.rule.stretch) == (True, False)
     others = ["+experiment=sngan_imagenet", "dataset=folder", "dataset.path=x", "dataset.resolution=128"]
     with pytest.raises(
-        ConfigError, match=r"dataset\.stretch: .*the experiment sets it: ~dataset\.stretch leaves"
+        ConfigError, match=r"dataset\.stretch: .*the experiment sets it; ~dataset\.stretch removes"
     ):
         composed(*others)
     composed(*others, "~dataset.stretch")

@@ -95,7 +95,7 @@ def files(long: bool) -> Iterator[Point]:
         yield Point(f"grid: {name}", sweep, where, files={"mine/grid/own.yaml": content})
     same = {"mine/loss/hinge.yaml": b"_target_: ganlab.methods.losses.LSGAN\n"}
     yield Point(
-        "a file that hides", ["train", "--config-dir", "mine", "loss=hinge"], r"hides behind", files=same
+        "a file that hides", ["train", "--config-dir", "mine", "loss=hinge"], r"has the name of", files=same
     )
     yield Point("no such folder", ["train", "--config-dir", "nowhere"], r"--config-dir: .*no folder")
 
@@ -166,17 +166,17 @@ def words(long: bool) -> Iterator[Point]:
         ("train --resolve", "goes with --cfg"),
         ("train digits", r"\+experiment=digits"),
         ("train steps", "steps=VALUE"),
-        ("train =3", "is not a key"),
+        ("train =3", "is not a valid key"),
         ("train steps==3", "steps: "),
         ("train steps=3=4", "steps: "),
         ("train a.b.c.d=3", "no such key"),
-        ("train +experiment=digits +experiment=sngan_cifar", "given twice"),
-        ("train loss@x=hinge", "leave out @"),
+        ("train +experiment=digits +experiment=sngan_cifar", "is set twice"),
+        ("train loss@x=hinge", "omit @"),
         ("train ~loss", "loss: missing"),
-        ("train ~nothing", "can't be taken out"),
+        ("train ~nothing", "cannot be removed"),
         ("train seed=1,2", "add -m"),
         ("train hydra.run.dir=x", "add -m"),
-        ("train -m hydra.sweep.dir=x", "can't be set"),
+        ("train -m hydra.sweep.dir=x", "cannot be set"),
         ("train -m hydra/launcher=slrum", "there is no"),
         ("train -m seed=1,2 stepz=3", "'steps'"),
         ("train -m seed=1,-2", "seed: -2"),
