@@ -91,7 +91,7 @@ def test_a_sound_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["step", "4", "good,"],
         ["step", "6", "good,"],
     ]
-    assert out.startswith(f"{run}: sound\n")
+    assert out.startswith(f"{run}: OK\n")
     assert content(run) == before, "nothing is written"
 
 
@@ -109,18 +109,18 @@ def test_damage_quarantine_leftovers_and_torn_metrics(run: Path, capsys: pytest.
     out, err = capsys.readouterr()
     assert err == (
         f"ganlab: error: {run}: step 6: state.safetensors: damaged (its sha256 does not fit the manifest's); "
-        "the newest good one is step 4\n"
+        "the newest good checkpoint is step 4\n"
     )
     (told,) = json.loads(out)["runs"]
     assert [(row["step"], row["state"]) for row in told["checkpoints"]] == [(4, "good"), (6, "damaged")]
     said = " | ".join(told["notes"])
     for word in (
-        "002.corrupt: quarantined",
+        "002.corrupt: damaged, quarantined",
         "003.aside: set aside",
         ".tmp-8",
         ".run.json",
         "before-1",
-        "torn",
+        "the last line is incomplete",
     ):
         assert word in said, word
     assert main.main(["check", str(run)]) == 4
@@ -146,13 +146,13 @@ def test_lost_files_other_runs_and_other_configs(run: Path, capsys: pytest.Captu
     (run / "config.yaml").write_bytes(whole["config.yaml"])
     lines = whole["metrics.jsonl"].splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join([lines[1], lines[0]]))
-    told("metrics.jsonl: step 1 of train is not in order")
+    told("metrics.jsonl: step 1 of train is out of order")
     (run / "metrics.jsonl").write_bytes(whole["metrics.jsonl"])
     for step in (4, 6):
         reseal(run, step, run_id="b" * 32)
-    told("there is no checkpoint to go on from")
+    told("no checkpoint to resume from")
     shutil.rmtree(run / "checkpoints")
-    told("there is no checkpoint to go on from")
+    told("no checkpoint to resume from")
 
 
 def test_a_result_edited_to_finished_is_not_believed(
@@ -160,7 +160,7 @@ def test_a_result_edited_to_finished_is_not_believed(
 ) -> None:
     shutil.rmtree(run / "checkpoints" / "step-000000006")
     assert main.main(["check", str(run)]) == 4
-    assert "says finished at step 6, and has no checkpoint of that step" in capsys.readouterr().out
+    assert "says finished at step 6, but there is no checkpoint at that step" in capsys.readouterr().out
     assert train(run) == 0  # from step 4 on
     assert "finished at" not in capsys.readouterr().out
     assert state(run, 6) == state(trained, 6)
@@ -175,14 +175,14 @@ def test_a_folder_of_runs_and_places_without_any(
     flip(tmp_path / "sweep" / "b", 4, STATE)
     assert main.main(["check", str(tmp_path / "sweep")]) == 4
     out, err = capsys.readouterr()
-    assert "a: sound" in out
+    assert "a: OK" in out
     assert "b: damaged" in out
     assert err.count("\n") == 1
     (tmp_path / "empty").mkdir()
     assert main.main(["check", str(tmp_path / "empty")]) == 3
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
     assert main.main(["check", str(tmp_path / "nowhere")]) == 3
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert main.main(["check"]) == 2
     assert main.main(["check", "run", "--jsn"]) == 2
 
