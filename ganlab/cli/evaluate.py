@@ -68,7 +68,7 @@ def _evaluate(
     """Score a checkpoint for each of the experiments, which differ in their protocols only."""
     folder, first = opened[0]
     if first.fixed_generator or first.fixed_shift:
-        what = "or fixed_shift is set: this run trains no G to score"
+        what = "this run trains no G to score (fixed_generator or fixed_shift is set)"
         raise ConfigError("fixed_generator", what, "choose another run")
     device = find_device(first.device)
     set_precision("fp32", device, False)

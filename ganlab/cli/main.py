@@ -13,7 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 from ganlab import __version__
 from ganlab.cli import help
-from ganlab.cli.commands import COMMANDS, say
+from ganlab.cli.commands import COMMANDS, SUMMARIES
 from ganlab.cli.launched import require_single_process
 from ganlab.errors import ConfigError, nearest
 from ganlab.system import signals
@@ -64,19 +64,21 @@ class _WarningFormatter(logging.Formatter):
 def _dispatch(args: list[str]) -> int:
     name, rest = (args[0], args[1:]) if args else ("", [])
     if name in ("-h", "--help", "help"):
-        if rest and rest[0] in help.COMMANDS:
+        if rest and rest[0] in COMMANDS:
             return COMMANDS[rest[0]](["--help"])
-        return say(help.program())
+        print(help.program(SUMMARIES))
+        return 0
     if name in ("-V", "--version"):
-        return say(f"ganlab {__version__}")
+        print(f"ganlab {__version__}")
+        return 0
     if not name:
-        print(help.program(), file=sys.stderr)
+        print(help.program(SUMMARIES), file=sys.stderr)
         return ConfigError.code
-    if name not in help.COMMANDS:
+    if name not in COMMANDS:
         kind = "option" if name.startswith("-") else "command"
-        names = ["--help", "--version"] if kind == "option" else list(help.COMMANDS)
+        names = ["--help", "--version"] if kind == "option" else list(COMMANDS)
         near = nearest(name, names)
-        fix = f"did you mean {near!r}?" if near else f"commands: {', '.join(help.COMMANDS)}"
+        fix = f"did you mean {near!r}?" if near else f"commands: {', '.join(COMMANDS)}"
         if "=" in name or name.startswith("+"):
             fix = f"write 'ganlab train {name}'"
         raise ConfigError(name, f"unknown {kind}", fix)

@@ -100,7 +100,7 @@ class _Check:
             mistakes.append(Mistake(join(where, "_partial_"), what, f"set {join(where, '_partial_')}=true"))
         elif not partial:
             mistakes += [
-                Mistake(join(where, n), f"missing, but {cls.__name__} requires it", f"set {join(where, n)}=...")
+                Mistake(join(where, n), f"missing (required by {cls.__name__})", f"set {join(where, n)}=...")
                 for n, (_, default) in expected.items()
                 if n not in node and default is inspect.Parameter.empty
             ]

@@ -164,14 +164,13 @@ def explain_hydra_error(error: Exception, line: CommandLine) -> Mistake:
     options = {g: o for g, o in line.options.items() if g not in NAMED.values()}
     if match := re.match(r"Could not (?:find|load) '([^']+)'", text):
         group, _, option = match[1].lstrip("/").partition("/")
+        fix = suggest(option, options.get(group, ()), all_of=LISTED.format(group))
         if group in options and where == display(config_dir() / "train.yaml"):  # an experiment's "override"
             added = [o.canonical() for o in line.overrides if o.group and o.key not in line.defaults]
             what = f"there is no {option!r}" + (f", which {added[0]} requires" if added else "")
-            return Mistake(group, what, suggest(option, options[group], all_of=LISTED))
+            return Mistake(group, what, fix)
         if group in options:
-            return Mistake(
-                where, f"{group} has no {option!r}", suggest(option, options[group], all_of=LISTED)
-            )
+            return Mistake(where, f"{group} has no {option!r}", fix)
         return Mistake(where, f"there is no config {match[1]!r}", suggest(group or option, options))
     if match := re.match(r"Could not override '([^']+)'", text):
         return Mistake(where, f"overrides {match[1]!r}, which is not a group", suggest(match[1], options))

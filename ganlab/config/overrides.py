@@ -26,7 +26,7 @@ DEMO = "+experiment=digits"  # what `ganlab train` runs without an experiment an
 PATHS = frozenset(
     {"run_dir", "path", "weights", "out", "root", "resume"}
 )  # last part of a key whose value is a path
-LISTED = "'ganlab train --help' lists them"
+LISTED = "'ganlab train --help {}' lists them"  # of a group
 HYDRA = re.compile(r"hydra/launcher|hydra\.(launcher|job\.env_set)\..+|hydra\.verbose")
 _WORD = re.compile(r"(\+\+|\+|~)?([^=]*)(=?)(.*)", re.DOTALL)
 _KEY = re.compile(r"[A-Za-z_$][\w$-]*(?:[./][\w$-]+)*")
@@ -216,7 +216,7 @@ def _choice(sign: str, value: str, parsed: Override, line: CommandLine) -> Parse
         single = choice.text if isinstance(choice, QuotedString) else choice
         names = choice if isinstance(choice, list) else [single]
         mistakes += [
-            Mistake(group, f"there is no {_name(n)}", suggest(str(n), options, all_of=LISTED))
+            Mistake(group, f"there is no {_name(n)}", suggest(str(n), options, all_of=LISTED.format(group)))
             for n in names
             if n not in options
         ]

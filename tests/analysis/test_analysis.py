@@ -169,9 +169,7 @@ def test_mistakes_are_one_line_with_the_fix(
         2, capfd, sn, "analysis=scores", "n=none"
     )
     assert "steps: cannot change after training" in fails(2, capfd, sn, "analysis=scores", "steps=9")
-    assert "unheard: unknown key; change metric" in fails(
-        2, capfd, sn, "analysis=scores", "unheard=9"
-    )
+    assert "unheard: unknown key; change metric" in fails(2, capfd, sn, "analysis=scores", "unheard=9")
     assert "wants a run" in fails(3, capfd, "analysis=scores")
     assert "no such folder" in fails(3, capfd, "nowhere", "analysis=scores")
     assert "has no checkpoint at step 9" in fails(4, capfd, sn, "analysis=scores", "checkpoint=9")

@@ -111,9 +111,9 @@ def test_damage_quarantine_leftovers_and_torn_metrics(run: Path, capsys: pytest.
         f"ganlab: error: {run}: step 6: state.safetensors: damaged (its sha256 does not fit the manifest's); "
         "the newest good checkpoint is step 4\n"
     )
-    (told,) = json.loads(out)["runs"]
-    assert [(row["step"], row["state"]) for row in told["checkpoints"]] == [(4, "good"), (6, "damaged")]
-    said = " | ".join(told["notes"])
+    (report,) = json.loads(out)["runs"]
+    assert [(row["step"], row["state"]) for row in report["checkpoints"]] == [(4, "good"), (6, "damaged")]
+    notes = " | ".join(report["notes"])
     for word in (
         "002.corrupt: damaged, quarantined",
         "003.aside: set aside",
@@ -122,37 +122,37 @@ def test_damage_quarantine_leftovers_and_torn_metrics(run: Path, capsys: pytest.
         "before-1",
         "the last line is incomplete",
     ):
-        assert word in said, word
+        assert word in notes, word
     assert main.main(["check", str(run)]) == 4
     assert "step 6  damaged: state.safetensors" in capsys.readouterr().out
 
 
 def test_lost_files_other_runs_and_other_configs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*problems: str) -> None:
+    def expect(*problems: str) -> None:
         assert main.main(["check", str(run), "--json"]) == 4
-        found = json.loads(capsys.readouterr().out)["runs"][0]["problems"]
-        assert len(found) == len(problems), found
-        assert all(p in f for p, f in zip(problems, found, strict=True)), found
+        reported = json.loads(capsys.readouterr().out)["runs"][0]["problems"]
+        assert len(reported) == len(problems), reported
+        assert all(p in r for p, r in zip(problems, reported, strict=True)), reported
 
     whole = content(run)
     (run / "run.json").unlink()
-    told("run.json: holds no run id")
+    expect("run.json: holds no run id")
     (run / "run.json").write_bytes(whole["run.json"])
     (run / "config.yaml").write_bytes(whole["config.yaml"].replace(b"margin: 1.0", b"margin: 2.0"))
     assert b"margin: 2.0" in (run / "config.yaml").read_bytes()
-    told("config.yaml: loss.margin: step 6 was made with 1.0, asked 2.0")
+    expect("config.yaml: loss.margin: step 6 was made with 1.0, asked 2.0")
     (run / "config.yaml").write_bytes(b"\xff{")
-    told("config.yaml: is damaged")
+    expect("config.yaml: is damaged")
     (run / "config.yaml").write_bytes(whole["config.yaml"])
     lines = whole["metrics.jsonl"].splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join([lines[1], lines[0]]))
-    told("metrics.jsonl: step 1 of train is out of order")
+    expect("metrics.jsonl: step 1 of train is out of order")
     (run / "metrics.jsonl").write_bytes(whole["metrics.jsonl"])
     for step in (4, 6):
         reseal(run, step, run_id="b" * 32)
-    told("no checkpoint to resume from")
+    expect("no checkpoint to resume from")
     shutil.rmtree(run / "checkpoints")
-    told("no checkpoint to resume from")
+    expect("no checkpoint to resume from")
 
 
 def test_a_result_edited_to_finished_is_not_believed(
@@ -346,9 +346,9 @@ def test_a_damaged_record_is_written_anew(
     (run / "result.json").write_text(text)
     train(run)
     assert f"ganlab: warning: {run / 'result.json'}: was damaged" in capsys.readouterr().err
-    told, was = (json.loads((r / "result.json").read_text()) for r in (run, trained))
-    assert (told["status"], told["step"]) == ("finished", 6)
-    assert told["scores"]["last"]["values"] == was["scores"]["last"]["values"]
+    result, expected = (json.loads((r / "result.json").read_text()) for r in (run, trained))
+    assert (result["status"], result["step"]) == ("finished", 6)
+    assert result["scores"]["last"]["values"] == expected["scores"]["last"]["values"]
 
 
 def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
@@ -363,9 +363,9 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
     flip(run, 2)
     (run / "result.json").unlink()  # as killed at the end
     train(run, *words)
-    told = json.loads((run / "result.json").read_text())
-    assert told["status"] == "finished"
-    assert told["scores"]["best"]["step"] == 6
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert result["scores"]["best"]["step"] == 6
     assert "the last one stands for the best" in capsys.readouterr().err
 
 
@@ -382,8 +382,8 @@ def test_changed_keys_are_refused_or_allowed_by_name(run: Path, caplog: pytest.L
     with pytest.raises(ConfigError, match="resume_allow: 'optimzer' is no key"):
         train(run, "steps=8", "resume_allow=[optimzer]")
     train(run, "steps=8", "optimizer.lr=0.5", "resume_allow=[optimizer]")
-    told = json.loads((run / "result.json").read_text())
-    assert told["changes"] == [{"step": 6, "key": "optimizer.lr", "was": "0.0002", "now": "0.5"}]
+    result = json.loads((run / "result.json").read_text())
+    assert result["changes"] == [{"step": 6, "key": "optimizer.lr", "was": "0.0002", "now": "0.5"}]
     assert (RunFolder(run).read_config() or {})["optimizer"]["lr"] == 0.5
     assert "optimizer.lr: 0.0002, asked 0.5 from step 6 on" in (run / "log.txt").read_text()
     assert main.main(["check", str(run)]) == 0
@@ -440,12 +440,12 @@ def test_a_lost_config_comes_back_from_the_checkpoint(run: Path, trained: Path) 
 
 def test_another_machine_is_told_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "checkpoints" / "step-000000006"
-    found = json.loads((path / STATE).read_text())
-    found["identity"]["versions"]["torch"] = "1.2.3"
-    found["identity"]["device"] = "cpu (abacus)"
-    found["identity"]["world_size"] = 4
-    found["identity"]["threads"] = found["threads"] = 2
-    raw = json.dumps(found).encode()
+    state = json.loads((path / STATE).read_text())
+    state["identity"]["versions"]["torch"] = "1.2.3"
+    state["identity"]["device"] = "cpu (abacus)"
+    state["identity"]["world_size"] = 4
+    state["identity"]["threads"] = state["threads"] = 2
+    raw = json.dumps(state).encode()
     (path / STATE).write_bytes(raw)
     about = json.loads((path / MANIFEST).read_text())["files"]
     import hashlib

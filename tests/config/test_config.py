@@ -75,12 +75,12 @@ def test_the_list_group_takes_one_several_or_none(words: str, nodes: list[str], 
 
 
 def test_one_meaning_has_one_spelling() -> None:
-    said = [
+    words = [
         ["normalization=gp", "optimizer.lr=1e-4", "seed=3"],
         ["++seed=3", "+optimizer.lr=0.0001", "normalization=[gp]"],
         ["seed=1", "seed=3", "normalization=sn", "normalization='gp'", "optimizer.lr=1.0e-4"],
     ]
-    spellings = [compose.compose(words).overrides for words in said]
+    spellings = [compose.compose(line).overrides for line in words]
     assert spellings[0] == spellings[1] == spellings[2]
     assert spellings[0] == ["experiment=digits", "normalization=[gp]", "optimizer.lr=0.0001", "seed=3"]
 
@@ -167,8 +167,8 @@ def test_environment_variables_are_read_for_the_run_and_not_for_the_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("GANLAB_TEST_SECRET", "hunter2")
-    said = ["run_dir=${oc.env:GANLAB_TEST_SECRET}/x", "dataset.path=${run_dir}/y"]
-    composed = compose.compose(said)
+    words = ["run_dir=${oc.env:GANLAB_TEST_SECRET}/x", "dataset.path=${run_dir}/y"]
+    composed = compose.compose(words)
     assert composed.tree["dataset"]["path"] == "hunter2/x/y"
     assert "hunter2" not in f"{composed.saved}{composed.text}{composed.overrides}"
     again = compose.reopen({**composed.saved, "dataset": SHIPPED.saved["dataset"]})
@@ -187,8 +187,8 @@ def test_reopen_changes_how_a_run_is_scored_and_nothing_else() -> None:
     with pytest.raises(ConfigError) as caught:
         compose.reopen(saved, ["metric.protocl=smoke", "metric.protocol=smok", "steps=3", "devcie=cpu"])
     text = str(caught.value)
-    for right in ("'metric.protocol'", "'smoke'", "steps: cannot change after training", "did you mean 'device'?"):
-        assert right in text
+    for fix in ("'metric.protocol'", "'smoke'", "steps: cannot change after training", "mean 'device'?"):
+        assert fix in text
 
 
 def test_show_prints_the_config_or_a_part_of_it() -> None:
@@ -221,20 +221,20 @@ def test_misspelt_keys_are_refused_with_the_right_suggestion() -> None:
         for kind in ("drop", "double", "swap"):
             for at in range(len(last) - (kind == "swap")):
                 word = misspelt(last, kind, at)
-                wrong = ".".join(p for p in (parent, word) if p)
-                if not word or wrong in keys:
+                typo = ".".join(p for p in (parent, word) if p)
+                if not word or typo in keys:
                     continue
-                broken = _with(SHIPPED.tree, wrong)
-                told = [m for m in check.mistakes(broken, also=SHIPPED.also) if m.where == wrong]
+                broken = _with(SHIPPED.tree, typo)
+                mistakes = [m for m in check.mistakes(broken, also=SHIPPED.also) if m.where == typo]
                 plain_mapping = parent in ("normalization", "metric.scores")
                 if plain_mapping:  # a new name there is legal; what it names is not
-                    assert told
+                    assert mistakes
                     continue
                 total += 1
-                hit = bool(told) and told[0].fix == f"did you mean {key!r}?"
+                hit = bool(mistakes) and mistakes[0].fix == f"did you mean {key!r}?"
                 right += hit
                 if not hit:
-                    failed.append((key, wrong, told))
+                    failed.append((key, typo, mistakes))
     assert total > 900
     print(f"{right} of {total} suggestions right")
     assert right >= 0.95 * total, f"{right} of {total}: {failed[:20]}"
@@ -318,7 +318,7 @@ def test_a_mistake_of_the_command_line_is_one_line(word: str, says: str) -> None
         ("optimizer.betas=[0.5,1.5]", "optimizer.betas: 1.5 is not"),
         ("optimizer.betas=[0.5]", "optimizer.betas: [0.5] is not a list of 2"),
         ("optimizer.foo=1", "optimizer.foo: torch.optim.adam.Adam has no 'foo'"),
-        ("normalization.sn=3", "normalization.sn: 3 is not a Stabiliser"),
+        ("normalization.sn=3", "normalization.sn: 3 is not a Method"),
         ("normalization=3", "there is no 3"),
         ("+normalization.gp.weight=3", "normalization.gp: {'weight': 3} has no _target_"),
         ("optimizer._target_=ganlab.methods.losses.Hinge", "ganlab.methods.losses.Hinge has no 'lr'"),
@@ -330,8 +330,8 @@ def test_wrong_types_and_ranges_name_the_key_and_what_it_may_be(word: str, says:
 
 
 def test_all_mistakes_come_at_once() -> None:
-    said = ["setting=Z", "stepz=1", "seed=-1", "metric.protocol=dmo", "x=(", "~foo", "batch_size=${no}"]
-    keys = {m.where for m in refused(*said)}
+    words = ["setting=Z", "stepz=1", "seed=-1", "metric.protocol=dmo", "x=(", "~foo", "batch_size=${no}"]
+    keys = {m.where for m in refused(*words)}
     assert keys == {"setting", "stepz", "seed", "metric.protocol", "x", "foo", "batch_size"}
 
 
@@ -534,7 +534,7 @@ def test_a_file_can_not_set_hydra(tmp_path: Path, text: str) -> None:
 def test_the_command_line_can_set_little_of_hydra(word: str) -> None:
     from ganlab.config.overrides import command_line
 
-    (mistake,) = command_line([word], multirun=True).wrong
+    (mistake,) = command_line([word], multirun=True).mistakes
     assert mistake.where == word.partition("=")[0]
 
 
@@ -646,7 +646,9 @@ def test_what_does_not_fit_its_place(given: dict[str, Any], says: str) -> None:
 @pytest.mark.usefixtures("here")
 def test_a_class_whose_imports_fail_is_the_environments_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        targets.importlib, "import_module", lambda _: (_ for _ in ()).throw(ImportError("no", name="lmdb"))
+        targets.importlib,
+        "import_module",
+        lambda _: (_ for _ in ()).throw(ModuleNotFoundError("no", name="lmdb")),
     )
     with pytest.raises(EnvError, match="pip install lmdb"):
         targets.resolve("ganlab.data.lsun.LSUN")
@@ -687,7 +689,7 @@ def test_random_words_never_raise_anything_else() -> None:
         for _ in range(draw.randint(1, 3)):
             text.insert(draw.randrange(len(text) + 1), draw.choice(signs))
         line = command_line(["".join(text)])
-        assert line.given or line.wrong
+        assert line.overrides or line.mistakes
     for _ in range(20):
         text = list(draw.choice(words))
         text.insert(draw.randrange(len(text) + 1), draw.choice(signs))
