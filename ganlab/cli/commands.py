@@ -1,302 +1,276 @@
-"""What each command of ``ganlab`` does with its words. Imports nothing heavy but inside them."""
+"""The table of ``ganlab``'s commands: names, keys with defaults and help, and functions."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from ganlab.bench import KEYS as BENCH
+from ganlab.cli import actions, help
+from ganlab.cli.command import Command
+from ganlab.cli.help import train
 
-from ganlab.bench import KEYS
-from ganlab.cli import help
-from ganlab.cli.arguments import no_near_miss, numbers, one_run, own_keys, parse
-from ganlab.errors import ConfigError, Mistake, suggest
-from ganlab.schema import MAX_COUNT
-from ganlab.system.packages import PLOT_PACKAGES, require
+CHECKPOINT = ("last", "last, best, or a step")
 
-
-def say(text: str) -> int:
-    print(text)
-    return 0
-
-
-def train(rest: list[str]) -> int:
-    """``ganlab train``."""
-    words = parse(
-        rest,
+_TABLE = (
+    Command(
+        name="train",
+        summary="train one GAN, or several (-m); continue an unfinished run",
+        usage="[+experiment=NAME] [group=option ...] [key=value ...] [options]",
+        about="Without an experiment or a dataset it trains the demo, +experiment=digits. The run folder "
+        "follows from the config: the same command continues an unfinished run, and reports a "
+        "finished one.",
+        run=actions.train,
+        config_dir=True,
         flags={"-m": "--multirun", "-r": "--run"},
-        values={"-cd": "--config-dir", "-c": "--cfg", "-p": "--package"},
+        values={"-c": "--cfg", "-p": "--package"},
         more=("--resolve", "--hydra-help", "--info", "-i"),
-    )
-    if words.on("--help"):
-        from ganlab.config.files import user_dirs
-
-        return say(help.train(user_dirs(words.all("--config-dir"))))
-    dirs, overrides = words.all("--config-dir"), [*words.overrides, *words.names]
-    show = words.last("--cfg")
-    if show not in (None, "job", "hydra", "all"):
-        raise ConfigError("--cfg", f"{show!r} is none of job, hydra, all", "write --cfg job")
-    if words.on("--hydra-help", "--info", "-i") or show in ("hydra", "all"):
-        from ganlab.sweeps.multirun import run_hydra_option
-
-        options = [word for n, v in words.options if n != "--config-dir" for word in (n, v) if word]
-        return run_hydra_option(options, overrides, dirs)
-    rules = [word for word in overrides if word.startswith("sweep.")]
-    overrides = [word for word in overrides if word not in rules]
-    if words.on("--multirun") and show is None:
-        own, others = own_keys(rules, help.RULES)
-        if others:
-            key = others[0].partition("=")[0]
-            raise ConfigError(key, "is no rule of a sweep", suggest(key, list(help.RULES)))
-        from ganlab.sweeps.multirun import sweep
-        from ganlab.sweeps.plan import parse_rules
-
-        most, retry, stall_minutes = own.values()
-        return sweep(overrides, dirs, parse_rules(most, retry, stall_minutes, "sweep."))
-    if rules and not words.on("--multirun"):
-        raise ConfigError(rules[0].partition("=")[0], "is a rule of sweeps", "add -m, or leave it out")
-    if show:
-        from ganlab.config import compose
-
-        composed = compose.compose(overrides, dirs)
-        print(compose.show(composed, resolve=words.on("--resolve"), package=words.last("--package")), end="")
-        sys.stdout.flush()
-        from ganlab.training.trainer import require_possible
-
-        require_possible(compose.build(composed))
-        return 0
-    for option in ("--resolve", "--package"):
-        if words.on(option):
-            raise ConfigError(option, "goes with --cfg", f"write --cfg job {option}")
-    from ganlab.cli import launched
-
-    return launched.train(overrides, dirs)
-
-
-def sweep(rest: list[str]) -> int:
-    """``ganlab sweep``."""
-    words = parse(rest, values={"-cd": "--config-dir"})
-    if words.on("--help"):
-        return say(help.sweep(words.all("--config-dir")))
-    own, others = own_keys(words.overrides, help.SWEEP)
-    if words.names:
-        fix = f"write grid={words.names[0]}" if own["grid"] is None else "write key=value"
-        raise ConfigError(words.names[0], "is no key=value", fix)
-    if own["grid"] is None:
-        raise ConfigError("grid", "is not chosen", "write grid=NAME; 'ganlab sweep --help' lists them")
-    from ganlab.config.files import groups, user_dirs
-    from ganlab.sweeps import grid, plan, runner
-
-    known = grid.load(own["grid"], user_dirs(words.all("--config-dir"))).axis_keys()
-    keys = {*known, *groups([]), *help.arguments("Experiment")}
-    no_near_miss(
-        [word for word in others if word.lstrip("+").partition("=")[0] not in keys], list(help.SWEEP)
-    )
-
-    rules = plan.parse_rules(own["max_jobs"], own["retry"], own["stall_minutes"])
-    asked = plan.parse_placement(own["jobs"], own["per_gpu"], own["gpus"], others)
-    dirs = words.all("--config-dir")
-    scale = grid.parse_scale(own["scale"]) if own["scale"] else grid.Scale()
-    places = runner.resolve_gpus(asked)
-    found = runner.make_plan(own["grid"], others, scale, own["out"], dirs, rules.max_cells)
-    if own["dry_run"]:
-        from ganlab.sweeps import cost
-
-        cost.print_cost(found, places)
-        return 0
-    return runner.sweep(found, places, dirs, rules)
-
-
-def status(rest: list[str]) -> int:
-    """``ganlab status``."""
-    words = parse(rest)
-    if words.on("--help"):
-        return say(help.status())
-    own, others = own_keys(words.overrides, help.STATUS)
-    if others:
-        key = others[0].partition("=")[0]
-        raise ConfigError(key, "is no option of status", suggest(key, list(help.STATUS)))
-    from ganlab.sweeps.status import show_status
-
-    return show_status(words.names, own["watch"])
-
-
-def check(rest: list[str]) -> int:
-    """``ganlab check``."""
-    words = parse(rest, more=("--json",))
-    if words.on("--help"):
-        return say(help.check())
-    if words.overrides:
-        raise ConfigError(words.overrides[0], "is no option of check", "it has only --json")
-    if not words.names:
-        raise ConfigError("check", "wants run folders", "name some, or a folder that holds some")
-    from ganlab.cli.check import check as verify
-
-    return verify(words.names, as_json=words.on("--json"))
-
-
-def evaluate(rest: list[str]) -> int:
-    """``ganlab evaluate``."""
-    words = parse(rest, values={"-cd": "--config-dir"})
-    if words.on("--help"):
-        return say(help.evaluate())
-    run = one_run(words, "evaluate")
-    own, others = own_keys(words.overrides, {"checkpoint": ("last", ""), "protocols": (None, "")})
-    no_near_miss(others, ["checkpoint", "protocols"])
-    several = own["protocols"] and [name.strip() for name in own["protocols"].strip("[]").split(",")]
-    if several and any(word.lstrip("+").startswith("metric.protocol=") for word in others):
-        raise ConfigError("metric.protocol", "is given beside protocols=", "keep one of the two")
-    if several and len(set(several)) < len(several):
-        raise ConfigError("protocols", "names one twice", "name each once")
-    from ganlab.cli import evaluate as evaluate_module
-
-    dirs, checkpoint = words.all("--config-dir"), own["checkpoint"]
-    if several:
-        evaluate_module.evaluate_protocols(run, several, others, checkpoint=checkpoint, config_dirs=dirs)
-    else:
-        evaluate_module.evaluate_run(run, others, checkpoint=checkpoint, config_dirs=dirs)
-    return 0
-
-
-def sample(rest: list[str]) -> int:
-    """``ganlab sample``."""
-    words = parse(rest, values={"-cd": "--config-dir"})
-    if words.on("--help"):
-        return say(help.sample())
-    run = one_run(words, "sample")
-    own, others = own_keys(words.overrides, help.SAMPLE)
-    bounds = {"n": (1, 100_000), "seed": (0, MAX_COUNT), "columns": (1, 1000), "interpolations": (0, 1000)}
-    wrong = [
-        Mistake(
-            key,
-            f"{own[key]} is {f'less than {least}' if own[key] < least else f'more than {most:,}'}",
-            f"the default is {help.SAMPLE[key][0]}",
-        )
-        for key, (least, most) in bounds.items()
-        if not least <= own[key] <= most
-    ]
-    if wrong:
-        raise ConfigError(wrong)
-    no_near_miss(others, list(help.SAMPLE))
-    from ganlab.cli import sample as sample_module
-
-    sample_module.sample_run(run, overrides=others, config_dirs=words.all("--config-dir"), **own)
-    return 0
-
-
-def report(rest: list[str]) -> int:
-    """``ganlab report``."""
-    words = parse(rest)
-    if words.on("--help"):
-        return say(help.report())
-    own, others = own_keys(words.overrides, help.REPORT)
-    if others:
-        key = others[0].partition("=")[0]
-        raise ConfigError(key, "is no option of report", suggest(key, list(help.REPORT)))
-    thresholds = numbers("thresholds", own["thresholds"])
-    if not words.names:
-        raise ConfigError("report", "wants run folders", "name some, or a folder that holds some")
-    require(*PLOT_PACKAGES)
-    from ganlab.report import report as write
-
-    print(write(words.names, own["out"], thresholds))
-    return 0
-
-
-def analyze(rest: list[str]) -> int:
-    """``ganlab analyze``."""
-    words = parse(rest, values={"-cd": "--config-dir"})
-    own, others = own_keys(words.overrides, {"analysis": (None, ""), "out": (None, "")})
-    if words.on("--help"):
-        return say(help.analyze(own["analysis"]))
-    if own["analysis"] is None:
-        no_near_miss(others, ["analysis", "out"])
-        raise ConfigError(
-            "analysis", "is not chosen", "write analysis=NAME; 'ganlab analyze --help' lists them"
-        )
-    require(*PLOT_PACKAGES)
-    from ganlab.analysis import analyze as make
-
-    make(words.names, own["analysis"], own["out"], others, words.all("--config-dir"))
-    return 0
-
-
-def explain(rest: list[str]) -> int:
-    """``ganlab explain``."""
-    words = parse(rest, values={"-cd": "--config-dir"}, more=("--json",))
-    if words.on("--help"):
-        return say(help.explain())
-    if len(words.names) > 1 or (words.names and words.overrides):
-        fix = "name one run folder, or write overrides as for ganlab train"
-        raise ConfigError("explain", "wants one run folder, or overrides alone", fix)
-    from ganlab.papers.explain import explain as tell_apart
-
-    run, dirs = "".join(words.names), words.all("--config-dir")
-    tell_apart(run, words.overrides, dirs, as_json=words.on("--json"))
-    return 0
-
-
-def data(rest: list[str]) -> int:
-    """``ganlab data``."""
-    words = parse(rest, values={"-cd": "--config-dir"})
-    if words.on("--help") or not words.names:
-        return say(help.data()) if words.on("--help") else _usage(help.data())
-    what, *names = words.names
-    if what not in ("prepare", "info", "check"):
-        raise ConfigError(f"data {what}", "is no command", suggest(what, ["prepare", "info", "check"]))
-    from ganlab.cli import data as data_module
-
-    names += [word.removeprefix("dataset=") for word in words.overrides if word.startswith("dataset=")]
-    if len(names) != 1:
-        raise ConfigError(
-            f"data {what}", "wants one dataset", f"choose one of {', '.join(data_module.names())}"
-        )
-    show = {"prepare": data_module.prepare, "info": data_module.info, "check": data_module.check}[what]
-    others = [word for word in words.overrides if not word.startswith("dataset=")]
-    show(names[0], others, words.all("--config-dir"))
-    return 0
-
-
-def bench(rest: list[str]) -> int:
-    """``ganlab bench``."""
-    words = parse(rest, values={"-cd": "--config-dir"})
-    if words.on("--help"):
-        return say(help.bench())
-    own, others = own_keys(words.overrides, KEYS)
-    if others or words.names:
-        key = [*others, *words.names][0].partition("=")[0]
-        raise ConfigError(key, "is no key of bench", suggest(key, list(KEYS)))
-    from ganlab.bench.run import bench as measure
-
-    return measure(own, words.all("--config-dir"))
-
-
-def doctor(rest: list[str]) -> int:
-    """``ganlab doctor``."""
-    words = parse(rest, more=("--json",))
-    if words.on("--help"):
-        return say(help.doctor())
-    if words.names or words.overrides:
-        raise ConfigError([*words.names, *words.overrides][0], "is no option of doctor", "it has only --json")
-    from ganlab.cli.doctor import doctor as examine
-
-    return examine(as_json=words.on("--json"))
-
-
-def _usage(text: str) -> int:
-    print(text, file=sys.stderr)
-    return ConfigError.code
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train,
-    "sweep": sweep,
-    "status": status,
-    "check": check,
-    "evaluate": evaluate,
-    "sample": sample,
-    "report": report,
-    "explain": explain,
-    "analyze": analyze,
-    "data": data,
-    "bench": bench,
-    "doctor": doctor,
-}
+        page=train.page,
+        examples=(
+            "train steps=200 run_dir=outputs/try",
+            "train +experiment=sngan_cifar setting=B normalization=gp loss=wasserstein",
+            "train dataset=folder dataset.path=photos.zip architecture=resnet",
+            "train -m +experiment=sngan_cifar normalization=sn,wn,gp setting=A,D",
+        ),
+    ),
+    Command(
+        name="sweep",
+        summary="run a paper's grid; skip, continue or retry cells as needed",
+        usage="grid=NAME [AXIS=a,b] [key=value ...] [scale=...] [jobs=N] [per_gpu=K] [dry_run=true]",
+        about="Each cell is a run in a folder and a process of its own. per_gpu > 1 runs several cells in "
+        "one process, which then share data, feature network and statistics; their results do not "
+        "change. jobs x per_gpu cells run at a time; on a CPU, jobs=CORES is faster than packing. The "
+        "same command again skips finished cells, continues unfinished ones and reruns failed ones. "
+        "Within a sweep a failed cell is retried once, unless its config, data or checkpoint is at "
+        "fault (exit codes 2 to 4). Several sweeps of one folder, such as a SLURM array of this "
+        "command, share the work. The folder has a table, cells.csv, and the output of each cell, "
+        ".sweep/CELL.log. 'ganlab status' shows progress, 'ganlab report' the results.",
+        run=actions.sweep,
+        config_dir=True,
+        keys={
+            "grid": (None, "the grid; a file in configs/grid"),
+            "scale": (None, "UPDATES or UPDATES,WIDTH: fractions, as scale=0.01,0.125"),
+            "jobs": (
+                None,
+                "processes at a time, which share the CPU threads or GPUs; default 1, or one per GPU",
+            ),
+            "per_gpu": ("1", "cells at a time in each process, on one GPU; auto: tuned while they run"),
+            "gpus": (None, "the GPUs to use, as gpus=[0,1]; default all, if jobs is above 1"),
+            "dry_run": (False, "print the cells and their estimated cost; run nothing"),
+            "out": (None, "folder; default outputs/GRID[-SCALE][-HASH of other overrides]"),
+            **actions.SWEEP_KEYS,
+        },
+        rows=(
+            ("AXIS=a,b", "only these values of an axis, as method=sn,wn; or other values, as seed=0,1,2"),
+            ("n=, seed=", "of a grid that samples at random: the number of samples and the seed"),
+            ("key=value", "for every cell, as in 'ganlab train --help'; not scaled"),
+        ),
+        sections=help.grids,
+        examples=(
+            "sweep grid=sngan_fig1_cifar dry_run=true",
+            "sweep grid=sngan_fig1_cifar method=sn,wn seed=0,1,2",
+            "sweep grid=sngan_fig1_cifar scale=0.01,0.0625 jobs=2 metric.extractor=cifar",
+            "sweep grid=sngan_fig1_cifar per_gpu=auto gpus=[0,1]",
+            "sweep grid=wgan_gp_random_architectures n=12 seed=0",
+        ),
+    ),
+    Command(
+        name="status",
+        summary="show the progress of runs and sweeps",
+        usage="[FOLDER...] [watch=true]",
+        about="Prints a line for each run in the folders (default: outputs): state, step, speed, time left, "
+        "last scores. packed: how many runs share its process. killed: its process is gone; the same "
+        "command continues it. no checkpoint: its result says finished, but the checkpoint of that "
+        "step is missing. Only reads files, so it is safe during a sweep, on any machine that sees "
+        "them.",
+        run=actions.status,
+        strict=True,
+        keys={"watch": (False, "refresh every 5 seconds until all runs have ended")},
+        examples=("status outputs/sngan_fig1_cifar watch=true",),
+    ),
+    Command(
+        name="check",
+        summary="verify the checkpoints of runs: can they resume?",
+        usage="RUN... [--json]",
+        about="Verifies every checkpoint of the run folders, or of the runs in a folder: checksums, sizes, "
+        "content, finite numbers, and fit to the run's config. Prints a line for each step (good, "
+        "damaged and why, or another run's), then problems of config.yaml, run.json and "
+        "metrics.jsonl, and files left by kills, quarantines and resume=. Writes nothing. Exit code "
+        "0: all runs can resume; 4: something is damaged or there is no checkpoint; 3: no run.",
+        run=actions.check,
+        strict=True,
+        json=True,
+        examples=("check outputs/sngan_cifar/C-s0", "check outputs/sngan_fig1_cifar --json"),
+    ),
+    Command(
+        name="evaluate",
+        summary="score a run's checkpoint again, under any protocol",
+        usage="RUN [checkpoint=last|best|STEP] [metric overrides] [device=...]",
+        about="Scores a checkpoint of the run folder RUN again, without training; prints the scores and "
+        "saves them in RUN/evaluations/.",
+        run=actions.evaluate,
+        one_run=True,
+        config_dir=True,
+        keys={
+            "checkpoint": CHECKPOINT,
+            "protocols": (None, "NAME,NAME: several protocols, with the scores side by side"),
+        },
+        sections=help.scoring,
+        examples=(
+            "evaluate outputs/sngan_cifar/C-s0 metric.protocol=ttur50k",
+            "evaluate outputs/sngan_cifar/C-s0 protocols=sngan_paper,ttur50k",
+            "evaluate outputs/digits/C-s0 checkpoint=best metric.extractor=cifar device=cpu",
+        ),
+    ),
+    Command(
+        name="sample",
+        summary="draw samples from a run: a grid, single images, interpolations",
+        usage="RUN [n=64] [out=DIR] [key=value ...]",
+        about="Draws samples from a checkpoint's generator. Images: grid.png, single PNGs, "
+        "interpolation.png; text: samples.txt, interpolation.txt; points: points.csv, grid.png, "
+        "interpolation.csv.",
+        run=actions.sample,
+        one_run=True,
+        config_dir=True,
+        keys={
+            "n": (64, "number of samples"),
+            "out": (None, "folder; default RUN/samples/step-N-seedS"),
+            "seed": (0, "seed of the latents"),
+            "checkpoint": CHECKPOINT,
+            "columns": (8, "images per row of the grid and per interpolation"),
+            "classes": (None, "of a conditional run, as 0,3,7: rows of the grid; default: spread over all"),
+            "interpolations": (8, "pairs of latents to interpolate between; 0: none"),
+            "singles": (True, "also write each image as a PNG"),
+        },
+        rows=(("device=auto", "auto, cpu, cuda or cuda:i"),),
+        examples=("sample outputs/digits/C-s0 n=64 out=samples",),
+    ),
+    Command(
+        name="report",
+        summary="compare runs: HTML, Markdown, CSV and figures",
+        usage="RUN... [out=outputs/report] [thresholds=a,b,...]",
+        about="Reads run folders, or folders that contain some, and writes report.html (self-contained), "
+        "report.md, CSV files and figures: bars by method and setting, curves and samples; our scores "
+        "beside the published ones and other implementations', each with its protocol and whether it "
+        "is comparable; the ranking and robustness of methods beside the paper's; whether differences "
+        "exceed seed noise; one checkpoint under several protocols. For a grid of paired cells "
+        "(random architectures) it prints and writes the counts beside the paper's.",
+        run=actions.report,
+        strict=True,
+        keys={
+            "out": (None, "folder; default outputs/report"),
+            "thresholds": (
+                None,
+                "of success, as 2,3.5, for grids that count successes; default: the paper's, or deciles",
+            ),
+        },
+        examples=(
+            "report outputs/sngan_cifar outputs/wgan_gp_cifar out=benchmarks/cifar",
+            "report outputs/wgan_gp_random_architectures thresholds=2,3,4",
+        ),
+    ),
+    Command(
+        name="analyze",
+        summary="draw one figure of runs and write its numbers: spectra, gradients, speed, ...",
+        usage="RUN... analysis=NAME [out=DIR] [key=value ...]",
+        about="Reads run folders, or folders that contain some; draws NAME.png and writes its numbers to "
+        "NAME.csv, in RUN/analysis, or for several paths in outputs/analysis. Does not change the "
+        "runs.",
+        run=actions.analyze,
+        config_dir=True,
+        keys={"analysis": (None, "an analysis, several as a,b, or all"), "out": (None, "folder")},
+        rows=(
+            ("checkpoint=last", "last, best, or a step; of analyses of networks"),
+            ("dataset.path=PATH", "where the images are now"),
+            ("device, threads", "as in 'ganlab train --help all'"),
+        ),
+        sections=help.analyses,
+        examples=(
+            "analyze outputs/sngan_cifar analysis=singular_values",
+            "analyze outputs/sngan_cifar/C-s0 analysis=nearest,scores,gradient_norm",
+            "analyze outputs/sngan_fig4 analysis=feature_dim out=figures",
+            "analyze analysis=speed +experiment=sngan_cifar architecture.width=0.25",
+        ),
+    ),
+    Command(
+        name="explain",
+        summary="show how a run differs from the paper's recipe, and the source of each value",
+        usage="RUN | [+experiment=NAME] [group=option ...] [key=value ...] [--json]",
+        about="Lists every key in which a run folder, or a run with the overrides, differs from the paper's "
+        "recipe; the source of the recipe's values (paper, authors' code, our choice); and where "
+        "paper and code disagree or the paper says nothing. The recipe is that of the run's "
+        "experiment, or else of the nearest shipped one.",
+        run=actions.explain,
+        config_dir=True,
+        json=True,
+        examples=(
+            "explain outputs/sngan_cifar/C-s0",
+            "explain +experiment=sngan_cifar setting=D steps=1000",
+        ),
+    ),
+    Command(
+        name="data",
+        summary="prepare or check a dataset, or show what is prepared",
+        usage="prepare|check|info DATASET [key=value ...]",
+        about="prepare: download (verified, resumable) or read a local source on all cores, and pack it "
+        "into one file of pixels with a manifest. If interrupted, the same command continues and ends "
+        "with the same bytes. check: read every file of the source; report damaged, unusual and "
+        "identical ones, and counts. info: what is prepared, counts, classes, checksums. Environment: "
+        "GANLAB_CACHE (folder of downloads and packed data), GANLAB_OFFLINE=1 (never download), "
+        "GANLAB_DATA_TIMEOUT (seconds after which an unresponsive reading process is ended; 120).",
+        run=actions.data,
+        config_dir=True,
+        rows=(
+            ("path=, split=, ...", "keys of the dataset; split=all: every split"),
+            ("hash=write", "with check: write the sha256 of every file beside the source, as sha256sum does"),
+            ("hash=verify", "with check: compare with them; finds bit rot that decodes without an error"),
+            ("manifest=FILE", "with hash: another file for them"),
+            ("out=FILE", "with check: save the report as JSON"),
+            ("verify=true", "with info: read every prepared file and compare its checksum"),
+            ("dataset.verify=false", "cifar10, stl10, mnist: accept your own data in their format"),
+        ),
+        sections=help.datasets,
+        examples=(
+            "data prepare cifar10",
+            "data prepare folder path=photos.zip resolution=64",
+            "data prepare imagenet path=/data/ILSVRC2012 split=all",
+            "data prepare lsun path=/data/lsun category=bedroom resolution=128",
+            "data check folder path=photos hash=write",
+            "data check folder path=photos hash=verify",
+            "data info cifar10 verify=true",
+        ),
+    ),
+    Command(
+        name="bench",
+        summary="measure speed on this machine, beside a plain loop: tables, JSON, charts",
+        usage="[cases=...] [key=value ...]",
+        about="Runs updates of each case by each path, in processes that take turns, and reports updates "
+        "per second, the ratio to the plain loop (scripts/plain_loop.py), floating-point operations, "
+        "utilization, dispatched operations, memory, and the seconds to the first update. Images are "
+        "noise, so no data is needed. Each case is saved in bench.json once measured; the same "
+        "command continues with missing cases, and repeats those measured with another commit, "
+        "version or thread count. bench.md and PNGs are written beside it.",
+        run=actions.bench,
+        strict=True,
+        takes_names=False,
+        config_dir=True,
+        keys=BENCH,
+        examples=(
+            "bench quick=true",
+            "bench cases=cnn-sn,resnet-sn d_steps=5 rounds=3",
+            "bench minutes=25                       and again, until all is measured",
+            "bench cases=cnn-sn d_steps=1 evaluation=true packing=true scaling=true",
+            "bench device=cuda engine=eager,graph,compile precision=tf32,bf16",
+        ),
+    ),
+    Command(
+        name="doctor",
+        summary="show what is installed, prepared and missing on this machine",
+        usage="[--json]",
+        about="Reports the installed packages, devices, datasets and weights, and what is missing: its size "
+        "and checksum, and where to put it. Exit code 5 if something required is broken.",
+        run=actions.doctor,
+        strict=True,
+        takes_names=False,
+        json=True,
+    ),
+)
+COMMANDS: dict[str, Command] = {command.name: command for command in _TABLE}
+SUMMARIES = [(command.name, command.summary) for command in _TABLE]

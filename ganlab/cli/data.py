@@ -1,4 +1,4 @@
-"""``ganlab data``: prepare a dataset, check it, or tell what is prepared. Imports no torch before it must."""
+"""``ganlab data``: prepare a dataset, check its files, or show what is prepared. Imports torch late."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ganlab.system.paths import expanded
 if TYPE_CHECKING:
     from ganlab.data.packing.check import Report
 
-TOLD = ("skipped", "too_small", "enlarged", "empty_classes")  # by ``pack.warnings_of``
-OWN = {  # each command's own keys, beside the dataset's
+WARNED = ("skipped", "too_small", "enlarged", "empty_classes")  # reported by ``pack.warnings_of``
+KEYS = {  # each command's own keys, besides the dataset's
     "prepare": (),
     "info": ("verify",),
     "check": ("hash", "manifest", "out"),
 }
-SHOWN = 20  # groups of equal files that are printed
+MAX_LINES = 20  # printed groups of identical files, or classes
 
 
 def names(config_dirs: Sequence[str] = ()) -> list[str]:
@@ -29,49 +29,49 @@ def names(config_dirs: Sequence[str] = ()) -> list[str]:
 
 
 def prepare(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> None:
-    """Download where needed, pack, and print where the packs lie and what happened to images on the way.
+    """Download if needed, pack, and print where the packed data is and what happened to the images.
 
-    ``split=all`` for every split. A preparation that was killed goes on where it stopped.
+    ``split=all`` for every split. An interrupted preparation continues where it stopped.
     """
-    dataset, splits, _ = _opened(name, overrides, config_dirs, "prepare")
+    dataset, splits, _ = _open(name, overrides, config_dirs, "prepare")
     from ganlab.data.packing import pack
 
     for manifest in pack.prepare(dataset, splits):
         if manifest.get("folder") is None:
             print(f"{dataset.name}: {dataset.origin}; nothing to prepare")
-            _told_loaded(dataset, manifest)
+            _print_loaded(dataset, manifest)
         else:
             print(f"{dataset.name}: {_sentence(manifest)} -> {manifest['folder']}")
-            for line in (*_counts(manifest, but=TOLD), *pack.warnings_of(manifest)):
+            for line in (*_counts(manifest, but=WARNED), *pack.warnings_of(manifest)):
                 print(f"  {line}")
             if recipe := dataset.recipe(manifest["split"]):
                 for old in pack.outdated(recipe):
-                    print(f"  no longer used, of the source as it was before: {old}")
+                    print(f"  unused, packed from an earlier version of the source: {old}")
 
 
 def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> None:
     """Print what a dataset is and which splits are prepared; downloads nothing.
 
-    Raises DataError if a pack is damaged (``verify=true`` reads all of it).
+    Raises DataError if packed data is damaged (``verify=true`` reads all of it).
     """
-    dataset, _, own = _opened(name, overrides, config_dirs, "info")
+    dataset, _, own = _open(name, overrides, config_dirs, "info")
     if (text := own.get("verify", "false")) not in ("true", "false"):
         raise ConfigError("verify", f"{text!r} is not true or false", "write verify=true")
     verify = text == "true"
     from ganlab.data.packing import pack
 
-    told = pack.info(dataset, verify=verify)
+    summary = pack.info(dataset, verify=verify)
     print(f"{dataset.name}: {_shape(dataset)}")
-    print(f"splits: {', '.join(told['splits'])} (training: {told['split']})")
+    print(f"splits: {', '.join(summary['splits'])} (training: {summary['split']})")
     damaged = []
-    for split, manifest in told["packs"].items():
+    for split, manifest in summary["packs"].items():
         if manifest is None:
-            print(f"  {split}: {_absent(dataset, split)}")
+            print(f"  {split}: {_missing_line(dataset, split)}")
         elif "absent" in manifest:
-            print(f"  {split}: no source here ({manifest['absent']})")
+            print(f"  {split}: source not available ({manifest['absent']})")
         elif "begun" in manifest:
             done = f"{manifest['begun'] / 1e6:,.0f} MB"
-            print(f"  {split}: begun, {done} done; 'ganlab data prepare {dataset.name}' goes on")
+            print(f"  {split}: incomplete, {done} done; 'ganlab data prepare {dataset.name}' continues")
         elif "error" in manifest:
             damaged.append(manifest)
             print(f"  {split}: damaged, {manifest['folder']}")
@@ -81,87 +81,91 @@ def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = 
                 print(f"    {line}")
             if classes := manifest.get("classes"):
                 counts = manifest.get("class_counts") or [""] * len(classes)
-                shown = [f"{c} {n}".strip() for c, n in zip(classes, counts, strict=False)]
-                print(f"    classes: {', '.join(shown[:20])}{', ...' if len(shown) > 20 else ''}")
+                labels = [f"{c} {n}".strip() for c, n in zip(classes, counts, strict=False)]
+                print(f"    classes: {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}")
     if damaged:
         where, _, rest = damaged[0]["error"].partition(": ")
         raise DataError(where, *rest.split("; ", 1))
 
 
 def check(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> None:
-    """Look at every file of a dataset's source, and print what is wrong or odd; packs and downloads nothing.
+    """Check every file of a dataset's source and print problems and oddities; packs and downloads nothing.
 
     ``hash=write`` writes a manifest of sha256 sums, ``hash=verify`` compares with it; ``manifest=FILE`` is
-    another place for it than beside the source. ``out=FILE`` keeps what was found as JSON. Raises DataError
-    if a file is broken, has changed or is missing.
+    its path if not beside the source. ``out=FILE`` saves the report as JSON. Raises DataError if a file is
+    broken, changed or missing.
     """
-    dataset, splits, own = _opened(name, overrides, config_dirs, "check")
+    dataset, splits, own = _open(name, overrides, config_dirs, "check")
     if (how := own.get("hash", "none")) not in ("write", "verify", "none"):
         raise ConfigError("hash", f"{how!r} is not write or verify", "write hash=write, later hash=verify")
     if how == "none" and "manifest" in own:
-        raise ConfigError("manifest", "goes with hash", "write hash=write or hash=verify")
+        raise ConfigError("manifest", "requires hash", "write hash=write or hash=verify")
     if splits and "manifest" in own:
-        raise ConfigError("manifest", "is one file, for every split", "name the split")
-    found: dict[str, Any] = {}
+        raise ConfigError("manifest", "is a single file, but split=all has several splits", "name the split")
+    reports: dict[str, Any] = {}
     for split in splits or (dataset.split,):
-        found[split] = _check(dataset, split, how, own.get("manifest"))
+        reports[split] = _check(dataset, split, how, own.get("manifest"))
     if "out" in own:
-        write_json(expanded(own["out"]), {s: r.as_json() for s, r in found.items() if r})
+        write_json(expanded(own["out"]), {s: r.as_json() for s, r in reports.items() if r})
         print(f"-> {own['out']}")
-    if wrong := [(r.root, r.num_bad, r.files) for r in found.values() if r and r.num_bad]:
-        fix = "repair or remove them; dataset.on_bad=skip leaves broken images out"
-        raise DataError([Mistake(root, f"{n:,} of {of:,} files are not sound", fix) for root, n, of in wrong])
+    if damaged := [r for r in reports.values() if r and r.num_bad]:
+        fix = "repair or remove them; dataset.on_bad=skip skips broken images"
+        raise DataError(
+            [Mistake(r.root, f"{r.num_bad:,} of {r.files:,} files are damaged", fix) for r in damaged]
+        )
 
 
 def _check(dataset: Dataset, split: str, how: str, manifest: str | None) -> Report | None:
-    """One split: print what is found, and return it; None for a set that comes with its package."""
+    """Check one split, print its report and return it; None for a dataset without files to check."""
     from ganlab.data.packing import pack
 
     originals = dataset.originals(split)
     if originals is None:
         if how != "none":
-            what = f"{dataset.name} {dataset.origin}: no sums are kept of it"
-            raise ConfigError("hash", what, "leave it out")
+            what = f"{dataset.name} {dataset.origin}, so it has no files to hash"
+            raise ConfigError("hash", what, "omit it")
         loaded = dataset.load(split=split)
-        print(f"{dataset.name} {split}: {dataset.origin}, and loads")
-        _told_loaded(dataset, loaded.manifest)
+        print(f"{dataset.name} {split}: {dataset.origin}; loads correctly")
+        _print_loaded(dataset, loaded.manifest)
         return None
-    place = None
+    target = None
     if how != "none":
         beside = originals.root.with_name(f"{originals.root.name}-{split}.sha256")
-        place = expanded(manifest) if manifest else beside
+        target = expanded(manifest) if manifest else beside
     from ganlab.data.packing.check import check as check_originals
 
-    report = check_originals(originals, place, write=how == "write")
-    for line in _told(report, f"{dataset.name} {split}"):
+    report = check_originals(originals, target, write=how == "write")
+    for line in _report_lines(report, f"{dataset.name} {split}"):
         print(line)
-    if place is not None:
-        print(f"  {'written' if how == 'write' else 'compared with'}: {place}")
+    if target is not None:
+        print(f"  {'written' if how == 'write' else 'compared with'}: {target}")
     if recipe := dataset.recipe(split):
         if recipe.folder.exists():
             pack.verify_pack(recipe.folder)
             print(f"  prepared: {recipe.folder}, verified")
         for old in pack.outdated(recipe):
-            print(f"  outdated, of these files as they were before: {old}")
+            print(f"  outdated, packed from an earlier version of the files: {old}")
     return report
 
 
-def _told(report: Report, title: str) -> Iterator[str]:
-    """What a check found, line by line: the counts, then each file that is not sound."""
+def _report_lines(report: Report, title: str) -> Iterator[str]:
+    """Lines of a check's report: the counts, then each damaged file."""
     from ganlab.data.formats.images import NOTES
 
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in report.kinds.most_common()) or "their sums compared"
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in report.kinds.most_common()) or "checksums compared"
     yield f"{title}: {report.files:,} files in {report.root} ({kinds})"
     if report.classes:
-        yield f"  classes: {', '.join(f'{c} {n:,}' for c, n in list(report.classes.items())[:SHOWN])}" + (
-            f", ... ({len(report.classes):,} in all)" if len(report.classes) > SHOWN else ""
+        yield f"  classes: {', '.join(f'{c} {n:,}' for c, n in list(report.classes.items())[:MAX_LINES])}" + (
+            f", ... ({len(report.classes):,} in total)" if len(report.classes) > MAX_LINES else ""
         )
     yield from (f"  empty class: {name}" for name in report.empty)
     yield from (f"  {n:,} {NOTES.get(note, note)}" for note, n in sorted(report.notes.items()))
-    for why, (n, such) in sorted(report.passed.items()):
-        yield f"  passed over: {n:,} {why}" + (f", such as {such}" if such else "")
-    yield from (f"  same content: {' = '.join(map(printable_name, names))}" for names in report.same[:SHOWN])
-    if more := len(report.same) - SHOWN > 0 and len(report.same) - SHOWN:
+    for why, (n, example) in sorted(report.passed.items()):
+        yield f"  ignored: {n:,} {why}" + (f", such as {example}" if example else "")
+    yield from (
+        f"  same content: {' = '.join(map(printable_name, names))}" for names in report.same[:MAX_LINES]
+    )
+    if more := len(report.same) - MAX_LINES > 0 and len(report.same) - MAX_LINES:
         yield f"  same content: {more:,} more groups"
     yield from (f"  broken: {printable_name(name)}: {reason}" for name, reason in report.bad)
     for what in ("changed", "missing", "new"):
@@ -171,39 +175,41 @@ def _told(report: Report, title: str) -> Iterator[str]:
 
 
 def _shape(dataset: Dataset) -> str:
-    """Of a sample, in words."""
+    """Describe the shape of a sample."""
     kind, sizes = dataset.shape.kind, list(dataset.shape)
     if kind == "text":
-        return f"lines of {sizes[1]} symbols, at most {sizes[0]} different ones"
+        return f"lines of {sizes[1]} characters, a vocabulary of at most {sizes[0]}"
     if kind == "points":
-        return f"points of {sizes[0]} numbers"
+        return f"points in {sizes[0]} dimensions"
     return f"{dataset.resolution}x{dataset.resolution}, {dataset.channels} channels"
 
 
-def _told_loaded(dataset: Dataset, manifest: Mapping[str, Any]) -> None:
-    """What a set that is not packed turned out to be, where it is none of images."""
+def _print_loaded(dataset: Dataset, manifest: Mapping[str, Any]) -> None:
+    """Print what was loaded from a dataset that is not packed, unless it is images."""
     if (kind := dataset.shape.kind) == "images":
         return
     print(f"  {_sentence(manifest).replace('images', {'text': 'lines'}.get(kind, kind), 1)}")
     for line in _counts(manifest):
         print(f"  {line}")
-    if found := manifest.get("vocabulary"):
-        print(f"  {len(found)} symbols, the unknown one first: {''.join(found[: SHOWN * 5])!r}")
+    if vocabulary := manifest.get("vocabulary"):
+        print(
+            f"  {len(vocabulary)} characters, the unknown one first: {''.join(vocabulary[: MAX_LINES * 5])!r}"
+        )
 
 
-def _absent(dataset: Dataset, split: str) -> str:
+def _missing_line(dataset: Dataset, split: str) -> str:
     if dataset.pack_folder(split) is None:
         return dataset.origin
     return f"not prepared; 'ganlab data prepare {dataset.name} split={split}'"
 
 
 def _counts(manifest: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
-    """What happened to images on the way, in a line, if anything did, without the counts ``but``."""
+    """One line of what happened to images in packing, if anything did, without the counts ``but``."""
     from ganlab.data.formats.images import NOTES
 
-    found = {what: number for what, number in (manifest.get("counts") or {}).items() if what not in but}
-    told = [f"{number:,} {NOTES.get(what, what.replace('_', ' '))}" for what, number in found.items()]
-    return ["; ".join(told)] if told else []
+    counts = {what: n for what, n in (manifest.get("counts") or {}).items() if what not in but}
+    parts = [f"{n:,} {NOTES.get(what, what.replace('_', ' '))}" for what, n in counts.items()]
+    return ["; ".join(parts)] if parts else []
 
 
 def _sentence(manifest: Mapping[str, Any]) -> str:
@@ -219,12 +225,12 @@ def _sentence(manifest: Mapping[str, Any]) -> str:
     return ", ".join(p for p in parts if p)
 
 
-def _opened(
+def _open(
     name: str, overrides: Sequence[str], config_dirs: Sequence[str], command: str
 ) -> tuple[Dataset, Sequence[str] | None, dict[str, str]]:
-    """The dataset, the splits asked for (None: the training one), and the command's own keys.
+    """The dataset, its splits for ``split=all`` (None: the training split), and the command's own keys.
 
-    ``verify`` is a key of ``info``; elsewhere it is the dataset's own, as ``dataset.verify`` always is.
+    ``verify`` is a key of ``info``; in other commands it is the dataset's, as ``dataset.verify`` always is.
     """
     options = names(config_dirs)
     if name not in options:
@@ -233,7 +239,7 @@ def _opened(
     for word in overrides:
         full, equals, value = word.lstrip("+").partition("=")
         key = full.removeprefix("dataset.")
-        if full in OWN[command]:
+        if full in KEYS[command]:
             own[full] = value
         elif (key, value) == ("split", "all"):
             splits = ["all"]

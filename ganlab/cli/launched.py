@@ -1,6 +1,6 @@
-"""A training run as this process was launched: alone, or as one of many by torchrun or a launcher like it.
+"""Train in this process: alone, or as one rank of several under torchrun or a similar launcher.
 
-Imports nothing heavy but inside.
+Imports nothing heavy at the top.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any
 from ganlab.errors import ConfigError
 
 
-def many_ranks() -> bool:
-    """Whether RANK and WORLD_SIZE are set, and there is more than one."""
+def is_distributed() -> bool:
+    """Whether RANK is set and WORLD_SIZE is more than one."""
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "").strip() not in ("", "1")
 
 
-def require_alone(command: str, rest: Sequence[str]) -> None:
-    """Raise ConfigError for a command of one process, which each of many ranks would do once more."""
-    sweeps = command == "train" and any(word in ("-m", "--multirun") for word in rest)
-    if many_ranks() and (command != "train" or sweeps):
-        what = f"runs as one process, and this is one of {os.environ['WORLD_SIZE']}"
-        error = ConfigError("train -m" if sweeps else command, what, "start it without torchrun")
+def require_single_process(command: str, rest: Sequence[str]) -> None:
+    """Raise ConfigError for a single-process command under torchrun, where every rank would repeat it."""
+    is_sweep = command == "train" and any(word in ("-m", "--multirun") for word in rest)
+    if is_distributed() and (command != "train" or is_sweep):
+        what = f"runs as a single process, but this is one of {os.environ['WORLD_SIZE']}"
+        error = ConfigError("train -m" if is_sweep else command, what, "start it without torchrun")
         error.silent = os.environ["RANK"] != "0"
         raise error
 
 
 def train(overrides: list[str], config_dirs: list[str]) -> int:
-    """``ganlab train`` on the command line's overrides. Returns the exit code; raises as ``loop.train``."""
-    if not many_ranks():
+    """Run ``ganlab train``. Returns the exit code; raises as ``trainer.train``."""
+    if not is_distributed():
         return _train(overrides, config_dirs)
     from ganlab.distributed.session import joined
 

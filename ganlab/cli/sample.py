@@ -1,4 +1,4 @@
-"""Draw samples of a run and write them as files."""
+"""``ganlab sample``: draw samples from a run's generator and write them to files."""
 
 from __future__ import annotations
 
@@ -26,51 +26,50 @@ def sample_run(
     overrides: Sequence[str] = (),
     config_dirs: Sequence[str] = (),
 ) -> Path:
-    """``grid.png``, single PNGs and ``interpolation.png`` of a checkpoint's G, in the folder returned.
+    """Write ``grid.png``, single PNGs and ``interpolation.png`` of a checkpoint's G; returns the folder.
 
-    Of text and points: the files of ``sampling.write``.
-    ``out`` None: ``RUN/samples/step-N-seedS``. The interpolation has ``interpolations`` rows, each of
-    ``columns`` images on the way from one latent to another, along the great circle. In a conditional run
-    every row is of one class: of ``classes`` ("0,3,7") in turn, or spread evenly over all of them. Raises
-    ConfigError for classes that the run does not have.
+    Text and points: the files of ``samples.export.write``. ``out`` None: ``RUN/samples/step-N-seedS``. The
+    interpolation has ``interpolations`` rows of ``columns`` images, spherically interpolated between two
+    latents. In a conditional run each row has one class: ``classes`` ("0,3,7") in turn, or spread evenly over
+    all of them. Raises ConfigError for classes that the run does not have.
     """
     folder, e = open_run(run, overrides, config_dirs)
     device = find_device(e.device)
     set_precision("fp32", device, False)
-    game, step = restore(folder, e, checkpoint, device, finite=False)
-    rows = class_rows(classes, game.num_classes, -(-n // columns))
-    place = Path(out) if out else folder.samples / f"step-{step:09d}-seed{seed}"
-    z = images.latents(e.prior, game.z_dim, n, device, seed, 1)
+    gan, step = restore(folder, e, checkpoint, device, finite=False)
+    rows = class_rows(classes, gan.num_classes, -(-n // columns))
+    target = Path(out) if out else folder.samples / f"step-{step:09d}-seed{seed}"
+    z = images.latents(e.prior, gan.z_dim, n, device, seed, 1)
     y = images.row_labels(rows, n, columns, device)
-    way = way_y = None
+    path = path_y = None
     if interpolations:
-        ends = images.latents(e.prior, game.z_dim, 2 * interpolations, device, seed, 2)
-        way = images.interpolate(ends[:interpolations], ends[interpolations:], columns)
-        way_y = images.row_labels(rows, len(way), columns, device)
+        ends = images.latents(e.prior, gan.z_dim, 2 * interpolations, device, seed, 2)
+        path = images.interpolate(ends[:interpolations], ends[interpolations:], columns)
+        path_y = images.row_labels(rows, len(path), columns, device)
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EnvError(str(place), f"can't be made ({error.strerror})", "choose another out=") from error
-    drawn = export.Drawn(z, y, way, way_y, columns, singles)
-    export.write(place, folder, e.dataset, game, drawn)
+        raise EnvError(str(target), f"cannot be created ({error.strerror})", "choose another out=") from error
+    drawn = export.Drawn(z, y, path, path_y, columns, singles)
+    export.write(target, folder, e.dataset, gan, drawn)
     labels = None if y is None else y.tolist()
     meta = {"run": run, "step": step, "n": n, "seed": seed, "labels": labels, "when": now()}
-    write_json(place / "samples.json", meta)
-    print(f"{n} samples of {run} at step {step} -> {place}")
-    return place
+    write_json(target / "samples.json", meta)
+    print(f"{n} samples of {run} at step {step} -> {target}")
+    return target
 
 
 def class_rows(classes: str | None, num_classes: int, rows: int) -> list[int]:
-    """Labels for the rows of a grid, of "0,3,7" or, by None, spread evenly; empty for an unconditional run.
+    """Labels for the rows of a grid: of "0,3,7", or spread evenly if None; empty for an unconditional run.
 
-    Raises ConfigError unless they are classes of the run.
+    Raises ConfigError for a class that the run does not have.
     """
     if classes is None:
         return images.some_classes(num_classes, rows)
     if not num_classes:
-        raise ConfigError("classes", "this run is unconditional: its G knows no classes", "leave it out")
-    words = [word.strip() for word in classes.strip("[]").split(",")]
-    if wrong := [w for w in words if not w.isdecimal() or int(w) >= num_classes]:
-        fix = f"write classes=0,{num_classes - 1} or others of 0 to {num_classes - 1}"
-        raise ConfigError("classes", f"this run has no class {', '.join(map(repr, wrong))}", fix)
-    return [int(w) for w in words]
+        raise ConfigError("classes", "this run is unconditional: its G takes no classes", "omit it")
+    labels = [label.strip() for label in classes.strip("[]").split(",")]
+    if unknown := [c for c in labels if not c.isdecimal() or int(c) >= num_classes]:
+        fix = f"classes are 0 to {num_classes - 1}, as classes=0,{num_classes - 1}"
+        raise ConfigError("classes", f"this run has no class {', '.join(map(repr, unknown))}", fix)
+    return [int(c) for c in labels]

@@ -2,8 +2,8 @@
 
 ``compose`` makes the tree, ``build`` the object; both list all mistakes at once. Hydra composes (groups,
 defaults lists, interpolation); keys, types and classes are checked against the constructors' signatures.
-``${oc.env:NAME}`` is read when a run is built, and kept as it stands in what is saved. Hydra itself is known
-to ``overrides.py`` (its grammar), ``composition.py`` and ``sweep.py`` alone.
+``${oc.env:NAME}`` is read when a run is built, and saved unread. Only ``overrides.py`` (Hydra's grammar),
+``hydra_compose.py`` and ``sweeps/`` import Hydra.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ganlab.config.overrides import CommandLine, ParsedOverride, command_line
 from ganlab.errors import ConfigError, Mistake, suggest
 from ganlab.system.environment import redact
 
-SETTLED = "is settled, for the run is trained"
+SETTLED = "cannot change after training"
 REOPEN = ("metric.", "device", "threads", "data_memory_gb", "dataset.path")  # `evaluate` may change these
 
 
@@ -33,9 +33,9 @@ class Composed(NamedTuple):
     """A composed config.
 
     tree: resolved and plain, to be built. saved: the same for a file, environment variables unread.
-    choices: group -> option (None: not chosen; a list for a group of several). overrides: ``key=value``, one
-    spelling for one meaning, sorted. text: YAML as composed, interpolations and named files as they stand.
-    files: the user's own that went in. also: the groups, for "did you mean".
+    choices: group -> option (None: not chosen; a list where several may be). overrides: canonical
+    ``key=value``, sorted. text: YAML as composed, interpolations and named files unresolved. files: the
+    user's files that were read. also: the groups, for "did you mean".
     """
 
     tree: dict[str, Any]
@@ -48,36 +48,36 @@ class Composed(NamedTuple):
 
 
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Composed:
-    """The config of one run; without an experiment and a dataset in ``overrides``, the demo's.
+    """Compose the config of one run: the demo's if ``overrides`` name neither experiment nor dataset.
 
-    Raises ConfigError with every mistake of the overrides and the files; if there is one, the mistakes of the
-    values are listed too. Imports torch only then. ``config_dirs`` are joined by ``$GANLAB_CONFIGS``.
+    Raises ConfigError with every mistake in the overrides and the files; if there is one, those in the values
+    are listed too. Imports torch only then. ``$GANLAB_CONFIGS`` adds to ``config_dirs``.
     """
     line = command_line(overrides, config_dirs)
-    wrong, composed = list(line.wrong), None
+    problems, composed = list(line.mistakes), None
     try:
-        composed, named = composed_from(line)
-        wrong += named
+        composed, file_mistakes = composed_from(line)
+        problems += file_mistakes
     except ConfigError as error:
-        wrong += error.mistakes
-    if wrong and composed and "experiment" not in line.bad:  # what a dropped choice would bring is unknown
-        told = {m.where for m in wrong}
-        others = (m for m in mistakes(composed) if m.where.partition(".")[0] not in line.bad)
-        wrong += [m for m in others if m.where not in told]
-    if wrong or composed is None:
-        raise ConfigError(dict.fromkeys(wrong))
+        problems += error.mistakes
+    if problems and composed and "experiment" not in line.bad_keys:  # its keys are unknown
+        reported = {m.where for m in problems}
+        others = (m for m in mistakes(composed) if m.where.partition(".")[0] not in line.bad_keys)
+        problems += [m for m in others if m.where not in reported]
+    if problems or composed is None:
+        raise ConfigError(dict.fromkeys(problems))
     return composed
 
 
 def mistakes(composed: Composed) -> list[Mistake]:
-    """All that is wrong with a composed tree; a key of a user's file is followed by that file and line."""
+    """All mistakes in a composed tree; one in a user's file names that file and line."""
     return [_located(m, composed) for m in trees.mistakes(composed.tree, also=composed.also)]
 
 
 def build(composed: Composed | dict[str, Any], where: str = "") -> Any:
-    """The object of a composed config, or of a plain tree that is the part ``where`` of one.
+    """Build the object of a composed config, or of a plain tree that is the part ``where`` of one.
 
-    Raises ConfigError with all mistakes at once; a DataError or EnvError of a constructor comes through.
+    Raises ConfigError with all mistakes at once; a DataError or EnvError of a constructor propagates.
     """
     if isinstance(composed, dict):
         return build_module.build(composed, where=where)
@@ -90,42 +90,42 @@ def build(composed: Composed | dict[str, Any], where: str = "") -> Any:
 def reopen(
     saved: Mapping[str, Any], overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The tree of a run's ``config.yaml``, ready to build, with other ways to score it (``REOPEN``).
+    """The tree of a run's ``config.yaml``, ready to build, with the keys in ``REOPEN`` overridden.
 
     ``metric.protocol=NAME`` and ``metric.extractor=NAME`` name files; ``metric=[is,fid]`` chooses scores.
     Raises ConfigError with every mistake.
     """
-    line, inside = _parted(command_line(overrides, config_dirs, demo=False))
+    line, nested = _split_nested(command_line(overrides, config_dirs, demo=False))
     tree: dict[str, Any] = copy.deepcopy(dict(saved))
-    wrong = list(line.wrong)
-    for one in line.given:
-        if one.key == "metric" and isinstance(one.value, list):
-            found = [read(path)[0] for n in one.value if (path := find(f"metric/{n}", line.dirs))]
-            tree.setdefault("metric", {})["scores"] = {k: v for content in found for k, v in content.items()}
-        elif one.group or not one.key.startswith(REOPEN):
-            known = list(trees.all_keys(tree))
-            near = errors.nearest(one.key, known) or one.key
-            there = one.group or one.key in known
-            may = ", ".join(f"{k}*" if k.endswith(".") else k for k in REOPEN)
-            fix = (
-                f"did you mean {near!r}?" if near != one.key and near.startswith(REOPEN) else f"change {may}"
-            )
-            wrong.append(Mistake(one.key, SETTLED if there else trees.NO_KEY, fix))
+    problems = list(line.mistakes)
+    for override in line.overrides:
+        key, value = override.key, override.value
+        if key == "metric" and isinstance(value, list):
+            files = [read(path)[0] for n in value if (path := find(f"metric/{n}", line.dirs))]
+            tree.setdefault("metric", {})["scores"] = {k: v for content in files for k, v in content.items()}
+        elif override.group or not key.startswith(REOPEN):
+            keys = list(trees.all_keys(tree))
+            near = errors.nearest(key, keys) or key
+            exists = override.group or key in keys
+            fix = f"did you mean {near!r}?"
+            if near == key or not near.startswith(REOPEN):
+                fix = "change " + ", ".join(f"{k}*" if k.endswith(".") else k for k in REOPEN)
+            problems.append(Mistake(key, SETTLED if exists else trees.NO_KEY, fix))
         else:
-            _put(tree, one.key, one.value)
-    wrong += _put_named(tree, line.dirs)
-    wrong += _put_inside(tree, inside)
+            _put(tree, key, value)
+    problems += _put_named(tree, line.dirs)
+    problems += _put_nested(tree, nested)
     tree = with_environment(tree)
-    if wrong:
-        named = {m.where for m in wrong}
-        raise ConfigError([*wrong, *(m for m in trees.mistakes(tree) if m.where not in named)])
+    if problems:
+        reported = {m.where for m in problems}
+        raise ConfigError([*problems, *(m for m in trees.mistakes(tree) if m.where not in reported)])
     return tree
 
 
 def show(composed: Composed, *, resolve: bool = False, package: str | None = None) -> str:
-    """The config as YAML: as composed, or with ``resolve`` as a run's ``config.yaml`` would have it.
+    """The config as YAML: as composed, or with ``resolve`` as in a run's ``config.yaml``.
 
-    ``package``: only the part under that key. Raises ConfigError if there is none.
+    ``package``: only the part under that key. Raises ConfigError if it does not exist.
     """
     text = composed.text
     if resolve:
@@ -134,7 +134,7 @@ def show(composed: Composed, *, resolve: bool = False, package: str | None = Non
         node = yaml.safe_load(text)
         for name in package.split("."):
             if not isinstance(node, dict) or name not in node:
-                raise ConfigError(package, "is no key", suggest(package, trees.all_keys(composed.tree)))
+                raise ConfigError(package, trees.NO_KEY, suggest(package, trees.all_keys(composed.tree)))
             node = node[name]
         text = yaml.safe_dump(node, sort_keys=False, allow_unicode=True).removesuffix("...\n")
     return text
@@ -151,80 +151,80 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def composed_from(line: CommandLine) -> tuple[Composed, list[Mistake]]:
-    """What is right on a command line, composed, and what is wrong with the rest.
+    """Compose the valid overrides of a command line; returns the config and the mistakes.
 
-    Raises ConfigError with the mistakes of the files.
+    Raises ConfigError with the mistakes in files.
     """
-    rest, inside = _parted(line)
+    rest, nested = _split_nested(line)
     raw = compose_raw(rest)
-    _forget_unchosen(raw, line)
-    wrong = [*raw.wrong, *_put_named(raw.tree, line.dirs)]
-    wrong += _put_inside(raw.tree, inside)
+    _drop_unchosen(raw, line)
+    problems = [*raw.mistakes, *_put_named(raw.tree, line.dirs)]
+    problems += _put_nested(raw.tree, nested)
     _put_named(raw.saved, line.dirs)
-    _put_inside(raw.saved, inside)
-    if not any(one.key == "run_dir" for one in line.given):
-        wrong += _place_of_file(raw.tree.get("run_dir"))
-    text = raw.text + "".join(f"# and {one.canonical()}\n" for one in inside)
+    _put_nested(raw.saved, nested)
+    if not any(o.key == "run_dir" for o in line.overrides):
+        problems += _check_run_dir(raw.tree.get("run_dir"))
+    text = raw.text + "".join(f"# and {o.canonical()}\n" for o in nested)
     choices: dict[str, Any] = {"experiment": None}
     for group, options in raw.options.items():  # Hydra reads a list from its end
         choices[group] = options[::-1] if line.defaults.get(group) else options[0]
     choices.update({g: ["none"] for g, several in line.defaults.items() if several and g not in choices})
-    also = [g for g in line.known if "/" not in g and g not in NAMED.values()]
-    return Composed(raw.tree, raw.saved, choices, line.canonical(), text, raw.files, also), wrong
+    also = [g for g in line.options if "/" not in g and g not in NAMED.values()]
+    return Composed(raw.tree, raw.saved, choices, line.canonical(), text, raw.files, also), problems
 
 
-def _forget_unchosen(raw: HydraResult, line: CommandLine) -> None:
-    """Drop what a file says of an option that the command line chose others for.
+def _drop_unchosen(raw: HydraResult, line: CommandLine) -> None:
+    """Drop a file's settings of an option that the command line replaced with others.
 
-    ``normalization=wc`` beside an experiment that sets ``normalization.gp.weight``, say: without ``gp`` that
-    weight is nobody's. Words of the command line about such an option stay, and are told as mistakes.
+    With ``normalization=wc``, an experiment's ``normalization.gp.weight`` applies to nothing. Overrides on
+    the command line of such an option stay, and are reported as mistakes.
     """
     for group, several in line.defaults.items():
-        if not several or not any(one.group and one.key == group for one in line.given):
+        if not several or not any(o.group and o.key == group for o in line.overrides):
             continue
-        for option in set(line.known[group]) - set(raw.options.get(group, [])):
-            if not any(one.key.startswith(f"{group}.{option}.") for one in line.given):
+        for option in set(line.options[group]) - set(raw.options.get(group, [])):
+            if not any(o.key.startswith(f"{group}.{option}.") for o in line.overrides):
                 for tree in (raw.tree, raw.saved):
-                    there = (tree.get(group) or {}).get(option)
-                    if isinstance(there, dict) and "_target_" not in there:
+                    settings = (tree.get(group) or {}).get(option)
+                    if isinstance(settings, dict) and "_target_" not in settings:
                         del tree[group][option]
 
 
-def _place_of_file(run_dir: Any) -> list[Mistake]:
-    """A shared config may choose a folder below the working folder, and not name it after a variable."""
+def _check_run_dir(run_dir: Any) -> list[Mistake]:
+    """A config file may choose a run folder below the working folder, without environment variables."""
     if not isinstance(run_dir, str):
         return []
     outside = Path(run_dir).is_absolute() or run_dir.startswith("~") or ".." in Path(run_dir).parts
     if outside or redact(run_dir) != run_dir:
-        why = "outside the working folder" if outside else "from the environment"
-        fix = f"write run_dir={run_dir} on the command line, if you want that"
-        return [Mistake("run_dir", f"a config file says {run_dir!r}, {why}", fix)]
+        why = "outside the working folder" if outside else "which reads the environment"
+        fix = f"to allow it, write run_dir={run_dir} on the command line"
+        return [Mistake("run_dir", f"a config file sets {run_dir!r}, {why}", fix)]
     return []
 
 
-def _parted(line: CommandLine) -> tuple[CommandLine, list[ParsedOverride]]:
-    """A command line without what changes keys of named files (``metric.protocol.seed=1``), and that."""
-    inside = [g for g in line.given if g.key.startswith(tuple(f"{key}." for key in NAMED))]
-    inside = [g for g in inside if not g.text.startswith("~")]
-    return line._replace(given=[g for g in line.given if g not in inside]), inside
+def _split_nested(line: CommandLine) -> tuple[CommandLine, list[ParsedOverride]]:
+    """Split off the overrides of keys in named files (``metric.protocol.seed=1``)."""
+    nested = [o for o in line.overrides if o.key.startswith(tuple(f"{key}." for key in NAMED))]
+    nested = [o for o in nested if not o.text.startswith("~")]
+    return line._replace(overrides=[o for o in line.overrides if o not in nested]), nested
 
 
-def _put_inside(tree: dict[str, Any], inside: Sequence[ParsedOverride]) -> list[Mistake]:
-    """Change keys of files that ``_put_named`` has put in. Where none was, its own mistake is enough."""
-    wrong = []
-    for one in inside:
-        named = next(key for key in NAMED if one.key.startswith(f"{key}."))
-        there = (tree.get("metric") or {}).get(named.partition(".")[2])
-        if isinstance(there, dict):
-            _put(tree, one.key, one.value)
-        elif there is None:
-            wrong.append(Mistake(one.key, f"{named} is null", f"choose one, as {named}=NAME"))
-    return wrong
+def _put_nested(tree: dict[str, Any], nested: Sequence[ParsedOverride]) -> list[Mistake]:
+    """Set keys of the files that ``_put_named`` inserted; an unknown file is reported there."""
+    problems = []
+    for override in nested:
+        parent = next(key for key in NAMED if override.key.startswith(f"{key}."))
+        content = (tree.get("metric") or {}).get(parent.partition(".")[2])
+        if isinstance(content, dict):
+            _put(tree, override.key, override.value)
+        elif content is None:
+            problems.append(Mistake(override.key, f"{parent} is null", f"choose one with {parent}=NAME"))
+    return problems
 
 
 def _put_named(tree: dict[str, Any], dirs: Sequence[Path]) -> list[Mistake]:
-    """Put the content of named files (``metric.protocol=NAME``) in the place of their names."""
-    wrong = []
+    """Replace the names of named files (``metric.protocol=NAME``) with their content."""
+    problems = []
     metric = tree.get("metric")
     if not isinstance(metric, dict):
         return []
@@ -238,21 +238,21 @@ def _put_named(tree: dict[str, Any], dirs: Sequence[Path]) -> list[Mistake]:
         else:
             fix = suggest(str(name), options)
             if re.search(r"[/\\]", str(name)):
-                fix = f"write the name of a file in {folder}/ of a --config-dir"
-            wrong.append(Mistake(key, f"there is no {name!r}", fix))
+                fix = f"give the name of a file in {folder}/ of a --config-dir"
+            problems.append(Mistake(key, f"there is no {name!r}", fix))
     extractor, weights = metric.get("extractor"), metric.get("weights")
-    if isinstance(extractor, dict) and weights is not None and not wrong:
+    if isinstance(extractor, dict) and weights is not None and not problems:
         if "weights" in extractor:
             extractor["weights"] = weights
         else:
-            wrong.append(Mistake("metric.weights", "this extractor takes none", "leave it out"))
-    return wrong
+            problems.append(Mistake("metric.weights", "this extractor takes no weights", "omit it"))
+    return problems
 
 
 def _located(mistake: Mistake, composed: Composed) -> Mistake:
-    """Name the user's file, and its line, that most likely holds a wrong key.
+    """Add the user's file and line that most likely set the key.
 
-    Or tell how to leave out one that the experiment sets for another part than the command line chose.
+    Or the fix for a key that the experiment sets for a part which the command line replaced.
     """
     where, fix = mistake.where, mistake.fix
     key = re.escape(where.rpartition(".")[2])
@@ -262,5 +262,5 @@ def _located(mistake: Mistake, composed: Composed) -> Mistake:
                 return mistake._replace(what=f"{mistake.what} ({path.name}:{number})")
     words = [word.lstrip("+~").partition("=")[0] for word in composed.overrides]
     if " has no '" in mistake.what and not fix.startswith("did you mean") and where not in words:
-        return mistake._replace(fix=f"the experiment sets it: ~{where} leaves it out")
+        return mistake._replace(fix=f"the experiment sets it; ~{where} removes it")
     return mistake

@@ -1,7 +1,7 @@
-"""``key=value`` words of the command line, understood one by one, so that all wrong ones are told at once.
+"""Parse ``key=value`` overrides one by one, so that all mistakes are reported at once.
 
-Keys go on to Hydra as ``++key=value``, which sets them whether or not a file did; that a key exists is
-checked later, against the constructors' signatures. Choices of groups are checked here, against the files.
+Keys are passed to Hydra as ``++key=value``, which sets them whether or not a file did; whether a key exists
+is checked later, against the constructors' signatures. Group choices are checked here, against the files.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ganlab.config.files import groups, read, user_dirs
 from ganlab.errors import ConfigError, Mistake, suggest
 from ganlab.system.paths import config_dir, expanded
 
-DEMO = "+experiment=digits"  # what `ganlab train` runs when no experiment and no dataset is asked for
+DEMO = "+experiment=digits"  # what `ganlab train` runs without an experiment and a dataset
 PATHS = frozenset(
     {"run_dir", "path", "weights", "out", "root", "resume"}
 )  # last part of a key whose value is a path
-LISTED = "'ganlab train --help' lists them"
+LISTED = "'ganlab train --help {}' lists them"  # of a group
 HYDRA = re.compile(r"hydra/launcher|hydra\.(launcher|job\.env_set)\..+|hydra\.verbose")
 _WORD = re.compile(r"(\+\+|\+|~)?([^=]*)(=?)(.*)", re.DOTALL)
 _KEY = re.compile(r"[A-Za-z_$][\w$-]*(?:[./][\w$-]+)*")
 
 
 class ParsedOverride(NamedTuple):
-    """One override, understood. text: Hydra's spelling. value: None for a sweep, a deletion, Hydra's own."""
+    """A parsed override. text: in Hydra's syntax. value: None for sweeps, deletions and ``hydra.*`` keys."""
 
     key: str
     text: str
@@ -42,7 +42,7 @@ class ParsedOverride(NamedTuple):
     sweep: bool = False
 
     def canonical(self) -> str:
-        """One spelling for one meaning: no sign, no quotes, ``[sn]`` for ``sn`` where a list is wanted."""
+        """The canonical spelling: no sign, no quotes, ``[sn]`` for ``sn`` where a list is expected."""
         if self.text.startswith("~") or self.sweep:
             return self.text.lstrip("+")
         if isinstance(self.value, list) and all(isinstance(v, str) for v in self.value):
@@ -52,69 +52,74 @@ class ParsedOverride(NamedTuple):
 
 
 class CommandLine(NamedTuple):
-    """All overrides. dirs: the user's config folders. bad: first parts of the keys of the wrong ones."""
+    """All overrides of a command.
+
+    dirs: the user's config folders. options: group -> its options. defaults: group -> whether several may be
+    chosen. bad_keys: the first part of each key that has a mistake.
+    """
 
     dirs: list[Path]
-    known: dict[str, list[str]]
+    options: dict[str, list[str]]
     defaults: dict[str, bool]
-    given: list[ParsedOverride]
-    wrong: list[Mistake]
-    bad: set[str]
+    overrides: list[ParsedOverride]
+    mistakes: list[Mistake]
+    bad_keys: set[str]
 
     def texts(self) -> list[str]:
-        return [g.text for g in self.given]
+        return [g.text for g in self.overrides]
 
     def canonical(self) -> list[str]:
-        last = {(g.key, g.text.startswith("~")): g.canonical() for g in self.given}
+        last = {(g.key, g.text.startswith("~")): g.canonical() for g in self.overrides}
         return sorted(text for text in last.values() if not text.startswith("hydra"))
 
 
 def command_line(
     overrides: Sequence[str], config_dirs: Sequence[str] = (), *, multirun: bool = False, demo: bool = True
 ) -> CommandLine:
-    """Understand ``overrides``. ``multirun``: values may be sweeps, and some of ``hydra.*`` may be set.
+    """Parse ``overrides``. ``multirun``: values may be sweeps, and some of ``hydra.*`` may be set.
 
-    ``demo``: without an experiment and a dataset, ``DEMO`` is added. Paths need only the shell's quoting.
-    Raises ConfigError for a config folder that is not there.
+    ``demo``: without an experiment and a dataset, ``DEMO`` is added. Paths need the shell's quoting only.
+    Raises ConfigError for a config folder that does not exist.
     """
-    mine = [o for o in overrides if not o.lstrip("+").startswith("hydra.searchpath=")]
-    searched = [folder for o in overrides if o not in mine for folder in _searchpath(o)]
+    own = [o for o in overrides if not o.lstrip("+").startswith("hydra.searchpath=")]
+    searched = [folder for o in overrides if o not in own for folder in _searchpath(o)]
     dirs = user_dirs([*config_dirs, *searched])
     line = CommandLine(dirs, groups(dirs), defaults_list(), [], [], set())
-    for text in mine:
+    for text in own:
         try:
-            one = _understand(text, line, multirun)
-            if one.group and one.key not in line.defaults and one.key in {g.key for g in line.given}:
-                raise ConfigError(one.key, "is given twice", "keep one")
-            line.given.append(one)
+            override = _parse(text, line, multirun)
+            duplicate = override.group and override.key in {g.key for g in line.overrides}
+            if duplicate and override.key not in line.defaults:
+                raise ConfigError(override.key, "is set twice", "keep one")
+            line.overrides.append(override)
         except ConfigError as error:
-            line.wrong.extend(error.mistakes)
-            line.bad.add(re.split(r"[=.@]", text.lstrip("+~"))[0])
-    if demo and not {"experiment", "dataset"} & ({g.key for g in line.given} | line.bad):
-        line.given.insert(0, _understand(DEMO, line, multirun))
+            line.mistakes.extend(error.mistakes)
+            line.bad_keys.add(re.split(r"[=.@]", text.lstrip("+~"))[0])
+    if demo and not {"experiment", "dataset"} & ({g.key for g in line.overrides} | line.bad_keys):
+        line.overrides.insert(0, _parse(DEMO, line, multirun))
     return line
 
 
 def defaults_list() -> dict[str, bool]:
-    """Group -> whether its default is a list (then several may be chosen), as ``train.yaml`` has it."""
+    """Group -> whether ``train.yaml`` gives it a list as default, so that several options may be chosen."""
     entries = read(config_dir() / "train.yaml")[0].get("defaults", [])
     chosen = [(k, v) for e in entries if isinstance(e, dict) for k, v in e.items()]
     return {k.split()[-1].lstrip("/"): isinstance(v, list) for k, v in chosen}
 
 
 def parse(text: str) -> Override:
-    """Hydra's grammar. Raises ConfigError."""
+    """Parse an override by Hydra's grammar. Raises ConfigError."""
     try:
         parsed: Override = OverridesParser.create().parse_rule(text, "override")
     except HydraException as error:
         key, _, value = text.lstrip("+~").partition("=")
         fix = f"""quote it for the shell and for Hydra: "{key}='...'" """
-        raise ConfigError(key or text, f"can't read the value {value[:60]!r}", fix) from error
+        raise ConfigError(key or text, f"cannot parse the value {value[:60]!r}", fix) from error
     return parsed
 
 
 def quoted(value: str) -> str:
-    """A text as Hydra's grammar takes it literally."""
+    """Text quoted so that Hydra's grammar takes it literally."""
     return str(QuotedString(value, Quote.single).with_quotes())
 
 
@@ -126,40 +131,40 @@ def _searchpath(text: str) -> list[str]:
     return [str(p).removeprefix("file://") for p in paths]
 
 
-def _understand(text: str, line: CommandLine, multirun: bool) -> ParsedOverride:
-    """One override. Raises ConfigError."""
+def _parse(text: str, line: CommandLine, multirun: bool) -> ParsedOverride:
+    """Parse one override. Raises ConfigError."""
     match = _WORD.fullmatch(text)
     sign, key, equals, value = match.groups("") if match else ("", text, "", "")
     if any("\ud800" <= c <= "\udfff" for c in text):
-        raise ConfigError(ascii(key)[1:-1], "holds bytes that are not UTF-8", "rename the file or folder")
+        raise ConfigError(ascii(key)[1:-1], "contains bytes that are not UTF-8", "rename the file or folder")
     if not equals and sign != "~":
-        is_experiment = text in line.known.get("experiment", [])
+        is_experiment = text in line.options.get("experiment", [])
         fix = f"write +experiment={text}" if is_experiment else f"write {text or 'key'}=VALUE"
-        raise ConfigError(text or "''", "is not key=value", fix)
+        raise ConfigError(text or "''", "expected key=value", fix)
     if not _KEY.fullmatch(key):
-        fix = "leave out @..." if "@" in key else "write key=VALUE"
-        raise ConfigError(key or text, "is not a key", fix)
+        fix = "omit @..." if "@" in key else "write key=VALUE"
+        raise ConfigError(key or text, "is not a valid key", fix)
     if key in ("protocol", "extractor"):
-        raise ConfigError(key, "is no key of its own", f"write metric.{key}={value}")
+        raise ConfigError(key, "belongs to metric", f"write metric.{key}={value}")
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return _hydra(text, key, value, line, multirun)
-    if key.rpartition(".")[2] in PATHS and not _ready(value) and not (multirun and _is_sweep(text)):
+    if key.rpartition(".")[2] in PATHS and not _is_hydra_value(value) and not (multirun and _is_sweep(text)):
         value = str(expanded(value)) if value.startswith("~") else value
         return ParsedOverride(key, f"++{key}={quoted(value)}", value)
     parsed = parse(text)
     sweep = bool(parsed.is_sweep_override())
     if sweep and not multirun:
-        fix = f"add -m to run each, or write [{value}] for a list"
-        raise ConfigError(key, f"{value!r} is several values", fix)
-    if key in line.known and not isinstance(parsed.value(), dict):
+        fix = f"add -m to run each one, or write [{value}] for a list"
+        raise ConfigError(key, f"{value!r} has several values", fix)
+    if key in line.options and not isinstance(parsed.value(), dict):
         return _choice(sign, value, parsed, line)
     if sign == "~":
         return ParsedOverride(key, text)
     return ParsedOverride(key, f"++{key}={value}", None if sweep else parsed.value(), sweep=sweep)
 
 
-def _ready(value: str) -> bool:
-    """Whether a path's value is Hydra's business: nothing, null, or quoted already."""
+def _is_hydra_value(value: str) -> bool:
+    """Whether Hydra should parse a path's value: it is empty, null or already quoted."""
     return value in ("", "null") or (len(value) > 1 and value[0] in "'\"" and value[0] == value[-1])
 
 
@@ -171,58 +176,59 @@ def _is_sweep(text: str) -> bool:
 
 
 def _hydra(text: str, key: str, value: str, line: CommandLine, multirun: bool) -> ParsedOverride:
-    """A setting of Hydra's own. Raises ConfigError for all but the launcher's, and environment variables."""
+    """Parse a ``hydra.*`` setting. Raises ConfigError unless it is the launcher's or ``job.env_set``."""
     if not multirun:
-        raise ConfigError(key, "is Hydra's, which has a say in sweeps alone", "add -m, or leave it out")
+        raise ConfigError(key, "is a Hydra setting, which applies to sweeps only", "add -m, or omit it")
     if not HYDRA.fullmatch(key):
-        raise ConfigError(key, "can't be set", "of Hydra's own, only the launcher can")
+        raise ConfigError(key, "cannot be set", "of Hydra's settings, only the launcher's can")
     parse(text)
     if "/" in key:
-        Plugins.instance()  # they register their options
+        Plugins.instance()  # the plugins register their options
         shipped = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(key)]
-        if value not in (options := [*shipped, *line.known.get(key, [])]):
+        if value not in (options := [*shipped, *line.options.get(key, [])]):
             fix = suggest(value, options)
             for name, extra in (("submitit", "slurm"), ("ray", "ray")):
                 if value.startswith(name):
-                    fix = f"it is an extra: pip install 'ganlab[{extra}]'"
+                    fix = f"install the extra: pip install 'ganlab[{extra}]'"
             raise ConfigError(key, f"there is no {value!r}", fix)
     return ParsedOverride(key, text, group="/" in key)
 
 
 def _choice(sign: str, value: str, parsed: Override, line: CommandLine) -> ParsedOverride:
-    """A choice of a group's option, or of several where the group's default is a list."""
+    """Parse a choice of a group's option, or of several where the group's default is a list."""
     group = parsed.key_or_group
-    options, several = line.known[group], line.defaults.get(group, False)
+    options, several = line.options[group], line.defaults.get(group, False)
     if sign == "~":
         return ParsedOverride(group, parsed.input_line or "", group=True)
     if group not in line.defaults and not sign:
-        raise ConfigError(group, "is added, not changed", f"write it with a plus: +{group}={value}")
+        raise ConfigError(group, "has no default to override", f"write +{group}={value}")
     sweep, content = bool(parsed.is_sweep_override()), parsed.value()
     if content == [] and "none" in options:
         content, value = ["none"], "[none]"
-    if isinstance(content, Glob):  # Hydra would look among the shipped options alone
+    if isinstance(content, Glob):  # Hydra itself matches the shipped options only
         value = ",".join(content.filter(options))
         chosen: list[Any] = list(content.filter(options))
     else:
         chosen = list(parsed.sweep_iterator()) if sweep else [content]
     chosen = [[Override._convert_value(n) for n in c] if isinstance(c, list) else c for c in chosen]
-    wrong = [] if chosen else [Mistake(group, f"{parsed.get_value_string()} matches no option")]
-    for one in chosen:
-        names = one if isinstance(one, list) else [one.text if isinstance(one, QuotedString) else one]
-        wrong += [
-            Mistake(group, f"there is no {_name(n)}", suggest(str(n), options, all_of=LISTED))
+    mistakes = [] if chosen else [Mistake(group, f"{parsed.get_value_string()} matches no option")]
+    for choice in chosen:
+        single = choice.text if isinstance(choice, QuotedString) else choice
+        names = choice if isinstance(choice, list) else [single]
+        mistakes += [
+            Mistake(group, f"there is no {_name(n)}", suggest(str(n), options, all_of=LISTED.format(group)))
             for n in names
             if n not in options
         ]
-        if isinstance(one, list) and not several:
-            wrong.append(Mistake(group, f"{value} is a list", f"a run has one {group}"))
-        if isinstance(one, list) and "none" in one and len(one) > 1:
-            wrong.append(Mistake(group, f"'none' among others in {value}", "leave it out"))
-    if wrong:
-        raise ConfigError(wrong)
-    single = None if sweep else [chosen[0]] if several and isinstance(chosen[0], str) else chosen[0]
+        if isinstance(choice, list) and not several:
+            mistakes.append(Mistake(group, f"{value} is a list", f"a run has exactly one {group}"))
+        if isinstance(choice, list) and "none" in choice and len(choice) > 1:
+            mistakes.append(Mistake(group, f"'none' cannot be combined with others in {value}", "omit it"))
+    if mistakes:
+        raise ConfigError(mistakes)
+    final = None if sweep else [chosen[0]] if several and isinstance(chosen[0], str) else chosen[0]
     return ParsedOverride(
-        group, f"{'' if group in line.defaults else '+'}{group}={value}", single, True, sweep
+        group, f"{'' if group in line.defaults else '+'}{group}={value}", final, True, sweep
     )
 
 

@@ -1,4 +1,4 @@
-"""Open a run folder again: its config, experiment and networks from a checkpoint."""
+"""Reopen a run folder: its config, its experiment, and the networks of a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from ganlab.training.resume import as_checkpoint_error
 def open_run(
     run: str, overrides: Sequence[str], config_dirs: Sequence[str] = ()
 ) -> tuple[RunFolder, Experiment]:
-    """A run folder and its experiment, with other ways to score it where ``overrides`` say so.
+    """A run folder and its experiment, with scoring keys overridden by ``overrides``.
 
-    Raises DataError if the folder is no run's, ConfigError with every mistake.
+    Raises DataError if it is not a run folder, ConfigError with every mistake.
     """
     require(*RUN_PACKAGES)
     folder = RunFolder(run)
     saved = folder.read_config()
     folder.require_own()
     if saved is None:
-        raise DataError(run, "is not a run folder: it has no config.yaml", "name a folder under outputs/")
+        raise DataError(run, "is not a run folder: it has no config.yaml", "give a folder under outputs/")
     return folder, compose.build(compose.reopen(saved, overrides, config_dirs))
 
 
 def restore(
     folder: RunFolder, e: Experiment, checkpoint: str, device: torch.device, finite: bool = True
 ) -> tuple[GAN, int]:
-    """The players as a checkpoint has them, and its step. ``checkpoint``: ``last``, ``best`` or a step.
+    """The networks of a checkpoint, and its step. ``checkpoint``: ``last``, ``best`` or a step.
 
-    Reads only: the run may still be training. ``finite=False``: a named one with NaNs in it is only warned
-    of. Raises CheckpointError, ConfigError.
+    Read-only: the run may still be training. ``finite=False``: NaNs in the weights only warn. Raises
+    CheckpointError, ConfigError.
     """
     checkpoints = Checkpoints(folder.checkpoints, folder.run_id)
     step: int | None = None
@@ -50,17 +50,19 @@ def restore(
         best = ((read_json(folder.result) or {}).get("scores") or {}).get("best")
         if not best:
             raise CheckpointError(
-                str(folder.path), "has no scores yet, so no best checkpoint", "use checkpoint=last"
+                str(folder.path), "has no scores yet, hence no best checkpoint", "use checkpoint=last"
             )
         step = int(best["step"])
     elif checkpoint.isdecimal():
         step = int(checkpoint)
     elif checkpoint != "last":
-        raise ConfigError("checkpoint", f"{checkpoint!r} is not last, best or a step", "use checkpoint=last")
-    there = checkpoints.steps()
-    if step is not None and step not in there:
-        kept = ", ".join(map(str, there)) or "none"
-        raise CheckpointError(str(folder.path), f"has no checkpoint of step {step}", f"it has {kept}")
+        raise ConfigError("checkpoint", f"{checkpoint!r} is not last, best, or a step", "use checkpoint=last")
+    steps = checkpoints.steps()
+    if step is not None and step not in steps:
+        available = ", ".join(map(str, steps)) or "none"
+        raise CheckpointError(
+            str(folder.path), f"has no checkpoint at step {step}", f"available: {available}"
+        )
     step, tensors, state = checkpoints.load(step, quarantine=False, finite=finite)
     if bad := non_finite(tensors):
         print(f"ganlab: warning: {checkpoints.path(step)}: {bad} is not finite", file=sys.stderr)

@@ -81,7 +81,7 @@ def launch(line: CommandLine, cells: Sequence[Job], call_dir: Path, ledger: Ledg
         "hydra.sweep.subdir=.",
         "hydra.mode=MULTIRUN",
     ]
-    common = [g.text for g in line.given if not g.sweep]
+    common = [g.text for g in line.overrides if not g.sweep]
     with hydra_over(line.dirs) as hydra:
         try:
             raw = hydra.compose_config("train", [*common, *own], RunMode.MULTIRUN, from_shell=False)
@@ -89,7 +89,7 @@ def launch(line: CommandLine, cells: Sequence[Job], call_dir: Path, ledger: Ledg
             what = str(error).splitlines()[0]
             fix = "'ganlab train --cfg hydra hydra/launcher=NAME' lists its keys; add a new one with +"
             raise ConfigError("hydra.launcher", what, fix) from error
-        env_set = any(g.key.startswith("hydra.job.env_set") for g in line.given)
+        env_set = any(g.key.startswith("hydra.job.env_set") for g in line.overrides)
         if line.dirs and (mistakes := foreign_hydra(raw, env_set=env_set, own=tuple(own))):
             raise ConfigError(mistakes)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())

@@ -43,8 +43,8 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = (), rules: Rule
     combination has a mistake, and SweepFailed at the end if any run failed.
     """
     line = command_line(overrides, config_dirs, multirun=True)
-    if line.wrong:
-        raise ConfigError(line.wrong)
+    if line.mistakes:
+        raise ConfigError(line.mistakes)
     cells = _make_cells(line, config_dirs, rules.max_cells)
     sweep_hash = hashlib.sha256("".join(cell.identity for cell in cells).encode()).hexdigest()[:10]
     ledger = Ledger(SWEEPS_DIR / sweep_hash, rules.stall_s)
@@ -106,7 +106,7 @@ def _make_cells(line: CommandLine, config_dirs: Sequence[str], max_cells: int) -
     cells: list[Job] = []
     mistakes: dict[Mistake, list[str]] = {}
     combinations = _expand(line, max_cells)
-    swept = {g.key for g in line.given if g.sweep}
+    swept = {g.key for g in line.overrides if g.sweep}
     for number, texts in enumerate(combinations):
         label = " ".join(t.lstrip("+") for t in texts if t.lstrip("+").partition("=")[0] in swept) or "alone"
         try:
@@ -140,7 +140,7 @@ def _make_cells(line: CommandLine, config_dirs: Sequence[str], max_cells: int) -
 
 def _expand(line: CommandLine, max_cells: int) -> list[list[str]]:
     """Expand a sweep as Hydra does, into the overrides of each combination. Counts them first."""
-    words = [g.text for g in line.given if not g.key.startswith("hydra")]
+    words = [g.text for g in line.overrides if not g.key.startswith("hydra")]
     try:
         parsed = OverridesParser.create().parse_overrides(words)
         count = math.prod(map(_count, parsed))
@@ -224,8 +224,8 @@ def run_hydra_option(rest: Sequence[str], overrides: Sequence[str], config_dirs:
     from hydra._internal.utils import get_args_parser
 
     line = command_line(overrides, config_dirs, multirun=True)
-    if line.wrong:
-        raise ConfigError(line.wrong)
+    if line.mistakes:
+        raise ConfigError(line.mistakes)
     logging.raiseExceptions = False  # else `--info | head` prints one traceback a line
     parser = get_args_parser()
     args = parser.parse_args(list(rest))

@@ -92,7 +92,7 @@ def test_a_sound_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["step", "4", "good,"],
         ["step", "6", "good,"],
     ]
-    assert out.startswith(f"{run}: sound\n")
+    assert out.startswith(f"{run}: OK\n")
     assert content(run) == before, "nothing is written"
 
 
@@ -109,51 +109,51 @@ def test_damage_quarantine_leftovers_and_torn_metrics(run: Path, capsys: pytest.
     assert main.main(["check", str(run), "--json"]) == 4
     out, err = capsys.readouterr()
     assert err == (
-        f"ganlab: error: {run}: step 6: state.safetensors: damaged (sha256 mismatch); "
-        "the newest good one is step 4\n"
+        f"ganlab: error: {run}: step 6: state.safetensors: damaged (its sha256 does not fit the manifest's); "
+        "the newest good checkpoint is step 4\n"
     )
-    (told,) = json.loads(out)["runs"]
-    assert [(row["step"], row["state"]) for row in told["checkpoints"]] == [(4, "good"), (6, "damaged")]
-    said = " | ".join(told["notes"])
+    (report,) = json.loads(out)["runs"]
+    assert [(row["step"], row["state"]) for row in report["checkpoints"]] == [(4, "good"), (6, "damaged")]
+    notes = " | ".join(report["notes"])
     for word in (
-        "002.corrupt: quarantined",
+        "002.corrupt: damaged, quarantined",
         "003.aside: set aside",
         ".tmp-8",
         ".run.json",
         "before-1",
-        "torn",
+        "the last line is incomplete",
     ):
-        assert word in said, word
+        assert word in notes, word
     assert main.main(["check", str(run)]) == 4
     assert "step 6  damaged: state.safetensors" in capsys.readouterr().out
 
 
 def test_lost_files_other_runs_and_other_configs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*problems: str) -> None:
+    def expect(*problems: str) -> None:
         assert main.main(["check", str(run), "--json"]) == 4
-        found = json.loads(capsys.readouterr().out)["runs"][0]["problems"]
-        assert len(found) == len(problems), found
-        assert all(p in f for p, f in zip(problems, found, strict=True)), found
+        reported = json.loads(capsys.readouterr().out)["runs"][0]["problems"]
+        assert len(reported) == len(problems), reported
+        assert all(p in r for p, r in zip(problems, reported, strict=True)), reported
 
     whole = content(run)
     (run / "run.json").unlink()
-    told("run.json: holds no run id")
+    expect("run.json: holds no run id")
     (run / "run.json").write_bytes(whole["run.json"])
     (run / "config.yaml").write_bytes(whole["config.yaml"].replace(b"margin: 1.0", b"margin: 2.0"))
     assert b"margin: 2.0" in (run / "config.yaml").read_bytes()
-    told("config.yaml: loss.margin: step 6 was made with 1.0, requested 2.0")
+    expect("config.yaml: loss.margin: step 6 was made with 1.0, asked 2.0")
     (run / "config.yaml").write_bytes(b"\xff{")
-    told("config.yaml: is damaged")
+    expect("config.yaml: is damaged")
     (run / "config.yaml").write_bytes(whole["config.yaml"])
     lines = whole["metrics.jsonl"].splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join([lines[1], lines[0]]))
-    told("metrics.jsonl: step 1 of train is not in order")
+    expect("metrics.jsonl: step 1 of train is out of order")
     (run / "metrics.jsonl").write_bytes(whole["metrics.jsonl"])
     for step in (4, 6):
         reseal(run, step, run_id="b" * 32)
-    told("there is no checkpoint to go on from")
+    expect("no checkpoint to resume from")
     shutil.rmtree(run / "checkpoints")
-    told("there is no checkpoint to go on from")
+    expect("no checkpoint to resume from")
 
 
 def test_a_result_edited_to_finished_is_not_believed(
@@ -161,7 +161,7 @@ def test_a_result_edited_to_finished_is_not_believed(
 ) -> None:
     shutil.rmtree(run / "checkpoints" / "step-000000006")
     assert main.main(["check", str(run)]) == 4
-    assert "says finished at step 6, and has no checkpoint of that step" in capsys.readouterr().out
+    assert "says finished at step 6, but there is no checkpoint at that step" in capsys.readouterr().out
     assert train(run) == 0  # from step 4 on
     assert "finished at" not in capsys.readouterr().out
     assert state(run, 6) == state(trained, 6)
@@ -176,14 +176,14 @@ def test_a_folder_of_runs_and_places_without_any(
     flip(tmp_path / "sweep" / "b", 4, STATE)
     assert main.main(["check", str(tmp_path / "sweep")]) == 4
     out, err = capsys.readouterr()
-    assert "a: sound" in out
+    assert "a: OK" in out
     assert "b: damaged" in out
     assert err.count("\n") == 1
     (tmp_path / "empty").mkdir()
     assert main.main(["check", str(tmp_path / "empty")]) == 3
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
     assert main.main(["check", str(tmp_path / "nowhere")]) == 3
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert main.main(["check"]) == 2
     assert main.main(["check", "run", "--jsn"]) == 2
 
@@ -349,9 +349,9 @@ def test_a_damaged_record_is_written_anew(
     (run / "result.json").write_text(text)
     train(run)
     assert f"ganlab: warning: {run / 'result.json'}: was damaged" in capsys.readouterr().err
-    told, was = (json.loads((r / "result.json").read_text()) for r in (run, trained))
-    assert (told["status"], told["step"]) == ("finished", 6)
-    assert told["scores"]["last"]["values"] == was["scores"]["last"]["values"]
+    result, expected = (json.loads((r / "result.json").read_text()) for r in (run, trained))
+    assert (result["status"], result["step"]) == ("finished", 6)
+    assert result["scores"]["last"]["values"] == expected["scores"]["last"]["values"]
 
 
 def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
@@ -367,10 +367,10 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
     flip(run, 2)
     (run / "result.json").unlink()  # as killed at the end
     train(run, *words)
-    told = json.loads((run / "result.json").read_text())
-    assert told["status"] == "finished"
-    assert told["scores"]["best"]["step"] == 6
-    assert "the last step counts as the best" in capsys.readouterr().err
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert result["scores"]["best"]["step"] == 6
+    assert "the last one stands for the best" in capsys.readouterr().err
 
 
 # ---- what may change
@@ -386,8 +386,8 @@ def test_changed_keys_are_refused_or_allowed_by_name(run: Path, caplog: pytest.L
     with pytest.raises(ConfigError, match="resume_allow: 'optimzer' is no key"):
         train(run, "steps=8", "resume_allow=[optimzer]")
     train(run, "steps=8", "optimizer.lr=0.5", "resume_allow=[optimizer]")
-    told = json.loads((run / "result.json").read_text())
-    assert told["changes"] == [{"step": 6, "key": "optimizer.lr", "was": "0.0002", "now": "0.5"}]
+    result = json.loads((run / "result.json").read_text())
+    assert result["changes"] == [{"step": 6, "key": "optimizer.lr", "was": "0.0002", "now": "0.5"}]
     assert (RunFolder(run).read_config() or {})["optimizer"]["lr"] == 0.5
     assert "optimizer.lr: 0.0002, requested 0.5 from step 6 on" in (run / "log.txt").read_text()
     assert main.main(["check", str(run)]) == 0
@@ -444,12 +444,12 @@ def test_a_lost_config_comes_back_from_the_checkpoint(run: Path, trained: Path) 
 
 def test_another_machine_is_told_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "checkpoints" / "step-000000006"
-    found = json.loads((path / STATE).read_text())
-    found["identity"]["versions"]["torch"] = "1.2.3"
-    found["identity"]["device"] = "cpu (abacus)"
-    found["identity"]["world_size"] = 4
-    found["identity"]["threads"] = found["threads"] = 2
-    raw = json.dumps(found).encode()
+    state = json.loads((path / STATE).read_text())
+    state["identity"]["versions"]["torch"] = "1.2.3"
+    state["identity"]["device"] = "cpu (abacus)"
+    state["identity"]["world_size"] = 4
+    state["identity"]["threads"] = state["threads"] = 2
+    raw = json.dumps(state).encode()
     (path / STATE).write_bytes(raw)
     about = json.loads((path / MANIFEST).read_text())["files"]
     import hashlib

@@ -1,4 +1,4 @@
-"""The command line: helps, words, exit codes, one line per error, and sweeps with a stand-in for the run."""
+"""The command line: help pages, arguments, exit codes, one-line errors, sweeps with a stand-in for a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ganlab.cli import arguments, commands, doctor, help, main
+from ganlab.cli import arguments, commands, doctor, main
 from ganlab.cli.help import page
 from ganlab.config.files import groups
 from ganlab.errors import ConfigError, Diverged, GanlabError, Mistake, RunInUse, Stopped, SweepFailed
@@ -43,16 +43,16 @@ def say(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
     return run
 
 
-def one_error(said: tuple[int, str, list[str]], code: int) -> str:
+def one_error(result: tuple[int, str, list[str]], code: int) -> str:
     """The only line on stderr, of a call that must have ended with ``code``."""
-    assert said[0] == code, said
-    (line,) = said[2]
+    assert result[0] == code, result
+    (line,) = result[2]
     assert line.startswith("ganlab: error: ")
     assert len(line) <= failures.MAX_LINE
     return line.removeprefix("ganlab: error: ")
 
 
-# ---- helps
+# ---- help pages
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_help_imports_neither_torch_nor_hydra(words: list[str]) -> None:
 
 
 def test_train_help_lists_every_group_option_and_key(say: Any) -> None:
-    code, out, _ = say("train", "--help")
+    code, out, _ = say("train", "--help", "all")
     assert code == 0
     for group, options in groups([]).items():
         if "/" not in group and group not in ("protocol", "extractor"):
@@ -90,7 +90,37 @@ def test_train_help_lists_every_group_option_and_key(say: Any) -> None:
     assert max(map(len, out.splitlines())) <= 110
 
 
-@pytest.mark.parametrize("command", list(help.COMMANDS))
+def test_train_help_begins_with_the_everyday_keys(say: Any) -> None:
+    code, out, err = say("train", "--help")
+    assert (code, err) == (0, [])
+    assert len(out.splitlines()) < 60
+    keys = re.findall(
+        r"^  (\+?[a-z_.]+)=", out.partition("everyday keys")[2].partition("options")[0], re.MULTILINE
+    )
+    assert keys[:6] == ["+experiment", "dataset", "architecture", "loss", "normalization", "setting"]
+    assert 12 <= len(keys) <= 15
+    assert "keep_every" not in out
+    assert "ganlab train --help all" in out
+
+
+@pytest.mark.parametrize("group", [group for group in groups([]) if "/" not in group])
+def test_train_help_of_a_group_lists_its_options_with_their_keys(say: Any, group: str) -> None:
+    code, out, err = say("train", "--help", group)
+    assert (code, err) == (0, [])
+    assert [
+        o for o in groups([])[group] if not re.search(rf"^  \*?{re.escape(o)}(\s|$)", out, re.MULTILINE)
+    ] == []
+
+
+def test_train_help_of_a_group_shows_values_and_refuses_another_word(say: Any) -> None:
+    out = say("train", "dataset", "--help")[1]
+    assert re.search(r"^  \*digits ", out, re.MULTILINE)
+    assert "resolution=32, channels=1, split=train" in out
+    assert "optimizer.betas=[0.5,0.999]" in say("train", "--help", "setting")[1]
+    assert "did you mean 'dataset'?" in one_error(say("train", "--help", "datset"), 2)
+
+
+@pytest.mark.parametrize("command", list(commands.COMMANDS))
 def test_every_command_has_a_help_of_its_own(say: Any, command: str) -> None:
     code, out, err = say(command, "--help")
     assert (code, err) == (0, [])
@@ -113,11 +143,11 @@ def test_the_arguments_of_sample_are_those_of_the_tool() -> None:
     from ganlab.cli import sample
 
     known = inspect.signature(sample.sample_run).parameters
-    for key, (default, _) in help.SAMPLE.items():
+    for key, (default, _) in commands.COMMANDS["sample"].keys.items():
         assert known[key].default == default
 
 
-# ---- words
+# ---- arguments
 
 
 @pytest.mark.parametrize(
@@ -127,35 +157,35 @@ def test_the_arguments_of_sample_are_those_of_the_tool() -> None:
         (["--hlep"], "did you mean '--help'?"),
         (["steps=3"], "write 'ganlab train steps=3'"),
         (["train", "--multirn"], "did you mean '--multirun'?"),
-        (["train", "--experimental-rerun", "x"], "is no option here"),
-        (["train", "--config-name", "x"], "is no option here"),
-        (["train", "--cfg"], "--cfg: wants a value"),
+        (["train", "--experimental-rerun", "x"], "unknown option"),
+        (["train", "--config-name", "x"], "unknown option"),
+        (["train", "--cfg"], "--cfg: requires a value"),
         (["train", "--cfg", "jbo"], "none of job, hydra, all"),
-        (["train", "--resolve"], "goes with --cfg"),
+        (["train", "--resolve"], "requires --cfg"),
         (["train", "--config-dir", "/no/such"], "there is no folder"),
         (["train", "sngan_cifar"], "+experiment=sngan_cifar"),
         (["evaluate"], "write ganlab evaluate RUN"),
-        (["evaluate", "a", "b"], "given 2"),
+        (["evaluate", "a", "b"], "requires one run folder, got 2"),
         (["evaluate", "a", "checkpont=best"], "did you mean 'checkpoint'?"),
-        (["sample", "a", "n=x"], "n: 'x' is not a whole number"),
-        (["sample", "a", "n=0"], "n: 0 is less than 1"),
+        (["sample", "a", "n=x"], "n: 'x' is not an integer"),
+        (["sample", "a", "n=0"], "n: 0 is not between 1 and 100,000"),
         (["sample", "a", "singles=maybe"], "is not true or false"),
         (["sample", "a", "colums=3"], "did you mean 'columns'?"),
-        (["report"], "wants run folders"),
+        (["report"], "requires run folders"),
         (["report", "a", "oot=b"], "did you mean 'out'?"),
-        (["sweep"], "grid: is not chosen; write grid=NAME; 'ganlab sweep --help' lists them"),
-        (["sweep", "sngan_fig11"], "sngan_fig11: is no key=value; write grid=sngan_fig11"),
-        (["sweep", "grid=sngan_fig11", "setting"], "setting: is no key=value; write key=value"),
+        (["sweep"], "grid: missing; write grid=NAME; 'ganlab sweep --help' lists them"),
+        (["sweep", "sngan_fig11"], "sngan_fig11: expected key=value; write grid=sngan_fig11"),
+        (["sweep", "grid=sngan_fig11", "setting"], "setting: expected key=value; write key=value"),
         (["sweep", "grid=unheard"], "'ganlab sweep --help' lists them"),
-        (["train", "+experiment=unheard"], "'ganlab train --help' lists them"),
+        (["train", "+experiment=unheard"], "'ganlab train --help experiment' lists them"),
         (["analyze", "analysis=unheard"], "'ganlab analyze --help' lists them"),
         (["data", "prepar"], "did you mean 'prepare'?"),
-        (["data", "prepare"], "wants one dataset"),
+        (["data", "prepare"], "requires exactly one dataset"),
         (["data", "info", "digts"], "did you mean 'digits'?"),
         (["data", "info", "digits", "resolutoin=3"], "did you mean 'resolution'?"),
         (["data", "info", "digits", "verify=1"], "write verify=true"),
         (["doctor", "--jsn"], "did you mean '--json'?"),
-        (["doctor", "x"], "is no option of doctor"),
+        (["doctor", "x"], "unknown key of ganlab doctor"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_exit_code_2(say: Any, words: list[str], says: str) -> None:
@@ -171,10 +201,10 @@ def test_no_command_at_all_is_a_mistake_too(say: Any) -> None:
 def test_options_may_stand_anywhere() -> None:
     values = {"-cd": "--config-dir"}
     for line in ("a=1 --config-dir D +b=2 -m", "-m --config-dir=D a=1 +b=2", "a=1 -cd D -m +b=2"):
-        found = arguments.parse(line.split(), {"-m": "--multirun"}, values)
-        assert found.overrides == ["a=1", "+b=2"]
-        assert found.all("--config-dir") == ["D"]
-        assert found.on("--multirun")
+        parsed = arguments.parse(line.split(), {"-m": "--multirun"}, values)
+        assert parsed.overrides == ["a=1", "+b=2"]
+        assert parsed.all("--config-dir") == ["D"]
+        assert parsed.on("--multirun")
 
 
 def test_cfg_job_prints_the_config_and_checks_it(say: Any) -> None:
@@ -193,7 +223,7 @@ def test_cfg_job_prints_the_config_and_checks_it(say: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told", "code"),
+    ("words", "message", "code"),
     [
         (
             ["metric.protocol.is_splits=20", "metric.protocol.is_n_fake=10"],
@@ -211,11 +241,11 @@ def test_cfg_job_prints_the_config_and_checks_it(say: Any) -> None:
         (["dataset=text"], "architecture: generates images, but dataset text has text", 2),
     ],
 )
-def test_cfg_job_refuses_what_training_would(say: Any, words: list[str], told: str, code: int) -> None:
+def test_cfg_job_refuses_what_training_would(say: Any, words: list[str], message: str, code: int) -> None:
     """Whatever the machine and its data: training's own line, and the config is printed all the same."""
-    found, out, err = say("train", *words, "--cfg", "job")
-    assert (found, "metric:" in out) == (code, True)
-    assert told in err[0]
+    result, out, err = say("train", *words, "--cfg", "job")
+    assert (result, "metric:" in out) == (code, True)
+    assert message in err[0]
     assert say("train", *words)[2] == err
 
 
@@ -241,7 +271,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stdout.splitlines()[-1] in ("0", "141")
 
 
-# ---- what went wrong
+# ---- errors
 
 
 class OutOfMemoryError(RuntimeError):
@@ -302,9 +332,9 @@ def test_a_bug_is_one_line_and_its_traceback_a_file_without_environment(
 
 def test_long_errors_are_cut_and_keep_their_ends(capsys: pytest.CaptureFixture[str]) -> None:
     failures.print_errors(ConfigError(Mistake(f"k{i}", "is wrong") for i in range(70)))
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1] == "ganlab: error: ganlab: 20 more mistakes; fix these first"
-    assert len(said) == 51
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "ganlab: error: ganlab: 20 more mistakes; mend these first"
+    assert len(lines) == 51
     failures.print_errors(ConfigError("/very/long" * 50 + "/name.yaml", "words " * 100, "fix " * 50 + "end"))
     line = capsys.readouterr().err.rstrip("\n")
     assert len(line) <= failures.MAX_LINE
@@ -354,30 +384,30 @@ def test_doctor_tells_what_is_here(
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("ganlab.system.hardware.fast_bf16", lambda device: bf16)
     code, out, _ = say("doctor", "--json")
-    told = json.loads(out)
-    assert code == (0 if told["ok"] else 5)
-    found = {(f["section"], f["name"]): f for f in told["findings"]}
+    report = json.loads(out)
+    assert code == (0 if report["ok"] else 5)
+    findings = {(f["section"], f["name"]): f for f in report["findings"]}
     for key in (
         ("machine", "python"),
         ("packages", "hydra-core"),
         ("devices", "torch"),
         ("weights", "cifar"),
     ):
-        assert key in found
-    assert found["devices", "bf16"]["state"] == ("ok" if bf16 else "absent")
-    own = {name: found["datasets", name]["text"] for name in ("folder", "text", "25gaussians", "digits")}
+        assert key in findings
+    assert findings["devices", "bf16"]["state"] == ("ok" if bf16 else "absent")
+    own = {name: findings["datasets", name]["text"] for name in ("folder", "text", "25gaussians", "digits")}
     assert own == {
         "folder": "is packed from your own images: dataset.path=FOLDER|ZIP|TAR",
         "text": "is read from your own text when a run starts: dataset.path=FILE|FOLDER",
         "25gaussians": "is drawn when a run starts",
         "digits": "comes with its package",
     }
-    cifar = found["datasets", "cifar10"]
+    cifar = findings["datasets", "cifar10"]
     assert cifar["state"] == "absent"
     assert "sha256" in cifar["text"]
     assert str(tmp_path / "cache") in cifar["fix"]
     assert not (tmp_path / "cache").exists()
-    for f in told["findings"]:
+    for f in report["findings"]:
         assert f["state"] == "ok" or f["fix"] or f["section"] == "machine", f
     assert say("doctor")[1].startswith("ganlab ")
 
@@ -526,7 +556,7 @@ def test_nothing_starts_if_one_combination_has_a_mistake(say: Any, tmp_path: Pat
         (["optimizer.lr=interval(0,1)"], "sweep with a,b,c"),
         (["setting=A,B", "run_dir=outputs/one"], "would share outputs/one"),
         (["seed=range(0,5000)"], "has 5000 combinations"),
-        (["setting=A,B", "hydra/sweeper=basic"], "can't be set"),
+        (["setting=A,B", "hydra/sweeper=basic"], "cannot be set"),
         (["setting=glob(X*)"], "matches no option"),
         (["setting=A,B", "hydra/launcher=locla2"], "hydra/launcher"),
     ],
@@ -627,7 +657,7 @@ def test_what_help_says_of_a_file_is_whole(group: str) -> None:
     names = [p.stem for p in sorted((config_dir() / group).glob("*.yaml"))]
     assert names
     for name in names:
-        said = page.title(f"{group}/{name}", [])
-        assert len(said) > 40, said
-        assert said.count("(") == said.count(")"), said
-        assert not re.search(r"(,|:|\b(and|in|of|over|from|by|with|the))$", said), said
+        title = page.title(f"{group}/{name}", [])
+        assert len(title) > 40, title
+        assert title.count("(") == title.count(")"), title
+        assert not re.search(r"(,|:|\b(and|in|of|over|from|by|with|the))$", title), title

@@ -32,12 +32,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shared(place: Path, text: str) -> list[str]:
-    """The words for a config file of someone else's."""
+    """Arguments that use another user's config file."""
     (place / "conf" / "experiment" / "theirs.yaml").write_text(f"# @package _global_\n{text}\n")
     return ["--config-dir", "conf", "+experiment=theirs"]
 
 
-def said(*words: str) -> tuple[int, str]:
+def run_ganlab(*words: str) -> tuple[int, str]:
     """The exit code and all that is printed."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -56,7 +56,7 @@ def holds_it(place: Path) -> list[str]:
 )
 def test_a_secret_in_a_label_is_in_no_name_no_file_and_no_line(place: Path, reads: str) -> None:
     words = [w for w in tiny("steps=2", "metric=[is]") if not w.startswith("run_dir=")]
-    code, text = said(*words, *shared(place, f"setting: {reads}"))
+    code, text = run_ganlab(*words, *shared(place, f"setting: {reads}"))
     assert SECRET not in text
     if "head" in reads:  # a resolver of that name there is not; "${oc.${x}:NAME}" reads the environment too
         assert code == 2, text
@@ -70,7 +70,7 @@ def test_a_secret_in_a_label_is_in_no_name_no_file_and_no_line(place: Path, read
         ["status", "outputs"],
         ["evaluate", str(run), "metric.protocol.seed=1"],
     ):
-        code, text = said(*more)
+        code, text = run_ganlab(*more)
         assert code == 0, text
         assert SECRET not in text
     assert holds_it(place) == []
@@ -90,7 +90,7 @@ def test_a_secret_in_a_label_is_in_no_name_no_file_and_no_line(place: Path, read
     ],
 )
 def test_a_secret_in_any_key_is_in_no_error(place: Path, line: str) -> None:
-    code, text = said("train", *shared(place, line))
+    code, text = run_ganlab("train", *shared(place, line))
     assert code in (2, 3, 5), text
     assert SECRET not in text
     assert not (place / "outputs").exists()
@@ -101,7 +101,7 @@ def test_a_secret_in_any_key_is_in_no_error(place: Path, line: str) -> None:
 @pytest.mark.parametrize("what", ["job", "all"])
 def test_a_config_is_shown_unread(place: Path, what: str, resolve: list[str]) -> None:
     words = shared(place, "setting: ${oc.env:SECRET}")
-    code, text = said("train", *words, "--cfg", what, *resolve)
+    code, text = run_ganlab("train", *words, "--cfg", what, *resolve)
     assert code == 0, text
     assert SECRET not in text
     assert "${oc.env:SECRET" in text

@@ -62,9 +62,9 @@ def test_every_value_told_is_the_experiments_own(name: str) -> None:
     for key, origin in recipe.origins.items():
         assert origin.source in recipes.SOURCES, key
         if origin.fixed and there(alone, key):
-            found = recipes.value_at(alone, key)
-            found = found.get("name", found.get("_target_")) if isinstance(found, dict) else found
-            assert found == origin.value, key
+            value = recipes.value_at(alone, key)
+            value = value.get("name", value.get("_target_")) if isinstance(value, dict) else value
+            assert value == origin.value, key
         if origin.source in ("paper", "code"):
             assert origin.where, f"{name}: {key} names no place"
             assert getattr(origin, origin.source) is None, f"{name}: {key} differs from itself"
@@ -75,9 +75,9 @@ def test_rows_and_settings_of_a_recipe_are_the_recipe(name: str) -> None:
     recipe = recipes.load(name)
     assert recipe is not None
     for row, words in recipe.rows.items():
-        found = of(f"+experiment={name}", *words)
-        assert found.match.row == row
-        assert found.differing == []
+        explanation = of(f"+experiment={name}", *words)
+        assert explanation.match.row == row
+        assert explanation.differing == []
     for setting in recipe.settings:
         assert of(f"+experiment={name}", f"setting={setting}").differing == []
 
@@ -94,50 +94,50 @@ def test_silent_keys_are_keys() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_shipped_experiment_can_be_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["explain", f"+experiment={name}"]) == 0
-    said = capsys.readouterr().out
+    out = capsys.readouterr().out
     if name in KNOWN:
-        assert f"recipe: {name}, " in said
-        assert "nothing differs from the recipe" in said
+        assert f"recipe: {name}, " in out
+        assert "nothing differs from the recipe" in out
     else:
-        assert f"no recipe for experiment {name!r}; the closest" in said
+        assert f"no recipe is known for experiment {name!r}; the nearest" in out
 
 
 def test_differences_name_the_recipes_value_and_its_source() -> None:
-    found = of("+experiment=sngan_cifar_resnet", "setting=C", "steps=1000", "architecture.width=0.5")
-    told = keys(found.differing)
-    beta = told["optimizer.betas[0]"]
+    explanation = of("+experiment=sngan_cifar_resnet", "setting=C", "steps=1000", "architecture.width=0.5")
+    lines = keys(explanation.differing)
+    beta = lines["optimizer.betas[0]"]
     assert (beta.here, beta.recipe, beta.source, beta.where) == ("0.5", "0", "paper", "appendix B.3")
-    assert (told["optimizer.betas[1]"].here, told["optimizer.betas[1]"].recipe) == ("0.999", "0.9")
-    steps = told["steps"]
+    assert (lines["optimizer.betas[1]"].here, lines["optimizer.betas[1]"].recipe) == ("0.999", "0.9")
+    steps = lines["steps"]
     assert (steps.here, steps.recipe, steps.source, steps.code) == ("1000", "100000", "paper", "50000")
-    assert told["setting"].recipe == "resnet"
-    assert told["d_steps"].recipe == "5"
-    assert told["architecture.width"].where == "Tables 4 to 6"
-    assert "optimizer.lr" not in told
-    assert [line.key for line in found.differing][:2] == ["architecture.width", "setting"]
+    assert lines["setting"].recipe == "resnet"
+    assert lines["d_steps"].recipe == "5"
+    assert lines["architecture.width"].where == "Tables 4 to 6"
+    assert "optimizer.lr" not in lines
+    assert [line.key for line in explanation.differing][:2] == ["architecture.width", "setting"]
 
 
 def test_settings_and_rows_of_the_papers_table_are_no_differences() -> None:
-    found = of("+experiment=sngan_cifar", "setting=D", "normalization=gp", "loss=wasserstein")
-    assert found.match.row == "WGAN-GP"
-    assert found.differing == []
-    found = of("+experiment=sngan_cifar", "normalization=[sn,gp]", "loss=hinge")
-    assert found.match.row == "SN, hinge (Eq. 17)"
-    (line,) = found.differing
+    explanation = of("+experiment=sngan_cifar", "setting=D", "normalization=gp", "loss=wasserstein")
+    assert explanation.match.row == "WGAN-GP"
+    assert explanation.differing == []
+    explanation = of("+experiment=sngan_cifar", "normalization=[sn,gp]", "loss=hinge")
+    assert explanation.match.row == "SN, hinge (Eq. 17)"
+    (line,) = explanation.differing
     assert (line.key, line.here, line.source) == ("normalization.gp", "GradientPenalty", "not in this row")
-    found = of("+experiment=sngan_cifar", "normalization=none")
-    assert [line.here for line in found.differing] == ["none"]
+    explanation = of("+experiment=sngan_cifar", "normalization=none")
+    assert [line.here for line in explanation.differing] == ["none"]
 
 
 def test_open_points_say_what_paper_and_code_have() -> None:
-    told = keys(of("+experiment=sngan_cifar").open)
-    assert (told["architecture.d_widths"].here, told["architecture.d_widths"].code) == ("table3", "chainer")
-    assert told["architecture.slope"].code == "0.2"
-    assert (told["batch_size"].source, told["batch_size"].paper) == ("code", "not stated")
-    assert told["metric.protocol.real_split"].source == "ganlab"
-    assert "Chainer" in told["metric.extractor"].code
-    assert "setting" in told
-    assert "normalization.orthonormal.weight" not in told  # not in this row
+    lines = keys(of("+experiment=sngan_cifar").open)
+    assert (lines["architecture.d_widths"].here, lines["architecture.d_widths"].code) == ("table3", "chainer")
+    assert lines["architecture.slope"].code == "0.2"
+    assert (lines["batch_size"].source, lines["batch_size"].paper) == ("code", "not stated")
+    assert lines["metric.protocol.real_split"].source == "ganlab"
+    assert "Chainer" in lines["metric.extractor"].code
+    assert "setting" in lines
+    assert "normalization.orthonormal.weight" not in lines  # not in this row
     assert "setting" not in keys(of("+experiment=sngan_cifar", "setting=A").open)
     orthonormal = keys(of("+experiment=sngan_cifar", "normalization=orthonormal").open)
     assert orthonormal["normalization.orthonormal.weight"].paper == "not stated"
@@ -150,10 +150,10 @@ def test_a_choice_of_the_codes_is_a_difference_that_names_the_code() -> None:
 
 def test_parts_and_protocols_are_one_difference_each() -> None:
     words = ["dataset=folder", "dataset.path=/data/mine.zip", "metric.extractor=cifar"]
-    told = keys(of("+experiment=sngan_cifar", *words, "metric.protocol=smoke").differing)
-    assert set(told) == {"dataset", "metric.extractor", "metric.protocol"}
-    assert told["dataset"].here == "Folder (mine.zip)"  # no path of this machine
-    assert (told["metric.protocol"].here, told["metric.protocol"].recipe) == ("smoke", "sngan_paper")
+    lines = keys(of("+experiment=sngan_cifar", *words, "metric.protocol=smoke").differing)
+    assert set(lines) == {"dataset", "metric.extractor", "metric.protocol"}
+    assert lines["dataset"].here == "Folder (mine.zip)"  # no path of this machine
+    assert (lines["metric.protocol"].here, lines["metric.protocol"].recipe) == ("smoke", "sngan_paper")
 
 
 def test_what_moves_no_result_is_left_out() -> None:
@@ -162,9 +162,9 @@ def test_what_moves_no_result_is_left_out() -> None:
 
 
 def test_without_an_experiment_the_nearest_recipe_is_named() -> None:
-    found = of("dataset=stl10", "architecture=cnn", "setting=B")
-    assert found.match.recipe.experiment == "sngan_stl"
-    assert found.match.reason.startswith("no experiment is recorded; the closest")
+    explanation = of("dataset=stl10", "architecture=cnn", "setting=B")
+    assert explanation.match.recipe.experiment == "sngan_stl"
+    assert explanation.match.why.startswith("no experiment is recorded; the nearest")
     assert recipes.nearest(of("+experiment=projection_cifar").match.tree).experiment == "projection_cifar"
     with pytest.raises(ConfigError, match="matches no shipped experiment"):
         recipes.nearest({"architecture": {"_target_": "mine.Net"}})
@@ -184,15 +184,15 @@ def write_run(folder: Path, *overrides: str, experiment: Any = "sngan_cifar", **
 def test_a_run_folder_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", "+experiment=sngan_cifar", "setting=A", "steps=1000")
     assert main.main(["explain", str(run)]) == 0
-    said = capsys.readouterr().out
-    assert "recipe: sngan_cifar, SNGAN (arXiv 1802.05957): Table 2" in said
-    assert "differs from the recipe (1)" in said
-    assert any(line.split()[:3] == ["steps", "1000", "100000"] for line in said.splitlines())
+    out = capsys.readouterr().out
+    assert "recipe: sngan_cifar, SNGAN (arXiv 1802.05957): Table 2" in out
+    assert "differs from the recipe (1)" in out
+    assert any(line.split()[:3] == ["steps", "1000", "100000"] for line in out.splitlines())
     assert main.main(["explain", str(run), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["recipe"]["experiment"] == "sngan_cifar"
-    assert [(x["key"], x["here"], x["recipe"]) for x in told["differing"]] == [("steps", "1000", "100000")]
-    assert {x["key"] for x in told["open"]} >= {"architecture.d_widths", "batch_size"}
+    lines = json.loads(capsys.readouterr().out)
+    assert lines["recipe"]["experiment"] == "sngan_cifar"
+    assert [(x["key"], x["here"], x["recipe"]) for x in lines["differing"]] == [("steps", "1000", "100000")]
+    assert {x["key"] for x in lines["open"]} >= {"architecture.d_widths", "batch_size"}
 
 
 def test_a_run_without_a_result_or_from_before_a_key_is_explained(tmp_path: Path) -> None:
@@ -201,9 +201,9 @@ def test_a_run_without_a_result_or_from_before_a_key_is_explained(tmp_path: Path
     saved = yaml.safe_load((run / "config.yaml").read_text())
     del saved["order"], saved["architecture"]["head"]
     (run / "config.yaml").write_text(yaml.safe_dump(saved))
-    found = explain.explain(str(run))
-    assert found.match.recipe.experiment == "sngan_cifar_resnet"
-    assert found.differing == []
+    explanation = explain.explain(str(run))
+    assert explanation.match.recipe.experiment == "sngan_cifar_resnet"
+    assert explanation.differing == []
 
 
 @pytest.mark.parametrize("experiment", [None, 5, "gone", "../../etc/passwd", "\x1b[31mred"])
@@ -218,12 +218,12 @@ def test_a_strange_experiment_name_is_met_with_the_nearest(
 def test_hostile_configs_are_only_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nasty = {"x\x1b[31m": 1, "${oc.env:HOME}": "${oc.env:HOME}", "steps": "\x1b]0;title\x07" + "x" * 500}
     run = write_run(tmp_path, "+experiment=sngan_cifar", **nasty)
-    found = explain.explain(str(run))
-    said = capsys.readouterr().out
-    assert "\x1b" not in said
-    assert "\x07" not in said
-    assert str(Path.home()) not in said
-    assert len(keys(found.differing)["steps"].here) <= 60
+    explanation = explain.explain(str(run))
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert str(Path.home()) not in out
+    assert len(keys(explanation.differing)["steps"].here) <= 60
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

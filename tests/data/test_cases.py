@@ -100,7 +100,7 @@ def test_mended_files_are_seen(cases: Path, capfd: pytest.CaptureFixture[str]) -
     assert main.main(["data", "check", "imagenet", *words]) == 0
     out = capfd.readouterr().out
     assert "verified" not in out
-    assert "outdated, of these files as they were before: " in out
+    assert "outdated, packed from an earlier version of the files: " in out
     assert "imagenet: 40 images" in prepared(capfd, "imagenet", *words)[1]
     assert main.main(["data", "check", "imagenet", *words]) == 0
     assert ", verified" in capfd.readouterr().out

@@ -201,14 +201,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main.main([*words, "hash=write", f"out={tmp_path / 'found.json'}"]) == 3
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
-    assert f"{root}: 2 of 12 files are not sound; repair or remove them" in err
+    assert f"{root}: 2 of 12 files are damaged; repair or remove them" in err
     for line in (
         "  classes: n00000001 4, n00000002 6",
         "  empty class: n00000003",
         "  broken: n00000001/01.JPEG: ",
         "  same content: n00000002/02.JPEG = n00000002/03.JPEG",
-        "  passed over: 1 link back to a folder above it, such as n00000001/loop.jpg",
-        "  passed over: 1 special file, such as n00000001/pipe.jpg",
+        "  ignored: 1 link back to a folder above it, such as n00000001/loop.jpg",
+        "  ignored: 1 special file, such as n00000001/pipe.jpg",
         "  1 palette, expanded",
         f"  written: {tmp_path / 'photos-all.sha256'}",
     ):
@@ -220,7 +220,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (root / "n00000002" / "00.JPEG").write_bytes(FILES["n00000002/00.JPEG"][:-30] + bytes(30))
     assert main.main([*words, "hash=verify"]) == 3
     assert "  changed: n00000002/00.JPEG" in capsys.readouterr().out
-    for word, says in (("hash=yes", "hash: 'yes' is not"), ("manifest=x", "manifest: goes with hash")):
+    for word, says in (("hash=yes", "hash: 'yes' is not"), ("manifest=x", "manifest: requires hash")):
         assert main.main([*words, word]) == 2
         assert says in capsys.readouterr().err
     assert main.main(["data", "check", "digits"]) == 0

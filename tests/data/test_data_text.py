@@ -233,12 +233,12 @@ def test_data_commands(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text("abc\n\nabcdef\n")
     assert main.main(["data", "check", "text", f"path={file}", "length=4"]) == 0
     said = capsys.readouterr().out
-    assert f"text train: {Text.origin}, and loads" in said
+    assert f"text train: {Text.origin}; loads correctly" in said
     assert "2 lines, 2x4, sha256" in said
     assert "1 lines cut; 1 empty lines left out" in said
-    assert "6 symbols, the unknown one first" in said
+    assert "6 characters, the unknown one first" in said
     assert main.main(["data", "info", "text", f"path={file}"]) == 0
-    assert "lines of 32 symbols, at most 2048 different ones" in capsys.readouterr().out
+    assert "lines of 32 characters, a vocabulary of at most 2048" in capsys.readouterr().out
     assert main.main(["data", "prepare", "text", f"path={file}"]) == 0
     assert f"text: {Text.origin}; nothing to prepare" in capsys.readouterr().out
     assert main.main(["data", "check", "text", f"path={file}", "hash=write"]) == 2

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
 
-from ganlab.cli import help
+from ganlab.cli.commands import COMMANDS
 from ganlab.config import compose
 from ganlab.config.check import all_keys, alternatives
 from ganlab.config.files import NAMED, groups
@@ -95,10 +95,11 @@ def typos(long: bool) -> Iterator[Point]:
             for wrong in three(group, {*known}):
                 words = ["train", f"{plus}{wrong}={options[0]}"]
                 yield Point(f"group {wrong}", words, rf"{wrong}:", meant=group)
-    for command in help.COMMANDS:
-        for wrong in three(command, {*help.COMMANDS}):
+    for command in COMMANDS:
+        for wrong in three(command, {*COMMANDS}):
             yield Point(f"command {wrong}", [wrong], rf"{wrong}:", meant=command)
-    for command, own in (("sample", help.SAMPLE), ("sweep", help.SWEEP), ("status", help.STATUS)):
+    for command in ("sample", "sweep", "status"):
+        own = COMMANDS[command].keys
         for key in own:
             for wrong in three(key, {*own, "n"}) if len(key) > 2 else ():
                 more = {"sample": ["run"], "sweep": ["grid=sngan_fig4", "dry_run=true"]}.get(command, [])
@@ -122,7 +123,7 @@ def fields(long: bool) -> Iterator[Point]:
                     f"{key}={value}"[:80],
                     ["train", *words, f"{key}={value}"],
                     where,
-                    r"is not|no such|_target_",
+                    r"is not|unknown key|_target_",
                 )
 
 

@@ -29,7 +29,7 @@ def beside(plant: Callable[[Path], object], told: str = "") -> Check:
         assert (done.code, "4 images" in done.out) == (0, True), done.out + done.err
         if told:
             done = command(place, "data", "check", "folder", f"path={root}", "resolution=8")
-            assert f"passed over: {told}" in done.out, done.out
+            assert f"ignored: {told}" in done.out, done.out
         del kept
 
     return check

@@ -122,7 +122,7 @@ def test_another_seed_has_another_folder_and_a_larger_n_the_same(place: Path) ->
         ("seed=-1", "seed: '-1' is not an integer of at least 0; write seed=0, the seed of the draw"),
         ("seed=0,1", "seed: '0,1' is not an integer of at least 0"),
         ("seed=x", "seed: 'x' is not an integer of at least 0"),
-        ("m=3", "m: there is no such key"),
+        ("m=3", "m: unknown key"),
     ],
 )
 def test_a_wrong_n_or_seed_is_a_line(

@@ -197,7 +197,7 @@ def test_unknown_grids_and_labels_get_a_suggestion(place: Path, capsys: Any) -> 
     assert "(in cell sn-Z-s0)" in err
     assert err.count("stepz") == 1
     assert sweep("metod=sn") == 2
-    assert capsys.readouterr().err == "ganlab: error: metod: there is no such key; did you mean 'method'?\n"
+    assert capsys.readouterr().err == "ganlab: error: metod: unknown key; did you mean 'method'?\n"
     assert not (place / "outputs").exists()
 
 

@@ -1,0 +1,220 @@
+"""What each command does with its arguments. Heavy imports happen inside the functions."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ganlab.cli.arguments import numbers, own_keys, refuse_misspellings
+from ganlab.cli.command import Args
+from ganlab.cli.help.page import arguments
+from ganlab.errors import ConfigError, Mistake, suggest
+from ganlab.system.packages import PLOT_PACKAGES, require
+
+SWEEP_KEYS: dict[str, tuple[Any, str]] = {  # of a grid, and as sweep.KEY of train -m
+    "max_jobs": (1000, "refuse more cells than this"),
+    "retry": ("failed", "failed: rerun cells that failed in an earlier sweep; never: only list them"),
+    "stall_minutes": (
+        "60",
+        "end and retry a cell that makes no progress (an update or a scored batch) for this long; 0: never",
+    ),
+}
+RULES = {f"sweep.{key}": value for key, value in SWEEP_KEYS.items()}
+SAMPLE_BOUNDS = {"n": (1, 10**5), "seed": (0, 10**9), "columns": (1, 1000), "interpolations": (0, 1000)}
+RUNS_NEEDED = ("requires run folders", "give some, or a folder that contains some")
+
+
+def train(args: Args) -> int:
+    """Train a run (``-m``: several), or print its config."""
+    options, overrides = args.options, [*args.overrides, *args.names]
+    show = options.last("--cfg")
+    if show not in (None, "job", "hydra", "all"):
+        raise ConfigError("--cfg", f"{show!r} is none of job, hydra, all", "write --cfg job")
+    if options.on("--hydra-help", "--info", "-i") or show in ("hydra", "all"):
+        from ganlab.sweeps.multirun import run_hydra_option
+
+        words = [word for name, v in options.options if name != "--config-dir" for word in (name, v) if word]
+        return run_hydra_option(words, overrides, args.dirs)
+    rules = [override for override in overrides if override.startswith("sweep.")]
+    overrides = [override for override in overrides if override not in rules]
+    if options.on("--multirun") and show is None:
+        return _multirun(overrides, args.dirs, rules)
+    if rules and not options.on("--multirun"):
+        raise ConfigError(rules[0].partition("=")[0], "applies to sweeps only", "add -m, or omit it")
+    if show:
+        from ganlab.config import compose
+
+        composed = compose.compose(overrides, args.dirs)
+        resolve, package = options.on("--resolve"), options.last("--package")
+        print(compose.show(composed, resolve=resolve, package=package), end="")
+        sys.stdout.flush()
+        from ganlab.training.trainer import require_possible
+
+        require_possible(compose.build(composed))
+        return 0
+    for option in ("--resolve", "--package"):
+        if options.on(option):
+            raise ConfigError(option, "requires --cfg", f"write --cfg job {option}")
+    from ganlab.cli import launched
+
+    return launched.train(overrides, args.dirs)
+
+
+def _multirun(overrides: list[str], dirs: list[str], rules: list[str]) -> int:
+    keys, others = own_keys(rules, RULES)
+    if others:
+        key = others[0].partition("=")[0]
+        raise ConfigError(key, "unknown key of a sweep", suggest(key, list(RULES)))
+    from ganlab.sweeps import plan
+    from ganlab.sweeps.multirun import sweep as run_all
+
+    max_jobs, retry, stall_minutes = keys.values()
+    return run_all(overrides, dirs, plan.parse_rules(max_jobs, retry, stall_minutes, "sweep."))
+
+
+def sweep(args: Args) -> int:
+    """Run a grid, or print its cells and cost."""
+    keys, dirs = args.keys, args.dirs
+    if args.names:
+        fix = f"write grid={args.names[0]}" if keys["grid"] is None else "write key=value"
+        raise ConfigError(args.names[0], "expected key=value", fix)
+    if keys["grid"] is None:
+        raise ConfigError("grid", "missing", "write grid=NAME; 'ganlab sweep --help' lists them")
+    from ganlab.config.files import groups, user_dirs
+    from ganlab.sweeps import grid, plan, runner
+
+    axes = grid.load(keys["grid"], user_dirs(dirs)).axis_keys()
+    valid = {*axes, *groups([]), *arguments("Experiment")}
+    refuse_misspellings([o for o in args.overrides if o.lstrip("+").partition("=")[0] not in valid], keys)
+
+    rules = plan.parse_rules(keys["max_jobs"], keys["retry"], keys["stall_minutes"])
+    requested = plan.parse_placement(keys["jobs"], keys["per_gpu"], keys["gpus"], args.overrides)
+    scale = grid.parse_scale(keys["scale"]) if keys["scale"] else grid.Scale()
+    places = runner.resolve_gpus(requested)
+    cells = runner.make_plan(keys["grid"], args.overrides, scale, keys["out"], dirs, rules.max_cells)
+    if keys["dry_run"]:
+        from ganlab.sweeps import cost
+
+        cost.print_cost(cells, places)
+        return 0
+    return runner.sweep(cells, places, dirs, rules)
+
+
+def status(args: Args) -> int:
+    """Print the state of runs."""
+    from ganlab.sweeps.status import show_status
+
+    return show_status(args.names, args.keys["watch"])
+
+
+def check(args: Args) -> int:
+    """Verify checkpoints."""
+    if not args.names:
+        raise ConfigError("check", *RUNS_NEEDED)
+    from ganlab.cli.check import check as check_runs
+
+    return check_runs(args.names, as_json=args.options.on("--json"))
+
+
+def evaluate(args: Args) -> int:
+    """Score a checkpoint again."""
+    keys, (run,) = args.keys, args.names
+    refuse_misspellings(args.overrides, keys)
+    protocols = keys["protocols"] and [name.strip() for name in keys["protocols"].strip("[]").split(",")]
+    if protocols and any(o.lstrip("+").startswith("metric.protocol=") for o in args.overrides):
+        raise ConfigError("metric.protocol", "cannot be combined with protocols=", "keep one of the two")
+    if protocols and len(set(protocols)) < len(protocols):
+        raise ConfigError("protocols", "contains a duplicate", "give each name once")
+    from ganlab.cli import evaluate as module
+
+    if protocols:
+        module.evaluate_protocols(run, protocols, args.overrides, keys["checkpoint"], args.dirs)
+    else:
+        module.evaluate_run(run, args.overrides, keys["checkpoint"], args.dirs)
+    return 0
+
+
+def sample(args: Args) -> int:
+    """Draw samples."""
+    keys = args.keys
+    mistakes = [
+        Mistake(key, f"{keys[key]} is not between {low} and {high:,}")
+        for key, (low, high) in SAMPLE_BOUNDS.items()
+        if not low <= keys[key] <= high
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
+    refuse_misspellings(args.overrides, keys)
+    from ganlab.cli.sample import sample_run
+
+    sample_run(args.names[0], overrides=args.overrides, config_dirs=args.dirs, **keys)
+    return 0
+
+
+def report(args: Args) -> int:
+    """Write a report of runs."""
+    thresholds = numbers("thresholds", args.keys["thresholds"])
+    if not args.names:
+        raise ConfigError("report", *RUNS_NEEDED)
+    require(*PLOT_PACKAGES)
+    from ganlab.report import report as write
+
+    print(write(args.names, args.keys["out"], thresholds))
+    return 0
+
+
+def analyze(args: Args) -> int:
+    """Draw an analysis of runs."""
+    if args.keys["analysis"] is None:
+        refuse_misspellings(args.overrides, args.keys)
+        raise ConfigError("analysis", "missing", "write analysis=NAME; 'ganlab analyze --help' lists them")
+    require(*PLOT_PACKAGES)
+    from ganlab.analysis import analyze as draw
+
+    draw(args.names, args.keys["analysis"], args.keys["out"], args.overrides, args.dirs)
+    return 0
+
+
+def explain(args: Args) -> int:
+    """Compare a run with the paper's recipe."""
+    if len(args.names) > 1 or (args.names and args.overrides):
+        fix = "give one run folder, or overrides as for ganlab train"
+        raise ConfigError("explain", "requires either one run folder or overrides", fix)
+    from ganlab.papers.explain import explain as compare
+
+    compare("".join(args.names), args.overrides, args.dirs, as_json=args.options.on("--json"))
+    return 0
+
+
+def data(args: Args) -> int:
+    """Prepare, check or describe a dataset."""
+    if not args.names:
+        fix = "write ganlab data prepare|check|info DATASET"
+        raise ConfigError("data", "requires a command and a dataset", fix)
+    command, *names = args.names
+    if command not in ("prepare", "info", "check"):
+        fix = suggest(command, ["prepare", "info", "check"])
+        raise ConfigError(f"data {command}", "unknown command", fix)
+    from ganlab.cli import data as module
+
+    names += [o.removeprefix("dataset=") for o in args.overrides if o.startswith("dataset=")]
+    if len(names) != 1:
+        fix = f"choose one of {', '.join(module.names())}"
+        raise ConfigError(f"data {command}", "requires exactly one dataset", fix)
+    function = {"prepare": module.prepare, "info": module.info, "check": module.check}[command]
+    function(names[0], [o for o in args.overrides if not o.startswith("dataset=")], args.dirs)
+    return 0
+
+
+def bench(args: Args) -> int:
+    """Measure speed."""
+    from ganlab.bench.run import bench as measure
+
+    return measure(args.keys, args.dirs)
+
+
+def doctor(args: Args) -> int:
+    """Report what is installed."""
+    from ganlab.cli.doctor import doctor as examine
+
+    return examine(as_json=args.options.on("--json"))
