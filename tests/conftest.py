@@ -31,10 +31,6 @@ from ganlab.metrics.protocol import Protocol
 from ganlab.models.cnn import CNN
 from ganlab.types import Features
 
-# Whoever runs the tests in the background (`nohup make test &`) has these ignored; tests send them.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
@@ -57,6 +53,13 @@ class MeanExtractor(Extractor):
         quarters = torch.nn.functional.adaptive_avg_pool2d(images.float().mean(1, keepdim=True) / 255, 2)
         flat = quarters.flatten(1)
         return Features(torch.cat([flat, flat.square()], 1), flat * 4)
+
+
+@pytest.fixture(autouse=True)
+def default_signal_handlers() -> None:
+    """Tests send signals that `nohup make test &` and a launcher's worker in this process leave ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
