@@ -16,8 +16,8 @@ from ganlab.methods.base import Method
 from ganlab.methods.weights import (
     CONVOLUTIONS,
     as_matrix,
+    opaque_power_iteration,
     out_dim,
-    power_iteration,
     raw_weight,
     weighted_layers,
 )
@@ -151,7 +151,7 @@ class SpectralNormRegularization(Method):
         for layer in _layers(d, self.scope):
             matrix, kept = _matrix(layer), layer.get_buffer("snr_u")
             if self._vectors is None or layer not in self._vectors:  # not again for each micro batch
-                u, v = power_iteration(matrix.detach(), kept, self.iterations, self.eps)
+                u, v = opaque_power_iteration(matrix.detach(), kept, self.iterations, self.eps)
                 kept.copy_(u)
                 if self._vectors is not None:
                     self._vectors[layer] = u, v

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ganlab.methods.weights import as_matrix, out_dim, power_iteration
+from ganlab.methods.weights import as_matrix, opaque_power_iteration, out_dim, power_iteration
 
 
 def rows(weight: Tensor, axis: int) -> Tensor:
@@ -191,7 +191,7 @@ class SpectralNormalized(nn.Module):
             left, _, right = torch.linalg.svd(matrix, full_matrices=False)
             u, v = left[:, 0], right[0]
         else:
-            u, v = power_iteration(matrix, self.u, self.iterations, self.eps)
+            u, v = opaque_power_iteration(matrix, self.u, self.iterations, self.eps)
         self.u.copy_(u)
         self.v.copy_(v)
         return u, v

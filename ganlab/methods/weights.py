@@ -38,6 +38,20 @@ def power_iteration(matrix: Tensor, u: Tensor, iterations: int, eps: float) -> t
     return u, v
 
 
+@torch.library.custom_op("ganlab::power_iteration", mutates_args=())
+def opaque_power_iteration(matrix: Tensor, u: Tensor, iterations: int, eps: float) -> tuple[Tensor, Tensor]:
+    """``power_iteration`` as one operation, which a compiler does not run again in a backward pass.
+
+    Inductor would for small matrices (d_out <= 4), from a stored u that the forward pass has overwritten.
+    """
+    return power_iteration(matrix, u, iterations, eps)
+
+
+@opaque_power_iteration.register_fake
+def _(matrix: Tensor, u: Tensor, iterations: int, eps: float) -> tuple[Tensor, Tensor]:
+    return matrix.new_empty(matrix.shape[0]), matrix.new_empty(matrix.shape[1])
+
+
 def weighted_layers(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(name, layer) of every convolution, linear layer and embedding, in the order of registration."""
     for name, layer in net.named_modules():

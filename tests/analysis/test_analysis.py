@@ -166,7 +166,7 @@ def test_mistakes_are_one_line_with_the_fix(
     assert "'ganlab analyze --help' lists them" in fails(2, capfd, sn)
     assert "did you mean 'singular_values'?" in fails(2, capfd, sn, "analysis=singular_value")
     assert "did you mean 'checkpoint'?" in fails(2, capfd, sn, "analysis=scores", "chekpoint=last")
-    assert "n: 'none' is not a whole number >= 1 and <= 1e+09; the default is 1000" in fails(
+    assert "n: 'none' is not an integer >= 1 and <= 1e+09; the default is 1000" in fails(
         2, capfd, sn, "analysis=scores", "n=none"
     )
     assert "steps: cannot change after training" in fails(2, capfd, sn, "analysis=scores", "steps=9")

@@ -109,7 +109,7 @@ def test_damage_quarantine_leftovers_and_torn_metrics(run: Path, capsys: pytest.
     assert main.main(["check", str(run), "--json"]) == 4
     out, err = capsys.readouterr()
     assert err == (
-        f"ganlab: error: {run}: step 6: state.safetensors: damaged (its sha256 does not fit the manifest's); "
+        f"ganlab: error: {run}: step 6: state.safetensors: damaged (sha256 mismatch); "
         "the newest good checkpoint is step 4\n"
     )
     (report,) = json.loads(out)["runs"]
@@ -141,7 +141,7 @@ def test_lost_files_other_runs_and_other_configs(run: Path, capsys: pytest.Captu
     (run / "run.json").write_bytes(whole["run.json"])
     (run / "config.yaml").write_bytes(whole["config.yaml"].replace(b"margin: 1.0", b"margin: 2.0"))
     assert b"margin: 2.0" in (run / "config.yaml").read_bytes()
-    expect("config.yaml: loss.margin: step 6 was made with 1.0, asked 2.0")
+    expect("config.yaml: loss.margin: step 6 was made with 1.0, requested 2.0")
     (run / "config.yaml").write_bytes(b"\xff{")
     expect("config.yaml: is damaged")
     (run / "config.yaml").write_bytes(whole["config.yaml"])
@@ -370,7 +370,7 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
     result = json.loads((run / "result.json").read_text())
     assert result["status"] == "finished"
     assert result["scores"]["best"]["step"] == 6
-    assert "the last one stands for the best" in capsys.readouterr().err
+    assert "the last step counts as the best" in capsys.readouterr().err
 
 
 # ---- what may change
@@ -383,7 +383,7 @@ def test_changed_keys_are_refused_or_allowed_by_name(run: Path, caplog: pytest.L
     assert caught.value.mistakes[0].fix.endswith("or resume_allow=[optimizer.lr]")
     with pytest.raises(ConfigError, match="seed: this run folder"):
         train(run, "steps=8", "optimizer.lr=0.5", "seed=1", "resume_allow=[optimizer.lr]")
-    with pytest.raises(ConfigError, match="resume_allow: 'optimzer' is no key"):
+    with pytest.raises(ConfigError, match="resume_allow: 'optimzer' is not a key"):
         train(run, "steps=8", "resume_allow=[optimzer]")
     train(run, "steps=8", "optimizer.lr=0.5", "resume_allow=[optimizer]")
     result = json.loads((run / "result.json").read_text())

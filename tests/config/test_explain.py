@@ -99,7 +99,7 @@ def test_every_shipped_experiment_can_be_explained(name: str, capsys: pytest.Cap
         assert f"recipe: {name}, " in out
         assert "nothing differs from the recipe" in out
     else:
-        assert f"no recipe is known for experiment {name!r}; the nearest" in out
+        assert f"no recipe for experiment {name!r}; the closest" in out
 
 
 def test_differences_name_the_recipes_value_and_its_source() -> None:
@@ -164,7 +164,7 @@ def test_what_moves_no_result_is_left_out() -> None:
 def test_without_an_experiment_the_nearest_recipe_is_named() -> None:
     explanation = of("dataset=stl10", "architecture=cnn", "setting=B")
     assert explanation.match.recipe.experiment == "sngan_stl"
-    assert explanation.match.why.startswith("no experiment is recorded; the nearest")
+    assert explanation.match.reason.startswith("no experiment is recorded; the closest")
     assert recipes.nearest(of("+experiment=projection_cifar").match.tree).experiment == "projection_cifar"
     with pytest.raises(ConfigError, match="matches no shipped experiment"):
         recipes.nearest({"architecture": {"_target_": "mine.Net"}})

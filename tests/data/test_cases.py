@@ -18,7 +18,7 @@ from ganlab.cli import main
 MAKE = Path(__file__).resolve().parents[3] / "shared" / "cases" / "make.py"
 pytestmark = pytest.mark.skipif(not MAKE.is_file(), reason="no ../shared/cases/make.py beside this checkout")
 LINK = r"set\.zip/set/\w+: is a broken link"
-DIFFER = r"dataset\.split: is not set, and there are test, train"
+DIFFER = r"dataset\.split: is not set, but the classes of test, train differ"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def prepared(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         ("folder", "split_unset/pets", "split=train", 0, "40 images"),
         ("folder", "split_unset", "split=test", 0, "20 images"),
         ("folder", "stylegan_zip/ds.zip", "", 0, "120 images"),
-        ("folder", "zip_bad_name/photos.zip", "", 3, r"photos\.zip: .*marked as UTF-8 and is not"),
+        ("folder", "zip_bad_name/photos.zip", "", 3, r"photos\.zip: .*marked as UTF-8 but is not"),
         ("folder", "png_metadata/photos", "", 0, "10 images"),
         ("mnist", "mnist_names/dot", "split=test", 0, "10,000 images"),
         ("mnist", "mnist_names/nested", "split=test", 0, "10,000 images"),

@@ -169,7 +169,7 @@ def test_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, found = "data_batch_5", md5(files["cifar-10-batches-py/data_batch_5"])
     assert str(caught.value) == (
         f"{path}/{name}: checksum {found}, expected {SUMS[name]}; download it again, "
-        "or set dataset.verify=false if it is a set of your own in this format"
+        "or set dataset.verify=false for your own data in this format"
     )
     with pytest.raises(DataError, match=r"data_batch_1\.bin: checksum [0-9a-f]{64}, expected cee916"):
         Cifar10(str(unpacked(tmp_path / "in", binary_files()))).load()
@@ -210,7 +210,7 @@ def test_a_cut_archive(tmp_path: Path) -> None:
         (python2([1, 2]), "it has no data and labels, only list"),
         (
             python2({"data": PIXELS["data_batch_1"], "fine_labels": [1]}),
-            "no data and labels, but data, fine_labels",
+            "no data and labels, only data, fine_labels",
         ),
         (python2(batch("data_batch_1", labels=[1, 2])), "2 labels for 12 images"),
         (python2(batch("data_batch_1", labels=[10] * EACH)), "label 10 in a set of 10 classes"),

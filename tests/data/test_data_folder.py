@@ -189,7 +189,7 @@ def test_a_broken_image_is_named(tmp_path: Path, shape: Callable[..., Path], cac
 
 def test_nothing_but_broken_images(tmp_path: Path) -> None:
     path = as_folder(tmp_path / "set", {"a/1.png": b"", "b/2.png": b"x"})
-    with pytest.raises(DataError, match="no image was left"):
+    with pytest.raises(DataError, match="no images are left"):
         folder(path, on_bad="skip").load()
 
 

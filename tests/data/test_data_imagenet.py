@@ -261,7 +261,7 @@ def test_odd_images_are_counted(tmp_path: Path, preprocess: str) -> None:
     assert data.manifest["examples"][0].startswith(f"{root}/train/n01440764/b_cut.JPEG: broken image (")
     assert "8 images; the official split has 1,281,167" in data.warnings
     with pytest.raises(
-        DataError, match=r"b_cut\.JPEG: broken image .*; repair or remove it, or dataset\.on_bad"
+        DataError, match=r"b_cut\.JPEG: broken image .*; repair or remove it, or set dataset\.on_bad=skip"
     ):
         small(root, preprocess=preprocess, on_bad="fail").load()
 
@@ -380,7 +380,7 @@ def test_unknown_layouts_say_what_was_looked_for(tmp_path: Path, cache: Path) ->
     mixed = write(
         tmp_path / "mixed", {f"train/{n}": d for n, d in TRAIN.items()} | {"train/extra/1.JPEG": b""}
     )
-    with pytest.raises(DataError, match="but there is extra;"):
+    with pytest.raises(DataError, match="but it contains extra;"):
         small(mixed).load()
     flat = write(tmp_path / "flat", {f"val/{n}": d for n, d in VAL.items()})
     with pytest.raises(

@@ -110,9 +110,9 @@ LABELS = [[name, i % 3] for i, name in enumerate(STORED)]
         ({TABLE: table([[n, None] for n, _ in LABELS])}, [-1] * 6),
         ({TABLE: b'{"name": "of another tool"}'}, [0] * 4 + [1] * 2),
         ({TABLE: table([[n, None if n == STORED[0] else 1] for n, _ in LABELS])}, "1 images have no label"),
-        ({TABLE: table(LABELS[:-1])}, r"img00000005\.png: has no label, where others have one"),
+        ({TABLE: table(LABELS[:-1])}, r"img00000005\.png: has no label, but other images have one"),
         ({TABLE: table([["x/" + str(n), k] for n, k in LABELS])}, "its labels match none of the images"),
-        ({TABLE: table([[n, [0.5, 0.5]] for n, _ in LABELS])}, "its labels are not pairs of"),
+        ({TABLE: table([[n, [0.5, 0.5]] for n, _ in LABELS])}, "labels must be pairs of"),
     ],
 )  # fmt: skip
 def test_the_table_of_stylegan(tmp_path: Path, files: Files, labels: list[int] | str) -> None:

@@ -414,7 +414,7 @@ def test_the_others_do_not_keep_a_failed_preparation_waiting(sources: Path) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "CHUNK_IMAGES", 10)
         patch.setattr(Worker, "start", start)
-        with pytest.raises(EnvError, match=r"no answer for 0\.5 seconds"):
+        with pytest.raises(EnvError, match=r"no response for 0\.5 seconds"):
             list(decode_all(files, Rule(8), workers=2))
     assert time.monotonic() - began < 50  # not the other's minute
 

@@ -133,5 +133,5 @@ def test_missing_and_cut(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataError, match=r"a\.tar\.gz: damaged archive"):
         own(path).load()
-    with pytest.raises(EnvError, match=r"^stl10_binary\.tar\.gz: absent.*2,640,397,119 bytes"):
+    with pytest.raises(EnvError, match=r"^stl10_binary\.tar\.gz: not found.*2,640,397,119 bytes"):
         Stl10().load()

@@ -176,7 +176,7 @@ BAD = {
     "cut in a symbol": ("abc\n€".encode()[:-1], {}, r"byte 4 \(0xe2\) is not UTF-8"),
     "nul": (b"abc\nd\0f", {}, r"byte 5 is NUL: it is .*, no text; give UTF-8 text"),
     "picture": (b"\x89PNG\r\n\x1a\n\0\0", {}, r"byte 8 is NUL: it is a PNG image, no text"),
-    "one symbol": (b"aaa\naa\n", {}, r"has one symbol alone"),
+    "one symbol": (b"aaa\naa\n", {}, r"has only one symbol"),
     "damaged archive": (gzip.compress(b"abc\n" * 99)[:-9], {}, r"is damaged"),
     "one line held out": (b"abc", {"held_out": 0.5}, r"has one line, and dataset.held_out wants some"),
 }

@@ -96,9 +96,9 @@ def test_the_report_shows_them_beside_each_other(trained: Path, run: Path) -> No
     ("words", "says"),
     [
         (["protocols=few,nothing"], "there is no 'nothing'"),
-        (["protocols=few,few"], "names one twice"),
-        (["protocols=few,more", "metric.protocol=smoke"], "is given beside protocols="),
-        (["protocols="], "has no value"),
+        (["protocols=few,few"], "contains a duplicate"),
+        (["protocols=few,more", "metric.protocol=smoke"], "cannot be combined with protocols="),
+        (["protocols="], "requires a value"),
         (["protocol=few"], "did you mean 'protocols'?"),
     ],
 )

@@ -81,7 +81,7 @@ def test_an_update_with_it_can_be_recorded(tiny: Make, one_thread: None) -> None
             ["optimizer.momentum=0.9"],
             "optimizer.momentum: ganlab.training.optimizers.RMSpropTF has no 'momentum'",
         ),
-        (["optimizer._partial_=false"], "optimizer._partial_: is not true"),
+        (["optimizer._partial_=false"], "optimizer._partial_: must be true"),
         (["d_optimizer.eps=0"], "d_optimizer.eps: 0 is not a number > 0"),
     ],
 )

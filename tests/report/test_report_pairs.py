@@ -195,7 +195,7 @@ def test_the_wins_of_both_penalties_stand_beside_the_paper_s(tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["a", "1,,2", "nan", "inf,1", "1;2"])
 def test_thresholds_are_numbers(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["report", str(tmp_path), f"thresholds={text}"]) == 2
-    message = f"thresholds: '{text}' is no list of numbers; write thresholds=1,2.5,3"
+    message = f"thresholds: '{text}' is not a list of numbers; write thresholds=1,2.5,3"
     assert capsys.readouterr().err == f"ganlab: error: {message}\n"
 
 

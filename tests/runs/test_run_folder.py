@@ -483,7 +483,7 @@ def test_free_keys_may_change_and_are_told(tmp_path: Path) -> None:
     folder.write_config(CONFIG)
     data = {**CONFIG["dataset"], "path": "/elsewhere"}
     found = folder.check_config(changed(steps=2000, dataset=data), {"steps", "dataset.path", "never"})
-    assert [(d.key, d.stored, d.asked) for d in found] == [
+    assert [(d.key, d.stored, d.requested) for d in found] == [
         ("dataset.path", None, "/elsewhere"),
         ("steps", 1000, 2000),
     ]

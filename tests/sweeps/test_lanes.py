@@ -297,7 +297,7 @@ def test_auto_stops_where_more_lanes_gain_little(
     assert len(pack.active) == chosen
     assert len(pack) == max(tried)  # those over the choice wait, begun
     pack.active.clear()
-    pack.wake(chosen)
+    pack.resume(chosen)
     assert len(pack.active) == min(chosen, max(tried) - chosen)
 
 

@@ -193,7 +193,7 @@ def test_unknown_grids_and_labels_get_a_suggestion(place: Path, capsys: Any) -> 
     assert "method: no label 'sm'; did you mean 'sn'?" in capsys.readouterr().err
     assert sweep("setting=A,Z", "stepz=3") == 2
     err = capsys.readouterr().err
-    assert "setting: no label 'Z'" in err
+    assert "setting: there is no 'Z'" in err
     assert "(in cell sn-Z-s0)" in err
     assert err.count("stepz") == 1
     assert sweep("metod=sn") == 2

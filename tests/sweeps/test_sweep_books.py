@@ -163,7 +163,7 @@ def test_what_failed_is_told_with_its_own_line_and_left_alone_if_asked(place: Pa
         (["sweep.retry=always"], "sweep.retry: 'always' is not one of failed, never"),
         (["sweep.stall_minutes=-1"], "sweep.stall_minutes: '-1' is not a number of at least 0"),
         (["sweep.stall_minutes=nan"], "sweep.stall_minutes: 'nan' is not a number of at least 0"),
-        (["sweep.retri=never"], "sweep.retri: is no rule of a sweep; did you mean 'sweep.retry'?"),
+        (["sweep.retri=never"], "sweep.retri: unknown key of a sweep; did you mean 'sweep.retry'?"),
         (["batch_size=range(1,10000000000)"], "sweep: 29999999997 combinations"),
     ],
 )
@@ -175,7 +175,7 @@ def test_rules_are_checked(words: list[str], says: str, place: Path, capsys: Any
 
 def test_rules_are_of_sweeps_alone(place: Path, capsys: Any) -> None:
     assert main.main(["train", "sweep.retry=never"]) == 2
-    assert "sweep.retry: is a rule of sweeps; add -m, or leave it out" in capsys.readouterr().err
+    assert "sweep.retry: applies to sweeps only; add -m, or omit it" in capsys.readouterr().err
     assert plan.parse_rules(5, "never", "1.5") == plan.Rules(5, False, 90.0)
     with pytest.raises(ConfigError) as caught:
         plan.parse_rules(0, "x", "y")
