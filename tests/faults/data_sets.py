@@ -136,9 +136,9 @@ CONTENTS: dict[str, Check] = {
     ),
     "CIFAR: a label out of range": refuses(cifar(labels=[0, 10]), "label 10", "", *NO_VERIFY, name="cifar10"),
     "CIFAR: a negative label": refuses(cifar(labels=[0, -1]), "data_batch_1", "", *NO_VERIFY, name="cifar10"),
-    "CIFAR: a label 0.5": refuses(cifar(labels=[0, 0.5]), "whole numbers", "", *NO_VERIFY, name="cifar10"),
+    "CIFAR: a label 0.5": refuses(cifar(labels=[0, 0.5]), "list of integers", "", *NO_VERIFY, name="cifar10"),
     "CIFAR: a label NaN": refuses(
-        cifar(labels=[0, float("nan")]), "whole numbers", "", *NO_VERIFY, name="cifar10"
+        cifar(labels=[0, float("nan")]), "list of integers", "", *NO_VERIFY, name="cifar10"
     ),
     "CIFAR: fewer labels": refuses(cifar(labels=[0]), "1 labels for 2", "", *NO_VERIFY, name="cifar10"),
     "CIFAR: no labels": refuses(cifar(labels=None), "no data and labels", "", *NO_VERIFY, name="cifar10"),

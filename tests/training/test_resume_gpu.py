@@ -72,7 +72,7 @@ def _stopping(real: Callable[[Engine, int], None], stop: int | None) -> Callable
 def state(run: Path) -> str:
     folder = RunFolder(run)
     step, tensors, rest = Checkpoints(folder.checkpoints, folder.run_id).load()
-    return f"{step} {digest(tensors, rest['gan'])}"
+    return f"{step} {digest(tensors, rest['game'])}"
 
 
 def resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:

@@ -144,7 +144,7 @@ def test_resume_about_a_warmup_is_bitwise(
         (["d_optimizer.lr=-1"], "d_optimizer.lr: -1 is not a number >= 0"),
         (["d_optimizer.lr=fast"], "d_optimizer.lr: 'fast' is not a number"),
         (["d_optimizer=4e-4"], "d_optimizer: 0.0004 is not a mapping or null"),
-        (["d_optimizer._target_=torch.optim.SGD"], "is a class, not arguments; leave out its _target_"),
+        (["d_optimizer._target_=torch.optim.SGD"], "is a class, not arguments; omit its _target_"),
         (["setting=A", "optimizer={_target_: torch.optim.RMSprop, betas: [0.5, 0.9]}"], "optimizer.betas: "),
     ],
 )
