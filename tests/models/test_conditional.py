@@ -466,7 +466,9 @@ def test_the_command_line_trains_samples_and_scores_a_conditional_run(
     assert main(["evaluate", run, "device=cpu"]) == 0
     assert "is_cifar" in capsys.readouterr().out
     assert main(["sample", run, "classes=10"]) == 2
-    assert "classes: this run has no class '10'; classes are 0 to 9, as classes=0,9" in capsys.readouterr().err
+    assert (
+        "classes: this run has no class '10'; classes are 0 to 9, as classes=0,9" in capsys.readouterr().err
+    )
     assert main(["train", *nets, "dataset=stl10", *scoring]) == 2
     wrong = capsys.readouterr().err
     assert "dataset: stl10 unlabeled has no class labels, but the architecture is conditional" in wrong
