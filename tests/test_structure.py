@@ -18,6 +18,7 @@ LAYERS = [
     "schema",
     "rng",
     "text",
+    "tables",
     "distributed",
     "system",
     "methods",

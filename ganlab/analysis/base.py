@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +11,7 @@ from typing import ClassVar
 from ganlab.analysis.subjects import Subject
 from ganlab.config.files import display
 from ganlab.system.files import disk_error, write_atomic
-from ganlab.text import csv_cell
+from ganlab.tables import to_csv
 from ganlab.types import Kind
 
 MAX_RUNS = 1000
@@ -46,22 +44,13 @@ class Finding:
         picture = folder / f"{name}.png"
         write_atomic(picture, self.png)
         for suffix, rows in {"": self.rows, **{f"_{k}": v for k, v in self.tables.items()}}.items():
-            write_atomic(folder / f"{name}{suffix}.csv", table(rows))
+            write_atomic(folder / f"{name}{suffix}.csv", to_csv(list(rows[0]) if rows else [], rows).encode())
         for file, content in self.files.items():
             write_atomic(folder / file, content)
         for line in self.report:
             print(line)
         print(f"{name} -> {display(picture.absolute())}, {name}.csv")
         return picture
-
-
-def table(rows: Sequence[Row]) -> bytes:
-    """Encode rows as CSV: floats in full precision, non-finite values as empty cells."""
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: csv_cell(v) for k, v in row.items()} for row in rows)
-    return out.getvalue().encode()
 
 
 class Analysis(ABC):

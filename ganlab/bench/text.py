@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ganlab.sweeps import process
+from ganlab.tables import print_table
 
 Row = dict[str, str]
 
@@ -116,7 +116,7 @@ def show(measurements: Mapping[str, Any], conclusions: Sequence[str]) -> None:
     """Print all tables, then the conclusions."""
     for title, rows in sections(measurements):
         heads = _heads(rows)
-        process.print_table(title, heads, [{head: row.get(head, "") for head in heads} for row in rows])
+        print_table(title, heads, [[row.get(head) for head in heads] for row in rows])
     print("\n".join(conclusions), end="\n" if conclusions else "")
 
 

@@ -31,7 +31,8 @@ def report(
     # Imported late: matplotlib and jinja2 take a second.
     from ganlab.report.compare import pairs, successes
     from ganlab.report.read import cells, collect, grids
-    from ganlab.report.write import page, table
+    from ganlab.report.write import page
+    from ganlab.tables import print_table
 
     if not paths:
         raise DataError("RUN", "no run folder given", "name run folders, or a folder that contains some")
@@ -46,5 +47,5 @@ def report(
     folder = Path(OUT if out is None else out)
     html = page.write(runs, cells.sections(runs), folder, all_grids, results, csv_files)
     for item in (item for result in results for item in result.tables):
-        print(f"{table.to_text(item)}\n")
+        print_table(item.title, [c.label for c in item.columns], [[f.text for f in r] for r in item.rows])
     return html

@@ -171,7 +171,7 @@ def test_mistakes_are_one_line_with_the_fix(
     )
     assert "steps: cannot change after training" in fails(2, capfd, sn, "analysis=scores", "steps=9")
     assert "unheard: unknown key; change metric" in fails(2, capfd, sn, "analysis=scores", "unheard=9")
-    assert "wants a run" in fails(3, capfd, "analysis=scores")
+    assert "needs at least 1 run, got 0" in fails(3, capfd, "analysis=scores")
     assert "no such folder" in fails(3, capfd, "nowhere", "analysis=scores")
     assert "has no checkpoint at step 9" in fails(4, capfd, sn, "analysis=scores", "checkpoint=9")
     assert "has no split 'test'" in fails(3, capfd, sn, "analysis=scores", "split=test", "n=4")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from ganlab import text
 from ganlab.papers import labels, published
 from ganlab.report.read.cells import Cell, Group, Key, Section
-from ganlab.report.write.table import Column, Field, Table, to_csv
+from ganlab.report.write.table import Column, Field, Table
+from ganlab.tables import to_csv
 
 COLUMNS = (
     *("section", "score", "checkpoint", "protocol_id", "method", "setting", "value", "rank", "of", "status"),

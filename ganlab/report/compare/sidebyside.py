@@ -13,7 +13,8 @@ from ganlab import text
 from ganlab.papers import labels, published
 from ganlab.papers.published import Published
 from ganlab.report.read.cells import Cell, Group, Key, Section
-from ganlab.report.write.table import Column, Field, Table, to_csv
+from ganlab.report.write.table import Column, Field, Table
+from ganlab.tables import to_csv
 
 MAX_REASONS = 3  # per row of the table; the CSV has all
 ITS_PAPER = "the method's paper"  # an implementation's copy of a value that has its own row

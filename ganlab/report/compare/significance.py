@@ -15,7 +15,8 @@ from itertools import combinations
 from ganlab import text
 from ganlab.papers import labels
 from ganlab.report.read.cells import Cell, Group, Key, Section
-from ganlab.report.write.table import Column, Field, Table, to_csv
+from ganlab.report.write.table import Column, Field, Table
+from ganlab.tables import to_csv
 
 LEVEL = 0.95
 COLUMNS = (

@@ -9,7 +9,8 @@ from ganlab.papers import labels, published
 from ganlab.papers.published import Published
 from ganlab.report.compare import pairs
 from ganlab.report.compare.pairs import Study
-from ganlab.report.write.table import Column, Field, Table, to_csv
+from ganlab.report.write.table import Column, Field, Table
+from ganlab.tables import to_csv
 
 COLUMNS = (
     *(

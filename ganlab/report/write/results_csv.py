@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
-from ganlab import text
+from ganlab import tables
 from ganlab.papers import labels, published
 from ganlab.report.compare import compare
 from ganlab.report.read.cells import Group, Key, Section
@@ -25,9 +23,6 @@ COLUMNS = (
 
 def to_csv(sections: Sequence[Section], runs: Iterable[Run]) -> str:
     """One row per run, checkpoint and score; a run without scores has one row. Formulas are escaped."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
     rows: list[dict[str, object]] = []
     for section in sections:
         matches: dict[Key, compare.PublishedMatches] = {}
@@ -38,9 +33,8 @@ def to_csv(sections: Sequence[Section], runs: Iterable[Run]) -> str:
                     for s in run.scores
                 ] or [_about(run) | {"variant": group.variant}]
     rows += [_about(run) for run in runs if run.problem]
-    for row in sorted(rows, key=lambda r: (str(r["run"]), r.get("checkpoint") != "last")):
-        writer.writerow({k: text.csv_cell(v) for k, v in row.items()})
-    return out.getvalue()
+    ordered = sorted(rows, key=lambda r: (str(r["run"]), r.get("checkpoint") != "last"))
+    return tables.to_csv(COLUMNS, ordered)
 
 
 def _about(run: Run) -> dict[str, object]:

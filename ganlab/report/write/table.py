@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-
-from ganlab import text
 
 
 class Column(NamedTuple):
@@ -45,26 +41,3 @@ class Table:
             ]
             for row in self.rows
         ]
-
-
-def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """CSV with a header line; text that a spreadsheet would take for a formula is escaped."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([text.csv_cell(value) for value in row] for row in rows)
-    return out.getvalue()
-
-
-def to_text(table: Table) -> str:
-    """A table for the console: its title, then columns padded with spaces."""
-    cells = [[column.label for column in table.columns], *([f.text for f in row] for row in table.rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column.number else cell.ljust(width)
-            for cell, width, column in zip(row, widths, table.columns, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-    return "\n".join([table.title, *lines])
