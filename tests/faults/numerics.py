@@ -120,7 +120,7 @@ def runs_away(key: str) -> Callable[[Path], None]:
         wanted = {"loss": "seems to diverge", "lr": "seems to diverge|not finite", "images": "are identical"}[
             key
         ]
-        told = [line for line in done.err.splitlines() if any(w in line for w in wanted.split("|"))]
+        told = [line for line in done.err.splitlines() if any(w in line for w in causes[key].split("|"))]
         assert len(told) == 1 or (key == "lr" and told), done.err
         assert "step" in told[0]
         nothing_lost(place / "run")
