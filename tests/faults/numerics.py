@@ -117,9 +117,7 @@ def runs_away(key: str) -> Callable[[Path], None]:
         done = Forked(*tiny(*words), cwd=place, before=before).wait()
         assert done.code in ((0,) if key != "lr" else (0, 6)), done.err
         assert "Traceback" not in done.err
-        wanted = {"loss": "seems to diverge", "lr": "seems to diverge|not finite", "images": "are identical"}[
-            key
-        ]
+        causes = {"loss": "seems to diverge", "lr": "seems to diverge|not finite", "images": "are identical"}
         told = [line for line in done.err.splitlines() if any(w in line for w in causes[key].split("|"))]
         assert len(told) == 1 or (key == "lr" and told), done.err
         assert "step" in told[0]
