@@ -7,7 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -34,97 +34,46 @@ T = TypeVar("T")
 Raised = TypeVar("Raised", bound=GanlabError)
 
 
-class SingleProcess:
-    """A run of one process: every collective returns its own input."""
+class Ranks:
+    """Rank ``rank`` of the ``size`` processes of a run; ``local``: its number on its machine.
 
-    rank, size, local = 0, 1, 0
-    backend = ""
+    A run of one process has size 1, and each method returns its own input. Else all ranks must call each
+    method in the same order, except ``shard`` and ``rand_shard``, which do not communicate; EnvError if
+    another rank is lost. ``store``: torch.distributed's, where a failing rank leaves its error.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local: int = 0, store: Any = None) -> None:
+        self.rank, self.size, self.local, self.store = rank, size, local, store
+        self.control: Any = None if store is None else dist.group.WORLD  # gloo, for errors and objects
+        self.data: Any = self.control
+        self.backend = "gloo" if size > 1 else ""
 
     @property
     def is_rank_zero(self) -> bool:
         """Whether this rank writes the files and the log."""
         return self.rank == 0
 
-    def shard(self, rows: Tensor, parts: int = 1) -> Tensor:
-        """This rank's rows of a global batch (N, ...): its share of each of ``parts`` consecutive chunks."""
-        return rows
-
-    def rand_shard(self, *shape: int, parts: int = 1, **options: Any) -> Tensor:
-        """``torch.rand`` of ``shape``: this rank's share of what a single process would draw."""
-        return torch.rand(*shape, **options)
-
-    def all_reduce_mean(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Mean over the ranks of tensors of one dtype, bit-identical on all ranks; None stays None."""
-        return list(tensors)
-
-    def agree_on_errors(self) -> AbstractContextManager[None]:
-        """An error in the block on any rank is raised by all ranks at its end; one rank reports it."""
-        return nullcontext()
-
-    def on_rank_zero(self, work: Callable[[], T]) -> T:
-        """Run ``work`` on rank 0; every rank returns its result (plain JSON) or raises its error."""
-        return work()
-
-    def only_on_rank_zero(self, work: Callable[[], T]) -> T | None:
-        """As ``on_rank_zero``, but the result (any object) stays on rank 0; the others get None."""
-        results: list[T] = []
-        self.on_rank_zero(lambda: results.append(work()))
-        return results[0] if results else None
-
-    def all_gather_text(self, text: str) -> list[str]:
-        """The texts of all ranks, in rank order."""
-        return [text]
-
-    def signal(self, received: int | None) -> int | None:
-        """The number of a signal that any rank received, the same on all ranks; None if there was none."""
-        return received
-
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of all ranks, of one shape and dtype, in rank order."""
-        return [tensor]
-
     def set_device(self, device: torch.device) -> None:
         """Set the device of the tensors that training exchanges."""
-
-    def broadcast_(self, tensors: Mapping[str, Tensor]) -> None:
-        """Overwrite tensors, of the same names, shapes and dtypes on all ranks, with rank 0's."""
-
-    def broadcast_loaded(
-        self, load: Callable[[], tuple[dict[str, Tensor], Any]]
-    ) -> tuple[dict[str, Tensor], Any]:
-        """Run ``load`` on rank 0; every rank returns its (tensors on the CPU, plain JSON)."""
-        return load()
-
-
-class Ranks(SingleProcess):
-    """Rank ``rank`` of ``size`` processes; ``local``: its number on its machine.
-
-    ``store``: torch.distributed's, where a failing rank leaves its error. All ranks must call each method in
-    the same order, except ``shard`` and ``rand_shard``, which do not communicate. Raises EnvError if another
-    rank is lost.
-    """
-
-    def __init__(self, rank: int, size: int, local: int, store: Any) -> None:
-        self.rank, self.size, self.local, self.store = rank, size, local, store
-        self.control: Any = dist.group.WORLD
-        self.data: Any = self.control
-        self.device = torch.device("cpu")
-        self.backend = "gloo"
-
-    def set_device(self, device: torch.device) -> None:
-        self.device, self.backend = device, "nccl" if device.type == "cuda" else "gloo"
+        if self.size == 1:
+            return
+        self.backend = "nccl" if device.type == "cuda" else "gloo"
         if device.type == "cuda":
             torch.cuda.set_device(device)
         with self._peer_errors():
             self.data = dist.new_group(backend=self.backend, timeout=DATA_TIMEOUT)
 
-    # ---- shards and means
+    # ---- tensors
 
     def shard(self, rows: Tensor, parts: int = 1) -> Tensor:
+        """This rank's rows of a global batch (N, ...): its share of each of ``parts`` consecutive chunks."""
+        if self.size == 1:
+            return rows
         each = len(rows) // (parts * self.size)
         return rows.view(parts, self.size, each, *rows.shape[1:])[:, self.rank].flatten(0, 1)
 
     def rand_shard(self, *shape: int, parts: int = 1, **options: Any) -> Tensor:
+        """``torch.rand`` of ``shape``: this rank's share of what a single process would draw."""
         return self.shard(torch.rand(shape[0] * self.size, *shape[1:], **options), parts)
 
     def sum_(self, tensor: Tensor) -> Tensor:
@@ -134,81 +83,18 @@ class Ranks(SingleProcess):
         return tensor
 
     def all_reduce_mean(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Mean over the ranks of tensors of one dtype, bit-identical on all ranks; None stays None."""
+        if self.size == 1:
+            return list(tensors)
         present = [t.detach() for t in tensors if t is not None]
         flat = self.sum_(torch.cat([t.reshape(-1) for t in present])).div_(self.size)
         means = iter(flat.split([t.numel() for t in present]))
         return [None if t is None else next(means).view(t.shape) for t in tensors]
 
-    # ---- text and errors
-
-    def all_gather_text(self, text: str) -> list[str]:
-        data = text.encode()
-        with self._peer_errors():
-            sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-            dist.all_gather(sizes, torch.tensor([len(data)]), group=self.control)
-            lengths = [int(n) for n in sizes]
-            if not any(lengths):
-                return [""] * self.size
-            texts = [torch.zeros(max(lengths), dtype=torch.uint8) for _ in lengths]
-            padded = torch.zeros(max(lengths), dtype=torch.uint8)
-            padded[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
-            dist.all_gather(texts, padded, group=self.control)
-        return [bytes(t[:n].tolist()).decode() for t, n in zip(texts, lengths, strict=True)]
-
-    @contextmanager
-    def agree_on_errors(self) -> Iterator[None]:
-        own_error: BaseException | None = None
-        try:
-            yield
-        except BaseException as error:
-            own_error = error
-        if getattr(own_error, "agreed", False):  # the other ranks raise it too
-            raise own_error  # type: ignore[misc]
-        texts = self.all_gather_text("" if own_error is None else serialize_error(own_error, self.rank))
-        failed_ranks = [rank for rank, text in enumerate(texts) if text]
-        if not failed_ranks:
-            return
-        if own_error is not None and self.rank == failed_ranks[0]:
-            own_error.agreed = True  # type: ignore[attr-defined]
-            raise own_error
-        raise deserialize_error(texts[failed_ranks[0]]) from own_error
-
-    def on_rank_zero(self, work: Callable[[], T]) -> T:
-        text, own_error = "", None
-        if self.is_rank_zero:
-            try:
-                text = json.dumps({"value": work()})
-            except BaseException as error:
-                if getattr(error, "agreed", False):
-                    raise
-                own_error, text = error, serialize_error(error, self.rank)
-        text = self._broadcast_text(text)
-        if own_error is not None:
-            own_error.agreed = True  # type: ignore[attr-defined]
-            raise own_error
-        message = json.loads(text)
-        if "value" not in message:
-            raise deserialize_error(text)
-        return message["value"]  # type: ignore[no-any-return]
-
-    def _broadcast_text(self, text: str) -> str:
-        data = torch.frombuffer(bytearray(text.encode() or b" "), dtype=torch.uint8)
-        with self._peer_errors():
-            size = torch.tensor([len(data)])
-            dist.broadcast(size, 0, group=self.control)
-            data = data if self.is_rank_zero else torch.empty(int(size), dtype=torch.uint8)
-            dist.broadcast(data, 0, group=self.control)
-        return text if self.is_rank_zero else data.numpy().tobytes().decode()
-
-    def signal(self, received: int | None) -> int | None:
-        flag = torch.tensor([received or 0])
-        with self._peer_errors():
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.control)
-        return int(flag) or None
-
-    # ---- tensors
-
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all ranks, of one shape and dtype, in rank order."""
+        if self.size == 1:
+            return [tensor]
         copies = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
         with self._peer_errors():
             dist.all_gather(copies, tensor.contiguous(), group=self.data)
@@ -216,29 +102,72 @@ class Ranks(SingleProcess):
 
     @torch.no_grad()
     def broadcast_(self, tensors: Mapping[str, Tensor]) -> None:
-        for _, tensor in sorted(tensors.items()):
+        """Overwrite tensors, of the same names, shapes and dtypes on all ranks, with rank 0's."""
+        for _, tensor in sorted(tensors.items()) if self.size > 1 else ():
             buffer = tensor.detach().cpu().contiguous().clone()
             with self._peer_errors():
                 dist.broadcast(buffer, 0, group=self.control)
             if not self.is_rank_zero:
                 tensor.copy_(buffer)
 
-    def broadcast_loaded(
-        self, load: Callable[[], tuple[dict[str, Tensor], Any]]
-    ) -> tuple[dict[str, Tensor], Any]:
-        tensors: dict[str, Tensor] = {}
+    # ---- objects and errors
 
-        def load_specs() -> Any:
-            loaded, rest = load()
-            tensors.update(loaded)
-            return [[n, list(t.shape), str(t.dtype).partition(".")[2]] for n, t in loaded.items()], rest
+    def all_gather_object(self, value: T) -> list[T]:
+        """The values of all ranks, in rank order."""
+        values = [value] * self.size
+        if self.size > 1:
+            with self._peer_errors():
+                dist.all_gather_object(values, value, group=self.control)
+        return values
 
-        specs, rest = self.on_rank_zero(load_specs)
-        for name, shape, dtype in specs:
-            if not self.is_rank_zero:
-                tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype))
-        self.broadcast_(tensors)
-        return tensors, rest
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on rank 0; every rank returns its result or raises its error."""
+        values: list[Any] = [self.only_on_rank_zero(work)]
+        if self.size > 1:
+            with self._peer_errors():
+                dist.broadcast_object_list(values, 0, group=self.control)
+        return values[0]  # type: ignore[no-any-return]
+
+    def only_on_rank_zero(self, work: Callable[[], T]) -> T | None:
+        """As ``on_rank_zero``, but the result stays on rank 0; the others get None.
+
+        Inside ``work`` rank 0 is a single process: it communicates with no other rank.
+        """
+        if self.size == 1:
+            return work()
+        with self.agree_on_errors():
+            if self.is_rank_zero:
+                with use_ranks(Ranks()):
+                    return work()
+        return None
+
+    @contextmanager
+    def agree_on_errors(self) -> Iterator[None]:
+        """An error in the block on any rank is raised by all ranks at its end; one rank reports it."""
+        own_error: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            if self.size == 1 or getattr(error, "agreed", False):  # the other ranks raise it too
+                raise
+            own_error = error
+        errors = self.all_gather_object(own_error and serialize_error(own_error, self.rank))
+        rank = next((i for i, text in enumerate(errors) if text), None)
+        if rank is None:
+            return
+        if own_error is not None and rank == self.rank:
+            own_error.agreed = True  # type: ignore[attr-defined]
+            raise own_error
+        raise deserialize_error(errors[rank] or "") from own_error
+
+    def signal(self, received: int | None) -> int | None:
+        """The number of a signal that any rank received, the same on all ranks; None if there was none."""
+        if self.size == 1:
+            return received
+        flag = torch.tensor([received or 0])
+        with self._peer_errors():
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.control)
+        return int(flag) or None
 
     # ---- lost ranks
 
@@ -247,45 +176,37 @@ class Ranks(SingleProcess):
         try:
             yield
         except RuntimeError as error:  # any backend's error for a peer that is lost or does not respond
-            raise self.lost_rank_error(str(error)) from error
+            raise self._lost_rank_error(str(error)) from error
 
-    def lost_rank_error(self, backend_message: str) -> Exception:
+    def _lost_rank_error(self, backend_message: str) -> Exception:
         """The error to raise when a collective failed: that of the rank which ended, if it left one."""
-        text = error_of_failed_rank(self)
-        if text:
+        if text := self.failed_rank_error(self.size):
             return deserialize_error(text)
         reason = (backend_message.strip().splitlines() or [""])[0].rpartition("] ")[2][:80]
         error = EnvError("ranks", f"another rank is lost ({reason})", CONTINUE)
-        error.agreed, error.silent = True, not first_to_report(self)
+        error.agreed = True
+        with contextlib.suppress(Exception):  # the store may be lost with its rank: then this one reports
+            error.silent = int(self.store.add("ganlab/reported", 1)) > 1
         return error
 
-
-def error_of_failed_rank(ranks: Ranks, below: int | None = None) -> str:
-    """The serialized error of a failed rank, among ranks < ``below`` (None: all); "" if none left one."""
-    deadline = time.monotonic() + FAILURE_REASON_S
-    with contextlib.suppress(Exception):  # the store may be lost with its rank
-        while True:
-            for rank in range(ranks.size if below is None else below):
-                if ranks.store.check([key := f"ganlab/errors/{rank}"]):
-                    return str(ranks.store.get(key).decode())
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-    return ""
-
-
-def first_to_report(ranks: Ranks) -> bool:
-    """Whether no other rank has reported the lost one yet."""
-    try:
-        return int(ranks.store.add("ganlab/reported", 1)) == 1
-    except Exception:  # the store was lost with its rank
-        return True
+    def failed_rank_error(self, below: int) -> str:
+        """The serialized error of a failed rank, among ranks < ``below``; "" if none left one."""
+        deadline = time.monotonic() + FAILURE_REASON_S
+        with contextlib.suppress(Exception):  # the store may be lost with its rank
+            while True:
+                for rank in range(below):
+                    if self.store.check([key := f"ganlab/errors/{rank}"]):
+                        return str(self.store.get(key).decode())
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
+        return ""
 
 
-_current: SingleProcess = SingleProcess()
+_current = Ranks()
 
 
-def current() -> SingleProcess:
+def current() -> Ranks:
     """The collectives of this process's run."""
     return _current
 
@@ -298,7 +219,7 @@ def raised_on_all_ranks(error: Raised) -> Raised:
 
 
 @contextmanager
-def use_ranks(ranks: SingleProcess) -> Iterator[None]:
+def use_ranks(ranks: Ranks) -> Iterator[None]:
     """Make ``current()`` return ``ranks`` inside the block."""
     global _current
     previous, _current = _current, ranks
@@ -328,10 +249,6 @@ def deserialize_error(text: str) -> Exception:
     if "not finite" in record:
         return FloatingPointError(record["not finite"])
     mistakes, code = [Mistake(*m) for m in record["mistakes"]], int(record["code"])
-    if code > 128:
-        error: GanlabError = Stopped(code - 128)
-        error.mistakes = mistakes
-    else:
-        error = KINDS.get(code, GanlabError)(mistakes)
-    error.code, error.silent, error.agreed = code, True, True
+    error = Stopped(code - 128) if code > 128 else KINDS.get(code, GanlabError)(mistakes)
+    error.mistakes, error.code, error.silent, error.agreed = mistakes, code, True, True
     return error

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from ganlab.distributed.collectives import Ranks, error_of_failed_rank, serialize_error, use_ranks
+from ganlab.distributed.collectives import Ranks, serialize_error, use_ranks
 from ganlab.errors import EnvError
 
 JOIN_S = 300.0  # seconds to wait for all ranks to join
@@ -44,7 +44,7 @@ def joined() -> Iterator[Ranks]:
     with use_ranks(ranks):
         try:
             yield ranks
-            ranks.all_gather_text("")  # a barrier: no connection closes while another rank uses it
+            ranks.all_gather_object(None)  # a barrier: no connection closes while another rank uses it
         except BaseException as error:
             _leave(ranks, error)
             raise
@@ -52,18 +52,18 @@ def joined() -> Iterator[Ranks]:
 
 
 def _join() -> Ranks:
+    fix = "start ganlab with torchrun"
     numbers = {}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
         text = os.environ.get(name, os.environ["RANK"] if name == "LOCAL_RANK" else "")
-        try:
-            numbers[name] = int(text)
-        except ValueError:
-            raise EnvError(name, f"must be an integer, got {text!r}", "start ganlab with torchrun") from None
+        if not text.isdecimal():
+            raise EnvError(name, f"must be an integer, got {text!r}", fix)
+        numbers[name] = int(text)
     rank, size = numbers["RANK"], numbers["WORLD_SIZE"]
-    if not 0 <= rank < size:
-        raise EnvError("RANK", f"must be from 0 to {size - 1}, got {rank}", "start ganlab with torchrun")
+    if rank >= size:
+        raise EnvError("RANK", f"must be from 0 to {size - 1}, got {rank}", fix)
     if not os.environ.get("MASTER_ADDR"):
-        raise EnvError("MASTER_ADDR", "is not set", "start ganlab with torchrun")
+        raise EnvError("MASTER_ADDR", "is not set", fix)
     if not dist.is_available():
         raise EnvError(
             "torch", "this build has no torch.distributed", "install another build, or run a single process"
@@ -102,8 +102,9 @@ def _leave(ranks: Ranks, error: BaseException | None) -> None:
         if error is not None and not getattr(error, "agreed", False):
             text = serialize_error(error, ranks.rank)
             ranks.store.set(f"ganlab/errors/{ranks.rank}", text)
-            other = error_of_failed_rank(ranks, ranks.rank) if ranks.rank else ""
-            error.silent = bool(other) and _code(other) == _code(text)  # type: ignore[attr-defined]
+            other = ranks.failed_rank_error(ranks.rank) if ranks.rank else ""
+            same = bool(other) and json.loads(other).get("code", 1) == json.loads(text).get("code", 1)
+            error.silent = same  # type: ignore[attr-defined]
     ranks.control = ranks.data = None
     with contextlib.suppress(Exception):
         dist.destroy_process_group()
@@ -112,8 +113,3 @@ def _leave(ranks: Ranks, error: BaseException | None) -> None:
             _wait(ranks.store, "left", ranks.size, LEAVE_S)
         else:
             ranks.store.add("ganlab/left", 1)
-
-
-def _code(text: str) -> int:
-    """The exit code in a serialized error."""
-    return int(json.loads(text).get("code", 1))

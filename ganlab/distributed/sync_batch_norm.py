@@ -20,9 +20,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        team = collectives.current()
-        assert isinstance(team, collectives.Ranks)
-        return team.sum_(x.detach().clone(memory_format=torch.contiguous_format))
+        return collectives.current().sum_(x.detach().clone(memory_format=torch.contiguous_format))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ def agree_on_value(function: Callable[[], T]) -> T:
         return function()
     with team.agree_on_errors():
         value = attempt(function, crashes=True)
-    reasons = team.all_gather_text(str(value) or type(value).__name__ if isinstance(value, Exception) else "")
+    own = str(value) or type(value).__name__ if isinstance(value, Exception) else ""
+    reasons = team.all_gather_object(own)
     if reason := next(filter(None, reasons), ""):
         raise MetricError(reason) from (value if isinstance(value, Exception) else None)
     assert not isinstance(value, Exception)

@@ -19,7 +19,6 @@ from ganlab.runs.renamed import to_current
 from ganlab.schema import parameters
 from ganlab.system import yaml_loader
 from ganlab.system.files import (
-    NO_FOLLOW,
     disk_error,
     folder_gone_error,
     read_json,
@@ -32,6 +31,7 @@ from ganlab.system.files import (
 from ganlab.system.lock import Lock
 
 ELSEWHERE = "choose another folder with run_dir="
+LINK = "is a link, and a run writes inside its own folder"
 ABSENT = object()
 
 
@@ -54,25 +54,18 @@ class RunFolder:
             return False
         return (self.checkpoints / f"step-{step:09d}" / "MANIFEST.json").is_file()
 
-    def create(self) -> None:
-        """Create the folder if needed and check that it is writable. Raises EnvError."""
+    def lock(self) -> Lock:
+        """Create the folder if needed, lock it until `Lock.release` or the end of this process, clean up.
+
+        Removes partial files of a killed owner and creates the run's id. Raises RunInUse naming the owner's
+        pid@host, EnvError for a folder that can't be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".probe.{uuid.uuid4().hex}.tmp"
-            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666))
-            probe.unlink(missing_ok=True)  # the owner may have removed it already
         except FileExistsError as error:
             raise EnvError(str(self.path), "is a file, not a folder", ELSEWHERE) from error
         except OSError as error:
             raise disk_error(error, self.path) from error
-
-    def lock(self) -> Lock:
-        """Lock the folder until `Lock.release` or the end of this process, and clean up.
-
-        Removes partial files of a killed owner and creates the run's id. Raises RunInUse naming the owner's
-        pid@host, and EnvError for a symbolic link that belongs to another user.
-        """
-        self.create()
         if self.path.is_symlink() and os.geteuid() not in {self.path.lstat().st_uid, self.path.stat().st_uid}:
             raise EnvError(str(self.path), "is a symbolic link that belongs to another user", ELSEWHERE)
         self.require_own()
@@ -90,13 +83,9 @@ class RunFolder:
 
     def require_own(self) -> None:
         """Raise EnvError if a symbolic link in the folder would redirect writes elsewhere."""
-        mistakes = [
-            Mistake(str(path), "is a link, and a run writes inside its own folder", "put a real folder there")
-            for path in (self.checkpoints, self.samples, self.path / "evaluations", self.path / "analysis")
-            if path.is_symlink()
-        ]
-        if mistakes:
-            raise EnvError(mistakes)
+        for path in (self.checkpoints, self.samples, self.path / "evaluations", self.path / "analysis"):
+            if path.is_symlink():
+                raise EnvError(str(path), LINK, "put a real folder there")
 
     def require_here(self) -> None:
         """Raise EnvError if the folder was deleted or moved since it was locked: it is not recreated."""
@@ -145,13 +134,15 @@ class RunFolder:
         """
         stored = self.read_config() or {}
         requested = yaml.safe_load(_dump(resolved))  # tuples become lists
-        changes = list(differences(stored, requested))
-        allowed = [d for d in changes if any(d.key == k or d.key.startswith(f"{k}.") for k in free)]
-        fix = "use another run_dir=, the old value, or resume_allow=[{}]"
-        if refused := [d for d in changes if d not in allowed]:
-            raise ConfigError(
-                [Mistake(d.key, f"this run folder was made with {d}", fix.format(d.key)) for d in refused]
-            )
+        allowed, mistakes = list[Difference](), list[Mistake]()
+        for d in differences(stored, requested):
+            if any(f"{d.key}.".startswith(f"{key}.") for key in free):
+                allowed.append(d)
+                continue
+            fix = f"use another run_dir=, the old value, or resume_allow=[{d.key}]"
+            mistakes.append(Mistake(d.key, f"this run folder was made with {d}", fix))
+        if mistakes:
+            raise ConfigError(mistakes)
         return allowed
 
 
@@ -212,13 +203,12 @@ def brief(value: Any) -> str:
 
 
 def _dump(resolved: Mapping[str, Any]) -> str:
-    return str(yaml.safe_dump(_plain(resolved), sort_keys=False, allow_unicode=True, width=110))
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+    return str(yaml.safe_dump(plain(resolved), sort_keys=False, allow_unicode=True, width=110))
 
 
 NOTE = ".restart"
@@ -246,8 +236,7 @@ def finish(folder: Path) -> None:
         raise DataError(str(folder / NOTE), "is damaged", "delete it; the run is partly in before-N")
     into = folder / name
     if into.is_symlink():
-        what = "is a link, and a run writes inside its own folder"
-        raise EnvError(str(into), what, f"delete it and {folder / NOTE}")
+        raise EnvError(str(into), LINK, f"delete it and {folder / NOTE}")
     try:
         into.mkdir(exist_ok=True)
         if not (into / LAST).exists():  # otherwise only the note is left to remove

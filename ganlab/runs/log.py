@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,38 +29,38 @@ REFRESH_S = 0.2  # seconds between two redraws of the progress line
 
 
 class Log:
-    """Output of a run in ``folder``, from ``start_step`` to ``total_steps``.
+    """Output of a run in ``folder``, from ``start_step`` to ``total_steps``; also of ganlab's own warnings.
 
     Records of earlier attempts beyond ``start_step`` are dropped; at 0 all of them, as step 0 is repeated.
-    quiet: only warnings on the console. wall_s: the run's seconds before this process. Use it as a context
-    manager, or call `close`. Raises EnvError if metrics.jsonl can't be written.
+    silent: no output at all, for all ranks but the first. wall_s: the run's seconds before this process. Use it
+    as a context manager, or call `close`. Raises EnvError if metrics.jsonl can't be written.
     """
 
     def __init__(
-        self, folder: Path, total_steps: int, start_step: int = 0, quiet: bool = False, wall_s: float = 0.0
+        self, folder: Path, total_steps: int, start_step: int = 0, wall_s: float = 0.0, silent: bool = False
     ) -> None:
-        self.folder, self.total_steps, self.quiet = Path(folder), total_steps, quiet
+        self.folder, self.total_steps, self.silent = Path(folder), total_steps, silent
         self._start_step = self._step = start_step
-        self._began = time.monotonic() - wall_s
         self._opened = time.monotonic()
+        self._began = self._opened - wall_s
+        self._broken: set[str] = set()  # optional outputs that have failed
+        self._writer: Any = None
+        self._text: TextIO | None = None
+        self._bar: Any = None
+        self._drawn = self._it_per_s = 0.0
+        self._losses = self._scores = ""
+        self._handler = _Handler(self)
+        if silent:
+            return
         self.metrics = Metrics(self.folder / "metrics.jsonl")
         self._kept = start_step if start_step > 0 else -1
         self.metrics.truncate_after(self._kept)
-        self._broken: set[str] = set()
-        self._writer: Any = None
-        self._place = -1  # the folder's descriptor
-        self._text: TextIO | None = None
-        self._it_per_s = 0.0
-        self._losses = self._scores = ""
-        self._bar: Any = None
-        self._drawn = 0.0
         self._try("log.txt", self._open_text)
-        if not quiet and _is_terminal(sys.stderr):
+        if _is_terminal(sys.stderr):
             self._try("the progress line", self._open_bar)
         if lost := self.metrics.lost:
             self.warn(f"{self.metrics.path}: {lost} damaged line{'s' if lost > 1 else ''} dropped")
-        self._handler = _Handler(self)
-        logging.getLogger("ganlab").addHandler(self._handler)
+        self.attach()
         self._old_hook, self._hook = threading.excepthook, self._thread_failed
         threading.excepthook = self._hook
 
@@ -73,15 +75,16 @@ class Log:
         """Seconds of this run, earlier processes included, by a monotonic clock."""
         return time.monotonic() - self._began
 
+    # ---- what a run logs
+
     def train(self, step: int, values: Mapping[str, float | None], it_per_s: float) -> None:
         """Log a training step: ``values`` by name (the console shows ``loss/``), G updates per second."""
         self._step, self._it_per_s = step, it_per_s
         self._losses = _format_values({k: v for k, v in values.items() if k.startswith("loss/")})
         times = {"it_per_s": it_per_s, "wall_s": round(self.wall_s, 3)}
         self._record({"step": step, "kind": "train", **values, **times})
-        for name, value in {**values, "time/it_per_s": it_per_s}.items():
-            self._scalar(name, value, step)
-        line = f"step {step}/{self.total_steps}  {self._losses}  {it_per_s:.3g} it/s  ETA {self._eta()}"
+        self._scalars(step, {**values, "time/it_per_s": it_per_s})
+        line = f"step {step}/{self.total_steps}  {self._losses}  {self._speed()}"
         self._write(line)
         if self._bar is None or not _is_terminal(sys.stdout):
             self._print(line)
@@ -104,15 +107,14 @@ class Log:
         record = {"step": step, "kind": kind, "scores": dict(values), "protocol_id": protocol_id}
         own = {"own_ids": dict(own_ids)} if own_ids else {}
         self._record({**record, **own, "wall_s": round(self.wall_s, 3)})
-        for name, value in values.items():
-            self._scalar(f"{'metric' if kind == 'eval' else kind}/{name}", value, step)
+        tag = "metric" if kind == "eval" else kind
+        self._scalars(step, {f"{tag}/{name}": value for name, value in values.items()})
         self.say(f"step {step}/{self.total_steps}  {self._scores}")
 
     def numbers(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Log named values as a record of ``kind``, to metrics.jsonl and TensorBoard only."""
         if self._record({"step": step, "kind": kind, **values}):
-            for name, value in values.items():
-                self._scalar(name, value, step)
+            self._scalars(step, values)
 
     def image(self, step: int, grid: Any) -> None:
         """Log a grid of samples, uint8 array (H, W, C), to TensorBoard."""
@@ -130,7 +132,7 @@ class Log:
         self._draw()
 
     def warn(self, text: str) -> None:
-        """Print a warning on stderr, even when quiet, and in log.txt."""
+        """Print a warning on stderr and in log.txt."""
         line = f"ganlab: warning: {' '.join(text.split())}"
         self._write(line)
         self._print(line, warning=True)
@@ -141,8 +143,12 @@ class Log:
         if self._bar is not None and time.monotonic() - self._drawn > REFRESH_S:
             self._draw()
 
+    # ---- begin and end
+
     def flush(self) -> None:
         """Flush all output to the disk; called before each checkpoint. Raises EnvError."""
+        if self.silent:
+            return
         self.metrics.sync()
         if self._writer is not None:
             self._board(lambda writer: writer.flush())
@@ -153,11 +159,14 @@ class Log:
 
     def attach(self) -> None:
         """Receive ganlab's warnings again."""
-        logging.getLogger("ganlab").addHandler(self._handler)
+        if not self.silent:
+            logging.getLogger("ganlab").addHandler(self._handler)
 
     def close(self) -> None:
         """Flush and close everything; later calls do nothing."""
-        logging.getLogger("ganlab").removeHandler(self._handler)
+        self.detach()
+        if self.silent:
+            return
         if self._bar is not None:
             self._draw()
             self._try("the progress line", self._bar.stop)
@@ -165,10 +174,7 @@ class Log:
         if self._writer is not None:
             self._board(lambda writer: writer.close())
             self._writer = None
-            self._broken.add("TensorBoard")
-        if self._place >= 0:
-            os.close(self._place)
-            self._place = -1
+        self._broken.add("TensorBoard")
         if threading.excepthook == self._hook:
             threading.excepthook = self._old_hook
         if self._text is not None:
@@ -176,8 +182,12 @@ class Log:
             self._text = None
         self.metrics.close()
 
+    # ---- the outputs
+
     def _record(self, record: Mapping[str, Any]) -> bool:
         """Append to metrics.jsonl, warning once if the disk is full. Raises EnvError if the file is gone."""
+        if self.silent:
+            return False
         if not self.metrics.here():
             raise folder_gone_error(self.folder)
         failing, new = self.metrics.failing, self.metrics.append(record)
@@ -187,7 +197,7 @@ class Log:
 
     def _try(self, output: str, action: Callable[[], object]) -> None:
         """Write to an optional output; at its first failure warn and disable it."""
-        if output in self._broken:
+        if self.silent or output in self._broken:
             return
         try:
             action()
@@ -205,19 +215,16 @@ class Log:
             if self._writer is None:
                 from torch.utils.tensorboard import SummaryWriter
 
-                # TensorBoard reopens its file by name: the descriptor survives a renamed folder.
-                self._place = os.open(self.folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-                here = Path(f"/proc/self/fd/{self._place}")
                 # TensorBoard hides what earlier attempts wrote from purge_step on.
-                where = str(here if here.is_dir() else self.folder)
-                self._writer = SummaryWriter(where, purge_step=self._kept + 1)
+                self._writer = SummaryWriter(str(self.folder), purge_step=self._kept + 1)
             action(self._writer)
 
         self._try("TensorBoard", act)
 
-    def _scalar(self, name: str, value: float | None, step: int) -> None:
-        if value is not None and math.isfinite(value):  # TensorBoard would only warn
-            self._board(lambda writer: writer.add_scalar(name, value, step))
+    def _scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        for name, value in values.items():
+            if value is not None and math.isfinite(value):  # TensorBoard would only warn
+                self._board(methodcaller("add_scalar", name, value, step))
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
         """Suppress the traceback of TensorBoard's thread on a full disk; the next call reports it."""
@@ -237,7 +244,7 @@ class Log:
 
     def _print(self, text: str, warning: bool = False) -> None:
         """To stdout, or a warning to stderr; above the progress line where they share a terminal."""
-        if self.quiet and not warning:
+        if self.silent:
             return
         stream = sys.stderr if warning else sys.stdout
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a closed pipe must not stop training
@@ -252,41 +259,30 @@ class Log:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        fields = ("{task.completed}/{task.total}", "{task.fields[rate]}", "{task.fields[values]}")
-        columns = [TextColumn(f, markup=False) for f in fields]
-        self._bar = Progress(
-            columns[0],
-            BarColumn(bar_width=20),
-            *columns[1:],
-            console=Console(stderr=True),
-            auto_refresh=False,  # drawn by set_progress: no thread
-            redirect_stdout=_is_terminal(sys.stdout),
-        )
-        self._bar.add_task("", total=self.total_steps, completed=self._step, rate="", values="")
+        count, text = "{task.completed}/{task.total}", "{task.fields[text]}"
+        columns = TextColumn(count, markup=False), BarColumn(bar_width=20), TextColumn(text, markup=False)
+        screen, both = Console(stderr=True), _is_terminal(sys.stdout)
+        # drawn by set_progress: no thread
+        self._bar = Progress(*columns, console=screen, auto_refresh=False, redirect_stdout=both)
+        self._bar.add_task("", total=self.total_steps, completed=self._step, text="")
         self._bar.start()
 
     def _draw(self) -> None:
         if self._bar is None:
             return
         self._drawn = time.monotonic()
-        rate = f"{self._rate():.3g} it/s  ETA {self._eta()}"
-        values = _clean("  ".join(filter(None, [self._losses, self._scores])))
-        update = self._bar.update
-        self._try(
-            "the progress line",
-            lambda: update(0, completed=self._step, rate=rate, values=values, refresh=True),
-        )
+        text = _clean("  ".join(filter(None, [self._speed(), self._losses, self._scores])))
+        draw = partial(self._bar.update, 0, completed=self._step, text=text, refresh=True)
+        self._try("the progress line", draw)
 
-    def _rate(self) -> float:
+    def _speed(self) -> str:
+        """Updates per second and the time left."""
         elapsed = time.monotonic() - self._opened
-        return self._it_per_s or (self._step - self._start_step) / max(elapsed, 1e-9)
-
-    def _eta(self) -> str:
-        rate = self._rate()
-        if not (rate > 0 and math.isfinite(rate)):
-            return "-"
-        minutes, seconds = divmod(round(max(self.total_steps - self._step, 0) / rate), 60)
-        return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+        rate, eta = self._it_per_s or (self._step - self._start_step) / max(elapsed, 1e-9), "-"
+        if rate > 0 and math.isfinite(rate):
+            minutes, seconds = divmod(round(max(self.total_steps - self._step, 0) / rate), 60)
+            eta = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+        return f"{rate:.3g} it/s  ETA {eta}"
 
 
 class _Handler(logging.Handler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Metrics:
         self.path, self._fd, self.lost = Path(path), -1, 0
         self.failing: EnvError | None = None
         self._buffer = b""
-        self._open(keep=lambda record: True)
+        self._open()
 
     def append(self, record: Mapping[str, Any]) -> bool:
         """Write ``{"step": n, "kind": text, ...}`` as a line; NaN and infinities become null.
@@ -71,7 +71,7 @@ class Metrics:
 
     def truncate_after(self, step: int) -> int:
         """Drop all lines beyond ``step`` (-1: every line), atomically; return their number."""
-        return self._open(keep=lambda record: bool(record["step"] <= step))
+        return self._open(step)
 
     def read(self) -> list[dict[str, Any]]:
         return read_metrics(self.path)
@@ -88,10 +88,8 @@ class Metrics:
             except OSError as error:
                 if error.errno not in TRANSIENT:
                     raise
-                write_atomic(
-                    self.path, self.path.read_bytes()
-                )  # pages that failed to sync are lost: rewrite them
-                self._open(keep=lambda record: True)
+                write_atomic(self.path, self.path.read_bytes())  # rewrite the pages that failed to sync
+                self._open()
         except OSError as error:
             raise disk_error(error, self.path, len(self._buffer)) from error
 
@@ -110,12 +108,16 @@ class Metrics:
             os.close(self._fd)
         self._fd = -1
 
-    def _open(self, keep: Callable[[dict[str, Any]], bool]) -> int:
-        """(Re)open with only the valid lines that ``keep`` accepts; return the number of others."""
+    def _open(self, last_step: int | None = None) -> int:
+        """(Re)open with only the valid lines up to ``last_step``; return the number of others."""
         self.close()
         lines = _lines(self.path)
         self.lost += sum(record is None and raw.endswith(b"\n") for raw, record in lines)
-        kept = [(raw.lstrip(b"\0"), record) for raw, record in lines if record is not None and keep(record)]
+        kept = [
+            (raw.lstrip(b"\0"), record)
+            for raw, record in lines
+            if record is not None and (last_step is None or record["step"] <= last_step)
+        ]
         data = b"".join(raw for raw, _ in kept)
         if len(data) < sum(len(raw) for raw, _ in lines):
             write_atomic(self.path, data)
@@ -159,7 +161,6 @@ def _record(raw: bytes) -> dict[str, Any] | None:
         record = parse_line(raw)
     except (ValueError, RecursionError):
         return None
-    valid = (
-        isinstance(record, dict) and type(record.get("step")) is int and isinstance(record.get("kind"), str)
-    )
-    return record if valid and raw.endswith(b"\n") else None
+    complete = raw.endswith(b"\n") and isinstance(record, dict)
+    valid = complete and type(record.get("step")) is int and isinstance(record.get("kind"), str)
+    return record if valid else None

@@ -1,49 +1,29 @@
-"""The default folder of a run, named after its config."""
+"""The default folder of a run, and the hash of its config."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ganlab.runs.renamed import to_first
 from ganlab.system.environment import redact
+from ganlab.system.files import to_strict_json
 
-PARTS = (
-    "dataset",
-    "architecture",
-    "normalization",
-    "loss",
-)  # name the folder of a run without ``experiment``
+PARTS = ("dataset", "architecture", "normalization", "loss")  # name a run's folder without ``experiment``
 
 # Keys that may change on resume: none of them affects what is trained.
-FREE = frozenset(
-    {"run_dir", "device", "threads", "log_every", "save_every", "eval_every", "eval_start", "sample_every"}
-    | {"keep_checkpoints", "keep_every", "data_memory_gb", "steps", "spectral_every", "engine"}
-    | {"resume", "resume_allow", "validation", "validation_n"}
+_LENGTH = frozenset({"steps", "eval_every", "eval_start", "sample_every", "keep_checkpoints"})
+_LOCAL = frozenset(
+    {"run_dir", "device", "threads", "engine", "log_every", "save_every", "spectral_every", "keep_every"}
+    | {"data_memory_gb", "resume", "resume_allow", "validation", "validation_n"}
 )
+FREE = _LENGTH | _LOCAL
 
 # Keys that do not enter the folder's name: the run is the same on another device.
-UNNAMED = frozenset(
-    [
-        "experiment",
-        "setting",
-        "seed",
-        "run_dir",
-        "device",
-        "engine",
-        "threads",
-        "log_every",
-        "save_every",
-        "spectral_every",
-        "validation",
-        "validation_n",
-        "keep_every",
-        "resume",
-        "resume_allow",
-        "data_memory_gb",
-    ]
-)
+UNNAMED = _LOCAL | {"experiment", "setting", "seed"}
 
 
 def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str, seed: int) -> Path:
@@ -55,3 +35,9 @@ def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str,
     others = sorted(o for o in overrides if o.lstrip("+~").split("=")[0] not in named)
     tail = f"-{hashlib.sha256(chr(10).join(others).encode()).hexdigest()[:8]}" if others else ""
     return Path("outputs") / str(name).replace("/", "-") / f"{redact(setting)}-s{seed}{tail}"
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash (16 hex digits) of the config without the keys that do not affect training."""
+    kept = {k: v for k, v in to_first(to_strict_json(config)).items() if k not in FREE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -15,15 +13,19 @@ from typing import Any
 import torch
 
 from ganlab.data.base import SampleSet
+from ganlab.distributed import collectives
 from ganlab.experiment import Experiment
-from ganlab.runs.naming import FREE
-from ganlab.runs.renamed import to_first
+from ganlab.runs.naming import config_hash
 from ganlab.system.environment import redact
 from ganlab.system.files import to_strict_json
 from ganlab.system.hardware import device_name
 from ganlab.system.paths import PACKAGE
 
+MOVING = ("python", "torch", "numpy", "ganlab")  # versions that can affect training
+PLACES = ("device", "threads", "world_size", "deterministic", "engine", "bf16")
 
+
+@functools.cache
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that can affect the numbers."""
     installed: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__}
@@ -35,6 +37,7 @@ def versions() -> dict[str, str | None]:
     return installed
 
 
+@functools.cache
 def git_revision() -> str | None:
     """Commit of the checkout that ganlab runs from, with ``+changed`` for local edits; None from a wheel."""
     if not (PACKAGE.parent / ".git").exists():
@@ -55,10 +58,6 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-MOVING = ("python", "torch", "numpy", "ganlab")  # versions that can affect training
-PLACES = ("device", "threads", "world_size", "deterministic", "engine", "bf16")
-
-
 def identity(
     e: Experiment, config: Mapping[str, Any], device: torch.device, bf16: bool, images: SampleSet, run_id: str
 ) -> dict[str, Any]:
@@ -69,28 +68,16 @@ def identity(
         "config": to_strict_json(config),
         "config_hash": config_hash(config),
         "seed": e.seed,
-        "versions": _versions(),
-        "git": _revision(),
+        "versions": versions(),
+        "git": git_revision(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "world_size": world_size(),
+        "world_size": collectives.current().size,
         "deterministic": e.deterministic,
         "engine": e.engine,
         "bf16": bf16,
         "data": {**redact(data), "fingerprint": images.fingerprint},
     }
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash (16 hex digits) of the config without the keys that do not affect training."""
-    kept = {k: v for k, v in to_first(to_strict_json(config)).items() if k not in FREE}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def world_size() -> int:
-    """Processes that train this run together."""
-    group = torch.distributed
-    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
 
 
 def changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -103,13 +90,3 @@ def _pairs(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str
     before: Mapping[str, Any] = recorded if isinstance(recorded, Mapping) else {}
     yield from ((name, before[name], now["versions"].get(name)) for name in MOVING if name in before)
     yield from ((name, was[name], now[name]) for name in PLACES if name in was)
-
-
-@functools.cache
-def _versions() -> dict[str, str | None]:
-    return versions()
-
-
-@functools.cache
-def _revision() -> str | None:
-    return git_revision()

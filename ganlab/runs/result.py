@@ -21,6 +21,7 @@ from ganlab.system.environment import redact
 from ganlab.system.files import read_json, write_json
 from ganlab.system.hardware import device_name, peak_memory_mb
 
+log = logging.getLogger("ganlab")
 PRIORITY = ("fid", "kid", "is")  # which score picks the best checkpoint, where a run has several
 
 
@@ -30,9 +31,9 @@ def score_entry(scores: Scores, every_class: bool = False) -> dict[str, Any]:
     Group scores also have ``details`` with their own protocol and id; those averaged over classes include
     extremes, median and worst classes, and with ``every_class`` each class's value.
     """
+    hidden = () if every_class else ("per_class",)
     details = {
-        name: {k: v for k, v in entry.items() if every_class or k != "per_class"}
-        for name, entry in scores.details.items()
+        name: {k: v for k, v in entry.items() if k not in hidden} for name, entry in scores.details.items()
     }
     return {
         "step": scores.step,
@@ -100,9 +101,6 @@ def require_scores(progress: Mapping[str, Any]) -> None:
             raise ValueError(f"progress.{key} is not an evaluation")
 
 
-log = logging.getLogger("ganlab")
-
-
 class RunRecord:
     """Writes ``result.json`` of the run in ``folder``.
 
@@ -139,7 +137,8 @@ class RunRecord:
         step: int,
     ) -> None:
         """Fill in the constant part: a summary of the config, the machine, the versions."""
-        names = list(e.normalization)
+        names, team = list(e.normalization), collectives.current()
+        ranks = {"size": team.size, "backend": team.backend, "sync_bn": e.sync_bn}
         before = read_result(self.folder.result)
         if before is None:
             log.warning("%s: was damaged; rewritten", self.folder.result)
@@ -164,7 +163,7 @@ class RunRecord:
             "parameters": dict(parameters),
             "precision": e.precision,
             "device": device_name(self.device),
-            **_ranks(e.sync_bn),
+            **({"ranks": ranks} if team.size > 1 else {}),
             "threads": torch.get_num_threads(),
             "versions": versions(),
             "git": git_revision(),
@@ -219,11 +218,3 @@ def read_result(path: Path) -> dict[str, Any] | None:
     except (DataError, AttributeError, KeyError, TypeError, ValueError):
         return None
     return result if all(type(n) is int for n in numbers) else None
-
-
-def _ranks(sync_bn: bool) -> dict[str, Any]:
-    """World size, backend and sync_bn of a distributed run; else {}."""
-    team = collectives.current()
-    if team.size == 1:
-        return {}
-    return {"ranks": {"size": team.size, "backend": team.backend, "sync_bn": sync_bn}}

@@ -28,7 +28,7 @@ from ganlab.config.overrides import CommandLine, command_line
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
 from ganlab.sweeps import launchers, process
 from ganlab.sweeps.ledger import MAX_TRIES, Ledger
-from ganlab.sweeps.plan import DEFAULT_RULES, Job, Rules, check_folder, config_hash, final_status
+from ganlab.sweeps.plan import DEFAULT_RULES, Job, Rules, check_folder, final_status
 from ganlab.sweeps.process import print_status
 
 SWEEPS_DIR = Path("outputs/.sweeps")
@@ -101,7 +101,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = (), rules: Rule
 
 def _make_cells(line: CommandLine, config_dirs: Sequence[str], max_cells: int) -> list[Job]:
     """Compose and check all combinations, each with its own folder. Raises ConfigError."""
-    from ganlab.runs.naming import FREE, run_path
+    from ganlab.runs.naming import FREE, config_hash, run_path
 
     cells: list[Job] = []
     mistakes: dict[Mistake, list[str]] = {}
@@ -121,7 +121,7 @@ def _make_cells(line: CommandLine, config_dirs: Sequence[str], max_cells: int) -
             for mistake in error.mistakes:
                 mistakes.setdefault(mistake, []).append(label)
             continue
-        config = config_hash(composed.saved, FREE)
+        config = config_hash(composed.saved)
         cells.append(Job(f"{number:03d}", {}, texts, folder, int(tree["steps"]), {}, config, label))
     if mistakes:
         raise ConfigError(

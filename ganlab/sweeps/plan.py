@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ganlab.errors import ConfigError, EnvError, Mistake
 from ganlab.runs.folder import RunFolder
-from ganlab.runs.renamed import to_first
 from ganlab.sweeps import grid as grids
 from ganlab.sweeps import process as processes
-from ganlab.system.files import to_strict_json
 
 STALL_MINUTES = 60  # a slow update, a compilation or a statistics pass takes far less
 Lanes = int | Literal["auto"]
@@ -47,13 +44,6 @@ class Job:
         """12 hex digits: a hash of overrides and config."""
         text = "\n".join([*sorted(self.overrides), self.config])
         return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
-
-
-def config_hash(saved: Mapping[str, Any], free: Container[str]) -> str:
-    """Hash a config without its ``free`` keys, which do not affect training."""
-    kept = {k: v for k, v in to_first(saved).items() if k not in free}
-    text = json.dumps(to_strict_json(kept), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def check_folder(folder: Path, saved: Mapping[str, Any], free: frozenset[str], key: str = "run_dir=") -> None:

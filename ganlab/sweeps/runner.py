@@ -28,7 +28,6 @@ from ganlab.sweeps.plan import (
     Plan,
     Rules,
     check_folder,
-    config_hash,
     visible_gpus,
 )
 from ganlab.sweeps.process import print_status
@@ -87,7 +86,7 @@ def _summarize(mistakes: Mapping[Mistake, list[str]], num_cells: int, axes: Sequ
 def _make_job(
     cell: grids.Cell, out_dir: Path, scale: grids.Scale, overrides: Sequence[str], config_dirs: Sequence[str]
 ) -> Job:
-    from ganlab.runs.naming import FREE
+    from ganlab.runs.naming import FREE, config_hash
 
     folder = out_dir / cell.name
     composed = compose.compose(cell.overrides, config_dirs)
@@ -106,7 +105,7 @@ def _make_job(
         folder,
         int(composed.tree["steps"]),
         composed.tree,
-        config_hash(composed.saved, FREE),
+        config_hash(composed.saved),
         chosen=cell.chosen,
     )
 

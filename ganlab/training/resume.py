@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganlab.distributed import collectives
 from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, GanlabError, Mistake
 from ganlab.experiment import Experiment
 from ganlab.runs import manifest, provenance
@@ -71,13 +72,11 @@ def allowed(e: Experiment, stored: Mapping[str, Any], requested: Mapping[str, An
 
     Raises ConfigError for an unknown key in ``resume_allow``.
     """
-    keys, mistakes = {*_keys(stored), *_keys(requested), *parameters(Experiment)}, []
-    for name in e.resume_allow:
-        if name not in keys:
-            fix = "use the dotted keys that 'ganlab train --cfg job' prints"
-            mistakes.append(Mistake("resume_allow", f"{name!r} is not a key of this run", fix))
-    if mistakes:
-        raise ConfigError(mistakes)
+    keys = {*_keys(stored), *_keys(requested), *parameters(Experiment)}
+    fix = "use the dotted keys that 'ganlab train --cfg job' prints"
+    unknown = [name for name in e.resume_allow if name not in keys]
+    if unknown:
+        raise ConfigError(Mistake("resume_allow", f"{n!r} is not a key of this run", fix) for n in unknown)
     return FREE.union(e.resume_allow)
 
 
@@ -99,41 +98,34 @@ def continue_run(run: Any, packed: bool, config: Mapping[str, Any], changed: Seq
     """Load a newly built ``trainer.Run``'s checkpoint, if it has one, completely or not at all.
 
     config: saved as the folder's. changed: its differences from the stored one, allowed by resume_allow.
+    Raises as ``find``, ``restore`` and ``require_same_data`` do; ConfigError if it is beyond ``steps``.
     """
-    loaded = load_checkpoint(run.checkpoints, run.e, run.gan, config, run.identity["data"])
-    if changed or loaded:
-        run.folder.write_config(config)
+    e, checkpoints = run.e, run.checkpoints
+    loaded = find(checkpoints, e, config)
     if loaded is None:
+        if changed:
+            collectives.current().only_on_rank_zero(lambda: run.folder.write_config(config))
         return
     step, tensors, state = loaded
-    with as_checkpoint_error(str(run.checkpoints.path(step))):
+    where = str(checkpoints.path(step))
+    if step > e.steps:
+        raise ConfigError("steps", f"{e.steps} is less than the {step} already done", "raise it")
+    require_same_data(e, state, run.identity["data"])
+    restore(run.gan, loaded, config, where)
+    collectives.current().only_on_rank_zero(lambda: run.folder.write_config(config))
+    with as_checkpoint_error(where):
         require_scores(state["progress"])
         run.record.resume(state["progress"])
         run.engine.loss_buffer.load_state_dict(run.progress["tally"])
-        take_threads(run.e, int(state["threads"]), packed)
+        take_threads(e, int(state["threads"]), packed)
     run.step = run.saved = step
     run.identity["threads"] = torch.get_num_threads()
     report_differences(step, state, run.identity, changed, run.progress)
-    if requested_checkpoint(run.e.resume) is not None:
-        step_back(run.checkpoints, step, tensors, state)
-
-
-def load_checkpoint(
-    checkpoints: Checkpoints, e: Experiment, gan: GAN, config: Mapping[str, Any], data: Mapping[str, Any]
-) -> Loaded | None:
-    """``find`` a checkpoint and load it into the newly built ``gan``. ``data``: the identity of the images.
-
-    Raises as ``find``, ``restore`` and ``require_same_data`` do; ConfigError if it is beyond ``steps``.
-    """
-    loaded = find(checkpoints, e, config)
-    if loaded is None:
-        return None
-    step, _, state = loaded
-    if step > e.steps:
-        raise ConfigError("steps", f"{e.steps} is less than the {step} already done", "raise it")
-    require_same_data(e, state, data)
-    restore(gan, loaded, config, str(checkpoints.path(step)))
-    return loaded
+    if requested_checkpoint(e.resume) is not None:  # it becomes the newest: moved or copied, then the others
+        checkpoints.save(step, tensors, state)  # first, so that a kill in between leaves the run a checkpoint
+        moved = checkpoints.set_aside(step)
+        later = f"; {len(moved)} later moved aside" if moved else ""
+        log.warning("resuming from step %d, as requested%s", step, later)
 
 
 def find(checkpoints: Checkpoints, e: Experiment, config: Mapping[str, Any]) -> Loaded | None:
@@ -157,11 +149,10 @@ def _with_key(mistake: Mistake, config: Mapping[str, Any]) -> Mistake:
     """Add the first differing config key to the mistake of another run's checkpoint, if it is known."""
     if "another run" not in mistake.what:
         return mistake
-    state: dict[str, Any] = {}
+    state: Any = None
     with contextlib.suppress(GanlabError, ValueError, RecursionError):
-        read = json.loads(manifest.read(Path(mistake.where) / manifest.STATE, 64 << 20))
-        state = read if isinstance(read, dict) else {}
-    key = _first(_differing(state, config))
+        state = json.loads(manifest.read(Path(mistake.where) / manifest.STATE, manifest.MAX_STATE))
+    key = _first(_differing(state if isinstance(state, dict) else {}, config))
     return mistake._replace(what=f"{mistake.what}, made with {key}") if key else mistake
 
 
@@ -271,14 +262,6 @@ def report_differences(
         entry = {"step": step, "key": d.key, "was": brief(d.stored), "now": brief(d.requested)}
         progress["changes"] = [*progress.get("changes", ()), entry]
         log.warning("%s: %s from step %d on, by resume_allow", d.key, d, step)
-
-
-def step_back(checkpoints: Checkpoints, step: int, tensors: Mapping[str, Tensor], state: Any) -> None:
-    """Make a requested checkpoint the run's newest: move later ones aside, copy one from elsewhere."""
-    checkpoints.save(step, tensors, state)  # first, so that a kill in between leaves the run a checkpoint
-    moved = checkpoints.set_aside(step)
-    later = f"; {len(moved)} later moved aside" if moved else ""
-    log.warning("resuming from step %d, as requested%s", step, later)
 
 
 class WarningBuffer(logging.Handler):

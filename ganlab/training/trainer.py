@@ -30,6 +30,7 @@ from ganlab.evaluation.evaluator import require_split
 from ganlab.experiment import NO_LABELS, Experiment
 from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import Difference, RunFolder
+from ganlab.runs.log import Log
 from ganlab.runs.naming import FREE, run_path
 from ganlab.runs.provenance import identity
 from ganlab.runs.result import RunRecord, format_scores, improves, read_result, score_entry, summary_line
@@ -44,7 +45,7 @@ from ganlab.system.hardware import (
 )
 from ganlab.system.packages import RUN_PACKAGES, require
 from ganlab.system.signals import StopFlag
-from ganlab.training import engine, rank_zero, resume
+from ganlab.training import engine, resume
 from ganlab.training.batches import Feed
 from ganlab.training.build import (
     build_gan,
@@ -58,7 +59,7 @@ from ganlab.training.build import (
 from ganlab.training.loss_buffer import memory_errors, num_parameters, runaway
 from ganlab.training.monitor import Monitor
 from ganlab.training.optimizers import require_usable
-from ganlab.training.rank_zero import locked, require_same_on_ranks, run_folder
+from ganlab.training.rank_zero import locked, ranks_summary, require_same_on_ranks
 from ganlab.training.resources import Resources
 from ganlab.training.validation import build_validation, split_of
 from ganlab.types import NOUNS
@@ -111,7 +112,7 @@ def turns(
             yield from _resume(folder, e, config, choices, stop, resources)
             return
         team.on_rank_zero(lambda: folder.write_config(config))
-        yield from Run(run_folder(folder), e, choices, stop, device, images, resources, config).turns()
+        yield from Run(folder, e, choices, stop, device, images, resources, config).turns()
 
 
 def _resume(
@@ -131,9 +132,7 @@ def _resume(
     device, images = prepare(e, resources)
     if e.resume == "never":
         team.on_rank_zero(lambda: _restart(folder, config))
-    yield from Run(
-        run_folder(folder), e, choices, stop, device, images, resources, config, changed or ()
-    ).turns()
+    yield from Run(folder, e, choices, stop, device, images, resources, config, changed or ()).turns()
 
 
 def _restart(folder: RunFolder, config: dict[str, Any]) -> None:
@@ -201,9 +200,10 @@ class Run:
         self.idle_s = 0.0  # spent waiting for other runs of the process: not training time
         feed = Feed(self.batches, e, e.d_steps + self.gan.loss.generator_needs_real)
         self.engine = engine.make(e, self.gan, feed)
-        self.identity = identity(e, config, device, self.gan.bf16, images, folder.run_id)
-        self.checkpoints = rank_zero.checkpoints(
-            folder.checkpoints, folder.run_id, e.keep_checkpoints, self.identity["config_hash"], e.keep_every
+        run_id = collectives.current().on_rank_zero(lambda: folder.run_id)
+        self.identity = identity(e, config, device, self.gan.bf16, images, run_id)
+        self.checkpoints = Checkpoints(
+            folder.checkpoints, run_id, e.keep_checkpoints, self.identity["config_hash"], e.keep_every
         )
         self.checkpoints.clean()
         vocabulary.write_vocabulary(folder, images)
@@ -215,7 +215,8 @@ class Run:
                 "discriminator": num_parameters(self.gan.discriminator),
             }
             self.record.identify(e, self.gan.num_classes, parameters, choices, images, self.step)
-        self.log = rank_zero.log(folder.path, e.steps, self.step, self.record.begun_s)
+        silent = not collectives.current().is_rank_zero
+        self.log = Log(folder.path, e.steps, self.step, wall_s=self.record.begun_s, silent=silent)
         slow = slow_bf16(e.precision, device)
         for text in [
             *buffer.messages,
@@ -246,7 +247,7 @@ class Run:
                 yield from self._yield_turn()
                 yield from self._train_loop()
                 self._finish()
-            self.log.flush()
+            self._flush_log()
             self._write_result("finished")
             self.log.say(f"finished {self.folder.path}: {summary_line(self.record.result)}")
         except Stopped as stopped:
@@ -365,12 +366,15 @@ class Run:
         summary = self.engine.summary
         if summary != self.record.engine:
             self.record.engine = summary
-            ranks = rank_zero.ranks_summary(self.e.sync_bn)
+            ranks = ranks_summary(self.e.sync_bn)
             reason, threads = f": {summary['why']}" if summary["why"] else "", torch.get_num_threads()
             self.log.say(
                 f"engine {summary['used']}{reason}; {summary['precision']}, real and generated images pass D "
                 f"{summary['d_pass']}, {threads} thread{'s' if threads > 1 else ''}{ranks}"
             )
+
+    def _flush_log(self) -> None:
+        collectives.current().only_on_rank_zero(self.log.flush)
 
     def _means(self) -> dict[str, float]:
         self.engine.settle()
@@ -420,7 +424,7 @@ class Run:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
             rest |= {"num_classes": self.gan.num_classes, "identity": self.identity}
             rest |= shape_facts(self.gan)
-            self.log.flush()  # a checkpoint is saved only after the metrics before it
+            self._flush_log()  # a checkpoint is saved only after the metrics before it
             self.checkpoints.save(self.step, tensors, rest)
         except FloatingPointError as error:
             raise Diverged(

@@ -138,7 +138,7 @@ class Validation:
         nets = (gan.generator, gan.discriminator)
         kept = [(b, b.clone()) for net in nets for b in net.buffers()]
         with (
-            collectives.use_ranks(collectives.SingleProcess()),
+            collectives.use_ranks(collectives.Ranks()),
             torch.random.fork_rng(devices),
             evaluating(nets[0]),
             evaluating(nets[1]),

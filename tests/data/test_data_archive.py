@@ -97,7 +97,9 @@ def test_a_cut_tar_is_damaged_at_every_length(tmp_path: Path, ending: str) -> No
     lengths = [*range(512, len(whole) - 1024, 512 if plain else 397), len(whole) - 1030]
     for length in lengths:
         put(path, whole[:length])
-        with pytest.raises(DataError, match=r"cut\.tar.*: damaged archive \(.+\); download or create it again"):
+        with pytest.raises(
+            DataError, match=r"cut\.tar.*: damaged archive \(.+\); download or create it again"
+        ):
             contents(path)
 
 

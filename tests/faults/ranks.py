@@ -274,15 +274,15 @@ def full(rank: int) -> None:
     """The disk is full from the third checkpoint on."""
     from ganlab.errors import EnvError
 
-    save = Checkpoints.save
+    commit = Checkpoints._commit
 
-    def saved(self: Checkpoints, step: int, *more: Any) -> Path:
+    def limited(self: Checkpoints, step: int, *more: Any) -> None:
         if step >= 4:
             raise EnvError(str(self.path(step)), "disk full", "free some space")
-        return save(self, step, *more)
+        commit(self, step, *more)
 
     if rank == 0:
-        Checkpoints.save = saved  # type: ignore[method-assign]
+        Checkpoints._commit = limited  # type: ignore[method-assign]
 
 
 def disk_full(here: Path) -> None:
@@ -329,7 +329,7 @@ def signalled(phase: str, rank: int, signum: int) -> Before:
 
         owner: Any
         owner, name = {
-            "start-up": (trainer, "_prepared"),
+            "start-up": (trainer, "_prepare_locally"),
             "evaluation": (CifarExtractor, "__call__"),
             "samples": (Monitor, "samples"),
             "save": (Checkpoints, "_commit"),

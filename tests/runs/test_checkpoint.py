@@ -125,12 +125,6 @@ def test_every_kind_of_tensor_comes_back_equal(tmp_path: Path) -> None:
     assert torch.equal(loaded["same again"], base)
 
 
-def test_no_tensors_and_no_state(tmp_path: Path) -> None:
-    kept = made(tmp_path)
-    kept.save(0, {}, {})
-    assert kept.load() == (0, {}, {})
-
-
 def test_state_comes_back_with_its_types(tmp_path: Path) -> None:
     state = {
         "tuple": (1, 2.5, (None, [True])),
@@ -152,14 +146,6 @@ def test_state_comes_back_with_its_types(tmp_path: Path) -> None:
     assert "NaN" not in (kept.path(1) / "state.json").read_text()  # strict JSON
 
 
-@pytest.mark.parametrize("bad", [{1, 2}, object(), b"bytes"])
-def test_state_that_json_cannot_hold_is_refused_by_place(tmp_path: Path, bad: object) -> None:
-    kept = made(tmp_path)
-    with pytest.raises(TypeError, match=r"state\.a\.b\[1\]"):
-        kept.save(1, {}, {"a": {"b": [0, bad]}})
-    assert kept.steps() == []
-
-
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adam": lambda p: torch.optim.Adam(p, lr=2e-4, betas=(0.5, 0.999), amsgrad=True),
     "adamw tensor lr": lambda p: torch.optim.AdamW(p, lr=torch.tensor(1e-3)),
@@ -167,7 +153,6 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "plain sgd": lambda p: torch.optim.SGD(p, lr=0.1),
     "rmsprop": lambda p: torch.optim.RMSprop(p, centered=True),
     "rmsprop tf": lambda p: RMSpropTF(p),
-    "adagrad": lambda p: torch.optim.Adagrad(p),
 }
 
 
@@ -205,15 +190,6 @@ def test_optimizer_state_goes_through_a_checkpoint_and_trains_on_identically(
     assert digest(*flatten("o", optimizer.state_dict())) == digest(*flatten("o", again.state_dict()))
 
 
-def test_flatten_refuses_two_tensors_of_one_name_and_unflatten_a_missing_one() -> None:
-    with pytest.raises(ValueError, match="x/a/b"):
-        flatten("x", {"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)})
-    tensors, rest = flatten("x", {"a": torch.ones(1)})
-    assert list(tensors) == ["x/a"]
-    with pytest.raises(CheckpointError, match="lacks tensor x/a"):
-        unflatten({}, rest)
-
-
 def test_digest_sees_a_bit_a_name_a_shape_a_dtype_and_the_state() -> None:
     one = {"a": torch.tensor([0.0, 1.0])}
     others = [
@@ -240,37 +216,53 @@ def test_require_fit_names_the_first_difference_and_counts_the_rest() -> None:
         require_fit({"extra": torch.ones(1)}, wanted, "x")
 
 
+def test_what_a_checkpoint_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
+    kept = made(tmp_path)
+    for bad in ({1, 2}, object(), b"bytes"):
+        with pytest.raises(TypeError, match=r"state\.a\.b\[1\]"):
+            kept.save(1, {}, {"a": {"b": [0, bad]}})
+    assert kept.steps() == []
+    with pytest.raises(ValueError, match="x/a/b"):
+        flatten("x", {"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)})
+    _, rest = flatten("x", {"a": torch.ones(1)})
+    with pytest.raises(CheckpointError, match="lacks tensor x/a"):
+        unflatten({}, rest)
+
+
 # ---- the folder --------------------------------------------------------------------------------------
 
 
-def test_manifest_and_layout(tmp_path: Path) -> None:
-    tensors, state = some_state(12000)
-    (tmp_path / "run").mkdir()
-    kept = Checkpoints(tmp_path / "run" / "checkpoints", RUN, 2, config_hash="c0ffee")
-    assert kept.save(12000, tensors, state) == kept.folder / "step-000012000"
-    assert {p.name for p in kept.path(12000).iterdir()} == set(FILES)
-    manifest = json.loads((kept.path(12000) / "MANIFEST.json").read_text())
-    assert manifest["run_id"] == RUN
-    assert manifest["step"] == 12000
-    assert manifest["config_hash"] == "c0ffee"
-    assert manifest["format"] == 1
-    assert manifest["tensors"] == 4
-    for name in FILES[:2]:
-        data = (kept.path(12000) / name).read_bytes()
-        told = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        assert manifest["files"][name] == told
-    assert leftovers(kept) == []
-
-
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_files_respect_the_umask(tmp_path: Path, mask: int) -> None:
+def test_manifest_layout_and_umask(tmp_path: Path, mask: int) -> None:
+    tensors, state = some_state(12000)
     old = os.umask(mask)
     try:
-        kept = made(tmp_path, 1)
+        kept = Checkpoints(tmp_path / "checkpoints", RUN, 2, config_hash="c0ffee")
+        assert kept.save(12000, tensors, state) == kept.folder / "step-000012000"
     finally:
         os.umask(old)
-    assert kept.path(1).stat().st_mode & 0o777 == 0o777 & ~mask
-    assert all((kept.path(1) / n).stat().st_mode & 0o777 == 0o666 & ~mask for n in FILES)
+    assert {p.name for p in kept.path(12000).iterdir()} == set(FILES)
+    manifest = json.loads((kept.path(12000) / "MANIFEST.json").read_text())
+    wanted = {"run_id": RUN, "step": 12000, "config_hash": "c0ffee", "format": 1, "tensors": 4}
+    assert {key: manifest[key] for key in wanted} == wanted
+    for name in FILES[:2]:
+        data = (kept.path(12000) / name).read_bytes()
+        assert manifest["files"][name] == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert leftovers(kept) == []
+    assert kept.path(12000).stat().st_mode & 0o777 == 0o777 & ~mask
+    assert all((kept.path(12000) / n).stat().st_mode & 0o777 == 0o666 & ~mask for n in FILES)
+
+
+def test_a_folder_without_checkpoints_or_that_is_gone(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path / "run" / "checkpoints", RUN, 2)
+    assert (kept.steps(), kept.latest(), kept.has_any()) == ([], None, False)
+    kept.prune()
+    kept.clean()
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        kept.load()
+    with pytest.raises(EnvError, match="can't write"):  # a run folder deleted meanwhile is not revived
+        kept.save(2, *some_state(2))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_newest_is_the_highest_number_whatever_else_lies_about(tmp_path: Path) -> None:
@@ -286,35 +278,24 @@ def test_the_newest_is_the_highest_number_whatever_else_lies_about(tmp_path: Pat
     assert loads(kept) == 10000
 
 
-def test_a_folder_without_checkpoints(tmp_path: Path) -> None:
-    kept = Checkpoints(tmp_path / "checkpoints", RUN, 2)
-    assert (kept.steps(), kept.latest(), kept.has_any()) == ([], None, False)
-    kept.prune()
-    kept.clean()
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        kept.load()
-    with pytest.raises(ValueError, match="keep at least 2"):
-        Checkpoints(tmp_path, RUN, 1)
-    with pytest.raises(ValueError, match=">= 0"):
-        kept.save(-1, {}, {})
-
-
-def test_a_run_folder_deleted_meanwhile_is_not_revived(tmp_path: Path) -> None:
-    kept = made(tmp_path / "run", 1)
-    shutil.rmtree(tmp_path / "run")
-    with pytest.raises(EnvError, match="can't write"):
-        kept.save(2, *some_state(2))
-    assert not (tmp_path / "run").exists()
-
-
-def test_retention_keeps_the_last_and_the_best(tmp_path: Path) -> None:
+def test_retention_keeps_the_last_and_the_best_unless_the_newest_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     kept = made(tmp_path)
+    stale = kept.folder / (".tmp-2-" + "0" * 32)
     for step in range(8):
         kept.save(step, *some_state(step))
         kept.prune({3})
+        stale.mkdir(exist_ok=True)
+    kept.clean()
     assert kept.steps() == [3, 6, 7]
     assert leftovers(kept) == []
     assert [loads(kept, s) for s in kept.steps()] == [3, 6, 7]
+    kept.save(8, *some_state(8))
+    (kept.path(8) / "state.json").write_bytes(b"{}")
+    kept.prune()
+    assert kept.steps() == [3, 6, 7, 8]
+    assert "older checkpoints are kept" in caplog.text
 
 
 def test_prune_touches_nothing_but_real_folders_of_this_run(tmp_path: Path) -> None:
@@ -338,52 +319,6 @@ def test_prune_touches_nothing_but_real_folders_of_this_run(tmp_path: Path) -> N
     assert loads(victim) == 1
 
 
-def test_nothing_is_pruned_while_the_newest_does_not_verify(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    kept = made(tmp_path, 1, 2, 3, 4)
-    (kept.path(4) / "state.json").write_bytes(b"{}")
-    kept.prune()
-    assert kept.steps() == [1, 2, 3, 4]
-    assert "older checkpoints are kept" in caplog.text
-
-
-@pytest.mark.parametrize("times", [1, 99])
-def test_a_read_that_fails_is_tried_again_and_no_reason_to_stop(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, times: int
-) -> None:
-    kept, real, left = made(tmp_path, 1, 2, 3, 4), os.open, times
-
-    def opened(path: Any, *rest: Any, **how: Any) -> int:
-        nonlocal left
-        if str(path).endswith("state.safetensors") and (left := left - 1) >= 0:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(path, *rest, **how)
-
-    monkeypatch.setattr(files, "PAUSES", (0, 0))
-    monkeypatch.setattr(os, "open", opened)
-    kept.prune()
-    assert kept.steps() == ([3, 4] if times == 1 else [1, 2, 3, 4])
-    assert ("older checkpoints are kept" in caplog.text) is (times > 1)
-
-
-def test_a_delete_that_fails_warns_and_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = made(tmp_path, 1, 2, 3, 4)
-    real = os.rename
-
-    def rename(old: Path, new: Path) -> None:
-        if "step-000000001" in str(old):
-            raise OSError(errno.EBUSY, "Device or resource busy")
-        real(old, new)
-
-    monkeypatch.setattr(os, "rename", rename)
-    kept.prune()
-    assert kept.steps() == [1, 3, 4]
-    assert "busy" in caplog.text
-
-
 def test_saving_a_step_again_keeps_a_sound_one_and_replaces_a_damaged_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -405,26 +340,16 @@ def test_saving_a_step_again_keeps_a_sound_one_and_replaces_a_damaged_one(
     assert not kept.path(2).is_symlink()
 
 
-def test_a_stale_temporary_folder_blocks_nothing_and_is_cleaned(tmp_path: Path) -> None:
-    kept = made(tmp_path, 1)
-    for name in (".tmp-2-" + "0" * 32, ".trash-1-" + "f" * 32):
-        (kept.folder / name).mkdir()
-        (kept.folder / name / "state.json").write_text("half")
-    kept.save(2, *some_state(2))
-    kept.clean()
-    assert leftovers(kept) == []
-    assert loads(kept) == 2
-
-
 # ---- non-finite --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_non_finite_tensor_is_not_saved(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
     kept = made(tmp_path, 1)
     tensors, state = some_state(2)
     tensors["g/layer2.weight"] = tensors["g/layer2.weight"].to(dtype)
+    assert non_finite(tensors | {"none": torch.empty(0), "mask": torch.tensor([True])}) is None
     tensors["g/layer2.weight"][3, 4] = value
     with pytest.raises(FloatingPointError, match=r"g/layer2\.weight is not finite at step 2"):
         kept.save(2, tensors, state)
@@ -472,11 +397,11 @@ def corrupt(rng: random.Random, kept: Checkpoints, step: int) -> str:
     return f"{kind} {name}"
 
 
-def test_no_corruption_out_of_600_loads_wrongly(quick: Path) -> None:
+def test_no_corruption_out_of_300_loads_wrongly(quick: Path) -> None:
     kept = made(quick, 1, 2)
     whole = {n: (kept.path(2) / n).read_bytes() for n in FILES}
     rng, wrong, missed = random.Random(0), [], []
-    for number in range(600):
+    for number in range(300):
         told = corrupt(rng, kept, 2)
         error, got = attempt(lambda: kept.load(2))
         if error is None:
@@ -537,46 +462,30 @@ def test_all_damaged_lists_every_step_and_keeps_saying_so(tmp_path: Path) -> Non
     assert kept.has_any()  # never from scratch silently
 
 
-def test_a_truncated_file_is_told_as_such(tmp_path: Path) -> None:
-    kept = made(tmp_path, 1)
-    path = kept.path(1) / "state.safetensors"
-    size = path.stat().st_size
-    os.truncate(path, 100)
-    with pytest.raises(CheckpointError, match=rf"state\.safetensors: truncated: 100 of {size} bytes"):
-        kept.load(1)
+REFUSED: dict[str, tuple[Callable[[Checkpoints], object], str]] = {
+    "missing": (lambda kept: shutil.rmtree(kept.path(2)), "no such checkpoint; available steps: 1"),
+    "short": (
+        lambda k: os.truncate(k.path(2) / FILES[0], 100),
+        r"safetensors: truncated: 100 of \d+ b",
+    ),
+    "copied": (lambda kept: kept.path(2).rename(kept.path(5)), "its manifest says step 2"),
+    "newer": (lambda kept: reseal(kept.path(2), format=9, needs="3.1"), r"needs ganlab >= 3\.1"),
+    "other run": (lambda kept: reseal(kept.path(2), run_id="b" * 32), "another run"),
+}
 
 
-def test_a_named_step_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such checkpoint; available steps: 1, 2"):
-        made(tmp_path, 1, 2).load(7)
-
-
-def test_a_newer_format_asks_for_a_newer_ganlab_and_is_neither_passed_over_nor_renamed(
-    tmp_path: Path,
-) -> None:
-    kept = made(tmp_path, 1, 2)
-    reseal(kept.path(2), format=9, needs="3.1")
-    for step in (2, None):
-        with pytest.raises(CheckpointError, match=r"needs ganlab >= 3\.1"):
-            kept.load(step)
-    assert kept.path(2).is_dir()
-
-
-def test_another_runs_checkpoint_is_refused_and_left_alone(tmp_path: Path) -> None:
-    kept = made(tmp_path, 1)
-    Checkpoints(kept.folder, "b" * 32, 2).save(2, *some_state(2))
-    with pytest.raises(CheckpointError, match="another run"):
-        kept.load(2)
-    assert kept.latest() == 1
-    assert loads(kept) == 1
-    assert kept.path(2).is_dir()
-
-
-def test_a_folder_copied_to_another_step_is_refused(tmp_path: Path) -> None:
-    kept = made(tmp_path, 1)
-    shutil.copytree(kept.path(1), kept.path(5))
-    with pytest.raises(CheckpointError, match="its manifest says step 1"):
-        kept.load(5)
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_checkpoint_that_is_not_this_one_is_refused_by_reason(tmp_path: Path, name: str) -> None:
+    kept, (spoil, reason) = made(tmp_path, 1, 2), REFUSED[name]
+    spoil(kept)
+    with pytest.raises(CheckpointError, match=reason):
+        kept.load(5 if name == "copied" else 2)
+    if name == "newer":  # neither passed over nor renamed
+        with pytest.raises(CheckpointError, match=reason):
+            kept.load()
+    elif name == "other run":
+        assert (kept.latest(), loads(kept)) == (1, 1)
+    assert kept.path(2).is_dir() == (name not in ("missing", "copied"))
 
 
 def crafted(folder: Path) -> dict[str, Callable[[], object]]:
@@ -615,15 +524,9 @@ def crafted(folder: Path) -> dict[str, Callable[[], object]]:
     def vast() -> None:
         os.truncate(state, 1 << 40)  # a hole of a terabyte: refused by its size, not read
 
-    def long_manifest() -> None:
-        manifest.write_bytes(b" " * (2 << 20))
-
-    def deep_manifest() -> None:
-        manifest.write_bytes(b'{"a":' * 100_000)
-
     return {f.__name__: f for f in (huge_header, overlap, deep_state, pickled, outside, pipe, link, vast)} | {
-        "long_manifest": long_manifest,
-        "deep_manifest": deep_manifest,
+        "long_manifest": lambda: manifest.write_bytes(b" " * (2 << 20)),
+        "deep_manifest": lambda: manifest.write_bytes(b'{"a":' * 100_000),
         "list_manifest": lambda: manifest.write_bytes(b"[]"),
         "null_manifest": lambda: manifest.write_bytes(b"null"),
         "more_tensors": lambda: reseal(folder, tensors=99),
@@ -638,21 +541,6 @@ def test_crafted_checkpoints_are_refused(tmp_path: Path, name: str) -> None:
         kept.load(2)
     assert loads(kept) == 1
     assert not Path("canary").exists()
-
-
-def test_an_unreadable_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = made(tmp_path, 1, 2)
-    real = os.open
-
-    def broken(path: Any, *args: Any) -> int:
-        if str(path).endswith("state.json"):
-            raise OSError(errno.EIO, "Input/output error")
-        return real(path, *args)
-
-    monkeypatch.setattr(os, "open", broken)
-    with pytest.raises(EnvError, match="Input/output error"):
-        kept.load()
-    assert kept.steps() == [1, 2]  # nothing renamed
 
 
 # ---- power loss, kills, full disks -------------------------------------------------------------------
@@ -815,11 +703,11 @@ def test_a_kill_at_every_file_operation_of_load_and_quarantine_loses_nothing(qui
     print(f"{k} kill points of load and quarantine")
 
 
-def test_a_full_disk_at_20_sizes_keeps_the_last_good_one(tmp_path: Path) -> None:
+def test_a_full_disk_at_any_size_keeps_the_last_good_one(tmp_path: Path) -> None:
     kept = made(tmp_path, 1, 2)
     big = {"w": torch.arange(50_000.0)}  # 200 kB
 
-    for limit in [0, 1, 100, 1000, 4096, *range(10_000, 200_000, 12_666)]:
+    for limit in [0, 1, 100, 4096, 100_000, 199_000]:
 
         def work(limit: int = limit) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -836,24 +724,24 @@ def test_a_full_disk_at_20_sizes_keeps_the_last_good_one(tmp_path: Path) -> None
     assert kept.latest() == 3
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, None])
 @pytest.mark.parametrize("call", ["write", "fsync", "mkdir", "rename"])
 def test_an_error_of_any_call_leaves_no_trace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, call: str
 ) -> None:
     kept = made(tmp_path, 1)
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError(code, os.strerror(code))
+        raise KeyboardInterrupt if code is None else OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
         patch.setattr(files, "PAUSES", (0.0,))
-        with pytest.raises(EnvError) as caught:
+        with pytest.raises(EnvError if code else KeyboardInterrupt) as caught:
             kept.save(2, *some_state(2))
-    assert str(kept.path(2)) in str(caught.value)
-    assert isinstance(caught.value, GanlabError)
-    assert ("disk full" in str(caught.value)) == (code in (errno.ENOSPC, errno.EDQUOT))
+    if code:
+        assert str(kept.path(2)) in str(caught.value)
+        assert ("disk full" in str(caught.value)) == (code == errno.ENOSPC)
     assert leftovers(kept) == []
     assert kept.steps() == [1]
     kept.save(2, *some_state(2))
@@ -883,70 +771,3 @@ def test_a_brief_error_of_any_sync_is_endured(
     assert leftovers(kept) == []
     assert kept.steps() == [1, 2, 3]
     assert loads(kept) == 3
-
-
-@pytest.mark.parametrize("sound", [True, False])
-def test_a_folder_that_a_network_disk_showed_too_late_is_kept_if_sound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound: bool
-) -> None:
-    kept = made(tmp_path, 1, 2)
-    before = kept.path(2).stat().st_ino
-    if not sound:
-        (kept.path(2) / "state.json").write_bytes(b"damaged")
-    real, asked = os.path.lexists, [False]  # the first look does not see it
-    monkeypatch.setattr(os.path, "lexists", lambda path: asked.pop() if asked else real(path))
-    kept.save(2, *some_state(2))
-    assert (kept.path(2).stat().st_ino == before) == sound
-    assert leftovers(kept) == []
-    assert loads(kept) == 2
-    set_aside = [n for n in os.listdir(kept.folder) if "corrupt" in n]
-    assert set_aside == ([] if sound else ["step-000000002.corrupt"])
-
-
-def test_an_interrupt_while_saving_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = made(tmp_path, 1)
-
-    def interrupted(fd: int) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            kept.save(2, *some_state(2))
-    assert leftovers(kept) == []
-    assert loads(kept) == 1
-
-
-def test_tensors_are_packed_as_safetensors_packs_them() -> None:
-    """The library reads what we write, and would have written the same bytes."""
-    import safetensors.torch
-
-    whole = torch.randn(3, 4, 2, 2)
-    tensors = {
-        "w/é": whole,
-        "w/last": whole.to(memory_format=torch.channels_last),
-        "a view": whole[1:],
-        "step": torch.tensor(3),
-        "mask": torch.tensor([True, False]),
-        "none": torch.empty(0, 3),
-        "int": torch.arange(3, dtype=torch.int32),
-        "bytes": torch.arange(5, dtype=torch.uint8),
-        **{str(t): torch.randn(3).to(t) for t in (torch.float64, torch.bfloat16, torch.float16)},
-    }
-    found = manifest_file.to_safetensors(tensors)
-    back = safetensors.torch.load(found)
-    assert back.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert back[name].dtype == tensor.dtype
-        assert torch.equal(back[name], tensor)
-    assert found == safetensors.torch.save({k: t.contiguous().clone() for k, t in tensors.items()})
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_one_element_that_is_not_finite_is_found(bad: float, dtype: torch.dtype) -> None:
-    tensor = torch.zeros(5, 7, dtype=dtype)
-    whole = {"none": torch.empty(0), "count": torch.tensor(2), "mask": torch.tensor([True]), "w": tensor}
-    assert non_finite(whole) is None
-    tensor[3, 4] = bad
-    assert non_finite(whole) == "w"
