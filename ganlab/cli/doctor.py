@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import importlib.util
 import json
-import math
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +18,9 @@ from ganlab.errors import EnvError
 from ganlab.system.paths import PACKAGE, cache_dir
 
 State = Literal["ok", "absent", "broken"]  # absent: optional, or fetched on demand
+MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]--[/]", "broken": "[red]!![/]"}
+EXTRAS = {"slurm": "sweeps on a SLURM cluster", "ray": "sweeps on Ray", "dev": "for developers"}
+LOW = 2e9  # bytes of disk or memory: less may be too little for a few checkpoints
 
 
 class Finding(NamedTuple):
@@ -34,78 +33,151 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
+def machine() -> Iterator[Finding]:
+    fits = (3, 11) <= sys.version_info[:2] < (3, 14)
+    where = f"{platform.python_version()} ({sys.executable})"
+    yield Finding("machine", "python", "ok" if fits else "broken", where, "use Python 3.11, 3.12 or 3.13")
+    yield Finding("machine", "system", "ok", platform.platform())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS")
+    text = f"{cores} cores" + (f", OMP_NUM_THREADS={threads}" if threads else "")
+    yield Finding("machine", "cpu", "ok", text)
+    if Path("/proc/meminfo").is_file():
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        sizes = {name: int(kb) * 1024 for name, kb, *_ in lines}
+        total, free = sizes.get("MemTotal:"), sizes.get("MemAvailable:")
+        if total and free:
+            text = f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB"
+            fix = "close other programs, or lower batch_size"
+            yield Finding("machine", "memory", "absent" if free < LOW else "ok", text, fix)
+    for name, place, key in (("runs", "outputs", "run_dir="), ("cache", cache_dir(), "GANLAB_CACHE=FOLDER")):
+        path = folder = Path(place).absolute()
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
+            yield Finding("machine", name, "broken", f"{path} is not writable", f"choose another with {key}")
+            continue
+        free = shutil.disk_usage(folder).free
+        fix = f"free some space, or choose another folder with {key}"
+        text = f"{path}, {free / 1e9:,.1f} GB free"
+        yield Finding("machine", name, "absent" if free < LOW else "ok", text, fix)
+
+
+def packages() -> Iterator[Finding]:
+    """Each package once: the required ones first, then the extras in the order of ``EXTRAS``."""
+    from packaging.requirements import Requirement
+
+    requirements, seen = [Requirement(text) for text in metadata.requires("ganlab") or []], set[str]()
+    for extra in ("", *EXTRAS):
+        for need in requirements:
+            if need.name in seen or (need.marker and not need.marker.evaluate({"extra": extra})):
+                continue
+            seen.add(need.name)
+            state: State = "absent" if extra else "broken"
+            package = f"{need.name}{need.specifier}" if extra in ("", "dev") else f"ganlab[{extra}]"
+            try:
+                text = metadata.version(need.name)
+                if need.specifier.contains(text, prereleases=True):
+                    state = "ok"
+                else:
+                    text += f", requires {need.specifier}"
+            except metadata.PackageNotFoundError:
+                text = f"missing, optional: {EXTRAS[extra]}" if extra else "missing, required"
+            yield Finding("packages", need.name, state, text, f"pip install '{package}'")
+
+
+def devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:  # a broken build may raise anything
+        what = f"torch cannot be imported: {error}".splitlines()[0]
+        yield Finding("devices", "torch", "broken", what, "install the build for this machine (README)")
+        return
+    from ganlab.system.hardware import fast_bf16, find_device
+
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    text = f"{torch.__version__}, {built}, {torch.get_num_threads()} CPU threads"
+    yield Finding("devices", "torch", "ok", text)
+    fast, fix = fast_bf16(find_device("auto")), "keep the default precision, or use precision=auto"
+    text = "is fast here" if fast else "would be slow: the processor emulates it"
+    yield Finding("devices", "bf16", "ok" if fast else "absent", f"precision=bf16 {text}", fix)
+    compiler, gpu = shutil.which("c++") or shutil.which("g++"), torch.cuda.is_available()
+    needs = [] if compiler else ["g++"]
+    needs += ["triton"] if gpu and find_spec("triton") is None else []
+    text = f"engine=compile needs {' and '.join(needs)}" if needs else f"{compiler}, for engine=compile"
+    fix = f"install {' and '.join(needs)}, or keep engine=auto"
+    yield Finding("devices", "compiler", "absent" if needs else "ok", text, fix)
+    for index in range(torch.cuda.device_count() if gpu else 0):
+        gpu_info = torch.cuda.get_device_properties(index)
+        size = f"{gpu_info.total_memory / 1e9:.0f} GB"
+        text = f"{gpu_info.name}, {size}, compute {gpu_info.major}.{gpu_info.minor}"
+        yield Finding("devices", f"cuda:{index}", "ok", text)
+    if not gpu:
+        fix = "fine on a CPU machine; otherwise check the driver against the CUDA build (README)"
+        yield Finding("devices", "cuda", "absent", "no CUDA device; device=auto uses the CPU", fix)
+
+
 def datasets() -> Iterator[Finding]:
     from ganlab.config.files import find, groups, read
     from ganlab.config.targets import resolve
-    from ganlab.data.packing.download import BY_HAND, REMOTES, by_hand_place
+    from ganlab.data.packing.download import BY_HAND, by_hand_place, remotes
 
-    options, known = groups([]).get("dataset", []), {r.dataset for r in REMOTES}
-    for option in options:
-        if option in BY_HAND:
-            place, (why, what) = by_hand_place(option), BY_HAND[option]
-            if place.is_dir():
-                yield Finding("datasets", option, "ok", str(place))
-            else:
-                yield Finding(
-                    "datasets", option, "absent", why, f"put {what} in {place}, or set dataset.path"
-                )
-        elif option not in known and (file := find(f"dataset/{option}", [])):
+    for name in groups([]).get("dataset", []):
+        files = remotes(name)
+        complete = [r for r in files if r.path.is_file() and r.path.stat().st_size == r.size]
+        partial = [r for r in files if r.path.is_file() and r not in complete]
+        missing = [r for r in files if r not in complete]
+        if name in BY_HAND:
+            place, (why, what) = by_hand_place(name), BY_HAND[name]
+            fix = f"put {what} in {place}, or set dataset.path"
+            there = place.is_dir()
+            yield Finding("datasets", name, "ok" if there else "absent", str(place) if there else why, fix)
+        elif not files and (file := find(f"dataset/{name}", [])):
             kind: Any = resolve(read(file)[0]["_target_"])
-            yield Finding("datasets", option, "ok", kind.origin)
-    for dataset in dict.fromkeys(r.dataset for r in REMOTES):
-        remotes = [r for r in REMOTES if r.dataset == dataset]
-        present = [r for r in remotes if r.path.is_file()]
-        complete = [r for r in present if r.path.stat().st_size == r.size]
-        if remotes[0].part and 0 < len(complete) < len(remotes):
-            names = ", ".join(r.file for r in remotes if r not in complete)
-            fix = f"'ganlab data prepare {dataset} split=all'"
-            yield Finding("datasets", dataset, "absent", f"not downloaded: {names}", fix)
+            yield Finding("datasets", name, "ok", kind.origin)
+        elif complete and files[0].part and missing:
+            text = f"not downloaded: {', '.join(r.file for r in missing)}"
+            yield Finding("datasets", name, "absent", text, f"'ganlab data prepare {name} split=all'")
         elif complete:
-            yield Finding("datasets", dataset, "ok", f"downloaded, {complete[0].path}")
-        elif present:
-            size = present[0].path.stat().st_size
-            text = f"{present[0].path} has {size:,} bytes instead of {present[0].size:,}"
-            yield Finding("datasets", dataset, "absent", text, "remove it to download it again")
-        else:
-            r = remotes[0]
-            if r.part:
-                r = replace(r, file=f"{r.file} etc.", size=sum(other.size for other in remotes))
-            text = f"not downloaded: {r.file}, {r.size / 1e6:,.0f} MB, sha256 {r.sha256}"
-            fix = f"'ganlab data prepare {dataset}', or download {r.url} elsewhere and put it at {r.path}"
-            yield Finding("datasets", dataset, "absent", text, fix)
+            yield Finding("datasets", name, "ok", f"downloaded, {complete[0].path}")
+        elif partial:
+            have = f"{partial[0].path.stat().st_size:,} bytes instead of {partial[0].size:,}"
+            text = f"{partial[0].path} has {have}"
+            yield Finding("datasets", name, "absent", text, "remove it to download it again")
+        elif files:
+            first, size = files[0], sum(r.size for r in files if r.part) or files[0].size
+            more = " etc." if first.part else ""
+            text = f"not downloaded: {first.file}{more}, {size / 1e6:,.0f} MB, sha256 {first.sha256}"
+            fix = f"'ganlab data prepare {name}', or download {first.url}{more} elsewhere"
+            yield Finding("datasets", name, "absent", text, f"{fix} and put it at {first.path}{more}")
 
 
-def prepared_sets() -> Iterator[Finding]:
-    folder, number = cache_dir() / "datasets", 0
-    for manifest in sorted(folder.glob("**/manifest.json")) if folder.is_dir() else []:
-        if any(part.startswith(".") for part in manifest.relative_to(folder).parts):
-            continue
-        number += 1
-        where = str(manifest.parent.relative_to(folder))
+def prepared() -> Iterator[Finding]:
+    from ganlab.data.packing.pack import open_pack
+    from ganlab.errors import DataError
+
+    folder = cache_dir() / "datasets"
+    packs, begun = sorted(folder.glob("[!.]*/manifest.json")), sorted(folder.glob(".tmp-*-part"))
+    for manifest in packs:
+        name = manifest.parent.name
         try:
-            record = json.loads(manifest.read_text("utf-8"))
-            shape = [int(n) for n in record["shape"]]
-            size = (manifest.parent / "images.u8").stat().st_size
-            if size != math.prod(shape):
-                raise ValueError(f"images.u8 has {size:,} bytes")
-            pixels = "x".join(map(str, shape[1:]))
-            pixels += ", contrast stretched" if (record.get("transform") or {}).get("stretch") else ""
-            text = f"{record['name']} {record['split']}: {shape[0]:,} images {pixels}"
-            text += f", sha256 {record['fingerprint']}"
-            yield Finding("prepared", where, "ok", text)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            fix = f"remove {manifest.parent} to pack it again"
-            yield Finding("prepared", where, "absent", f"damaged: {error}", fix)
-    for partial in sorted(folder.glob(".tmp-*-part")) if folder.is_dir() else []:
-        size = sum(file.stat().st_size for file in partial.glob("images.u8"))
-        name = partial.name.removeprefix(".tmp-").removesuffix("-part")
-        fix = f"'ganlab data prepare' continues it; or remove {partial}"
+            data = open_pack(manifest.parent)
+        except DataError as error:
+            what, fix = error.mistakes[0][1:]
+            yield Finding("prepared", name, "absent", f"damaged: {what}", fix)
+            continue
+        pixels = "x".join(map(str, data.images.shape[1:]))
+        stretch = ", contrast stretched" if (data.manifest.get("transform") or {}).get("stretch") else ""
+        text = f"{data.name} {data.split}: {len(data):,} images {pixels}{stretch}, sha256 {data.fingerprint}"
+        yield Finding("prepared", name, "ok", text)
+    for part in begun:
+        size = sum(file.stat().st_size for file in part.glob("images.u8"))
+        name = part.name.removeprefix(".tmp-").removesuffix("-part")
+        fix = f"'ganlab data prepare' continues it; or remove {part}"
         yield Finding("prepared", name, "absent", f"incomplete, {size / 1e6:,.0f} MB", fix)
-        number += 1
-    if not number:
-        yield Finding(
-            "prepared", "none", "absent", f"nothing in {folder} yet", "training prepares what it needs"
-        )
+    if not packs and not begun:
+        text = f"nothing in {folder} yet"
+        yield Finding("prepared", "none", "absent", text, "training prepares what it needs")
 
 
 def weights() -> Iterator[Finding]:
@@ -117,30 +189,23 @@ def weights() -> Iterator[Finding]:
     else:
         fix = "reinstall ganlab, or run scripts/train_feature_net.py"
         yield Finding("weights", "cifar", "broken", f"{cifar.WEIGHTS.relative_to(PACKAGE)} is missing", fix)
-    for place in inception.places():
-        if place.is_file():
-            checksum = sha256(place)
-            matches = checksum == inception.SHA256
-            expected = "" if matches else f", expected {inception.SHA256[:16]}..."
-            text = f"{place}, sha256 {checksum[:16]}{expected}"
-            fix = "" if matches else "remove it to download it again"
-            yield Finding("weights", "inception", "ok" if matches else "absent", text, fix)
-            return
+    if place := next((place for place in inception.places() if place.is_file()), None):
+        checksum = sha256(place)
+        matches = checksum == inception.SHA256
+        expected = "" if matches else f", expected {inception.SHA256[:16]}..."
+        text = f"{place}, sha256 {checksum[:16]}{expected}"
+        fix = "remove it to download it again"
+        yield Finding("weights", "inception", "ok" if matches else "absent", text, fix)
+        return
     text = f"missing: {inception.FILE}, {inception.SIZE_MB} MB, sha256 {inception.SHA256[:8]}..."
-    folder = inception.places()[-1].parent
-    fix = f"downloaded at first use; or put the file into {folder}, or set metric.weights=PATH"
-    yield Finding(
-        "weights",
-        "inception",
-        "absent",
-        text,
-        f"{fix}; or use metric.extractor=cifar, which needs no download",
-    )
+    fix = f"downloaded at first use; or put the file into {inception.places()[-1].parent}, or set"
+    fix += " metric.weights=PATH; or use metric.extractor=cifar, which needs no download"
+    yield Finding("weights", "inception", "absent", text, fix)
 
 
-MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]--[/]", "broken": "[red]!![/]"}
-LOW_DISK = 2e9  # bytes: less may be too little for a few checkpoints
-LOW_MEMORY = 2e9
+SECTIONS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    machine, packages, devices, datasets, prepared, weights,
+)  # fmt: skip
 
 
 def doctor(as_json: bool = False) -> int:
@@ -156,157 +221,12 @@ def doctor(as_json: bool = False) -> int:
 
 
 def _run_section(section: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """Its findings, without a fix where all is well; one that fails is a finding itself."""
     try:
-        return list(section())
+        return [f._replace(fix="") if f.state == "ok" else f for f in section()]
     except Exception as error:
         name = section.__name__.strip("_")
         return [Finding(name, name, "broken", f"check failed: {type(error).__name__}: {error}")]
-
-
-def _machine() -> Iterator[Finding]:
-    name = "machine"
-    version = sys.version_info
-    fits = (3, 11) <= version[:2] < (3, 14)
-    where = f"{platform.python_version()} ({sys.executable})"
-    fix = "" if fits else "use Python 3.11, 3.12 or 3.13"
-    yield Finding(name, "python", "ok" if fits else "broken", where, fix)
-    yield Finding(name, "system", "ok", platform.platform())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS")
-    yield Finding(name, "cpu", "ok", f"{cores} cores" + (f", OMP_NUM_THREADS={threads}" if threads else ""))
-    total, free = _memory()
-    if total:
-        low = free < LOW_MEMORY
-        fix = "close other programs, or lower batch_size" if low else ""
-        text = f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB"
-        yield Finding(name, "memory", "absent" if low else "ok", text, fix)
-    for what, folder, key in (
-        ("runs", Path("outputs"), "run_dir="),
-        ("cache", cache_dir(), "GANLAB_CACHE=FOLDER"),
-    ):
-        yield _disk(name, what, folder, key)
-
-
-def _memory() -> tuple[float, float]:
-    """Total and available memory in bytes; zeros if unknown."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-        sizes = {k: int(n) * 1024 for k, n in re.findall(r"(\w+):\s+(\d+) kB", text)}
-        return sizes["MemTotal"], sizes["MemAvailable"]
-    except (OSError, KeyError):
-        return 0, 0
-
-
-def _disk(section: str, what: str, folder: Path, key: str) -> Finding:
-    """Free space and write permission of a folder, or of where it would be created."""
-    path = existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
-        return Finding(section, what, "broken", f"{path} is not writable", f"choose another with {key}")
-    free = shutil.disk_usage(existing).free
-    fix = f"free some space, or choose another folder with {key}" if free < LOW_DISK else ""
-    return Finding(section, what, "absent" if fix else "ok", f"{path}, {free / 1e9:,.1f} GB free", fix)
-
-
-EXTRAS = {"slurm": "sweeps on a SLURM cluster", "ray": "sweeps on Ray", "dev": "for developers"}
-
-
-def _packages() -> Iterator[Finding]:
-    """Each package once: the required ones first, then the extras in the order of ``EXTRAS``."""
-    seen = set[str]()
-    requirements = importlib.metadata.requires("ganlab") or []
-    for group in ("", *EXTRAS):
-        for requirement in requirements:
-            text, _, marker = requirement.partition(";")
-            match = re.match(r"\s*([\w.-]+)\s*(.*)", text)
-            extra = re.search(r"""extra\s*==\s*["'](\w+)""", marker)
-            if match and match[1] not in seen and (extra[1] if extra else "") == group:
-                seen.add(match[1])
-                yield _package(match[1], match[2].strip(), group)
-
-
-def _package(package: str, bounds: str, extra: str) -> Finding:
-    kind: Literal["absent", "broken"] = "absent" if extra else "broken"
-    fix = f"pip install '{package}{bounds}'"
-    fix = f"pip install 'ganlab[{extra}]'" if extra in EXTRAS and extra != "dev" else fix
-    try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        use = EXTRAS.get(extra, "required")
-        use = use if extra in ("", "dev") else f"optional: {use}"
-        return Finding("packages", package, kind, f"missing, {use}", fix)
-    if fits(version, bounds):
-        return Finding("packages", package, "ok", version)
-    return Finding("packages", package, kind, f"{version}, requires {bounds}", fix)
-
-
-def fits(version: str, bounds: str) -> bool:
-    """Whether a version is within bounds such as ``>=1.2,<3``; compares the numbers only."""
-
-    def numbers(text: str) -> list[int]:
-        parts = [int(n) for n in re.findall(r"\d+", text.partition("+")[0])[:3]]
-        return parts + [0] * (3 - len(parts))
-
-    have = numbers(version)
-    for sign, bound in re.findall(r"(>=|<=|<|>|==|!=)\s*([\d.]+)", bounds):
-        want = numbers(bound)
-        holds = {">=": have >= want, "<=": have <= want, "<": have < want, ">": have > want}
-        if not holds.get(sign, (have == want) == (sign == "==")):
-            return False
-    return True
-
-
-def _devices() -> Iterator[Finding]:
-    try:
-        import torch
-    except Exception as error:  # a broken build may raise anything
-        what = f"torch cannot be imported: {error}".splitlines()[0]
-        yield Finding("devices", "torch", "broken", what, "install the build for this machine (README)")
-        return
-    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    text = f"{torch.__version__}, {built}, {torch.get_num_threads()} CPU threads"
-    yield Finding("devices", "torch", "ok", text)
-    yield from _speed()
-    if not torch.cuda.is_available():
-        fix = "fine on a CPU machine; otherwise check the driver against the CUDA build (README)"
-        yield Finding("devices", "cuda", "absent", "no CUDA device; device=auto uses the CPU", fix)
-        return
-    for index in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(index)
-        text = f"{about.name}, {about.total_memory / 1e9:.0f} GB, compute {about.major}.{about.minor}"
-        yield Finding("devices", f"cuda:{index}", "ok", text)
-
-
-def _speed() -> Iterator[Finding]:
-    """Whether precision=bf16 and engine=compile are useful here."""
-    import torch
-
-    from ganlab.system.hardware import fast_bf16, find_device
-
-    if fast_bf16(find_device("auto")):
-        yield Finding("devices", "bf16", "ok", "precision=bf16 is fast here")
-    else:
-        text = "precision=bf16 would be slow: the processor emulates it"
-        yield Finding("devices", "bf16", "absent", text, "keep the default precision, or use precision=auto")
-    compiler = shutil.which("c++") or shutil.which("g++")
-    missing = [] if compiler else ["g++"]
-    if torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
-        missing.append("triton")
-    needs = " and ".join(missing)
-    text = f"engine=compile needs {needs}" if missing else f"{compiler}, for engine=compile"
-    fix = f"install {needs}, or keep engine=auto" if missing else ""
-    yield Finding("devices", "compiler", "absent" if missing else "ok", text, fix)
-
-
-SECTIONS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _machine,
-    _packages,
-    _devices,
-    datasets,
-    prepared_sets,
-    weights,
-)
 
 
 def _print(findings: list[Finding], broken: list[Finding]) -> None:
@@ -314,9 +234,7 @@ def _print(findings: list[Finding], broken: list[Finding]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(f"ganlab {__version__}, {PACKAGE}")
     for section in dict.fromkeys(f.section for f in findings):
         table = Table(box=None, pad_edge=False, show_header=False, title=section, title_justify="left")
@@ -328,10 +246,6 @@ def _print(findings: list[Finding], broken: list[Finding]) -> None:
                 fix = f"\n[dim]fix: {escape(f.fix)}[/]" if f.fix else ""
                 table.add_row(MARKS[f.state], escape(f.name), escape(f.text) + fix)
         console.print(table)
-    if broken:
-        names = ", ".join(f"{f.section} {f.name}" for f in broken)
-        console.print(f"[red]{len(broken)} broken:[/] {escape(names)}")
-    else:
-        console.print(
-            "[green]everything required is present[/]; -- marks what is optional or not yet downloaded"
-        )
+    names = ", ".join(f"{f.section} {f.name}" for f in broken)
+    fine = "[green]everything required is present[/]; -- marks what is optional or not yet downloaded"
+    console.print(f"[red]{len(broken)} broken:[/] {escape(names)}" if broken else fine)

@@ -1,7 +1,9 @@
 """Folder locks: flock where the file system supports it, else numbered files; freed when the owner dies.
 
 A long-running owner touches its lock file (``heartbeat``) for other hosts, which can't check its process:
-flock may work only within a host (a mount option of some cluster file systems). Imports no torch.
+flock may work only within a host (a mount option of some cluster file systems). Not the package filelock:
+its locks can't be inherited by a child, name no owner, and fall back for one of the errors of file systems
+without flock. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ganlab.errors import RunInUse
 from ganlab.system.files import NO_FOLLOW, disk_error, open_regular, retry_transient_io, write_new
+from ganlab.system.signals import beat
 
 BEAT_S = 20.0  # seconds between two touches of a lock file
 SILENT_S = 300.0  # seconds without a touch after which an owner on another host counts as dead
+NO_FLOCK = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 
 
 class Lock:
@@ -32,33 +37,36 @@ class Lock:
     """
 
     def __init__(self, path: Path, heartbeat: bool = False) -> None:
-        self.path, self.pid, self._heartbeat = path, os.getpid(), heartbeat
+        self.path, self.pid = path, os.getpid()
         self._owner = f"{self.pid}@{socket.gethostname()} {_start_ticks(self.pid)}".strip().encode() + b"\n"
         self._numbered: Path | None = None
         self._released = threading.Event()
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
-        except OSError as error:
-            raise disk_error(error, path) from error
-        try:
-            self._acquire()
-            folder = os.stat(self.path.parent)
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self._folder_id = folder.st_dev, folder.st_ino
         # A thread, because a run may be busy for minutes; it dies with the process.
         self._thread = threading.Thread(target=self._beat, name="ganlab-lock", daemon=True)
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
+            try:
+                if not self._flock():
+                    self._take_number()
+                elif heartbeat:
+                    self._check_other_host()
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, self._owner, 0)
+                self._folder_id = _identity(path.parent)
+            except BaseException:
+                os.close(self._fd)
+                raise
+        except OSError as error:
+            raise disk_error(error, path) from error
         if heartbeat:
             self._thread.start()
 
     def folder_exists(self) -> bool:
         """Whether the folder is still at its path: neither deleted, nor moved, nor replaced."""
         try:
-            folder = retry_transient_io(lambda: os.stat(self.path.parent))
+            return retry_transient_io(lambda: _identity(self.path.parent)) == self._folder_id
         except OSError:
             return False
-        return (folder.st_dev, folder.st_ino) == self._folder_id
 
     def __enter__(self) -> Lock:
         return self
@@ -90,70 +98,56 @@ class Lock:
             with contextlib.suppress(OSError):  # a moved or deleted folder, a closed descriptor
                 os.utime(self._numbered or self._fd)
 
-    def _acquire(self) -> None:
-        try:
-            self._flock()
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
-                raise disk_error(error, self.path) from error
-            self._acquire_numbered()
-        else:
-            self._check_other_host()
-        try:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, self._owner, 0)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
+    def _in_use(self, owner: str, fix: str = "") -> RunInUse:
+        fix = fix or "wait for it, stop it, or choose another run_dir="
+        return RunInUse(str(self.path.parent), f"in use by {owner or 'another process'}", fix)
 
-    def _check_other_host(self) -> None:
-        """With flock: raise RunInUse if the file names an owner on another host with a recent heartbeat."""
-        owner = os.pread(self._fd, 200, 0).decode(errors="replace").strip()
-        if self._heartbeat and _is_on_other_host(owner) and (silence := _silence(self.path)) < SILENT_S:
-            fix = f"it is freed {SILENT_S / 60:.0f} min after its last heartbeat, {silence:.0f} s ago"
-            raise self._in_use(_name(owner), f"{fix}; if that process is dead, delete {self.path}")
-
-    def _flock(self) -> None:
-        """Take the flock. Raises RunInUse, naming the owner.
+    def _flock(self) -> bool:
+        """Take the flock; False where there is none. Raises RunInUse, naming the owner.
 
         Retries while the file names none: the owner writes its name microseconds after taking the flock, and
         ``owner_of`` takes it as briefly without writing a name.
         """
         for _ in range(20):
             try:
-                return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
             except BlockingIOError:
                 text = os.pread(self._fd, 200, 0).decode(errors="replace")
                 if text.strip() and _is_alive(text):
                     raise self._in_use(_name(text)) from None
                 time.sleep(0.01)
-        raise self._in_use("another process")
+            except OSError as error:
+                if error.errno not in NO_FLOCK:
+                    raise
+                return False
+        raise self._in_use("")
 
-    def _in_use(self, owner: str, fix: str = "") -> RunInUse:
-        fix = fix or "wait for it, stop it, or choose another run_dir="
-        return RunInUse(str(self.path.parent), f"in use by {owner}", fix)
+    def _check_other_host(self) -> None:
+        """With flock: raise RunInUse if the file names an owner on another host with a recent heartbeat."""
+        owner = os.pread(self._fd, 200, 0).decode(errors="replace")
+        if _is_on_other_host(owner) and (silence := _silence(self.path)) < SILENT_S:
+            fix = f"it is freed {SILENT_S / 60:.0f} min after its last heartbeat, {silence:.0f} s ago"
+            raise self._in_use(_name(owner), f"{fix}; if that process is dead, delete {self.path}")
 
-    def _acquire_numbered(self) -> None:
+    def _take_number(self) -> None:
         """Without flock: create ``path.N``, and withdraw if another owner is alive. Safe, but not fair."""
-        dead = self._dead_owners()
-        own = self.path.with_name(f"{self.path.name}.{max(dead, default=-1) + 1}")
+        own = self.path.with_name(f"{self.path.name}.{max(self._dead_owners(), default=-1) + 1}")
         try:
             write_new(own, self._owner)
         except FileExistsError:
             raise self._in_use("another process that just started") from None
-        except OSError as error:
-            raise disk_error(error, own) from error
         self._numbered = own
         try:
-            dead = self._dead_owners()
+            for old in self._dead_owners().values():
+                old.unlink(missing_ok=True)
         except BaseException:
             own.unlink(missing_ok=True)
             raise
-        for old in dead.values():
-            old.unlink(missing_ok=True)
 
     def _dead_owners(self) -> dict[int, Path]:
         """The files ``path.N`` of dead owners, by number. Raises RunInUse if another owner is alive."""
-        pattern, dead = re.compile(re.escape(self.path.name) + r"\.(\d+)"), {}
+        pattern, dead = re.compile(re.escape(self.path.name) + r"\.(\d+)"), dict[int, Path]()
         for name in os.listdir(self.path.parent):
             path = self.path.with_name(name)
             if not (match := pattern.fullmatch(name)) or path == self._numbered:
@@ -163,12 +157,23 @@ class Lock:
             except FileNotFoundError:
                 continue
             if _is_alive(owner):
-                user = _name(owner) or "another process"
+                user = _name(owner)
                 if _is_on_other_host(owner) and (silence := _silence(path)) > SILENT_S:
                     user += f", no heartbeat for {silence / 60:,.0f} min"
                 raise self._in_use(user, f"if that process is dead, delete {path}")
             dead[int(match[1])] = path
         return dead
+
+
+def wait_for_lock(path: Path, on_wait: Callable[[RunInUse], None] = lambda error: None) -> Lock:
+    """Take the lock at ``path`` once it is free; ``on_wait`` is called at each try. Raises like ``Lock``."""
+    while True:
+        try:
+            return Lock(path)
+        except RunInUse as error:
+            on_wait(error)
+            beat()  # a long wait is not a hang
+            time.sleep(0.1)
 
 
 def owner_of(path: Path) -> str | None:
@@ -200,13 +205,17 @@ def _parse(owner: str) -> tuple[int, str, str] | None:
 
 def _name(owner: str) -> str:
     """An owner without its start: "pid@host"."""
-    return f"{parts[0]}@{parts[1]}" if (parts := _parse(owner)) else owner.strip()
+    return owner.strip().partition(" ")[0]
 
 
 def _is_on_other_host(owner: str) -> bool:
-    """Whether "pid@host" names another host."""
     parts = _parse(owner)
     return parts is not None and parts[1] != socket.gethostname()
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    info = os.stat(folder)
+    return info.st_dev, info.st_ino
 
 
 def _start_ticks(pid: int) -> str:

@@ -423,23 +423,6 @@ def test_doctor_survives_a_section_that_fails(say: Any, monkeypatch: pytest.Monk
     assert "torn" in out
 
 
-@pytest.mark.parametrize(
-    ("version", "bounds", "holds"),
-    [
-        ("2.15.0+cu132", ">=2.7,<3", True),
-        ("2.7", ">=2.7,<3", True),
-        ("2.6.9", ">=2.7,<3", False),
-        ("3.0.0", ">=2.7,<3", False),
-        ("1.3.8", "<1.4,>=1.3.8", True),
-        ("1.0", "", True),
-        ("1.0", "==1.0.0", True),
-        ("1.1", "!=1.1", False),
-    ],
-)
-def test_versions_against_bounds(version: str, bounds: str, holds: bool) -> None:
-    assert doctor.fits(version, bounds) is holds
-
-
 # ---- sweeps, with a stand-in for `ganlab train`
 
 STAND_IN = """

@@ -46,8 +46,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", rest)
             return self.end_headers()
-        if word == "silent":
-            return self._drip(b"x" * 10_000)
         body = {"html": b"<html>sign in</html>", "other": bytes(len(CONTENT)), "longer": CONTENT + b"x"}.get(
             word, CONTENT
         )
@@ -59,8 +57,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         self.end_headers()
         body = body[start:] if ranged else body
-        if word == "drip":
-            return self._drip(body)
         if word == "slow":  # a second in all
             for at in range(0, len(body), 1 << 16):
                 self.wfile.write(body[at : at + (1 << 16)])
@@ -70,13 +66,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
         self.wfile.write(body[: len(body) // 2] if word == "cut" else body)
         return None
-
-    def _drip(self, data: bytes) -> None:
-        for byte in data:
-            self.wfile.write(bytes([byte]))
-            self.wfile.flush()
-            if self.server.over.wait(0.01):
-                return
 
     def log_message(self, *_: object) -> None:
         pass

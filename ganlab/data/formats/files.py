@@ -14,8 +14,7 @@ from typing import IO
 
 from ganlab.errors import EnvError, RunInUse
 from ganlab.system.files import DISK_FULL, open_regular
-from ganlab.system.lock import Lock
-from ganlab.system.signals import beat
+from ganlab.system.lock import wait_for_lock
 
 
 class _Told(logging.Handler):
@@ -37,19 +36,17 @@ EVERY = 60.0  # seconds between progress lines without a terminal
 def locked(path: Path, doing: str) -> Iterator[None]:
     """Hold the lock file ``path``; while another process holds it, warn once and wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    said = False
-    while True:
-        try:
-            lock = Lock(path)
-            break
-        except RunInUse as error:
-            if not said:
-                log.warning("%s: %s; waiting", doing, error.mistakes[0].what)
-            said = True
-            beat()  # a long wait is not a hang
-            time.sleep(0.1)
-        except EnvError as error:
-            raise EnvError(str(path.parent), error.mistakes[0].what, WRITABLE) from None
+    waited = list[RunInUse]()
+
+    def on_wait(error: RunInUse) -> None:
+        if not waited:
+            log.warning("%s: %s; waiting", doing, error.mistakes[0].what)
+        waited.append(error)
+
+    try:
+        lock = wait_for_lock(path, on_wait)
+    except EnvError as error:
+        raise EnvError(str(path.parent), error.mistakes[0].what, WRITABLE) from None
     with lock:
         yield
 

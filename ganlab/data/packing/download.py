@@ -7,7 +7,6 @@ stored in ``<cache>/downloads/``, where they may also be placed manually.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,63 +39,27 @@ class Remote:
         return f"put it in {self.path.parent} ({self.size:,} bytes, md5 {self.md5}) or set dataset.path"
 
 
-def _of_mnist(file: str, size: int, md5: str, sha256: str) -> Remote:
-    """From torchvision's mirror: the authors' site has restricted access."""
-    return Remote(
-        "mnist", file, f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}", size, md5, sha256, True
+CIFAR10, STL10 = "https://www.cs.toronto.edu/~kriz", "https://cs.stanford.edu/~acoates/stl10"
+MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"  # torchvision's mirror: the authors' is closed
+REMOTES = tuple(
+    Remote(dataset, file, f"{site}/{file}", size, md5, sha256, part=dataset == "mnist")
+    for dataset, site, file, size, md5, sha256 in (
+        ("cifar10", CIFAR10, "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a",
+         "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
+        ("cifar10", CIFAR10, "cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530",
+         "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+        ("stl10", STL10, "stl10_binary.tar.gz", 2_640_397_119, "91f7769df0f17e558f3565bffb0c7dfb",
+         "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866"),
+        ("mnist", MNIST, "train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+         "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        ("mnist", MNIST, "train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432",
+         "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        ("mnist", MNIST, "t10k-images-idx3-ubyte.gz", 1_648_877, "9fb629c4189551a2d022fa330f9573f3",
+         "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        ("mnist", MNIST, "t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c",
+         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
     )
-
-
-REMOTES = (
-    Remote(
-        "cifar10",
-        "cifar-10-python.tar.gz",
-        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        170_498_071,
-        "c58f30108f718f92721af3b95e74349a",
-        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    ),
-    Remote(
-        "cifar10",
-        "cifar-10-binary.tar.gz",
-        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        170_052_171,
-        "c32a1d4ab5d03f1284b67883e8d87530",
-        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    ),
-    Remote(
-        "stl10",
-        "stl10_binary.tar.gz",
-        "https://cs.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
-        2_640_397_119,
-        "91f7769df0f17e558f3565bffb0c7dfb",
-        "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
-    ),
-    _of_mnist(
-        "train-images-idx3-ubyte.gz",
-        9_912_422,
-        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    ),
-    _of_mnist(
-        "train-labels-idx1-ubyte.gz",
-        28_881,
-        "d53e105ee54ea40749a09fcbcd1e9432",
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    ),
-    _of_mnist(
-        "t10k-images-idx3-ubyte.gz",
-        1_648_877,
-        "9fb629c4189551a2d022fa330f9573f3",
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    ),
-    _of_mnist(
-        "t10k-labels-idx1-ubyte.gz",
-        4_542,
-        "ec29112dd5afa0611ce80d1b7f02629c",
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    ),
-)
+)  # fmt: skip
 BY_HAND = {  # not downloadable: reason, and the files to put into ``by_hand_place``
     "imagenet": (
         "no download: requires registration at image-net.org",
@@ -134,21 +97,17 @@ def fetch(remote: Remote) -> Path:
         what = f"{path.stat().st_size:,} bytes, expected {size:,}"
         raise EnvError(str(path), what, "remove it to download it again")
     check_room(path.parent, size)
-    try:
-        with progress(f"downloading {remote.file}", size, "bytes") as advance:
-            download.fetch(remote.url, path, remote.sha256, _Watch(advance), size=size)
-    except download.NotFetched as error:
-        what = f"download failed ({error}) from {remote.url}"
-        raise EnvError(remote.file, what, remote.by_hand) from None
+    shown = 0
+    with progress(f"downloading {remote.file}", size, "bytes") as advance:
+
+        def show(have: int, total: int) -> None:
+            nonlocal shown
+            advance(have - shown)
+            shown = have
+
+        try:
+            download.fetch(remote.url, path, remote.sha256, show, size=size)
+        except download.NotFetched as error:
+            what = f"download failed ({error}) from {remote.url}"
+            raise EnvError(remote.file, what, remote.by_hand) from None
     return path
-
-
-class _Watch:
-    """Download callback that advances the progress bar."""
-
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self.advance, self.shown = advance, 0
-
-    def __call__(self, have: int, of: int) -> None:
-        self.advance(have - self.shown)
-        self.shown = have
