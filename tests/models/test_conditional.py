@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from scenes import players
 from torch import nn
 
 from ganlab.cli import sample
@@ -180,7 +181,7 @@ def test_spectral_norm_covers_the_embedding(head: str) -> None:
     torch.manual_seed(0)
     d = resnet(head, 0.1).discriminator(ImageShape(3, 32, 32), 5, None)
     sn = SpectralNorm(iterations=50)
-    sn.prepare(d)
+    sn.prepare(players(d))
     d(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))
     d.eval()
     weight, raw = d.embed.weight, raw_weight(d.embed)
@@ -466,7 +467,9 @@ def test_the_command_line_trains_samples_and_scores_a_conditional_run(
     assert main(["evaluate", run, "device=cpu"]) == 0
     assert "is_cifar" in capsys.readouterr().out
     assert main(["sample", run, "classes=10"]) == 2
-    assert "classes: this run has no class '10'; classes are 0 to 9, as classes=0,9" in capsys.readouterr().err
+    assert (
+        "classes: this run has no class '10'; classes are 0 to 9, as classes=0,9" in capsys.readouterr().err
+    )
     assert main(["train", *nets, "dataset=stl10", *scoring]) == 2
     wrong = capsys.readouterr().err
     assert "dataset: stl10 unlabeled has no class labels, but the architecture is conditional" in wrong
