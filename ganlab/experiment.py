@@ -247,6 +247,10 @@ class Experiment:
             mistakes.append(
                 "joint_fakes: fake_labels=data needs the labels of each real batch; set it to false"
             )
+        needing = [name for name, m in {"loss": loss, **normalization}.items() if "labelled" in m.needs]
+        if needing and not dataset.labelled:
+            what = f"{needing[0]} needs class labels, which {dataset.name} {dataset.split} has not"
+            mistakes.append(f"dataset: {what}; use a split with labels")
         if architecture.conditional and not dataset.labelled:
             mistakes.append(f"dataset: {NO_LABELS.format(f'{dataset.name} {dataset.split}')}")
         if isinstance(resume, str) and not re.search(
@@ -263,11 +267,11 @@ class Experiment:
             mistakes.append(f"device: {device!r} is unknown; use auto, cpu, cuda or cuda:0, cuda:1, ...")
         if lr_decay == "linear" and lr_decay_start >= max(steps, 1):
             mistakes.append(f"lr_decay_start: {lr_decay_start} is not below steps={steps}; lower it")
-        norms = [name for name, s in normalization.items() if s.feature_norm() is not None]
-        if len(norms) > 1:
-            mistakes.append(
-                f"normalization: {' and '.join(norms)} both normalize D's activations; choose one"
-            )
+        for player in ("g", "d"):
+            norms = [name for name, s in normalization.items() if s.feature_norm(player) is not None]
+            if len(norms) > 1:
+                what = f"{' and '.join(norms)} both normalize {player.upper()}'s activations"
+                mistakes.append(f"normalization: {what}; choose one")
         norms = [name for name, s in normalization.items() if s.normalizes_weights]
         if len(norms) > 1:
             mistakes.append(f"normalization: {' and '.join(norms)} both normalize D's weights; choose one")

@@ -1,18 +1,40 @@
-"""Base classes of stabilization methods (hooks around updates) and of feature norms."""
+"""What a method is: the hooks of losses, penalties, norms, constraints and techniques."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from ganlab.types import Batch
+from ganlab.errors import ConfigError
+from ganlab.types import Batch, Verdict
+
+Player = Literal["g", "d"]
+
+
+class Scene(NamedTuple):
+    """One micro batch as the terms of a loss see it.
+
+    gan: the players (``training/gan.py``). real, d_real: real samples and D's verdict on them; None in
+    ``g_term`` unless some method needs ``real_in_g``. fake, d_fake: generated samples and D's verdict.
+    labelled: the real samples with their labels even where the networks see none; None unless a method needs
+    ``labelled``.
+    """
+
+    gan: Any
+    real: Batch
+    fake: Batch
+    d_real: Verdict
+    d_fake: Verdict
+    labelled: Batch | None = None
 
 
 @dataclass(frozen=True)
 class FeatureNorm:
-    """A feature norm of D and its position; ``norm(channels)`` builds the module of one layer.
+    """A feature norm of a network and its position; ``norm(channels)`` builds the module of one layer.
 
     make: channels -> module for (B, C, ...). first: after D's first convolution too. after_activation: the
     module follows the activation instead of standing between convolution and activation.
@@ -28,32 +50,83 @@ class FeatureNorm:
         return module
 
 
-class Method:
-    """A method that stabilizes D: a normalization, a penalty or a constraint.
+RENAMED = {  # of the first interface of methods, losses included
+    "capturable": "graph_safe",
+    "has_penalty": "d_term, which may return None",
+    "penalty": "d_term(self, scene)",
+    "before_update": "before_round(self, gan)",
+    "generator_needs_real": 'needs = frozenset({"real_in_g"})',
+    "needs_per_sample_d": 'needs = frozenset({"per_sample_d"})',
+    "differs_per_forward": 'needs = frozenset({"fresh_forward"})',
+    "looks_at_passes": 'needs = frozenset({"fresh_forward"})',
+}
 
-    One entry of the ``normalization`` group. Override the hooks you need; the training step calls
-    every hook of every method.
+
+class Method(nn.Module):
+    """A loss, penalty, norm, constraint or technique. Override the hooks you need; a step calls all of them.
+
+    Buffers are state of the run: saved in its checkpoints, under the method's name. A copy is made for each
+    GAN, so ``self`` may change. A module of a player that a method keeps belongs in a list or on the player.
+
+    needs: ``real_in_g``: D's verdict on real samples in ``g_term``. ``labelled``: see ``Scene``.
+        ``per_sample_d``: D must score each sample independently (no batch norm). ``fresh_forward``: D changes
+        with each forward, ``whole_batch``: D judges a sample by its batch; in both cases real and generated
+        samples pass D separately. Modules of D may have ``needs`` too.
+    graph_safe: no hook reads a value on the host, so updates may be recorded as CUDA graphs.
+    normalizes_weights: at most one such method per run, prepared last.
     """
 
-    has_penalty = False
-    normalizes_weights = False  # at most one such method per run
-    needs_per_sample_d = False  # its penalty needs D to score each sample independently: no batch norm
-    differs_per_forward = False  # D changes with each forward: real and fake batches must not share one
-    graph_safe = True  # its hooks read no value on the host: updates may be recorded as CUDA graphs
+    needs: frozenset[str] = frozenset()
+    graph_safe = True
+    normalizes_weights = False
 
-    def feature_norm(self) -> FeatureNorm | None:
-        """The feature norm after D's convolutions, or None."""
+    def __new__(cls, *_: Any, **__: Any) -> Method:
+        self = super().__new__(cls)
+        nn.Module.__init__(self)  # so that a constructor without buffers need not call it
+        return self
+
+    def __init_subclass__(cls) -> None:
+        """Raise ConfigError, one line, for hooks of the first interface."""
+        super().__init_subclass__()
+        for name, value in vars(cls).items():
+            now = RENAMED.get(name, "")
+            if name in ("prepare", "feature_norm", "after_update") and inspect.isfunction(value):
+                hook = inspect.signature(getattr(Method, name))
+                if len(inspect.signature(value).parameters) != len(hook.parameters):
+                    now = f"{name}{hook}"
+            if now:
+                raise ConfigError(
+                    f"{cls.__module__}.{cls.__name__}", f"{name} is of an older interface", f"use {now}"
+                )
+
+    def feature_norm(self, player: Player = "d") -> FeatureNorm | None:
+        """The feature norm of a player's layers, or None: for G, its architecture's own."""
         return None
 
-    def prepare(self, d: nn.Module) -> None:
-        """Reinitialize or reparametrize D's weights; called once, right after D is initialized."""
+    def prepare(self, gan: Any, data: Any = None) -> None:
+        """Reinitialize or reparametrize weights, register buffers; called once, on the CPU.
 
-    def before_update(self, d: nn.Module) -> None:
-        """Called before each G update and its D updates: discard cached values."""
+        ``data``: the training set (``data/base.SampleSet``); None where a saved GAN is built to be restored.
+        """
 
-    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        """The weighted penalty, a scalar added to D's loss. Called only if ``has_penalty``."""
-        raise NotImplementedError
+    def before_round(self, gan: Any) -> None:
+        """Called before the updates of a step: discard cached values."""
 
-    def after_update(self, d: nn.Module) -> None:
-        """Called right after each optimizer step of D."""
+    def d_term(self, scene: Scene) -> Tensor | None:
+        """A scalar added to D's loss, a mean over samples in float32; or None."""
+        return None
+
+    def g_term(self, scene: Scene) -> Tensor | None:
+        """A scalar added to G's loss, or None."""
+        return None
+
+    def after_update(self, gan: Any, player: Player) -> None:
+        """Called right after each optimizer step of ``player``."""
+
+    def after_round(self, gan: Any, means: Mapping[str, Tensor]) -> None:
+        """Called after the updates of a step with their mean terms over all ranks: ``d``, ``g``, ``d_real``
+        and ``d_fake`` (D's mean scores), penalties by name. State is changed in place."""
+
+    def curves(self, d: float, penalties: float) -> dict[str, float]:
+        """What papers plot, by name, from D's loss and the sum of the penalties beside it (means, floats)."""
+        return {}

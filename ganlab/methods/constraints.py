@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ganlab.methods.base import Method
+from ganlab.methods.base import Method, Player
 from ganlab.methods.weights import CONVOLUTIONS, raw_weight, weighted_layers
 from ganlab.schema import Positive, checked
 
@@ -27,15 +27,15 @@ class WeightClip(Method):
     ) -> None:
         self.bound, self.scope = bound, scope
 
-    def _parameters(self, d: nn.Module) -> list[Tensor]:
+    def clipped(self, d: nn.Module) -> list[Tensor]:
         if self.scope == "all":
             return list(d.parameters())
         layers = [layer for _, layer in weighted_layers(d)]
         return [raw_weight(m) for m in layers if self.scope == "weights" or isinstance(m, CONVOLUTIONS)]
 
     @torch.no_grad()
-    def after_update(self, d: nn.Module) -> None:
-        for p in self._parameters(d):
+    def after_update(self, gan: Any, player: Player) -> None:
+        for p in self.clipped(gan.discriminator) if player == "d" else ():
             p.clamp_(-self.bound, self.bound)
 
 
@@ -51,6 +51,6 @@ class NormClip(Method):
         self.bound = bound
 
     @torch.no_grad()
-    def after_update(self, d: nn.Module) -> None:
-        for p in d.parameters():
+    def after_update(self, gan: Any, player: Player) -> None:
+        for p in gan.discriminator.parameters() if player == "d" else ():
             p.mul_(self.bound / p.norm().clamp_min(self.bound))

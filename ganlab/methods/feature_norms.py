@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganlab.methods.base import FeatureNorm, Method
+from ganlab.methods.base import FeatureNorm, Method, Player
 from ganlab.schema import Positive, Unit, checked
 
 Affine = Literal["offset", "full", "none"]
@@ -75,7 +75,9 @@ class _Placed(Method):
     def make(self, channels: int) -> nn.Module:
         raise NotImplementedError
 
-    def feature_norm(self) -> FeatureNorm:
+    def feature_norm(self, player: Player = "d") -> FeatureNorm | None:
+        if player == "g":
+            return None
         return FeatureNorm(self.make, self.place == "all", self.order == "after_activation")
 
 
@@ -92,6 +94,8 @@ class BatchNorm(_Placed):
         place: after every convolution (``all``), or ``all_but_first`` (SNGAN, DCGAN, WGAN-GP).
         order: ``before_activation`` (all three), or ``after_activation``.
     """
+
+    needs = frozenset({"whole_batch"})
 
     @checked
     def __init__(

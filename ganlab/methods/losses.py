@@ -10,31 +10,29 @@ from __future__ import annotations
 import math
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ganlab.methods.base import Method, Scene
 from ganlab.schema import NonNegative, Positive, checked
 from ganlab.types import Verdict
 
 
-class Loss(nn.Module):
-    """Two players' losses. Has no parameters; buffers (if any) are saved with the run.
-
-    ``generator_needs_real``: whether ``generator`` must be given D's verdict on real images.
-    """
-
-    generator_needs_real = False
+class Loss(Method):
+    """Two players' losses, each from D's verdicts."""
 
     def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
         """D's loss (scalar) from its verdicts on real and generated images."""
         raise NotImplementedError
 
     def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
-        """G's loss (scalar) from D's verdict on generated images."""
+        """G's loss (scalar) from D's verdict on generated images, and on real ones with ``real_in_g``."""
         raise NotImplementedError
 
-    def curves(self, d: float, penalties: float) -> dict[str, float]:
-        """What papers plot, by name, from D's loss and the sum of the penalties beside it (means, floats)."""
-        return {}
+    def d_term(self, scene: Scene) -> Tensor | None:
+        return self.discriminator(scene.d_real, scene.d_fake)
+
+    def g_term(self, scene: Scene) -> Tensor | None:
+        return self.generator(scene.d_real, scene.d_fake)
 
 
 class Standard(Loss):
@@ -116,7 +114,7 @@ class LeastSquares(Loss):
         return (fake.score - 1).square().mean()
 
 
-class ClassLoss:
+class ClassLoss(Method):
     """D: d_real CE(x) + d_fake CE(G(z, y));  G: g_fake CE(G(z, y)).  Added to the adversarial losses.
 
     CE: mean cross-entropy of D's class logits against the labels, in float32. Sources: AC-GAN, Odena et al.
@@ -130,14 +128,12 @@ class ClassLoss:
     ) -> None:
         self.d_real, self.d_fake, self.g_fake = d_real, d_fake, g_fake
 
-    def discriminator(self, real: Verdict, real_y: Tensor, fake: Verdict, fake_y: Tensor | None) -> Tensor:
-        """D's class loss (scalar) from its verdicts on real and generated images and their labels (B,)."""
-        total = self.d_real * cross_entropy(real, real_y)
-        return total + self.d_fake * cross_entropy(fake, fake_y) if self.d_fake else total
+    def d_term(self, scene: Scene) -> Tensor | None:
+        total = self.d_real * cross_entropy(scene.d_real, scene.real.y)
+        return total + self.d_fake * cross_entropy(scene.d_fake, scene.fake.y) if self.d_fake else total
 
-    def generator(self, fake: Verdict, fake_y: Tensor | None) -> Tensor:
-        """G's class loss (scalar) from D's verdict on generated images and their labels (B,)."""
-        return self.g_fake * cross_entropy(fake, fake_y)
+    def g_term(self, scene: Scene) -> Tensor | None:
+        return self.g_fake * cross_entropy(scene.d_fake, scene.fake.y)
 
 
 def cross_entropy(verdict: Verdict, y: Tensor | None) -> Tensor:

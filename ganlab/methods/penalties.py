@@ -5,14 +5,14 @@ Each names its source; D is called in training mode, on its own batch.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganlab.distributed import collectives
-from ganlab.methods.base import Method
+from ganlab.methods.base import Method, Player, Scene
 from ganlab.methods.weights import (
     CONVOLUTIONS,
     as_matrix,
@@ -55,8 +55,7 @@ class GradientPenalty(Method):
     x~ bears that of its real image; in WGAN-GP's code (fake_labels=data) that is the label of G(z) too.
     """
 
-    has_penalty = True
-    needs_per_sample_d = True
+    needs = frozenset({"per_sample_d"})
 
     @checked
     def __init__(
@@ -64,7 +63,8 @@ class GradientPenalty(Method):
     ) -> None:
         self.weight, self.target, self.sides = weight, target, sides
 
-    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
+    def d_term(self, scene: Scene) -> Tensor:
+        d, real, fake = scene.gan.discriminator, scene.real, scene.fake
         shape, x = [len(real.x), *[1] * (real.x.dim() - 1)], real.x
         a = collectives.current().rand_shard(*shape, device=x.device, dtype=x.dtype)
         between = torch.lerp(fake.x, real.x, a)
@@ -75,8 +75,7 @@ class GradientPenalty(Method):
 
 
 class _ZeroCentered(Method):
-    has_penalty = True
-    needs_per_sample_d = True
+    needs = frozenset({"per_sample_d"})
 
     @checked
     def __init__(self, gamma: NonNegative = 10.0) -> None:
@@ -94,15 +93,15 @@ class R1(_ZeroCentered):
     the data set.
     """
 
-    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        return self.on(d, real)
+    def d_term(self, scene: Scene) -> Tensor:
+        return self.on(scene.gan.discriminator, scene.real)
 
 
 class R2(_ZeroCentered):
     """(gamma / 2) * mean ||grad D(G(z))||^2: as ``R1``, on generated images."""
 
-    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        return self.on(d, fake)
+    def d_term(self, scene: Scene) -> Tensor:
+        return self.on(scene.gan.discriminator, scene.fake)
 
 
 Scope = Literal["all", "convolutions"]
@@ -126,8 +125,6 @@ class SpectralNormRegularization(Method):
     as the buffer ``snr_u`` of each layer, and saved with D. ``scope``: ``all`` weights or ``convolutions``.
     """
 
-    has_penalty = True
-
     @checked
     def __init__(
         self, weight: Positive = 1e-2, iterations: Count = 1, scope: Scope = "all", eps: Positive = 1e-12
@@ -135,20 +132,21 @@ class SpectralNormRegularization(Method):
         self.weight, self.iterations, self.scope, self.eps = weight, iterations, scope, eps
         self._vectors: dict[nn.Module, tuple[Tensor, Tensor]] | None = None  # of this update of D
 
-    def before_update(self, d: nn.Module) -> None:
+    def before_round(self, gan: Any) -> None:
         self._vectors = {}
 
-    after_update = before_update
+    def after_update(self, gan: Any, player: Player) -> None:
+        self._vectors = {}
 
-    def prepare(self, d: nn.Module) -> None:
-        for layer in _layers(d, self.scope):
+    def prepare(self, gan: Any, data: Any = None) -> None:
+        for layer in _layers(gan.discriminator, self.scope):
             matrix = _matrix(layer).detach()
             u = matrix.new_empty(matrix.shape[0]).normal_()
             layer.register_buffer("snr_u", F.normalize(u, dim=0, eps=self.eps))
 
-    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        total = real.x.new_zeros(())
-        for layer in _layers(d, self.scope):
+    def d_term(self, scene: Scene) -> Tensor:
+        total = scene.real.x.new_zeros(())
+        for layer in _layers(scene.gan.discriminator, self.scope):
             matrix, kept = _matrix(layer), layer.get_buffer("snr_u")
             if self._vectors is None or layer not in self._vectors:  # not again for each micro batch
                 u, v = opaque_power_iteration(matrix.detach(), kept, self.iterations, self.eps)
@@ -176,19 +174,20 @@ class Orthonormal(Method):
         if not weight and not init:
             raise ValueError("weight: 0 with init=false does nothing; set one of them")
         self.weight, self.init, self.scope = weight, init, scope
-        self.has_penalty = weight > 0
 
-    def prepare(self, d: nn.Module) -> None:
+    def prepare(self, gan: Any, data: Any = None) -> None:
         if self.init:
             with torch.no_grad():
-                for layer in _layers(d, self.scope):
+                for layer in _layers(gan.discriminator, self.scope):
                     rows = raw_weight(layer).movedim(out_dim(layer), 0)  # a view, as the matrix need not be
                     fresh = nn.init.orthogonal_(rows.new_empty(rows.flatten(1).shape))
                     rows.copy_(fresh.view(rows.shape))
 
-    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
-        total = real.x.new_zeros(())
-        for w in (_matrix(layer) for layer in _layers(d, self.scope)):
+    def d_term(self, scene: Scene) -> Tensor | None:
+        if not self.weight:
+            return None
+        total = scene.real.x.new_zeros(())
+        for w in (_matrix(layer) for layer in _layers(scene.gan.discriminator, self.scope)):
             gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
             total = total + (gram - torch.eye(len(gram), device=w.device, dtype=w.dtype)).square().sum()
         return self.weight * total
@@ -202,13 +201,12 @@ class WeightDecay(Method):
     second to D's at the optimiser, with the same step; this one is seen in the losses.
     """
 
-    has_penalty = True
-
     @checked
     def __init__(self, weight: Positive = 1e-3, norm: Literal["l1", "l2"] = "l2") -> None:
         self.weight, self.norm = weight, norm
 
-    def penalty(self, d: nn.Module, real: Batch, fake: Batch) -> Tensor:
+    def d_term(self, scene: Scene) -> Tensor:
+        parameters = scene.gan.discriminator.parameters()
         if self.norm == "l1":
-            return self.weight * torch.stack([p.abs().sum() for p in d.parameters()]).sum()
-        return self.weight / 2 * torch.stack([p.square().sum() for p in d.parameters()]).sum()
+            return self.weight * torch.stack([p.abs().sum() for p in parameters]).sum()
+        return self.weight / 2 * torch.stack([p.square().sum() for p in parameters]).sum()

@@ -9,13 +9,13 @@ the other two it is our choice: paper and code say nothing of them.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ganlab.methods.base import Method
+from ganlab.methods.base import Method, Player
 from ganlab.methods.spectral_norm import AtOnce, SpectralNormalized
 from ganlab.methods.weights import as_matrix, out_dim, raw_weight, weighted_layers
 from ganlab.schema import Count, Positive, Steps, checked
@@ -91,8 +91,8 @@ class _WeightNormalization(Method):
         """Where gamma begins: the norm of the (d_out, d_in * kernel) matrix, () or (d_out,) for its rows'."""
         raise NotImplementedError
 
-    def prepare(self, d: nn.Module) -> None:
-        for name, layer in list(weighted_layers(d)):
+    def prepare(self, gan: Any, data: Any = None) -> None:
+        for name, layer in list(weighted_layers(gan.discriminator)):
             weight, axis = raw_weight(layer), out_dim(layer)
             if parametrize.is_parametrized(layer, "weight"):
                 raise ValueError(
@@ -149,7 +149,7 @@ class SpectralNorm(_WeightNormalization):
             raise ValueError(f"scale: {scale:g} conflicts with a learned gamma; leave it at 1")
         self.iterations, self.update, self.scale, self.eps = iterations, update, scale, eps
         self.method, self.warmup, self.gamma = method, warmup, gamma
-        self.differs_per_forward = update == "per_forward"
+        self.needs = frozenset({"fresh_forward"} if update == "per_forward" else ())
         self.graph_safe = method == "power"  # an SVD asks the host whether it converged
 
     def normalizer(self, weight: Tensor, axis: int) -> nn.Module:
@@ -162,19 +162,23 @@ class SpectralNorm(_WeightNormalization):
         sigma: Tensor = torch.linalg.matrix_norm(matrix, 2)
         return sigma
 
-    def prepare(self, d: nn.Module) -> None:
-        super().prepare(d)
+    def prepare(self, gan: Any, data: Any = None) -> None:
+        super().prepare(gan, data)
         if self.method == "power":
-            at_once = d.spectral_at_once = AtOnce([layer for _, layer in weighted_layers(d)])  # type: ignore[assignment]
+            d = gan.discriminator
+            at_once = d.spectral_at_once = AtOnce([layer for _, layer in weighted_layers(d)])
             d.register_forward_pre_hook(at_once.before)
             d.register_forward_hook(at_once.after, always_call=True)
 
-    def before_update(self, d: nn.Module) -> None:
-        if isinstance(at_once := getattr(d, "spectral_at_once", None), AtOnce):
+    def before_round(self, gan: Any) -> None:
+        if isinstance(at_once := getattr(gan.discriminator, "spectral_at_once", None), AtOnce):
             at_once.known = None  # where an update is replayed, that would be of the time it was recorded
 
-    def after_update(self, d: nn.Module) -> None:
-        self.before_update(d)  # a fused optimiser moves weights and leaves their versions as they were
+    def after_update(self, gan: Any, player: Player) -> None:
+        if player == "g":
+            return
+        d = gan.discriminator
+        self.before_round(gan)  # a fused optimiser moves weights and leaves their versions as they were
         if self.update == "per_forward":
             return
         if self.method == "power":

@@ -240,7 +240,7 @@ class UpdateTimer:
         if self.game.num_classes and images.labels is not None:
             self.game.labels = torch.from_numpy(images.labels).to(device)
         batches = images.batches(device, e.seed, e.data_memory_gb)
-        feed = Feed(batches, e, e.d_steps + self.game.loss.generator_needs_real)
+        feed = Feed(batches, e, e.d_steps + ("real_in_g" in self.game.needs))
         self.engine = engine.make(e, self.game, feed)
 
     def update(self) -> None:

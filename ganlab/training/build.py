@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ganlab import rng
+from ganlab.data.base import SampleSet
 from ganlab.distributed import collectives
 from ganlab.distributed.sync_batch_norm import running_averages, synchronize
 from ganlab.errors import CheckpointError, ConfigError, EnvError
@@ -24,55 +26,37 @@ from ganlab.training.optimizers import OptimizerState, use_fused_kernels
 from ganlab.types import Shape, TextShape
 
 
-def build_gan(e: Experiment, device: torch.device, num_classes: int = 0, shape: Shape | None = None) -> GAN:
+def build_gan(
+    e: Experiment,
+    device: torch.device,
+    num_classes: int = 0,
+    shape: Shape | None = None,
+    data: SampleSet | None = None,
+) -> GAN:
     """Build G, D and their optimizers, initialized from the seed identically on every device.
 
     num_classes: of the data; used by conditional architectures only. shape: of the data's samples, where it
-    is more exact than ``e.shape``.
+    is more exact than ``e.shape``. data: for methods that keep something of it; a checkpoint has that too.
     Raises ConfigError for arguments that a method or optimizer rejects, and as ``require_size`` does.
     """
     num_classes = num_classes if e.architecture.conditional else 0
     shape = shape or e.shape
     require_size(e, num_classes, shape)
     rng.seed_default(device, e.seed, "init")
-    generator = e.architecture.generator(shape, num_classes)
-    norm = next((f for s in e.normalization.values() if (f := s.feature_norm())), None)
-    discriminator = e.architecture.discriminator(shape, num_classes, norm)
+    generator, discriminator = networks(e, shape, num_classes)
+    for module in (*generator.modules(), *discriminator.modules()):
+        if hasattr(module, "folded"):
+            module.folded = e.fold  # type: ignore[assignment]
     # weight norms last, after methods that change the initial weights and after constraints
-    methods = dict(sorted(e.normalization.items(), key=lambda item: item[1].normalizes_weights))
-    try:
-        for method in methods.values():
-            method.prepare(discriminator)
-        # channels last: 1.26x faster on a CPU at a quarter of SNGAN's width, and what tensor cores need
-        generator, discriminator = (
-            net.to(memory_format=torch.channels_last).to(device) for net in (generator, discriminator)
-        )
-        synced = collectives.current().size == 1 or e.sync_bn
-        if collectives.current().size > 1 and e.sync_bn:
-            synchronize(generator)
-            synchronize(discriminator)
-        g_optimizer = use_fused_kernels(e.optimizer(generator.parameters()), device)
-        d_optimizer = use_fused_kernels(e.optimizer_of_d(discriminator.parameters()), device)
-    except (TypeError, ValueError) as error:
-        where, _, what = str(error).partition(": ")
-        raise ConfigError(where if what else "optimizer", what or where) from error
-    for net in (generator, discriminator):
-        for module in net.modules():
-            if hasattr(module, "folded"):
-                module.folded = e.fold  # type: ignore[assignment]
-    ema = None
-    if e.ema:
-        ema = AveragedModel(generator, device, multi_avg_fn=get_ema_multi_avg_fn(e.ema), use_buffers=True)
+    methods: dict[str, Method] = {"loss": e.loss}
+    methods |= {"class_loss": e.class_loss} if e.class_loss is not None else {}
+    methods |= dict(sorted(e.normalization.items(), key=lambda item: item[1].normalizes_weights))
     gan = GAN(
         generator=generator,
         discriminator=discriminator,
-        ema=ema,
-        loss=e.loss.to(device),
-        methods=methods,
+        methods=copy.deepcopy(methods),
         prior=e.prior,
         z_dim=e.architecture.z_dim,
-        g_optimizer=g_optimizer,
-        d_optimizer=d_optimizer,
         d_steps=e.d_steps,
         d_batch_size=e.batch_size,
         g_batch_size=e.g_batch_size,
@@ -81,18 +65,53 @@ def build_gan(e: Experiment, device: torch.device, num_classes: int = 0, shape: 
         bf16=e.precision == "bf16" or (e.precision == "auto" and fast_bf16(device)),
         num_classes=num_classes,
         fake_labels=e.fake_labels,
-        class_loss=e.class_loss,
         accumulate=e.accumulate,
         order=e.order,
-        joint_pass=e.d_pass == "auto" and batch_independent(e, discriminator),
         joint_fakes=e.joint_fakes,
         noise=e.fixed_generator,
         shift=e.fixed_shift,
-        unsynced_bn_stats=[] if synced else [*running_averages(generator), *running_averages(discriminator)],
     )
+    team = collectives.current()
+    try:
+        for method in gan.methods.values():
+            method.prepare(gan, data)
+        for module in (*gan.methods.values(), generator, discriminator):
+            module.to(device)
+        for net in (generator, discriminator):
+            # 1.26x faster on a CPU at a quarter of SNGAN's width, and what tensor cores need
+            net.to(memory_format=torch.channels_last)
+            if team.size > 1 and e.sync_bn:
+                synchronize(net)
+        gan.g_optimizer = use_fused_kernels(e.optimizer(generator.parameters()), device)
+        gan.d_optimizer = use_fused_kernels(e.optimizer_of_d(discriminator.parameters()), device)
+    except (TypeError, ValueError) as error:
+        where, _, what = str(error).partition(": ")
+        raise ConfigError(where if what else "optimizer", what or where) from error
+    gan.needs = needs(gan)
+    gan.joint_pass = e.d_pass == "auto" and not gan.needs & {"whole_batch", "fresh_forward"}
+    if e.ema:
+        average = get_ema_multi_avg_fn(e.ema)
+        gan.ema = AveragedModel(generator, device, multi_avg_fn=average, use_buffers=True)
+    if team.size > 1 and not e.sync_bn:
+        gan.unsynced_bn_stats = [*running_averages(generator), *running_averages(discriminator)]
     if device.type == "cuda":
         flatten_weights(gan)
     return gan
+
+
+def networks(e: Experiment, shape: Shape, num_classes: int) -> tuple[nn.Module, nn.Module]:
+    """G and D, freshly initialized, with the feature norms of the methods."""
+    norm = next((f for s in e.normalization.values() if (f := s.feature_norm("d"))), None)
+    generator = e.architecture.generator(shape, num_classes)
+    return generator, e.architecture.discriminator(shape, num_classes, norm)
+
+
+def needs(gan: GAN) -> frozenset[str]:
+    """What the methods and D's modules need; batch norm in D sees the whole batch, whoever put it there."""
+    modules = [*gan.methods.values(), *gan.discriminator.modules()]
+    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
+    own: list[frozenset[str]] = [getattr(m, "needs", frozenset()) for m in modules]
+    return frozenset({"whole_batch"} if batch_norm else ()).union(*own)
 
 
 def flatten_weights(gan: GAN) -> None:
@@ -121,20 +140,14 @@ def stored_shape(e: Experiment, state: Mapping[str, Any]) -> Shape | None:
 
 def config_warnings(gan: GAN) -> list[str]:
     """Warnings for a valid config that is probably a mistake, logged when a run starts."""
-    if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in gan.discriminator.modules()):
+    if "whole_batch" not in gan.needs:
         return []
     return [
         f"normalization.{name}: the penalty is defined per sample, but batch norm in D couples the samples; "
         "use normalization=ln instead (arXiv:1704.00028, section 4)"
         for name, method in gan.methods.items()
-        if method.needs_per_sample_d
+        if "per_sample_d" in method.needs
     ]
-
-
-def batch_independent(e: Experiment, d: nn.Module) -> bool:
-    """Whether D's verdict on an image is independent of the pass and batch that contain it."""
-    couples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in d.modules())
-    return not couples and not any(s.differs_per_forward for s in e.normalization.values())
 
 
 def stateful_parts(gan: GAN) -> dict[str, Any]:
@@ -148,11 +161,10 @@ def stateful_parts(gan: GAN) -> dict[str, Any]:
     }
     if gan.ema is not None:
         stateful["average"] = gan.ema
-    return stateful | {f"normalization.{k}": s for k, s in gan.methods.items() if has_state(s)}
-
-
-def has_state(method: Method) -> bool:
-    return isinstance(method, nn.Module) and bool(method.state_dict())
+    for name, method in gan.methods.items():
+        if name != "loss" and method.state_dict():
+            stateful[name if name == "class_loss" else f"normalization.{name}"] = method
+    return stateful
 
 
 def pack_gan(gan: GAN) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -216,13 +228,9 @@ def require_size(e: Experiment, num_classes: int = 0, shape: Shape | None = None
     conditional = e.architecture.conditional
     classes = max(num_classes, 2) if conditional else 0
     shape = shape or e.shape
-    norm = next((f for s in e.normalization.values() if (f := s.feature_norm())), None)
     try:
         with torch.device("meta"):
-            nets: list[nn.Module] = [
-                e.architecture.generator(shape, classes),
-                e.architecture.discriminator(shape, classes, norm),
-            ]
+            nets = networks(e, shape, classes)
         total = sum(t.numel() for net in nets for t in (*net.parameters(), *net.buffers()))
     except NotImplementedError:
         return  # this architecture can't be built on "meta": it fails later, if at all

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from ganlab.distributed import collectives
-from ganlab.methods.base import Method
+from ganlab.methods.base import Method, Player, Scene
 from ganlab.methods.flat_weights import FlatWeights
 from ganlab.methods.losses import ClassLoss, Loss
 from ganlab.methods.priors import Prior
@@ -34,19 +34,17 @@ class GAN:
         standard deviation.
     unsynced_bn_stats: batch norm's running averages that differ between ranks and are averaged after each
         update.
+    methods: by name, in the order in which their hooks are called: ``loss``, ``class_loss``, then those of
+        ``normalization`` by their names. needs: all that they and D's modules need (``methods/base.Method``).
     compiled: replacements of ``d_terms`` and ``g_terms``.
     flat: the flat weight vectors of G and D, where updates use them.
     """
 
     generator: nn.Module
     discriminator: nn.Module
-    ema: AveragedModel | None
-    loss: Loss
     methods: dict[str, Method]
     prior: Prior
     z_dim: int
-    g_optimizer: Optimizer
-    d_optimizer: Optimizer
     d_steps: int
     d_batch_size: int
     g_batch_size: int
@@ -56,17 +54,41 @@ class GAN:
     num_classes: int = 0
     fake_labels: Literal["uniform", "data"] = "uniform"
     labels: Tensor | None = None
-    class_loss: ClassLoss | None = None
     accumulate: int = 1
     order: Literal["d_first", "g_first"] = "d_first"
+    needs: frozenset[str] = frozenset()
     joint_pass: bool = False
     joint_fakes: bool = False
+    ema: AveragedModel | None = None
     ema_started: bool = False
     noise: float = 0.0
     shift: float = 0.0
     unsynced_bn_stats: list[Tensor] = field(default_factory=list)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
     flat: dict[nn.Module, FlatWeights] = field(default_factory=dict)
+    g_optimizer: Optimizer = field(init=False)
+    d_optimizer: Optimizer = field(init=False)
+
+    @property
+    def loss(self) -> Loss:
+        """The adversarial loss."""
+        return self.methods["loss"]  # type: ignore[return-value]
+
+    def terms(self, player: Player, scene: Scene) -> dict[str, Tensor]:
+        """The terms of a player's loss by their names in the log: ``d``, ``d_class``, and penalties' own."""
+        terms = {}
+        for name, method in self.methods.items():
+            term = method.d_term(scene) if player == "d" else method.g_term(scene)
+            if term is not None:
+                names = {"loss": player, "class_loss": f"{player}_class"}
+                terms[names.get(name, name if player == "d" else f"g_{name}")] = term
+        return terms
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether D's terms see its verdicts alone, and never the samples, which may then be in bfloat16."""
+        verdicts_only = (Method.d_term, Loss.d_term, ClassLoss.d_term)
+        return all(type(method).d_term in verdicts_only for method in self.methods.values())
 
     def autocast(self) -> AbstractContextManager[None]:
         """bfloat16 autocast for the networks if ``bf16``, without its weight cache.
@@ -128,6 +150,10 @@ class GAN:
         verdict = self.verdict(torch.cat([real.x, fake.x]), y)
         halves = [(None, None) if t is None else t.split([n, len(t) - n]) for t in verdict]
         return Verdict(*(h[0] for h in halves)), Verdict(*(h[1] for h in halves))  # type: ignore[arg-type]
+
+    def unlabelled(self, batch: Batch) -> Batch:
+        """``batch`` as the networks see it: without labels in an unconditional GAN."""
+        return batch if self.num_classes else batch._replace(y=None)
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw (z, y) for ``n`` images to score or save, from the generator ``random`` on the device.

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
-from torch.optim import Optimizer
 
 from ganlab.distributed import collectives
+from ganlab.methods.base import Player, Scene
 from ganlab.training.gan import GAN
 from ganlab.training.optimizers import with_strides_of
 from ganlab.types import Batch
@@ -63,30 +63,28 @@ def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
     and the class losses.
     """
 
-    def next_real() -> Batch:
-        batch = real()
-        return batch if gan.num_classes else batch._replace(y=None)
-
     for flat in gan.flat.values():
         flat.begin()
     try:
         for method in gan.methods.values():
-            method.before_update(gan.discriminator)
-        log = update_critic(gan, next_real) if gan.fixed else update_both(gan, next_real)
+            method.before_round(gan)
+        log = update_critic(gan, real) if gan.fixed else update_both(gan, real)
+        for method in gan.methods.values():
+            method.after_round(gan, log)
     finally:
         for flat in gan.flat.values():
             flat.end()
     return log
 
 
-def update_both(gan: GAN, next_real: Callable[[], Batch]) -> Terms:
+def update_both(gan: GAN, real: Callable[[], Batch]) -> Terms:
     """Update D and G, then the moving average."""
-    log: Terms = update_generator(gan, next_real) if gan.order == "g_first" else {}
+    log: Terms = update_generator(gan, real) if gan.order == "g_first" else {}
     fakes = generate_for_all_d_steps(gan) if gan.joint_fakes else None
     for i in range(gan.d_steps):
-        log |= update_discriminator(gan, next_real(), next(fakes) if fakes else None, i + 1 == gan.d_steps)
+        log |= update_discriminator(gan, real(), next(fakes) if fakes else None, i + 1 == gan.d_steps)
     if gan.order == "d_first":
-        log |= update_generator(gan, next_real)
+        log |= update_generator(gan, real)
     if gan.unsynced_bn_stats:
         means = collectives.current().all_reduce_mean(gan.unsynced_bn_stats)
         torch._foreach_copy_(gan.unsynced_bn_stats, means)  # type: ignore[arg-type]
@@ -105,7 +103,7 @@ def update_critic(gan: GAN, real: Callable[[], Batch]) -> Terms:
         batch = real()
         team, shape = collectives.current(), batch.x.shape
         noise = torch.randn(shape[0] * team.size, *shape[1:], device=batch.x.device)
-        fake = batch._replace(x=gan.moved(batch.x, team.shard(noise, gan.accumulate)))
+        fake = gan.unlabelled(batch)._replace(x=gan.moved(batch.x, team.shard(noise, gan.accumulate)))
         log |= update_discriminator(gan, batch, fake, i + 1 == gan.d_steps)
     return log
 
@@ -151,11 +149,11 @@ def update_discriminator(gan: GAN, real: Batch, fakes: Batch | None = None, log_
     With ``fake_labels="data"`` the generated images take the labels of the real ones, as in WGAN-GP's code.
     ``fakes``: images generated earlier. ``log_scores``: whether to return the mean scores too.
     """
-    d, methods = gan.discriminator, gan.methods.values()
     batch_size = len(real.x) * collectives.current().size
-    inputs = fakes or gan.inputs(batch_size, real.y if gan.fake_labels == "data" else None)
+    labels = real.y if gan.num_classes and gan.fake_labels == "data" else None
+    inputs = fakes or gan.inputs(batch_size, labels)
     terms_of = gan.compiled.get("d", d_terms)
-    keep_dtype = not gan.joint_pass and not any(s.has_penalty for s in methods)
+    keep_dtype = not gan.joint_pass and gan.scores_alone
 
     def parts() -> Iterator[tuple[Terms, Terms]]:
         for real_x, real_y, x, y in micro_batches(gan.accumulate, real.x, real.y, *inputs):
@@ -166,62 +164,50 @@ def update_discriminator(gan: GAN, real: Batch, fakes: Batch | None = None, log_
                 fake = Batch(x, y)
             yield terms_of(gan, Batch(real_x, real_y), fake, log_scores)
 
-    log = descend(d, gan.d_optimizer, parts(), gan)
-    for method in methods:
-        method.after_update(d)
-    if d in gan.flat:
-        gan.flat[d].moved()
-    return log
+    return descend("d", parts(), gan)
 
 
 def d_terms(gan: GAN, real: Batch, fake: Batch, log_scores: bool) -> tuple[Terms, Terms]:
     """The terms of D's loss on a micro batch, and other values to log: its mean scores."""
-    verdict_real, verdict_fake = gan.verdicts(real, fake)
-    terms = {"d": gan.loss.discriminator(verdict_real, verdict_fake)}
-    if gan.class_loss is not None:
-        assert real.y is not None
-        terms["d_class"] = gan.class_loss.discriminator(verdict_real, real.y, verdict_fake, fake.y)
-    for name, method in gan.methods.items():
-        if method.has_penalty:
-            terms[name] = method.penalty(gan.discriminator, real, fake)
-    scores = {"d_real": verdict_real.score, "d_fake": verdict_fake.score} if log_scores else {}
-    return terms, {name: score.detach().mean() for name, score in scores.items()}
+    labelled = real if "labelled" in gan.needs else None
+    real = gan.unlabelled(real)
+    scene = Scene(gan, real, fake, *gan.verdicts(real, fake), labelled)
+    scores = {"d_real": scene.d_real.score, "d_fake": scene.d_fake.score} if log_scores else {}
+    return gan.terms("d", scene), {name: score.detach().mean() for name, score in scores.items()}
 
 
 def update_generator(gan: GAN, real: Callable[[], Batch]) -> Terms:
     """One optimizer step of G; D's weights stay fixed and get no gradients."""
-    d = gan.discriminator
-    needs_real = gan.loss.generator_needs_real
     terms_of = gan.compiled.get("g", g_terms)
 
     def parts() -> Iterator[tuple[Terms, Terms]]:
-        inputs = (*(real() if needs_real else (None, None)), *gan.inputs(gan.g_batch_size))
+        inputs = (*(real() if "real_in_g" in gan.needs else (None, None)), *gan.inputs(gan.g_batch_size))
         for real_x, real_y, z, y in micro_batches(gan.accumulate, *inputs):
             yield terms_of(gan, None if real_x is None else Batch(real_x, real_y), z, y), {}
 
-    with frozen(d.parameters()):
-        return descend(gan.generator, gan.g_optimizer, parts(), gan)
+    with frozen(gan.discriminator.parameters()):
+        return descend("g", parts(), gan)
 
 
 def g_terms(gan: GAN, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
     """The terms of G's loss on a micro batch."""
-    verdict_real = None if real is None else gan.verdict(*real)
+    real = None if real is None else gan.unlabelled(real)
+    d_real = None if real is None else gan.verdict(*real)
     fake = gan.generate(z, y, keep_dtype=True)
-    verdict_fake = gan.verdict(*fake)
-    terms = {"g": gan.loss.generator(verdict_real, verdict_fake)}
-    if gan.class_loss is not None:
-        terms["g_class"] = gan.class_loss.generator(verdict_fake, fake.y)
-    return terms
+    return gan.terms("g", Scene(gan, real, fake, d_real, gan.verdict(*fake)))  # type: ignore[arg-type]
 
 
-def descend(net: nn.Module, optimizer: Optimizer, parts: Iterator[tuple[Terms, Terms]], gan: GAN) -> Terms:
-    """One optimizer step of ``net`` on the mean over micro batches of the sum of their loss terms.
+def descend(player: Player, parts: Iterator[tuple[Terms, Terms]], gan: GAN) -> Terms:
+    """One optimizer step of a player on the mean over micro batches of the sum of its loss terms.
 
     ``parts`` yields each micro batch's (terms, other values to log), so that only one is in memory at a time.
     Power iterations of D's weights run in the first only. Returns the means of all values, detached.
-    Gradients are computed for the parameters of ``optimizer`` only.
+    Gradients are computed for the parameters of its optimizer only.
     """
     log: Terms = {}
+    net, optimizer = (
+        (gan.discriminator, gan.d_optimizer) if player == "d" else (gan.generator, gan.g_optimizer)
+    )
     n, total = gan.accumulate, list[Tensor | None]()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     flat = gan.flat.get(net)
@@ -246,6 +232,8 @@ def descend(net: nn.Module, optimizer: Optimizer, parts: Iterator[tuple[Terms, T
     optimizer.step()
     for parameter in parameters:
         parameter.grad = None
+    for method in gan.methods.values():
+        method.after_update(gan, player)
     if flat is not None:
         flat.moved()
     return log

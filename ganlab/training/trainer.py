@@ -191,14 +191,14 @@ class Run:
         self.folder, self.e, self.stop, self.device = folder, e, stop, device
         self.record = RunRecord(folder, device)
         self.progress = self.record.progress
-        self.gan = build_gan(e, device, len(images.classes), images.shape)
+        self.gan = build_gan(e, device, len(images.classes), images.shape, images)
         if self.gan.num_classes and images.labels is not None:
             self.gan.labels = torch.from_numpy(images.labels).to(device)
         self.batches = images.batches(device, e.seed, e.data_memory_gb)
         self.step, self.saved, self.failed_saves = 0, -1, 0
         self.runaway_losses: set[str] = set()  # losses out of bounds, each reported once
         self.idle_s = 0.0  # spent waiting for other runs of the process: not training time
-        feed = Feed(self.batches, e, e.d_steps + self.gan.loss.generator_needs_real)
+        feed = Feed(self.batches, e, e.d_steps + ("real_in_g" in self.gan.needs))
         self.engine = engine.make(e, self.gan, feed)
         run_id = collectives.current().on_rank_zero(lambda: folder.run_id)
         self.identity = identity(e, config, device, self.gan.bf16, images, run_id)

@@ -19,6 +19,7 @@ from ganlab.distributed import collectives
 from ganlab.errors import ConfigError, suggest
 from ganlab.evaluation.generate import evaluating
 from ganlab.experiment import Experiment
+from ganlab.methods.base import Scene
 from ganlab.training.gan import GAN
 from ganlab.types import Batch
 
@@ -88,7 +89,7 @@ class Validation:
         x = images.to_model_input(
             torch.from_numpy(images.images[rows]).to(device), self.dequantize, generator=noise
         )
-        if not self.gan.num_classes or images.labels is None:
+        if images.labels is None or not (self.gan.num_classes or "labelled" in self.gan.needs):
             return Batch(x)
         return Batch(x, torch.from_numpy(images.labels[rows]).to(device))
 
@@ -116,14 +117,13 @@ class Validation:
                 fake = Batch(gan.moved(x, torch.randn_like(x)), y)
             part, share = Batch(x, y), len(x) / len(real.x)
             with torch.no_grad():
-                d = gan.loss.discriminator(gan.verdict(*part), gan.verdict(*fake))
-            added = [
-                s.penalty(gan.discriminator, part, fake).detach()
-                for s in gan.methods.values()
-                if s.has_penalty
-            ]
+                labelled = part if "labelled" in gan.needs else None
+                part = gan.unlabelled(part)
+                scene = Scene(gan, part, fake, gan.verdict(*part), gan.verdict(*fake), labelled)
+            found = gan.terms("d", scene)
+            d, added = found["d"], [found[name] for name in gan.methods.keys() & found.keys()]
             for i, terms in enumerate(([d], added)):
-                totals[i] += share * math.fsum(map(float, terms))
+                totals[i] += share * math.fsum(float(t.detach()) for t in terms)
         return totals[0], totals[1]
 
     @staticmethod
@@ -158,5 +158,5 @@ def build_validation(e: Experiment, gan: GAN, train: SampleSet, held: SampleSet 
 
 def curves(losses: Mapping[str, float], gan: GAN) -> Mapping[str, float]:
     """The loss's own curves from mean losses; see ``Loss.curves``."""
-    added = [losses[name] for name, s in gan.methods.items() if s.has_penalty]
+    added = [losses[name] for name in gan.methods if name in losses]
     return gan.loss.curves(losses["d"], math.fsum(added))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scenes import players
 
 from ganlab import analysis
 from ganlab.analysis import nearest, series, speed, subjects
@@ -346,7 +347,7 @@ def test_admissible_sets_obey_both_conditions_and_are_attained(made: Make, tmp_p
         assert close(sum(values), 1.0) if norm == "wn" else values[0] == 1.0
     torch.manual_seed(0)
     layer = torch.nn.Sequential(torch.nn.Linear(9, 6))
-    WeightNorm().prepare(layer)
+    WeightNorm().prepare(players(layer))
     s = singular_values.singular_values(singular_values.effective_weight(layer[0])) / math.sqrt(6)
     assert close(float(s.square().sum()), 1.0)  # what the left-hand condition says of real weights
 

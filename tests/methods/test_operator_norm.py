@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from scenes import players
 from torch import Tensor, nn
 
 from ganlab.methods.operator_norm import circular_singular_values, conv_operator_norm, layer_norms
@@ -190,7 +191,7 @@ def test_the_checkerboard_is_not_missed() -> None:
 def test_rows_of_a_discriminator(net: CNN | ResNet) -> None:
     torch.manual_seed(0)
     d = net.discriminator(ImageShape(3, 32, 32), 0, None)
-    SpectralNorm(method="svd").prepare(d)
+    SpectralNorm(method="svd").prepare(players(d))
     d.train()
     before, modes = copy.deepcopy(d.state_dict()), [m.training for m in d.modules()]
     rows = layer_norms(d, (3, 32, 32))
@@ -217,7 +218,7 @@ def test_rows_of_a_discriminator(net: CNN | ResNet) -> None:
 def test_reading_leaves_the_power_iteration_where_it_was() -> None:
     layer = nn.Conv2d(2, 3, 3, padding=1)
     net = nn.Sequential(layer)
-    SpectralNorm().prepare(net)
+    SpectralNorm().prepare(players(net))
     before = copy.deepcopy(net.state_dict())
     (row,) = layer_norms(net.train(), (2, 6, 6))
     conv_operator_norm(layer, (2, 6, 6))

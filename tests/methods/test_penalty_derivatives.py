@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from scenes import players, scene
 from test_loop import go
 from test_penalties import LinearD
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ def built(activation: str, norm: str) -> ConvD:
         for p in d.parameters():  # large enough that norms lie on both sides of their target
             p.add_(0.3 * torch.randn_like(p))
     if rule:
-        rule.prepare(d)
+        rule.prepare(players(d))
         d.double()
     return d.eval() if norm == "sn, u and v as they stand" else d
 
@@ -94,7 +95,7 @@ def test_against_central_differences(activation: str, norm: str, penalty: str) -
 
     def value() -> Tensor:
         torch.manual_seed(5)  # the same points between real and generated
-        return rule.penalty(d, real, fake)
+        return rule.d_term(scene(d, real, fake))
 
     names, parameters = zip(*d.named_parameters(), strict=True)
     found = torch.autograd.grad(value(), parameters, allow_unused=True)
@@ -121,7 +122,7 @@ def test_r1_and_r2_of_a_linear_d(gamma: float) -> None:
     a = torch.tensor([3.0, 0.0, 4.0, 0.0])
     for kind in (R1, R2):
         d = LinearD(a.clone())
-        got = kind(gamma).penalty(d, Batch(torch.randn(5, 1, 2, 2)), Batch(torch.randn(5, 1, 2, 2)))
+        got = kind(gamma).d_term(scene(d, Batch(torch.randn(5, 1, 2, 2)), Batch(torch.randn(5, 1, 2, 2))))
         assert got.item() == pytest.approx(gamma / 2 * 25)
         got.backward()
         assert torch.allclose(d.a.grad, gamma * a)  # type: ignore[arg-type]
@@ -140,7 +141,7 @@ def test_r1_looks_at_real_images_and_r2_at_generated_ones() -> None:
     real = Batch(torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 2]))
     fake = Batch(torch.full((3, 1, 2, 2), 2.0), torch.tensor([5, 6, 7]))
     for kind, norm, batch in ((R1, 1.0, real), (R2, 16.0, fake)):
-        assert kind(2.0).penalty(d, real, fake).item() == pytest.approx(norm)
+        assert kind(2.0).d_term(scene(d, real, fake)).item() == pytest.approx(norm)
         assert torch.equal(d.seen, batch.y)  # type: ignore[arg-type]
 
 
@@ -157,7 +158,7 @@ def test_a_gradient_of_zero_is_no_nan(penalty: str) -> None:
             return Verdict(flat(x).squeeze(1))
 
     for d, parameters in ((LinearD(torch.zeros(4)), None), (Flat(), [*flat.parameters()])):
-        value = rule.penalty(d, real, fake)
+        value = rule.d_term(scene(d, real, fake))
         target = getattr(rule, "target", 0.0)
         below = getattr(rule, "sides", "two") == "one"
         assert value.item() == pytest.approx(0.0 if below else getattr(rule, "weight", 0) * target**2)

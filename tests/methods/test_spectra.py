@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scenes import players
 from torch import nn
 
 from ganlab.experiment import Experiment
@@ -45,7 +46,7 @@ def test_effective_weights_of_weight_norm_have_squares_that_sum_to_the_rows() ->
     """SNGAN, appendix D: sum of squared singular values = d_out."""
     net = small()
     before = singular_values.spectral_norms(net)
-    WeightNorm().prepare(net)
+    WeightNorm().prepare(players(net))
     for matrix in singular_values.matrices(net).values():
         assert float(singular_values.singular_values(matrix).square().sum()) == pytest.approx(
             len(matrix), rel=1e-5
@@ -55,7 +56,7 @@ def test_effective_weights_of_weight_norm_have_squares_that_sum_to_the_rows() ->
 
 def test_reading_a_spectrally_normalised_weight_moves_nothing() -> None:
     net = small().train()
-    SpectralNorm().prepare(net)
+    SpectralNorm().prepare(players(net))
     state = {k: v.clone() for k, v in net.state_dict().items()}
     random = torch.get_rng_state()
     layer = net[0]

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scenes import players
 from torch import nn
 from torch.nn.utils import parametrize
 
 from ganlab.experiment import Experiment
+from ganlab.methods.base import Player
 from ganlab.methods.constraints import WeightClip
 from ganlab.methods.penalties import Orthonormal
 from ganlab.methods.weight_norms import (
@@ -39,7 +41,7 @@ LAYERS = {
 def normalised(kind: str, **options: object) -> nn.Module:
     torch.manual_seed(3)
     net = nn.Sequential(LAYERS[kind]())
-    SpectralNorm(**options).prepare(net)  # type: ignore[arg-type]
+    SpectralNorm(**options).prepare(players(net))  # type: ignore[arg-type]
     return net
 
 
@@ -78,7 +80,7 @@ def test_gradient_agrees_with_torchs_own() -> None:
     a, b = nn.Linear(6, 5), nn.Linear(6, 5)
     b.load_state_dict(a.state_dict())
     net = nn.Sequential(a)
-    SpectralNorm().prepare(net)
+    SpectralNorm().prepare(players(net))
     nn.utils.parametrizations.spectral_norm(b)
     with torch.no_grad():
         state_of(a).u.copy_(b.parametrizations.weight[0]._u)
@@ -122,8 +124,15 @@ def test_per_update_iterates_once_for_each_new_set_of_weights(order: str, clip: 
     rule = SpectralNorm(update="per_update")
     noise = state_of(start(SpectralNorm())[1]).u  # of the same seed, and nothing has iterated it
     game, layer = start(rule)
-    sets, after = [matrix()], rule.after_update
-    rule.after_update = lambda d: (sets.append(matrix()), after(d))  # type: ignore[assignment, method-assign, func-returns-value]
+    own = game.methods["sn"]
+    sets, after = [matrix()], own.after_update
+
+    def watched(gan: GAN, player: Player) -> None:
+        if player == "d":
+            sets.append(matrix())
+        after(gan, player)
+
+    own.after_update = watched  # type: ignore[method-assign]
     for _ in range(2):
         play_round(game, lambda: Batch(torch.rand(8, 1, 16, 16)))
     game.discriminator(torch.rand(2, 1, 16, 16))  # whoever looks at D
@@ -147,7 +156,7 @@ def test_two_passes_before_one_backward() -> None:
 def test_every_layer_of_d_is_normalised_and_nothing_else_changes() -> None:
     d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
     count, names = sum(p.numel() for p in d.parameters()), [n for n, _ in weighted_layers(d)]
-    SpectralNorm().prepare(d)
+    SpectralNorm().prepare(players(d))
     assert sum(p.numel() for p in d.parameters()) == count
     assert len(names) == 8
     assert all(parametrize.is_parametrized(layer, "weight") for _, layer in weighted_layers(d))
@@ -157,7 +166,7 @@ def test_a_layer_of_zeros_is_refused() -> None:
     net = nn.Sequential(nn.Linear(3, 2))
     nn.init.zeros_(net[0].weight)
     with pytest.raises(ValueError, match="has an all-zero weight"):
-        SpectralNorm().prepare(net)
+        SpectralNorm().prepare(players(net))
 
 
 def test_norms_stay_in_fp32_under_autocast() -> None:
@@ -172,7 +181,7 @@ def test_norms_stay_in_fp32_under_autocast() -> None:
 def test_weight_norm_rows_and_identity(kind: str) -> None:
     """Appendix D: with weight norm the squared singular values sum to d_out, and sigma_1 <= sqrt(d_out)."""
     net = nn.Sequential(LAYERS[kind]())
-    WeightNorm().prepare(net)
+    WeightNorm().prepare(players(net))
     matrix = as_matrix(net[0].weight, out_dim(net[0]))
     assert torch.allclose(matrix.norm(dim=1), torch.ones(len(matrix)), atol=1e-6)
     values = torch.linalg.svdvals(matrix).square()
@@ -188,7 +197,7 @@ def values_of(layer: nn.Module) -> torch.Tensor:
 def test_frobenius_norm_squares_sum_to_one(kind: str) -> None:
     """Appendix D."""
     net = nn.Sequential(LAYERS[kind]())
-    FrobeniusNorm().prepare(net)
+    FrobeniusNorm().prepare(players(net))
     assert values_of(net[0]).square().sum().item() == pytest.approx(1.0, rel=1e-5)
     w = raw_weight(net[0])
     assert torch.allclose(net[0].weight, w / w.norm(), atol=1e-6)
@@ -225,12 +234,12 @@ def test_svd_is_renewed_at_the_same_moments_as_power() -> None:
     for update, renewed in (("per_forward", True), ("per_update", False)):
         net = nn.Sequential(nn.Linear(6, 5))
         rule = SpectralNorm(method="svd", update=update)  # type: ignore[arg-type]
-        rule.prepare(net)
+        rule.prepare(players(net))
         with torch.no_grad():
             raw_weight(net[0]).copy_(torch.randn(5, 6))
         net(torch.randn(2, 6))
         assert (abs(values_of(net.eval()[0])[0].item() - 1) < 1e-5) is renewed
-        rule.after_update(net)
+        rule.after_update(players(net), "d")
         assert (abs(values_of(net[0])[0].item() - 1) < 1e-5) is (renewed or update == "per_update")
 
 
@@ -254,7 +263,7 @@ def test_gamma_starts_at_the_norm_that_is_divided_by_and_is_learned(name: str, k
     exact = {"sn": values[0], "wn": rows.sum() / len(rows), "fn": values.square().sum().sqrt()}[name].item()
     before = {n for n, _ in net.named_parameters()}
     options = {"method": "svd"} if name == "sn" else {}
-    NORMS[name](gamma="learned", **options).prepare(net)  # type: ignore[arg-type]
+    NORMS[name](gamma="learned", **options).prepare(players(net))  # type: ignore[arg-type]
     names = {n for n, _ in net.named_parameters()}
     assert names - before == {"0.parametrizations.weight.original", "0.parametrizations.weight.1.gamma"}
     scale = net[0].parametrizations.weight[1]
@@ -273,7 +282,7 @@ def test_gamma_per_channel_starts_d_where_it_was(kind: str) -> None:
     """Salimans & Kingma 2016, equation 2."""
     net = nn.Sequential(LAYERS[kind]())
     plain = net[0].weight.detach().clone()
-    WeightNorm(gamma="per_channel").prepare(net)
+    WeightNorm(gamma="per_channel").prepare(players(net))
     scale = net[0].parametrizations.weight[1]
     assert scale.gamma.shape == (plain.shape[out_dim(net[0])],)
     assert torch.allclose(net[0].weight, plain, rtol=1e-5, atol=1e-7)
@@ -287,7 +296,7 @@ def test_with_a_learned_gamma_d_starts_about_as_steep_as_without(name: str) -> N
         torch.manual_seed(0)
         d = CNN(width=0.25).discriminator(ImageShape(3, 32, 32), 0, None)
         if rule is not None:
-            rule.prepare(d)
+            rule.prepare(players(d))
         x = (torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1).requires_grad_()
         (gradient,) = torch.autograd.grad(d.eval()(x).score.sum(), x)
         return float(gradient.flatten(1).norm(dim=1).mean())
@@ -306,13 +315,13 @@ def test_a_norm_is_of_the_weights_that_another_start_leaves(tiny: Make) -> None:
 
 def test_one_weight_norm_at_a_time() -> None:
     net = nn.Sequential(nn.Linear(3, 2))
-    SpectralNorm().prepare(net)
+    SpectralNorm().prepare(players(net))
     with pytest.raises(ValueError, match=r"normalization.wn: layer '0' already has a normalized weight"):
-        WeightNorm().prepare(net)
+        WeightNorm().prepare(players(net))
     with pytest.raises(ValueError, match="scale"):
         SpectralNorm(gamma="learned", scale=2.0)
     with pytest.raises(ValueError, match=r"normalization.fn: .*all-zero weight"):
-        FrobeniusNorm().prepare(nn.Sequential(nn.Linear(3, 2).requires_grad_(False).apply(emptied)))
+        FrobeniusNorm().prepare(players(nn.Sequential(nn.Linear(3, 2).requires_grad_(False).apply(emptied))))
 
 
 def emptied(layer: nn.Module) -> None:
@@ -322,7 +331,7 @@ def emptied(layer: nn.Module) -> None:
 def test_names_of_d_without_options_are_the_old_ones() -> None:
     """Checkpoints of existing runs stay loadable."""
     d = CNN(width=0.05).discriminator(ImageShape(1, 16, 16), 0, None)
-    SpectralNorm().prepare(d)
+    SpectralNorm().prepare(players(d))
     assert {k for k in d.state_dict() if k.startswith("convs.3.")} == {
         "convs.3.bias",
         "convs.3.parametrizations.weight.original",

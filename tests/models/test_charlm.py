@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from scenes import scene
 
 from ganlab.cli import main
 from ganlab.config import compose
@@ -88,7 +89,7 @@ def test_a_penalty_has_one_point_between_each_pair() -> None:
     real = F.one_hot(torch.zeros(6, 4, dtype=torch.int64), 3).transpose(1, 2).float()
     fake = F.one_hot(torch.ones(6, 4, dtype=torch.int64), 3).transpose(1, 2).float()
     torch.manual_seed(1)
-    found = GradientPenalty(weight=1.0).penalty(Square(), Batch(real), Batch(fake))
+    found = GradientPenalty(weight=1.0).d_term(scene(Square(), Batch(real), Batch(fake)))
     torch.manual_seed(1)
     a = torch.rand(6, 1, 1)
     assert a.shape == (6, 1, 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from scenes import players
 from torch import nn
 
 from ganlab.cli import sample
@@ -180,7 +181,7 @@ def test_spectral_norm_covers_the_embedding(head: str) -> None:
     torch.manual_seed(0)
     d = resnet(head, 0.1).discriminator(ImageShape(3, 32, 32), 5, None)
     sn = SpectralNorm(iterations=50)
-    sn.prepare(d)
+    sn.prepare(players(d))
     d(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))
     d.eval()
     weight, raw = d.embed.weight, raw_weight(d.embed)

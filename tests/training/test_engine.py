@@ -78,7 +78,7 @@ def start(e: Experiment, on_device: bool = True) -> tuple[GAN, Feed]:
         batches._storage.on_device = torch.from_numpy(found.images)
         for group in (*gan.g_optimizer.param_groups, *gan.d_optimizer.param_groups):
             group["lr"] = torch.tensor(group["lr"])
-    return gan, Feed(batches, e, e.d_steps + gan.loss.generator_needs_real)
+    return gan, Feed(batches, e, e.d_steps + ("real_in_g" in gan.needs))
 
 
 def everything(gan: GAN) -> dict[str, Tensor]:

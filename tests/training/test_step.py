@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from scenes import scene
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -72,7 +73,7 @@ class Plain(Architecture):
 class NeedsReal(Hinge):
     """A loss whose G looks at real images too, one by one."""
 
-    generator_needs_real = True
+    needs = frozenset({"real_in_g"})
 
     def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
         assert real is not None
@@ -286,8 +287,10 @@ def by_hand(verdict: Verdict, y: Tensor) -> float:
 def test_class_loss_is_its_formula(loss: ClassLoss, d_fake: float, g_fake: float) -> None:
     real, real_y, fake, fake_y = verdicts()
     wanted = by_hand(real, real_y) + d_fake * by_hand(fake, fake_y)
-    assert loss.discriminator(real, real_y, fake, fake_y).item() == pytest.approx(wanted, rel=1e-5)
-    assert loss.generator(fake, fake_y).item() == pytest.approx(g_fake * by_hand(fake, fake_y), rel=1e-5)
+    x = torch.zeros(4, 1)
+    seen = scene(torch.nn.Identity(), Batch(x, real_y), Batch(x, fake_y), (real, fake))
+    assert loss.d_term(seen).item() == pytest.approx(wanted, rel=1e-5)
+    assert loss.g_term(seen).item() == pytest.approx(g_fake * by_hand(fake, fake_y), rel=1e-5)
 
 
 def test_the_class_loss_moves_both_players_and_is_told(tiny: Make) -> None:
