@@ -32,7 +32,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 test: lint
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(ARGS)  # tests fork; a forked child has no thread pool
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)  # tests fork; a forked child has no thread pool
 
 $(READY): pyproject.toml $(wildcard $(CONSTRAINTS)) Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

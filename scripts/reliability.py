@@ -1,8 +1,7 @@
 """Inject faults, count the cases that pass, and write RELIABILITY.md: ``make reliability``.
 
-    scripts/reliability.py                 the long suite: all figures
+    scripts/reliability.py                 all figures
     scripts/reliability.py kill9 signals   only these; the other figures keep their last results
-    scripts/reliability.py --short         the part that CI runs (results are printed, not stored)
     scripts/reliability.py --list          list the figures
     scripts/reliability.py --page          only rewrite the page from stored results
 
@@ -59,7 +58,7 @@ NOT_MEASURED = {  # needs a GPU, a service or more time
 # ---- subprocess: some cases of one figure
 
 
-def run_cases(key: str, long: bool, part: int, parts: int) -> None:
+def run_cases(key: str, part: int, parts: int) -> None:
     """Run every ``parts``-th case, starting at ``part``; print one JSON line per case."""
     import torch
     from faults.base import Case, Failed, figures, inside
@@ -87,7 +86,7 @@ def run_cases(key: str, long: bool, part: int, parts: int) -> None:
     os.dup2(2, 1)  # keep output of cases out of the results
     with tempfile.TemporaryDirectory(prefix="ganlab-faults-") as root:
         os.environ["GANLAB_CACHE"] = str(Path(root) / "cache")
-        for i, case in list(enumerate(figures()[key].cases(long)))[part::parts]:
+        for i, case in list(enumerate(figures()[key].cases()))[part::parts]:
             place = Path(root) / f"case-{i}"
             place.mkdir()
             signal.alarm(LIMIT)
@@ -104,12 +103,12 @@ class Suite:
     """Runs figures in subprocesses of at most CASES_PER_PROCESS cases, ``jobs`` at a time."""
 
     def __init__(
-        self, keys: Sequence[str], long: bool, jobs: int, on_done: Callable[[str, dict[str, Any]], None]
+        self, keys: Sequence[str], jobs: int, on_done: Callable[[str, dict[str, Any]], None]
     ) -> None:
         from faults.base import figures
 
         self.on_done, self.environment = on_done, environment()
-        self.figures, self.long, self.jobs = {k: figures()[k] for k in keys}, long, jobs
+        self.figures, self.jobs = {k: figures()[k] for k in keys}, jobs
         self.rows: dict[str, list[dict[str, Any]]] = {key: [] for key in keys}
         self.lock, self.seconds = threading.Lock(), dict.fromkeys(keys, 0.0)
 
@@ -117,7 +116,7 @@ class Suite:
         """Run all subprocesses; figures that measure time come last, one at a time."""
         parallel, sequential = list[tuple[str, int, int]](), list[tuple[str, int, int]]()
         for key, figure in self.figures.items():
-            parts = max(1, -(-len(figure.cases(self.long)) // CASES_PER_PROCESS))
+            parts = max(1, -(-len(figure.cases()) // CASES_PER_PROCESS))
             (sequential if figure.alone else parallel).extend((key, i, parts) for i in range(parts))
         self._serve(parallel, self.jobs)
         self._serve(sequential, 1)
@@ -142,11 +141,9 @@ class Suite:
     def _piece(self, key: str, part: int, parts: int) -> None:
         start = time.monotonic()
         command = [sys.executable, __file__, "--work", key, str(part), str(parts)]
-        process = subprocess.run(
-            [*command, *([] if self.long else ["--short"])], capture_output=True, text=True, check=False
-        )
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
         rows = [json.loads(line) for line in process.stdout.splitlines()]
-        expected = self.figures[key].cases(self.long)[part::parts]
+        expected = self.figures[key].cases()[part::parts]
         crash = {"why": "the process died"}
         rows += [{"name": c.name, "n": c.n, "failed": c.n, **crash} for c in expected[len(rows) :]]
         failed = [row for row in rows if row["failed"]]
@@ -160,7 +157,7 @@ class Suite:
                 log_progress(f"  {row['name']}: {row['why'][:300]}")
             if failed:
                 log_progress(process.stderr[-3000:])
-            if len(self.rows[key]) == len(self.figures[key].cases(self.long)):
+            if len(self.rows[key]) == len(self.figures[key].cases()):
                 self.on_done(key, self._record(key, self.figures[key]) | self.environment)
 
     def _record(self, key: str, figure: Any) -> dict[str, Any]:
@@ -260,9 +257,6 @@ def main() -> int:
     """Run the suite; returns 1 if any case failed, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("figures", nargs="*")
-    parser.add_argument(
-        "--short", action="store_true", help="run the part that CI runs; do not change the page"
-    )
     parser.add_argument("--list", action="store_true", help="list the figures")
     parser.add_argument("--page", action="store_true", help="only rewrite the page")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default 2)")
@@ -270,7 +264,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.work:
         key, part, parts = args.figures
-        run_cases(key, not args.short, int(part), int(parts))
+        run_cases(key, int(part), int(parts))
         return 0
     from faults.base import figures
 
@@ -278,8 +272,7 @@ def main() -> int:
         parser.error(f"unknown figure {unknown[0]!r}; choose from {', '.join(figures())}")
     if args.list:
         for key, figure in figures().items():
-            short, long = (sum(case.n for case in figure.cases(part)) for part in (False, True))
-            print(f"{key:16} {figure.title} ({long} checks, {short} in CI)")
+            print(f"{key:16} {figure.title} ({sum(case.n for case in figure.cases())} checks)")
         return 0
     from ganlab.system.files import write_atomic, write_json
 
@@ -291,10 +284,9 @@ def main() -> int:
         failed += record["failed"]
         points = record["points"]
         print(f"{key:16} {points - record['failed']} of {points}  {record['told']}", flush=True)
-        if not args.short:  # store after each figure, as the rest may take an hour
-            records[key] = record
-            RECORD.parent.mkdir(parents=True, exist_ok=True)
-            write_json(RECORD, {key: records[key] for key in figures() if key in records})
+        records[key] = record  # stored after each figure, as the rest may take an hour
+        RECORD.parent.mkdir(parents=True, exist_ok=True)
+        write_json(RECORD, {key: records[key] for key in figures() if key in records})
 
     selected = list[str]()
     for key in args.figures or figures():
@@ -303,9 +295,8 @@ def main() -> int:
         else:
             selected.append(key)
     if not args.page:
-        Suite(selected, not args.short, args.jobs, on_done).run()
-    if not args.short:
-        write_atomic(PAGE, page({key: records[key] for key in figures() if key in records}).encode())
+        Suite(selected, args.jobs, on_done).run()
+    write_atomic(PAGE, page({key: records[key] for key in figures() if key in records}).encode())
     return 1 if failed else 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ganlab.config import compose
+from ganlab.system.files import write_atomic
 from ganlab.training import trainer
 
 PROTOCOL = """\
@@ -82,7 +83,7 @@ def train(root: Path, name: str, overrides: list[str]) -> Path:
     """One run in ``root/name``."""
     protocols = root / "configs" / "protocol"
     protocols.mkdir(parents=True, exist_ok=True)
-    (protocols / "tiny.yaml").write_text(PROTOCOL)
+    write_atomic(protocols / "tiny.yaml", PROTOCOL.encode())  # another process may be reading it
     keys = {w.partition("=")[0] for w in overrides}
     common = POINTS if name in POINT_RUNS else COMMON
     arguments = [

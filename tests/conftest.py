@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic runs on a GPU, read once
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from ganlab.data.digits import Digits
@@ -138,18 +139,28 @@ def cifar_archive() -> Path:
     return path
 
 
+class Shared(dict[str, Path]):
+    """Run folders by name, each trained at its first use and once for all processes of the session."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __missing__(self, name: str) -> Path:
+        import analysis_runs as maker
+
+        run = self.root / name
+        with FileLock(self.root / f"{name}.lock"), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GANLAB_CACHE", str(self.root / "cache"))
+            if not (run / "result.json").exists() or '"finished"' not in (run / "result.json").read_text():
+                maker.train(self.root, name, (maker.RUNS | maker.POINT_RUNS)[name])
+        self[name] = run
+        return run
+
+
 @pytest.fixture(scope="session")
 def analysis_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Trained run folders by name (``analysis_runs.RUNS``): only to be read."""
-    import analysis_runs as maker
-
-    root = tmp_path_factory.mktemp("analysis")
-    before = os.environ.get("GANLAB_CACHE")
-    os.environ["GANLAB_CACHE"] = str(root / "cache")
-    try:
-        runs = {**maker.RUNS, **maker.POINT_RUNS}
-        return {name: maker.train(root, name, words) for name, words in runs.items()}
-    finally:
-        os.environ.pop("GANLAB_CACHE")
-        if before is not None:
-            os.environ["GANLAB_CACHE"] = before
+    base = tmp_path_factory.getbasetemp()  # a process of xdist has its own in the session's
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    root.mkdir(exist_ok=True)
+    return Shared(root)

@@ -180,12 +180,6 @@ def test_a_folder_that_cannot_be_written_is_told_first(capfd: pytest.CaptureFixt
     assert line.startswith("ganlab: error: out: cannot write to /dev/null/x")
 
 
-def test_help_names_every_key(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["bench", "--help"]) == 0
-    page = capfd.readouterr().out
-    assert all(f"  {key}=" in page for key in KEYS)
-
-
 def test_blocks_take_turns_and_warm_rounds_do_not_count() -> None:
     calls: list[str] = []
 

@@ -63,26 +63,10 @@ def stl10(root: Path) -> list[str]:
     ("make", "chosen", "size"),
     [
         (imagenet, ["+experiment=projection_imagenet", "architecture.width=0.02", "accumulate=2"], 128),
-        (
-            imagenet,
-            [
-                "+experiment=sngan_imagenet",
-                "architecture.width=0.02",
-                "dataset.resolution=64",
-                "accumulate=1",
-            ],
-            64,
-        ),
         (lsun, ["dataset=lsun", "architecture=resnet", "architecture.width=0.02"], 64),
-        (
-            lsun,
-            ["dataset=lsun", "dataset.resolution=128", "architecture=resnet", "architecture.width=0.01"],
-            128,
-        ),
         (stl10, ["+experiment=sngan_stl", "architecture.width=0.05"], 48),
-        (stl10, ["+experiment=sngan_stl_resnet", "architecture.width=0.03"], 48),
     ],
-    ids=["projection_imagenet", "sngan_imagenet_64", "lsun_64", "lsun_128", "sngan_stl", "sngan_stl_resnet"],
+    ids=["projection_imagenet", "lsun_64", "sngan_stl"],
 )
 def test_from_the_archive_to_samples(
     make: Callable[[Path], list[str]],

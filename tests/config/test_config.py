@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,29 +95,15 @@ def test_the_command_line_wins_over_the_experiment() -> None:
     assert compose.compose(["setting=B", "+experiment=sngan_cifar"]).tree["setting"] == "B"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "a=b",
-        "a b",
-        "日本/語",
-        "it's",
-        'say "hi"',
-        "a,b",
-        "[x]",
-        "{x}",
-        "a\\b",
-        "trailing\\",
-        "-x",
-        "#1",
-        "(y)",
-    ],
-)
-def test_paths_need_no_quoting_beyond_the_shells(path: str) -> None:
-    composed = compose.compose([f"run_dir={path}", f"dataset.path={path}", f"metric.weights={path}"])
-    assert composed.tree["run_dir"] == path
-    assert composed.tree["dataset"]["path"] == path
-    assert composed.tree["metric"]["weights"] == path
+ODD = ["a=b", "a b", "日本/語", "it's", 'say "hi"', "a,b"]
+ODD += ["[x]", "{x}", "a\\b", "trailing\\", "-x", "#1", "(y)"]
+
+
+def test_paths_need_no_quoting_beyond_the_shells() -> None:
+    for i, path in enumerate(ODD):
+        data, weights = ODD[i - 1], ODD[i - 2]
+        tree = compose.compose([f"run_dir={path}", f"dataset.path={data}", f"metric.weights={weights}"]).tree
+        assert (tree["run_dir"], tree["dataset"]["path"], tree["metric"]["weights"]) == (path, data, weights)
 
 
 def test_a_path_may_be_quoted_for_hydra_null_or_below_home() -> None:
@@ -203,41 +190,30 @@ def test_show_prints_the_config_or_a_part_of_it() -> None:
 # ---- mistakes
 
 
-def misspelt(word: str, kind: str, at: int) -> str:
-    if kind == "drop":
-        return word[:at] + word[at + 1 :]
-    if kind == "double":
-        return word[:at] + word[at] + word[at:]
-    return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+def misspelt(word: str) -> list[str]:
+    """A letter dropped, doubled, swapped with the next one."""
+    at = len(word) // 2
+    swapped = word[: at - 1] + word[at] + word[at - 1] + word[at + 1 :]
+    return [word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], swapped]
 
 
 def test_misspelt_keys_are_refused_with_the_right_suggestion() -> None:
-    """Every key of the shipped tree, a letter dropped, swapped or doubled at every place."""
+    """Every key of the shipped tree; each letter of them: ``make reliability``."""
     keys = list(dict.fromkeys(check.all_keys(SHIPPED.tree)))
-    total = right = 0
-    failed = []
+    total, missed = 0, []
     for key in keys:
         parent, _, last = key.rpartition(".")
-        for kind in ("drop", "double", "swap"):
-            for at in range(len(last) - (kind == "swap")):
-                word = misspelt(last, kind, at)
-                typo = ".".join(p for p in (parent, word) if p)
-                if not word or typo in keys:
-                    continue
-                broken = _with(SHIPPED.tree, typo)
-                mistakes = [m for m in check.mistakes(broken, also=SHIPPED.also) if m.where == typo]
-                plain_mapping = parent in ("normalization", "metric.scores")
-                if plain_mapping:  # a new name there is legal; what it names is not
-                    assert mistakes
-                    continue
+        for word in misspelt(last):
+            typo = ".".join(p for p in (parent, word) if p)
+            if not word or typo in keys:
+                continue
+            broken = check.mistakes(_with(SHIPPED.tree, typo), also=SHIPPED.also)
+            mistakes = [m for m in broken if m.where == typo]
+            assert mistakes
+            if parent not in ("normalization", "metric.scores"):  # there a new name is legal, its value not
                 total += 1
-                hit = bool(mistakes) and mistakes[0].fix == f"did you mean {key!r}?"
-                right += hit
-                if not hit:
-                    failed.append((key, typo, mistakes))
-    assert total > 900
-    print(f"{right} of {total} suggestions right")
-    assert right >= 0.95 * total, f"{right} of {total}: {failed[:20]}"
+                missed += [] if mistakes[0].fix == f"did you mean {key!r}?" else [(key, typo)]
+    assert len(missed) <= 0.05 * total, missed
 
 
 def _with(node: dict[str, Any], key: str) -> dict[str, Any]:
@@ -248,15 +224,37 @@ def _with(node: dict[str, Any], key: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("sign", ["", "+", "++"])
 def test_a_misspelt_key_is_refused_with_and_without_a_plus(sign: str) -> None:
-    assert only(f"{sign}stepz=3") == "stepz: unknown key; did you mean 'steps'?"
-    assert "did you mean 'loss.margin'?" in only(f"{sign}loss.margn=3", "loss=hinge")
-    assert "did you mean 'optimizer.lr'?" in only(f"{sign}lr=3")
-    assert "did you mean 'architecture.width'?" in only(f"{sign}widht=3")
+    meant = {"stepz": "steps", "loss.margn": "loss.margin", "lr": "optimizer.lr"}
+    meant["widht"] = "architecture.width"
+    told = {m.where: m.fix for m in refused("loss=hinge", *(f"{sign}{typo}=3" for typo in meant))}
+    assert told == {typo: f"did you mean {key!r}?" for typo, key in meant.items()}
     assert "did you mean 'dataset'?" in only(f"{sign}datset=digits")
 
 
-@pytest.mark.parametrize(
-    ("word", "says"),
+ALONE = (
+    "optimizer._partial_",
+    "hydra.searchpath",
+    "device=gpu",
+    "dataset.resolution",
+)  # come later
+
+
+def batches(cases: list[tuple[str, str]]) -> list[dict[str, str]]:
+    """Command lines of several mistakes, each of another key: word -> what is said of it."""
+    lines: list[tuple[set[str], dict[str, str]]] = []
+    for word, says in cases:
+        key = re.split("[.=@]", word.lstrip("+~"))[0]
+        free = [] if word.startswith(ALONE) else [line for line in lines if key not in line[0] and line[0]]
+        if not free:
+            free = [(set(), {})]
+            lines.append(free[0])
+        if not word.startswith(ALONE):
+            free[0][0].add(key)
+        free[0][1][word] = says
+    return [words for _, words in lines]
+
+
+WORDS = batches(
     [
         ("setting=Z", "setting: there is no 'Z'; choose one of A, B, C"),
         ("loss=hing", "did you mean 'hinge'?"),
@@ -290,14 +288,9 @@ def test_a_misspelt_key_is_refused_with_and_without_a_plus(sign: str) -> None:
         ("run_dir=${oc.env:GANLAB_NOT_SET}", "Environment variable 'GANLAB_NOT_SET' not found"),
         ("optimizer._partial_=false", "optimizer._partial_"),
         ("run_dir=\udcff", "not UTF-8"),
-    ],
+    ]
 )
-def test_a_mistake_of_the_command_line_is_one_line(word: str, says: str) -> None:
-    assert says in only(word)
-
-
-@pytest.mark.parametrize(
-    ("word", "says"),
+VALUES = batches(
     [
         ("steps=abc", "'abc' is not an integer >= 0"),
         ("steps=1e3", "1000.0 is not an integer"),
@@ -323,10 +316,15 @@ def test_a_mistake_of_the_command_line_is_one_line(word: str, says: str) -> None
         ("+normalization.gp.weight=3", "normalization.gp: {'weight': 3} has no _target_"),
         ("optimizer._target_=ganlab.methods.losses.Hinge", "ganlab.methods.losses.Hinge has no 'lr'"),
         ("dataset.resolution=33", "dataset.resolution: 33"),
-    ],
+    ]
 )
-def test_wrong_types_and_ranges_name_the_key_and_what_it_may_be(word: str, says: str) -> None:
-    assert says in "\n".join(map(str, refused(word)))
+
+
+@pytest.mark.parametrize("line", [*WORDS, *VALUES])
+def test_a_mistake_is_one_line_that_names_the_key_and_what_it_may_be(line: dict[str, str]) -> None:
+    lines = list(map(str, refused(*line)))
+    assert not [word for word, says in line.items() if not any(says in text for text in lines)], lines
+    assert len(lines) >= len(line)
 
 
 def test_all_mistakes_come_at_once() -> None:
@@ -475,28 +473,27 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("target", [*HOSTILE, 5, None, ["os.system"], {"_target_": "os.system"}])
 @pytest.mark.parametrize("place", ["loss", "normalization.x", "metric.scores.x", "root", "list"])
 def test_foreign_targets_are_refused_and_nothing_runs(
-    target: Any, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touched: list[Any] = []
     monkeypatch.setattr(os, "system", lambda *a: touched.append(a))
-    node = {"_target_": target, "command": f"touch {tmp_path}/canary", "name": "x"}
-    if place == "root":
-        hostile: dict[str, Any] = {**SHIPPED.tree, "_target_": target}
-    elif place == "list":
-        hostile = {**SHIPPED.tree, "loss": {**SHIPPED.tree["loss"], "margin": [node]}}
-    else:
-        head, _, rest = place.partition(".")
-        inner = node if not rest else _put(SHIPPED.tree[head], rest, node)
-        hostile = {**SHIPPED.tree, head: inner}
-    with pytest.raises(ConfigError) as caught:
-        compose.build(hostile)
-    assert any("_target_" in m.where or m.where == "loss.margin" for m in caught.value.mistakes)
-    assert not touched
-    assert not Canary.built
-    assert not list(tmp_path.iterdir())
+    for target in [*HOSTILE, 5, None, ["os.system"], {"_target_": "os.system"}]:
+        node = {"_target_": target, "command": f"touch {tmp_path}/canary", "name": "x"}
+        if place == "root":
+            hostile: dict[str, Any] = {**SHIPPED.tree, "_target_": target}
+        elif place == "list":
+            hostile = {**SHIPPED.tree, "loss": {**SHIPPED.tree["loss"], "margin": [node]}}
+        else:
+            head, _, rest = place.partition(".")
+            hostile = {**SHIPPED.tree, head: _put(SHIPPED.tree[head], rest, node) if rest else node}
+        with pytest.raises(ConfigError) as caught:
+            compose.build(hostile)
+        assert any("_target_" in m.where or m.where == "loss.margin" for m in caught.value.mistakes), target
+        assert not touched, target
+        assert not Canary.built, target
+        assert not list(tmp_path.iterdir()), target
 
 
 def _put(node: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -684,13 +681,13 @@ def test_random_words_never_raise_anything_else() -> None:
     signs = [*"=[]{}(),.:'\"\\$~+@/ *&%|\t\n", "${", "}", "é", "null", "_target_"]
     from ganlab.config.overrides import command_line
 
-    for _ in range(400):
+    for _ in range(200):
         text = list(draw.choice(words))
         for _ in range(draw.randint(1, 3)):
             text.insert(draw.randrange(len(text) + 1), draw.choice(signs))
         line = command_line(["".join(text)])
         assert line.overrides or line.mistakes
-    for _ in range(20):
+    for _ in range(8):
         text = list(draw.choice(words))
         text.insert(draw.randrange(len(text) + 1), draw.choice(signs))
         with contextlib.suppress(ConfigError):

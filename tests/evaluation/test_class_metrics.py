@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import MeanExtractor
-from PIL import Image
 from scipy import ndimage, signal
 from test_evaluate import Ignoring, Tiny, protocol
 from torch import Tensor, nn
@@ -30,7 +27,6 @@ from ganlab.evaluation.evaluator import Evaluator, Scores
 from ganlab.evaluation.generate import CHUNK, Generate, SampleGenerator, generators
 from ganlab.evaluation.per_class import labels_of
 from ganlab.experiment import Experiment, Scoring
-from ganlab.extractors.cifar import CifarExtractor
 from ganlab.metrics.base import Group, Measure, MetricError, Moments, moments, square_root
 from ganlab.metrics.fid import FID, frechet_distance
 from ganlab.metrics.intra_fid import IntraFID, factored, factored_distance
@@ -577,68 +573,3 @@ def test_a_conditional_run_is_scored_by_class_evaluated_again_and_reported(
     monkeypatch.setattr(evaluate, "open_run", lambda run, *_: (RunFolder(run), make(dataset=Fewer())))
     with pytest.raises(DataError, match=r"^dataset: digits has 9 classes, the run was made with 10; use"):
         evaluate.evaluate_run(str(tmp_path / "run"), [])
-
-
-# --- real images
-
-
-@pytest.fixture(scope="module")
-def real_classes(cifar_archive: Path) -> dict[str, Tensor]:
-    """The first 1,000 training images of CIFAR-10's first three classes: uint8 (1000, 3, 32, 32) by name."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ("airplane", "automobile", "bird")}
-    with tarfile.open(cifar_archive, "r|*") as archive:  # sorted: the rest need not be read
-        for member in archive:
-            name = member.name.split("/")[-2] if member.isfile() else ""
-            if name == "cat":
-                break
-            if name in found and len(found[name]) < 2 * CHUNK:
-                content = archive.extractfile(member)
-                assert content is not None
-                found[name].append(np.asarray(Image.open(io.BytesIO(content.read()))))
-    return {name: torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) for name, images in found.items()}
-
-
-class Held(Dataset):
-    """The first ``FEW`` images of each real class: fewer than the network's 256 features."""
-
-    name, split, resolution, channels = "held", "train", 32, 3
-
-    def __init__(self, classes: dict[str, Tensor]) -> None:
-        self.classes = classes
-
-    def splits(self) -> tuple[str, ...]:
-        return ("train",)
-
-    def load(self, *, split: str | None = None) -> SampleSet:
-        images = torch.cat([x[:FEW] for x in self.classes.values()]).numpy()
-        labels = np.repeat(np.arange(len(self.classes)), FEW)
-        return SampleSet(images, labels, [*self.classes], fingerprint(images, labels), self.name, "train")
-
-
-@pytest.mark.data
-def test_scores_of_real_classes_know_right_from_wrong(
-    real_classes: dict[str, Tensor], tmp_path: Path
-) -> None:
-    """Real images in the place of generated ones: others of the right class, and of the next one."""
-    metrics: dict[str, Measure] = {"intra_fid": IntraFID(), "intra_ms_ssim": IntraMSSSIM()}
-    p = protocol(intra_n_fake=FEW)
-    e = Evaluator(CifarExtractor(), metrics, p, Held(real_classes), "cpu", tmp_path)
-    e.check()
-    classes = [*real_classes.values()]
-
-    def score(shift: int) -> Scores:
-        def of_label(label: int) -> Generate:
-            return lambda n, start, random: classes[(label + shift) % 3][CHUNK : CHUNK + n]
-
-        return e.score(lambda n, start, random: torch.zeros(0), of_label, strict=True)
-
-    right, wrong = score(0), score(1)
-    assert right.values["intra_fid_cifar"] < 0.2 * wrong.values["intra_fid_cifar"]  # type: ignore[operator]
-    # diversity knows no right class; other images of the same kind are as diverse
-    assert right.values["intra_ms_ssim"] == pytest.approx(wrong.values["intra_ms_ssim"], rel=1e-9)
-    assert 0 < right.values["intra_ms_ssim"] < 0.3  # type: ignore[operator]
-    # and by hand: FID of two parts of one class
-    pools = [e.extractor(classes[2][half]).pool for half in (slice(0, FEW), slice(CHUNK, CHUNK + FEW))]
-    mean, cov = moments(pools[0])
-    by_hand = frechet_distance(mean, cov, square_root(cov), *moments(pools[1]))
-    assert right.details["intra_fid_cifar"]["per_class"]["bird"] == pytest.approx(by_hand, rel=1e-5)

@@ -286,14 +286,3 @@ def test_digests_of_the_shipped_protocols_stay() -> None:
         for path in PROTOCOLS.glob("*.yaml")
     }
     assert told | PINNED == told
-
-
-@pytest.mark.parametrize("path", sorted(PROTOCOLS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_protocol_file_builds(path: Path) -> None:
-    fields = yaml.safe_load(path.read_text())
-    assert fields.pop("_target_") == "ganlab.metrics.protocol.Protocol"
-    protocol = Protocol(**fields)
-    assert protocol.name == path.stem
-    assert path.read_text().startswith("# ")
-    if path.stem != "language":  # of lines, which have no features
-        KID().check(protocol, protocol.fid_n_real or 1797)

@@ -68,6 +68,13 @@ def test_two_protocols_side_by_side(trained: Path, run: Path, capsys: pytest.Cap
     assert values[0] != values[1]
     assert "  fid_n_fake       16" in out or any(line.split() == ["fid_n_fake", "16", "48"] for line in table)
     assert not any(line.split()[:1] == ["quantize"] for line in table)  # the same in both
+    (section,) = cells.sections(collect.collect([run]))  # and a report shows them beside each other
+    shown = rescored.table(section)
+    assert shown is not None
+    assert [c.label.split(" [")[0] for c in shown.columns[5:]] == ["few", "more", "range"]
+    row = next(row for row in shown.rows if row[4].text == "fid_cifar")
+    assert row[5].text != row[6].text
+    assert "fid_n_fake 16 | 48" in shown.notes[0]
 
 
 def test_the_same_number_as_one_by_one(trained: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,18 +85,6 @@ def test_the_same_number_as_one_by_one(trained: Path, run: Path, capsys: pytest.
     last = read(run / "result.json")["scores"]["last"]
     assert (both[0]["values"], both[0]["protocol_id"]) == (last["values"], last["protocol_id"])
     capsys.readouterr()
-
-
-def test_the_report_shows_them_beside_each_other(trained: Path, run: Path) -> None:
-    evaluate.evaluate_protocols(str(run), ["few", "more"], config_dirs=[str(trained / "mine")])
-    (section,) = cells.sections(collect.collect([run]))
-    table = rescored.table(section)
-    assert table is not None
-    assert [c.label.split(" [")[0] for c in table.columns[5:]] == ["few", "more", "range"]
-    fid = next(row for row in table.rows if row[4].text == "fid_cifar")
-    assert fid[3].text == "1"
-    assert fid[5].text != fid[6].text
-    assert "fid_n_fake 16 | 48" in table.notes[0]
 
 
 @pytest.mark.parametrize(

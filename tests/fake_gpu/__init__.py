@@ -53,12 +53,10 @@ def runtime() -> Path:
     return place
 
 
-def environment(gpus: int = 1, memory_gb: float = 141.0) -> dict[str, str]:
-    """This process's environment, with ``gpus`` fake devices of ``memory_gb`` 10^9 bytes each."""
+def environment() -> dict[str, str]:
+    """This process's environment, with a fake device of 141 GB."""
     place = runtime()
     return os.environ | {
         "LD_PRELOAD": str(place / "libfakecuda.so"),
         "LD_LIBRARY_PATH": str(place / "drv"),
-        "FAKE_GPUS": str(gpus),
-        "FAKE_MEM_GB": str(memory_gb),
     }

@@ -40,7 +40,12 @@ def used(device: int = 0) -> int:
 
 def limit(extra: int | None = None) -> None:
     """Leave a device no more memory than it uses now and ``extra`` bytes; None: 141 GB again."""
-    LIBRARY.fake_memory(ctypes.c_double(141.0 if extra is None else (used() + extra) / 1e9))
+    memory(141.0 if extra is None else (used() + extra) / 1e9)
+
+
+def memory(gigabytes: float) -> None:
+    """Give each device this memory."""
+    LIBRARY.fake_memory(ctypes.c_double(gigabytes))
 
 
 def touched() -> list[int]:

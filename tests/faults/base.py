@@ -1,7 +1,7 @@
 """What every figure is made of: cases, real processes that can be killed, and what must hold afterwards.
 
-A module of this package has ``FIGURES``; nothing registers it. ``tests/test_faults.py`` runs the short part
-of each as tests, ``scripts/reliability.py`` the long one, which it counts into RELIABILITY.md.
+A module of this package has ``FIGURES``; nothing registers it. ``tests/test_faults.py`` runs a few of
+their cases as tests, ``scripts/reliability.py`` all, which it counts into RELIABILITY.md.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Case(NamedTuple):
 class Figure:
     """A row of RELIABILITY.md.
 
-    faults: their numbers in the list of faults. least: points that the long part has at least.
-    cases(long): cheap to call, the same every time. told: a few words from the numbers of all cases.
+    faults: their numbers in the list of faults. least: points that it has at least.
+    cases(): cheap to call, the same every time. told: a few words from the numbers of all cases.
     alone: it measures time, so nothing may run beside it. needs: tells why it can't run here, or nothing.
     """
 
@@ -63,7 +63,7 @@ class Figure:
     title: str
     faults: tuple[int, ...]
     least: int
-    cases: Callable[[bool], list[Case]]
+    cases: Callable[[], list[Case]]
     told: Callable[[Sequence[Numbers]], str] | None = None
     alone: bool = False
     needs: Callable[[], str] = str

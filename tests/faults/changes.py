@@ -40,25 +40,22 @@ def identity(**changes: Any) -> Callable[[dict[str, Any]], object]:
     return change
 
 
-def machines(long: bool) -> list[Case]:
+def machines() -> list[Case]:
     cases = {
         "torch and threads": elsewhere(
             identity(torch="2.7.0", threads=2), "torch 2.7.0, now ", "threads 2, now 1"
         ),
         "nothing": elsewhere(identity()),
+        "python": elsewhere(identity(python="3.10.1"), "python 3.10.1, now 3"),
+        "numpy": elsewhere(identity(numpy="1.0"), "numpy 1.0, now"),
+        "ganlab": elsewhere(identity(ganlab="0.0.1"), "ganlab 0.0.1, now"),
+        "device": elsewhere(identity(device="NVIDIA H100"), "device NVIDIA H100, now cpu"),
+        "world size": elsewhere(identity(world_size=8), "world_size 8, now 1"),
+        "deterministic": elsewhere(identity(deterministic=True), "deterministic True, now False"),
+        "precision": elsewhere(identity(bf16=True), "bf16 True, now False"),
+        "another engine": elsewhere(identity(engine="graph"), "engine graph, now auto"),
+        "a checkpoint that tells nothing": elsewhere(lambda s: s.pop("identity")),
     }
-    if long:
-        cases |= {
-            "python": elsewhere(identity(python="3.10.1"), "python 3.10.1, now 3"),
-            "numpy": elsewhere(identity(numpy="1.0"), "numpy 1.0, now"),
-            "ganlab": elsewhere(identity(ganlab="0.0.1"), "ganlab 0.0.1, now"),
-            "device": elsewhere(identity(device="NVIDIA H100"), "device NVIDIA H100, now cpu"),
-            "world size": elsewhere(identity(world_size=8), "world_size 8, now 1"),
-            "deterministic": elsewhere(identity(deterministic=True), "deterministic True, now False"),
-            "precision": elsewhere(identity(bf16=True), "bf16 True, now False"),
-            "another engine": elsewhere(identity(engine="graph"), "engine graph, now auto"),
-            "a checkpoint that tells nothing": elsewhere(lambda s: s.pop("identity")),
-        }
     return [Case(name, check) for name, check in cases.items()]
 
 
@@ -99,9 +96,12 @@ def decaying(place: Path) -> None:
     )
 
 
-def finished_cases(long: bool) -> list[Case]:
-    cases = [Case("told, longer, shorter", finished), Case("fewer steps than done", fewer_steps)]
-    return [*cases, Case("more steps under a decay", decaying)] if long else cases[1:]
+def finished_cases() -> list[Case]:
+    return [
+        Case("told, longer, shorter", finished),
+        Case("fewer steps than done", fewer_steps),
+        Case("more steps under a decay", decaying),
+    ]
 
 
 SAFE = {  # may change at any time: nothing of the training is another for it
@@ -175,11 +175,10 @@ def another_run(key: str, value: str) -> Callable[[Path], None]:
     return check
 
 
-def changed(long: bool) -> list[Case]:
+def changed() -> list[Case]:
     found = [(f"{k} may change", free_to_change(k, v)) for k, v in SAFE.items()]
     found += [(f"{k} is another run", another_run(k, v)) for k, v in OTHERS.items()]
-    kept = found if long else [c for c in found if c[0].split()[0] in ("eval_every", "optimizer.lr")]
-    return [Case(name, check) for name, check in kept]
+    return [Case(name, check) for name, check in found]
 
 
 IMPOSSIBLE = {
@@ -221,9 +220,8 @@ def impossible(words: str, key: str) -> Callable[[Path], None]:
     return check
 
 
-def schedules(long: bool) -> list[Case]:
-    chosen = IMPOSSIBLE if long else ("optimizer.lr=-0.001", "ema=1.5", "steps=1e30")
-    return [Case(words, impossible(words, IMPOSSIBLE[words])) for words in chosen]
+def schedules() -> list[Case]:
+    return [Case(words, impossible(words, key)) for words, key in IMPOSSIBLE.items()]
 
 
 def other_data(place: Path) -> None:
@@ -251,8 +249,8 @@ def lost_config(place: Path) -> None:
     assert code == 0, said[-300:]
 
 
-def lost(long: bool) -> list[Case]:
-    return [Case("other images", other_data), *([Case("config.yaml lost", lost_config)] if long else [])]
+def lost() -> list[Case]:
+    return [Case("other images", other_data), Case("config.yaml lost", lost_config)]
 
 
 FIGURES = [

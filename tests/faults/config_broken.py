@@ -10,7 +10,7 @@ HEAD = b"# @package _global_\n"
 OWN = ["train", "--config-dir", "mine", "+experiment=own"]
 
 
-def files(long: bool) -> Iterator[Point]:
+def files() -> Iterator[Point]:
     """Fault 50: an experiment, a group's option, a protocol and a grid of one's own, damaged."""
     bomb = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
         b"%c: &%c [%s]\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 9)) for c in range(ord("b"), ord("l"))
@@ -100,7 +100,7 @@ def files(long: bool) -> Iterator[Point]:
     yield Point("no such folder", ["train", "--config-dir", "nowhere"], r"--config-dir: .*no folder")
 
 
-def combinations(long: bool) -> Iterator[Point]:
+def combinations() -> Iterator[Point]:
     """Fault 52: each alone is fine. Both keys are named."""
     projection = ["architecture=resnet", "architecture.head=projection"]
     for words, one, other in (
@@ -141,7 +141,7 @@ def combinations(long: bool) -> Iterator[Point]:
         yield Point(" ".join(words), ["train", *words], f"{one}.*{other}", codes=(2, 3, 5))
 
 
-def devices(long: bool) -> Iterator[Point]:
+def devices() -> Iterator[Point]:
     """Fault 53, on a machine without a GPU or with few."""
     for device in ("cuda:99", "cuda:999999999999999999999"):
         yield Point(f"device {device}", ["train", f"device={device}"], "device:", "device=cpu", codes=(5,))
@@ -151,7 +151,7 @@ def devices(long: bool) -> Iterator[Point]:
         yield Point(f"threads {threads}", ["train", f"threads={threads}"], "threads:", "integer")
 
 
-def words(long: bool) -> Iterator[Point]:
+def words() -> Iterator[Point]:
     """Wrong words of every command."""
     for line, where in (
         ("", "usage"),

@@ -45,9 +45,9 @@ PARTS = (
 )
 
 
-def trees(long: bool) -> Iterator[tuple[list[str], dict[str, Any]]]:
+def trees() -> Iterator[tuple[list[str], dict[str, Any]]]:
     """Command lines and the trees they make."""
-    for words in PARTS[: None if long else 1]:
+    for words in PARTS:
         yield words, compose.compose(words).tree
 
 
@@ -61,7 +61,7 @@ def misspelt(word: str, how: str, rng: random.Random) -> str:
     return word[:at] + word[at : at + 2][::-1] + word[at + 2 :]
 
 
-def typos(long: bool) -> Iterator[Point]:
+def typos() -> Iterator[Point]:
     """Every key, group, option and command, misspelt three ways."""
     rng, seen = random.Random(5), set[str]()
 
@@ -72,7 +72,7 @@ def typos(long: bool) -> Iterator[Point]:
                     yield wrong
                     break
 
-    for words, tree in trees(long):
+    for words, tree in trees():
         keys = list(dict.fromkeys(all_keys(tree)))
         for key in keys:
             parent, dot, last = key.rpartition(".")
@@ -109,10 +109,10 @@ def typos(long: bool) -> Iterator[Point]:
                 )
 
 
-def fields(long: bool) -> Iterator[Point]:
+def fields() -> Iterator[Point]:
     """Every field of the schema: below and above its range, of a wrong type, null, NaN, infinite, huge."""
     seen = set[str]()
-    for words, tree in trees(long):
+    for words, tree in trees():
         for key, wanted in leaves(tree):
             if key in seen:
                 continue

@@ -163,17 +163,10 @@ def _safetensors_is_silent(step: Path, pristine: Path) -> bool:
     return True
 
 
-def corruptions(long: bool) -> list[Case]:
+def corruptions() -> list[Case]:
     def case(name: str, count: int, damages: Callable[[], Sequence[Damage]]) -> Case:
         return Case(name, refused(damages), count)
 
-    if not long:
-
-        def some() -> list[Damage]:
-            rng = random.Random(1)
-            return [*flips(rng, 120), *pages(rng, 20), *appended(rng, 20), *cuts(10), *others()]
-
-        return [case("200 of all kinds, seed 1", 200, some)]
     return [
         case("1000 bit flips, seed 2", 1000, lambda: [*flips(random.Random(2), 1000)]),
         case("100 zeroed pages, seed 3", 100, lambda: [*pages(random.Random(3), 100)]),
@@ -255,8 +248,8 @@ def all_invalid(kind: int) -> Callable[[Path], None]:
     return check
 
 
-def commands(long: bool) -> list[Case]:
-    damages = [*others(), *flips(random.Random(5), 6), *cuts(50)] if long else [*flips(random.Random(5), 1)]
+def commands() -> list[Case]:
+    damages = [*others(), *flips(random.Random(5), 6), *cuts(50)]
     damages = [d for d in damages if "another step" not in d[0]]
     cases = [Case(f"goes on after {name}", resumes(name, damage)) for name, damage in damages]
     kinds = (
@@ -266,9 +259,7 @@ def commands(long: bool) -> list[Case]:
         "an empty file in each",
         "empty folders",
     )
-    return cases + [
-        Case(f"all invalid: {what}", all_invalid(i)) for i, what in enumerate(kinds if long else kinds[:1])
-    ]
+    return cases + [Case(f"all invalid: {what}", all_invalid(i)) for i, what in enumerate(kinds)]
 
 
 def told(numbers: Sequence[Numbers]) -> str:

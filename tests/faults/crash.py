@@ -135,24 +135,21 @@ def board(run: Path, tag: str) -> list[int]:
     return [event.step for event in EventAccumulator(str(run)).Reload().Scalars(tag)]
 
 
-def kill9(long: bool) -> list[Case]:
-    draws = range(4 if long else 1)
+def kill9() -> list[Case]:
     cases = [
-        Case(f"{game} {draw}", functools.partial(killed_at_random, game, 100 * i + draw, kills), kills)
-        for draw in draws
-        for i, (game, kills) in enumerate((g, KILLS if long else 2) for g in GAMES)
+        Case(f"{game} {draw}", functools.partial(killed_at_random, game, 100 * i + draw, KILLS), KILLS)
+        for draw in range(4)
+        for i, game in enumerate(GAMES)
     ]
-    real = Case("python -m ganlab, killed after a checkpoint", killed_for_real)
-    return [*cases, real] if long else cases
+    return [*cases, Case("python -m ganlab, killed after a checkpoint", killed_for_real)]
 
 
-def loops(long: bool) -> list[Case]:
-    kills = 20 if long else 3
-    return [Case("killed 1.5 intervals after each start", functools.partial(crash_loop, kills), kills)]
+def loops() -> list[Case]:
+    return [Case("killed 1.5 intervals after each start", functools.partial(crash_loop, 20), 20)]
 
 
-def torn(long: bool) -> list[Case]:
-    cuts = range(0, 160, 4) if long else (1, 47, 1000)
+def torn() -> list[Case]:
+    cuts = range(0, 160, 4)
     return [Case("metrics cut in their last line", functools.partial(torn_metrics, cuts), len(cuts))]
 
 

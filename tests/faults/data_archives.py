@@ -191,9 +191,8 @@ def _files(place: Path) -> set[str]:
     return {str(p.relative_to(place)) for p in place.rglob("*")}
 
 
-def cases(long: bool) -> list[Case]:
-    every_case = [Case(name, attack(name)) for name in ATTACKS]
-    return every_case if long else every_case[::6]
+def cases() -> list[Case]:
+    return [Case(name, attack(name)) for name in ATTACKS]
 
 
 FIGURES = [

@@ -150,6 +150,6 @@ CONTAINERS: dict[str, Check] = {
 FIGURES = [
     Figure(
         "containers", "Damaged and odd LMDB, npz, HDF5, zip, tar -> one line, or read anyway", (46,), 20,
-        cases(CONTAINERS, 5),
+        cases(CONTAINERS),
     ),
 ]  # fmt: skip

@@ -21,8 +21,8 @@ from ganlab.errors import GanlabError
 from ganlab.system import download
 from ganlab.system.failures import print_errors
 
-from .base import LINE, Case, Figure
-from .data_common import names
+from .base import LINE, Figure
+from .data_common import cases, names
 from .data_servers import CONTENT, served
 
 MD5, SHA256 = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
@@ -298,11 +298,6 @@ CASES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def cases(long: bool) -> list[Case]:
-    made = [Case(name, check) for name, check in CASES.items()]
-    return made if long else made[::2]
-
-
 FIGURES = [
-    Figure("downloads", "Download faults -> the right file, or one line", (48, 54), 24, cases),
+    Figure("downloads", "Download faults -> the right file, or one line", (48, 54), 24, cases(CASES)),
 ]  # fmt: skip

@@ -189,6 +189,6 @@ FILES: dict[str, Check] = {
 FIGURES = [
     Figure(
         "come-and-go", "Files that vanish, pipes, sockets, loops, no permission -> named, no hang", (47,), 16,
-        cases(FILES, 4),
+        cases(FILES),
     ),
 ]  # fmt: skip

@@ -67,12 +67,11 @@ def cut_in_a_set(kind: str) -> Callable[[Path], None]:
     return check
 
 
-def cut_cases(long: bool) -> list[Case]:
-    n = 100 if long else 25
+def cut_cases() -> list[Case]:
     kinds = list(CUT)
-    whole = [Case(f"{kind} cut at {n} lengths", cut(kind, n), n) for kind in kinds]
+    whole = [Case(f"{kind} cut at 100 lengths", cut(kind, 100), 100) for kind in kinds]
     files = [Case(f"a cut {kind} in a set", cut_in_a_set(kind)) for kind in ("JPEG", "PNG", "WEBP")]
-    return whole + (files if long else files[:1])
+    return whole + files
 
 
 # ---- 43: bombs
@@ -258,11 +257,11 @@ def odd(which: str) -> Callable[[Path], None]:
     return check
 
 
-def odd_cases(long: bool) -> list[Case]:
+def odd_cases() -> list[Case]:
     bombs = [Case(f"bomb: {name}", bomb(make)) for name, make in BOMBS.items()]
     turned = [Case(f"converted: {name}", converted(name)) for name in CONVERTED]
     away = [Case(f"refused: {name}", odd(name)) for name in REFUSED]
-    return [*bombs, *turned, *away] if long else [bombs[4], *turned[:3], *away[:2]]
+    return [*bombs, *turned, *away]
 
 
 FIGURES = [

@@ -220,12 +220,7 @@ def at_least(n: int, check: Callable[[Path], dict[str, float]]) -> Callable[[Pat
     return counted
 
 
-def cases(long: bool) -> list[Case]:
-    if not long:
-        return [
-            Case("every third operation of preparing: folder", at_least(10, prepared("folder", 3)), 10),
-            Case("every second operation of a download", at_least(5, downloaded(2)), 5),
-        ]
+def cases() -> list[Case]:
     made = [
         Case(f"every operation of preparing: {kind}", at_least(POINTS[kind], prepared(kind, 1)), POINTS[kind])
         for kind in SETS

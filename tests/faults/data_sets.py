@@ -177,6 +177,6 @@ CONTENTS: dict[str, Check] = {
 
 FIGURES = [
     Figure(
-        "bad-sets", "Bad data sets and labels -> right code, one line, the fix", (45,), 30, cases(CONTENTS, 5)
+        "bad-sets", "Bad data sets and labels -> right code, one line, the fix", (45,), 30, cases(CONTENTS)
     ),
 ]

@@ -154,7 +154,7 @@ def hangs(kind: str, nth: int) -> Callable[[Path], dict[str, float]]:
     return check
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     ends = [(kind, s, n) for kind in SETS for s in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS)
             for n in ((1, 2) if s == signal.SIGKILL else (1,))
             if s == signal.SIGKILL or kind in ("folder", "ImageNet tar")]  # fmt: skip
@@ -166,7 +166,7 @@ def cases(long: bool) -> list[Case]:
     stops = [("folder", n) for n in (1, 2, 3, 4)] + [("ImageNet tar", n) for n in (1, 3)]
     stops += [("LSUN", n) for n in (1, 3, 4)] + [("STL-10", 1)]
     hung = [Case(f"SIGSTOP at work {n} of {kind}", hangs(kind, n)) for kind, n in stops]
-    return [*made, *hung] if long else [made[1], made[8], hung[1]]
+    return [*made, *hung]
 
 
 FIGURES = [

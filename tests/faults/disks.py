@@ -192,20 +192,19 @@ def result_full(place: Path) -> None:
     assert_identical(place, *GAME)
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     found: list[Case] = []
 
     def add(name: str, check: Callable[..., None], *args: Any) -> None:
         found.append(Case(name, functools.partial(check, *args)))
 
     limits = [0, 1, 7, 100, 512, 1000, 2000, 3000, 4095, 4096, 4097, 6000, 8192, 9000, 10000, 11000, 12000]
-    for limit in limits if long else (0, 4096):
+    for limit in limits:
         add(f"full at byte {limit}, once", full_at, limit, 1)
-    for limit in limits[::4] if long else (1000,):
+    for limit in limits[::4]:
         add(f"full at byte {limit}, three times", full_at, limit, 3)
     for number, code in enumerate((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), 1):
-        if long or number == 2:
-            add(f"no room for checkpoint {number} to come, {errno.errorcode[code]}", no_room, number, code)
+        add(f"no room for checkpoint {number} to come, {errno.errorcode[code]}", no_room, number, code)
     for name, code in BRIEF.items():
         for call, which, first in (
             ("write", of_checkpoint, 4),
@@ -215,26 +214,16 @@ def cases(long: bool) -> list[Case]:
             ("replace", named("result.json"), 2),
         ):
             times = 3 if call == "write" else 1
-            if long or (name, call) in (("EIO", "fsync"), ("ESTALE", "replace")):
-                where = "checkpoints" if which is of_checkpoint else "other files"
-                add(
-                    f"{name} in {call} {first} of {where}, {times} times",
-                    brief,
-                    call,
-                    code,
-                    which,
-                    first,
-                    times,
-                )
-        for call in ("write", "fsync", "rename", "mkdir") if long else ():
+            where = "checkpoints" if which is of_checkpoint else "other files"
+            add(f"{name} in {call} {first} of {where}, {times} times", brief, call, code, which, first, times)
+        for call in ("write", "fsync", "rename", "mkdir"):
             add(f"{name} in {call} for good", lasting, call, code)
-    for code in (errno.ENOSPC, errno.EDQUOT) if long else (errno.ENOSPC,):
+    for code in (errno.ENOSPC, errno.EDQUOT):
         add(f"metrics.jsonl for a while, {errno.errorcode[code]}", metrics_full, code)
     for check in (metrics_dead, pictures_full, board_full, result_full):
-        if long or check is not board_full:
-            add(str(check.__doc__).partition(":")[0], check)
+        add(str(check.__doc__).partition(":")[0], check)
     if can_mount():
-        for share in (0.2, 0.5, 0.9, 1.5, 2.0, 2.5, 3.0) if long else (0.5,):
+        for share in (0.2, 0.5, 0.9, 1.5, 2.0, 2.5, 3.0):
             add(f"a disk of {share} checkpoints", too_small, share)
         add("a disk of 5.5 checkpoints holds them", just_enough)
     return found

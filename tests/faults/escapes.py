@@ -266,7 +266,7 @@ def umask(mask: int) -> Callable[[Path], None]:
     return check
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     sample, report = ["sample", "run", "n=2"], ["report", "run", "out=out"]
     evaluate = ["evaluate", "run", "metric.protocol.is_n_fake=32"]
     found = [
@@ -278,8 +278,6 @@ def cases(long: bool) -> list[Case]:
         Case("words: colours", injected("colours", EVIL["colours"])),
         Case("a token of the environment", env_kept),
     ]
-    if not long:
-        return found
     for what, to, words, codes in (
         ("checkpoints", "", MORE, (4, 5)),
         ("checkpoints/step-000000002", "step-000000001", MORE, (0, 4, 5)),

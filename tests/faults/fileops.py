@@ -259,7 +259,7 @@ def whole_run(again: bool, every: int, first: int, place: Path) -> Numbers:
     return {name: float(len(points))}
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     """Points are what K is known to be at least; what it is, is told."""
     found = [
         Case("save and prune", save_and_prune, LEAST["save"]),
@@ -267,12 +267,9 @@ def cases(long: bool) -> list[Case]:
     ]
     for again in (False, True):
         name = "resumed run" if again else "new run"
-        if long:
-            for first in range(4):
-                check = functools.partial(whole_run, again, 4, first)
-                found.append(Case(f"{name}, every 4th from {first}", check, LEAST[name] // 4))
-        else:
-            found.append(Case(f"{name}, every 47th", functools.partial(whole_run, again, 47, 5), 2))
+        for first in range(4):
+            check = functools.partial(whole_run, again, 4, first)
+            found.append(Case(f"{name}, every 4th from {first}", check, LEAST[name] // 4))
     return found
 
 

@@ -204,21 +204,19 @@ def no_replace(place: Path) -> None:
     assert_identical(place, *GAME)
 
 
-def folders(long: bool) -> list[Case]:
+def folders() -> list[Case]:
     found = [
         Case(f"run folder {how}", functools.partial(gone, how)) for how in ("deleted", "moved", "replaced")
     ]
     bad = ("a file", "read-only", "a file above it", "no such device", "a broken link")
-    found += [
-        Case(f"run folder is {how}", functools.partial(unwritable, how)) for how in bad[: 5 if long else 2]
-    ]
+    found += [Case(f"run folder is {how}", functools.partial(unwritable, how)) for how in bad]
     odd = [("HOME", "/nonexistent"), ("HOME", "/proc"), ("TMPDIR", "/nonexistent"), ("TMPDIR", "/proc")]
-    for name, value in odd if long else odd[:3:2]:
+    for name, value in odd:
         found.append(Case(f"{name}={value}", functools.partial(odd_homes, name, value)))
     return [*found, Case("cache unwritable", no_cache)]
 
 
-def clocks(long: bool) -> list[Case]:
+def clocks() -> list[Case]:
     jumps: dict[str, tuple[Callable[[float], float], str]] = {
         "an hour back": (lambda now: now - 3600, "UTC"),
         "an hour on": (lambda now: now + 3600, "UTC"),
@@ -229,15 +227,11 @@ def clocks(long: bool) -> list[Case]:
         "back and forth": (lambda now: now + (-1) ** int(now * 100) * 1e5, "America/New_York"),
         "it stands still": (lambda now: 1.7e9, "UTC"),
     }
-    found = [
-        Case(f"clock jumps: {name}", functools.partial(clock, *jump))
-        for name, jump in jumps.items()
-        if long or name in ("an hour back", "to 1970")
-    ]
+    found = [Case(f"clock jumps: {name}", functools.partial(clock, *jump)) for name, jump in jumps.items()]
     return [*found, Case("the newest is a number", newest_is_a_number)]
 
 
-def networks(long: bool) -> list[Case]:
+def networks() -> list[Case]:
     return [Case("a rename's answer is lost", late_folder), Case("no rename over a file", no_replace)]
 
 

@@ -104,28 +104,30 @@ class Attack:
         return {**self.told, "points": self.points}
 
 
-def pickles(place: Path, long: bool) -> Numbers:
-    """Every payload as weights, as a checkpoint and as data."""
-    attack, made = Attack(place), files.payloads(place)
-    run = trained(place)
-    shutil.copytree(run, place / "sound")
-    for name, content in made.items() if long else list(made.items())[::6]:
+def pickled(name: str) -> Callable[[Path], Numbers]:
+    """One payload as weights, as a checkpoint and as data."""
+
+    def check(place: Path) -> Numbers:
+        attack, content = Attack(place), files.payloads(place)[name]
+        run = trained(place)
         bad = place / ("bad.npz" if "np" in name else "bad.pth")
         bad.write_bytes(content)
-        attack.try_(f"{name} as weights", tiny(f"metric.weights={bad}", "run_dir=new"), (5,))
-        words = tiny(f"metric.weights={bad}", "metric.extractor=inception", "run_dir=new")
-        attack.try_(f"{name} as Inception's weights", words, (5,))
         data = ["train", "dataset=folder", f"dataset.path={bad}", "dataset.resolution=16", "run_dir=new"]
-        attack.try_(f"{name} as data", data, (3,))
-        shutil.rmtree(run)
-        shutil.copytree(place / "sound", run)
         files.plant(run, tensors=content)
-        attack.try_(f"{name} as a checkpoint", ["sample", "run", "n=2"], (4,), [run])
-        attack.try_(f"{name} to evaluate", ["evaluate", str(bad)], (2, 3, 5))
-    return attack.over(15)
+        for words, code in (
+            (tiny(f"metric.weights={bad}", "run_dir=new"), 5),
+            (tiny(f"metric.weights={bad}", "metric.extractor=inception", "run_dir=new"), 5),
+            (data, 3),
+        ):
+            attack.try_(" ".join(words[-2:]), words, (code,))
+        attack.try_("as a checkpoint", ["sample", "run", "n=2"], (4,), [run])
+        attack.try_("to evaluate", ["evaluate", str(bad)], (2, 3, 5))
+        return attack.over(5)
+
+    return check
 
 
-def tensors(place: Path, long: bool) -> Numbers:
+def tensors(place: Path) -> Numbers:
     """Well-signed checkpoints that lie; checked, sampled, resumed."""
     attack = Attack(place)
     run = trained(place)
@@ -136,17 +138,12 @@ def tensors(place: Path, long: bool) -> Numbers:
         shutil.copytree(place / "sound", run)
 
     resume = tiny("steps=3", "save_every=1", "metric.protocol.is_n_fake=32")
-    for number, (name, content) in enumerate(files.crafted().items()):
-        if not long and number % 4:
-            continue
+    for name, content in files.crafted().items():
         fresh()
         files.plant(run, tensors=content, tensors_=1)
         attack.try_(f"sample: {name}", ["sample", "run", "n=2"], (4,), [run], len(content))
-        if long:
-            attack.try_(f"check: {name}", ["check", "run"], (4,), [run], len(content))
-    for number, (name, content) in enumerate(files.states().items()):
-        if not long and number % 4:
-            continue
+        attack.try_(f"check: {name}", ["check", "run"], (4,), [run], len(content))
+    for name, content in files.states().items():
         fresh()
         files.plant(run, state=content)
         attack.try_(f"state, {name}", ["sample", "run", "n=2"], (4,), [run], len(content))
@@ -166,16 +163,14 @@ def tensors(place: Path, long: bool) -> Numbers:
     return attack.over(15)
 
 
-def folders(place: Path, long: bool) -> Numbers:
+def folders(place: Path) -> Numbers:
     """A run folder whose files say what they should not."""
     attack = Attack(place)
     run = trained(place)
     sound = yaml.safe_load((run / "config.yaml").read_text())
-    for number, (name, (key, value)) in enumerate(files.configs().items()):
-        if not long and number % 3:
-            continue
+    for name, (key, value) in files.configs().items():
         (run / "config.yaml").write_text(yaml.safe_dump(changed(sound, key, value), sort_keys=False))
-        for words in (["evaluate", "run"], ["sample", "run", "n=2"]) if long else (["sample", "run", "n=2"],):
+        for words in (["evaluate", "run"], ["sample", "run", "n=2"]):
             attack.try_(f"{words[0]}: {name}", words, (2, 3, 4, 5), [run])
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
@@ -236,7 +231,7 @@ def changed(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     return dict(copy)
 
 
-def sent_configs(place: Path, long: bool) -> Numbers:
+def sent_configs(place: Path) -> Numbers:
     """Fault 57: a folder of configs that someone sent."""
     attack = Attack(place)
     for number, (name, (content, words)) in enumerate(files.user_configs().items()):
@@ -266,9 +261,9 @@ def sent_configs(place: Path, long: bool) -> Numbers:
     return attack.over(20)
 
 
-def case(name: str, check: Callable[[Path, bool], Numbers], long: bool, n: int) -> Case:
+def case(name: str, check: Callable[[Path], Numbers], n: int) -> Case:
     def counted(place: Path) -> Numbers:
-        told = check(place, long)
+        told = check(place)
         assert told["points"] == n, f"{told['points']} points, not {n}"
         return told
 
@@ -281,12 +276,12 @@ def tell(numbers: Sequence[Numbers]) -> str:
     return f"{none}; slowest {cpu:.1f} s of CPU time, at most {mb:.0f} MB beside twice the file"
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     return [
-        case("pickles as weights, checkpoints, data", pickles, long, 65 if long else 15),
-        case("crafted checkpoints", tensors, long, 68 if long else 17),
-        case("crafted run folders", folders, long, 85 if long else 42),
-        case("configs that were sent", sent_configs, long, 37),
+        *(case(f"{name}: as weights, checkpoint, data", pickled(name), 5) for name in files.payloads(Path())),
+        case("crafted checkpoints", tensors, 68),
+        case("crafted run folders", folders, 85),
+        case("configs that were sent", sent_configs, 37),
     ]
 
 

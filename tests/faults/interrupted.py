@@ -75,14 +75,13 @@ def moments() -> dict[str, tuple[tuple[str, ...], list[Callable[[Any], None]]]]:
     }
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     found = []
-    for i, (command, (words, there)) in enumerate(moments().items()):
+    for command, (words, there) in moments().items():
         for k, patch in enumerate(there):
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if long or (k == min(1, len(there) - 1) and signum == (signal.SIGINT, signal.SIGTERM)[i % 2]):
-                    name = f"{signal.Signals(signum).name} in {command}, moment {k + 1}"
-                    found.append(Case(name, functools.partial(interrupted, signum, words, patch)))
+                name = f"{signal.Signals(signum).name} in {command}, moment {k + 1}"
+                found.append(Case(name, functools.partial(interrupted, signum, words, patch)))
     return found
 
 

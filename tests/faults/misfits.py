@@ -83,7 +83,7 @@ def of_another_run(change: Sequence[str], key: str) -> Callable[[Path], None]:
     return check
 
 
-def misfits(long: bool) -> list[Case]:
+def misfits() -> list[Case]:
     shapes = r"tensor {} is \[.*\] float\d\d, this config builds \[.*\] float32"
     cases = {
         "architecture.width": of_config(["architecture.width=0.06"], "architecture.width"),
@@ -91,8 +91,6 @@ def misfits(long: bool) -> list[Case]:
         "no slots of D's optimiser": of_tensors(without("d_optimizer/"), "d_optimizer/state/0/.* is nothing"),
         "a wrong dtype in generator": of_tensors(retyped("generator/"), shapes.format("generator/.*")),
     }
-    if not long:
-        return [Case(name, check) for name, check in cases.items()]
     configs = {
         "architecture.z_dim": ["architecture.z_dim=6"],
         "dataset.channels": ["dataset.channels=3"],
@@ -150,10 +148,10 @@ def poisoned(prefix: str, value: float) -> Callable[[Path], None]:
     return check
 
 
-def not_finite(long: bool) -> list[Case]:
-    found = [("generator/", float("nan")), ("d_optimizer/", float("inf"))]
-    more = [("discriminator/", float("-inf")), ("average/", float("nan")), ("g_optimizer/", float("nan"))]
-    return [Case(f"{v} in {name}", poisoned(name, v)) for name, v in (found + more if long else found[:1])]
+def not_finite() -> list[Case]:
+    found = {"generator": "nan", "d_optimizer": "inf", "discriminator": "-inf", "average": "nan"}
+    found["g_optimizer"] = "nan"
+    return [Case(f"{v} in {name}/", poisoned(f"{name}/", float(v))) for name, v in found.items()]
 
 
 # ---- 32: formats
@@ -214,15 +212,12 @@ def of_format(number: Any, needs: Any, pattern: str, code: int = 4) -> Callable[
     return check
 
 
-def formats(long: bool) -> list[Case]:
+def formats() -> list[Case]:
     cases = [Case(f.name, released(f)) for f in sorted(FIXTURES.glob("format-*"))]
     cases.append(Case("a newer one", of_format(2, "3.1", r"needs ganlab >= 3\.1; upgrade it")))
-    if long:
-        cases.append(Case("much newer, no version told", of_format(99, None, "needs ganlab >=")))
-        cases += [
-            Case(f"format {n!r}", of_format(n, "0.1", "none that a ganlab ever wrote")) for n in (0, -1, "1")
-        ]
-    return cases
+    cases.append(Case("much newer, no version told", of_format(99, None, "needs ganlab >=")))
+    none = "none that a ganlab ever wrote"
+    return cases + [Case(f"format {n!r}", of_format(n, "0.1", none)) for n in (0, -1, "1")]
 
 
 FIGURES = [

@@ -66,7 +66,7 @@ def board(place: Path) -> None:
     assert (place / "run" / "result.json").is_file()
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     found = [
         Case(
             "train without torchvision",
@@ -77,8 +77,6 @@ def cases(long: bool) -> list[Case]:
         ),
         Case("train without TensorBoard", board),
     ]
-    if not long:
-        return found
     lsun = ["train", "dataset=lsun", "dataset.path=."]
     for package, words, named in (
         ("scipy", tiny("metric=[fid]"), "scipy"),

@@ -189,11 +189,9 @@ def mutated(name: str, least: int, idle_too: bool) -> Callable[[Path], Numbers]:
 LEAST = {"bn": 20, "sn gamma, gp": 18, "snr": 17, "projection, EMA": 20}
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     """All components of the first config, the idle ones too; of the others what is not idle."""
     every, *others = CONFIGS
-    if not long:
-        return [Case(every, mutated(every, 20, idle_too=False), 20)]
     return [Case(every, mutated(every, 37, idle_too=True), 37)] + [
         Case(name, mutated(name, LEAST[name], idle_too=False), LEAST[name]) for name in others
     ]

@@ -293,15 +293,14 @@ def host_memory(words: tuple[str, ...], spare: int) -> Callable[[Path], None]:
     return check
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     """Faults 11, 12 and 36 to 39."""
     found = []
     for source in SOURCES:
-        values = (math.nan, math.inf) if long else (math.nan,)
         found += [
             Case(f"{value} in {source} at update {step}", diverges(source, step, value))
-            for step in (range(2, STEPS) if long else (5,))
-            for value in values
+            for step in range(2, STEPS)
+            for value in (math.nan, math.inf)
         ]
     found += [Case(f"{key} runs away", runs_away(key)) for key in ("loss", "lr", "images")]
     every = {"is_cifar", "fid_cifar", "kid_cifar"}
@@ -313,18 +312,14 @@ def cases(long: bool) -> list[Case]:
         "linalg": (features(linalg), every, "no value"),
     }
     for name, (patch, lost, why) in changes.items():
-        if long or name in ("nan", "crash"):
-            found.append(Case(f"score {name}", scored(patch, lost, why)))
+        found.append(Case(f"score {name}", scored(patch, lost, why)))
     found += [Case("a NaN is never best", never_best), Case("too few images", too_few)]
     for where in ("step", "features", "images", "samples"):
-        found += [
-            Case(f"memory ends in {where}, call {k}", memory(where, k))
-            for k in ((1, 2, 3, 4, 5) if long else (2,))
-        ]
+        found += [Case(f"memory ends in {where}, call {k}", memory(where, k)) for k in (1, 2, 3, 4, 5)]
     big = ("batch_size=512", "architecture.width=2", "dataset.resolution=32")
     found += [
         Case(f"host memory ends after {spare} MB", host_memory(big, spare))
-        for spare in ((100, 200, 300, 400, 600, 800) if long else (300,))
+        for spare in (100, 200, 300, 400, 600, 800)
     ]
     return found
 

@@ -73,9 +73,7 @@ def share(place: Path) -> Numbers:
     return {"share": spent / wall}
 
 
-def cases(long: bool) -> list[Case]:
-    if not long:
-        return [Case("4 MB, 2 rounds", against_torch(4, 2))]
+def cases() -> list[Case]:
     return [Case(f"{MB} MB, {ROUNDS} rounds", against_torch(MB, ROUNDS)), Case("share of a run", share)]
 
 

@@ -147,18 +147,18 @@ def without_flock(place: Path) -> None:
     nothing_lost(place / "run")
 
 
-def owners(long: bool) -> list[Case]:
-    rounds, starts, launches = (20, 16, 50) if long else (1, 16, 10)
+def owners() -> list[Case]:
+    rounds, starts, launches = 20, 16, 50
     found = [Case(f"{starts} starts, round {i}", functools.partial(one_owner, starts)) for i in range(rounds)]
     found.append(Case(f"{launches} seeds at once", functools.partial(many_folders, launches), launches))
     found.append(Case(f"one launch {launches} times at once", functools.partial(one_folder, launches)))
     return found
 
 
-def locks(long: bool) -> list[Case]:
+def locks() -> list[Case]:
     found = [Case("owner killed", dead_owner), Case("no flock", without_flock)]
     for flock in (True, False):
-        for silent in (0, 290, 400) if long else (0, 400):
+        for silent in (0, 290, 400):
             name = f"owner on another host, silent for {silent} s, {'flock' if flock else 'no flock'}"
             found.append(Case(name, functools.partial(foreign_owner, flock, silent)))
     return found

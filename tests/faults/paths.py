@@ -112,16 +112,12 @@ def readonly(place: Path) -> None:
     assert [state(root) for root in roots] == before
 
 
-def cases(long: bool) -> list[Case]:
-    chosen = dict(NAMES) if long else {n: NAMES[n] for n in ("equals", "a newline", "bytes")}
-    found = [Case("nothing beside code and configs", readonly)]
-    for name, text in chosen.items():
+def cases() -> list[Case]:
+    found = [Case("nothing beside code and configs", readonly), Case("the POSIX locale", posix)]
+    for name, text in NAMES.items():
         found.append(Case(f"run_dir: {name}", as_run_dir(text)))
         found.append(Case(f"a run's folder: {name}", as_run(text), 3))
-        if long:
-            found.append(Case(f"dataset.path: {name}", as_data(text)))
-    if long:
-        found.append(Case("the POSIX locale", posix))
+        found.append(Case(f"dataset.path: {name}", as_data(text)))
     return found
 
 

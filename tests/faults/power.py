@@ -74,7 +74,7 @@ def order(place: Path) -> None:
     assert run.is_dir()
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     return [Case("every rename of a run", order)]
 
 

@@ -152,11 +152,9 @@ def equal(more: Sequence[str], size: int, here: Path) -> Numbers:
     return {"difference": off}
 
 
-def same(long: bool) -> list[Case]:
-    chosen = [(name, more, 2) for name, more in SAME.items()]
-    if long:
-        chosen += [(name, more, 2) for name, more in MORE.items()]
-        chosen += [(name, more, size) for name, more in SAME.items() for size in (3, 4)]
+def same() -> list[Case]:
+    chosen = [(name, more, 2) for name, more in (SAME | MORE).items()]
+    chosen += [(name, more, size) for name, more in SAME.items() for size in (3, 4)]
     return [Case(f"{name}, {size} ranks", partial(equal, more, size)) for name, more, size in chosen]
 
 
@@ -187,9 +185,8 @@ def scored_alike(more: Sequence[str], size: int, here: Path) -> None:
     assert one == many
 
 
-def scores(long: bool) -> list[Case]:
-    every = [(name, more, size) for name, more in SCORES.items() for size in (2, 3)]
-    chosen = every if long else [given for given in every if given[0] == "of classes" and given[2] == 2]
+def scores() -> list[Case]:
+    chosen = [(name, more, size) for name, more in SCORES.items() for size in (2, 3)]
     return [Case(f"{name}, {size} ranks", partial(scored_alike, more, size)) for name, more, size in chosen]
 
 
@@ -232,13 +229,11 @@ RESUMED: dict[str, list[str]] = {
 }
 
 
-def exact(long: bool) -> list[Case]:
-    names = list(RESUMED) if long else ["apart, gp, ema"]
-    steps = (1, 4, 7) if long else (5,)
+def exact() -> list[Case]:
     return [
         Case(f"{name}, stopped at {step}", partial(resumed, RESUMED[name], at(step, 0, send(15)), 143))
-        for name in names
-        for step in steps
+        for name in RESUMED
+        for step in (1, 4, 7)
     ]
 
 
@@ -350,24 +345,20 @@ def signalled(phase: str, rank: int, signum: int) -> Before:
 PHASED = ["eval_every=6", "sample_every=3", "metric.protocol.is_n_fake=1000"]
 
 
-def ends(long: bool) -> list[Case]:
-    return [*_ends(long)]
+def ends() -> list[Case]:
+    return [*_ends()]
 
 
-def _ends(long: bool) -> Iterator[Case]:
+def _ends() -> Iterator[Case]:
     kill = signal.SIGKILL
-    for rank, step in [(0, 5), (1, 5), (1, 0), (0, 9), (1, 11)] if long else [(1, 5)]:
+    for rank, step in [(0, 5), (1, 5), (1, 0), (0, 9), (1, 11)]:
         yield Case(
             f"kill -9 of rank {rank} at {step}", partial(resumed, [], at(step, rank, send(kill)), None)
         )
-    if long:
-        yield Case(
-            "kill -9 of rank 2 of 3", partial(resumed, ["batch_size=12"], at(5, 2, send(kill)), None, size=3)
-        )
-    heard: list[tuple[str, int, int]] = [("evaluation", 1, 15)]
-    if long:
-        heard += [(p, r, s) for p in ("start-up", "evaluation") for r in (0, 1) for s in (2, 10)]
-        heard += [("samples", 0, 15), ("save", 0, 15), ("samples", 1, 2)]
+    three = partial(resumed, ["batch_size=12"], at(5, 2, send(kill)), None, size=3)
+    yield Case("kill -9 of rank 2 of 3", three)
+    heard = [(p, r, s) for p in ("start-up", "evaluation") for r in (0, 1) for s in (2, 10)]
+    heard += [("evaluation", 1, 15), ("samples", 0, 15), ("save", 0, 15), ("samples", 1, 2)]
     for phase, rank, signum in heard:
         hit = partial(resumed, PHASED, signalled(phase, rank, signum), 128 + signum)
         if phase == "start-up":
@@ -382,12 +373,10 @@ def _ends(long: bool) -> Iterator[Case]:
         "divergence": (["optimizer.lr=1e30"], None, 6, "not finite"),
     }
     for name, given in said.items():
-        if long or name in ("data missing for one rank", "memory out on one rank"):
-            yield Case(name, partial(one_says, *given))
-    if long:
-        yield Case("full disk", disk_full)
-        yield Case("folder in use", in_use)
-        yield Case("another number of ranks", other_size)
+        yield Case(name, partial(one_says, *given))
+    yield Case("full disk", disk_full)
+    yield Case("folder in use", in_use)
+    yield Case("another number of ranks", other_size)
 
 
 def told(numbers: Sequence[Numbers]) -> str:

@@ -9,8 +9,7 @@ from pathlib import Path
 from .base import Case, Failed, Figure, Numbers
 from .played import POINTS, STEPS, everything, play, seen, unlike
 
-SHORT = ("normalization=bn", "head=projection", "sn gamma", "architecture=dcgan")  # at every commit
-APART = (  # each of their points has a run of its own in the long part
+APART = (  # each of their points has a run of its own
     *("loss=wasserstein", "normalization=sn", "normalization=bn", "normalization=wn"),
     *("architecture=dcgan", "head=projection", "joint_fakes", "sn gamma"),
 )
@@ -48,13 +47,11 @@ def identical(words: Sequence[str], at_once: bool) -> Callable[[Path], Numbers]:
     return check
 
 
-def matrix(long: bool) -> list[Case]:
-    found = everything()
-    names = found if long else SHORT
-    return [Case(name, identical(found[name], not long or name not in APART), len(POINTS)) for name in names]
+def matrix() -> list[Case]:
+    return [Case(name, identical(w, name not in APART), len(POINTS)) for name, w in everything().items()]
 
 
-def controls(long: bool) -> list[Case]:
+def controls() -> list[Case]:
     """What must differ, does: else nothing above says anything."""
 
     def seeds(place: Path) -> None:
@@ -111,13 +108,11 @@ def untouched(words: Sequence[str], looks: Mapping[str, str]) -> Callable[[Path]
     return check
 
 
-def looking(long: bool) -> list[Case]:
+def looking() -> list[Case]:
     found = everything()
     parts = ("sn", "bn", "wn", "snr", "gp")
     names = ["EMA", "head=ac acgan", "architecture=dcgan", *(f"normalization={n}" for n in parts)]
-    names = names if long else ["EMA"]
-    looks = LOOKS if long else {k: LOOKS[k] for k in ("eval_every", "spectral_every", "nothing at all")}
-    return [Case(name, untouched(found[name], looks), len(looks)) for name in names]
+    return [Case(name, untouched(found[name], LOOKS), len(LOOKS)) for name in names]
 
 
 def told(numbers: Sequence[Numbers]) -> str:

@@ -170,16 +170,14 @@ def stopped(signum: int, phase: str, patch: Patch, words: tuple[str, ...], place
     return {"latency": ended - float(note.read_text())}
 
 
-def phases(long: bool) -> list[Case]:
-    """All phases, signals and moments; the short part has two signals a phase."""
+def phases() -> list[Case]:
+    """All phases, signals and moments."""
     found = []
-    for i, (phase, there) in enumerate(moments().items()):
-        for j, signum in enumerate(SIGNALS):
-            for k, (when, patch, words) in enumerate(there):
-                if long or ((i + j) % 3 == 0 and (i + k) % 4 == 0) or (j == 4 and (i + k) % 4 == 1):
-                    name = f"{signal.Signals(signum).name} in {phase}: {when}"
-                    check = functools.partial(stopped, signum, phase, patch, words)
-                    found.append(Case(name, check))
+    for phase, there in moments().items():
+        for signum in SIGNALS:
+            for when, patch, words in there:
+                name = f"{signal.Signals(signum).name} in {phase}: {when}"
+                found.append(Case(name, functools.partial(stopped, signum, phase, patch, words)))
     return found
 
 
@@ -226,15 +224,14 @@ def with_inside(folder: Path, words: tuple[str, ...]) -> None:
         assert_identical(folder, *words)
 
 
-def double(long: bool) -> list[Case]:
+def double() -> list[Case]:
     found = []
     delays = (0.0, 0.05, 0.1, 0.2)
     for phase, there in moments().items():
-        for when, patch, words in there if long else there[1:2]:
+        for when, patch, words in there:
             if phase in ("train step", "save", "prune") and words is GAME:
-                chosen = delays if long else delays[2:3]
-                check = functools.partial(twice, phase, patch, words, chosen)
-                found.append(Case(f"SIGINT twice in {phase}: {when}", check, len(chosen)))
+                check = functools.partial(twice, phase, patch, words, delays)
+                found.append(Case(f"SIGINT twice in {phase}: {when}", check, len(delays)))
     return found
 
 

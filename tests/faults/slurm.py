@@ -221,8 +221,8 @@ def trials(place: Path, names: Sequence[str] = ()) -> Numbers:
     return {}
 
 
-def cases(long: bool) -> list[Case]:
-    return [Case("a node of its own", trials, len(TRIALS))] if long else []
+def cases() -> list[Case]:
+    return [Case("a node of its own", trials, len(TRIALS))]
 
 
 FIGURES = [

@@ -126,19 +126,18 @@ def limited_imports(place: Path) -> None:
     )
 
 
-def cases(long: bool) -> list[Case]:
+def cases() -> list[Case]:
     found = [
         Case(f"closed: {name}", functools.partial(commands, functools.partial(closed, n)), len(COMMANDS))
         for name, n in CLOSED.items()
-        if long or name == "all three"
     ]
     found += [
         Case("a user that no one knows", functools.partial(commands, unknown_user, doctor=5), len(COMMANDS)),
         Case("no home, no cache", no_home, 3),
         Case("little address space", limited),
     ]
-    more = [Case("a home that is none, really", really), Case("too little for torch", limited_imports)]
-    return [*found, *(more if long else [])]
+    found += [Case("a home that is none, really", really), Case("too little for torch", limited_imports)]
+    return found
 
 
 FIGURES = [

@@ -249,69 +249,43 @@ def shared(folder: Path, seeds: Sequence[int], many: int, door: str, kill: bool)
     assert kill or len({row["by"] for row in events(folder, "started")}) > 1 or door != "sweep"
 
 
-def _sabotage(long: bool) -> list[Case]:
-    ways, seeds = [*cells.WAYS, "nan"], range(12 if long else 1)
-    if not long:
-        ways = ["raise", "segfault", "hang", "nan"]
+def _sabotage() -> list[Case]:
+    ways, seeds = [*cells.WAYS, "nan"], range(12)
     name = f"{len(seeds)} sound cells beside {', '.join(ways)}"
     return [Case(name, lambda folder: sabotaged(folder, seeds, ways), len(ways))]
 
 
-def _killed(long: bool) -> list[Case]:
-    times = 4 if long else 2
+def _killed() -> list[Case]:
+    def case(number: int, door: str) -> Case:
+        name = f"4 kills of ganlab {door}, seed {number}"
+        return Case(name, lambda folder: killed(folder, range(6), 4, random.Random(number), door), 4)
+
     started = Case("a kill of ganlab sweep, cells of new processes", lambda folder: real(folder, range(3)))
-    return [started] * long + [
-        Case(
-            f"{times} kills of ganlab {door}, seed {number}",
-            functools.partial(_kill, number=number, door=door, long=long),
-            times,
-        )
-        for number, door in enumerate(["sweep", "train -m"] * 3 if long else ["sweep", "train -m"])
-    ]
+    return [started, *(case(number, door) for number, door in enumerate(["sweep", "train -m"] * 3))]
 
 
-def _packs(long: bool) -> list[Case]:
-    return [
-        Case(f"kill -9 of a pack of 3, seed {number}", functools.partial(_pack, number=number))
-        for number in range(4 if long else 0)
-    ]
+def _packs() -> list[Case]:
+    def case(number: int) -> Case:
+        name = f"kill -9 of a pack of 3, seed {number}"
+        return Case(name, lambda folder: pack_killed(folder, range(3), random.Random(number)))
+
+    return [case(number) for number in range(4)]
 
 
-def _pack(folder: Path, number: int) -> None:
-    pack_killed(folder, range(3), random.Random(number))
+def _stopped() -> list[Case]:
+    def case(name: str, door: str) -> Case:
+        return Case(f"SIG{name} to ganlab {door}", lambda folder: stopped(folder, range(3), name, door))
+
+    return [case(name, door) for name in SIGNALS for door in ("sweep", "train -m")]
 
 
-def _kill(folder: Path, number: int, door: str, long: bool) -> None:
-    killed(folder, range(6 if long else 2), 4 if long else 2, random.Random(number), door)
+def _shared() -> list[Case]:
+    def case(many: int, door: str, kill: bool) -> Case:
+        name = f"{many} of ganlab {door}{', one killed' if kill else ''}"
+        return Case(name, lambda folder: shared(folder, range(8), many, door, kill))
 
-
-def _stopped(long: bool) -> list[Case]:
-    return [
-        Case(f"SIG{name} to ganlab {door}", functools.partial(_stop, name=name, door=door))
-        for name in (SIGNALS if long else ("USR2",))
-        for door in (("sweep", "train -m") if long else ("sweep",))
-    ]
-
-
-def _stop(folder: Path, name: str, door: str) -> None:
-    stopped(folder, range(3), name, door)
-
-
-def _shared(long: bool) -> list[Case]:
-    which = [(2, "sweep", False)]
-    if long:
-        which += [(4, "sweep", False), (2, "train -m", False), (3, "sweep", True), (2, "train -m", True)]
-    return [
-        Case(
-            f"{many} of ganlab {door}{', one killed' if kill else ''}",
-            functools.partial(_share, many=many, door=door, kill=kill, cells_=8 if long else 3),
-        )
-        for many, door, kill in which
-    ]
-
-
-def _share(folder: Path, many: int, door: str, kill: bool, cells_: int) -> None:
-    shared(folder, range(cells_), many, door, kill)
+    alive = [case(2, "sweep", False), case(4, "sweep", False), case(2, "train -m", False)]
+    return [*alive, case(3, "sweep", True), case(2, "train -m", True)]
 
 
 FIGURES = [

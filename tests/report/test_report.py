@@ -174,21 +174,18 @@ def test_a_seed_run_twice_and_a_protocol_id_used_twice_are_said(tmp_path: Path) 
     assert "two different records" in tables.all_protocols(runs)[1][0]
 
 
-@pytest.mark.parametrize(
-    ("method", "loss", "score", "value"),
-    [
+def test_published_values_of_table_2() -> None:
+    for method, loss, score, value in (
         ("sn", "standard", "fid", 29.3),
         ("sn", "hinge", "fid", 25.5),
         ("sn", "standard", "is", 7.42),
         ("wgan-gp", "wasserstein", "fid", 40.2),
         ("orthonormal", "standard", "fid", 29.0),
         ("wc", "standard", "is", 6.41),
-    ],
-)
-def test_published_values_of_table_2(method: str, loss: str, score: str, value: float) -> None:
-    row = published.lookup("cifar10", "cnn", method, loss, score, 1000)[0]
-    assert (row.value, row.table, row.provenance, row.recalled) == (value, "Table 2", "read", False)
-    assert row.where == "SNGAN Table 2"
+    ):
+        row = published.lookup("cifar10", "cnn", method, loss, score, 1000)[0]
+        assert (row.value, row.table, row.provenance, row.recalled) == (value, "Table 2", "read", False)
+        assert row.where == "SNGAN Table 2"
 
 
 def test_published_lookup_prefers_own_rows_and_equal_updates() -> None:
@@ -402,9 +399,7 @@ def test_csv_has_a_row_per_score_with_its_protocol(written: Path) -> None:
 def test_markdown_links_lead_to_figures(written: Path) -> None:
     links = re.findall(r"\]\((figures/[^)]+)\)", (written / "report.md").read_text())
     assert len(links) == len(set(links)) >= 7
-    for link in links:
-        with Image.open(written / link) as image:
-            image.verify()
+    assert all((written / link).is_file() for link in links)
     svg = sorted(p.name for p in (written / "figures").glob("*.svg"))
     assert "bars-cifar10-32-cnn-fid_cifar.svg" in svg
     assert "curves-cifar10-32-cnn.svg" in svg
@@ -454,32 +449,25 @@ def test_no_value_of_result_json_can_break_it(tmp_path: Path) -> None:
             compare.comparison(section, {key: compare.match_published(section, key)})
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        "{",
-        "- 1",
-        "a: &a [*a]",
-        "!!python/object/apply:os.system [true]",
-        "a: 0x" + "f" * 9000,
-        "a: &a {"
-        + "".join(f"k{i}: 1, " for i in range(99))
-        + "}"
-        + "".join(f"\nb{i}: *a" for i in range(9))
-        + "".join(f"\nc{i}: {{x: *a, y: *a, z: *a}}" for i in range(40)),
-        "a0: &a0 {x: 1}" + "".join(f"\na{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, 60)),
-        "l0: &l0 [1]" + "".join(f"\nl{i}: &l{i} [*l{i - 1}, *l{i - 1}, *l{i - 1}]" for i in range(1, 60)),
-        "token: ${oc.env:HOME}\nsteps: 5",
-    ],
-)
-def test_no_config_can_break_or_run_anything(tmp_path: Path, config: str) -> None:
-    run = make_run(tmp_path, samples=False)
-    (run / "config.yaml").write_text(config)
-    (read,) = collect([tmp_path])
-    assert read.status == "finished"
-    assert len(read.config) <= 5000
-    assert "${oc.env:HOME}" in read.config.values() or "token" not in config
-    assert cells.sections([read])[0].cells
+def test_no_config_can_break_or_run_anything(tmp_path: Path) -> None:
+    many = "a: &a {" + "".join(f"k{i}: 1, " for i in range(99)) + "}"
+    many += "".join(f"\nb{i}: *a" for i in range(9))
+    many += "".join(f"\nc{i}: {{x: *a, y: *a, z: *a}}" for i in range(40))
+    for i, config in enumerate(
+        (
+            *("{", "- 1", "a: &a [*a]", "!!python/object/apply:os.system [true]", "a: 0x" + "f" * 9000, many),
+            "a0: &a0 {x: 1}" + "".join(f"\na{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, 60)),
+            "l0: &l0 [1]" + "".join(f"\nl{i}: &l{i} [*l{i - 1}, *l{i - 1}, *l{i - 1}]" for i in range(1, 60)),
+            "token: ${oc.env:HOME}\nsteps: 5",
+        )
+    ):
+        run = make_run(tmp_path / f"{i}", samples=False)
+        (run / "config.yaml").write_text(config)
+        (read,) = collect([tmp_path / f"{i}"])
+        assert read.status == "finished"
+        assert len(read.config) <= 5000
+        assert "${oc.env:HOME}" in read.config.values() or "token" not in config
+        assert cells.sections([read])[0].cells
 
 
 def test_broken_metrics_lines_are_counted_and_skipped(tmp_path: Path) -> None:

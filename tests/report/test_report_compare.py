@@ -367,22 +367,20 @@ def test_a_grid_at_full_scale_says_nothing_of_scale(tmp_path: Path) -> None:
     assert grid.summary == "1 cell: 1 finished"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_no_grid_file_can_break_a_report(tmp_path: Path) -> None:
+    contents = (
         *("", "{", "[1]", "null", '{"cells": 5, "scale": []}', '{"scale": {"updates": "x", "width": NaN}}'),
         *('{"cells": [1, {"run": 5}, {"run": "../../etc"}, {"name": null}]}', '{"title": 7, "grid": [1]}'),
         json.dumps({"title": NASTY, "cells": [{"name": NASTY, "run": NASTY}], "scale": {"width": 1e400}}),
         "[" * 100_000,
-    ],
-)
-def test_no_grid_file_can_break_a_report(tmp_path: Path, content: str) -> None:
-    root = tmp_path / "grid"
-    make_run(root, "sn", "C", folder="sn-C", samples=False)
-    (root / "grid.json").write_text(content)
-    (grid,) = grids.find(collect.collect([root]), [root])
-    assert grid.title
-    report([root], tmp_path / "out")
+    )
+    roots = [tmp_path / f"grid{i}" for i in range(len(contents))]
+    for root, content in zip(roots, contents, strict=True):
+        make_run(root, "sn", "C", folder="sn-C", samples=False)
+        (root / "grid.json").write_text(content)
+        (grid,) = grids.find(collect.collect([root]), [root])
+        assert grid.title
+    report(roots, tmp_path / "out")
     for name in ("report.html", "report.md"):
         page = (tmp_path / "out" / name).read_text()
         assert "<script" not in page

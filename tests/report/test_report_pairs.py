@@ -192,26 +192,24 @@ def test_the_wins_of_both_penalties_stand_beside_the_paper_s(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.parametrize("text", ["a", "1,,2", "nan", "inf,1", "1;2"])
-def test_thresholds_are_numbers(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["report", str(tmp_path), f"thresholds={text}"]) == 2
-    message = f"thresholds: '{text}' is not a list of numbers; write thresholds=1,2.5,3"
-    assert capsys.readouterr().err == f"ganlab: error: {message}\n"
+def test_thresholds_are_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("a", "1,,2", "nan", "inf,1", "1;2"):
+        assert main.main(["report", str(tmp_path), f"thresholds={text}"]) == 2
+        message = f"thresholds: '{text}' is not a list of numbers; write thresholds=1,2.5,3"
+        assert capsys.readouterr().err == f"ganlab: error: {message}\n"
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_a_strange_grid_json_breaks_no_report(tmp_path: Path) -> None:
+    strange: tuple[dict[str, object], ...] = (
         {"pairs": {"axis": "nothing"}},
         {"pairs": 3, "random": "x"},
         {"pairs": {"axis": "method", "count": "successes", "paper": "<script>"}, "random": {"n": "<b>"}},
         {"cells": [{"axes": [1], "name": "x", "chosen": 7}]},
-    ],
-)
-def test_a_strange_grid_json_breaks_no_report(tmp_path: Path, changes: dict[str, object]) -> None:
-    make_pairs(tmp_path, {"a000": (4.0, 6.0)})
-    path = tmp_path / "grid.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    page = report([tmp_path], tmp_path / "r").read_text()
+    )
+    for i, changes in enumerate(strange):
+        make_pairs(tmp_path / f"{i}", {"a000": (4.0, 6.0)}, samples=False)
+        path = tmp_path / f"{i}" / "grid.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    page = report([tmp_path / f"{i}" for i in range(len(strange))], tmp_path / "r").read_text()
     assert "<script>" not in page
     assert "<b>" not in page

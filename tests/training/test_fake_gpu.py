@@ -11,9 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import fake_gpu
 import pytest
@@ -85,30 +84,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fake")
 
 
-def environment(place: Path, **more: Any) -> dict[str, str]:
-    env = fake_gpu.environment(**more)
-    path = [str(fake_gpu.HERE.parent), str(fake_gpu.ROOT)]
-    own = {"GANLAB_CACHE": str(place / "cache"), "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
-    return env | own
-
-
-@pytest.fixture(scope="module")
-def results(place: Path) -> dict[str, Any]:
-    """What one process saw of all configs: it pays for its imports once."""
-    corpus = place / "corpus.txt"
-    corpus.write_text("".join(f"line {i} of a short text, {i * i} times\n" for i in range(60)))
-    asked = [[name, "counted", words] for name, words in RECORDED.items()]
-    asked += [[name, "counted", words] for name, (_, words) in BUDGETS.items()]
-    checks = ["reserved", "out_of_memory", "refusals"]
-    asked += [[check, check, [*CNN, "metric.protocol=smoke"]] for check in checks]
-    text = json.dumps(asked).replace("{corpus}", str(corpus))
-    command = [sys.executable, "-m", "fake_gpu.checks"]
+def fresh(place: Path, module: str, asked: list[Any], **env: str) -> Any:
+    """What a process on the fake device, which pays for its imports once, answers."""
+    path = os.pathsep.join([str(fake_gpu.HERE.parent), str(fake_gpu.ROOT)])
+    own = {"GANLAB_CACHE": str(place / "cache"), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, input=text, capture_output=True, text=True, env=environment(place), cwd=place, timeout=580
+        [sys.executable, "-m", *module.split()],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env=fake_gpu.environment() | own | env,
+        cwd=place,
+        timeout=580,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def of(results: dict[str, Any], name: str) -> dict[str, Any]:
@@ -117,137 +107,72 @@ def of(results: dict[str, Any], name: str) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.parametrize("name", RECORDED)
-def test_an_update_is_recorded_whole(name: str, results: dict[str, Any]) -> None:
-    told = of(results, name)
-    assert told["engine"]["why"] == HOST.get(name, "")
-    assert told["engine"]["used"] == ("eager" if name in HOST else "graph")
-    assert bool(told["nodes"]) == (name not in HOST)
-    assert told["complaints"] == []
-
-
-@pytest.mark.parametrize("name", BUDGETS)
-def test_an_update_takes_no_more_kernels_than_its_budget(name: str, results: dict[str, Any]) -> None:
+def test_updates_are_recorded_whole_within_their_budgets(place: Path) -> None:
     """Counts are exact: a budget that is no longer reached is lowered (``count_nodes.py`` prints them)."""
-    told = of(results, name)
-    count = sum(told["nodes"].values())
-    print(f"{name}: {count} nodes")
-    assert told["complaints"] == []
-    assert count <= BUDGETS[name][0]
-
-
-def test_determinism_fills_no_memory(results: dict[str, Any]) -> None:
-    """torch would fill all that it allocates: 38 to 60 % more kernels."""
-    counts = [sum(of(results, f"deterministic={word}")["nodes"].values()) for word in ("true", "false")]
-    assert counts[0] <= 1.1 * counts[1]
-
-
-def test_evaluations_take_no_more_memory_each_time(results: dict[str, Any]) -> None:
-    told = of(results, "reserved")
-    assert told["reserved"][0] == told["reserved"][1]
-    assert told["complaints"] == []
-
-
-def test_a_capture_without_memory_is_told_by_its_cause(results: dict[str, Any]) -> None:
-    told = of(results, "out_of_memory")["engine"]
-    assert told["used"] == "eager"
-    assert told["why"].startswith("an update can't be recorded: OutOfMemoryError: CUDA out of memory")
-
-
-def test_the_fake_device_refuses_what_a_real_one_refuses(results: dict[str, Any]) -> None:
-    told = of(results, "refusals")
+    corpus = place / "corpus.txt"
+    corpus.write_text("".join(f"line {i} of a short text, {i * i} times\n" for i in range(60)))
+    asked = [[name, "counted", words] for name, words in RECORDED.items()]
+    asked += [[name, "counted", words] for name, (_, words) in BUDGETS.items()]
+    checks = ["reserved", "out_of_memory", "refusals"]
+    asked += [[check, check, [*CNN, "metric.protocol=smoke"]] for check in checks]
+    asked = json.loads(json.dumps(asked).replace("{corpus}", str(corpus)))
+    results = fresh(place, "fake_gpu.checks", asked)
+    for name in RECORDED:
+        told = of(results, name)
+        assert told["engine"]["why"] == HOST.get(name, ""), name
+        assert told["engine"]["used"] == ("eager" if name in HOST else "graph"), name
+        assert bool(told["nodes"]) == (name not in HOST), name
+        assert told["complaints"] == [], name
+    counts = {name: sum(of(results, name)["nodes"].values()) for name in [*RECORDED, *BUDGETS]}
+    assert [of(results, name)["complaints"] for name in BUDGETS] == [[]] * len(BUDGETS)
+    over = {name: counts[name] for name, (budget, _) in BUDGETS.items() if counts[name] > budget}
+    assert not over, "more kernels than budgets.json allows"
+    # torch would fill all that it allocates: 38 to 60 % more kernels
+    assert counts["deterministic=true"] <= 1.1 * counts["deterministic=false"]
+    reserved = of(results, "reserved")
+    assert reserved["reserved"][0] == reserved["reserved"][1], "evaluations take more memory each time"
+    assert reserved["complaints"] == []
+    short = of(results, "out_of_memory")["engine"]
+    assert short["used"] == "eager"
+    assert short["why"].startswith("an update can't be recorded: OutOfMemoryError: CUDA out of memory")
+    told = of(results, "refusals")  # the fake device refuses what a real one refuses
     for name, word in (("read", "cudaStreamSynchronize"), ("beside", "NOT CAPTURED"), ("unjoined", "ERROR")):
         assert any(word in line for line in told[name][1:]), told
     assert told["read"][0]
     assert told["unjoined"][0]
 
 
-# ---- commands, each in processes of its own
-
-
-class Done(NamedTuple):
-    code: int
-    said: str
-    reports: list[dict[str, Any]]
-
-
-def ganlab(place: Path, *words: str, report: str, **devices: Any) -> Done:
-    env = environment(place, **devices) | {"FAKE_REPORT": str(place / report)}
-    command = [sys.executable, "-m", "fake_gpu", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=place, timeout=580)
-    path = place / report
-    reports = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return Done(done.returncode, done.stdout + done.stderr, reports)
-
-
-@pytest.fixture(scope="module")
-def run(place: Path) -> Done:
-    """A run of all that a run does, on the second of two devices; its folder is ``place / "run"``."""
-    words = [*RUN, "steps=8", "eval_every=4", "sample_every=4", "spectral_every=4", "ema=0.9"]
-    return ganlab(place, "train", *words, "run_dir=run", "device=cuda:1", report="run.jsonl", gpus=2)
-
-
-def test_a_run_keeps_to_its_device(run: Done, place: Path) -> None:
-    assert run.code == 0, run.said
-    assert run.reports == [{"command": "train", "devices": [1], "complaints": []}]
-    result = json.loads((place / "run" / "result.json").read_text())
-    assert result["engine"]["used"] == "graph"
-    assert result["status"] == "finished"
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["sample", "run", "n=4", "out=samples"],
-        ["evaluate", "run", "metric.protocol=smoke"],
-        ["analyze", "run", "analysis=singular_values", "out=analysis"],
-    ],
-    ids=lambda words: str(words[0]),
-)
-def test_a_stored_run_is_looked_at_by_a_fresh_process(words: list[str], run: Done, place: Path) -> None:
-    """Nothing there has initialised CUDA before."""
-    assert run.code == 0, run.said
-    done = ganlab(place, *words, "device=cuda", report=f"{words[0]}.jsonl")
-    assert done.code == 0, done.said
-    assert done.reports == [{"command": words[0], "devices": [0], "complaints": []}]
-
-
-def test_a_sweep_packs_three_cells_into_a_process(place: Path) -> None:
-    words = ["grid=sngan_fig1_cifar", "method=sn", "setting=A,B,C", "seed=0", "per_gpu=3", "device=cuda"]
-    done = ganlab(place, "sweep", *words, *RUN, "steps=6", "out=sweep", report="sweep.jsonl")
-    assert done.code == 0, done.said
-    assert [r["command"] for r in done.reports] == ["pack", "sweep"]
-    assert [r["complaints"] for r in done.reports] == [[], []]
-    results = [json.loads(path.read_text()) for path in (place / "sweep").glob("*/result.json")]
-    assert [r["engine"]["used"] for r in results] == ["graph"] * 3
-    assert "in pack 0" in done.said
-
-
-def test_a_device_that_is_too_small_ends_in_one_line(place: Path) -> None:
-    done = ganlab(
-        place, "train", *RUN, "steps=4", "run_dir=tiny", "device=cuda", report="tiny.jsonl", memory_gb=0.01
+def test_commands_on_the_device(place: Path) -> None:
+    """Each where nothing has initialised CUDA before; the first does all that a run does, on device 1."""
+    whole = ["steps=8", "eval_every=4", "sample_every=4", "spectral_every=4", "ema=0.9", "run_dir=run"]
+    cells = ["grid=sngan_fig1_cifar", "method=sn", "setting=A,B,C", "seed=0", "per_gpu=3", "out=sweep"]
+    on = ["device=cuda"]
+    commands: list[dict[str, Any]] = [
+        {"words": ["train", *RUN, *whole, "device=cuda:1"], "gpus": 2},
+        {"words": ["sample", "run", "n=4", "out=samples", *on]},
+        {"words": ["evaluate", "run", "metric.protocol=smoke", *on]},
+        {"words": ["analyze", "run", "analysis=singular_values", "out=analysis", *on]},
+        {"words": ["sweep", *cells, *RUN, "steps=6", *on]},
+        {"words": ["train", *RUN, "steps=4", "run_dir=small", *on], "memory_gb": 0.01},
+        {
+            "words": ["train", *RUN, "steps=1000000", "save_every=0", "log_every=20", "run_dir=stopped", *on],
+            "stop": str(place / "stopped" / "metrics.jsonl"),
+        },
+    ]
+    done = fresh(place, "fake_gpu many", commands, FAKE_REPORT=str(place / "reports.jsonl"))
+    assert [code for code, _ in done] == [0, 0, 0, 0, 0, 5, 128 + signal.SIGTERM], done
+    reports = [json.loads(line) for line in (place / "reports.jsonl").read_text().splitlines()]
+    names = ["train", "sample", "evaluate", "analyze", "pack", "sweep", "train", "train"]
+    assert [r["command"] for r in reports] == names
+    assert [r["devices"] for r in reports[:5]] == [[1], [0], [0], [0], [0]]
+    assert [r["complaints"] for r in reports if r is not reports[6]] == [[]] * 7
+    results = {p.parent.name: json.loads(p.read_text()) for p in place.glob("**/result.json")}
+    assert results["run"]["status"] == "finished"
+    assert {name: r["engine"]["used"] for name, r in results.items() if name != "small"} == dict.fromkeys(
+        results.keys() - {"small"}, "graph"
     )
-    assert done.code == 5, done.said
-    assert "Traceback" not in done.said
-    assert "ganlab: error: batch_size: out of device memory with 8" in done.said
-
-
-def test_sigterm_under_a_graph_saves(place: Path) -> None:
-    env = environment(place) | {"FAKE_REPORT": str(place / "stopped.jsonl")}
-    words = [*RUN, "steps=1000000", "save_every=0", "log_every=20", "run_dir=stopped", "device=cuda"]
-    command = [sys.executable, "-m", "fake_gpu", "train", *words]
-    metrics = place / "stopped" / "metrics.jsonl"
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=place
-    ) as p:
-        deadline = time.monotonic() + 450
-        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-            assert p.poll() is None, p.communicate()[0]
-            time.sleep(0.1)
-        p.send_signal(signal.SIGTERM)
-        said, _ = p.communicate(timeout=100)
-    assert p.returncode == 128 + signal.SIGTERM, said
-    assert "saved at step" in said
-    assert json.loads((place / "stopped" / "result.json").read_text())["engine"]["used"] == "graph"
-    (report,) = map(json.loads, (place / "stopped.jsonl").read_text().splitlines())
-    assert report["complaints"] == []
+    assert len(results) == 6
+    assert "in pack 0" in done[4][1]
+    assert "Traceback" not in done[5][1]
+    assert "ganlab: error: batch_size: out of device memory with 8" in done[5][1]
+    assert "saved at step" in done[6][1]
