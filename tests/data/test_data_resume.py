@@ -272,7 +272,7 @@ def test_what_was_begun_is_shown(
     assert pack.info(make(sources))["packs"]["all"] == {"begun": (partial / "images.u8").stat().st_size}
     assert main.main(["data", "info", "folder", f"path={sources}/tree", "resolution=24", "on_bad=skip"]) == 0
     assert "all: incomplete, 1 MB done; 'ganlab data prepare folder' continues" in capsys.readouterr().out
-    (found,) = [f for f in doctor.prepared_sets() if f.text.startswith("incomplete")]
+    (found,) = [f for f in doctor.prepared() if f.text.startswith("incomplete")]
     assert str(partial) in found.fix
 
 
