@@ -171,9 +171,9 @@ class Log:
             self._draw()
             self._try("the progress line", self._bar.stop)
             self._bar = None
-        if self._writer is not None:
+        if self._writer is not None and self.metrics.here():  # TensorBoard opens its file by name: no other's
             self._board(lambda writer: writer.close())
-            self._writer = None
+        self._writer = None
         self._broken.add("TensorBoard")
         if threading.excepthook == self._hook:
             threading.excepthook = self._old_hook
