@@ -32,8 +32,8 @@ class Log:
     """Output of a run in ``folder``, from ``start_step`` to ``total_steps``; also of ganlab's own warnings.
 
     Records of earlier attempts beyond ``start_step`` are dropped; at 0 all of them, as step 0 is repeated.
-    silent: no output, on all ranks but the first. wall_s: the run's seconds before this process. Use it
-    as a context manager, or call `close`. Raises EnvError if metrics.jsonl can't be written.
+    silent: no output at all, for all ranks but the first. wall_s: the run's seconds before this process. Use
+    it as a context manager, or call `close`. Raises EnvError if metrics.jsonl can't be written.
     """
 
     def __init__(
@@ -171,9 +171,9 @@ class Log:
             self._draw()
             self._try("the progress line", self._bar.stop)
             self._bar = None
-        if self._writer is not None:
+        if self._writer is not None and self.metrics.here():  # TensorBoard opens its file by name: no other's
             self._board(lambda writer: writer.close())
-            self._writer = None
+        self._writer = None
         self._broken.add("TensorBoard")
         if threading.excepthook == self._hook:
             threading.excepthook = self._old_hook

@@ -22,33 +22,31 @@ def flatten(prefix: str, tree: Any) -> tuple[dict[str, Tensor], Any]:
     tensors: dict[str, Tensor] = {}
 
     def walk(name: str, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if name in tensors:
-                raise ValueError(f"two tensors would be named {name}")
-            tensors[name] = value.detach()
-            return {"__tensor__": name}
         if isinstance(value, Mapping):
             return {k: walk(f"{name}/{k}", v) for k, v in value.items()}
         if isinstance(value, list | tuple):
-            items = [walk(f"{name}/{i}", v) for i, v in enumerate(value)]
-            return tuple(items) if isinstance(value, tuple) else items
-        return value
+            return type(value)(walk(f"{name}/{i}", v) for i, v in enumerate(value))
+        if not isinstance(value, Tensor):
+            return value
+        if name in tensors:
+            raise ValueError(f"two tensors would be named {name}")
+        tensors[name] = value.detach()
+        return {"__tensor__": name}
 
     return tensors, walk(prefix, tree)
 
 
 def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     """The inverse of ``flatten``."""
-    if isinstance(tree, Mapping):
-        if set(tree) == {"__tensor__"}:
-            if tree["__tensor__"] not in tensors:
-                raise CheckpointError("checkpoint", f"lacks tensor {tree['__tensor__']}")
-            return tensors[tree["__tensor__"]]
-        return {k: unflatten(tensors, v) for k, v in tree.items()}
     if isinstance(tree, list | tuple):
-        items = [unflatten(tensors, v) for v in tree]
-        return tuple(items) if isinstance(tree, tuple) else items
-    return tree
+        return type(tree)(unflatten(tensors, v) for v in tree)
+    if not isinstance(tree, Mapping):
+        return tree
+    if set(tree) != {"__tensor__"}:
+        return {k: unflatten(tensors, v) for k, v in tree.items()}
+    if tree["__tensor__"] not in tensors:
+        raise CheckpointError("checkpoint", f"lacks tensor {tree['__tensor__']}")
+    return tensors[tree["__tensor__"]]
 
 
 def require_fit(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
@@ -89,11 +87,9 @@ def non_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    if not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
-        return True
-    if tensor.is_complex():
-        return bool(tensor.isfinite().all())
-    return all(bool(end.isfinite()) for end in tensor.aminmax())  # both are NaN where one element is
+    if tensor.is_floating_point() and tensor.numel():
+        return all(bool(end.isfinite()) for end in tensor.aminmax())  # both are NaN where one element is
+    return not tensor.is_complex() or bool(tensor.isfinite().all())
 
 
 def pack(value: Any, where: str = "state") -> Any:

@@ -632,42 +632,44 @@ def kill_at(k: int, work: Callable[[], object]) -> int:
     return code
 
 
+def killed_everywhere(
+    template: Path, place: Path, work: Callable[[Checkpoints], None]
+) -> Iterator[Checkpoints]:
+    """A copy of ``template`` after each death of ``work``, and last after none."""
+    killed, k = 1, 0
+    while killed:
+        run = place / f"run{k}"
+        shutil.copytree(template, run / "checkpoints")
+        kept = Checkpoints(run / "checkpoints", RUN, 2)
+        killed = kill_at(k, lambda kept=kept: work(kept))  # type: ignore[misc]
+        yield kept
+        shutil.rmtree(run)
+        k += 1
+
+
 def test_a_kill_at_every_file_operation_of_save_and_prune_loses_nothing(quick: Path) -> None:
     template = made(quick / "template", 1, 2)
-    other = made(quick / "other", 1)
-    before = {p: p.read_bytes() for p in other.folder.rglob("*") if p.is_file()}
-    k, new = 0, 0
-    while True:
-        run = quick / f"run{k}"
-        shutil.copytree(template.folder, run / "checkpoints")
-        kept = Checkpoints(run / "checkpoints", RUN, 2)
+    newest = []
 
-        def work(kept: Checkpoints = kept) -> None:
-            kept.save(3, *some_state(3))
-            kept.prune()
+    def work(kept: Checkpoints) -> None:
+        kept.save(3, *some_state(3))
+        kept.prune()
 
-        killed = kill_at(k, work)
+    for kept in killed_everywhere(template.folder, quick, work):
         steps = kept.steps()
         assert len(steps) >= 2
         for step in steps:
             kept.verify(step)
-        assert kept.latest() in (2, 3)
+        newest.append(kept.latest())
         assert loads(kept) == kept.latest()
-        new += kept.latest() == 3
         assert not [n for n in os.listdir(kept.folder) if "corrupt" in n]
         kept.clean()
         assert leftovers(kept) == []
-        work()
+        work(kept)
         assert kept.steps() == [2, 3]
         assert loads(kept) == 3
-        shutil.rmtree(run)
-        if not killed:
-            break
-        k += 1
-    assert k >= 30  # each a real death
-    assert 0 < new < k
-    assert before == {p: p.read_bytes() for p in other.folder.rglob("*") if p.is_file()}
-    print(f"{k} kill points of save and prune")
+    assert len(newest) > 30  # each a real death
+    assert set(newest) == {2, 3}
 
 
 def test_a_kill_at_every_file_operation_of_load_and_quarantine_loses_nothing(quick: Path) -> None:
@@ -675,32 +677,21 @@ def test_a_kill_at_every_file_operation_of_load_and_quarantine_loses_nothing(qui
     (template.path(3) / "state.json").write_bytes(b"damaged")
     (template.path(2) / "MANIFEST.json").unlink()
     (template.folder / (".tmp-4-" + "0" * 32)).mkdir()
-    k = 0
-    while True:
-        run = quick / f"run{k}"
-        shutil.copytree(template.folder, run / "checkpoints")
-        kept = Checkpoints(run / "checkpoints", RUN, 2)
+    deaths = 0
 
-        def work(kept: Checkpoints = kept) -> None:
-            logging.disable()
-            kept.clean()
-            kept.load()
+    def work(kept: Checkpoints) -> None:
+        logging.disable()
+        kept.clean()
+        kept.load()
 
-        killed = kill_at(k, work)
+    for kept in killed_everywhere(template.folder, quick, work):
         kept.clean()
         assert loads(kept) == 1
         assert kept.steps() == [1]
-        assert leftovers(kept) == []
-        assert sorted(n for n in os.listdir(kept.folder) if "corrupt" in n) == [
-            "step-000000002.corrupt",
-            "step-000000003.corrupt",
-        ]
-        shutil.rmtree(run)
-        if not killed:
-            break
-        k += 1
-    assert k >= 15
-    print(f"{k} kill points of load and quarantine")
+        names = ["step-000000001", "step-000000002.corrupt", "step-000000003.corrupt"]
+        assert sorted(os.listdir(kept.folder)) == names
+        deaths += 1
+    assert deaths > 15
 
 
 def test_a_full_disk_at_any_size_keeps_the_last_good_one(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_resume_on_a_gpu_is_bitwise(
     assert told["used"] == engine, told["why"]
 
 
-@pytest.mark.parametrize("name", ["cnn sn", "wgan warm-up", "text wgan-gp"])
+@pytest.mark.parametrize("name", ["cnn sn", "text wgan-gp"])
 def test_the_same_on_a_cpu(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:

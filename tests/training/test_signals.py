@@ -25,11 +25,16 @@ def send(signum: int) -> None:
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_while_training_a_signal_only_raises_a_flag_that_poll_tells_again_and_again(signum: int) -> None:
+def test_a_signal_stops_at_once_before_training_and_at_each_poll_in_it(signum: int) -> None:
+    with StopFlag() as stop:
+        with pytest.raises(Stopped, match="before training began") as caught:
+            send(signum)
+        assert caught.value.code == CODES[signal.Signals(signum)]
     with StopFlag() as stop:
         stop.training_started()
         stop.poll()
         send(signum)
+        send(signal.SIGUSR1)  # the first one counts
         assert stop.signum == signum
         for _ in range(2):
             with pytest.raises(Stopped) as caught:
@@ -37,13 +42,6 @@ def test_while_training_a_signal_only_raises_a_flag_that_poll_tells_again_and_ag
         assert caught.value.code == CODES[signal.Signals(signum)]
         assert caught.value.signum == signum
         assert signal.Signals(signum).name in str(caught.value)
-
-
-@pytest.mark.parametrize("signum", SIGNALS)
-def test_before_training_a_signal_stops_at_once(signum: int) -> None:
-    with StopFlag(), pytest.raises(Stopped, match="before training began") as caught:
-        send(signum)
-    assert caught.value.code == CODES[signal.Signals(signum)]
 
 
 def test_a_stop_that_somebody_swallowed_before_training_comes_again() -> None:
@@ -70,17 +68,6 @@ def test_many_ranks_stop_where_they_agree_and_not_at_a_signal_that_comes_meanwhi
         stop.training_started(lambda mine: None)
         with pytest.raises(Stopped) as caught:
             stop.poll(lambda mine: signal.SIGUSR1)  # another rank's
-        assert caught.value.code == 138
-
-
-def test_the_first_signal_is_the_exit_code() -> None:
-    with StopFlag() as stop:
-        stop.training_started()
-        send(signal.SIGUSR1)
-        send(signal.SIGTERM)
-        send(signal.SIGINT)
-        with pytest.raises(Stopped) as caught:
-            stop.poll()
         assert caught.value.code == 138
 
 
