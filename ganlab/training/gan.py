@@ -18,6 +18,7 @@ from ganlab.methods.base import Method, Player, Scene
 from ganlab.methods.flat_weights import FlatWeights
 from ganlab.methods.losses import ClassLoss, Loss
 from ganlab.methods.priors import Prior
+from ganlab.methods.timetable import Round
 from ganlab.types import Batch, Shape, Verdict
 
 
@@ -36,6 +37,7 @@ class GAN:
         update.
     methods: by name, in the order in which their hooks are called: ``loss``, ``class_loss``, then those of
         ``normalization`` by their names. needs: all that they and D's modules need (``methods/base.Method``).
+    scheduled: values that a schedule moves, by key: as configured, and a 0-dim tensor that is read.
     compiled: replacements of ``d_terms`` and ``g_terms``.
     flat: the flat weight vectors of G and D, where updates use them.
     """
@@ -64,6 +66,7 @@ class GAN:
     noise: float = 0.0
     shift: float = 0.0
     unsynced_bn_stats: list[Tensor] = field(default_factory=list)
+    scheduled: dict[str, tuple[float, Tensor]] = field(default_factory=dict)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
     flat: dict[nn.Module, FlatWeights] = field(default_factory=dict)
     g_optimizer: Optimizer = field(init=False)
@@ -83,6 +86,27 @@ class GAN:
                 names = {"loss": player, "class_loss": f"{player}_class"}
                 terms[names.get(name, name if player == "d" else f"g_{name}")] = term
         return terms
+
+    def schedule(self, key: str, factor: float) -> None:
+        """Set a scheduled value to ``factor`` times the configured one: on the host, before an update."""
+        if key != "optimizer.lr":
+            configured, value = self.scheduled[key]
+            value.fill_(configured * factor)
+            return
+        for optimizer in (self.g_optimizer, self.d_optimizer):
+            for group in optimizer.param_groups:
+                rate = group["initial_lr"] * factor
+                if isinstance(group["lr"], Tensor):  # a recorded update reads its storage
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def begin(self, now: Round) -> None:
+        """Take a round's sizes, and hand its progress to networks that have ``set_progress``."""
+        self.d_steps, self.d_batch_size, self.g_batch_size = now.d_steps, now.batch, now.g_batch
+        for net in (self.generator, self.discriminator, self.ema and self.ema.module):
+            if hasattr(net, "set_progress"):
+                net.set_progress(now.progress)  # type: ignore[union-attr, operator]
 
     @property
     def scores_alone(self) -> bool:
@@ -136,7 +160,15 @@ class GAN:
         return self.labels[torch.randint(len(self.labels), (n,), device=self.device)]
 
     def verdict(self, x: Tensor, y: Tensor | None = None) -> Verdict:
-        """D's verdict, with score and class logits in float32."""
+        """D's verdict, with score and class logits in float32; in training on augmented samples."""
+        return self._judge(self._augment(x), y)
+
+    def _augment(self, x: Tensor) -> Tensor:
+        for method in self.methods.values() if self.discriminator.training else ():
+            x = method.augment(x)
+        return x
+
+    def _judge(self, x: Tensor, y: Tensor | None) -> Verdict:
         with self.autocast():
             verdict: Verdict = self.discriminator(x, y)
         logits = verdict.class_logits
@@ -147,7 +179,7 @@ class GAN:
         if not self.joint_pass:
             return self.verdict(*real), self.verdict(*fake)
         n, y = len(real.x), None if real.y is None or fake.y is None else torch.cat([real.y, fake.y])
-        verdict = self.verdict(torch.cat([real.x, fake.x]), y)
+        verdict = self._judge(torch.cat([self._augment(real.x), self._augment(fake.x)]), y)
         halves = [(None, None) if t is None else t.split([n, len(t) - n]) for t in verdict]
         return Verdict(*(h[0] for h in halves)), Verdict(*(h[1] for h in halves))  # type: ignore[arg-type]
 

@@ -37,23 +37,6 @@ from ganlab.types import Batch
 Terms = dict[str, Tensor]
 
 
-def play_round(gan: GAN, real: Callable[[], Batch], lr_factor: float = 1.0) -> Terms:
-    """``set_rates``, then ``update``."""
-    set_rates(gan, lr_factor)
-    return update(gan, real)
-
-
-def set_rates(gan: GAN, factor: float) -> None:
-    """Set both learning rates to ``factor`` times their initial values, on the host, before an update."""
-    for optimizer in (gan.g_optimizer, gan.d_optimizer):
-        for group in optimizer.param_groups:
-            rate = group["initial_lr"] * factor
-            if isinstance(group["lr"], Tensor):  # a recorded update reads its storage
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-
-
 def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
     """Update D ``d_steps`` times, then G once (or G first), then the moving average, all in place.
 
