@@ -22,6 +22,7 @@ from ganlab.methods.flat_weights import FlatWeights
 from ganlab.models.blocks import replace_norms
 from ganlab.runs.checkpoint import flatten, require_fit, unflatten
 from ganlab.system.hardware import fast_bf16
+from ganlab.training.fakes import Generated, Moved
 from ganlab.training.gan import GAN
 from ganlab.training.optimizers import OptimizerState, use_fused_kernels
 from ganlab.types import Shape, TextShape
@@ -52,6 +53,7 @@ def build_gan(
     methods: dict[str, Method] = {"loss": e.loss}
     methods |= {"class_loss": e.class_loss} if e.class_loss is not None else {}
     methods |= dict(sorted(e.normalization.items(), key=lambda item: item[1].normalizes_weights))
+    fixed = e.fixed_generator, e.fixed_shift
     gan = GAN(
         generator=generator,
         discriminator=discriminator,
@@ -68,9 +70,9 @@ def build_gan(
         fake_labels=e.fake_labels,
         accumulate=e.accumulate,
         order=e.order,
-        joint_fakes=e.joint_fakes,
-        noise=e.fixed_generator,
-        shift=e.fixed_shift,
+        source=Moved(*fixed)
+        if any(fixed := (e.fixed_generator, e.fixed_shift))
+        else Generated(e.joint_fakes),
     )
     team = collectives.current()
     try:

@@ -73,7 +73,7 @@ class Engine:
             "why": self.why,
             "precision": "bf16" if gan.bf16 else "tf32" if tf32 else "fp32",
             "d_pass": "together" if gan.joint_pass else "apart",
-            "joint_fakes": gan.joint_fakes,
+            "joint_fakes": self.e.joint_fakes,
             "fold": self.e.fold,
         }
 

@@ -19,6 +19,7 @@ from ganlab.methods.flat_weights import FlatWeights
 from ganlab.methods.losses import ClassLoss, Loss
 from ganlab.methods.priors import Prior
 from ganlab.methods.timetable import Round
+from ganlab.training.fakes import Generated, Moved
 from ganlab.types import Batch, Shape, Verdict
 
 
@@ -30,9 +31,7 @@ class GAN:
     num_classes: 0 in an unconditional GAN, which ignores labels.
     labels: (N,) those of the training images, needed for ``fake_labels="data"`` only.
     joint_pass: real and generated images pass D in one batch.
-    joint_fakes: G generates the images of all ``d_steps`` updates in one pass.
-    noise, shift: unless both are 0, G is fixed: fakes are real samples plus ``shift`` and noise of that
-        standard deviation.
+    source: where the samples come from that D is trained on.
     unsynced_bn_stats: batch norm's running averages that differ between ranks and are averaged after each
         update.
     methods: by name, in the order in which their hooks are called: ``loss``, ``class_loss``, then those of
@@ -60,11 +59,9 @@ class GAN:
     order: Literal["d_first", "g_first"] = "d_first"
     needs: frozenset[str] = frozenset()
     joint_pass: bool = False
-    joint_fakes: bool = False
+    source: Generated | Moved = field(default_factory=Generated)
     ema: AveragedModel | None = None
     ema_started: bool = False
-    noise: float = 0.0
-    shift: float = 0.0
     unsynced_bn_stats: list[Tensor] = field(default_factory=list)
     scheduled: dict[str, tuple[float, Tensor]] = field(default_factory=dict)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
@@ -144,13 +141,9 @@ class GAN:
         return Batch(x if keep_dtype else x.float(), y)
 
     @property
-    def fixed(self) -> bool:
-        """Whether G is fixed; see ``moved``."""
-        return bool(self.noise or self.shift)
-
-    def moved(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Samples of a fixed G: real ``x`` (B, ...), shifted, plus scaled ``noise`` ~ N(0, 1) (B, ...)."""
-        return x + self.shift + self.noise * noise
+    def fixed(self) -> Moved | None:
+        """The source of a fixed G's samples; None where G is trained."""
+        return self.source if isinstance(self.source, Moved) else None
 
     def draw_labels(self, n: int) -> Tensor:
         """Labels (n,) for G: uniform over the classes, or those of random training images."""

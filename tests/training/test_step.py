@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ganlab.experiment import Experiment
+from ganlab.methods.base import Scene
 from ganlab.methods.losses import ClassLoss, Hinge, Loss, Wasserstein
 from ganlab.methods.penalties import Orthonormal, SpectralNormRegularization
 from ganlab.methods.weight_norms import SpectralNorm
@@ -312,3 +313,20 @@ def test_the_class_loss_moves_both_players_and_is_told(tiny: Make) -> None:
     assert not torch.equal(d, d_none)
     assert not torch.equal(d, d_real), "the fakes' term counts"
     assert not torch.equal(g, g_none)
+
+
+def test_labels_reach_a_term_that_needs_them_and_no_unconditional_network(tiny: Make) -> None:
+    seen: list[Tensor] = []
+
+    class Supervised(Hinge):
+        needs = frozenset({"labelled"})
+
+        def d_term(self, scene: Scene) -> Tensor | None:
+            assert scene.labelled is not None
+            assert (scene.real.y, scene.fake.y) == (None, None)
+            seen.append(scene.labelled.y)  # type: ignore[arg-type]
+            return super().d_term(scene)
+
+    gan = build_gan(tiny(loss=Supervised()), CPU)
+    update(gan, lambda: Batch(torch.rand(8, 1, 16, 16), torch.arange(8)))
+    assert [y.tolist() for y in seen] == [list(range(8))]
