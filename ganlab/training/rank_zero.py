@@ -133,7 +133,7 @@ class SilentLog(Log):
     def _silent(self, *_: Any, **__: Any) -> None:
         pass
 
-    train = scores = numbers = image = say = warn = set_progress = rest = wake = close = _silent
+    train = scores = numbers = image = say = warn = set_progress = detach = attach = close = _silent
 
 
 def require_same_on_ranks(e: Experiment, device: torch.device, images: SampleSet) -> None:
