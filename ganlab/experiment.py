@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 
 from ganlab.data.base import Dataset
 from ganlab.extractors.base import Extractor
-from ganlab.methods.base import Method
+from ganlab.methods.base import PLAYERS, Method
 from ganlab.methods.losses import ClassLoss, Loss
 from ganlab.methods.priors import Prior
+from ganlab.methods.timetable import Linear, Schedule, Steady, Timetable
 from ganlab.metrics.base import Measure, Metric, MetricError
 from ganlab.metrics.protocol import OPTIONAL, Protocol
 from ganlab.models.base import Architecture
@@ -118,6 +119,13 @@ class Experiment:
         seed: seed of all randomness.
         lr_decay: ``linear``: the learning rates fall to 0 at the last step, starting at ``lr_decay_start``.
         lr_decay_start: step at which the decay starts.
+        timetable: D's updates, batch sizes and phases of each step, a class of yours under
+            ``methods/timetable.Timetable``; null: ``d_steps``, the warm-up and the batch sizes above. Set
+            with +timetable=...
+        schedules: factors of configured values as functions of the step, by their key: ``optimizer.lr``,
+            ``ema``, ``loss.margin``, ``normalization.gp.weight``, ...; set with
+            +schedules={normalization.gp.weight: {_target_: ganlab.methods.timetable.Linear, end: 1000}}.
+            ``lr_decay`` is such a schedule of optimizer.lr.
         ema: decay per step of the moving average of G that is scored and sampled; 0: G itself.
         dequantize: real pixels as x / 128 - 1 + U(0, 1/128) (SNGAN's code), not x / 127.5 - 1.
         flip: mirror real images left-right with probability 1/2.
@@ -184,6 +192,8 @@ class Experiment:
         seed: Seed = 0,
         lr_decay: Literal["none", "linear"] = "none",
         lr_decay_start: Steps = 0,
+        timetable: Timetable | None = None,
+        schedules: dict[str, Schedule] | None = None,
         ema: Unit = 0.0,
         dequantize: bool = False,
         flip: bool = False,
@@ -211,8 +221,7 @@ class Experiment:
         self.normalization, self.optimizer, self.metric = normalization, optimizer, metric
         self.d_optimizer = d_optimizer or {}
         self.setting, self.steps, self.d_steps, self.seed = setting, steps, d_steps, seed
-        self.d_warmup_steps, self.d_warmup_updates = d_warmup_steps, d_warmup_updates
-        self.d_warmup_every, self.validation, self.validation_n = d_warmup_every, validation, validation_n
+        self.validation, self.validation_n = validation, validation_n
         self.batch_size, self.g_batch_size = batch_size, g_batch_size or batch_size
         self.class_loss, self.fake_labels = class_loss, fake_labels
         self.accumulate, self.order = accumulate, order
@@ -230,7 +239,17 @@ class Experiment:
         self.resume, self.resume_allow = resume, tuple(resume_allow or ())
         self.run_dir, self.data_memory_gb, self.threads = run_dir, data_memory_gb, threads
 
-        mistakes = [*self._warmup_mistakes()]
+        mistakes = [*_warmup_mistakes(d_steps, d_warmup_steps, d_warmup_updates, d_warmup_every)]
+        if d_warmup_steps and joint_fakes:
+            what = f"can't generate the images of all {d_warmup_steps} updates of a warm-up in one pass of G"
+            mistakes.append(f"joint_fakes: {what}; set it to false, or d_warmup_steps=0")
+        needs = frozenset[str]().union(*(m.needs for m in (loss, *normalization.values())))
+        self.extra_batches = int("real_in_g" in needs)  # of real samples per step, beside D's
+        warmup = d_warmup_steps, d_warmup_updates, d_warmup_every
+        sizes = d_steps, self.batch_size, self.g_batch_size
+        self.timetable = timetable or Steady(*sizes, self.extra_batches, *warmup)
+        self.schedules = dict(schedules or {})
+        mistakes += _schedule_mistakes(self)
         if not re.fullmatch(r"[\w.+ -]{1,64}", setting):
             mistakes.append(f"setting: {setting[:40]!r} is not a valid folder name; use letters and digits")
         mistakes += _kind_mistakes(self)
@@ -267,7 +286,11 @@ class Experiment:
             mistakes.append(f"device: {device!r} is unknown; use auto, cpu, cuda or cuda:0, cuda:1, ...")
         if lr_decay == "linear" and lr_decay_start >= max(steps, 1):
             mistakes.append(f"lr_decay_start: {lr_decay_start} is not below steps={steps}; lower it")
-        for player in ("g", "d"):
+        elif lr_decay == "linear" and "optimizer.lr" in self.schedules:
+            mistakes.append("lr_decay: schedules has optimizer.lr too; leave one out")
+        elif lr_decay == "linear":
+            self.schedules["optimizer.lr"] = Linear(max(steps, 1), lr_decay_start)
+        for player in PLAYERS:
             norms = [name for name, s in normalization.items() if s.feature_norm(player) is not None]
             if len(norms) > 1:
                 what = f"{' and '.join(norms)} both normalize {player.upper()}'s activations"
@@ -294,39 +317,25 @@ class Experiment:
         """Build D's optimizer."""
         return self.optimizer(parameters, **self.d_optimizer)
 
-    def d_steps_of(self, step: int) -> int:
-        """D's updates before generator update number ``step``, counted from 0."""
-        every = self.d_warmup_every
-        warming = step < self.d_warmup_updates or (every and step % every == 0)
-        return self.d_warmup_steps if warming and self.d_warmup_steps else self.d_steps
 
-    def extra_d_steps(self, step: int) -> int:
-        """D's updates beyond ``d_steps`` per step, by warm-ups, summed over the steps before ``step``."""
-        if not self.d_warmup_steps:
-            return 0
-        first, every = min(step, self.d_warmup_updates), self.d_warmup_every
-        warming = first + (-(-step // every) - -(-first // every) if every else 0)
-        return warming * (self.d_warmup_steps - self.d_steps)
+def _warmup_mistakes(d_steps: int, steps: int, updates: int, every: int) -> Iterator[str]:
+    if steps and not updates and not every:
+        what = f"{steps} updates of D, but no update of G uses them"
+        yield f"d_warmup_steps: {what}; set d_warmup_updates=25 or d_warmup_every=500"
+    if (updates or every) and not steps:
+        key = "d_warmup_updates" if updates else "d_warmup_every"
+        yield f"{key}: has no effect with d_warmup_steps=0; set d_warmup_steps=100"
+    if steps and steps < d_steps:
+        yield f"d_warmup_steps: {steps} is less than d_steps={d_steps}; raise it"
 
-    def _warmup_mistakes(self) -> Iterator[str]:
-        steps, when = self.d_warmup_steps, self.d_warmup_updates or self.d_warmup_every
-        if steps and not when:
-            what = f"{steps} updates of D, but no update of G uses them"
-            yield f"d_warmup_steps: {what}; set d_warmup_updates=25 or d_warmup_every=500"
-        if when and not steps:
-            key = "d_warmup_updates" if self.d_warmup_updates else "d_warmup_every"
-            yield f"{key}: has no effect with d_warmup_steps=0; set d_warmup_steps=100"
-        if steps and steps < self.d_steps:
-            yield f"d_warmup_steps: {steps} is less than d_steps={self.d_steps}; raise it"
-        if steps and self.joint_fakes:
-            what = f"can't generate the images of all {steps} updates of a warm-up in one pass of G"
-            yield f"joint_fakes: {what}; set it to false, or d_warmup_steps=0"
 
-    def lr_factor(self, step: int) -> float:
-        """Factor of the learning rates at update number ``step``, counted from 0."""
-        if self.lr_decay == "none" or step < self.lr_decay_start:
-            return 1.0
-        return 1.0 - (step - self.lr_decay_start) / (self.steps - self.lr_decay_start)
+def _schedule_mistakes(e: Experiment) -> Iterator[str]:
+    known = ["optimizer.lr", *(["ema"] if e.ema else [])]
+    methods = {"loss": e.loss, "class_loss": e.class_loss}
+    for name, method in (methods | {f"normalization.{k}": m for k, m in e.normalization.items()}).items():
+        known += [f"{name}.{key}" for key in sorted(method.schedulable)] if method is not None else []
+    for key in e.schedules.keys() - known:
+        yield f"schedules: {key!r} is no number of this run that can change; it has {', '.join(known)}"
 
 
 def _kind_mistakes(e: Experiment) -> Iterator[str]:

@@ -113,7 +113,7 @@ class Subject:
         real = self.real(gan, n, seed)
         random = rng.generator(self.device, seed, "analysis", 4)
         noise = torch.randn(real.x.shape, device=self.device, generator=random)
-        return real._replace(x=gan.moved(real.x, noise))
+        return real._replace(x=gan.fixed.moved(real.x, noise))
 
     def held_out(self, requested: str | None) -> str | None:
         """A split unused in training: ``requested``, else test or validation, else None."""

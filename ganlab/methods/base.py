@@ -13,6 +13,7 @@ from ganlab.errors import ConfigError
 from ganlab.types import Batch, Verdict
 
 Player = Literal["g", "d"]
+PLAYERS: tuple[Player, Player] = ("g", "d")
 
 
 class Scene(NamedTuple):
@@ -73,11 +74,13 @@ class Method(nn.Module):
         with each forward, ``whole_batch``: D judges a sample by its batch; in both cases real and generated
         samples pass D separately. Modules of D may have ``needs`` too.
     graph_safe: no hook reads a value on the host, so updates may be recorded as CUDA graphs.
+    schedulable: numbers that hooks read in each update, which ``schedules`` may move: 0-dim tensors then.
     normalizes_weights: at most one such method per run, prepared last.
     """
 
     needs: frozenset[str] = frozenset()
     graph_safe = True
+    schedulable: frozenset[str] = frozenset()
     normalizes_weights = False
 
     def __new__(cls, *_: Any, **__: Any) -> Method:
@@ -100,7 +103,8 @@ class Method(nn.Module):
                 )
 
     def feature_norm(self, player: Player = "d") -> FeatureNorm | None:
-        """The feature norm of a player's layers, or None: for G, its architecture's own."""
+        """The feature norm of a player, or None. G's replaces each batch norm of its architecture, those per
+        class too, and is called as they are, with (x) or with (x, y)."""
         return None
 
     def prepare(self, gan: Any, data: Any = None) -> None:
@@ -111,6 +115,10 @@ class Method(nn.Module):
 
     def before_round(self, gan: Any) -> None:
         """Called before the updates of a step: discard cached values."""
+
+    def augment(self, x: Tensor) -> Tensor:
+        """What D sees of samples x (B, ...) in training, real or generated; differentiable."""
+        return x
 
     def d_term(self, scene: Scene) -> Tensor | None:
         """A scalar added to D's loss, a mean over samples in float32; or None."""

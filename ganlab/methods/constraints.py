@@ -21,6 +21,8 @@ class WeightClip(Method):
     1). Under a weight norm the trained weight is clipped, which moves the normalised one within its norm.
     """
 
+    schedulable = frozenset({"bound"})
+
     @checked
     def __init__(
         self, bound: Positive = 0.01, scope: Literal["convolutions", "weights", "all"] = "convolutions"
@@ -45,6 +47,8 @@ class NormClip(Method):
     Of the weight constraints that WGAN-GP's section 3 names beside clipping (Gulrajani et al. 2017,
     arXiv:1704.00028): "L2 norm clipping". The paper does not say of what: here of each parameter tensor.
     """
+
+    schedulable = frozenset({"bound"})
 
     @checked
     def __init__(self, bound: Positive = 1.0) -> None:

@@ -70,6 +70,8 @@ class Hinge(Loss):
     Raises ValueError unless margin > 0 (at 0 the constant D = 0 is optimal).
     """
 
+    schedulable = frozenset({"margin"})
+
     @checked
     def __init__(self, margin: Positive = 1.0) -> None:
         super().__init__()
@@ -122,15 +124,18 @@ class ClassLoss(Method):
     gan_cifar_resnet.py): 1, 0, 0.1.
     """
 
+    schedulable = frozenset({"d_real", "d_fake", "g_fake"})
+
     @checked
     def __init__(
         self, d_real: NonNegative = 1.0, d_fake: NonNegative = 0.0, g_fake: NonNegative = 0.1
     ) -> None:
         self.d_real, self.d_fake, self.g_fake = d_real, d_fake, g_fake
+        self.sees_fakes = d_fake > 0
 
     def d_term(self, scene: Scene) -> Tensor | None:
         total = self.d_real * cross_entropy(scene.d_real, scene.real.y)
-        return total + self.d_fake * cross_entropy(scene.d_fake, scene.fake.y) if self.d_fake else total
+        return total + self.d_fake * cross_entropy(scene.d_fake, scene.fake.y) if self.sees_fakes else total
 
     def g_term(self, scene: Scene) -> Tensor | None:
         return self.g_fake * cross_entropy(scene.d_fake, scene.fake.y)

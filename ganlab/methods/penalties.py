@@ -56,6 +56,7 @@ class GradientPenalty(Method):
     """
 
     needs = frozenset({"per_sample_d"})
+    schedulable = frozenset({"weight", "target"})
 
     @checked
     def __init__(
@@ -76,6 +77,7 @@ class GradientPenalty(Method):
 
 class _ZeroCentered(Method):
     needs = frozenset({"per_sample_d"})
+    schedulable = frozenset({"gamma"})
 
     @checked
     def __init__(self, gamma: NonNegative = 10.0) -> None:
@@ -125,6 +127,8 @@ class SpectralNormRegularization(Method):
     as the buffer ``snr_u`` of each layer, and saved with D. ``scope``: ``all`` weights or ``convolutions``.
     """
 
+    schedulable = frozenset({"weight"})
+
     @checked
     def __init__(
         self, weight: Positive = 1e-2, iterations: Count = 1, scope: Scope = "all", eps: Positive = 1e-12
@@ -169,11 +173,14 @@ class Orthonormal(Method):
     or only ``convolutions``. Raises ValueError if both are off.
     """
 
+    schedulable = frozenset({"weight"})
+
     @checked
     def __init__(self, weight: NonNegative = 1e-2, init: bool = True, scope: Scope = "all") -> None:
         if not weight and not init:
             raise ValueError("weight: 0 with init=false does nothing; set one of them")
         self.weight, self.init, self.scope = weight, init, scope
+        self.has_term = weight > 0
 
     def prepare(self, gan: Any, data: Any = None) -> None:
         if self.init:
@@ -184,7 +191,7 @@ class Orthonormal(Method):
                     rows.copy_(fresh.view(rows.shape))
 
     def d_term(self, scene: Scene) -> Tensor | None:
-        if not self.weight:
+        if not self.has_term:
             return None
         total = scene.real.x.new_zeros(())
         for w in (_matrix(layer) for layer in _layers(scene.gan.discriminator, self.scope)):
@@ -200,6 +207,8 @@ class WeightDecay(Method):
     weight decay", without their weights. ``d_optimizer={weight_decay: ...}`` adds the gradient of the
     second to D's at the optimiser, with the same step; this one is seen in the losses.
     """
+
+    schedulable = frozenset({"weight"})
 
     @checked
     def __init__(self, weight: Positive = 1e-3, norm: Literal["l1", "l2"] = "l2") -> None:

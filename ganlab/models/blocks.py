@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganlab.methods.base import FeatureNorm
 from ganlab.models.activations import relu
 from ganlab.models.base import Norm, activated, glorot_init, maybe
 from ganlab.models.fused_resampling import ConvPool, UpConv
@@ -54,6 +55,19 @@ class ConditionalNorm(nn.Module):
 def batch_norm(channels: int, num_classes: int, eps: float) -> nn.Module:
     """G's batch norm, called with (x, y): per class, or plain where ``num_classes`` is 0."""
     return ConditionalNorm(channels, num_classes, eps) if num_classes else PlainNorm(channels, eps=eps)
+
+
+def replace_norms(net: nn.Module, norm: FeatureNorm) -> int:
+    """Put ``norm(channels)`` in the place of each batch norm of ``net``; returns their number."""
+    count = 0
+    for name, child in list(net.named_children()):
+        inner = child.norm if isinstance(child, ConditionalNorm) else child
+        if isinstance(inner, nn.modules.batchnorm._BatchNorm):
+            setattr(net, name, norm(inner.num_features))
+            count += 1
+        else:
+            count += replace_norms(child, norm)
+    return count
 
 
 def conv3(c_in: int, c_out: int) -> nn.Conv2d:

@@ -10,17 +10,16 @@ from __future__ import annotations
 import itertools
 from typing import Literal, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganlab.models.activations import relu
 from ganlab.models.base import Architecture, Norm, glorot_init, scaled
 from ganlab.models.blocks import EPS, DownBlock, FirstBlock, PlainNorm, UpBlock
+from ganlab.models.heads import Head, Headed
 from ganlab.schema import Count, Positive, checked
 from ganlab.types import ImageShape, Verdict
 
-Head = Literal["none", "concat", "projection", "ac"]
 CONCAT_AFTER = 3  # blocks of D before the label's map joins (Table 6; the released code)
 
 
@@ -122,7 +121,7 @@ class Generator(nn.Module):
         return self.last(F.relu(self.norm(h))).tanh()  # type: ignore[no-any-return]
 
 
-class Discriminator(nn.Module):
+class Discriminator(Headed):
     """Residual blocks down, ReLU, global pooling, dense to one score; features are the pooled (B, C)."""
 
     def __init__(
@@ -138,29 +137,17 @@ class Discriminator(nn.Module):
         embedded: int,
     ) -> None:
         super().__init__()
-        self.pool, self.head = pool, head
+        self.pool = pool
         self.blocks = nn.ModuleList([FirstBlock(shape.channels, channels[0], norm)])
         for i, (c_in, c_out) in enumerate(itertools.pairwise(channels), 1):
             c_in += embedded if head == "concat" and i == CONCAT_AFTER else 0
             self.blocks.append(DownBlock(c_in, c_out, i < halvings, norm))
-        self.dense = nn.Linear(channels[-1], 1, bias=bias)
-        glorot_init(self.dense)
-        if head in ("concat", "projection"):
-            self.embed = nn.Embedding(num_classes, embedded if head == "concat" else channels[-1])
-            glorot_init(self.embed)
-        if head == "ac":
-            self.classify = nn.Linear(channels[-1], num_classes)
-            glorot_init(self.classify)
+        self.add_head(head, channels[-1], num_classes, embedded, bias)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
         for i, block in enumerate(self.blocks):
             if self.head == "concat" and i == CONCAT_AFTER:
-                label = self.embed(y).to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])
-                x = torch.cat([x, label.contiguous(memory_format=torch.channels_last)], 1)  # x is so laid
+                x = self.join(x, y)
             x = block(x)
         h = relu(x).flatten(2)
-        features = h.sum(2) if self.pool == "sum" else h.mean(2)
-        score = self.dense(features).squeeze(1)
-        if self.head == "projection":
-            score = score + (self.embed(y) * features).sum(1)
-        return Verdict(score, features, self.classify(features) if self.head == "ac" else None)
+        return self.judge(h.sum(2) if self.pool == "sum" else h.mean(2), y)

@@ -9,11 +9,17 @@ from torch import Tensor, nn
 from ganlab.types import Shape
 
 
+class MovedSamples(Protocol):
+    """Samples (B, ...) from real ones and noise ~ N(0, 1) (``training/fakes.Moved``)."""
+
+    def moved(self, x: Tensor, noise: Tensor) -> Tensor: ...
+
+
 class SampleSource(Protocol):
     """A trained or training generator, as pictures and files of samples need it.
 
-    ema_or_generator: G, or its moving average where there is one. fixed: whether G is fixed and its samples
-    are real ones, ``moved``.
+    ema_or_generator: G, or its moving average where there is one. fixed: what moves real samples, where G
+    is fixed and they take the place of generated ones.
     """
 
     @property
@@ -23,6 +29,4 @@ class SampleSource(Protocol):
     def shape(self) -> Shape: ...
 
     @property
-    def fixed(self) -> bool: ...
-
-    def moved(self, x: Tensor, noise: Tensor) -> Tensor: ...
+    def fixed(self) -> MovedSamples | None: ...

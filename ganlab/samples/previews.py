@@ -73,7 +73,7 @@ class Points(Preview):
     def __call__(self, source: SampleSource, z: Tensor, y: Tensor | None) -> RenderedPreview:
         if source.fixed:
             noise = torch.randn(self.real.shape, generator=rng.generator("cpu", 0, "samples", 4))
-            fake = source.moved(torch.from_numpy(self.real), noise)
+            fake = source.fixed.moved(torch.from_numpy(self.real), noise)
         else:
             fake = generate(source, z, y)
         return RenderedPreview(point_map(self.real, fake.numpy()), None, bool((fake == fake[:1]).all()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
@@ -105,7 +106,9 @@ def print_cost(plan: Plan, placement: Placement = ONE_PROCESS) -> None:
         images = scored_images(e)
         scored = images * cost.score if cost.score is not None else 0.0
         unscored |= cost.score is None and images > 0
-        warm_up = e.extra_d_steps(job.steps) / (e.d_steps + 1)  # in updates; a G step counts as a D step
+        batches = e.timetable.round(job.steps).first_sample / e.batch_size
+        extra = batches - job.steps * (e.d_steps + e.extra_batches)  # D's updates beyond d_steps: warm-ups
+        warm_up = extra / (e.d_steps + 1)  # in updates; a G step counts as a D step
         seconds = (job.steps + warm_up) * cost.update
         training, scoring = training + seconds, scoring + scored
         rows.append(
@@ -232,21 +235,20 @@ class UpdateTimer:
         if e.threads:
             torch.set_num_threads(e.threads)
         self.e, self.device = e, device
-        every = e.d_warmup_every  # time ordinary updates: start after the warm-up of D
-        self.step = -(-e.d_warmup_updates // every) * every + 1 if every else e.d_warmup_updates
+        # steps that do not warm D up
+        self.steps = (s for s in itertools.count() if e.timetable.round(s).d_steps == e.d_steps)
         if images is None:  # points and text are small enough to load
             images = random_images(e) if e.shape.kind == "images" else e.dataset.load()
         self.game = build_gan(e, device, CLASSES, images.shape)
         if self.game.num_classes and images.labels is not None:
             self.game.labels = torch.from_numpy(images.labels).to(device)
         batches = images.batches(device, e.seed, e.data_memory_gb)
-        feed = Feed(batches, e, e.d_steps + ("real_in_g" in self.game.needs))
+        feed = Feed(batches, e)
         self.engine = engine.make(e, self.game, feed)
 
     def update(self) -> None:
         """Do one update; on a GPU, only launch it."""
-        self.engine.update(self.step)
-        self.step += 1
+        self.engine.update(next(self.steps))
 
 
 def random_images(e: Experiment) -> SampleSet:

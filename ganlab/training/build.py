@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,12 @@ from ganlab.distributed import collectives
 from ganlab.distributed.sync_batch_norm import running_averages, synchronize
 from ganlab.errors import CheckpointError, ConfigError, EnvError
 from ganlab.experiment import Experiment
-from ganlab.methods.base import Method
+from ganlab.methods.base import PLAYERS, Method
 from ganlab.methods.flat_weights import FlatWeights
+from ganlab.models.blocks import replace_norms
 from ganlab.runs.checkpoint import flatten, require_fit, unflatten
 from ganlab.system.hardware import fast_bf16
+from ganlab.training.fakes import Generated, Moved
 from ganlab.training.gan import GAN
 from ganlab.training.optimizers import OptimizerState, use_fused_kernels
 from ganlab.types import Shape, TextShape
@@ -51,6 +53,7 @@ def build_gan(
     methods: dict[str, Method] = {"loss": e.loss}
     methods |= {"class_loss": e.class_loss} if e.class_loss is not None else {}
     methods |= dict(sorted(e.normalization.items(), key=lambda item: item[1].normalizes_weights))
+    fixed = e.fixed_generator, e.fixed_shift
     gan = GAN(
         generator=generator,
         discriminator=discriminator,
@@ -67,9 +70,9 @@ def build_gan(
         fake_labels=e.fake_labels,
         accumulate=e.accumulate,
         order=e.order,
-        joint_fakes=e.joint_fakes,
-        noise=e.fixed_generator,
-        shift=e.fixed_shift,
+        source=Moved(*fixed)
+        if any(fixed := (e.fixed_generator, e.fixed_shift))
+        else Generated(e.joint_fakes),
     )
     team = collectives.current()
     try:
@@ -91,7 +94,16 @@ def build_gan(
     gan.joint_pass = e.d_pass == "auto" and not gan.needs & {"whole_batch", "fresh_forward"}
     if e.ema:
         average = get_ema_multi_avg_fn(e.ema)
+        if "ema" in e.schedules:
+            decay = torch.tensor(e.ema, device=device)
+            gan.scheduled["ema"], average = (e.ema, decay), scheduled_average(decay)
         gan.ema = AveragedModel(generator, device, multi_avg_fn=average, use_buffers=True)
+    for key in e.schedules.keys() - {"optimizer.lr", "ema"}:
+        name, _, attribute = key.removeprefix("normalization.").rpartition(".")
+        method = gan.methods[name]
+        configured = getattr(method, attribute)
+        gan.scheduled[key] = configured, torch.tensor(float(configured), device=device)
+        setattr(method, attribute, gan.scheduled[key][1])
     if team.size > 1 and not e.sync_bn:
         gan.unsynced_bn_stats = [*running_averages(generator), *running_averages(discriminator)]
     if device.type == "cuda":
@@ -100,10 +112,34 @@ def build_gan(
 
 
 def networks(e: Experiment, shape: Shape, num_classes: int) -> tuple[nn.Module, nn.Module]:
-    """G and D, freshly initialized, with the feature norms of the methods."""
-    norm = next((f for s in e.normalization.values() if (f := s.feature_norm("d"))), None)
+    """G and D, freshly initialized, with the feature norms of the methods. Raises ConfigError."""
+    of_g, of_d = (
+        next((f for s in e.normalization.values() if (f := s.feature_norm(player))), None)
+        for player in PLAYERS
+    )
     generator = e.architecture.generator(shape, num_classes)
-    return generator, e.architecture.discriminator(shape, num_classes, norm)
+    if of_g is not None and not replace_norms(generator, of_g):
+        what = "it replaces G's batch norms, but this G has none"
+        raise ConfigError("normalization", what, "choose another architecture, or leave it out")
+    return generator, e.architecture.discriminator(shape, num_classes, of_d)
+
+
+def scheduled_average(decay: Tensor) -> Callable[[Any, Any, Any], None]:
+    """As torch's ``get_ema_multi_avg_fn``, with a decay that may change between updates."""
+
+    def average(old: Sequence[Tensor], new: Sequence[Tensor], _: Any) -> None:
+        for a, b in zip(old, new, strict=True):
+            a.copy_(torch.lerp(a.float(), b.float(), 1 - decay))
+
+    return average
+
+
+def reset_optimizers(e: Experiment, gan: GAN) -> None:
+    """Forget the optimizers' state, as at the start of the run; learning rates stay."""
+    fresh = e.optimizer(gan.generator.parameters()), e.optimizer_of_d(gan.discriminator.parameters())
+    for optimizer, new in zip((gan.g_optimizer, gan.d_optimizer), fresh, strict=True):
+        optimizer.state.clear()
+        optimizer.state.update(new.state)
 
 
 def needs(gan: GAN) -> frozenset[str]:

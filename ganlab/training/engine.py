@@ -23,11 +23,11 @@ from ganlab.distributed import collectives
 from ganlab.experiment import Experiment
 from ganlab.system.paths import library_cache
 from ganlab.training.batches import Feed
-from ganlab.training.build import pack_gan, unpack_gan
+from ganlab.training.build import pack_gan, reset_optimizers, unpack_gan
 from ganlab.training.gan import GAN
 from ganlab.training.loss_buffer import LossBuffer
 from ganlab.training.optimizers import is_graph_safe
-from ganlab.training.step import d_terms, g_terms, set_rates, update
+from ganlab.training.step import d_terms, g_terms, update
 
 WARM = 3  # eager updates before recording, in which libraries choose their kernels
 MAX_BUFFERED = 1000  # updates between two reads of the losses
@@ -52,7 +52,7 @@ class Engine:
         self.cuda = gan.device.type == "cuda"
         self.stream = torch.cuda.Stream(gan.device) if self.cuda else None
         self.settled = True
-        self.factor: float | None = None
+        self.factors: dict[str, float] = {}
 
     def update(self, step: int) -> None:
         """Update number ``step``, counted from 0; buffers its losses. Raises Diverged when they are read."""
@@ -73,7 +73,7 @@ class Engine:
             "why": self.why,
             "precision": "bf16" if gan.bf16 else "tf32" if tf32 else "fp32",
             "d_pass": "together" if gan.joint_pass else "apart",
-            "joint_fakes": gan.joint_fakes,
+            "joint_fakes": self.e.joint_fakes,
             "fold": self.e.fold,
         }
 
@@ -93,12 +93,17 @@ class Engine:
 
     def _prepare(self, step: int) -> None:
         rng.seed_default(self.gan.device, self.e.seed, "train", 0, step)
-        self.feed.place(step)
-        self.gan.d_steps = self.e.d_steps_of(step)
-        factor = self.e.lr_factor(step)
-        if factor != self.factor:
-            set_rates(self.gan, factor)
-            self.factor = factor
+        if self.e.timetable.boundary(step):
+            self._begin_phase()
+        self.gan.begin(self.feed.place(step))
+        for key, schedule in self.e.schedules.items():
+            if (factor := schedule(step)) != self.factors.get(key):
+                self.gan.schedule(key, factor)
+                self.factors[key] = factor
+
+    def _begin_phase(self) -> None:
+        """Start the optimizers anew."""
+        reset_optimizers(self.e, self.gan)
 
     def _run_update(self, step: int) -> None:
         self.loss_buffer.add(update(self.gan, self.feed))
@@ -154,6 +159,7 @@ class Graphed(Engine):
         self.inner, self.loss_buffer, self.stream = inner, inner.loss_buffer, inner.stream
         self.used = "compile+graph" if inner.used == "compile" else "graph"
         self.graph: Any = None
+        self.sizes: tuple[int, int] | None = None  # batch sizes of the updates that are recorded
         self.warmed = 0
         # its own state: replays of several runs on several streams must not share one
         self.random = rng.default_of(self.gan.device).clone_state() if self.cuda else None
@@ -162,10 +168,17 @@ class Graphed(Engine):
         with self._own_generator():
             super().update(step)
 
+    def _begin_phase(self) -> None:
+        super()._begin_phase()
+        self.sizes = None
+
     def _run_update(self, step: int) -> None:
         if self.gan.d_steps != self.e.d_steps:  # warm-ups of D are not recorded
             self.inner._run_update(step)
-        elif self.graph is not None:
+            return
+        if self.sizes != (sizes := (self.gan.d_batch_size, self.gan.g_batch_size)):
+            self.sizes, self.graph, self.warmed = sizes, None, 0
+        if self.graph is not None:
             self.graph.replay()
         elif self.used != self.inner.used:
             self._warm_or_record(step)

@@ -18,6 +18,8 @@ from ganlab.methods.base import Method, Player, Scene
 from ganlab.methods.flat_weights import FlatWeights
 from ganlab.methods.losses import ClassLoss, Loss
 from ganlab.methods.priors import Prior
+from ganlab.methods.timetable import Round
+from ganlab.training.fakes import Generated, Moved
 from ganlab.types import Batch, Shape, Verdict
 
 
@@ -29,13 +31,12 @@ class GAN:
     num_classes: 0 in an unconditional GAN, which ignores labels.
     labels: (N,) those of the training images, needed for ``fake_labels="data"`` only.
     joint_pass: real and generated images pass D in one batch.
-    joint_fakes: G generates the images of all ``d_steps`` updates in one pass.
-    noise, shift: unless both are 0, G is fixed: fakes are real samples plus ``shift`` and noise of that
-        standard deviation.
+    source: where the samples come from that D is trained on.
     unsynced_bn_stats: batch norm's running averages that differ between ranks and are averaged after each
         update.
     methods: by name, in the order in which their hooks are called: ``loss``, ``class_loss``, then those of
         ``normalization`` by their names. needs: all that they and D's modules need (``methods/base.Method``).
+    scheduled: values that a schedule moves, by key: as configured, and a 0-dim tensor that is read.
     compiled: replacements of ``d_terms`` and ``g_terms``.
     flat: the flat weight vectors of G and D, where updates use them.
     """
@@ -58,12 +59,11 @@ class GAN:
     order: Literal["d_first", "g_first"] = "d_first"
     needs: frozenset[str] = frozenset()
     joint_pass: bool = False
-    joint_fakes: bool = False
+    source: Generated | Moved = field(default_factory=Generated)
     ema: AveragedModel | None = None
     ema_started: bool = False
-    noise: float = 0.0
-    shift: float = 0.0
     unsynced_bn_stats: list[Tensor] = field(default_factory=list)
+    scheduled: dict[str, tuple[float, Tensor]] = field(default_factory=dict)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
     flat: dict[nn.Module, FlatWeights] = field(default_factory=dict)
     g_optimizer: Optimizer = field(init=False)
@@ -83,6 +83,27 @@ class GAN:
                 names = {"loss": player, "class_loss": f"{player}_class"}
                 terms[names.get(name, name if player == "d" else f"g_{name}")] = term
         return terms
+
+    def schedule(self, key: str, factor: float) -> None:
+        """Set a scheduled value to ``factor`` times the configured one: on the host, before an update."""
+        if key != "optimizer.lr":
+            configured, value = self.scheduled[key]
+            value.fill_(configured * factor)
+            return
+        for optimizer in (self.g_optimizer, self.d_optimizer):
+            for group in optimizer.param_groups:
+                rate = group["initial_lr"] * factor
+                if isinstance(group["lr"], Tensor):  # a recorded update reads its storage
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def begin(self, now: Round) -> None:
+        """Take a round's sizes, and hand its progress to networks that have ``set_progress``."""
+        self.d_steps, self.d_batch_size, self.g_batch_size = now.d_steps, now.batch, now.g_batch
+        for net in (self.generator, self.discriminator, self.ema and self.ema.module):
+            if hasattr(net, "set_progress"):
+                net.set_progress(now.progress)  # type: ignore[union-attr, operator]
 
     @property
     def scores_alone(self) -> bool:
@@ -120,13 +141,9 @@ class GAN:
         return Batch(x if keep_dtype else x.float(), y)
 
     @property
-    def fixed(self) -> bool:
-        """Whether G is fixed; see ``moved``."""
-        return bool(self.noise or self.shift)
-
-    def moved(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Samples of a fixed G: real ``x`` (B, ...), shifted, plus scaled ``noise`` ~ N(0, 1) (B, ...)."""
-        return x + self.shift + self.noise * noise
+    def fixed(self) -> Moved | None:
+        """The source of a fixed G's samples; None where G is trained."""
+        return self.source if isinstance(self.source, Moved) else None
 
     def draw_labels(self, n: int) -> Tensor:
         """Labels (n,) for G: uniform over the classes, or those of random training images."""
@@ -136,7 +153,15 @@ class GAN:
         return self.labels[torch.randint(len(self.labels), (n,), device=self.device)]
 
     def verdict(self, x: Tensor, y: Tensor | None = None) -> Verdict:
-        """D's verdict, with score and class logits in float32."""
+        """D's verdict, with score and class logits in float32; in training on augmented samples."""
+        return self._judge(self._augment(x), y)
+
+    def _augment(self, x: Tensor) -> Tensor:
+        for method in self.methods.values() if self.discriminator.training else ():
+            x = method.augment(x)
+        return x
+
+    def _judge(self, x: Tensor, y: Tensor | None) -> Verdict:
         with self.autocast():
             verdict: Verdict = self.discriminator(x, y)
         logits = verdict.class_logits
@@ -147,7 +172,7 @@ class GAN:
         if not self.joint_pass:
             return self.verdict(*real), self.verdict(*fake)
         n, y = len(real.x), None if real.y is None or fake.y is None else torch.cat([real.y, fake.y])
-        verdict = self.verdict(torch.cat([real.x, fake.x]), y)
+        verdict = self._judge(torch.cat([self._augment(real.x), self._augment(fake.x)]), y)
         halves = [(None, None) if t is None else t.split([n, len(t) - n]) for t in verdict]
         return Verdict(*(h[0] for h in halves)), Verdict(*(h[1] for h in halves))  # type: ignore[arg-type]
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,28 +29,12 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from ganlab.distributed import collectives
 from ganlab.methods.base import Player, Scene
+from ganlab.training.fakes import micro_batches
 from ganlab.training.gan import GAN
 from ganlab.training.optimizers import with_strides_of
 from ganlab.types import Batch
 
 Terms = dict[str, Tensor]
-
-
-def play_round(gan: GAN, real: Callable[[], Batch], lr_factor: float = 1.0) -> Terms:
-    """``set_rates``, then ``update``."""
-    set_rates(gan, lr_factor)
-    return update(gan, real)
-
-
-def set_rates(gan: GAN, factor: float) -> None:
-    """Set both learning rates to ``factor`` times their initial values, on the host, before an update."""
-    for optimizer in (gan.g_optimizer, gan.d_optimizer):
-        for group in optimizer.param_groups:
-            rate = group["initial_lr"] * factor
-            if isinstance(group["lr"], Tensor):  # a recorded update reads its storage
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
 
 
 def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
@@ -68,43 +51,24 @@ def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
     try:
         for method in gan.methods.values():
             method.before_round(gan)
-        log = update_critic(gan, real) if gan.fixed else update_both(gan, real)
+        log: Terms = {}
+        if gan.order == "g_first" and gan.source.trains_g:
+            log |= update_generator(gan, real)
+        gan.source.begin(gan)
+        for i in range(gan.d_steps):
+            log |= update_discriminator(gan, real(), i + 1 == gan.d_steps)
+        if gan.order == "d_first" and gan.source.trains_g:
+            log |= update_generator(gan, real)
+        if gan.unsynced_bn_stats:
+            means = collectives.current().all_reduce_mean(gan.unsynced_bn_stats)
+            torch._foreach_copy_(gan.unsynced_bn_stats, means)  # type: ignore[arg-type]
+        if gan.source.trains_g:
+            update_ema(gan)
         for method in gan.methods.values():
             method.after_round(gan, log)
     finally:
         for flat in gan.flat.values():
             flat.end()
-    return log
-
-
-def update_both(gan: GAN, real: Callable[[], Batch]) -> Terms:
-    """Update D and G, then the moving average."""
-    log: Terms = update_generator(gan, real) if gan.order == "g_first" else {}
-    fakes = generate_for_all_d_steps(gan) if gan.joint_fakes else None
-    for i in range(gan.d_steps):
-        log |= update_discriminator(gan, real(), next(fakes) if fakes else None, i + 1 == gan.d_steps)
-    if gan.order == "d_first":
-        log |= update_generator(gan, real)
-    if gan.unsynced_bn_stats:
-        means = collectives.current().all_reduce_mean(gan.unsynced_bn_stats)
-        torch._foreach_copy_(gan.unsynced_bn_stats, means)  # type: ignore[arg-type]
-    update_ema(gan)
-    return log
-
-
-def update_critic(gan: GAN, real: Callable[[], Batch]) -> Terms:
-    """Update D ``d_steps`` times with the fixed G of WGAN-GP's Figure 1a, which has no loss.
-
-    Each generated sample is a real one of the same batch plus a shift and N(0, noise^2), as in WGAN-GP's
-    released code (gan_toy.py), which has no shift.
-    """
-    log: Terms = {}
-    for i in range(gan.d_steps):
-        batch = real()
-        team, shape = collectives.current(), batch.x.shape
-        noise = torch.randn(shape[0] * team.size, *shape[1:], device=batch.x.device)
-        fake = gan.unlabelled(batch)._replace(x=gan.moved(batch.x, team.shard(noise, gan.accumulate)))
-        log |= update_discriminator(gan, batch, fake, i + 1 == gan.d_steps)
     return log
 
 
@@ -133,38 +97,14 @@ def update_ema(gan: GAN) -> None:
     ema.n_averaged.add_(1)
 
 
-def generate_for_all_d_steps(gan: GAN) -> Iterator[Batch]:
-    """Batches for ``d_steps`` updates of D from one pass of G, whose batch norm then sees all of them."""
-    sizes = [gan.d_batch_size] * gan.d_steps
-    with torch.no_grad():
-        x, y = gan.fakes(sum(sizes), gan.d_steps)
-    sizes = [len(x) // gan.d_steps] * gan.d_steps  # on this rank
-    labels = [None] * len(sizes) if y is None else y.split(sizes)
-    return map(Batch, x.split(sizes), labels)
+def update_discriminator(gan: GAN, real: Batch, log_scores: bool = True) -> Terms:
+    """One optimizer step of D on ``real`` and as many generated samples, then its constraints.
 
-
-def update_discriminator(gan: GAN, real: Batch, fakes: Batch | None = None, log_scores: bool = True) -> Terms:
-    """One optimizer step of D on ``real`` and as many generated images, then its constraints.
-
-    With ``fake_labels="data"`` the generated images take the labels of the real ones, as in WGAN-GP's code.
-    ``fakes``: images generated earlier. ``log_scores``: whether to return the mean scores too.
+    ``log_scores``: whether to return the mean scores too.
     """
-    batch_size = len(real.x) * collectives.current().size
-    labels = real.y if gan.num_classes and gan.fake_labels == "data" else None
-    inputs = fakes or gan.inputs(batch_size, labels)
     terms_of = gan.compiled.get("d", d_terms)
-    keep_dtype = not gan.joint_pass and gan.scores_alone
-
-    def parts() -> Iterator[tuple[Terms, Terms]]:
-        for real_x, real_y, x, y in micro_batches(gan.accumulate, real.x, real.y, *inputs):
-            if fakes is None:
-                with torch.no_grad():
-                    fake = gan.generate(x, y, keep_dtype)
-            else:
-                fake = Batch(x, y)
-            yield terms_of(gan, Batch(real_x, real_y), fake, log_scores)
-
-    return descend("d", parts(), gan)
+    batches = zip(micro_batches(gan.accumulate, *real), gan.source.fakes_for(gan, real), strict=True)
+    return descend("d", (terms_of(gan, Batch(*x), fake, log_scores) for x, fake in batches), gan)
 
 
 def d_terms(gan: GAN, real: Batch, fake: Batch, log_scores: bool) -> tuple[Terms, Terms]:
@@ -242,11 +182,6 @@ def descend(player: Player, parts: Iterator[tuple[Terms, Terms]], gan: GAN) -> T
 def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """a + b, None being 0."""
     return b if a is None else a if b is None else a + b
-
-
-def micro_batches(n: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """Split every tensor into ``n`` chunks along its first axis and zip them; None stays None."""
-    return zip(*([None] * n if t is None else t.chunk(n) for t in tensors), strict=True)
 
 
 @contextmanager

@@ -198,7 +198,7 @@ class Run:
         self.step, self.saved, self.failed_saves = 0, -1, 0
         self.runaway_losses: set[str] = set()  # losses out of bounds, each reported once
         self.idle_s = 0.0  # spent waiting for other runs of the process: not training time
-        feed = Feed(self.batches, e, e.d_steps + ("real_in_g" in self.gan.needs))
+        feed = Feed(self.batches, e)
         self.engine = engine.make(e, self.gan, feed)
         run_id = collectives.current().on_rank_zero(lambda: folder.run_id)
         self.identity = identity(e, config, device, self.gan.bf16, images, run_id)

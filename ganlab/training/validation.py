@@ -114,7 +114,7 @@ class Validation:
         rng.seed_default(gan.device, self.seed, "validation", 5)
         for (x, y), fake in zip(self._chunks(*real), fakes, strict=True):
             if gan.fixed:
-                fake = Batch(gan.moved(x, torch.randn_like(x)), y)
+                fake = Batch(gan.fixed.moved(x, torch.randn_like(x)), y)
             part, share = Batch(x, y), len(x) / len(real.x)
             with torch.no_grad():
                 labelled = part if "labelled" in gan.needs else None

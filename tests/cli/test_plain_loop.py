@@ -22,7 +22,7 @@ from ganlab.methods.weight_norms import SpectralNorm, WeightNorm
 from ganlab.models.cnn import CNN
 from ganlab.models.resnet import ResNet
 from ganlab.training.build import build_gan
-from ganlab.training.step import play_round
+from ganlab.training.step import update
 from ganlab.types import Batch
 
 Make = Callable[..., Experiment]
@@ -88,7 +88,7 @@ def both(
     loop.real = lambda: next(plain_batches)
     for i in range(updates):
         torch.manual_seed(i)
-        terms = play_round(gan, lambda: Batch(next(ganlab_batches)))
+        terms = update(gan, lambda: Batch(next(ganlab_batches)))
         torch.manual_seed(i)
         plain_terms = loop.update()
         losses[0].append([terms["d"], terms["g"]])

@@ -18,7 +18,7 @@ from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.runs.naming import run_path
 from ganlab.training.build import build_gan, pack_gan, unpack_gan
-from ganlab.training.step import play_round
+from ganlab.training.step import update
 from ganlab.types import Batch, ImageShape
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -71,7 +71,7 @@ def play(e: Experiment) -> dict[str, float]:
     gan.labels = y
     before = [p.detach().clone() for net in (gan.discriminator, gan.generator) for p in net.parameters()]
     x = torch.rand(e.batch_size, *e.shape) * 2 - 1
-    losses = play_round(gan, lambda: Batch(x, y), e.lr_factor(0))
+    losses = update(gan, lambda: Batch(x, y))
     after = [p for net in (gan.discriminator, gan.generator) for p in net.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert sum(moved) > 0.8 * len(moved), "both players learn"
@@ -216,7 +216,7 @@ def test_wgan_gps_resnet_has_its_codes_batch_norm_and_decoding(option: str) -> N
     norms[0].register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
     y = torch.randint(10, (64,))
     gan.labels = y
-    play_round(gan, lambda: Batch(torch.rand(64, 3, 32, 32) * 2 - 1, y))
+    update(gan, lambda: Batch(torch.rand(64, 3, 32, 32) * 2 - 1, y))
     assert batches == [32, 32] * 5 + [64, 64]
     protocol = e.metric.protocol
     assert (protocol.is_n_fake, protocol.is_splits, protocol.quantize, protocol.bn) == (

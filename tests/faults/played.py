@@ -87,7 +87,7 @@ def options(group: str) -> list[str]:
 
 def everything() -> dict[str, list[str]]:
     """Name -> words beyond ``WORDS``: each loss, normalization, architecture, head, prior, setting once."""
-    from ganlab.models.resnet import Head
+    from ganlab.models.heads import Head
 
     found = {f"loss={name}": [f"loss={name}"] for name in options("loss")}
     found |= {f"normalization={n}": [f"normalization=[{n}]", "ema=0.9"] for n in options("normalization")}

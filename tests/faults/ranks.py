@@ -134,13 +134,13 @@ def tensors_of(run: Path) -> dict[str, Any]:
     return Checkpoints(folder.checkpoints, folder.run_id).load(quarantine=False)[1]
 
 
-def equal(more: Sequence[str], size: int, here: Path) -> Numbers:
+def equal(more: Sequence[str], size: int, here: Path, before: Before = in_float64) -> Numbers:
     """Every tensor of the last checkpoint, and every logged mean, of ``size`` ranks and of one process."""
     words = tiny(
         "steps=4", "save_every=0", "prior=normal", "batch_size=12" if size == 3 else "batch_size=8", *more
     )
-    alone = Forked(*words, "run_dir=alone", cwd=here, before=in_float64)
-    ranks(size, *words, cwd=here, before=in_float64)
+    alone = Forked(*words, "run_dir=alone", cwd=here, before=partial(before, 0))
+    ranks(size, *words, cwd=here, before=before)
     assert alone.wait(60).code == 0, alone.wait().err[-300:]
     one, many = tensors_of(here / "alone"), tensors_of(here / "run")
     assert one.keys() == many.keys()
@@ -196,22 +196,32 @@ def scores() -> list[Case]:
 WHOLE: dict[tuple[int, tuple[str, ...]], str] = {}  # one run of a kind is enough for many cases
 
 
-def uninterrupted(here: Path, *words: str, size: int = 2) -> str:
+def uninterrupted(here: Path, *words: str, size: int = 2, prepare: Before | None = None) -> str:
     if (size, words) not in WHOLE:
-        ranks(size, *tiny(*words), "run_dir=whole", cwd=here)
+        ranks(size, *tiny(*words), "run_dir=whole", cwd=here, before=prepare)
         WHOLE[size, words] = state_digest(here / "whole")
     return WHOLE[size, words]
 
 
-def resumed(words: Sequence[str], before: Before, code: int | None, here: Path, size: int = 2) -> None:
-    """Ends by ``before``, goes on by the same command, and is then as if nothing had happened."""
-    wanted = uninterrupted(here, *words, size=size)
+def resumed(
+    words: Sequence[str],
+    before: Before,
+    code: int | None,
+    here: Path,
+    size: int = 2,
+    prepare: Before | None = None,
+) -> None:
+    """Ends by ``before``, goes on by the same command, and is then as if nothing had happened.
+
+    ``prepare`` runs first in the other runs.
+    """
+    wanted = uninterrupted(here, *words, size=size, prepare=prepare)
     ended = ranks(size, *tiny(*words), cwd=here, before=before, code=code)
     if code is None:
         assert len(errors(ended)) <= 1, errors(ended)
         assert all(d.code for d in ended)
     nothing_lost(here / "run")
-    ranks(size, *tiny(*words), cwd=here)
+    ranks(size, *tiny(*words), cwd=here, before=prepare)
     nothing_lost(here / "run")
     assert state_digest(here / "run") == wanted
 

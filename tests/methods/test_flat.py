@@ -23,7 +23,7 @@ from ganlab.models.activations import relu
 from ganlab.models.resnet import ResNet
 from ganlab.training.build import build_gan, flatten_weights, pack_gan
 from ganlab.training.gan import GAN
-from ganlab.training.step import play_round
+from ganlab.training.step import update
 from ganlab.types import Batch
 
 Make = Callable[..., Experiment]
@@ -62,7 +62,7 @@ def played(e: Experiment, flat: bool, rounds: int = 2) -> tuple[dict[str, Tensor
     torch.manual_seed(0)
     for _ in range(rounds):
         x, y = torch.rand(e.batch_size, *e.shape), torch.randint(3, (e.batch_size,))
-        log = play_round(game, lambda x=x, y=y: Batch(x, y))  # type: ignore[misc]
+        log = update(game, lambda x=x, y=y: Batch(x, y))  # type: ignore[misc]
     return {name: value.clone() for name, value in pack_gan(game)[0].items()}, log, game
 
 
@@ -103,7 +103,7 @@ def test_whoever_moves_a_parameter_elsewhere_is_told(tiny: Make) -> None:
     weight = next(iter(game.flat.values())).slots[0].parameter
     weight.data = weight.detach().clone()
     with pytest.raises(RuntimeError, match="does not lie"):
-        play_round(game, lambda: Batch(torch.rand(8, 1, 16, 16)))
+        update(game, lambda: Batch(torch.rand(8, 1, 16, 16)))
 
 
 def test_outside_of_updates_passes_go_the_plain_way(tiny: Make) -> None:

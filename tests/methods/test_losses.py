@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from ganlab.errors import ConfigError
 from ganlab.methods.losses import Hinge, LeastSquares, Loss, Minimax, Standard, Wasserstein
 from ganlab.types import Verdict
 
@@ -61,3 +62,20 @@ def test_large_scores_stay_finite(loss: Loss) -> None:
 def test_hinge_refuses_an_impossible_margin() -> None:
     with pytest.raises(ValueError, match=r"margin: 0\.0 is not a number > 0"):
         Hinge(margin=0.0)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "fix"),
+    [
+        (
+            {"generator_needs_real": True},
+            "generator_needs_real is of an older interface; use needs = frozenset",
+        ),
+        ({"penalty": lambda self, d, real, fake: 0}, "penalty is of an older interface; use d_term"),
+        ({"prepare": lambda self, d: None}, "prepare is of an older interface; use prepare(self, gan"),
+    ],
+)
+def test_hooks_of_the_first_interface_are_one_line(hooks: dict[str, object], fix: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        type("Old", (Hinge,), hooks)
+    assert str(caught.value).startswith(f"{__name__}.Old: {fix}")

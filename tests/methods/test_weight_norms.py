@@ -26,7 +26,7 @@ from ganlab.methods.weights import as_matrix, out_dim, power_iteration, raw_weig
 from ganlab.models.cnn import CNN
 from ganlab.training.build import build_gan
 from ganlab.training.gan import GAN
-from ganlab.training.step import play_round
+from ganlab.training.step import update
 from ganlab.types import Batch, ImageShape
 
 Make = Callable[..., Experiment]
@@ -134,7 +134,7 @@ def test_per_update_iterates_once_for_each_new_set_of_weights(order: str, clip: 
 
     own.after_update = watched  # type: ignore[method-assign]
     for _ in range(2):
-        play_round(game, lambda: Batch(torch.rand(8, 1, 16, 16)))
+        update(game, lambda: Batch(torch.rand(8, 1, 16, 16)))
     game.discriminator(torch.rand(2, 1, 16, 16))  # whoever looks at D
     assert len(sets) == 1 + 2 * 3
     assert not clip or all(w.abs().max() < 0.0201 for w in sets[1:])
@@ -231,16 +231,16 @@ def test_svd_and_many_iterations_agree(kind: str) -> None:
 
 
 def test_svd_is_renewed_at_the_same_moments_as_power() -> None:
-    for update, renewed in (("per_forward", True), ("per_update", False)):
+    for when, renewed in (("per_forward", True), ("per_update", False)):
         net = nn.Sequential(nn.Linear(6, 5))
-        rule = SpectralNorm(method="svd", update=update)  # type: ignore[arg-type]
+        rule = SpectralNorm(method="svd", update=when)  # type: ignore[arg-type]
         rule.prepare(players(net))
         with torch.no_grad():
             raw_weight(net[0]).copy_(torch.randn(5, 6))
         net(torch.randn(2, 6))
         assert (abs(values_of(net.eval()[0])[0].item() - 1) < 1e-5) is renewed
         rule.after_update(players(net), "d")
-        assert (abs(values_of(net[0])[0].item() - 1) < 1e-5) is (renewed or update == "per_update")
+        assert (abs(values_of(net[0])[0].item() - 1) < 1e-5) is (renewed or when == "per_update")
 
 
 def test_warmup_brings_the_start_closer() -> None:

@@ -22,7 +22,7 @@ from ganlab.models.char_lm import Block, CharLM
 from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
 from ganlab.training.build import build_gan
-from ganlab.training.step import play_round
+from ganlab.training.step import update
 from ganlab.types import Batch, TextShape
 
 SHAPE = TextShape(11, 8)
@@ -112,7 +112,7 @@ def test_every_method_plays_text(method: str) -> None:
     game = build_gan(e, torch.device("cpu"), 0, SHAPE)
     real = F.one_hot(torch.randint(11, (4, 8)), 11).transpose(1, 2).float()
     before = [p.detach().clone() for net in (game.discriminator, game.generator) for p in net.parameters()]
-    told = play_round(game, lambda: Batch(real), 1.0)
+    told = update(game, lambda: Batch(real))
     after = [p for net in (game.discriminator, game.generator) for p in net.parameters()]
     assert all(math.isfinite(float(v)) for v in told.values())
     assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) > 0.8 * len(after)

@@ -33,7 +33,7 @@ from ganlab.samples import images as images_module
 from ganlab.system.signals import StopFlag
 from ganlab.training import trainer
 from ganlab.training.build import build_gan
-from ganlab.training.step import play_round, update_discriminator
+from ganlab.training.step import update, update_discriminator
 from ganlab.types import Batch, ImageShape
 
 Make = Callable[..., Experiment]
@@ -213,7 +213,7 @@ def test_who_sees_which_labels(small: Make) -> None:
     game = build_gan(e, CPU, 10)
     game.labels = torch.tensor([3, 3, 3])
     game.generator, game.discriminator = g, d = Spy(game.generator), Spy(game.discriminator)
-    play_round(game, lambda: real_batch([1, 2, 3, 4]))
+    update(game, lambda: real_batch([1, 2, 3, 4]))
     assert [h.tolist() for h in g.heard] == [[1, 2, 3, 4], [3, 3, 3, 3]], (
         "the real batch's; the training set's"
     )
@@ -259,7 +259,7 @@ def test_an_unconditional_game_is_blind(tiny: Make) -> None:
     assert game.num_classes == 0
     assert game.draw(2, torch.Generator())[1] is None
     game.generator, game.discriminator = g, d = Spy(game.generator), Spy(game.discriminator)
-    play_round(game, lambda: Batch(torch.rand(4, 1, 16, 16), torch.arange(4)))
+    update(game, lambda: Batch(torch.rand(4, 1, 16, 16), torch.arange(4)))
     assert g.heard + d.heard == [None] * (2 + 3)
 
 
@@ -417,7 +417,7 @@ def test_g_learns_what_the_label_means(head: str, steps: int, small: Make) -> No
 
     for step in range(steps):
         torch.manual_seed(step)
-        play_round(game, real)
+        update(game, real)
     game.generator.eval()
     z = torch.randn(32, 4)
     with torch.no_grad():

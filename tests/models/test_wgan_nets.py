@@ -27,7 +27,7 @@ from ganlab.models.wgan_dcgan import WGAN
 from ganlab.models.wgan_gp_lsun import Bedrooms, Pair
 from ganlab.sweeps import grid, runner
 from ganlab.training.build import build_gan
-from ganlab.training.step import play_round, update
+from ganlab.training.step import update
 from ganlab.types import Batch, ImageShape
 
 PAIRS: list[Pair] = ["dcgan", "constant", "mlp", "no_norm", "gated", "tanh", "resnet101", "good"]
@@ -434,7 +434,7 @@ def test_no_value_is_read_on_the_host(words: list[str]) -> None:
     """Fake tensors have no values: a read would raise."""
     e = images(*words, "dataset.resolution=32", "architecture.width=0.04", "batch_size=4")
     game, x = build_gan(e, torch.device("cpu")), torch.rand(4, 3, 32, 32)
-    play_round(game, lambda: Batch(x))  # the slots of the optimisers
+    update(game, lambda: Batch(x))  # the slots of the optimisers
     with FakeTensorMode(allow_non_fake_inputs=True):
         told = update(game, lambda: Batch(x))
     assert {"d", "g"} <= set(told)
@@ -451,7 +451,7 @@ def test_the_101_layer_pair_takes_an_update_of_each_player_at_full_width() -> No
     before = {
         k: v.clone() for k, v in (game.generator.state_dict() | game.discriminator.state_dict()).items()
     }
-    told = play_round(game, lambda: Batch(torch.rand(2, 3, 64, 64) * 2 - 1))
+    told = update(game, lambda: Batch(torch.rand(2, 3, 64, 64) * 2 - 1))
     assert set(told) == {"d", "gp", "g", "d_real", "d_fake"}
     assert all(math.isfinite(float(v)) for v in told.values()), told
     after = game.generator.state_dict() | game.discriminator.state_dict()
@@ -489,7 +489,7 @@ def test_wgan_clips_every_parameter_of_its_critic() -> None:
     """Convolutions and batch norm's scales, which start at 1; G is left alone."""
     e = images("+experiment=wgan_cifar", "architecture.width=0.1", "batch_size=8", "d_steps=1")
     game = build_gan(e, torch.device("cpu"))
-    play_round(game, lambda: Batch(torch.rand(8, 3, 32, 32)))
+    update(game, lambda: Batch(torch.rand(8, 3, 32, 32)))
     parameters = dict(game.discriminator.named_parameters())
     assert any("norms" in name for name in parameters)
     bound = torch.tensor(0.01)  # as float32 has it

@@ -37,7 +37,7 @@ from ganlab.training.engine import Compiled, Engine, Graphed
 from ganlab.training.gan import GAN
 from ganlab.training.loss_buffer import LossBuffer
 from ganlab.training.optimizers import OptimizerState, use_fused_kernels
-from ganlab.training.step import play_round, update
+from ganlab.training.step import update
 from ganlab.types import Batch
 
 Make = Callable[..., Experiment]
@@ -78,7 +78,7 @@ def start(e: Experiment, on_device: bool = True) -> tuple[GAN, Feed]:
         batches._storage.on_device = torch.from_numpy(found.images)
         for group in (*gan.g_optimizer.param_groups, *gan.d_optimizer.param_groups):
             group["lr"] = torch.tensor(group["lr"])
-    return gan, Feed(batches, e, e.d_steps + ("real_in_g" in gan.needs))
+    return gan, Feed(batches, e)
 
 
 def everything(gan: GAN) -> dict[str, Tensor]:
@@ -221,7 +221,7 @@ def test_one_pass_of_d_gives_what_two_give(name: str, tiny: Make) -> None:
 
         gan.discriminator.register_forward_pre_hook(count)
         for _ in range(3):
-            play_round(gan, lambda: Batch(torch.rand(8, *e.shape)))
+            update(gan, lambda: Batch(torch.rand(8, *e.shape)))
         penalty = name == "gp"
         assert calls == 3 * (2 * ((1 if d_pass == "auto" else 2) + penalty) + 1)
         return everything(gan)
@@ -259,7 +259,7 @@ def test_all_layers_at_once_are_each_layer_by_itself(name: str, tiny: Make) -> N
             gan.discriminator._forward_pre_hooks.clear()
         torch.manual_seed(0)
         for _ in range(3):
-            play_round(gan, lambda: Batch(torch.rand(8, *e.shape)))
+            update(gan, lambda: Batch(torch.rand(8, *e.shape)))
         return everything(gan)
 
     one, each = weights(True), weights(False)

@@ -311,9 +311,9 @@ def test_pinned_losses(tiny: Make, tmp_path: Path) -> None:
 
 def test_learning_rate_factor(tiny: Make) -> None:
     e = tiny(lr_decay="linear", steps=10)
-    assert [e.lr_factor(s) for s in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
+    assert [e.schedules["optimizer.lr"](s) for s in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
     late = tiny(lr_decay="linear", lr_decay_start=8, steps=10)
-    assert [late.lr_factor(s) for s in (0, 8, 9)] == pytest.approx([1.0, 1.0, 0.5])
+    assert [late.schedules["optimizer.lr"](s) for s in (0, 8, 9)] == pytest.approx([1.0, 1.0, 0.5])
 
 
 def test_mistakes_across_fields_come_together(tiny: Make) -> None:

@@ -20,7 +20,7 @@ from ganlab.system import hardware
 from ganlab.training import engine
 from ganlab.training.build import build_gan
 from ganlab.training.optimizers import OptimizerState, use_fused_kernels
-from ganlab.training.step import d_terms, g_terms, play_round, update_discriminator
+from ganlab.training.step import d_terms, g_terms, update, update_discriminator
 from ganlab.types import Batch
 
 Make = Callable[..., Experiment]
@@ -49,7 +49,7 @@ def test_the_losses_of_d_and_of_g_are_a_graph_each_for_a_compiler(how: Any, tiny
         gan.compiled[name] = torch.compile(engine._copy_function(terms), backend="eager", dynamic=False)
     x = torch.rand(8, 1, 16, 16)
     for _ in range(3):
-        play_round(gan, lambda: Batch(x))
+        update(gan, lambda: Batch(x))
     assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ganlab.experiment import Experiment
+from ganlab.methods.base import Scene
 from ganlab.methods.losses import ClassLoss, Hinge, Loss, Wasserstein
 from ganlab.methods.penalties import Orthonormal, SpectralNormRegularization
 from ganlab.methods.weight_norms import SpectralNorm
@@ -25,7 +26,7 @@ from ganlab.training.build import build_gan
 from ganlab.training.gan import GAN
 from ganlab.training.step import (
     freeze_power_iteration,
-    play_round,
+    update,
     update_discriminator,
     update_ema,
     update_generator,
@@ -87,7 +88,7 @@ def played(tiny: Make, rounds: int = 3, **changes: Any) -> tuple[list[Tensor], d
     batches = iter(torch.rand(40, 16, 1, 16, 16) * 2 - 1)
     told: dict[str, Tensor] = {}
     for _ in range(rounds):
-        told = play_round(gan, lambda: Batch(next(batches)))
+        told = update(gan, lambda: Batch(next(batches)))
     weights = [*gan.generator.state_dict().values(), *gan.discriminator.state_dict().values()]
     return weights, {name: float(value) for name, value in told.items()}
 
@@ -124,7 +125,7 @@ def test_every_update_of_g_moves_the_average(tiny: Make) -> None:
     batches = iter(torch.rand(40, 4, 1, 16, 16) * 2 - 1)
     expected: list[Tensor] = []
     for _ in range(3):
-        play_round(gan, lambda: Batch(next(batches)))
+        update(gan, lambda: Batch(next(batches)))
         new = [v.clone() for v in [*gan.generator.parameters(), *gan.generator.buffers()]]
         expected = [
             a.lerp(b, 0.25) if a.is_floating_point() else b for a, b in zip(expected or new, new, strict=True)
@@ -137,7 +138,7 @@ def test_every_update_of_g_moves_the_average(tiny: Make) -> None:
 def test_scores_are_told_of_the_last_update_of_d_alone(tiny: Make) -> None:
     gan = build_gan(tiny(architecture=Plain(), batch_size=16, d_steps=2, loss=Wasserstein()), CPU)
     images = torch.rand(16, 1, 16, 16) * 2 - 1
-    told = play_round(gan, lambda: Batch(images))
+    told = update(gan, lambda: Batch(images))
     assert told["d"] == pytest.approx(float(told["d_fake"] - told["d_real"]), rel=1e-5)
     assert {"d_real", "d_fake"} & update_discriminator(gan, Batch(images), log_scores=False).keys() == set()
 
@@ -216,7 +217,7 @@ def test_micro_batches_are_never_whole(tiny: Make) -> None:
     gan = build_gan(tiny(architecture=Plain(), batch_size=16, g_batch_size=8, accumulate=4), CPU)
     seen: list[int] = []
     gan.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    play_round(gan, lambda: Batch(torch.rand(16, 1, 16, 16)))
+    update(gan, lambda: Batch(torch.rand(16, 1, 16, 16)))
     assert seen == [4] * 8 + [2] * 4
 
 
@@ -254,7 +255,7 @@ def turns(gan: GAN) -> list[str]:
     moved: list[str] = []
     for name, optimizer in (("d", gan.d_optimizer), ("g", gan.g_optimizer)):
         optimizer.register_step_post_hook(lambda *_, name=name: moved.append(name))
-    play_round(gan, lambda: Batch(torch.rand(8, 1, 16, 16)))
+    update(gan, lambda: Batch(torch.rand(8, 1, 16, 16)))
     return moved
 
 
@@ -301,7 +302,7 @@ def test_the_class_loss_moves_both_players_and_is_told(tiny: Make) -> None:
         e = tiny(architecture=resnet, dataset=Digits(), optimizer=sgd(), batch_size=4, **changes)
         gan = build_gan(e, CPU, 10)
         torch.manual_seed(0)
-        told = play_round(gan, lambda: Batch(torch.rand(4, 1, 32, 32), torch.arange(4)))
+        told = update(gan, lambda: Batch(torch.rand(4, 1, 32, 32), torch.arange(4)))
         return told, [gan.discriminator.classify.weight, gan.generator.dense.weight]
 
     told, (d, g) = after(class_loss=ClassLoss(1.0, 1.0, 1.0))
@@ -312,3 +313,20 @@ def test_the_class_loss_moves_both_players_and_is_told(tiny: Make) -> None:
     assert not torch.equal(d, d_none)
     assert not torch.equal(d, d_real), "the fakes' term counts"
     assert not torch.equal(g, g_none)
+
+
+def test_labels_reach_a_term_that_needs_them_and_no_unconditional_network(tiny: Make) -> None:
+    seen: list[Tensor] = []
+
+    class Supervised(Hinge):
+        needs = frozenset({"labelled"})
+
+        def d_term(self, scene: Scene) -> Tensor | None:
+            assert scene.labelled is not None
+            assert (scene.real.y, scene.fake.y) == (None, None)
+            seen.append(scene.labelled.y)  # type: ignore[arg-type]
+            return super().d_term(scene)
+
+    gan = build_gan(tiny(loss=Supervised()), CPU)
+    update(gan, lambda: Batch(torch.rand(8, 1, 16, 16), torch.arange(8)))
+    assert [y.tolist() for y in seen] == [list(range(8))]

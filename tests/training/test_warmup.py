@@ -43,15 +43,15 @@ def test_wgans_rule() -> None:
         compose.compose(["d_steps=5", "d_warmup_steps=100", "d_warmup_updates=25", "d_warmup_every=500"])
     )
     for i in (0, 1, 24, 25, 26, 499, 500, 501, 999, 1000):
-        assert e.d_steps_of(i) == (100 if i < 25 or i % 500 == 0 else 5), i
+        assert e.timetable.round(i).d_steps == (100 if i < 25 or i % 500 == 0 else 5), i
 
 
 @pytest.mark.parametrize(("first", "every"), [(0, 3), (7, 0), (7, 3), (9, 3), (1, 1), (4, 50)])
 def test_what_came_before_an_update_in_closed_form(first: int, every: int, tiny: Make) -> None:
     e = tiny(d_steps=2, d_warmup_steps=6, d_warmup_updates=first, d_warmup_every=every)
     for at in range(60):
-        counted = sum(e.d_steps_of(i) for i in range(at))
-        assert 2 * at + e.extra_d_steps(at) == counted, at
+        counted = sum(e.timetable.round(i).d_steps for i in range(at))
+        assert e.timetable.round(at).first_sample == counted * e.batch_size, at
 
 
 @pytest.mark.parametrize("on_device", [True, False])
@@ -62,7 +62,7 @@ def test_every_image_of_the_run_comes_once_and_in_order(on_device: bool, tiny: M
     found = []
     for at in range(8):
         feed.place(at)
-        found += [feed().x for _ in range(e.d_steps_of(at))]
+        found += [feed().x for _ in range(e.timetable.round(at).d_steps)]
     assert len(found) == 5 * 3 + 2 * 5, "updates 0, 1 and 4 warm up"
     for at, x in enumerate(found):
         plain.place(at)
@@ -160,10 +160,9 @@ def test_the_shares_of_ranks_make_up_a_warm_update(tiny: Make) -> None:
 
 
 def test_what_is_timed_for_an_estimate_is_a_usual_update(tiny: Make) -> None:
-    for changes, first in ((WARM, 5), ({**WARM, "d_warmup_every": 0}, 2), ({}, 0)):
+    for changes, first in ((WARM, 2), ({**WARM, "d_warmup_every": 0}, 2), ({}, 0)):
         trial = UpdateTimer(tiny(**changes), torch.device("cpu"))
-        assert trial.step == first
-        assert trial.e.d_steps_of(first) == trial.e.d_steps
+        assert next(trial.steps) == first
         trial.update()
 
 
@@ -185,7 +184,7 @@ def test_ds_own_arguments(words: list[str]) -> None:
     assert (of_g["lr"], of_g["weight_decay"], of_g["betas"]) == (1e-4, 0, (0.5, 0.999))
     assert (of_d["lr"], of_d["weight_decay"], of_d["betas"]) == (4e-4, 1e-3, (0.5, 0.999))
     assert (of_g["initial_lr"], of_d["initial_lr"]) == (1e-4, 4e-4)
-    step.set_rates(gan, 0.5)
+    gan.schedule("optimizer.lr", 0.5)
     assert (of_g["lr"], of_d["lr"]) == (5e-5, 2e-4), "both fall by the same factor"
 
 
@@ -200,7 +199,7 @@ def test_weight_decay_on_d_alone_by_hand(tiny: Make) -> None:
     e = tiny(optimizer=sgd, d_optimizer={"weight_decay": 0.5}, normalization={}, loss=Silent())
     gan: GAN = build_gan(e, torch.device("cpu"))
     before = copy.deepcopy(gan.discriminator)
-    step.play_round(gan, lambda: Batch(torch.rand(8, *e.shape)))
+    step.update(gan, lambda: Batch(torch.rand(8, *e.shape)))
     for old, new in zip(before.parameters(), gan.discriminator.parameters(), strict=True):
         assert torch.allclose(new, old * 0.95, atol=1e-7)
 
