@@ -28,7 +28,7 @@ from pathlib import Path
 from speed_measures import CASES, MEASURES
 from speed_sets import ARCHIVE, MAPS, map_file, write_sets
 
-from ganlab.data.packing.pool import num_cores
+from ganlab.data.packing.worker import num_cores
 
 
 def measure(name: str, case: str, root: Path, cache: Path) -> dict[str, float]:

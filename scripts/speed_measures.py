@@ -22,8 +22,7 @@ from ganlab.data.folder import Folder
 from ganlab.data.formats.images import Rule, decode, resize_block
 from ganlab.data.imagenet import ImageNet, ImageNetRule
 from ganlab.data.lsun import Lsun
-from ganlab.data.packing.pool import num_cores
-from ganlab.data.packing.worker import KEEP_MEMORY
+from ganlab.data.packing.worker import KEEP_MEMORY, num_cores
 from ganlab.data.stl10 import IMAGE_BYTES, SIDE, Stl10
 
 CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {

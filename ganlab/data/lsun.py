@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from ganlab.data.base import Dataset, SampleSet
 from ganlab.data.formats.images import BadImageError, Resample, Rule, is_image_name, printable_name
-from ganlab.data.formats.lmdb_reader import data_file, read_entries, read_head
+from ganlab.data.formats.lmdb_reader import count_entries, data_file, read_entries
 from ganlab.data.formats.source import FolderSource, path_exists
 from ganlab.data.packing.check import Originals
 from ganlab.data.packing.decoding import Encoded, Piece
@@ -153,12 +153,12 @@ class _Source(ABC):
 
 class _Database(_Source):
     def identity(self) -> dict[str, Any]:
-        head, info = read_head(self.path), os.stat(data_file(self.path))
-        return {"kind": "lmdb", "path": str(self.path), "entries": head.entries, "bytes": info.st_size,
+        entries, info = count_entries(self.path), os.stat(data_file(self.path))
+        return {"kind": "lmdb", "path": str(self.path), "entries": entries, "bytes": info.st_size,
                 "mtime_ns": info.st_mtime_ns}  # fmt: skip
 
     def count(self) -> int:
-        return read_head(self.path).entries
+        return count_entries(self.path)
 
     def images(self, done: int, last: str | None) -> Iterator[tuple[str, bytes | Piece | BadImageError]]:
         for key, value in read_entries(self.path, None if last is None else last.encode("latin1")):

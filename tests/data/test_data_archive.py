@@ -354,7 +354,7 @@ def test_a_zips_entries_are_counted_before_they_are_kept(
         for tail in (b"", b"a comment"):  # of the archive
             path = put(tmp_path / "n.zip", whole[:-2] + len(tail).to_bytes(2, "little") + tail)
             assert zip_directory.count_entries(path, 5000) == n
-    assert zip_directory.count_entries(path, 100) == 101
+    assert zip_directory.count_entries(path, 100) > 100
     before = bytes(1000)  # a self-extracting archive begins with a program
     assert zip_directory.count_entries(put(tmp_path / "sfx.zip", before + whole), 5000) == 3000
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 100)  # beyond, the directory's end is the 64-bit one

@@ -8,14 +8,12 @@ import json
 import os
 import shutil
 import subprocess
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 import pytest
+from image_sets import as_folder, as_lmdb, as_tar, as_zip, own_cache, tar_of_tars  # noqa: F401
 from PIL import Image
 
 from ganlab.cli import main
@@ -25,12 +23,6 @@ from ganlab.data.imagenet import ImageNet
 from ganlab.data.lsun import Lsun
 from ganlab.data.packing.check import Report, check, read_manifest, write_manifest
 from ganlab.errors import DataError, EnvError
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def image(value: int, kind: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (20, 20)) -> bytes:
@@ -51,60 +43,26 @@ BAD = FILES | {
 }
 
 
-def tree(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def tarred(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def tar_of_tars(path: Path, files: dict[str, bytes]) -> Path:
-    inner = {}
-    for wnid in sorted({name.split("/")[0] for name in files}):
-        part = tarred(path / "part", {n.split("/")[1]: d for n, d in files.items() if n.startswith(wnid)})
-        inner[f"{wnid}.tar"] = part.read_bytes()
-    (path / "part").unlink()
-    return tarred(path / "ILSVRC2012_img_train.tar", inner)
-
-
-def database(path: Path, files: dict[str, bytes]) -> Path:
-    path.mkdir(parents=True)
-    with lmdb.open(str(path), map_size=1 << 27) as env, env.begin(write=True) as transaction:
-        for name, data in files.items():
-            transaction.put(name.encode(), data)
-    return path
+def _train_tar(root: Path, files: dict[str, bytes]) -> Path:
+    return as_folder(root, {"ILSVRC2012_img_train.tar": tar_of_tars(files)}) / "ILSVRC2012_img_train.tar"
 
 
 def source(kind: str, root: Path, files: dict[str, bytes]) -> Any:
     """A dataset of each kind of source with these images."""
     root.mkdir(exist_ok=True)
     if kind == "folder":
-        return Folder(str(tree(root / "set", files)))
+        return Folder(str(as_folder(root / "set", files)))
     if kind == "zip":
-        return Folder(str(zipped(root / "set.zip", files)))
+        return Folder(str(as_zip(root / "set.zip", files)))
     if kind == "tar":
-        return Folder(str(tarred(root / "set.tar", files)))
+        return Folder(str(as_tar(root / "set.tar", files)))
     if kind == "class folders":
-        return ImageNet(str(tree(root / "set" / "train", files).parent), preprocess="plain", resolution=32)
+        return ImageNet(
+            str(as_folder(root / "set" / "train", files).parent), preprocess="plain", resolution=32
+        )
     if kind == "tar of tars":
-        return ImageNet(str(tar_of_tars(root, files)), preprocess="plain", resolution=32)
-    return Lsun(str(database(root / "bedroom_train_lmdb", files)))
+        return ImageNet(str(_train_tar(root, files)), preprocess="plain", resolution=32)
+    return Lsun(str(as_lmdb(root / "bedroom_train_lmdb", files)))
 
 
 def looked(dataset: Any, manifest: Path | None = None, write: bool = False) -> Report:
@@ -150,12 +108,12 @@ def test_a_manifest_finds_what_decoding_does_not(kind: str, tmp_path: Path) -> N
 
 
 def test_a_cut_archive_is_told_with_what_came_before(tmp_path: Path) -> None:
-    whole = tarred(tmp_path / "set.tar", BAD).read_bytes()
+    whole = as_tar(tmp_path / "set.tar", BAD).read_bytes()
     (tmp_path / "set.tar").write_bytes(whole[: len(whole) // 2])
     dataset = Folder(str(tmp_path / "set.tar"))
     with pytest.raises(DataError, match="damaged archive"):
         looked(dataset)  # already its names can't be read
-    cut = database(tmp_path / "bedroom_train_lmdb", FILES) / "data.mdb"
+    cut = as_lmdb(tmp_path / "bedroom_train_lmdb", FILES) / "data.mdb"
     data = bytearray(cut.read_bytes())
     data[3 * 4096 : 6 * 4096] = bytes(3 * 4096)
     cut.write_bytes(data)
@@ -166,7 +124,7 @@ def test_a_cut_archive_is_told_with_what_came_before(tmp_path: Path) -> None:
 
 def test_the_manifest_is_sha256sums(tmp_path: Path) -> None:
     names = {"plain.png": b"1", "a dir/with space.png": b"2", "new\nline.png": b"3", "back\\slash.png": b"4"}
-    tree(tmp_path / "set", names)
+    as_folder(tmp_path / "set", names)
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in names.items()}
     odd = os.fsdecode(b"latin\xe9.png")
     (tmp_path / "set" / odd).write_bytes(b"5")
@@ -193,7 +151,7 @@ def test_files_that_are_no_manifest(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = tree(tmp_path / "photos", BAD)
+    root = as_folder(tmp_path / "photos", BAD)
     (root / "n00000001" / "loop.jpg").symlink_to(root)
     os.mkfifo(root / "n00000001" / "pipe.jpg")
     (root / "n00000003").mkdir()
@@ -228,7 +186,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_sound_set_and_its_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str], cache: Path) -> None:
-    words = ["folder", f"path={tree(tmp_path / 'photos', FILES)}"]
+    words = ["folder", f"path={as_folder(tmp_path / 'photos', FILES)}"]
     assert main.main(["data", "check", *words]) == 0
     assert not cache.exists()  # to look is not to prepare
     assert "prepared" not in capsys.readouterr().out
@@ -245,7 +203,7 @@ def test_a_sound_set_and_its_pack(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_files_of_known_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"data_batch_{i}.bin": bytes([i]) * 3073 for i in range(1, 6)}
-    root = tree(tmp_path / "cifar-10-batches-bin", files)
+    root = as_folder(tmp_path / "cifar-10-batches-bin", files)
     monkeypatch.setattr(Cifar10, "sums", {n: hashlib.sha256(d).hexdigest() for n, d in files.items()})
     assert looked(Cifar10(str(root))).num_bad == 0
     (root / "data_batch_3.bin").write_bytes(bytes(3073))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from image_sets import Files, as_folder, as_tar, as_zip, kept_workers, own_cache  # noqa: F401
 from PIL import Image
 
 from ganlab.data.cifar10 import CLASSES as CIFAR10
@@ -20,12 +19,6 @@ from ganlab.data.folder import Folder
 from ganlab.data.formats import archive
 from ganlab.data.packing import pack
 from ganlab.errors import DataError, EnvError
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def png(value: int, size: tuple[int, int] = (32, 32), mode: str = "RGB") -> bytes:
@@ -40,30 +33,12 @@ def tree(*splits: str, classes: str = "cat dog", each: int = 3) -> dict[str, byt
     return {f"{f}/{i}.png": png(10 * n + i) for n, f in enumerate(folders) for i in range(each)}
 
 
-def as_folder(path: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
+def as_xz(path: Path, files: Files) -> Path:
+    as_tar(path.with_suffix(".xz"), files).rename(path)
     return path
 
 
-def as_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def as_tar(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:xz") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-SHAPES: list[Callable[[Path, dict[str, bytes]], Path]] = [as_folder, as_zip, as_tar]
+SHAPES: list[Callable[[Path, Files], Path]] = [as_folder, as_zip, as_xz]
 
 
 def folder(path: Path, **options: Any) -> Folder:

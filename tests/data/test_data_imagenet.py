@@ -6,11 +6,13 @@ import gzip
 import io
 import os
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from image_sets import as_folder, kept_workers, own_cache, tar_bytes, tar_of_tars  # noqa: F401
 from PIL import Image
 from scipy.io import savemat
 
@@ -25,12 +27,6 @@ from ganlab.metrics.protocol import Protocol
 
 WNIDS = ["n01440764", "n01443537", "n02105855"]
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def jpeg(size: tuple[int, int] = (300, 280), mode: str = "RGB", **options: Any) -> bytes:
@@ -48,29 +44,6 @@ CSV = "ImageId,PredictionString\n" + "".join(
     f"{name[:-5]},{WNIDS[t]} 85 1 499 272 \n" for name, t in zip(VAL, TRUTH, strict=True)
 )
 SYNSETS = "n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\nn02105855 Shetland sheepdog\n"
-
-
-def write(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def tar(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def tar_of_tars(train: dict[str, bytes] = TRAIN) -> bytes:
-    """Class by class, the images inside in an order of their own."""
-    inner = {w: {n.split("/")[1]: d for n, d in reversed(train.items()) if n.startswith(w)} for w in WNIDS}
-    return tar({f"{w}.tar": tar(inner[w]) for w in reversed(WNIDS)})
 
 
 def devkit() -> dict[str, bytes]:
@@ -95,7 +68,7 @@ def small(root: Path, **options: Any) -> ImageNet:
 
 
 def test_every_layout_makes_the_same_pack(tmp_path: Path) -> None:
-    folders = write(tmp_path / "a", {f"train/{n}": d for n, d in TRAIN.items()} | val_folders())
+    folders = as_folder(tmp_path / "a", {f"train/{n}": d for n, d in TRAIN.items()} | val_folders())
     flat_val = {f"val/{n}": d for n, d in VAL.items()}
     kaggle = {
         f"ILSVRC/Data/CLS-LOC/{n}": d
@@ -104,15 +77,15 @@ def test_every_layout_makes_the_same_pack(tmp_path: Path) -> None:
     tables = {"LOC_val_solution.csv": CSV.encode(), "LOC_synset_mapping.txt": SYNSETS.encode()}
     kit = {"ILSVRC2012_devkit_t12.tar.gz": gz(devkit())}
     tars = {
-        "ILSVRC2012_img_train.tar": tar_of_tars(),
-        "ILSVRC2012_img_val.tar": tar(dict(reversed(VAL.items()))),
+        "ILSVRC2012_img_train.tar": tar_of_tars(TRAIN),
+        "ILSVRC2012_img_val.tar": tar_bytes(dict(reversed(VAL.items()))),
     }
     roots = [
         folders,
-        write(tmp_path / "b", kaggle | tables),
-        write(tmp_path / "c", tars | kit),
-        write(tmp_path / "d", tars | devkit()),
-        write(tmp_path / "e", {f"train/{n}": d for n, d in TRAIN.items()} | flat_val | devkit()),
+        as_folder(tmp_path / "b", kaggle | tables),
+        as_folder(tmp_path / "c", tars | kit),
+        as_folder(tmp_path / "d", tars | devkit()),
+        as_folder(tmp_path / "e", {f"train/{n}": d for n, d in TRAIN.items()} | flat_val | devkit()),
     ]
     for split, labels in (("train", [0] * 3 + [1] * 3 + [2] * 3), ("val", [0, 0, 1, 1, 2, 2])):
         sets = [small(root).load(split=split) for root in roots]
@@ -129,8 +102,7 @@ def test_every_layout_makes_the_same_pack(tmp_path: Path) -> None:
     assert by_tar.fingerprint == direct.fingerprint
 
 
-def gz(files: dict[str, bytes]) -> bytes:
-    return gzip.compress(tar(files), 1)
+gz = partial(tar_bytes, suffix="gz")
 
 
 def bomb() -> bytes:
@@ -141,10 +113,10 @@ def bomb() -> bytes:
 
 
 def test_hidden_files_and_pipes_among_flat_images_are_passed_over(tmp_path: Path) -> None:
-    root = write(
+    root = as_folder(
         tmp_path / "in", {f"val/{n}": d for n, d in VAL.items()} | {"LOC_val_solution.csv": CSV.encode()}
     )
-    write(root, {"val/._ILSVRC2012_val_00000001.JPEG": b"macOS"})
+    as_folder(root, {"val/._ILSVRC2012_val_00000001.JPEG": b"macOS"})
     os.mkfifo(root / "val" / "pipe.JPEG")
     assert len(small(root, split="val").load()) == len(VAL)
 
@@ -159,7 +131,7 @@ def test_a_thin_strip_is_refused_before_it_is_enlarged() -> None:
 
 
 def test_the_order_is_by_class_and_name(tmp_path: Path) -> None:
-    root = write(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()})
+    root = as_folder(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()})
     data = small(root).load()
     expected = [decode(TRAIN[n], ImageNetRule(32, preprocess="plain")) for n in sorted(TRAIN)]
     assert np.array_equal(data.images, np.stack(expected))
@@ -168,7 +140,7 @@ def test_the_order_is_by_class_and_name(tmp_path: Path) -> None:
 def test_the_papers_preprocessing(tmp_path: Path) -> None:
     """Shorter side to 256, centre crop, JPEG of quality 95, bilinear to 128; nothing mirrored."""
     whole = jpeg((640, 480))
-    root = write(tmp_path / "in", {"train/n01440764/a.JPEG": whole})
+    root = as_folder(tmp_path / "in", {"train/n01440764/a.JPEG": whole})
     data = ImageNet(str(root)).load()
     assert data.images.shape == (1, 3, 128, 128)
     picture = Image.open(io.BytesIO(whole)).resize((341, 256), Image.Resampling.LANCZOS)
@@ -203,7 +175,7 @@ def test_the_contrast_stretch_of_the_papers_loader(tmp_path: Path) -> None:
     pale = Image.fromarray((whole * 0.5 + 60).astype(np.uint8))  # 60 to 187
     file = io.BytesIO()
     pale.save(file, "PNG")
-    root = write(tmp_path / "in", {"train/n01440764/a.JPEG": file.getvalue()})
+    root = as_folder(tmp_path / "in", {"train/n01440764/a.JPEG": file.getvalue()})
     dataset = ImageNet(str(root), stretch=True)
     data, plain = dataset.load(), ImageNet(str(root)).load()
     square = np.asarray(_through_jpeg(pale)).astype(np.float64)
@@ -251,7 +223,7 @@ def odd_images() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("preprocess", ["paper", "plain"])
 def test_odd_images_are_counted(tmp_path: Path, preprocess: str) -> None:
-    root = write(tmp_path / "in", odd_images())
+    root = as_folder(tmp_path / "in", odd_images())
     data = small(root, preprocess=preprocess).load()
     assert len(data) == 8
     assert data.labels is not None
@@ -267,7 +239,7 @@ def test_odd_images_are_counted(tmp_path: Path, preprocess: str) -> None:
 
 
 def test_small_images_can_be_left_out(tmp_path: Path) -> None:
-    root = write(tmp_path / "in", odd_images())
+    root = as_folder(tmp_path / "in", odd_images())
     data = small(root, min_side=256).load()
     assert len(data) == 6
     assert data.manifest["counts"]["too_small"] == 2
@@ -275,7 +247,7 @@ def test_small_images_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a_subset_of_the_classes(tmp_path: Path) -> None:
-    root = write(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()})
+    root = as_folder(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()})
     chosen = tmp_path / "wnids.txt"
     chosen.write_bytes(b"\xef\xbb\xbfn02105855 Shetland sheepdog\r\nn01440764\r")
     data = small(root, classes=str(chosen)).load()
@@ -294,7 +266,7 @@ def test_a_subset_of_the_classes(tmp_path: Path) -> None:
 
 
 def test_links_on_a_shared_disk_are_followed(tmp_path: Path) -> None:
-    real = write(tmp_path / "real", TRAIN)
+    real = as_folder(tmp_path / "real", TRAIN)
     (tmp_path / "in" / "train").mkdir(parents=True)
     for wnid in WNIDS:
         (tmp_path / "in" / "train" / wnid).symlink_to(real / wnid)
@@ -302,7 +274,9 @@ def test_links_on_a_shared_disk_are_followed(tmp_path: Path) -> None:
 
 
 def test_a_class_that_leads_nowhere_is_named(tmp_path: Path) -> None:
-    root = write(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()} | {"train/lost+found/x": b""})
+    root = as_folder(
+        tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()} | {"train/lost+found/x": b""}
+    )
     assert small(root).splits() == ("train", "val")
     (root / "train" / "n02105856").symlink_to("gone")
     with pytest.raises(DataError, match=r"train/n02105856: is a broken link"):
@@ -322,7 +296,7 @@ def test_links_in_the_tar_of_tars(tmp_path: Path) -> None:
     with tarfile.open(fileobj=outer, mode="w") as file:
         add(file, "./n01440764.tar", inner.getvalue())
         add(file, "./n01443537.tar", b"n01440764.tar", tarfile.SYMTYPE)
-    data = small(write(tmp_path, {"ILSVRC2012_img_train.tar": outer.getvalue()})).load()
+    data = small(as_folder(tmp_path, {"ILSVRC2012_img_train.tar": outer.getvalue()})).load()
     assert data.manifest["class_counts"] == [3, 3]
 
 
@@ -339,7 +313,7 @@ def add(file: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REG
 
 def test_files_replaced_in_place_are_another_pack(tmp_path: Path) -> None:
     flat = {f"val/{n}": d for n, d in VAL.items()} | {"LOC_val_solution.csv": CSV.encode()}
-    root = write(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()} | flat)
+    root = as_folder(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()} | flat)
     for split, name in (("train", next(iter(TRAIN))), ("val", next(iter(VAL)))):
         old = small(root).recipe(split)
         small(root).load(split=split)
@@ -353,7 +327,7 @@ def test_files_replaced_in_place_are_another_pack(tmp_path: Path) -> None:
 
 
 def test_a_changed_tree_is_another_pack(tmp_path: Path) -> None:
-    root = write(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()})
+    root = as_folder(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()})
     before = small(root).pack_folder("train")
     assert small(root).pack_folder("train") == before
     (root / "train" / "n01440764" / "new.JPEG").write_bytes(jpeg())
@@ -366,23 +340,23 @@ def test_unknown_layouts_say_what_was_looked_for(tmp_path: Path, cache: Path) ->
         match=r"^dataset\.path: is not set, and ImageNet cannot be downloaded .*put .*imagenet, or set",
     ):
         ImageNet().load()
-    write(cache / "downloads" / "imagenet", {f"train/{n}": d for n, d in TRAIN.items()})
+    as_folder(cache / "downloads" / "imagenet", {f"train/{n}": d for n, d in TRAIN.items()})
     assert len(ImageNet(resolution=32, preprocess="plain").load()) == 9
     with pytest.raises(DataError, match=r"does not exist; check the path"):
         small(tmp_path / "nowhere").load()
-    root = write(tmp_path / "cats", {"train/cats/1.JPEG": jpeg(), "train/dogs/1.JPEG": jpeg()})
+    root = as_folder(tmp_path / "cats", {"train/cats/1.JPEG": jpeg(), "train/dogs/1.JPEG": jpeg()})
     with pytest.raises(
         DataError, match=r"named like n01440764, but it contains cats, dogs; .*dataset=folder"
     ):
         small(root).load()
     with pytest.raises(DataError, match=r"no val split of ImageNet; looked for val/, .*img_val\.tar"):
         small(root, split="val").load()
-    mixed = write(
+    mixed = as_folder(
         tmp_path / "mixed", {f"train/{n}": d for n, d in TRAIN.items()} | {"train/extra/1.JPEG": b""}
     )
     with pytest.raises(DataError, match="but it contains extra;"):
         small(mixed).load()
-    flat = write(tmp_path / "flat", {f"val/{n}": d for n, d in VAL.items()})
+    flat = as_folder(tmp_path / "flat", {f"val/{n}": d for n, d in VAL.items()})
     with pytest.raises(
         DataError, match=r"val: the labels of the validation images are missing; put Kaggle's LOC_val"
     ):
@@ -410,7 +384,7 @@ def test_unknown_layouts_say_what_was_looked_for(tmp_path: Path, cache: Path) ->
     ],
 )
 def test_damaged_labels(tmp_path: Path, file: str, data: bytes, says: str) -> None:
-    root = write(tmp_path / "in", {f"val/{n}": d for n, d in VAL.items()} | {file: data})
+    root = as_folder(tmp_path / "in", {f"val/{n}": d for n, d in VAL.items()} | {file: data})
     with pytest.raises(DataError, match=says):
         small(root, split="val").load()
 
@@ -425,16 +399,16 @@ def backwards() -> bytes:
 
 
 def test_damaged_tars(tmp_path: Path) -> None:
-    whole = tar_of_tars()
+    whole = tar_of_tars(TRAIN)
     path = tmp_path / "ILSVRC2012_img_train.tar"
     for data, says in (
         (whole[: len(whole) // 2], r"damaged archive \("),
         (whole[:700], r"damaged archive \("),
         (b"", "damaged archive"),
         (b"<html>404</html>" * 100, r"damaged archive \("),
-        (tar({"readme.txt": b"x"}), "contains no class tar such as n01440764.tar"),
-        (tar({"n01440764.tar": b"x" * 5000}), r"damaged archive \("),
-        (tar({"n01440764.tar": backwards()}), r"damaged archive \('x.JPEG' has a negative size"),
+        (tar_bytes({"readme.txt": b"x"}), "contains no class tar such as n01440764.tar"),
+        (tar_bytes({"n01440764.tar": b"x" * 5000}), r"damaged archive \("),
+        (tar_bytes({"n01440764.tar": backwards()}), r"damaged archive \('x.JPEG' has a negative size"),
         (backwards(), r"damaged archive \('x.JPEG' has a negative size"),
     ):
         path.write_bytes(data)
@@ -446,7 +420,7 @@ def test_damaged_tars(tmp_path: Path) -> None:
 
 def test_a_broken_image_inside_a_tar_is_counted(tmp_path: Path) -> None:
     train = TRAIN | {"n01440764/n01440764_18.JPEG": b"not an image"}
-    path = write(tmp_path, {"ILSVRC2012_img_train.tar": tar_of_tars(train)})
+    path = as_folder(tmp_path, {"ILSVRC2012_img_train.tar": tar_of_tars(train)})
     data = small(path).load()
     assert len(data) == 8
     assert data.manifest["counts"] == {"skipped": 1}

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import image_sets
 import pytest
+from image_sets import Files, as_folder, as_zip
 
 from ganlab.data.folder import Folder
 from ganlab.errors import DataError
 
-Files = dict[str, bytes]
 TABLE = "dataset.json"
 STORED = [f"{i // 4:05}/img{i:08}.png" for i in range(6)]
 
 
-def as_folder(path: Path, files: Files) -> Path:
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
-
-
-def as_zip(path: Path, files: Files) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
 def as_tar(path: Path, files: Files) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(f"./{name}")
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
+    return image_sets.as_tar(path, {f"./{name}": data for name, data in files.items()})
 
 
 def seen(path: Path, split: str = "all", labels: bool = True) -> tuple[list[str], list[int]]:

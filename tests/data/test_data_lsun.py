@@ -11,21 +11,16 @@ from typing import Any
 import lmdb
 import numpy as np
 import pytest
+from image_sets import Files, as_lmdb, own_cache  # noqa: F401
 from PIL import Image
 
 from ganlab.data.formats.images import Rule, decode
-from ganlab.data.formats.lmdb_reader import read_entries, read_head
+from ganlab.data.formats.lmdb_reader import count_entries, read_entries
 from ganlab.data.lsun import Lsun
 from ganlab.data.packing import pack
 from ganlab.errors import DataError
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def picture(value: int, kind: str = "WEBP", size: tuple[int, int] = (90, 64)) -> bytes:
@@ -34,30 +29,22 @@ def picture(value: int, kind: str = "WEBP", size: tuple[int, int] = (90, 64)) ->
     return out.getvalue()
 
 
-def key(number: int) -> bytes:
+def key(number: int) -> str:
     """As the authors': 40 hexadecimal digits."""
-    return f"{number * 7919 % 100003:040x}".encode()
+    return f"{number * 7919 % 100003:040x}"
 
 
-def database(folder: Path, images: dict[bytes, bytes]) -> Path:
-    folder.mkdir(parents=True)
-    with lmdb.open(str(folder), map_size=1 << 28) as env, env.begin(write=True) as transaction:
-        for name, data in images.items():
-            transaction.put(name, data)
-    return folder
-
-
-def bedroom(n: int = 40, start: int = 0) -> dict[bytes, bytes]:
+def bedroom(n: int = 40, start: int = 0) -> Files:
     return {key(i): picture(i, "WEBP" if i % 3 else "JPEG") for i in range(start, start + n)}
 
 
-def pixels(images: dict[bytes, bytes], resolution: int = 64) -> Any:
+def pixels(images: Files, resolution: int = 64) -> Any:
     return np.stack([decode(images[name], Rule(resolution)) for name in sorted(images)])
 
 
 def test_a_database_in_the_order_of_its_keys(tmp_path: Path) -> None:
     images = bedroom()
-    path = database(tmp_path / "bedroom_train_lmdb", images)
+    path = as_lmdb(tmp_path / "bedroom_train_lmdb", images)
     data = Lsun(str(tmp_path)).load()
     assert np.array_equal(data.images, pixels(images))
     assert (data.labels, data.classes, data.name) == (None, [], "lsun-bedroom")
@@ -76,9 +63,9 @@ def test_a_database_in_the_order_of_its_keys(tmp_path: Path) -> None:
 
 def test_several_categories_are_classes(tmp_path: Path) -> None:
     rooms, churches = bedroom(10), bedroom(7, start=100)
-    database(tmp_path / "bedroom_val_lmdb", rooms)
-    database(tmp_path / "church_outdoor_val_lmdb", churches)
-    database(tmp_path / "cat", bedroom(5, start=200))  # objects: no split in the name
+    as_lmdb(tmp_path / "bedroom_val_lmdb", rooms)
+    as_lmdb(tmp_path / "church_outdoor_val_lmdb", churches)
+    as_lmdb(tmp_path / "cat", bedroom(5, start=200))  # objects: no split in the name
     data = Lsun(str(tmp_path), "bedroom+church_outdoor+cat", "val").load()
     assert data.classes == ["bedroom", "church_outdoor", "cat"]
     assert data.labels is not None
@@ -113,17 +100,17 @@ def test_broken_images_are_counted(tmp_path: Path) -> None:
     images[names[3]] = images[names[3]][:30]
     images[names[5]] = b""
     images[names[7]] = picture(9, size=(20, 20))
-    database(tmp_path / "bedroom_train_lmdb", images)
+    as_lmdb(tmp_path / "bedroom_train_lmdb", images)
     data = Lsun(str(tmp_path)).load()
     assert len(data) == 18
     assert data.manifest["counts"] == {"enlarged": 1, "skipped": 2}
-    assert f"bedroom_train_lmdb/{names[3].decode()}: " in data.manifest["examples"][0]
-    with pytest.raises(DataError, match=names[3].decode()):
+    assert f"bedroom_train_lmdb/{names[3]}: " in data.manifest["examples"][0]
+    with pytest.raises(DataError, match=names[3]):
         Lsun(str(tmp_path), on_bad="fail").load()
 
 
 def test_info_tells_of_a_split_without_a_source(tmp_path: Path) -> None:
-    database(tmp_path / "bedroom_train_lmdb", bedroom(3))
+    as_lmdb(tmp_path / "bedroom_train_lmdb", bedroom(3))
     told = pack.info(Lsun(str(tmp_path)))
     assert told["packs"]["train"] is None
     assert "bedroom_val_lmdb.zip" in told["packs"]["val"]["absent"]
@@ -139,7 +126,7 @@ def test_missing_and_misnamed(tmp_path: Path) -> None:
     assert "get http://dl.yf.io/lsun/scenes/bedroom_train_lmdb.zip and unzip it there" in line
     with pytest.raises(DataError, match="does not exist; check the path"):
         Lsun(str(tmp_path / "nowhere")).load()
-    path = database(tmp_path / "tower_train_lmdb", bedroom(3))
+    path = as_lmdb(tmp_path / "tower_train_lmdb", bedroom(3))
     with pytest.raises(
         DataError, match=r"^dataset\.category: 'bedroom', but .* is 'tower'; set dataset\.category=tower"
     ):
@@ -156,7 +143,7 @@ def test_missing_and_misnamed(tmp_path: Path) -> None:
         Lsun(str(tmp_path)).load()
 
 
-def test_files_that_are_no_database(tmp_path: Path) -> None:
+def test_files_that_are_no_as_lmdb(tmp_path: Path) -> None:
     path = tmp_path / "bedroom_train_lmdb"
     path.mkdir()
     for data, says in (
@@ -167,26 +154,27 @@ def test_files_that_are_no_database(tmp_path: Path) -> None:
         (path / "data.mdb").write_bytes(data)
         with pytest.raises(DataError, match=rf"data\.mdb: {says}; download it again"):
             Lsun(str(tmp_path)).load()
-    database(tmp_path / "kitchen_train_lmdb", {})
+    as_lmdb(tmp_path / "kitchen_train_lmdb", {})
     with pytest.raises(DataError, match=r"has no entries"):
         Lsun(str(tmp_path), "kitchen").load()
 
 
 def test_a_cut_database_is_told_by_its_head(tmp_path: Path) -> None:
-    file = database(tmp_path / "bedroom_train_lmdb", bedroom()) / "data.mdb"
+    file = as_lmdb(tmp_path / "bedroom_train_lmdb", bedroom()) / "data.mdb"
     whole = file.read_bytes()
-    head = read_head(file.parent)
-    assert head.entries == 40
-    assert head.bytes <= len(whole)
-    for size in (head.bytes - 1, head.bytes // 2, 8192):
+    assert count_entries(file.parent) == 40
+    with lmdb.open(str(file.parent), readonly=True, lock=False) as env:
+        expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    assert expected <= len(whole)
+    for size in (expected - 1, expected // 2, 8192):
         file.write_bytes(whole[:size])
-        with pytest.raises(DataError, match=rf"is truncated: {size:,} bytes, expected {head.bytes:,}"):
+        with pytest.raises(DataError, match=rf"is truncated: {size:,} bytes, expected {expected:,}"):
             Lsun(str(tmp_path)).load()
 
 
 def test_a_cut_database_whose_head_lies_ends_in_one_line(tmp_path: Path) -> None:
     """Reading beyond the end of a map is a SIGBUS: it ends a child, not the program."""
-    file = database(tmp_path / "bedroom_train_lmdb", bedroom(400)) / "data.mdb"
+    file = as_lmdb(tmp_path / "bedroom_train_lmdb", bedroom(400)) / "data.mdb"
     raw = bytearray(file.read_bytes())
     size = len(raw) // 2 // 4096 * 4096
     for meta in (0, 4096):
@@ -199,10 +187,10 @@ def test_a_cut_database_whose_head_lies_ends_in_one_line(tmp_path: Path) -> None
 
 
 def test_rotten_pages_end_in_one_line_or_none(tmp_path: Path) -> None:
-    file = database(tmp_path / "bedroom_train_lmdb", bedroom(200)) / "data.mdb"
+    file = as_lmdb(tmp_path / "bedroom_train_lmdb", bedroom(200)) / "data.mdb"
     whole = file.read_bytes()
     told: list[str] = []
-    for _ in range(12):
+    for _ in range(5):
         raw = bytearray(whole)
         for _ in range(40):
             page = int(RNG.integers(2, len(raw) // 4096)) * 4096
@@ -214,12 +202,12 @@ def test_rotten_pages_end_in_one_line_or_none(tmp_path: Path) -> None:
             assert len(data) <= 200
         except DataError as error:
             told.append(str(error))
-    assert len(told) > 3
+    assert len(told) > 1
     assert not any("\n" in line for line in told)
 
 
 def test_fewer_entries_than_promised(tmp_path: Path) -> None:
-    file = database(tmp_path / "bedroom_train_lmdb", bedroom(10)) / "data.mdb"
+    file = as_lmdb(tmp_path / "bedroom_train_lmdb", bedroom(10)) / "data.mdb"
     raw = bytearray(file.read_bytes())
     for meta in (0, 4096):
         struct.pack_into("<Q", raw, meta + 120, 13)
@@ -239,15 +227,15 @@ def test_databases_of_both_lmdbs(tmp_path: Path, engine: int) -> None:
         pytest.skip("this lmdb has one engine")
     with env, env.begin(write=True) as transaction:
         for name, data in images.items():
-            transaction.put(name, data)
-    assert read_head(folder).entries == 5
-    assert dict(read_entries(folder)) == images
+            transaction.put(name.encode(), data)
+    assert count_entries(folder) == 5
+    assert {key.decode(): value for key, value in read_entries(folder)} == images
     file = folder / "data.mdb"
     whole = bytearray(file.read_bytes())
     for page in (0, 4096):
         whole[page + (24 if engine else 16) + 4] = 2
     file.write_bytes(whole)
-    with pytest.raises(DataError, match=r"data\.mdb: is an LMDB database of data version 2; .*mdb_dump"):
+    with pytest.raises(DataError, match=r"data\.mdb: cannot be opened \(.*\); copy it: mdb_dump"):
         Lsun(str(tmp_path)).load()
 
 

@@ -29,8 +29,7 @@ from ganlab.data.lsun import Lsun
 from ganlab.data.packing import decoding, pack, stream
 from ganlab.data.packing.decoding import Encoded, Piece, decode_all
 from ganlab.data.packing.pack import partial_folder
-from ganlab.data.packing.pool import WorkerPool
-from ganlab.data.packing.worker import TIMEOUT_S, ChildCrashed, ChildLost, Worker, timeout
+from ganlab.data.packing.worker import TIMEOUT_S, ChildCrashed, ChildLost, Worker, WorkerPool, timeout
 from ganlab.errors import DataError, EnvError
 
 N = 700  # images: a few blocks of 128, or of 32
@@ -374,31 +373,39 @@ def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     assert timeout() == TIMEOUT_S == 120
 
 
-def test_a_killed_child_is_replaced_once(caplog: pytest.LogCaptureFixture) -> None:
-    crew, seen = WorkerPool(shared=1), list[Worker]()
+def test_a_pool_keeps_its_workers_and_replaces_a_killed_one_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    inner, deaths, seen = Worker.start, 0, list[Worker]()
 
-    def work(deaths: int) -> Callable[[Worker], int]:
-        def once(child: Worker) -> int:
-            seen.append(child)
-            if len(seen) <= deaths:
-                child._process.kill()
-                child._process.wait()
-            return child.call(len, "abc")
+    def start(self: Worker, *args: Any) -> None:
+        nonlocal deaths
+        seen.append(self)
+        if deaths:
+            deaths -= 1
+            self._process.kill()
+            self._process.wait()
+        inner(self, *args)
 
-        return once
-
-    assert crew.run(work(1)) == 3
-    assert len({id(child) for child in seen}) == 2
-    assert [r.getMessage() for r in caplog.records] == ["data worker: ended (SIGKILL); restarting it"]
-    seen.clear()
-    with pytest.raises(ChildLost):
-        crew.run(work(2))
-    crew.stop()
-    seen.clear()
-    with pytest.raises(ChildLost):  # nobody waits for the work any more: no new one
-        crew.run(work(1))
-    assert len(seen) == 1
-    crew.close()
+    monkeypatch.setattr(Worker, "start", start)
+    with WorkerPool() as pool:
+        assert [pool.run(len, "abc") for _ in range(3)] == [3] * 3
+        assert len(set(map(id, seen))) == 1
+        with pytest.raises(ZeroDivisionError):  # it may still be at work
+            pool.run(divmod, 7, 0)
+        assert seen[0]._process.poll() is not None
+        deaths = 1
+        assert pool.run(len, "abc") == 3
+        assert [r.getMessage() for r in caplog.records] == ["data worker: ended (SIGKILL); restarting it"]
+        deaths = 2
+        with pytest.raises(ChildLost):
+            pool.run(len, "abc")
+        pool.stop()
+        seen.clear()
+        with pytest.raises(ChildLost):  # nobody waits for the work any more: no new one
+            pool.run(len, "abc")
+        assert len(seen) == 1
+    assert seen[0]._process.poll() is not None
 
 
 def test_the_others_do_not_keep_a_failed_preparation_waiting(sources: Path) -> None:
@@ -417,22 +424,6 @@ def test_the_others_do_not_keep_a_failed_preparation_waiting(sources: Path) -> N
         with pytest.raises(EnvError, match=r"no response for 0\.5 seconds"):
             list(decode_all(files, Rule(8), workers=2))
     assert time.monotonic() - began < 50  # not the other's minute
-
-
-def test_a_crew_keeps_its_children_but_for_those_that_failed() -> None:
-    crew = WorkerPool(shared=10)
-    with crew.child() as first:
-        assert first.call(len, "ab") == 2
-    with crew.child() as second, crew.child() as third:
-        assert second is first
-        assert third is not first
-    with pytest.raises(ZeroDivisionError), crew.child() as failed:  # it may still be at work
-        failed.call(divmod, 7, 0)
-    assert failed._process.poll() is not None
-    with crew.child() as last:
-        assert last is not failed
-    crew.close()
-    assert all(child._process.poll() is not None for child in (first, third, last))
 
 
 def test_children_import_nothing_from_the_working_folder(

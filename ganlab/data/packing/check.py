@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +30,7 @@ from ganlab.data.formats.images import (
 )
 from ganlab.data.formats.source import Member
 from ganlab.data.packing.decoding import Encoded, chunks, content
-from ganlab.data.packing.pool import WorkerPool, in_order, num_cores
-from ganlab.data.packing.worker import ChildCrashed, Worker
+from ganlab.data.packing.worker import ChildCrashed, WorkerPool, num_cores
 from ganlab.errors import DataError, EnvError
 from ganlab.system.files import write_atomic
 
@@ -156,16 +156,21 @@ def check(source: Originals | PublishedFiles, manifest: Path | None = None, writ
 
 
 def _check_images(source: Originals) -> Generator[FileReport, None, None]:
-    checker = _Checker(source.rule)
+    with progress("checking", source.total) as advance, WorkerPool() as pool:
+        work = partial(_check_in, pool, source.rule)
+        for reports in pool.map(work, chunks(source.files, source.rule), num_cores()):
+            advance(len(reports))
+            yield from reports
+
+
+def _check_in(pool: WorkerPool, rule: Rule, chunk: Sequence[Encoded]) -> list[FileReport]:
+    """Check a chunk in a worker; a file that crashes the decoder is isolated and reported."""
     try:
-        with progress("checking", source.total) as advance:
-            for reports in in_order(
-                checker.check, chunks(source.files, source.rule), num_cores(), checker.pool.stop
-            ):
-                advance(len(reports))
-                yield from reports
-    finally:
-        checker.pool.close()
+        return pool.run(check_chunk, chunk, rule)
+    except ChildCrashed as crash:
+        if len(chunk) == 1:
+            return [FileReport(chunk[0].name, chunk[0].label, "", reason=f"crashes the decoder ({crash})")]
+    return [report for file in chunk for report in _check_in(pool, rule, [file])]
 
 
 def _check_published(source: PublishedFiles) -> Generator[FileReport, None, None]:
@@ -185,24 +190,6 @@ def _check_published(source: PublishedFiles) -> Generator[FileReport, None, None
         actual = md5.hexdigest() if len(expected) == 32 else sha.hexdigest()
         reason = f"checksum {actual}, expected {expected}" if expected not in ("", actual) else ""
         yield FileReport(name, -1, sha.hexdigest(), reason=reason)
-
-
-class _Checker:
-    """Checks files in worker processes; a file that crashes the decoder is isolated and reported."""
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule, self.pool = rule, WorkerPool(shared=1)
-
-    def check(self, chunk: Sequence[Encoded]) -> list[FileReport]:
-        def work(worker: Worker) -> list[FileReport]:
-            return worker.call(check_chunk, chunk, self.rule)
-
-        try:
-            return self.pool.run(work)
-        except ChildCrashed as crash:
-            if len(chunk) > 1:
-                return [check for file in chunk for check in self.check([file])]
-            return [FileReport(chunk[0].name, chunk[0].label, "", reason=f"crashes the decoder ({crash})")]
 
 
 def check_chunk(chunk: Sequence[Encoded], rule: Rule) -> list[FileReport]:

@@ -1,13 +1,12 @@
 """Decode a stream of image files to blocks of pixels, in order, on all cores and in bounded memory.
 
-Images are decoded in worker processes (``pool.py``), so one that crashes the decoder is only left out.
+Images are decoded in worker processes (``worker.py``), so one that crashes the decoder is only left out.
 """
 
 from __future__ import annotations
 
 import errno
 import math
-import mmap
 import os
 import warnings
 from collections import Counter
@@ -19,8 +18,7 @@ import numpy as np
 
 from ganlab.data.fingerprint import Labels, Pixels
 from ganlab.data.formats.images import MAX_FILE, BadImageError, Rule, TooSmallError, decode, printable_name
-from ganlab.data.packing.pool import WorkerPool, in_order, num_cores
-from ganlab.data.packing.worker import ChildCrashed, Worker, shared_memory
+from ganlab.data.packing.worker import ChildCrashed, WorkerPool, num_cores
 from ganlab.errors import DataError
 from ganlab.system.files import open_regular
 
@@ -89,25 +87,24 @@ def decode_all(
     workers: processes; None is one per core, 0 decodes in this process. Raises DataError if a file cannot be
     read (a disk failure), EnvError if workers die.
     """
-    batches = chunks(files, rule)
-    decoders = _Decoders(rule)
     try:
         if workers == 0:
-            yield from (decode_chunk(chunk, rule) for chunk in batches)
-        else:
-            yield from in_order(decoders.decode, batches, workers or num_cores(), decoders.stop)
+            yield from (decode_chunk(chunk, rule) for chunk in chunks(files, rule))
+            return
+        with WorkerPool() as pool:
+            yield from pool.map(
+                lambda chunk: _decode(pool, chunk, rule), chunks(files, rule), workers or num_cores()
+            )
     except OSError as error:
         if error.filename is None:
             raise
         what, fix = f"cannot be read ({error.strerror})", "repair it; rerun the same command to resume"
         raise DataError(printable_name(str(error.filename)), what, fix) from None
-    finally:
-        decoders.close()
 
 
-def decode_chunk(chunk: Sequence[Encoded], rule: Rule, out: Pixels | None = None) -> Decoded:
-    """Decode a few files in this process, into ``out`` if passed. Raises OSError from the disk or network."""
-    images = np.empty((len(chunk), *rule.shape), np.uint8) if out is None else out
+def decode_chunk(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
+    """Decode a few files in this process. Raises OSError from the disk or network."""
+    images = np.empty((len(chunk), *rule.shape), np.uint8)
     labels: list[int] = []
     notes: Counter[str] = Counter()
     bad: list[tuple[str, str]] = []
@@ -138,54 +135,23 @@ def decoder_versions() -> dict[str, str | None]:
     return {"pillow": PIL.__version__, **versions}
 
 
-class _Decoders:
-    """Decodes chunks in worker processes."""
-
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
-        self._pool = WorkerPool(shared=_chunk_size(rule) * math.prod(rule.shape))
-
-    def decode(self, chunk: Sequence[Encoded]) -> Decoded:
-        def work(child: Worker) -> Decoded:
-            block = child.call(_decode_shared, chunk, self._rule)
-            return block._replace(images=_pixels(child.memory, len(block.labels), self._rule).copy())
-
-        try:
-            return self._pool.run(work)
-        except ChildCrashed as crash:
-            return self._decode_singly(chunk, str(crash))
-
-    def stop(self) -> None:
-        self._pool.stop()
-
-    def close(self) -> None:
-        self._pool.close()
-
-    def _decode_singly(self, chunk: Sequence[Encoded], signal: str) -> Decoded:
-        """Decode a chunk that crashed its worker one image at a time, leaving out the culprit."""
+def _decode(pool: WorkerPool, chunk: Sequence[Encoded], rule: Rule) -> Decoded:
+    """Decode a chunk in a worker; if that crashes, one image at a time, leaving out the culprit."""
+    try:
+        return pool.run(decode_chunk, chunk, rule)
+    except ChildCrashed as crash:
         if len(chunk) == 1:
-            bad = (printable_name(chunk[0].name), f"crashes the decoder ({signal})")
-            nothing = decode_chunk([chunk[0]._replace(data=BadImageError())], self._rule)
-            return nothing._replace(bad=[bad])
-        blocks = [self.decode([file]) for file in chunk]
-        return Decoded(
-            np.concatenate([b.images for b in blocks]),
-            np.concatenate([b.labels for b in blocks]),
-            sum((b.notes for b in blocks), Counter()),
-            [bad for b in blocks for bad in b.bad],
-            len(chunk),
-            chunk[-1].mark,
-        )
-
-
-def _decode_shared(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
-    """Run ``decode_chunk`` in a worker, with the images in shared memory."""
-    block = decode_chunk(chunk, rule, _pixels(shared_memory(), len(chunk), rule))
-    return block._replace(images=block.images[:0])
-
-
-def _pixels(memory: mmap.mmap, number: int, rule: Rule) -> Pixels:
-    return np.ndarray((number, *rule.shape), np.uint8, memory)
+            reason = BadImageError(f"crashes the decoder ({crash})")
+            return decode_chunk([chunk[0]._replace(data=reason)], rule)
+    blocks = [_decode(pool, [file], rule) for file in chunk]
+    return Decoded(
+        np.concatenate([b.images for b in blocks]),
+        np.concatenate([b.labels for b in blocks]),
+        sum((b.notes for b in blocks), Counter()),
+        [bad for b in blocks for bad in b.bad],
+        len(chunk),
+        chunk[-1].mark,
+    )
 
 
 def _chunk_size(rule: Rule) -> int:

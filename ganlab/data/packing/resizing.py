@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable
-from typing import NamedTuple
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 
 from ganlab.data.fingerprint import Pixels
 from ganlab.data.formats.images import Resample, resize_block
-from ganlab.data.packing.pool import WorkerPool, in_order, num_cores
-from ganlab.data.packing.worker import Worker, shared_memory
+from ganlab.data.packing.worker import WorkerPool, num_cores
 
 PIECE = 1 << 22  # bytes of the larger side of a resize that go to a process at once
-
-
-class _Job(NamedTuple):
-    """uint8 array of ``shape`` in shared memory, axes stored in order ``axes``; the result follows."""
-
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
-    resolution: int
-    resample: Resample
 
 
 def resize_all(
@@ -35,8 +24,7 @@ def resize_all(
     blocks = iter(blocks)
     if (first := next(blocks, None)) is None:
         return
-    sizes = first[0].size, 3 * resolution**2
-    chunk_size = max(1, PIECE // max(sizes))
+    chunk_size = max(1, PIECE // max(first[0].size, 3 * resolution**2))
     if workers is None:
         workers = num_cores() if count > 2 * chunk_size else 0
     pieces = (
@@ -47,31 +35,15 @@ def resize_all(
     if first.shape[-1] == resolution or not workers:
         yield from (resize_block(piece, resolution, resample) for piece in pieces)
         return
-    pool = WorkerPool(shared=chunk_size * sum(sizes))
+    with WorkerPool() as pool:
 
-    def work(piece: Pixels) -> Pixels:
-        axes = tuple(
-            sorted(range(4), key=lambda axis: -piece.strides[axis])
-        )  # in memory order, for a fast copy
+        def work(piece: Pixels) -> Pixels:
+            axes = sorted(range(4), key=lambda axis: -piece.strides[axis])  # in memory order: a fast copy
+            return pool.run(_resize, piece.transpose(axes), axes, resolution, resample)
 
-        def resize_in(child: Worker) -> Pixels:
-            pixels = np.ndarray([piece.shape[axis] for axis in axes], np.uint8, child.memory)
-            np.copyto(pixels, piece.transpose(axes))
-            child.call(_resize_shared, _Job(piece.shape, axes, resolution, resample))
-            shape = (len(piece), 3, resolution, resolution)
-            return np.ndarray(shape, np.uint8, child.memory, piece.size).copy()
-
-        return pool.run(resize_in)
-
-    try:
-        yield from in_order(work, pieces, workers, pool.stop)
-    finally:
-        pool.close()
+        yield from pool.map(work, pieces, workers)
 
 
-def _resize_shared(job: _Job) -> None:
-    """Resize images in shared memory; runs in a worker process."""
-    pixels = np.ndarray([job.shape[axis] for axis in job.axes], np.uint8, shared_memory())
-    images = pixels.transpose(np.argsort(job.axes))
-    out = resize_block(images, job.resolution, job.resample)
-    np.ndarray(out.shape, np.uint8, shared_memory(), images.size)[:] = out
+def _resize(stored: Pixels, axes: Sequence[int], resolution: int, resample: Resample) -> Pixels:
+    """Resize images whose axes are stored in the order ``axes``; runs in a worker process."""
+    return resize_block(stored.transpose(np.argsort(axes)), resolution, resample)

@@ -1,41 +1,40 @@
-"""Worker processes connected by a pipe, for work that may crash or needs a core of its own.
+"""A pool of worker processes, for work that may crash or needs a core of its own; results come in order.
 
-Not ``multiprocessing``: its children re-import the user's script and outlive a killed parent. These import
-only ``ganlab`` and exit when the pipe closes. Pixels pass through shared memory; a pipe would copy each five
-times.
+Processes, not threads: two threads decode as fast as two processes (``benchmarks/data_preparation``), but
+all share one interpreter lock, and an image that crashes a decoder would take the whole program with it. Not
+``multiprocessing`` or ``concurrent.futures``: their workers import the user's script again, outlive a killed
+parent, and a crash breaks the pool without telling whose work it was. These import only ``ganlab``, and exit
+when their pipe closes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar
 
+from ganlab.data.formats.files import log
 from ganlab.errors import EnvError
 from ganlab.system.paths import python_path
 
 P = ParamSpec("P")
 T = TypeVar("T")
+U = TypeVar("U")
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 AGAIN = "rerun the same command to resume; if it happens again, check the machine's memory and limits"
 TIMEOUT_S = 120.0  # without an answer; ``GANLAB_DATA_TIMEOUT`` sets another
 STUCK = "check its disk or network; rerun to resume; GANLAB_DATA_TIMEOUT=SECONDS waits longer"
-
-
 # Keep freed decoder memory in the process: pages returned to the system would be zeroed again. Cuts the
 # decoding time of WebP by a quarter.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 26), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
-
-_memory: list[mmap.mmap] = []  # in a worker: memory shared with the parent
 
 
 class ChildCrashed(Exception):
@@ -58,13 +57,16 @@ def timeout() -> float:
     return seconds
 
 
+def num_cores() -> int:
+    """Cores that this process may use, at most 32."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, 32)
+
+
 class Worker:
-    """One worker process; ``call`` runs a module-level function in it. Not thread-safe.
+    """One worker process; ``call`` runs a module-level function in it. Not thread-safe."""
 
-    memory: ``shared`` bytes shared with the worker (``shared_memory``).
-    """
-
-    def __init__(self, shared: int = 0) -> None:
+    def __init__(self) -> None:
         self._timeout = timeout()
         self._pipe, theirs = Pipe()
         environment = {**KEEP_MEMORY, **os.environ, "PYTHONPATH": python_path(os.environ)}
@@ -72,38 +74,39 @@ class Worker:
         # -P: a random.py of the user's in the working folder is not Python's
         main = "from ganlab.data.packing.worker import serve; serve()"
         try:
-            with theirs, _anonymous(shared or 1) as file:
-                self.memory = mmap.mmap(file, shared or 1)
-                command = [sys.executable, "-P", "-c", main, str(theirs.fileno()), str(file)]
+            with theirs:
                 self._process = subprocess.Popen(
-                    command, pass_fds=[theirs.fileno(), file], stdin=subprocess.DEVNULL, env=environment
+                    [sys.executable, "-P", "-c", main, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=environment,
                 )
         except OSError as error:
             self._pipe.close()
             raise EnvError("processes", f"cannot start a worker ({error.strerror})", AGAIN) from None
-        try:
-            self._answer()
-        except BaseException:
-            self.close()
-            raise
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's result. Raises what it raises, ChildCrashed, ChildLost, or EnvError if it hangs."""
         self.start(function, *args, **kwargs)
-        answer: T = self.result()
+        try:
+            if not self._pipe.poll(self._timeout):
+                raise EnvError("data worker", f"no response for {self._timeout:g} seconds", STUCK)
+            error, result = self._pipe.recv()
+        except (EOFError, OSError):
+            code = self._process.wait()
+            name = signal.Signals(-code).name if code < 0 else f"exit {code}"
+            if -code in CRASHES:
+                raise ChildCrashed(name) from None
+            raise ChildLost("data worker", f"ended ({name})", AGAIN) from None
+        if error is not None:
+            raise error
+        answer: T = result
         return answer
 
-    def start(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Begin a call whose ``result`` is fetched later."""
-        with contextlib.suppress(OSError):  # ``result`` reports a dead worker
+    def start(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Send the work; a dead worker is noticed when the answer is read."""
+        with contextlib.suppress(OSError):
             self._pipe.send((function, args, kwargs))
-
-    def result(self) -> Any:
-        """Wait for the result of ``start``."""
-        fine, value = self._answer()
-        if not fine:
-            raise value
-        return value
 
     def kill(self) -> None:
         """Kill the process; a thread waiting for its answer gets ChildLost."""
@@ -116,52 +119,88 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):  # a dead disk's reader can't even be killed
             self._process.wait(5)
 
-    def _answer(self) -> Any:
-        try:
-            if not self._pipe.poll(self._timeout):
-                what = f"no response for {self._timeout:g} seconds"
-                raise EnvError("data worker", what, STUCK)
-            return self._pipe.recv()
-        except (EOFError, OSError):
-            code = self._process.wait()
-            name = signal.Signals(-code).name if code < 0 else f"exit {code}"
-            if -code in CRASHES:
-                raise ChildCrashed(name) from None
-            raise ChildLost("data worker", f"ended ({name})", AGAIN) from None
-
-
-def shared_memory() -> mmap.mmap:
-    """In a worker process: the ``memory`` of its ``Worker``."""
-    return _memory[0]
-
 
 def serve() -> None:
     """Main loop of a worker process: answer calls until the pipe closes, as when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    _memory.append(mmap.mmap(int(sys.argv[2]), 0))
-    os.close(int(sys.argv[2]))
     with contextlib.suppress(EOFError, OSError):
-        pipe.send((True, None))
         while True:
             function, args, kwargs = pipe.recv()
+            answer: tuple[Exception | None, Any]
             try:
-                answer = (True, function(*args, **kwargs))
+                answer = None, function(*args, **kwargs)
             except Exception as error:
-                answer = (False, error)
+                answer = error, None
             pipe.send(answer)
 
 
-@contextlib.contextmanager
-def _anonymous(size: int) -> Iterator[int]:
-    """Descriptor of an anonymous file, freed with its last user; in memory on Linux."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("ganlab", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as named:
-            file = os.dup(named.fileno())
-    try:
-        os.ftruncate(file, size)
-        yield file
-    finally:
-        os.close(file)
+class WorkerPool:
+    """Worker processes, started on demand. A context manager: its end is theirs."""
+
+    def __init__(self) -> None:
+        self._idle: list[Worker] = []  # a list's append, pop and remove are atomic
+        self._busy: list[Worker] = []
+        self._stopped = False
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        while self._idle:
+            self._idle.pop().close()
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``Worker.call`` in a free worker; if that is killed, retry once with a new one. Thread-safe."""
+        try:
+            return self._run(function, *args, **kwargs)
+        except ChildLost as lost:
+            if self._stopped:
+                raise
+            log.warning("%s: %s; restarting it", lost.mistakes[0].where, lost.mistakes[0].what)
+        return self._run(function, *args, **kwargs)
+
+    def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            worker = self._idle.pop()
+        except IndexError:
+            worker = Worker()
+        self._busy.append(worker)
+        try:
+            if self._stopped:  # it was started while the others were ended
+                worker.kill()
+            result = worker.call(function, *args, **kwargs)
+        except BaseException:  # it may still be at work
+            worker.close()
+            raise
+        finally:
+            self._busy.remove(worker)
+        self._idle.append(worker)
+        return result
+
+    def stop(self) -> None:
+        """Kill the busy workers; their results are no longer needed."""
+        self._stopped = True
+        for worker in list(self._busy):
+            worker.kill()
+
+    def map(self, work: Callable[[T], U], items: Iterable[T], workers: int) -> Generator[U, None, None]:
+        """``map`` in order, with at most ``2 * workers`` pending results; ``work`` should call ``run``.
+
+        Whatever ends it early, an error or the caller, stops the pool and abandons pending work.
+        """
+        waiting: list[Future[U]] = []
+        with ThreadPoolExecutor(workers, thread_name_prefix="ganlab-worker") as threads:
+            try:
+                for item in items:
+                    waiting.append(threads.submit(work, item))
+                    if len(waiting) > 2 * workers:
+                        yield waiting.pop(0).result()
+                while waiting:
+                    yield waiting.pop(0).result()
+            except BaseException:
+                self.stop()
+                raise
+            finally:
+                threads.shutdown(wait=True, cancel_futures=True)
