@@ -1,13 +1,16 @@
-"""The default folder of a run, named after its config."""
+"""The default folder of a run, named after its config, and the hash of a config. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ganlab.runs.renamed import to_first
 from ganlab.system.environment import redact
+from ganlab.system.files import to_strict_json
 
 PARTS = (
     "dataset",
@@ -55,3 +58,10 @@ def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str,
     others = sorted(o for o in overrides if o.lstrip("+~").split("=")[0] not in named)
     tail = f"-{hashlib.sha256(chr(10).join(others).encode()).hexdigest()[:8]}" if others else ""
     return Path("outputs") / str(name).replace("/", "-") / f"{redact(setting)}-s{seed}{tail}"
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash (16 hex digits) of the config without the keys that do not affect training."""
+    kept = {k: v for k, v in to_first(to_strict_json(config)).items() if k not in FREE}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -16,8 +14,7 @@ import torch
 
 from ganlab.data.base import SampleSet
 from ganlab.experiment import Experiment
-from ganlab.runs.naming import FREE
-from ganlab.runs.renamed import to_first
+from ganlab.runs.naming import config_hash
 from ganlab.system.environment import redact
 from ganlab.system.files import to_strict_json
 from ganlab.system.hardware import device_name
@@ -79,12 +76,6 @@ def identity(
         "bf16": bf16,
         "data": {**redact(data), "fingerprint": images.fingerprint},
     }
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash (16 hex digits) of the config without the keys that do not affect training."""
-    kept = {k: v for k, v in to_first(to_strict_json(config)).items() if k not in FREE}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def world_size() -> int:

@@ -9,14 +9,14 @@ import sys
 
 from fake_gpu import device
 from ganlab.cli import main
-from ganlab.sweeps import packed, process
+from ganlab.sweeps import process
 
 ME = [sys.executable, "-m", "fake_gpu"]
 device.patch()
-process.COMMAND, process.PACK = [*ME, "train"], [*ME, "pack"]
+process.COMMAND = [*ME, "train"]
 words = sys.argv[1:]
 try:
-    sys.exit(packed.main(words[1:]) if words[0] == "pack" else main.main(words))
+    sys.exit(main.main(words))
 finally:
     if path := os.environ.get("FAKE_REPORT"):
         report = {"command": words[0], "devices": device.touched(), "complaints": device.complaints()}

@@ -27,11 +27,8 @@ from ganlab.methods.losses import Hinge, LeastSquares, Loss, Minimax, Standard, 
 from ganlab.methods.penalties import GradientPenalty, SpectralNormRegularization
 from ganlab.methods.weight_norms import SpectralNorm
 from ganlab.models.resnet import ResNet
-from ganlab.sweeps.lanes import Lane, Lanes
-from ganlab.system.signals import StopFlag
-from ganlab.training import trainer, validation
+from ganlab.training import validation
 from ganlab.training.build import build_gan, pack_gan
-from ganlab.training.resources import Resources
 from ganlab.training.validation import Validation
 
 Make = Callable[..., Experiment]
@@ -295,26 +292,3 @@ def test_the_first_rank_looks_by_itself(tiny: Make) -> None:
         again = Validation(e, gan, e.dataset.load(), e.dataset.load(split="test"))
         assert again.look() == expected
         assert collectives.current().size == 2
-
-
-def test_packed_runs_share_the_images_and_are_what_they_are_alone(tiny: Make, tmp_path: Path) -> None:
-    def make(seed: int, folder: str) -> Experiment:
-        e = wgan_gp(tiny, seed=seed, validation=True)
-        e.run_dir = str(tmp_path / folder)
-        return e
-
-    for seed in (0, 1):
-        assert go(make(seed, f"alone{seed}")) == 0
-    shared, stop, ended = Resources(packed=True), StopFlag(), []
-    lanes = Lanes(CPU, lambda lane, error: ended.append((lane.name, error)))
-    for seed in (0, 1):
-        e = make(seed, f"lane{seed}")
-        turns = trainer.turns(e, {"steps": e.steps, "seed": seed}, {}, [], stop, shared)
-        lanes.add(Lane(str(seed), turns, CPU, None))
-    while len(lanes):
-        lanes.round()
-    assert [error for _, error in ended] == [None, None]
-    for seed in (0, 1):
-        assert told(tmp_path / f"alone{seed}") == told(tmp_path / f"lane{seed}")
-        assert state(tmp_path / f"alone{seed}", 12) == state(tmp_path / f"lane{seed}", 12)
-    assert told(tmp_path / "alone0") != told(tmp_path / "alone1")
