@@ -39,7 +39,7 @@ GROUPS = {  # order of the page; figures in no group come last
     "Checkpoints": "corruption fallback misfits not-finite formats lost save-cost",
     "Disks, owners, clocks": "disks folders surroundings owners locks clocks networks paths",
     "Numbers and memory": "numerics soak",
-    "Sweeps": "sabotage sweepkill packkill sweepstop sweepshare slurm",
+    "Sweeps": "sabotage sweepkill sweepstop sweepshare slurm ray",
     "Many ranks": "ranks_same ranks_scores ranks_exact ranks_end",
     "Data": "cut-images odd-images bit-rot bad-sets containers come-and-go downloads data-kills data-workers",
     "Configs": "config missing",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ganlab.config import compose
 from ganlab.errors import GanlabError
-from ganlab.sweeps import cost, runner
+from ganlab.sweeps import cost, plan
 from ganlab.sweeps import grid as grids
 
 GRID = "sngan_fig1_cifar"
@@ -89,7 +89,7 @@ def _grid_lines(measured: list[Rate], evaluations: list[dict[str, Any]]) -> list
 def _cells(*overrides: str) -> Iterator[tuple[str, int, int, int]]:
     """(method as named in cases, d_steps, updates, scored images) of each cell of the grid."""
     nowhere = str(Path(os.devnull) / "grid")  # ignore an existing grid under outputs/
-    for job in runner.make_plan(GRID, ["metric.extractor=cifar", *overrides], grids.Scale(), nowhere).jobs:
+    for job in plan.plan_grid(GRID, ["metric.extractor=cifar", *overrides], grids.Scale(), nowhere).jobs:
         images = cost.scored_images(compose.build(job.tree))
         yield "+".join(job.tree["normalization"]) or "none", int(job.tree["d_steps"]), job.steps, images
 

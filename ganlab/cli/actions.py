@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ganlab.cli.arguments import numbers, own_keys, refuse_misspellings
 from ganlab.cli.command import Args
@@ -11,7 +12,15 @@ from ganlab.cli.help.page import arguments
 from ganlab.errors import ConfigError, Mistake, suggest
 from ganlab.system.packages import PLOT_PACKAGES, require
 
-SWEEP_KEYS: dict[str, tuple[Any, str]] = {  # of a grid, and as sweep.KEY of train -m
+if TYPE_CHECKING:
+    from ganlab.config.overrides import ParsedOverride
+    from ganlab.sweeps.plan import Plan
+
+SWEEP_KEYS: dict[str, tuple[Any, str]] = {  # of ``sweep`` and ``train -m``
+    "jobs": (None, "processes at a time on this machine, which share its threads or GPUs; default 1"),
+    "per_gpu": (None, "instead of jobs: processes at a time on each GPU; default 1"),
+    "gpus": (None, "the GPUs to use, as gpus=[0,1]; default all, if jobs or per_gpu is above 1"),
+    "dry_run": (False, "print the cells and their estimated cost; run nothing"),
     "max_jobs": (1000, "refuse more cells than this"),
     "retry": ("failed", "failed: rerun cells that failed in an earlier sweep; never: only list them"),
     "stall_minutes": (
@@ -19,7 +28,6 @@ SWEEP_KEYS: dict[str, tuple[Any, str]] = {  # of a grid, and as sweep.KEY of tra
         "end and retry a cell that makes no progress (an update or a scored batch) for this long; 0: never",
     ),
 }
-RULES = {f"sweep.{key}": value for key, value in SWEEP_KEYS.items()}
 SAMPLE_BOUNDS = {"n": (1, 10**5), "seed": (0, 10**9), "columns": (1, 1000), "interpolations": (0, 1000)}
 RUNS_NEEDED = ("requires run folders", "give some, or a folder that contains some")
 
@@ -31,16 +39,15 @@ def train(args: Args) -> int:
     if show not in (None, "job", "hydra", "all"):
         raise ConfigError("--cfg", f"{show!r} is none of job, hydra, all", "write --cfg job")
     if options.on("--hydra-help", "--info", "-i") or show in ("hydra", "all"):
-        from ganlab.sweeps.multirun import run_hydra_option
+        from ganlab.sweeps.launchers import run_hydra_option
 
         words = [word for name, v in options.options if name != "--config-dir" for word in (name, v) if word]
         return run_hydra_option(words, overrides, args.dirs)
-    rules = [override for override in overrides if override.startswith("sweep.")]
-    overrides = [override for override in overrides if override not in rules]
+    keys = [o for o in overrides if o.startswith("sweep.") or o.partition("=")[0] in SWEEP_KEYS]
+    if keys and not options.on("--multirun"):
+        raise ConfigError(keys[0].partition("=")[0], "applies to sweeps only", "add -m, or omit it")
     if options.on("--multirun") and show is None:
-        return _multirun(overrides, args.dirs, rules)
-    if rules and not options.on("--multirun"):
-        raise ConfigError(rules[0].partition("=")[0], "applies to sweeps only", "add -m, or omit it")
+        return _multirun([o for o in overrides if o not in keys], args.dirs, keys)
     if show:
         from ganlab.config import compose
 
@@ -60,16 +67,21 @@ def train(args: Args) -> int:
     return launched.train(overrides, args.dirs)
 
 
-def _multirun(overrides: list[str], dirs: list[str], rules: list[str]) -> int:
-    keys, others = own_keys(rules, RULES)
+def _multirun(overrides: list[str], dirs: list[str], words: list[str]) -> int:
+    """Run a grid without a name; ``sweep.KEY`` is an older spelling of its keys."""
+    keys, others = own_keys([word.removeprefix("sweep.") for word in words], SWEEP_KEYS)
     if others:
         key = others[0].partition("=")[0]
-        raise ConfigError(key, "unknown key of a sweep", suggest(key, list(RULES)))
+        fix = suggest(key, list(SWEEP_KEYS))
+        raise ConfigError(f"sweep.{key}", "unknown key of a sweep", fix)
+    from ganlab.config.overrides import command_line
     from ganlab.sweeps import plan
-    from ganlab.sweeps.multirun import sweep as run_all
 
-    max_jobs, retry, stall_minutes = keys.values()
-    return run_all(overrides, dirs, plan.parse_rules(max_jobs, retry, stall_minutes, "sweep."))
+    line = command_line(overrides, dirs, multirun=True)
+    launcher = [o for o in line.overrides if o.key.startswith("hydra")]
+    return _run_cells(
+        keys, overrides, dirs, launcher, lambda count: plan.plan_combinations(line, dirs, count)
+    )
 
 
 def sweep(args: Args) -> int:
@@ -81,23 +93,47 @@ def sweep(args: Args) -> int:
     if keys["grid"] is None:
         raise ConfigError("grid", "missing", "write grid=NAME; 'ganlab sweep --help' lists them")
     from ganlab.config.files import groups, user_dirs
-    from ganlab.sweeps import grid, plan, runner
+    from ganlab.config.overrides import command_line
+    from ganlab.sweeps import grid, plan
 
+    hydra = [o for o in args.overrides if o.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    overrides = [o for o in args.overrides if o not in hydra]
     axes = grid.load(keys["grid"], user_dirs(dirs)).axis_keys()
     valid = {*axes, *groups([]), *arguments("Experiment")}
-    refuse_misspellings([o for o in args.overrides if o.lstrip("+").partition("=")[0] not in valid], keys)
-
-    rules = plan.parse_rules(keys["max_jobs"], keys["retry"], keys["stall_minutes"])
-    requested = plan.parse_placement(keys["jobs"], keys["per_gpu"], keys["gpus"], args.overrides)
+    refuse_misspellings([o for o in overrides if o.lstrip("+").partition("=")[0] not in valid], keys)
+    launcher = command_line(hydra, dirs, multirun=True, demo=False)
+    if launcher.mistakes:
+        raise ConfigError(launcher.mistakes)
     scale = grid.parse_scale(keys["scale"]) if keys["scale"] else grid.Scale()
-    places = runner.resolve_gpus(requested)
-    cells = runner.make_plan(keys["grid"], args.overrides, scale, keys["out"], dirs, rules.max_cells)
+
+    def make_plan(max_cells: int) -> Plan:
+        return plan.plan_grid(keys["grid"], overrides, scale, keys["out"], dirs, max_cells)
+
+    return _run_cells(keys, overrides, dirs, launcher.overrides, make_plan)
+
+
+def _run_cells(
+    keys: dict[str, Any],
+    overrides: list[str],
+    dirs: list[str],
+    launcher: list[ParsedOverride],
+    make_plan: Callable[[int], Plan],
+) -> int:
+    """Plan the cells of a sweep; run them, or print their cost."""
+    from ganlab.sweeps import placement, runner
+
+    if launcher and (local := [key for key in ("jobs", "per_gpu", "gpus") if keys[key] is not None]):
+        fix = "set hydra.launcher.* instead, or omit hydra/launcher"
+        raise ConfigError(Mistake(key, "applies to processes of this machine", fix) for key in local)
+    rules = placement.parse_rules(keys["max_jobs"], keys["retry"], keys["stall_minutes"])
+    places = placement.parse_placement(keys["jobs"], keys["per_gpu"], keys["gpus"], overrides)
+    cells = make_plan(rules.max_cells)
     if keys["dry_run"]:
         from ganlab.sweeps import cost
 
         cost.print_cost(cells, places)
         return 0
-    return runner.sweep(cells, places, dirs, rules)
+    return runner.sweep(cells, places, dirs, rules, launcher)
 
 
 def status(args: Args) -> int:

@@ -33,27 +33,19 @@ _TABLE = (
     Command(
         name="sweep",
         summary="run a paper's grid; skip, continue or retry cells as needed",
-        usage="grid=NAME [AXIS=a,b] [key=value ...] [scale=...] [jobs=N] [per_gpu=K] [dry_run=true]",
-        about="Each cell is a run in a folder and a process of its own. per_gpu > 1 runs several cells in "
-        "one process, which then share data, feature network and statistics; their results do not "
-        "change. jobs x per_gpu cells run at a time; on a CPU, jobs=CORES is faster than packing. The "
-        "same command again skips finished cells, continues unfinished ones and reruns failed ones. "
-        "Within a sweep a failed cell is retried once, unless its config, data or checkpoint is at "
-        "fault (exit codes 2 to 4). Several sweeps of one folder, such as a SLURM array of this "
-        "command, share the work. The folder has a table, cells.csv, and the output of each cell, "
-        ".sweep/CELL.log. 'ganlab status' shows progress, 'ganlab report' the results.",
+        usage="grid=NAME [AXIS=a,b] [key=value ...] [scale=...] [jobs=N] [dry_run=true] [hydra/launcher=...]",
+        about="Each cell is a run in a folder and a process of its own, jobs of them at a time on this "
+        "machine; hydra/launcher=submitit_slurm, ray or joblib runs them elsewhere. The same command "
+        "again skips finished cells, continues unfinished ones and reruns failed ones. Within a sweep "
+        "a failed cell is retried once, unless its config, data or checkpoint is at fault (exit codes "
+        "2 to 4). Several sweeps of one folder, such as a SLURM array of this command, share the work. "
+        "The folder has a table, cells.csv, and the output of each cell, .sweep/CELL.log. 'ganlab "
+        "status' shows progress, 'ganlab report' the results.",
         run=actions.sweep,
         config_dir=True,
         keys={
             "grid": (None, "the grid; a file in configs/grid"),
             "scale": (None, "UPDATES or UPDATES,WIDTH: fractions, as scale=0.01,0.125"),
-            "jobs": (
-                None,
-                "processes at a time, which share the CPU threads or GPUs; default 1, or one per GPU",
-            ),
-            "per_gpu": ("1", "cells at a time in each process, on one GPU; auto: tuned while they run"),
-            "gpus": (None, "the GPUs to use, as gpus=[0,1]; default all, if jobs is above 1"),
-            "dry_run": (False, "print the cells and their estimated cost; run nothing"),
             "out": (None, "folder; default outputs/GRID[-SCALE][-HASH of other overrides]"),
             **actions.SWEEP_KEYS,
         },
@@ -61,13 +53,17 @@ _TABLE = (
             ("AXIS=a,b", "only these values of an axis, as method=sn,wn; or other values, as seed=0,1,2"),
             ("n=, seed=", "of a grid that samples at random: the number of samples and the seed"),
             ("key=value", "for every cell, as in 'ganlab train --help'; not scaled"),
+            (
+                "hydra/launcher=NAME",
+                "submitit_slurm, submitit_local, ray or joblib; hydra.launcher.KEY sets it up",
+            ),
         ),
         sections=help.grids,
         examples=(
             "sweep grid=sngan_fig1_cifar dry_run=true",
             "sweep grid=sngan_fig1_cifar method=sn,wn seed=0,1,2",
             "sweep grid=sngan_fig1_cifar scale=0.01,0.0625 jobs=2 metric.extractor=cifar",
-            "sweep grid=sngan_fig1_cifar per_gpu=auto gpus=[0,1]",
+            "sweep grid=sngan_fig1_cifar gpus=[0,1]",
             "sweep grid=wgan_gp_random_architectures n=12 seed=0",
         ),
     ),
@@ -76,7 +72,7 @@ _TABLE = (
         summary="show the progress of runs and sweeps",
         usage="[FOLDER...] [watch=true]",
         about="Prints a line for each run in the folders (default: outputs): state, step, speed, time left, "
-        "last scores. packed: how many runs share its process. killed: its process is gone; the same "
+        "last scores. killed: its process is gone; the same "
         "command continues it. no checkpoint: its result says finished, but the checkpoint of that "
         "step is missing. Only reads files, so it is safe during a sweep, on any machine that sees "
         "them.",

@@ -1,4 +1,4 @@
-"""The default folder of a run, and the hash of its config."""
+"""The default folder of a run, named after its config, and the hash of a config. Imports no torch."""
 
 from __future__ import annotations
 
@@ -40,4 +40,5 @@ def run_path(choices: Mapping[str, Any], overrides: Sequence[str], setting: str,
 def config_hash(config: Mapping[str, Any]) -> str:
     """Hash (16 hex digits) of the config without the keys that do not affect training."""
     kept = {k: v for k, v in to_first(to_strict_json(config)).items() if k not in FREE}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]

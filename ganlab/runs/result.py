@@ -108,7 +108,6 @@ class RunRecord:
     processes included), ``evaluated`` (the step of the last evaluation, -1: none), ``last`` and ``best``
     (score entries), and values added by the trainer. ``final``: the final scores, which replace ``last`` and
     ``best``.
-    ``packed``: the largest number of runs, itself included, that shared this process.
     """
 
     def __init__(self, folder: RunFolder, device: torch.device) -> None:
@@ -119,7 +118,6 @@ class RunRecord:
         self.final: dict[str, Any] = {}
         self.result: dict[str, Any] = {}
         self.begun_s = 0.0
-        self.packed = 1
         self.engine: dict[str, Any] = {}
 
     def resume(self, progress: Mapping[str, Any]) -> None:
@@ -143,7 +141,6 @@ class RunRecord:
         if before is None:
             log.warning("%s: was damaged; rewritten", self.folder.result)
             before = {}
-        self.packed = max(self.packed, int((before.get("packed") or {}).get("runs", 1)))
         self.result = {
             "format": 1,
             "status": "running",
@@ -201,10 +198,6 @@ class RunRecord:
             "peak_memory_mb": round(peak_memory_mb(self.device), 1),
             "updated": now(),
         }
-        if self.packed > 1:  # memory and speed are then those of a shared process
-            others = self.packed - 1
-            how = f"packed with {others} other{'s' if others > 1 else ''}"
-            self.result["packed"] = {"runs": self.packed, "how": how}
         if collectives.current().is_rank_zero:
             write_json(self.folder.result, {**redact(self.result), "status": status})
 

@@ -24,9 +24,8 @@ from ganlab.evaluation.passes import FeaturePass, batch_size, prefetch
 from ganlab.experiment import Experiment
 from ganlab.extractors.base import exact_fp32
 from ganlab.sweeps import process
-from ganlab.sweeps.lanes import GAIN, Throughput
-from ganlab.sweeps.lanes import measure as measure_lanes
-from ganlab.sweeps.plan import ONE_PROCESS, Placement, Plan
+from ganlab.sweeps.placement import ONE_PROCESS, Placement
+from ganlab.sweeps.plan import Plan
 from ganlab.sweeps.process import print_status
 from ganlab.system.hardware import device_name, find_device, set_precision
 from ganlab.training import engine
@@ -84,7 +83,6 @@ class Cost(NamedTuple):
 def print_cost(plan: Plan, placement: Placement = ONE_PROCESS) -> None:
     """Print the updates and hours of each cell, and their sum. Raises EnvError if the device is missing."""
     costs: dict[str, Cost] = {}
-    kinds: list[tuple[Experiment, float]] = []  # one cell of each kind, with the seconds of its update
     by_d_steps: dict[tuple[int, str], list[Cost]] = {}  # (d_steps, device) -> costs
     rows, training, scoring, unscored, num_estimated = list[dict[str, Any]](), 0.0, 0.0, False, 0
     device = torch.device("cpu")
@@ -98,7 +96,6 @@ def print_cost(plan: Plan, placement: Placement = ONE_PROCESS) -> None:
         if key not in costs and is_timed:
             print_status(f"measuring {job.name} on {device_name(device)}")
             costs[key] = measure(e, device)
-            kinds.append((e, costs[key].update))
             by_d_steps.setdefault((e.d_steps, str(device)), []).append(costs[key])
         similar = by_d_steps.get((e.d_steps, str(device))) or list(costs.values())
         cost = costs[key] if is_timed else _mean(similar)
@@ -128,15 +125,10 @@ def print_cost(plan: Plan, placement: Placement = ONE_PROCESS) -> None:
     print(f"{len(rows)} cells, {updates:,} updates{scale}: {total}")
     if num_estimated:
         print(f"~: {num_estimated} cells estimated by the mean of {len(costs)} measured kinds, by d_steps")
-    gain = 1.0
-    if placement.lanes != 1 and len(rows) > 1:
-        lanes, gain = packing(kinds, device, placement.lanes, len(rows))
-        total = format_duration(training / gain + scoring)
-        print(f"per_gpu={placement.lanes}: about {total}, {lanes} at a time in a process")
     if placement.slots > 1:
         own_gpus = len(placement.gpus) >= placement.slots
         condition = "with one GPU each" if own_gpus else "at best: they will slow each other down"
-        total = format_duration((training / gain + scoring) / placement.slots)
+        total = format_duration((training + scoring) / placement.slots)
         print(f"jobs={placement.slots}: {total} {condition}")
     if unscored:
         print("scoring is not included: the extractor's weights are missing (see 'ganlab doctor')")
@@ -146,30 +138,6 @@ def _mean(costs: Sequence[Cost]) -> Cost:
     """The estimate for a kind that was not measured."""
     scores = [cost.score for cost in costs if cost.score is not None]
     return Cost(statistics.fmean(c.update for c in costs), statistics.fmean(scores) if scores else None)
-
-
-def packing(
-    kinds: Sequence[tuple[Experiment, float]], device: torch.device, lanes: int | str, cells: int
-) -> tuple[int, float]:
-    """Measure, print and return the number of lanes and the speedup over one cell after another.
-
-    ``kinds``: experiments, and the seconds of an update alone. ``lanes``: the value of ``per_gpu=``.
-    """
-    candidates = [min(int(lanes), cells)] if lanes != "auto" else [n for n in (2, 4, 8) if n <= cells]
-    best = Throughput(1, 1 / kinds[0][1], 1.0)
-    timers, alone = list[UpdateTimer](), list[float]()
-    for n in candidates:
-        print_status(f"measuring {n} at a time")
-        while len(timers) < n:
-            e, seconds = kinds[len(timers) % len(kinds)]
-            timers.append(UpdateTimer(e, device))
-            alone.append(seconds)
-        throughput = measure_lanes([timer.update for timer in timers], alone, device)
-        print_status(f"{throughput}")
-        if lanes == "auto" and throughput.gain < GAIN * best.gain:
-            break
-        best = throughput
-    return best.lanes, best.gain
 
 
 def measure(e: Experiment, device: torch.device) -> Cost:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from ganlab.config.files import GRIDS, display, find, options_of, read
 from ganlab.errors import ConfigError, Mistake, suggest
+from ganlab.sweeps.placement import MAX_CELLS
 from ganlab.sweeps.random_search import DRAW, LABEL, RandomSet
 from ganlab.sweeps.random_search import overrides as _overrides
 from ganlab.sweeps.random_search import read as _read_random
 
-MAX_CELLS = 1000  # default of max_jobs=
 COUNTS = ("successes", "wins")
 Axes = dict[str, dict[str, list[str]]]
 

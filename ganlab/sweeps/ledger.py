@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,16 +34,18 @@ IN_USE_RETRY_S = 20.0  # seconds before retrying a cell whose folder was in use
 
 
 class Ledger:
-    """The ledger in ``folder``. ``stall_s``: see ``plan.Rules``. Raises EnvError if it can't be created."""
+    """The ledger in ``folder``. ``stall_s``: see ``Rules``. Raises EnvError if it can't be created."""
 
-    def __init__(self, folder: Path, stall_s: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, stall_s: float = 0.0, previous_ids: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder, self.stall_s = folder, stall_s
+        self.previous_ids = dict(previous_ids or {})  # by cell: id of the last try before this sweep
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             fix = "fix its permissions, or choose another out="
             raise EnvError(str(folder), f"can't be created ({error.strerror})", fix) from error
-        self.previous_ids: dict[str, Any] = {}  # by cell: id of the last try before this sweep
         self._last_progress: dict[str, tuple[object, float]] = {}
 
     def record_sweep(self, cells: Sequence[Job]) -> None:
@@ -84,6 +87,10 @@ class Ledger:
         if last.get("state") != "failed" or last.get("id") == self.previous_ids.get(name):
             return 0
         return MAX_TRIES if last.get("code") in process.FINAL else int(last.get("tries", 1))
+
+    def num_starts(self) -> Counter[str]:
+        """How many tries of each cell have started, ever."""
+        return Counter(str(r.get("cell")) for r in read_records(self.folder) if r.get("event") == "started")
 
     def claim(self, name: str) -> Lock | None:
         """Lock a cell for running it, until released or until all holders are dead; None if it is taken."""
@@ -145,11 +152,12 @@ class Ledger:
         if state == "elsewhere":
             error = f"being run by {self.holder(cell) or 'another sweep'}"
         return {
+            "cell": cell.name,
+            **({"overrides": cell.label} if cell.label else {}),
             "state": state,
             "step": result.get("step", 0),
             "of": cell.steps,
             "it/s": result.get("it_per_s", ""),
-            "packed": process.pack_size(result),
             "last scores": process.format_scores(cell.folder),
             "exit": last.get("code") if unfinished or state == "finished" else None,
             "error": error,

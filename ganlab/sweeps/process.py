@@ -11,14 +11,13 @@ import io
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ganlab.errors import Diverged, RunInUse
 from ganlab.sweeps.watch import NO_LIVENESS, Liveness, Watchdog
@@ -26,9 +25,8 @@ from ganlab.system.files import read_regular, write_atomic
 from ganlab.system.paths import python_path
 from ganlab.system.signals import SIGNALS, VARIABLE, handled
 
-_PYTHON = [sys.executable, "-P", "-m"]  # -P: a yaml.py in the working folder must not shadow the library
-COMMAND = [*_PYTHON, "ganlab", "train"]
-PACK = [*_PYTHON, "ganlab.sweeps.packed"]  # takes the number of lanes as its argument
+# -P: a yaml.py in the working folder must not shadow the library
+COMMAND = [sys.executable, "-P", "-m", "ganlab", "train"]
 POLL = 0.2  # seconds between polls of a running process
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 FINAL = frozenset({2, 3, 4})  # exit codes of config, data and checkpoint errors, which a retry can't mend
@@ -49,14 +47,13 @@ def run(
     cwd: str | Path,
     env: Mapping[str, str],
     signals: Callable[[], Sequence[int]],
-    on_line: Callable[[str], None] = lambda line: None,
     liveness: Liveness = NO_LIVENESS,
     pass_fds: Sequence[int] = (),
 ) -> ProcessResult:
     """Run ``command``, append its output to ``log``, and return how it ended.
 
-    ``signals()``: all signals so far; two are forwarded, the third kills the process. ``on_line`` gets each
-    line of output. ``pass_fds``: file descriptors to inherit. Raises OSError if the process can't start.
+    ``signals()``: all signals so far; two are forwarded, the third kills the process. ``pass_fds``: file
+    descriptors to inherit. Raises OSError if the process can't start.
     """
     began = time.monotonic()
     with open(log, "ab") as file:
@@ -72,102 +69,16 @@ def run(
             start_new_session=True,  # a terminal's Ctrl-C must not reach it twice
         )
     watchdog = Watchdog(process, log, liveness)
-    with open(log, "rb") as output:
-        output.seek(start)
-        while True:
-            ended = watchdog.poll(signals())
-            for raw in output.readlines() if ended else _complete_lines(output):
-                on_line(raw.decode("utf-8", "replace").rstrip())
-            if ended:
-                break
-            time.sleep(POLL)
-    return _result(watchdog, began, log, start)
-
-
-def run_with_replies(
-    command: Sequence[str],
-    log: Path,
-    *,
-    cwd: str | Path,
-    env: Mapping[str, str],
-    signals: Callable[[], Sequence[int]],
-    reply: Callable[[Mapping[str, Any]], str | None],
-    liveness: Liveness = NO_LIVENESS,
-) -> ProcessResult:
-    """As ``run``, for a process that writes events to stdout, one JSON object a line.
-
-    ``reply(event)`` returns a line for the process's stdin, or None. Its stderr goes to ``log``.
-    """
-    began = time.monotonic()
-    with open(log, "ab") as file:
-        start = os.fstat(file.fileno()).st_size
-        process = subprocess.Popen(
-            [*command],
-            cwd=cwd,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            env=_env(env, liveness),
-            bufsize=0,  # else closing the stdin of a dead process would flush, and fail
-            start_new_session=True,
-        )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    watchdog, rest, open_ = Watchdog(process, log, liveness), b"", True
-    with process.stdin, process.stdout:
-        while not watchdog.poll(signals()):
-            if not open_:
-                time.sleep(POLL)
-            elif select.select([process.stdout], [], [], POLL)[0]:
-                data = os.read(process.stdout.fileno(), 1 << 16)
-                open_ = bool(data)  # b"": it has ended, or closed its stdout
-                rest = _reply_to_lines(rest + data, process.stdin, reply)
-                watchdog.num_reads += 1
-        while open_ and select.select([process.stdout], [], [], POLL)[0]:  # the rest of its output
-            data = os.read(process.stdout.fileno(), 1 << 16)
-            open_, rest = bool(data), _reply_to_lines(rest + data, process.stdin, reply)
-    return _result(watchdog, began, log, start)
-
-
-def _result(watchdog: Watchdog, began: float, log: Path, start: int) -> ProcessResult:
+    while not watchdog.poll(signals()):
+        time.sleep(POLL)
     reason = watchdog.stall_reason or failure_reason(watchdog.code, log, start)
     return ProcessResult(watchdog.code, time.monotonic() - began, reason)
-
-
-def _reply_to_lines(data: bytes, stdin: IO[bytes], reply: Callable[[Mapping[str, Any]], str | None]) -> bytes:
-    """Reply to the complete lines of ``data``; returns the incomplete last one."""
-    *lines, rest = data.split(b"\n")
-    for line in lines:
-        if (text := reply(_parse_object(line))) is not None:
-            left = text.encode() + b"\n"
-            with contextlib.suppress(BrokenPipeError):  # it has ended; the caller handles its cells
-                while left:
-                    left = left[stdin.write(left) :]
-    return rest
 
 
 def _env(env: Mapping[str, str], liveness: Liveness) -> dict[str, str]:
     """``env`` with ganlab's PYTHONPATH, the heartbeat file, and tracebacks of crashes in C."""
     own = {"PYTHONFAULTHANDLER": "1", **env, "PYTHONPATH": python_path(env)}
     return own | ({VARIABLE: str(liveness.heartbeat.absolute())} if liveness.heartbeat else {})
-
-
-def _parse_object(text: bytes) -> dict[str, Any]:
-    """A JSON object; empty for anything else."""
-    with contextlib.suppress(ValueError, RecursionError):
-        content = json.loads(text)
-        return content if isinstance(content, dict) else {}
-    return {}
-
-
-def _complete_lines(file: Any) -> Iterator[bytes]:
-    while True:
-        position = file.tell()
-        line = file.readline()
-        if not line.endswith(b"\n"):
-            file.seek(position)
-            return
-        yield line
 
 
 @contextlib.contextmanager
@@ -206,8 +117,9 @@ def state_of_code(code: int) -> str:
 
 def read_json_leniently(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if it is missing, incomplete or damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        return _parse_object(read_regular(path))
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(read_regular(path))
+        return content if isinstance(content, dict) else {}
     return {}
 
 
@@ -217,12 +129,6 @@ def format_scores(folder: Path) -> str:
         values = (read_json_leniently(folder / "result.json")["scores"].get("last") or {}).get("values") or {}
         return " ".join(f"{k} {v:.4g}" for k, v in values.items() if "_std" not in k and v is not None)
     return ""
-
-
-def pack_size(result: Mapping[str, Any]) -> str:
-    """How many runs shared the run's process, itself included; empty for a run alone."""
-    packed = result.get("packed")
-    return str(packed.get("runs", "")) if isinstance(packed, dict) else ""
 
 
 def failure_reason(code: int, log: Path, start: int = 0) -> str:

@@ -1,113 +1,27 @@
-"""``ganlab sweep grid=NAME``: compose and check all cells of a grid, then run them.
+"""Run a plan: ``ganlab sweep grid=NAME`` and ``ganlab train -m``.
 
 Finished cells are skipped, unfinished ones continued, failed ones retried once. A cell that another process
 runs is left to it, so several sweeps of one folder share the work (``scheduler.py``). ``grid.json`` describes
-the folder, ``cells.csv`` its progress; ``.sweep/CELL.log`` is the output of each run (``ledger.py``).
+the sweep, ``cells.csv`` its progress; ``CELL.log`` in the ledger is the output of each run (``ledger.py``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from signal import Signals
 from typing import Any
 
-from ganlab import errors
-from ganlab.config import check, compose
-from ganlab.config.overrides import quoted
-from ganlab.errors import ConfigError, DataError, EnvError, Mistake, SweepFailed
-from ganlab.sweeps import grid as grids
-from ganlab.sweeps import process
-from ganlab.sweeps.plan import (
-    DEFAULT_RULES,
-    ONE_PROCESS,
-    Job,
-    Placement,
-    Plan,
-    Rules,
-    check_folder,
-    visible_gpus,
-)
+from ganlab.config.overrides import ParsedOverride
+from ganlab.errors import EnvError, SweepFailed
+from ganlab.sweeps import launchers, process
+from ganlab.sweeps.ledger import Ledger
+from ganlab.sweeps.placement import DEFAULT_RULES, ONE_PROCESS, Placement, Rules
+from ganlab.sweeps.plan import Plan
 from ganlab.sweeps.process import print_status
 from ganlab.sweeps.scheduler import Scheduler
 from ganlab.system.files import write_json
 
-NOTICE_CELLS = 100  # from so many cells on, composing takes long enough to print a notice
-
-
-def make_plan(
-    name: str,
-    arguments: Sequence[str],
-    scale: grids.Scale,
-    out: str | None,
-    config_dirs: Sequence[str] = (),
-    max_cells: int = grids.MAX_CELLS,
-) -> Plan:
-    """Compose and check every cell before anything runs. Raises ConfigError with all mistakes.
-
-    ``arguments``: restrictions of the grid's axes, and overrides for all cells.
-    """
-    from ganlab.config.files import user_dirs
-
-    grid, overrides = grids.restrict(grids.load(name, user_dirs(config_dirs)), arguments)
-    out_dir = Path(out or Path("outputs") / grids.folder_name(name, scale, overrides, grid.folder_suffixes()))
-    jobs, mistakes = list[Job](), dict[Mistake, list[str]]()
-    cells = grids.cells(grid, overrides, max_cells)
-    if len(cells) > NOTICE_CELLS:
-        print_status(f"{len(cells)} cells: all are composed and checked before the first starts")
-    for cell in cells:
-        try:
-            jobs.append(_make_job(cell, out_dir, scale, overrides, config_dirs))
-        except ConfigError as error:
-            for mistake in error.mistakes:
-                mistakes.setdefault(mistake, []).append(cell.name)
-    if mistakes:
-        raise ConfigError(_summarize(mistakes, len(cells), grid.axis_keys()))
-    return Plan(name, grid.title, scale, out_dir, jobs, grid.metadata())
-
-
-def _summarize(mistakes: Mapping[Mistake, list[str]], num_cells: int, axes: Sequence[str]) -> list[Mistake]:
-    """Each mistake once, naming a cell unless all cells have it; an unknown key may be a misspelled axis."""
-    summary: dict[Any, Mistake] = {}
-    for mistake, names in mistakes.items():
-        if mistake.what == check.NO_KEY:
-            near = errors.nearest(mistake.where, axes)
-            fix = f"did you mean {near!r}?" if near else mistake.fix
-            summary.setdefault(mistake.where, mistake._replace(fix=fix))
-        elif len(names) == num_cells:
-            summary[mistake] = mistake
-        else:
-            summary[mistake] = mistake._replace(what=f"{mistake.what} (in cell {names[0]})")
-    return list(summary.values())
-
-
-def _make_job(
-    cell: grids.Cell, out_dir: Path, scale: grids.Scale, overrides: Sequence[str], config_dirs: Sequence[str]
-) -> Job:
-    from ganlab.runs.naming import FREE, config_hash
-
-    folder = out_dir / cell.name
-    composed = compose.compose(cell.overrides, config_dirs)
-    reduced = grids.scaled(composed.tree, scale, overrides)
-    for key, value in reduced.items():  # the effect of the overrides below, without composing again
-        parent, _, last = key.rpartition(".")
-        for tree in (composed.tree, composed.saved):
-            (tree[parent] if parent else tree)[last] = value
-    with contextlib.suppress(DataError, EnvError):  # reported when the cell runs
-        compose.build(composed)
-    check_folder(folder, composed.saved, FREE, "out=")
-    return Job(
-        cell.name,
-        cell.axes,
-        [*cell.overrides, *(f"{k}={v}" for k, v in reduced.items()), f"run_dir={quoted(str(folder))}"],
-        folder,
-        int(composed.tree["steps"]),
-        composed.tree,
-        config_hash(composed.saved),
-        chosen=cell.chosen,
-    )
+OVER = ("finished", "diverged")
 
 
 def sweep(
@@ -115,54 +29,73 @@ def sweep(
     placement: Placement = ONE_PROCESS,
     config_dirs: Sequence[str] = (),
     rules: Rules = DEFAULT_RULES,
+    launcher_overrides: Sequence[ParsedOverride] = (),
 ) -> int:
     """Run all cells that are not over, and print a table.
 
-    Returns 0, or 128 + signal. A diverged cell is a result. Raises SweepFailed if cells failed twice, and
-    EnvError if the folder can't be written or a GPU does not exist.
+    Returns 0, or 128 + signal. A diverged cell is a result. Raises SweepFailed if cells failed twice,
+    ConfigError for the launcher's settings, EnvError if it does not work or the folder can't be written.
     """
-    placement = resolve_gpus(placement)
-    scheduler = Scheduler(plan, placement, config_dirs, rules)
+    launcher = launchers.choose(launcher_overrides, plan, config_dirs)
+    ledger = Ledger(plan.ledger, rules.stall_s)
+    ledger.record_sweep(plan.jobs)
+    signals: list[int] = []
+    scheduler = Scheduler(
+        plan.jobs,
+        ledger,
+        rules,
+        placement,
+        config_dirs,
+        signals=signals.copy,
+        table=plan.out / "cells.csv",
+    )
     _write_grid_json(plan)
     scheduler.write_table()
-    num_done = sum(scheduler.states[j.name] in ("finished", "diverged") for j in plan.jobs)
+    num_done = sum(state in OVER for state in scheduler.states.values())
     done = f", {num_done} already done" if num_done else ""
     print_status(
         f"{plan.title}: {len(plan.jobs)} cells{done}; {plan.out}; 'ganlab status' shows the progress"
     )
-    with process.forward_signals_to(scheduler.signals.append):
-        threads = [threading.Thread(target=scheduler.work, args=(slot,)) for slot in range(placement.slots)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.5)  # short, so that the main thread can handle signals
-    rows = scheduler.write_table()
+
+    def stop(signum: int) -> None:
+        signals.append(signum)
+        if launcher is not None:
+            launcher.stop(signum)
+
+    failure: Exception | None = None
+    with process.forward_signals_to(stop):
+        if launcher is None:
+            scheduler.run_locally()
+        else:
+            failure = scheduler.launch(lambda jobs: launcher.run(jobs, ledger))
+    return _report(plan, scheduler.write_table(), rules, signals, failure)
+
+
+def _report(
+    plan: Plan, rows: list[dict[str, Any]], rules: Rules, signals: list[int], failure: Exception | None
+) -> int:
+    """Print the table; returns the exit code. Raises SweepFailed or EnvError if cells are left."""
     scale = "" if plan.scale.whole else f" ({plan.scale})"
-    columns = [{k: v for k, v in row.items() if k not in ("run folder", "log")} for row in rows]
+    hidden = ("run folder", "log") if plan.grid else ("it/s", "log")
+    columns = [{k: v for k, v in row.items() if k not in hidden} for row in rows]
     process.print_table(f"{plan.title}{scale}: {plan.out}", list(columns[0]), columns)
     process.print_failures(rows, "cell")
-    if scheduler.signals:
-        print_status(f"stopped by {Signals(scheduler.signals[0]).name}; the same command continues the sweep")
-        return 128 + scheduler.signals[0]
-    if failed := [r["cell"] for r in rows if r["state"] not in ("finished", "diverged")]:
-        what = f"{len(failed)} of {len(rows)} cells failed: {', '.join(failed)}"
+    if signals:
+        print_status(f"stopped by {Signals(signals[0]).name}; the same command continues the sweep")
+        return 128 + signals[0]
+    why = f" ({type(failure).__name__}: {str(failure)[:120]})" if failure is not None else ""
+    if failed := [r for r in rows if r["state"] not in OVER]:
+        if failure is not None and all(r["state"] == "pending" for r in failed):
+            fix = "choose a launcher that works here, or omit it"
+            raise EnvError("hydra/launcher", process.table_text(f"no run was started{why}"), fix)
+        what = f"{len(failed)} of {len(rows)} cells failed: {', '.join(r['cell'] for r in failed)}"
+        if any(r["state"] != "failed" for r in failed):
+            what += why
         command = "the same command" if rules.retry else "retry=failed"
-        raise SweepFailed(str(plan.out), what, f"{command} runs them again")
+        raise SweepFailed(str(plan.out), process.table_text(what), f"{command} runs them again")
     if diverged := sum(r["state"] == "diverged" for r in rows):
         print_status(f"{diverged} of {len(rows)} cells diverged (a result, not a failure)")
     return 0
-
-
-def resolve_gpus(placement: Placement) -> Placement:
-    """Fill in the GPUs to spread cells over. Raises EnvError if a requested one does not exist."""
-    count = len(visible_gpus())
-    if missing := [gpu for gpu in placement.gpus if gpu >= count]:
-        gpus = f"this machine has {', '.join(map(str, range(count)))}" if count else "no CUDA device found"
-        raise EnvError("gpus", f"no GPU {missing[0]}: {gpus}", "leave gpus= out, or list existing GPUs")
-    if not placement.gpus and placement.slots > 1 and count > 1:
-        return placement._replace(gpus=range(count))
-    return placement
 
 
 def _write_grid_json(plan: Plan) -> None:

@@ -21,7 +21,7 @@ from ganlab.system.lock import owner_of
 DEPTH = 4  # levels of subfolders searched
 TAIL = 4096  # bytes at the end of metrics.jsonl that hold its last line
 REFRESH_S = 5.0  # seconds between two tables with watch=true
-HEADS = ("run", "state", "step", "of", "it/s", "packed", "left", "last scores")
+HEADS = ("run", "state", "step", "of", "it/s", "left", "last scores")
 
 
 def show_status(folders: Sequence[str], watch: bool = False) -> int:
@@ -123,7 +123,7 @@ def _row(folder: Path) -> dict[str, Any]:
         if isinstance(rate, int | float) and rate > 0 and isinstance(steps, int):
             left = _format_time((steps - step) / rate)
     scores = process.format_scores(folder)
-    values = (str(folder), state, step, steps, rate, process.pack_size(result), left, scores)
+    values = (str(folder), state, step, steps, rate, left, scores)
     return dict(zip(HEADS, values, strict=True))
 
 

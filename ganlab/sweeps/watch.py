@@ -36,7 +36,6 @@ class Watchdog:
         self.process, self.log, self.liveness = process, log, liveness
         self.num_forwarded = 0
         self.stall_reason = ""
-        self.num_reads = 0  # counted by the caller: output that does not go to the log
         self._marks: Sequence[object] = ()
         self._polled = time.monotonic()
         self._idle_s = 0.0
@@ -78,7 +77,7 @@ class Watchdog:
 
     def _end_if_stalled(self) -> None:
         now = time.monotonic()
-        marks = (_mtime(self.liveness.heartbeat), _size(self.log), self.num_reads)
+        marks = (_mtime(self.liveness.heartbeat), _size(self.log))
         idle = marks == self._marks or self._num_kills > 0
         self._idle_s = self._idle_s + min(now - self._polled, MAX_INTERVAL) if idle else 0.0
         self._polled, self._marks = now, marks

@@ -1,13 +1,7 @@
-"""Objects that the runs of one process share: images, feature extractor, reference statistics.
-
-Runs that are co-scheduled in one process share one ``Resources``: parts with equal configs are one object,
-loaded, moved to the device and computed once. A single run has its own.
-"""
+"""Objects that a run needs more than once: images, feature extractor, reference statistics."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,22 +15,12 @@ from ganlab.training.validation import split_of
 
 
 class Resources:
-    """Cache of objects by their config. ``packed``: several runs are active, and none may change process-wide
-    settings."""
+    """Cache of a run's images and evaluators."""
 
-    def __init__(self, packed: bool = False) -> None:
-        self.packed = packed
+    def __init__(self) -> None:
         self._parts: dict[str, Any] = {}
         self._images: dict[tuple[int, str], SampleSet] = {}
         self._evaluators: dict[tuple[Any, ...], Evaluator] = {}
-
-    def adopt(self, e: Experiment, tree: Mapping[str, Any]) -> None:
-        """Give ``e`` the dataset and scoring objects of an earlier run with the same config (``tree``).
-
-        Both live as long as this object, so their ids stay unique.
-        """
-        e.dataset = self._parts.setdefault(_key("dataset", tree), e.dataset)
-        e.metric = self._parts.setdefault(_key("metric", tree), e.metric)
 
     def images(self, e: Experiment) -> SampleSet:
         """The training images, loaded once per dataset. Raises DataError or EnvError."""
@@ -65,7 +49,3 @@ class Resources:
             )
             self._evaluators[key] = evaluator
         return self._evaluators[key]
-
-
-def _key(part: str, tree: Mapping[str, Any]) -> str:
-    return f"{part}: {json.dumps(tree[part], sort_keys=True, default=str)}"

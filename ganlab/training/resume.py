@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ganlab.distributed import collectives
-from ganlab.errors import CheckpointError, ConfigError, DataError, EnvError, GanlabError, Mistake
+from ganlab.errors import CheckpointError, ConfigError, DataError, GanlabError, Mistake
 from ganlab.experiment import Experiment
 from ganlab.runs import manifest, provenance
 from ganlab.runs.checkpoint import Checkpoints, Loaded
@@ -94,7 +94,7 @@ def command(e: Experiment) -> str:
     return f"run the same command again, without resume={e.resume}, to continue"
 
 
-def continue_run(run: Any, packed: bool, config: Mapping[str, Any], changed: Sequence[Difference]) -> None:
+def continue_run(run: Any, config: Mapping[str, Any], changed: Sequence[Difference]) -> None:
     """Load a newly built ``trainer.Run``'s checkpoint, if it has one, completely or not at all.
 
     config: saved as the folder's. changed: its differences from the stored one, allowed by resume_allow.
@@ -117,7 +117,7 @@ def continue_run(run: Any, packed: bool, config: Mapping[str, Any], changed: Seq
         require_scores(state["progress"])
         run.record.resume(state["progress"])
         run.engine.loss_buffer.load_state_dict(run.progress["tally"])
-        take_threads(e, int(state["threads"]), packed)
+        take_threads(e, int(state["threads"]))
     run.step = run.saved = step
     run.identity["threads"] = torch.get_num_threads()
     report_differences(step, state, run.identity, changed, run.progress)
@@ -229,18 +229,11 @@ def as_checkpoint_error(where: str) -> Iterator[None]:
         raise CheckpointError(where, what, "resume from another step") from error
 
 
-def take_threads(e: Experiment, threads: int, packed: bool) -> None:
-    """Use the run's recorded thread count unless the config sets one.
-
-    Raises EnvError in a process that several runs share, which has one count.
-    """
-    current = torch.get_num_threads()
+def take_threads(e: Experiment, threads: int) -> None:
+    """Use the run's recorded thread count unless the config sets one."""
     if not fits(threads, Threads):
         raise ValueError(f"threads: {threads} is not {describe(Threads)}")
-    if e.threads is None and threads != current:
-        if packed:
-            what = f"recorded with {threads}, but the process that the run shares has {current}"
-            raise EnvError("threads", what, "continue it alone")
+    if e.threads is None and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
 
 

@@ -208,7 +208,7 @@ class Run:
         self.checkpoints.clean()
         vocabulary.write_vocabulary(folder, images)
         with resume.WarningBuffer() as buffer:
-            resume.continue_run(self, resources.packed, config, changed)
+            resume.continue_run(self, config, changed)
             collectives.current().broadcast_(pack_gan(self.gan)[0])
             parameters = {
                 "generator": num_parameters(self.gan.generator),

@@ -428,7 +428,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def rows(folder: Path) -> list[dict[str, str]]:
     import csv
 
-    (path,) = (folder / "outputs" / ".sweeps").glob("*/summary.csv")
+    (path,) = (folder / "outputs" / ".sweeps").glob("*/cells.csv")
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
@@ -448,7 +448,7 @@ def test_a_sweep_runs_each_combination_in_its_own_process(say: Any, tmp_path: Pa
     assert len({p.read_text() for p in tmp_path.glob("outputs/x/*/pid")}) == 4
     for word in ("setting=B", "finished", "outputs/x/B-s1", "13.5"):
         assert word in out
-    (words,) = [line for line in err if line.startswith("[3] words")]
+    words = Path(rows(tmp_path)[3]["log"]).read_text()
     assert f"++run_dir='{RUN_DIR.removeprefix('run_dir=')}'" in words
     left = {
         str(p.relative_to(tmp_path))
@@ -470,14 +470,14 @@ def test_failures_stay_alone_and_are_listed_and_divergence_is_a_result(say: Any,
         ("finished", "0"),
     ]
     assert rows(tmp_path)[0]["error"] == "device: is not there; use another"
-    assert "2 of 5 runs failed: 0, 3" in err[-1]
+    assert "2 of 5 cells failed: 000, 003" in err[-1]
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_a_diverged_run_alone_does_not_fail_a_sweep(say: Any) -> None:
     code, _, err = say("train", "-m", "setting=A", "seed=0,6", RUN_DIR)
     assert code == 0
-    assert "1 of 2 runs diverged (a result, not a failure)" in err[-1]
+    assert "1 of 2 cells diverged (a result, not a failure)" in err[-1]
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -18,18 +18,18 @@ from typing import Any
 
 from fake_gpu import device
 from ganlab.cli import main
-from ganlab.sweeps import packed, process
+from ganlab.sweeps import process
 from ganlab.training import trainer  # noqa: F401 - slow, and once is enough
 
 ME = [sys.executable, "-m", "fake_gpu"]
-process.COMMAND, process.PACK = [*ME, "train"], [*ME, "pack"]
+process.COMMAND = [*ME, "train"]
 
 
 def play(words: list[str]) -> int:
     """The command's exit code."""
     device.patch()
     try:
-        return packed.main(words[1:]) if words[0] == "pack" else main.main(words)
+        return main.main(words)
     finally:
         if path := os.environ.get("FAKE_REPORT"):
             report = {"command": words[0], "devices": device.touched(), "complaints": device.complaints()}

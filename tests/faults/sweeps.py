@@ -65,7 +65,7 @@ def events(folder: Path, kind: str) -> list[dict[str, object]]:
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
     """The sweep's table by the folder's name of each run."""
-    (path,) = [*folder.glob("out/cells.csv"), *folder.glob("outputs/.sweeps/*/summary.csv")]
+    (path,) = [*folder.glob("out/cells.csv"), *folder.glob("outputs/.sweeps/*/cells.csv")]
     with open(path, newline="") as file:
         return {Path(row["run folder"]).name: row for row in csv.DictReader(file)}
 
@@ -164,25 +164,8 @@ def killed(folder: Path, seeds: Sequence[int], times: int, random_: random.Rando
     whole(folder, seeds)
 
 
-def pack_killed(folder: Path, seeds: Sequence[int], random_: random.Random) -> None:
-    """SIGKILL of a pack, in which all cells are: each is tried again alone, from its last checkpoint."""
-    grid(folder, seeds)
-    process = sweep(folder, "jobs=1", "per_gpu=3")
-    aim = random_.randint(1, STEPS * 2)
-    until(lambda: lines(folder) >= aim, process)
-    held = {lock.read_text().partition("@")[0] for lock in (folder / "out").glob("*/.lock")} - {""}
-    assert len(held) == 1, held
-    os.kill(int(held.pop()), signal.SIGKILL)
-    done = process.wait(120)
-    assert done.code == 0, done.err[-900:]
-    assert "was lost" in done.err, done.err[-900:]
-    for seed in seeds:
-        nothing_lost(folder / "out" / f"s{seed}")
-        assert weights(folder / "out" / f"s{seed}") == expected_weights(seed), seed
-
-
 def weights(run: Path) -> str:
-    """A digest of the newest checkpoint's tensors: scores of a real pack are no pixel means."""
+    """A digest of the newest checkpoint's tensors alone."""
     kept = RunFolder(run)
     step, tensors, _ = Checkpoints(kept.checkpoints, kept.run_id).load(quarantine=False)
     return f"{step} {digest(tensors, {})}"
@@ -264,14 +247,6 @@ def _killed() -> list[Case]:
     return [started, *(case(number, door) for number, door in enumerate(["sweep", "train -m"] * 3))]
 
 
-def _packs() -> list[Case]:
-    def case(number: int) -> Case:
-        name = f"kill -9 of a pack of 3, seed {number}"
-        return Case(name, lambda folder: pack_killed(folder, range(3), random.Random(number)))
-
-    return [case(number) for number in range(4)]
-
-
 def _stopped() -> list[Case]:
     def case(name: str, door: str) -> Case:
         return Case(f"SIG{name} to ganlab {door}", lambda folder: stopped(folder, range(3), name, door))
@@ -291,7 +266,6 @@ def _shared() -> list[Case]:
 FIGURES = [
     Figure("sabotage", "Sweep: cells sabotaged -> isolated and reported, then mended", (9, 10), 8, _sabotage),
     Figure("sweepkill", "Sweep: kill -9 of it -> every cell once, identical", (1, 6), 20, _killed),
-    Figure("packkill", "Sweep: kill -9 of a pack of cells -> none lost", (1,), 4, _packs),
     Figure("sweepstop", "Sweep: signals -> cells saved, the rest pending", (7,), 10, _stopped),
     Figure("sweepshare", "Sweep: several on one folder -> each cell once", (19,), 5, _shared),
 ]

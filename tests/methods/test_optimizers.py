@@ -15,7 +15,7 @@ from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.methods.constraints import WeightClip
 from ganlab.methods.losses import Wasserstein
-from ganlab.sweeps import grid, runner
+from ganlab.sweeps import grid, plan
 from ganlab.training import engine
 from ganlab.training.engine import Engine
 from ganlab.training.optimizers import RMSpropTF, use_fused_kernels
@@ -94,7 +94,7 @@ def test_mistakes_are_a_line(words: list[str], line: str) -> None:
 
 def test_the_clipping_runs_of_wgan_gps_figures_have_it() -> None:
     for name in ("wgan_gp_fig1a", "wgan_gp_fig1b", "wgan_gp_fig2", "wgan_gp_fig3"):
-        jobs = runner.make_plan(name, [], grid.Scale(), None).jobs
+        jobs = plan.plan_grid(name, [], grid.Scale(), None).jobs
         clipped = [job.tree for job in jobs if "wc" in job.tree["normalization"]]
         assert clipped
         assert {tree["optimizer"]["_target_"] for tree in clipped} == {
@@ -103,5 +103,5 @@ def test_the_clipping_runs_of_wgan_gps_figures_have_it() -> None:
 
 
 def test_the_grid_of_appendix_e_records_what_figure_15a_draws() -> None:
-    jobs = runner.make_plan("sngan_appendix_e", [], grid.Scale(), None).jobs
+    jobs = plan.plan_grid("sngan_appendix_e", [], grid.Scale(), None).jobs
     assert {job.tree["validation"] for job in jobs} == {True}

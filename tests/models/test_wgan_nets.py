@@ -25,7 +25,7 @@ from ganlab.models.dcgan import downward, upward
 from ganlab.models.random_dcgan import DCGANFamily
 from ganlab.models.wgan_dcgan import WGAN
 from ganlab.models.wgan_gp_lsun import Bedrooms, Pair
-from ganlab.sweeps import grid, runner
+from ganlab.sweeps import grid, plan
 from ganlab.training.build import build_gan
 from ganlab.training.step import update
 from ganlab.types import Batch, ImageShape
@@ -515,7 +515,7 @@ def test_impossible_bounds_and_weights_are_one_line(word: str, told: str) -> Non
 
 @functools.cache
 def cells(name: str) -> dict[str, dict[str, Any]]:
-    return {job.name: job.tree for job in runner.make_plan(name, [], grid.Scale(), None).jobs}
+    return {job.name: job.tree for job in plan.plan_grid(name, [], grid.Scale(), None).jobs}
 
 
 def test_figure_2_is_seven_pairs_by_four_methods() -> None:

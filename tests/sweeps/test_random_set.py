@@ -10,7 +10,7 @@ import pytest
 
 from ganlab.cli import main
 from ganlab.errors import ConfigError
-from ganlab.sweeps import cost, grid, random_search, runner
+from ganlab.sweeps import cost, grid, plan, random_search
 
 FILE = """
 title: Random nets
@@ -105,7 +105,7 @@ def test_cells_have_short_names_their_choices_and_the_overrides_of_their_method(
 
 def test_another_seed_has_another_folder_and_a_larger_n_the_same(place: Path) -> None:
     def out(*words: str) -> str:
-        return str(runner.make_plan("nets", words, grid.Scale(), None, ["conf"]).out)
+        return str(plan.plan_grid("nets", words, grid.Scale(), None, ["conf"]).out)
 
     assert out("n=1") == out("n=2", "seed=0") == "outputs/nets"
     assert out("n=1", "seed=7") == "outputs/nets-seed7"
@@ -172,7 +172,7 @@ def test_a_random_set_s_mistakes_are_told_together(place: Path) -> None:
 
 
 def test_grid_json_says_what_was_drawn(place: Path) -> None:
-    planned = runner.make_plan("nets", ["n=2"], grid.Scale(), None, ["conf"])
+    planned = plan.plan_grid("nets", ["n=2"], grid.Scale(), None, ["conf"])
     record = json.loads(json.dumps(planned.record()))
     assert record["random"] == {"n": 2, "seed": 0, "of": 12}
     assert record["pairs"] == {"axis": "method", "count": "successes", "paper": "wgan_gp"}

@@ -23,8 +23,7 @@ from ganlab.config.files import GRIDS, options_of
 from ganlab.errors import ConfigError, DataError, EnvError, SweepFailed
 from ganlab.extractors import inception
 from ganlab.runs.folder import RunFolder
-from ganlab.sweeps import cost, grid, plan, process, runner, scheduler, status
-from ganlab.sweeps.lanes import Throughput
+from ganlab.sweeps import grid, ledger, placement, plan, process, scheduler, status
 from ganlab.system.lock import Lock
 
 SHIPPED = options_of(GRIDS)
@@ -69,35 +68,6 @@ saved.mkdir(parents=True, exist_ok=True)
 )
 sys.exit(code)
 """
-# What a pack does: it asks for as many cells as it has places, then plays them; seed 4 takes it all down.
-PACK_STAND_IN = """
-import json, os, signal, subprocess, sys, time
-from pathlib import Path
-def ask():
-    print(json.dumps({"event": "want"}), flush=True)
-    return json.loads(sys.stdin.readline() or "null")
-def stop(signum, frame):
-    sys.exit(128 + signum)
-signal.signal(signal.SIGTERM, stop)
-places = 2 if sys.argv[1] == "auto" else int(sys.argv[1])
-Path("packs").open("a").write(f"{places} {os.environ.get('OMP_NUM_THREADS', '-')}" + chr(10))
-if sys.argv[1] == "auto":
-    print(json.dumps({"event": "packing", "chosen": 2, "measured": [], "why": "x"}), flush=True)
-held = [ask()]
-while held != [None]:
-    while held[-1] is not None and len(held) < places:
-        held.append(ask())
-    for cell in filter(None, held):
-        if any(w == "seed=4" for w in cell["words"]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        with open(cell["log"], "w") as log:
-            command = [sys.executable, "-S", "stand_in.py", *cell["words"]]
-            code = subprocess.run(command, stdout=log, stderr=log).returncode
-        Path("together").open("a").write(f"{cell['cell']} {len(list(filter(None, held)))}" + chr(10))
-        print("stray words", flush=True)
-        print(json.dumps({"event": "ended", "cell": cell["cell"], "code": code}), flush=True)
-    held = [ask()]
-"""
 FILE = """
 # a grid for tests
 title: Two methods
@@ -117,8 +87,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "conf" / "grid" / "two.yaml").write_text(FILE)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setattr(process, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
-    (tmp_path / "pack.py").write_text(PACK_STAND_IN)
-    monkeypatch.setattr(process, "PACK", [sys.executable, "-S", str(tmp_path / "pack.py")])
     monkeypatch.setattr(process, "POLL", 0.02)
     monkeypatch.setattr(scheduler, "WAIT", 0.02)
     monkeypatch.chdir(tmp_path)
@@ -146,14 +114,14 @@ def starts(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_grid_composes_and_scales(name: str) -> None:
     words = ["n=2"] if "n" in grid.load(name).axis_keys() else []  # two members of a random set, not all
-    planned = runner.make_plan(name, words, grid.Scale(0.01, 0.25), None)
+    planned = plan.plan_grid(name, words, grid.Scale(0.01, 0.25), None)
     assert len({job.folder for job in planned.jobs}) == len(planned.jobs) > 1
     assert all(job.steps < 10_000 for job in planned.jobs)
     assert planned.out == Path("outputs") / f"{name}-u0.01-w0.25"
 
 
 def test_the_paper_s_grid_is_eight_methods_at_six_settings() -> None:
-    planned = runner.make_plan("sngan_fig1_cifar", [], grid.Scale(), None)
+    planned = plan.plan_grid("sngan_fig1_cifar", [], grid.Scale(), None)
     trees = {job.name: job.tree for job in planned.jobs}
     assert len(trees) == 48
     assert {job.steps for job in planned.jobs} == {100_000}
@@ -208,7 +176,7 @@ def test_a_scale_is_one_or_two_fractions(text: str) -> None:
 
 
 def test_scale_reaches_every_count_but_what_the_user_set(place: Path) -> None:
-    planned = runner.make_plan("two", ["log_every=7"], grid.Scale(0.1, 0.5), None, ["conf"])
+    planned = plan.plan_grid("two", ["log_every=7"], grid.Scale(0.1, 0.5), None, ["conf"])
     tree = planned.jobs[0].tree
     assert (tree["steps"], tree["eval_every"], tree["log_every"]) == (4, 2, 7)
     assert tree["architecture"]["width"] == 0.5
@@ -216,10 +184,10 @@ def test_scale_reaches_every_count_but_what_the_user_set(place: Path) -> None:
 
 
 def test_an_axis_is_cut_down_or_given_new_values(place: Path) -> None:
-    planned = runner.make_plan("two", ["method=sn", "seed=0,1,2"], grid.Scale(), None, ["conf"])
+    planned = plan.plan_grid("two", ["method=sn", "seed=0,1,2"], grid.Scale(), None, ["conf"])
     assert [job.name for job in planned.jobs] == [f"sn-{s}-s{n}" for s in "AB" for n in range(3)]
     assert planned.out == Path("outputs/two")  # an axis moves no folder
-    other = runner.make_plan("two", ["loss=hinge"], grid.Scale(), None, ["conf"])
+    other = plan.plan_grid("two", ["loss=hinge"], grid.Scale(), None, ["conf"])
     assert re.fullmatch(r"outputs/two-[0-9a-f]{6}", str(other.out))
 
 
@@ -321,96 +289,14 @@ def test_two_sweeps_of_one_folder_share_the_work(place: Path) -> None:
     assert {r["state"] for r in rows(place).values()} == {"finished"}
 
 
-# ---- several cells in a process
-
-
-def packed(folder: Path) -> dict[str, int]:
-    """How many cells the pack held that a cell was in."""
-    if not (folder / "together").exists():
-        return {}
-    return {n: int(k) for n, k in map(str.split, (folder / "together").read_text().splitlines())}
-
-
-def test_cells_are_packed_and_each_has_its_own_end(place: Path, capsys: Any) -> None:
-    words = ["method=sn", "setting=A", "seed=0,1,5,6,7"]
-    assert sweep(*words, "per_gpu=3", at_once="1") == SweepFailed.code
-    assert packed(place) == {"sn-A-s0": 3, "sn-A-s1": 3, "sn-A-s5": 3, "sn-A-s6": 2, "sn-A-s7": 2}
-    assert (place / "packs").read_text().count("3 ") == 1  # one process for all
-    states = {name: row["state"] for name, row in rows(place).items()}
-    assert states["sn-A-s5"] == "failed"
-    assert {states[f"sn-A-s{n}"] for n in (0, 1, 7)} == {"finished"}
-    assert states["sn-A-s6"] == "diverged"
-    assert starts(place)["sn-A-s7"] == starts(place)["sn-A-s5"] == 2  # the second time alone
-    err = capsys.readouterr().err
-    assert "[1/5] sn-A-s0: 4 updates, in pack 0" in err
-    assert "disk: seed 5 went wrong; mend it; will be retried" in err
-    assert rows(place)["sn-A-s5"]["error"] == "disk: seed 5 went wrong; mend it"
-
-
-def test_a_lost_pack_s_cells_are_tried_again_alone(place: Path, capsys: Any) -> None:
-    assert sweep("method=sn", "setting=A", "seed=0,4,1,2", "per_gpu=3", at_once="1") == 0
-    err = capsys.readouterr().err
-    assert "pack 0 died (exit code 137); retrying its cells one by one" in err
-    assert err.count("; will be retried") == 2  # 0 had ended before
-    assert {r["state"] for r in rows(place).values()} == {"finished"}
-    assert starts(place) == {f"sn-A-s{n}": 1 for n in (0, 4, 1, 2)}
-    assert packed(place) == {"sn-A-s0": 3}
-
-
-def test_a_cell_that_agrees_with_no_other_runs_alone_and_says_so(place: Path, capsys: Any) -> None:
-    (place / "conf" / "grid" / "mixed.yaml").write_text(
-        "title: Mixed\nblocks:\n  - overrides: [dataset=digits, steps=4]\n    axes:\n"
-        "      p: {a: seed=0, b: precision=bf16, c: seed=1, d: deterministic=true, e: threads=3}\n"
-    )
-    line = ["sweep", "--config-dir", "conf", "grid=mixed", "per_gpu=4"]
-    assert main.main(line) == 0
-    assert packed(place) == {"a": 2, "c": 2}
-    err = capsys.readouterr().err
-    assert "b: runs alone: no pending cell has precision=bf16 deterministic=False" in err
-    assert "d: runs alone: no pending cell has precision=tf32 deterministic=True" in err
-    assert starts(place) == dict.fromkeys("abcde", 1)
-
-
-def test_a_begun_cell_keeps_its_threads_and_so_its_company(place: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    for seed, threads in ((0, 1), (1, 1), (2, 2)):
-        folder = place / f"outputs/two-u0.1/sn-A-s{seed}"
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps({"status": "stopped", "step": 1, "threads": threads}))
-    assert sweep("method=sn", "setting=A", "seed=0,1,2,8", "per_gpu=4", at_once="1") == 0
-    assert packed(place) == {f"sn-A-s{n}": 2 for n in (0, 1, 2, 8)}
-    assert (place / "packs").read_text().splitlines() == ["4 1", "4 2"]
-
-
-def test_slots_share_the_cells_and_what_auto_chose_is_kept(place: Path, capsys: Any) -> None:
-    assert sweep("method=sn", "setting=A", "seed=8,9,0,1", "per_gpu=auto", at_once="2") == 0
-    assert len(packed(place)) == 4
-    assert max(packed(place).values()) == 2
-    found = json.loads((place / "outputs/two-u0.1/packing.json").read_text())
-    assert [p["chosen"] for p in found["packs"]] == [2] * len(found["packs"])
-    assert len(found["packs"]) >= 2
-
-
-def test_a_signal_stops_a_pack(place: Path) -> None:
-    def later() -> None:
-        while not list(place.glob("outputs/*/sn-A-s3/starts")):
-            time.sleep(0.02)
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=later)
-    thread.start()
-    assert sweep("method=sn", "setting=A", "seed=3,0,1", "per_gpu=2", at_once="1") == 143
-    thread.join()
-    states = {n: r["state"] for n, r in rows(place).items()}
-    assert states == {"sn-A-s3": "stopped", "sn-A-s0": "stopped", "sn-A-s1": "pending"}
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["per_gpu=0"], ["per_gpu: '0' is neither a positive integer nor auto"]),
-        (["per_gpu=foo", "jobs=-1"], ["per_gpu: 'foo'", "jobs: '-1' is not a positive integer"]),
+        (["per_gpu=auto"], ["per_gpu: 'auto': cells no longer share a process; write per_gpu=2"]),
+        (["per_gpu=0", "jobs=-1"], ["per_gpu: '0'", "jobs: '-1' is not a positive integer"]),
+        (["per_gpu=2", "jobs=2"], ["per_gpu: conflicts with jobs=; keep one of the two"]),
+        (["jobs=2", "hydra/launcher=joblib"], ["jobs: applies to processes of this machine"]),
+        (["hydra/launcher=jobl"], ["hydra/launcher: there is no 'jobl'; did you mean 'joblib'?"]),
         (["gpus=0,x"], ["gpus: '0,x' is not a list"]),
         (["gpus=[0,0]"], ["gpus: '[0,0]' is not a list"]),
         (["gpus=[0]", "device=cpu"], ["gpus: conflicts with device=; keep one of the two"]),
@@ -429,16 +315,20 @@ def test_mistakes_about_places_are_one_line_each(
 def test_gpus_that_are_not_there_are_refused_and_others_spread(place: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(EnvError, match="gpus: no GPU 2: this machine has 0, 1"):
-        runner.resolve_gpus(plan.Placement(gpus=[0, 2]))
-    assert list(runner.resolve_gpus(plan.Placement(slots=2)).gpus) == [0, 1]
-    assert list(runner.resolve_gpus(plan.Placement()).gpus) == []
-    assert plan.parse_placement(None, "2", "[1,0]", []) == plan.Placement(2, 2, [1, 0])
+        placement.parse_placement(None, None, "[0,2]", [])
+    assert placement.parse_placement("2", None, None, []) == placement.Placement(2, ["0", "1"])
+    assert placement.parse_placement(None, "3", None, []) == placement.Placement(6, ["0", "1"])
+    assert placement.parse_placement(None, None, None, []) == placement.Placement(1, [])
+    assert placement.parse_placement("2", None, None, ["device=cpu"]) == placement.Placement(2, [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
-    assert plan.visible_gpus() == ["5", "GPU-abc"]
-    made = runner.make_plan("two", [], grid.Scale(), None, ["conf"])
-    doing = scheduler.Scheduler(made, plan.Placement(2, 1, [1, 0]), [])
-    assert doing._env(made.jobs[0], 0)["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
+    assert placement.visible_gpus() == ["5", "GPU-abc"]
+    places = placement.parse_placement(None, "2", "[1]", [])
+    assert places == placement.Placement(2, ["GPU-abc"])
+    made = plan.plan_grid("two", [], grid.Scale(), None, ["conf"])
+    doing = scheduler.Scheduler(made.jobs, ledger.Ledger(place / "ledger"), placement=places)
+    assert doing._env(made.jobs[0], 1)["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
 
 
 # ---- status
@@ -531,29 +421,6 @@ def test_a_dry_run_measures_and_starts_nothing(place: Path, capsys: Any) -> None
     assert "2 cells, 8 updates, 0.1 of the updates, 1 of the width: about" in said.out
     assert said.err.count("measuring") == 2  # once for each method
     assert not (place / "outputs").exists()
-
-
-def test_a_dry_run_measures_packing_too(place: Path, capsys: Any, monkeypatch: Any) -> None:
-    gains = {2: 1.5, 4: 3.0}
-    monkeypatch.setattr(
-        cost, "measure_lanes", lambda updates, alone, _: Throughput(len(updates), 1.0, gains[len(updates)])
-    )
-    monkeypatch.setattr(cost, "measure", lambda *_: cost.Cost(900.0, None))
-    words = ["architecture.width=0.05", "batch_size=8", "metric.extractor=cifar", "device=cpu"]
-    assert sweep("dry_run=true", "per_gpu=2", *words, at_once="1") == 0
-    said = capsys.readouterr()
-    assert (
-        "4 cells, 16 updates, 0.1 of the updates, 1 of the width: about 4.0 h one after another" in said.out
-    )
-    assert "per_gpu=2: about 2.7 h, 2 at a time in a process" in said.out
-    assert "2: 1 updates/s, 1.50x" in said.err
-    assert sweep("dry_run=true", "per_gpu=auto", *words, at_once="2") == 0
-    said = capsys.readouterr()
-    assert "per_gpu=auto: about 80 min, 4 at a time in a process" in said.out
-    assert "jobs=2: 40 min at best: they will slow each other down" in said.out
-    gains[2] = 1.05
-    assert sweep("dry_run=true", "per_gpu=auto", *words, at_once="1") == 0
-    assert "per_gpu=auto: about 4.0 h, 1 at a time" in capsys.readouterr().out
 
 
 def test_a_dry_run_fetches_no_weights(place: Path, capsys: Any, monkeypatch: Any) -> None:

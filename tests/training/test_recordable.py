@@ -15,7 +15,6 @@ from torch._dynamo.utils import counters
 from ganlab.experiment import Experiment
 from ganlab.extractors.base import exact_fp32
 from ganlab.methods.weight_norms import SpectralNorm
-from ganlab.sweeps import lanes
 from ganlab.system import hardware
 from ganlab.training import engine
 from ganlab.training.build import build_gan
@@ -126,16 +125,3 @@ def test_bf16_that_a_cpu_emulates_is_warned_of(
     text = hardware.slow_bf16(precision, torch.device(device))
     assert ("precision=bf16 is several times slower" in text) == warned
     assert bool(text) == warned
-
-
-def test_updates_are_timed_once_they_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU the first updates run eagerly, and recording one takes longer still."""
-    calls, now = 0, 0.0
-
-    def update() -> None:
-        nonlocal calls, now
-        calls, now = calls + 1, now + (0.01 if calls > engine.WARM else 5.0)
-
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(lanes.time, "perf_counter", lambda: now)
-    assert lanes.seconds_of(update, torch.device("cuda:0")) == pytest.approx(0.01)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganlab.cli.actions import RULES
+from ganlab.cli.actions import SWEEP_KEYS
 from ganlab.cli.arguments import ParsedArgs
 from ganlab.cli.command import CONFIG_DIR, HELP, Command
 from ganlab.cli.help.page import arguments, default_of, marked, plain, table, title, wrap
@@ -145,10 +145,10 @@ def everything(command: Command, root: dict[str, Any], dirs: Sequence[Path]) -> 
         "",
         "options",
         *table(OPTIONS),
-        *table([(f"hydra/launcher={launchers}", "with -m: one run at a time, or several in parallel")]),
+        *table([(f"hydra/launcher={launchers}", "sweeps: one run at a time, or several in parallel")]),
         *table([("hydra/launcher=submitit_slurm|submitit_local", slurm)]),
-        *table([("hydra/launcher=ray", "with -m: on Ray; pip install 'ganlab[ray]'")]),
-        *table((f"{k}={plain(default)}", f"with -m: {text}") for k, (default, text) in RULES.items()),
+        *table([("hydra/launcher=ray", "sweeps: on Ray; pip install 'ganlab[ray]'")]),
+        *table((f"{k}={plain(default)}", f"with -m: {text}") for k, (default, text) in SWEEP_KEYS.items()),
         "",
         *_examples(command),
     ]
