@@ -11,7 +11,7 @@ from ganlab.text import clean, csv_cell
 PIPE_WIDTH = 160  # characters of a table that goes to a file or a pipe
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Print rows under columns; a narrow terminal wraps cells. None is empty."""
     from rich.console import Console
     from rich.table import Table

@@ -23,11 +23,11 @@ from ganlab.evaluation.generate import CHUNK, generators
 from ganlab.evaluation.passes import FeaturePass, batch_size, prefetch
 from ganlab.experiment import Experiment
 from ganlab.extractors.base import exact_fp32
-from ganlab.sweeps import process
 from ganlab.sweeps.placement import ONE_PROCESS, Placement
 from ganlab.sweeps.plan import Plan
 from ganlab.sweeps.process import print_status
 from ganlab.system.hardware import device_name, find_device, set_precision
+from ganlab.tables import print_table
 from ganlab.training import engine
 from ganlab.training.batches import Feed
 from ganlab.training.build import build_gan
@@ -118,7 +118,7 @@ def print_cost(plan: Plan, placement: Placement = ONE_PROCESS) -> None:
                 "scoring": format_duration(scored) if cost.score is not None else "?",
             }
         )
-    process.print_table(f"{plan.title}: {plan.out}", list(rows[0]), rows)
+    print_table(f"{plan.title}: {plan.out}", list(rows[0]), (row.values() for row in rows))
     updates = sum(job.steps for job in plan.jobs)
     scale = "" if plan.scale.whole else f", {plan.scale}"
     total = f"about {format_duration(training + scoring)} one after another on {device_name(device)}"

@@ -6,11 +6,8 @@ A crash, a leak or a divergence stays in its process. Imports no Hydra and no to
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,14 +18,14 @@ from typing import Any, NamedTuple
 
 from ganlab.errors import Diverged, RunInUse
 from ganlab.sweeps.watch import NO_LIVENESS, Liveness, Watchdog
-from ganlab.system.files import read_regular, write_atomic
+from ganlab.system.files import read_regular
 from ganlab.system.paths import python_path
 from ganlab.system.signals import SIGNALS, VARIABLE, handled
+from ganlab.text import clean
 
 # -P: a yaml.py in the working folder must not shadow the library
 COMMAND = [sys.executable, "-P", "-m", "ganlab", "train"]
 POLL = 0.2  # seconds between polls of a running process
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 FINAL = frozenset({2, 3, 4})  # exit codes of config, data and checkpoint errors, which a retry can't mend
 
 
@@ -145,48 +142,16 @@ def failure_reason(code: int, log: Path, start: int = 0) -> str:
         lines = file.read().decode("utf-8", "replace").splitlines()
     errors = [s.partition("ganlab: error: ")[2] for s in lines if "ganlab: error: " in s]
     if errors:
-        return table_text(errors[-1].strip())
+        return clean(errors[-1].strip(), 500)
     last = next((f": {s.strip()}" for s in reversed(lines) if s.strip()), "")
-    return table_text(f"exit code {code}{last[:200]}")
-
-
-def table_text(value: Any) -> str:
-    """A value as text for a table: empty for None, control characters replaced by question marks."""
-    return "" if value is None else _CONTROL.sub("?", str(value))
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, atomically. A cell that a spreadsheet would run as a formula gets a quote."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(rows[0])
-    for row in rows:
-        cells = [table_text(v) for v in row.values()]
-        writer.writerow(["'" + c if c.startswith(("=", "+", "-", "@")) else c for c in cells])
-    write_atomic(path, text.getvalue().encode())
-
-
-def print_table(title: str, heads: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as a table, wrapping cells where the terminal is too narrow."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(table_text(v)) for v in row.values()))
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(table)
+    return clean(f"exit code {code}{last[:200]}", 500)
 
 
 def print_failures(rows: Sequence[Mapping[str, Any]], name: str) -> None:
     """Print a line for each failed row: its name, error, exit code and log."""
     for row in rows:
         if row["state"] == "failed":
-            print_status(table_text(f"{row[name]}: {row['error']} (exit code {row['exit']}); {row['log']}"))
+            print_status(clean(f"{row[name]}: {row['error']} (exit code {row['exit']}); {row['log']}", 1000))
 
 
 def print_status(text: str) -> None:

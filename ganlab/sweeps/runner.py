@@ -20,6 +20,8 @@ from ganlab.sweeps.plan import Plan
 from ganlab.sweeps.process import print_status
 from ganlab.sweeps.scheduler import Scheduler
 from ganlab.system.files import write_json
+from ganlab.tables import print_table
+from ganlab.text import clean
 
 OVER = ("finished", "diverged")
 
@@ -78,7 +80,7 @@ def _report(
     scale = "" if plan.scale.whole else f" ({plan.scale})"
     hidden = ("run folder", "log") if plan.grid else ("it/s", "log")
     columns = [{k: v for k, v in row.items() if k not in hidden} for row in rows]
-    process.print_table(f"{plan.title}{scale}: {plan.out}", list(columns[0]), columns)
+    print_table(f"{plan.title}{scale}: {plan.out}", list(columns[0]), (row.values() for row in columns))
     process.print_failures(rows, "cell")
     if signals:
         print_status(f"stopped by {Signals(signals[0]).name}; the same command continues the sweep")
@@ -87,12 +89,12 @@ def _report(
     if failed := [r for r in rows if r["state"] not in OVER]:
         if failure is not None and all(r["state"] == "pending" for r in failed):
             fix = "choose a launcher that works here, or omit it"
-            raise EnvError("hydra/launcher", process.table_text(f"no run was started{why}"), fix)
+            raise EnvError("hydra/launcher", clean(f"no run was started{why}", 500), fix)
         what = f"{len(failed)} of {len(rows)} cells failed: {', '.join(r['cell'] for r in failed)}"
         if any(r["state"] != "failed" for r in failed):
             what += why
         command = "the same command" if rules.retry else "retry=failed"
-        raise SweepFailed(str(plan.out), process.table_text(what), f"{command} runs them again")
+        raise SweepFailed(str(plan.out), clean(what, 500), f"{command} runs them again")
     if diverged := sum(r["state"] == "diverged" for r in rows):
         print_status(f"{diverged} of {len(rows)} cells diverged (a result, not a failure)")
     return 0

@@ -22,7 +22,9 @@ from ganlab.sweeps.ledger import IN_USE_RETRY_S, MAX_TRIES, Ledger
 from ganlab.sweeps.placement import DEFAULT_RULES, ONE_PROCESS, Placement, Rules
 from ganlab.sweeps.plan import Job, final_status
 from ganlab.sweeps.process import ProcessResult, print_status
+from ganlab.system.files import write_atomic
 from ganlab.system.lock import Lock
+from ganlab.tables import to_csv
 
 WAIT = 2.0  # seconds between checks of a cell that another process runs
 LOST = "its process died together with its launcher"
@@ -262,5 +264,5 @@ class Scheduler:
                 if row["state"] == "lost":
                     row |= {"state": "failed", "error": LOST}
             if self.table is not None:
-                process.write_csv(self.table, rows)
+                write_atomic(self.table, to_csv(list(rows[0]), rows).encode())
         return rows

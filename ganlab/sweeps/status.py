@@ -17,6 +17,7 @@ from ganlab.runs.metrics_file import parse_line
 from ganlab.sweeps import process
 from ganlab.system.files import open_regular
 from ganlab.system.lock import owner_of
+from ganlab.tables import print_table
 
 DEPTH = 4  # levels of subfolders searched
 TAIL = 4096  # bytes at the end of metrics.jsonl that hold its last line
@@ -40,7 +41,7 @@ def show_status(folders: Sequence[str], watch: bool = False) -> int:
         if not runs:
             where = " ".join(map(str, roots))
             raise DataError(where, "contains no runs", "start one with ganlab train or sweep")
-        process.print_table(_title(roots), HEADS, [_shorten(row, roots) for row in runs])
+        print_table(_title(roots), HEADS, (_shorten(row, roots).values() for row in runs))
         print(summary(runs))
         if not watch or not any(row["state"] in ("running", "pending") for row in runs):
             return 0
