@@ -144,7 +144,7 @@ def hangs(kind: str, nth: int) -> Callable[[Path], dict[str, float]]:
 
         done = Forked(*words, cwd=place, env=env, before=before).wait(100)
         seconds = time.monotonic() - float(at.read_text())
-        one_line(done, 5, "no answer for 2 seconds", "GANLAB_DATA_TIMEOUT")
+        one_line(done, 5, "no response for 2 seconds", "GANLAB_DATA_TIMEOUT")
         assert not packs(place)
         with patch.object(decoding, "CHUNK_IMAGES", 10):
             again = command(place, *words)
