@@ -66,9 +66,11 @@ def rows(root: Path) -> list[dict[str, Any]]:
         for number, cell in enumerate(cells if isinstance(cells, list) else []):
             if not isinstance(cell, dict):
                 continue
-            folder = path.parent / str(cell.get("run"))
+            folder = Path(os.path.normpath(path.parent / str(cell.get("run"))))
             order[folder] = (str(path.parent), number)
-            if folder not in by_folder:
+            if folder not in by_folder and _is_run(folder):  # of train -m, whose record lies elsewhere
+                by_folder[folder] = _row(folder)
+            elif folder not in by_folder:
                 row = dict.fromkeys(HEADS, "") | {"run": str(folder), "state": "pending", "step": 0}
                 by_folder[folder] = row | {"of": cell.get("steps", "")}
     return [by_folder[folder] for folder in sorted(by_folder, key=lambda f: order.get(f, (str(f), 0)))]
@@ -91,11 +93,16 @@ def grid_warnings(root: Path) -> list[str]:
 def _shorten(row: dict[str, Any], roots: Sequence[Path]) -> dict[str, Any]:
     """The row with the run's path relative to the root, if there is one root."""
     path = Path(row["run"])
-    return row if len(roots) > 1 or path == roots[0] else row | {"run": str(path.relative_to(roots[0]))}
+    is_below = len(roots) == 1 and path != roots[0] and path.is_relative_to(roots[0])
+    return row | {"run": str(path.relative_to(roots[0]))} if is_below else row
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "run.json").is_file() or (folder / "result.json").is_file()
 
 
 def _run_folders(root: Path, depth: int) -> Iterator[Path]:
-    if (root / "run.json").is_file() or (root / "result.json").is_file():
+    if _is_run(root):
         yield root
     elif depth:
         with contextlib.suppress(OSError):

@@ -46,6 +46,7 @@ class Cluster:
         self.place, self.lines = place, list[str]()
         self.env = environment({"RAY_USAGE_STATS_ENABLED": "0", "GANLAB_CACHE": str(place / "cache")})
         self.env["RAY_raylet_start_wait_time_s"] = "300"  # a busy machine
+        self.env["RAY_agent_register_timeout_ms"] = "300000"
         self.env["PYTHONPATH"] = os.pathsep.join([self.env["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
 
     @contextmanager

@@ -35,11 +35,15 @@ class Trial:
             w for w in tiny(f"steps={steps}", "save_every=100000")[1:] if not w.startswith("run_dir=")
         ]
 
-    def array(self, seeds: str, *words: str, tasks: str = "0") -> str:
-        """Submit ``scripts/slurm_array.sh`` for a grid of these seeds; the number of its first task."""
+    def write_grid(self, seeds: str) -> None:
+        """A grid file of these seeds, ``conf/grid/trial.yaml``."""
         (self.place / "conf" / "grid").mkdir(parents=True)
         grid = GRID.format(words=", ".join(f'"{w}"' for w in self.words), seeds=seeds)
         (self.place / "conf" / "grid" / "trial.yaml").write_text(grid)
+
+    def array(self, seeds: str, *words: str, tasks: str = "0") -> str:
+        """Submit ``scripts/slurm_array.sh`` for a grid of these seeds; the number of its first task."""
+        self.write_grid(seeds)
         script, more = (
             str(ROOT / "scripts" / "slurm_array.sh"),
             ("--config-dir", "conf", "grid=trial", "out=out"),
@@ -67,7 +71,9 @@ class Trial:
             yield process
             said = process.communicate(timeout=WAIT)[0]
             kept = [
-                line for line in said.splitlines() if re.match(r"\d+ runs,|sweep |#|\d+ +seed|ganlab: ", line)
+                line
+                for line in said.splitlines()
+                if re.match(r"train -m|trial|cell |\[?\w+ +|ganlab: ", line)
             ]
             self.node.say("\n".join([*kept, f"exit code {process.returncode}"]))
         finally:
@@ -159,6 +165,29 @@ def cell_cancelled(trial: Trial) -> None:
     assert set(trial.status().values()) == {"stopped"}
 
 
+def drained(trial: Trial) -> None:
+    """A drained node: the cells of a grid wait in the queue, and run once it is back"""
+    node, name = trial.node, f"nodename={trial.node.host}"
+    node.run("scontrol", "update", name, "state=drain", "reason=trial")
+    trial.write_grid("0, 1")
+    words = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=30", "grid=trial", "out=out"]
+    node.say("$ ganlab sweep " + " ".join(words[::-1]))
+    command = [sys.executable, "-m", "ganlab", "sweep", "--config-dir", "conf", *words]
+    process = subprocess.Popen(command, cwd=trial.place, env=node.env, stdin=subprocess.DEVNULL)
+    try:
+        job = trial.job()
+        time.sleep(10)
+        node.run("squeue", "-h", "-r", "-o", "%T %r")
+        assert not list(trial.place.glob("out/*/run.json")), "a cell ran on a drained node"
+        node.run("scontrol", "update", name, "state=resume")
+        assert "COMPLETED" in node.over(job)
+        assert process.wait(WAIT) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert trial.status() == {"s0": "finished", "s1": "finished"}
+
+
 def cell_out_of_time(trial: Trial) -> None:
     """The end of its time is near, on submitit: the cell saves, is waited for, comes back and finishes"""
     words = ("partition=low", "timeout_min=6", "signal_delay_s=180", "max_num_timeout=20")
@@ -189,6 +218,7 @@ TRIALS: dict[str, tuple[Callable[[Trial], None], float]] = {  # and how many tim
     f"submitit: {GRACE}": (functools.partial(cell_preempted, "grace"), 1),
     "submitit: preempted, PreemptMode=CANCEL": (functools.partial(cell_preempted, "cancels"), 1),
     "submitit: out of time": (cell_out_of_time, 7),
+    "submitit: a grid, the node drained": (drained, 0.3),
 }
 
 
@@ -226,7 +256,7 @@ def cases() -> list[Case]:
 
 
 FIGURES = [
-    Figure("slurm", "A real SLURM: cancelled, preempted, out of time", (7, 9), 11, cases, needs=needs),
+    Figure("slurm", "A real SLURM: cancelled, preempted, out of time", (7, 9), 12, cases, needs=needs),
 ]
 
 if __name__ == "__main__":  # from tests/: python -m faults.slurm [NAME OF A TRIAL]...

@@ -15,7 +15,7 @@ from ganlab.cli import main
 from ganlab.config import compose
 from ganlab.config.overrides import command_line
 from ganlab.errors import ConfigError
-from ganlab.sweeps import compositions, ledger, plan, process, scheduler
+from ganlab.sweeps import compositions, ledger, plan, process, scheduler, status
 from ganlab.sweeps.placement import Rules
 from ganlab.sweeps.plan import Job
 from ganlab.system.lock import Lock
@@ -68,6 +68,9 @@ def test_both_commands_give_their_cells_to_a_launcher(command: str, place: Path,
     assert "1 of 2 cells failed" in capsys.readouterr().err
     assert main.main([*line, *words, "retry=never"]) == 8
     assert starts(place) == {"s0": 1, "s5": 2}
+    (record,) = [*place.glob("out/grid.json"), *place.glob("outputs/.sweeps/*/grid.json")]
+    rows = status.rows(record.parent.relative_to(place))
+    assert [(r["run"], r["state"]) for r in rows] == [("out/s0", "finished"), ("out/s5", "pending")]
 
 
 def make(folder: Path, *names: str, **rules: Any) -> tuple[scheduler.Scheduler, ledger.Ledger]:

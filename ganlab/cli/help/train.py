@@ -123,8 +123,8 @@ def everything(command: Command, root: dict[str, Any], dirs: Sequence[Path]) -> 
     keys, scoring = arguments("Experiment"), arguments("Scoring")
     names = [*defaults, *(g for g in known if g not in {*defaults, *NAMED.values(), "experiment"})]
     metric = {k: v for k, v in (root.get("metric") or {}).items() if k in scoring}
-    launchers = "|".join(["basic", "joblib", *known.get("hydra/launcher", [])])
-    slurm = "with -m: on SLURM, or locally in its manner; pip install 'ganlab[slurm]'"
+    launchers = "|".join(["basic", "joblib", *(n for n in known.get("hydra/launcher", []) if n != "ray")])
+    slurm = "sweeps: on SLURM, or locally in its manner; pip install 'ganlab[slurm]'"
     return [
         *command.head(),
         *wrap(command.about),
