@@ -162,15 +162,14 @@ def test_commands_on_the_device(place: Path) -> None:
     done = fresh(place, "fake_gpu many", commands, FAKE_REPORT=str(place / "reports.jsonl"))
     assert [code for code, _ in done] == [0, 0, 0, 0, 0, 5, 128 + signal.SIGTERM], done
     reports = [json.loads(line) for line in (place / "reports.jsonl").read_text().splitlines()]
-    names = ["train", "sample", "evaluate", "analyze", "pack", "sweep", "train", "train"]
+    names = ["train", "sample", "evaluate", "analyze", *["train"] * 3, "sweep", "train", "train"]
     assert [r["command"] for r in reports] == names
-    assert [r["devices"] for r in reports[:5]] == [[1], [0], [0], [0], [0]]
-    assert [r["complaints"] for r in reports if r is not reports[6]] == [[]] * 7
+    assert [r["devices"] for r in reports[:7]] == [[1], *[[0]] * 6]
+    assert [r["complaints"] for r in reports if r is not reports[8]] == [[]] * 9
     results = {p.parent.name: json.loads(p.read_text()) for p in place.glob("**/result.json")}
     assert results["run"]["status"] == "finished"
     assert [r["engine"]["used"] for r in results.values()] == ["graph"] * 5
     assert results.keys() == {"run", "stopped", "sn-A-s0", "sn-B-s0", "sn-C-s0"}
-    assert "in pack 0" in done[4][1]
     assert "Traceback" not in done[5][1]
     assert "ganlab: error: batch_size: out of device memory with 8" in done[5][1]
     assert "saved at step" in done[6][1]
