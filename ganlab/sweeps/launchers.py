@@ -111,7 +111,7 @@ class Launcher:
 
     def run(self, jobs: list[Job], ledger: Ledger) -> Outcomes:
         """Run ``jobs`` and wait for them. Raises what the launcher raises."""
-        call_dir = _new_folder(ledger.folder)
+        call_dir = _new_folder(ledger.folder.absolute())  # a worker may have another working folder
         has_slots = (self.settings.launcher.get("n_jobs") or 1) != 1
         spec = LaunchSpec(
             str(ledger.folder.absolute()),

@@ -47,8 +47,8 @@ def parse_placement(
     mistakes, numbers = list[Mistake](), list[int]()
     if per_gpu is not None and not re.fullmatch(r"[1-9]\d{0,3}", per_gpu):
         fix = "write per_gpu=2, for two processes on each GPU; the default is 1"
-        what = "cells no longer share a process" if per_gpu == "auto" else "is not a positive integer"
-        mistakes.append(Mistake("per_gpu", f"{per_gpu!r}: {what}", fix))
+        what = "is gone: cells share no process" if per_gpu == "auto" else "is not a positive integer"
+        mistakes.append(Mistake("per_gpu", f"{per_gpu!r} {what}", fix))
     if gpus is not None:
         entries = [n.strip() for n in gpus.strip("[]").split(",")]
         if all(re.fullmatch(r"\d{1,4}", n) for n in entries) and len(set(entries)) == len(entries):
@@ -62,7 +62,7 @@ def parse_placement(
     if jobs is not None and not re.fullmatch(r"[1-9]\d{0,3}", jobs):
         fix = "the default is 1, or per_gpu for each GPU in gpus="
         mistakes.append(Mistake("jobs", f"{jobs!r} is not a positive integer", fix))
-    if jobs is not None and per_gpu not in (None, "1"):
+    if not mistakes and jobs is not None and per_gpu not in (None, "1"):
         mistakes.append(Mistake("per_gpu", "conflicts with jobs=", "keep one of the two"))
     if mistakes:
         raise ConfigError(mistakes)
