@@ -70,9 +70,7 @@ def build_gan(
         fake_labels=e.fake_labels,
         accumulate=e.accumulate,
         order=e.order,
-        source=Moved(*fixed)
-        if any(fixed := (e.fixed_generator, e.fixed_shift))
-        else Generated(e.joint_fakes),
+        source=Moved(*fixed) if any(fixed) else Generated(e.joint_fakes),
     )
     team = collectives.current()
     try:

@@ -45,7 +45,6 @@ def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
     Returns detached scalars on the device by name, of each player's last update: ``d``, ``g``, the penalties
     and the class losses.
     """
-
     for flat in gan.flat.values():
         flat.begin()
     try:

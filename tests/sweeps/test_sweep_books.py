@@ -139,7 +139,7 @@ def test_what_failed_is_told_with_its_own_line_and_left_alone_if_asked(place: Pa
     assert [(r["state"], r["exit"], r["error"]) for r in found] == [
         ("failed", "0", "exit code 0, but its result is not marked finished"),
         ("failed", "3", "data/x.png: is cut short; fetch it again"),
-        ("failed", "4", "x?[2J: =cmd(); no"),
+        ("failed", "4", "x: =cmd(); no"),
         ("finished", "0", ""),
     ]
     err = capsys.readouterr().err

@@ -413,7 +413,7 @@ def test_a_cuda_graph_replays_what_runs_eagerly(name: str, tiny: Make) -> None:
         torch.use_deterministic_algorithms(True)
         found = images(e)
         gan = build_gan(e, cuda, len(found.classes))
-        return engine.make(e, gan, Feed(Sampler(found, cuda, e.seed), e, e.d_steps))
+        return engine.make(e, gan, Feed(Sampler(found, cuda, e.seed), e))
 
     try:
         eager, told = played(on_gpu("eager"))

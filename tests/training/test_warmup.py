@@ -221,3 +221,11 @@ def test_another_d_optimizer_on_resume_is_refused_and_allowed_by_name(tiny: Make
 def test_options_that_do_not_go_together_are_ds_mistake(tiny: Make) -> None:
     with pytest.raises(ConfigError, match="d_optimizer: rejects these options"):
         go(tiny(d_optimizer={"fused": True, "foreach": True}))
+
+
+def test_indices_have_a_buffer_that_stays_for_each_number_of_them(tiny: Make) -> None:
+    """A recorded update reads one; what warm-ups between its replays write lies in another."""
+    _, feed = start(tiny(**WARM))
+    seen = [(feed.place(at).d_steps, feed.index.data_ptr()) for at in range(6)]
+    assert [n for n, _ in seen] == [5, 5, 2, 2, 5, 2]
+    assert len({*seen}) == 2

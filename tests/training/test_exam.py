@@ -1,0 +1,102 @@
+"""Parts outside the core (``tests/exam``) train, resume to the bit, and agree recorded and on two ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from faults.ranks import at, equal, in_float64, resumed, send
+from test_engine import Traced, everything, start
+
+from ganlab.config import compose, targets
+from ganlab.experiment import Experiment
+from ganlab.training.engine import Engine
+
+EXAM = Path(__file__).parents[1] / "exam"
+PARTS = {
+    "relativistic": ["loss=wasserstein", "loss._target_=exam.relativistic.Relativistic"],
+    "began": [
+        "loss=wasserstein",
+        "loss._target_=exam.began.BEGAN",
+        "architecture._target_=exam.began.AutoencoderCNN",
+    ],
+    "reference_norm": [
+        "+normalization.vbn={_target_: exam.reference_norm.VirtualBatchNorm}",
+        "ema=0.9",
+    ],
+    "whole_batch_head": ["architecture._target_=exam.whole_batch_head.DeviationCNN"],
+    "growing": [
+        "architecture._target_=exam.growing.GrowingCNN",
+        "+timetable={_target_: exam.growing.Phases}",
+        "ema=0.9",
+    ],
+    "augmentation": ["+normalization.ada={_target_: exam.augmentation.Brightness}"],
+}
+SCHEDULED = [
+    "+schedules={ema: {_target_: ganlab.methods.timetable.Linear, end: 20}}",
+    "ema=0.9",
+    "normalization=[gp]",
+    "loss=wasserstein",
+    "lr_decay=linear",
+]
+USUAL = ["dataset.resolution=16", "architecture.width=0.05", "architecture.z_dim=8", "prior=normal"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def trust(_: int = 0) -> None:
+    """Let a config name the exam's classes; a user's own lie under ``ganlab``."""
+    targets.TRUSTED = (*targets.TRUSTED, "exam.")
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], Experiment]:
+    monkeypatch.setattr(targets, "TRUSTED", (*targets.TRUSTED, "exam."))
+    return lambda words: compose.build(compose.compose([*USUAL, "steps=12", "batch_size=8", *words]))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_a_file_of_at_most_40_lines(part: str) -> None:
+    code = (EXAM / f"{part}.py").read_text().splitlines()
+    assert len([line for line in code if line.strip()]) <= 40
+
+
+@pytest.mark.parametrize("part", [*PARTS, "scheduled"])
+def test_recorded_updates_are_the_eager_ones(part: str, made: Callable[[list[str]], Experiment]) -> None:
+    """Where a phase begins at step 6 recording begins anew, after three eager updates."""
+    words = PARTS.get(part, SCHEDULED)
+    eager, plain = (Engine(e, *start(e)) for e in (made(words), made(words)))
+    traced = Traced(plain)
+    first = everything(eager.gan)
+    graphs = set()
+    steps = 12 if part == "growing" else 6
+    for step in range(steps):
+        eager.update(step)
+        traced.update(step)
+        graphs.add(traced.graph)
+    assert traced.graph is not None, traced.why
+    assert len(graphs) == (3 if part == "growing" else 2)
+    after, replayed = everything(eager.gan), everything(traced.gan)
+    assert [k for k in after if not torch.equal(after[k], replayed[k])] == []
+    assert any(not torch.equal(first[k], after[k]) for k in first)
+    assert eager.loss_buffer.means(steps) == traced.loss_buffer.means(steps)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_stopped_run_resumes_to_the_bit(part: str, tmp_path: Path) -> None:
+    def stopped(rank: int) -> None:
+        trust()
+        at(9, 0, send(15))(rank)
+
+    resumed(PARTS[part], stopped, 143, tmp_path, 1, trust)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_two_ranks_are_one_process(part: str, tmp_path: Path) -> None:
+    def before(rank: int) -> None:
+        trust()
+        in_float64()
+
+    steps = ["steps=8"] if part == "growing" else []
+    assert equal([*PARTS[part], *steps], 2, tmp_path, before)["difference"] <= 1e-6
