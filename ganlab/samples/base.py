@@ -1,4 +1,4 @@
-"""What previews and exports draw samples from."""
+"""The source of the samples in previews and exports."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ganlab.types import Shape
 
 
 class SampleSource(Protocol):
-    """A trained or training generator, as pictures and files of samples need it.
+    """A generator, during or after training.
 
-    ema_or_generator: G, or its moving average where there is one. fixed: whether G is fixed and its samples
-    are real ones, ``moved``.
+    ema_or_generator: G, or its moving average if the run has one. fixed: whether G is not trained and its
+    samples are real ones, changed by ``moved``.
     """
 
     @property
