@@ -119,13 +119,8 @@ class Evaluator:
 
     def _compares_with(self, kind: Literal["features", "samples"]) -> dict[str, Metric[Any]]:
         """The metrics that compare with all real images' features, or with real samples themselves."""
-        return {
-            name: metric
-            for name, metric in self.metrics.items()
-            if "real" in metric.needs
-            and not metric.per_class
-            and metric.uses_extractor == (kind == "features")
-        }
+        by_kind = {n: m for n, m in self.metrics.items() if m.uses_extractor == (kind == "features")}
+        return {n: m for n, m in by_kind.items() if "real" in m.needs and not m.per_class}
 
     def among_real(self, reference: Reference | None = None) -> dict[str, float]:
         """Scores of other real samples, by full name, for metrics that estimate them. Call after ``check``.
@@ -225,92 +220,84 @@ class Evaluator:
         gives None and a warning; with ``strict``, DataError lists all of them.
         """
         began, crashes = time.perf_counter(), not strict  # a crash costs the scores, not the run
-        team = collectives.current()
+        team, by_class = collectives.current(), self._classes
+        by_class.poll, by_class.crashes = poll, crashes
+        reference: Reference | Exception | None = None
+        outcomes: dict[str, Any] = {}  # by metric: values, by label if per class, or an exception
 
-        def collect(outcomes: Mapping[str, Any], reference: Reference | Exception | None) -> Scores:
-            values: dict[str, float | None] = {}
-            more: dict[str, dict[str, Any]] = {}
-            missing: list[Mistake] = []
-            for name, metric in self.metrics.items():
-                entry, outcome = self._details(name, outcomes[name], generator), outcomes[name]
-                if metric.own_record:
-                    more[self._full(metric, metric.names[0])] = entry
-                if isinstance(outcome, Exception):
-                    missing.append(Mistake(f"metric.scores.{name}", str(outcome)))
-                    self._warn(f"{name}: no value, {outcome}")
-                    outcome = dict.fromkeys(metric.names)
-                elif metric.per_class:
-                    outcome = mean_values(outcome.values())
-                values |= {self._full(metric, key): value for key, value in outcome.items()}
-            known = reference if isinstance(reference, Reference) else None
-            among = attempt(functools.partial(self.among_real, known), crashes)
-            among = {} if isinstance(among, Exception) else among
-            warnings = [*self._warnings, *suspicions(values, among, self.better)]
-            self._warnings.clear()
-            if strict and missing:
-                raise DataError(missing)
-            record, seconds = self.record(generator), time.perf_counter() - began
-            return Scores(step, values, record, digest(record), seconds, warnings, more, among)
+        def real_for(metric: Metric[Any]) -> Any:
+            if not metric.uses_extractor:
+                return self._real_samples(metric)
+            if isinstance(reference, Exception):
+                raise reference
+            return reference
+
+        def score_all(metrics: Mapping[str, Metric[Any]]) -> Mapping[str, Any]:
+            parts = (self.protocol, self._features, generate, poll, functools.partial(self._report, "fake"))
+            return score_fakes(metrics, real_for, *parts, crashes=crashes)
+
+        def score_by_class(metrics: Mapping[str, Metric[Any]]) -> Mapping[str, Any]:
+            return score_classes(by_class, metrics, of_class, functools.partial(self._report, "class"))
 
         with exact_fp32(self.device.type):
-            reference = None
             if self._compares_with("features"):
                 get_reference = functools.partial(attempt, lambda: self.reference(poll), crashes)
                 reference = team.only_on_rank_zero(get_reference)
-            outcomes = self._outcomes(generate, of_class, reference, poll, crashes)
-            scores = team.only_on_rank_zero(lambda: collect(outcomes, reference))
+            for per_class, score in ((False, score_all), (True, score_by_class)):
+                metrics = {name: m for name, m in self.metrics.items() if m.per_class == per_class}
+                if metrics:
+                    result = attempt_on_all_ranks(functools.partial(score, metrics), crashes)
+                    outcomes |= dict.fromkeys(metrics, result) if isinstance(result, Exception) else result
+            known = reference if isinstance(reference, Reference) else None
+            among = team.only_on_rank_zero(lambda: attempt(lambda: self.among_real(known), crashes))
+            scores = team.only_on_rank_zero(
+                lambda: self._collect(outcomes, among, generator, step, began, strict)
+            )
         if team.size > 1:
             scores = Scores(**team.on_rank_zero(lambda: dataclasses.asdict(cast(Scores, scores))))
         return cast(Scores, scores)
 
-    def _outcomes(
+    def _collect(
         self,
-        generate: Generate,
-        of_class: OfClass | None,
-        reference: Reference | Exception | None,
-        poll: Poll,
-        crashes: bool,
-    ) -> dict[str, Any]:
-        """By metric: its values, by label if it is computed per class, or the exception without them.
-
-        One pass for all metrics of the whole distribution, then one of each class for the others.
-        """
-
-        def real_for(metric: Metric[Any]) -> Any:
-            if isinstance(reference, Exception) and metric.uses_extractor:
-                raise reference
-            return reference if metric.uses_extractor else self._real_samples(metric)
-
-        def score_all(metrics: Mapping[str, Metric[Any]]) -> dict[str, Any]:
-            report = functools.partial(self._report, "fake")
-            parts = (self.protocol, self._features, generate, poll, report)
-            return dict(score_fakes(metrics, real_for, *parts, crashes=crashes))
-
-        def score_by_class(metrics: Mapping[str, Metric[Any]]) -> dict[str, Any]:
-            self._classes.poll, self._classes.crashes = poll, crashes
-            report = functools.partial(self._report, "class")
-            return dict(score_classes(self._classes, metrics, of_class, report))
-
-        outcomes: dict[str, Any] = {}
-        for per_class, score in ((False, score_all), (True, score_by_class)):
-            metrics = {name: m for name, m in self.metrics.items() if m.per_class == per_class}
-            if metrics:
-                result = attempt_on_all_ranks(functools.partial(score, metrics), crashes)
-                outcomes |= dict.fromkeys(metrics, result) if isinstance(result, Exception) else result
-        return outcomes
+        outcomes: Mapping[str, Any],
+        among: dict[str, float] | Exception | None,
+        generator: Literal["raw", "ema"],
+        step: int,
+        began: float,
+        strict: bool,
+    ) -> Scores:
+        """The result of an evaluation from the outcome of each metric. Raises DataError if ``strict``."""
+        values: dict[str, float | None] = {}
+        more: dict[str, dict[str, Any]] = {}
+        missing: list[Mistake] = []
+        for name, metric in self.metrics.items():
+            outcome, entry = outcomes[name], dict[str, Any]()
+            if metric.own_record:
+                own = self.record(generator, name)
+                entry = more[self._full(metric, metric.names[0])] = {
+                    "protocol": own,
+                    "protocol_id": digest(own),
+                }
+            if isinstance(outcome, Exception):
+                missing.append(Mistake(f"metric.scores.{name}", str(outcome)))
+                self._warn(f"{name}: no value, {outcome}")
+                outcome = dict.fromkeys(metric.names)
+            elif metric.per_class:
+                by_name = {self.images.classes[c]: v[metric.names[0]] for c, v in outcome.items()}
+                entry |= details(by_name, metric, self._classes.of_real.get(name))
+                outcome = mean_values(outcome.values())
+            values |= {self._full(metric, key): value for key, value in outcome.items()}
+        among = among if isinstance(among, dict) else {}
+        warnings = [*self._warnings, *suspicions(values, among, self.better)]
+        self._warnings.clear()
+        if strict and missing:
+            raise DataError(missing)
+        record, seconds = self.record(generator), time.perf_counter() - began
+        return Scores(step, values, record, digest(record), seconds, warnings, more, among)
 
     @functools.cached_property
     def _classes(self) -> ClassPass:
         return ClassPass(self.images, self.protocol, self._cache, self._real_pool, self._features)
-
-    def _details(self, name: str, outcome: Any, generator: Literal["raw", "ema"]) -> dict[str, Any]:
-        """The protocol record of a metric, and the values of the classes if it is computed per class."""
-        metric, record = self.metrics[name], self.record(generator, name)
-        entry: dict[str, Any] = {"protocol": record, "protocol_id": digest(record)}
-        if metric.per_class and not isinstance(outcome, Exception):
-            values = {self.images.classes[c]: v[metric.names[0]] for c, v in outcome.items()}
-            entry |= details(values, metric, self._classes.of_real.get(name))
-        return entry
 
     def _real_pool(self, pixels: npt.NDArray[np.uint8], poll: Poll) -> Tensor:
         images = torch.from_numpy(pixels)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ganlab.metrics.protocol import Protocol as Protocol  # every metric uses it
+from ganlab.schema import parameters
 from ganlab.types import Kind, Shape
 
 BLOCK = 5000  # rows converted to float64 at a time: 80 MB at 2048 features
@@ -154,8 +155,8 @@ class Metric(ABC, Generic[RealT]):
         """Number of generated samples it uses, of each class if ``per_class``. It may be given more."""
 
     def options(self) -> dict[str, Any]:
-        """Its settings that affect its values, as plain values for the protocol record."""
-        return {}
+        """Its settings, as plain values for the protocol record: the constructor's arguments."""
+        return {name: getattr(self, name) for name in parameters(type(self))}
 
     def check(self, protocol: Protocol, real: Real) -> None:
         """Before training: raise MetricError, with the smallest possible count, if there can be no value.

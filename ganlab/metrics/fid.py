@@ -31,18 +31,21 @@ def frechet_distance(mean: Tensor, cov: Tensor, root: Tensor, mean_2: Tensor, co
     """|m - m2|^2 + tr(C + C2 - 2 (C C2)^(1/2)), for means (D,) and covariances (D, D) in float64.
 
     ``root`` is the symmetric square root of ``cov``. C C2 has the eigenvalues of the symmetric root C2 root,
-    which are real and three times faster to compute.
-    Raises MetricError if the result is not finite.
+    which are real and three times faster to compute. Raises MetricError if the result is not finite.
     """
+    return distance(mean - mean_2, cov.trace() + cov_2.trace(), root @ cov_2 @ root)
+
+
+def distance(gap: Tensor, traces: Tensor, product: Tensor) -> float:
+    """|gap|^2 + traces - 2 tr(product^(1/2)) of a symmetric ``product``. Raises MetricError if not finite."""
     try:
-        eigenvalues = torch.linalg.eigvalsh(root @ cov_2 @ root)
+        eigenvalues = torch.linalg.eigvalsh(product)
     except LinAlgError as e:
         raise MetricError(f"the eigenvalues of the covariances do not converge: {e}") from e
-    trace = cov.trace() + cov_2.trace() - 2 * eigenvalues.clamp(min=0).sqrt().sum()
-    distance = float((mean - mean_2).square().sum() + trace)
-    if not abs(distance) < float("inf"):
+    value = float(gap.square().sum() + (traces - 2 * eigenvalues.clamp(min=0).sqrt().sum()))
+    if not abs(value) < float("inf"):
         raise MetricError("features are not finite")
-    return max(distance, 0.0)  # a squared distance; rounding leaves about -1e-9 between equal sets
+    return max(value, 0.0)  # a squared distance; rounding leaves about -1e-9 between equal sets
 
 
 class RunningFID(Accumulator):
@@ -74,11 +77,11 @@ class FID(Metric[Reference]):
             raise MetricError(f"a covariance needs at least 2 reference images, there are {real.n}")
 
     def start(self, real: Reference, protocol: Protocol) -> Accumulator:
-        def distance(mean: Tensor, cov: Tensor) -> float:
+        def of_real(mean: Tensor, cov: Tensor) -> float:
             real_mean, real_cov, root = (t.to(cov.device) for t in (real.mean, real.cov, real.root))
             return frechet_distance(real_mean, real_cov, root, mean, cov)
 
-        return RunningFID("fid", protocol.fid_n_fake, distance)
+        return RunningFID("fid", protocol.fid_n_fake, of_real)
 
     def among_real(self, real: Reference, protocol: Protocol) -> dict[str, float]:
         """FID of two disjoint parts of the kept reference images, drawn by the protocol's seed.

@@ -7,13 +7,11 @@ generated ones.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ganlab.metrics.base import (
     Accumulator,
     ClassReference,
-    LinAlgError,
     Metric,
     MetricError,
     Protocol,
@@ -22,7 +20,7 @@ from ganlab.metrics.base import (
     require_finite,
     square_root,
 )
-from ganlab.metrics.fid import RunningFID
+from ganlab.metrics.fid import RunningFID, distance
 
 
 def factored(pool: Tensor) -> ClassReference:
@@ -48,15 +46,8 @@ def factored_distance(real: ClassReference, mean: Tensor, cov: Tensor) -> float:
     With C = F^T F, C C2 has the non-zero eigenvalues of the symmetric F C2 F^T (r, r): with 1,300 images of
     2,048 features the rank-deficient C is never computed. Raises MetricError if it is not finite.
     """
-    try:
-        eigenvalues = torch.linalg.eigvalsh(real.factor @ cov @ real.factor.T)
-    except LinAlgError as e:
-        raise MetricError(f"the eigenvalues of the covariances do not converge: {e}") from e
-    trace = real.factor.square().sum() + cov.trace() - 2 * eigenvalues.clamp(min=0).sqrt().sum()
-    distance = float((real.mean - mean).square().sum() + trace)
-    if not abs(distance) < float("inf"):
-        raise MetricError("features are not finite")
-    return max(distance, 0.0)
+    product = real.factor @ cov @ real.factor.T
+    return distance(real.mean - mean, real.factor.square().sum() + cov.trace(), product)
 
 
 class IntraFID(Metric[ClassReference]):
@@ -78,8 +69,8 @@ class IntraFID(Metric[ClassReference]):
             raise MetricError(f"a covariance needs at least 2 reference images of each class, {classes}")
 
     def start(self, real: ClassReference, protocol: Protocol) -> Accumulator:
-        def distance(mean: Tensor, cov: Tensor) -> float:
+        def of_real(mean: Tensor, cov: Tensor) -> float:
             n, *gaussian = real
             return factored_distance(ClassReference(n, *(t.to(cov.device) for t in gaussian)), mean, cov)
 
-        return RunningFID("intra_fid", protocol.intra_n_fake, distance)
+        return RunningFID("intra_fid", protocol.intra_n_fake, of_real)

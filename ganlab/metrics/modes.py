@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -27,9 +25,6 @@ class Modes(Metric[Real]):
     @checked
     def __init__(self, deviations: Positive = 3.0) -> None:
         self.deviations = deviations
-
-    def options(self) -> dict[str, Any]:
-        return {"deviations": self.deviations}
 
     def n_fake(self, protocol: Protocol) -> int:
         return protocol.fid_n_fake

@@ -117,11 +117,8 @@ class MSSSIM(Metric[None]):
         self.pairs = pairs
 
     def options(self) -> dict[str, Any]:
-        return {
-            "pairs": self.pairs,
-            "window": "min(11, side), sigma 1.5 in proportion",
-            "scales": len(WEIGHTS),
-        }
+        fixed = {"window": "min(11, side), sigma 1.5 in proportion", "scales": len(WEIGHTS)}
+        return super().options() | fixed
 
     def n_fake(self, protocol: Protocol) -> int:
         return 2 * self.pairs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,9 +41,6 @@ class NgramJS(Metric[Real]):
     def __init__(self, n: Count = 640) -> None:
         self.n = n
         self._counts: dict[str, list[Grams]] = {}  # of the real lines, by fingerprint
-
-    def options(self) -> dict[str, Any]:
-        return {"n": self.n}
 
     def n_fake(self, protocol: Protocol) -> int:
         return self.n

@@ -6,8 +6,6 @@ Source: Kynkäänniemi et al. 2019, arXiv:1904.06991, section 2.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -53,9 +51,6 @@ class PrecisionRecall(Metric[Reference]):
     @checked
     def __init__(self, neighbours: Count = 3, n: Count = 10_000) -> None:
         self.neighbours, self.n = neighbours, n
-
-    def options(self) -> dict[str, Any]:
-        return {"neighbours": self.neighbours, "n": self.n}
 
     def n_fake(self, protocol: Protocol) -> int:
         return min(protocol.fid_n_fake, self.n)

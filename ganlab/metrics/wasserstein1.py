@@ -33,9 +33,6 @@ class Wasserstein1(Metric[Real]):
     def __init__(self, n: Count = 1000) -> None:
         self.n = n
 
-    def options(self) -> dict[str, Any]:
-        return {"n": self.n}
-
     def n_fake(self, protocol: Protocol) -> int:
         return self.n
 
