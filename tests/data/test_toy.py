@@ -208,7 +208,8 @@ def test_coverage_by_hand() -> None:
 def test_of_real_points_98_9_per_cent_are_of_high_quality() -> None:
     data = TwentyFiveGaussians()
     real = Real(data.load().images, data.load().manifest)
-    told = Modes()(real, Fakes(samples=torch.from_numpy(data.load(split="test").images)), PROTOCOL)
+    others = torch.from_numpy(data.load(split="test").images)
+    told = Modes()(real, Fakes(samples=others), Protocol(name="all", is_n_fake=10, fid_n_fake=len(others)))
     assert told["modes"] == 25
     assert told["high_quality"] == pytest.approx(1 - math.exp(-4.5), abs=0.002)  # 3 deviations in the plane
     with pytest.raises(MetricError, match="swissroll has no modes"):
