@@ -19,7 +19,7 @@ from ganlab.methods.base import PLAYERS, Method
 from ganlab.methods.losses import ClassLoss, Loss
 from ganlab.methods.priors import Prior
 from ganlab.methods.timetable import Linear, Schedule, Steady, Timetable
-from ganlab.metrics.base import Measure, Metric, MetricError
+from ganlab.metrics.base import Metric, MetricError, Real
 from ganlab.metrics.protocol import OPTIONAL, Protocol
 from ganlab.models.base import Architecture
 from ganlab.schema import MAX_COUNT, Arguments, Count, NonNegative, Range, Seed, Steps, Threads, Unit, checked
@@ -42,7 +42,7 @@ class Scoring:
         progress: the protocol of evaluations during training; null: ``protocol``.
         weights: file of the extractor's weights; null: the packaged, cached or downloaded one.
 
-    Raises ValueError for metrics that a protocol rules out, however many real images there are.
+    Raises ValueError for metrics that the extractor or a protocol rules out, whatever the real images are.
     """
 
     @checked
@@ -50,7 +50,7 @@ class Scoring:
         self,
         extractor: Extractor,
         protocol: Protocol,
-        scores: dict[str, Measure],
+        scores: dict[str, Metric[Any]],
         progress: Protocol | None = None,
         weights: str | None = None,
     ) -> None:
@@ -62,15 +62,19 @@ class Scoring:
             raise ValueError("\n".join(mistakes))
 
     def _impossible(self) -> Iterator[str]:
-        """One message per metric that a protocol's sample counts rule out."""
+        """One message per metric that the extractor or a protocol's sample counts rule out."""
+        for name, metric in self.scores.items():
+            if "logits" in metric.needs and not self.extractor.num_classes:
+                what = f"needs class logits, which the feature network {self.extractor.name} does not have"
+                yield f"scores.{name}: {what}; choose another metric.extractor, or leave this metric out"
         for protocol in (self.progress, self.protocol):
-            for name, score in self.scores.items():
-                if isinstance(score, Metric):
-                    try:
-                        score.check(protocol, protocol.fid_n_real or UNLIMITED)
-                    except MetricError as error:
-                        fix = "choose another metric.protocol, or leave this metric out"
-                        yield f"scores.{name}: {error}; {fix}"
+            for name, metric in self.scores.items():
+                try:
+                    if metric.uses_extractor:  # others depend on the real samples
+                        metric.check(protocol, Real(n=protocol.fid_n_real or UNLIMITED))
+                except MetricError as error:
+                    fix = "choose another metric.protocol, or leave this metric out"
+                    yield f"scores.{name}: {error}; {fix}"
 
 
 class Experiment:
@@ -302,8 +306,8 @@ class Experiment:
             mistakes += [
                 f"metric.scores.{name}: needs class labels, but this architecture is unconditional; leave it "
                 "out, or use architecture=resnet architecture.head=projection"
-                for name, measure in metric.scores.items()
-                if measure.needs_labels
+                for name, score in metric.scores.items()
+                if "labels" in score.needs
             ]
         if mistakes:
             raise ValueError("\n".join(mistakes))
@@ -351,9 +355,9 @@ def _kind_mistakes(e: Experiment) -> Iterator[str]:
         except ValueError as error:
             yield str(error)
     fix = {"points": "modes,wasserstein1", "text": "ngram_js", "images": "is,fid,kid"}[kind]
-    for name, measure in e.metric.scores.items():
-        if kind not in measure.kinds:
-            what = f"scores {' and '.join(measure.kinds)}, but dataset {dataset} has {kind}"
+    for name, metric in e.metric.scores.items():
+        if kind not in metric.kinds:
+            what = f"scores {' and '.join(metric.kinds)}, but dataset {dataset} has {kind}"
             yield f"metric.scores.{name}: {what}; use metric=[{fix}]"
     for key in ("dequantize", "flip"):
         if getattr(e, key) and kind != "images":

@@ -35,7 +35,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ganlab.extractors.cifar import MEAN, RESOLUTION, STD, WEIGHTS, WIDTHS, FeatureNet, both_views, normalised
+from ganlab.extractors.cifar import MEAN, RESOLUTION, STD, WEIGHTS, WIDTHS, FeatureNet, both_views, normalized
 from ganlab.rng import generator, seed_default
 from ganlab.system.files import write_atomic
 
@@ -113,7 +113,7 @@ def batch_norm(channels: int) -> nn.Module:
 
 def whiten(net: FeatureNet, images: Tensor) -> None:
     """Set the stem to the whitening filters of 2x2 patches and their negatives; only its bias is trained."""
-    x = normalised(images)
+    x = normalized(images)
     patches = x.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
     filters = (vectors / (values + 5e-4).sqrt()).T.flip(0).reshape(12, 3, 2, 2)
@@ -157,7 +157,7 @@ def batches(split: Split, seed: int, epoch: int, shift: int, cutout: int) -> Ite
         i = order[start : start + BATCH]
         x = windows[i, :, shifts[0, i], shifts[1, i]]
         flip = (flips[i] ^ bool(epoch % 2)).view(-1, 1, 1, 1)
-        yield cut_out(normalised(torch.where(flip, x.flip(3), x)), cutout, random), labels[i]
+        yield cut_out(normalized(torch.where(flip, x.flip(3), x)), cutout, random), labels[i]
 
 
 def optimizer_of(net: FeatureNet) -> torch.optim.SGD:
@@ -230,7 +230,7 @@ def accuracy(state: dict[str, Tensor], widths: tuple[int, ...], split: Split) ->
     net.eval().to(memory_format=torch.channels_last)
     correct = 0
     for x, y in zip(split[0].split(1000), split[1].split(1000), strict=True):
-        correct += int((both_views(net, normalised(x)).logits.argmax(1) == y).sum())
+        correct += int((both_views(net, normalized(x)).logits.argmax(1) == y).sum())
     return correct / len(split[1])
 
 
@@ -253,7 +253,7 @@ def mean_of(ends: list[dict[str, Tensor]], net: FeatureNet, images: Tensor) -> F
     net.train()
     for i, x in enumerate(images.split(500)):
         with torch.autocast("cpu", torch.bfloat16):
-            net(normalised(x.flip(3) if i % 2 else x))
+            net(normalized(x.flip(3) if i % 2 else x))
     return net.eval()
 
 

@@ -83,7 +83,7 @@ def _evaluate(
         evaluators[-1].check()
     gan, step = restore(folder, first, checkpoint, device)
     for evaluator in evaluators:
-        if gan.num_classes and any(m.needs_labels for m in evaluator.measures.values()):
+        if gan.num_classes and any(m.per_class for m in evaluator.metrics.values()):
             evaluator.check_classes(gan.num_classes)
     return [_score(run, folder, gan, evaluator, step, checkpoint) for evaluator in evaluators]
 

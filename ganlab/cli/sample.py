@@ -50,8 +50,8 @@ def sample_run(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EnvError(str(target), f"cannot be created ({error.strerror})", "choose another out=") from error
-    drawn = export.Drawn(z, y, path, path_y, columns, singles)
-    export.write(target, folder, e.dataset, gan, drawn)
+    latents = export.Latents(z, y, path, path_y, columns, singles)
+    export.write(target, folder, e.dataset, gan, latents)
     labels = None if y is None else y.tolist()
     meta = {"run": run, "step": step, "n": n, "seed": seed, "labels": labels, "when": now()}
     write_json(target / "samples.json", meta)

@@ -9,39 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ganlab.distributed import collectives
 from ganlab.errors import DataError, Mistake
-from ganlab.evaluation import per_sample
 from ganlab.evaluation.generate import CHUNK, Generate, OfClass
-from ganlab.evaluation.passes import (
-    FakeFeatures,
-    FeaturePass,
-    Poll,
-    attempt,
-    attempt_on_all_ranks,
-    batch_size,
-    pass_over_fakes,
-)
-from ganlab.evaluation.per_class import ClassPass, class_counts, details, mean_over, score_groups
+from ganlab.evaluation.passes import FeaturePass, Poll, attempt, attempt_on_all_ranks, batch_size, score_fakes
+from ganlab.evaluation.per_class import ClassPass, class_counts, details, mean_values, score_classes
 from ganlab.evaluation.reference_stats import Cache, cache_key, compute
 from ganlab.evaluation.scores import Scores as Scores
 from ganlab.evaluation.scores import suspicions
 from ganlab.extractors.base import Extractor, exact_fp32
-from ganlab.metrics.base import GroupMetric, Measure, Metric, MetricError, Protocol, Reference, SampleMetric
+from ganlab.metrics.base import Metric, MetricError, NotApplicable, Protocol, Real, Reference
 from ganlab.metrics.protocol import OWN_SPLIT, digest
 from ganlab.types import ImageShape
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from ganlab.data.base import Dataset, SampleSet
@@ -67,7 +57,7 @@ class Evaluator:
     def __init__(
         self,
         extractor: Extractor,
-        metrics: Mapping[str, Measure],
+        metrics: Mapping[str, Metric[Any]],
         protocol: Protocol,
         dataset: Dataset,
         device: torch.device | str,
@@ -76,17 +66,14 @@ class Evaluator:
     ) -> None:
         self.device = torch.device(device)
         self.extractor, self.protocol = extractor.to(self.device), protocol
-        self.measures = dict(metrics)
-        self.metrics = {name: m for name, m in metrics.items() if isinstance(m, Metric)}
-        self.group_metrics = {name: m for name, m in metrics.items() if isinstance(m, GroupMetric)}
-        self.sample_metrics = {name: m for name, m in metrics.items() if isinstance(m, SampleMetric)}
+        self.metrics = dict(metrics)
         self.dataset, self.progress = dataset.reference, progress
         self._warnings: list[str] = []
         self._cache = Cache(cache_dir / "reference", self._warn)
         size = batch_size(protocol, self.device)
         self._features = FeaturePass(extractor, size, self.device, self._warn)
         self._reference: Reference | None = None
-        self._among: dict[str, float] | None = None  # of sample metrics
+        self._among: dict[str, float] | None = None  # for metrics on the samples themselves
 
     @functools.cached_property
     def images(self) -> SampleSet:
@@ -102,59 +89,54 @@ class Evaluator:
         shape = self.images.shape
         if isinstance(shape, ImageShape) and shape.channels not in (1, 3):
             mistakes.append(Mistake("dataset", f"scores need grayscale or RGB images, not {shape}"))
-        if self._needs_real and n_real > available:
+        if self._compares_with("features") and n_real > available:
             what = f"{protocol.name} compares with {n_real} images of split {self.images.split!r}"
             fix = f"set it to at most {available} or 0 (all), or choose another metric.protocol"
             what += f", {self.images.name} has {available}"
             mistakes.append(Mistake("metric.protocol.fid_n_real", what, fix))
             n_real = available
-        for name, measure in list(self.measures.items()):
+        for name, metric in list(self.metrics.items()):
             try:
-                if isinstance(measure, Metric):
-                    measure.check(protocol, n_real)
-                elif isinstance(measure, SampleMetric):
-                    self._check_samples(name, measure)
-                elif isinstance(measure, GroupMetric) and isinstance(shape, ImageShape):
-                    n_of_class = (
-                        class_counts(self.images, self.dataset, protocol) if measure.needs_labels else {}
-                    )
-                    measure.check(protocol, shape, n_of_class)
+                metric.check(protocol, self._real_samples(metric)._replace(n=n_real))
             except MetricError as e:
+                if isinstance(e, NotApplicable) and len(self.metrics) > 1:
+                    del self.metrics[name]
+                    self._warn(f"{name}: left out, {e}")
+                    continue
                 fix = "choose another metric.protocol, or leave this metric out"
                 mistakes.append(Mistake(f"metric.scores.{name}", str(e), fix))
         if mistakes:
             raise DataError(mistakes)
-        if self._uses_features:
+        if any(metric.uses_extractor for metric in self.metrics.values()):
             self.extractor.check()
 
-    def _check_samples(self, name: str, measure: SampleMetric) -> None:
-        """Drop a metric that does not apply to this dataset, unless it is alone. Raises MetricError."""
-        real = per_sample.real_of(self.images)
-        if (reason := measure.not_applicable(real)) and len(self.measures) > 1:
-            del self.measures[name], self.sample_metrics[name]
-            self._warn(f"{name}: left out, {reason}")
-            return
-        if reason:
-            raise MetricError(reason)
-        measure.check(self.protocol, real)
+    def _real_samples(self, metric: Metric[Any]) -> Real:
+        """The real samples as ``metric`` needs them. Raises MetricError without the labels it needs."""
+        images, needs = self.images, metric.needs
+        counts = class_counts(images, self.dataset, self.protocol) if "labels" in needs else {}
+        samples = np.asarray(images.images) if needs >= {"samples", "real"} else None
+        return Real(samples, images.manifest, len(images), images.shape, counts)
 
-    def among_real(self, real: Reference | Exception | None = None) -> dict[str, float]:
+    def _compares_with(self, kind: Literal["features", "samples"]) -> dict[str, Metric[Any]]:
+        """The metrics that compare with all real images' features, or with real samples themselves."""
+        by_kind = {n: m for n, m in self.metrics.items() if m.uses_extractor == (kind == "features")}
+        return {n: m for n, m in by_kind.items() if "real" in m.needs and not m.per_class}
+
+    def among_real(self, reference: Reference | None = None) -> dict[str, float]:
         """Scores of other real samples, by full name, for metrics that estimate them. Call after ``check``.
 
-        Without ``real`` (reference statistics), only sample metrics are included.
+        Without ``reference`` (statistics), only those of metrics on the samples themselves.
         """
-        if self._among is None and self.sample_metrics:
-            samples = per_sample.real_of(self.images)
-            self._among = {
-                k: v for m in self.sample_metrics.values() for k, v in m.among_real(samples).items()
-            }
-        values = dict(self._among or {})
-        if not isinstance(real, Reference):
-            return values
-        for name, metric in self.metrics.items():
-            key = cache_key(self.images, self.protocol, self.extractor.identity())
-            key |= {"among_real": name, "n_fake": metric.n_fake(self.protocol), "seed": self.protocol.seed}
-            numbers = self._cache.numbers(key, functools.partial(metric.among_real, real, self.protocol))
+        protocol = self.protocol
+        if self._among is None:
+            self._among = {}
+            for metric in self._compares_with("samples").values():
+                self._among |= metric.among_real(self._real_samples(metric), protocol)
+        values = dict(self._among)
+        for name, metric in self._compares_with("features").items() if reference else ():
+            key = cache_key(self.images, protocol, self.extractor.identity())
+            key |= {"among_real": name, "n_fake": metric.n_fake(protocol), "seed": protocol.seed}
+            numbers = self._cache.numbers(key, functools.partial(metric.among_real, reference, protocol))
             values |= {self._full(metric, k): v for k, v in numbers.items()}
         return values
 
@@ -168,33 +150,32 @@ class Evaluator:
     def better(self) -> dict[str, Literal["lower", "higher"]]:
         """The better direction of every score (standard deviations excluded), by full name."""
         return {
-            self._full(measure, name): measure.better
-            for measure in self.measures.values()
-            for name in measure.names
+            self._full(metric, name): metric.better
+            for metric in self.metrics.values()
+            for name in metric.names
             if not name.endswith("_std")
         }
 
-    def _full(self, measure: Measure, name: str) -> str:
-        return name + self.extractor.suffix if measure.uses_features else name
+    def _full(self, metric: Metric[Any], name: str) -> str:
+        return name + self.extractor.suffix if metric.uses_extractor else name
 
-    def record(self, generator: Literal["raw", "ema"] = "raw", group: str | None = None) -> dict[str, Any]:
+    def record(self, generator: Literal["raw", "ema"] = "raw", own: str | None = None) -> dict[str, Any]:
         """Everything except G that can affect the scores, as plain values; ``digest`` turns it into the id.
 
-        ``group``: the record of this group metric; otherwise that of all other metrics. A record does not
-        depend on which other scores are computed, except through the options of other metrics.
+        ``own``: the record of this metric, which has its own; otherwise that of all which have none. A record
+        does not depend on which other scores are computed, except through the options of other metrics.
         """
-        others: Mapping[str, Measure] = {**self.metrics, **self.sample_metrics}
-        measures = {group: self.measures[group]} if group else others
-        options = {name: settings for name, measure in measures.items() if (settings := measure.options())}
-        fields = {field for measure in measures.values() for field in measure.protocol_fields}
-        uses_features = any(measure.uses_features for measure in measures.values())
+        metrics = {name: m for name, m in self.metrics.items() if (name == own if own else not m.own_record)}
+        options = {name: settings for name, metric in metrics.items() if (settings := metric.options())}
+        fields = {field for metric in metrics.values() for field in metric.protocol_fields}
+        uses_extractor = any(metric.uses_extractor for metric in metrics.values())
         return {
             **self.protocol.record(fields),
             "dataset": self.images.name,
             "dataset_fingerprint": self.images.fingerprint,
             "real_split": self.images.split,
             "fid_n_real": self.protocol.fid_n_real or len(self.images),
-            "extractor": self.extractor.identity() if uses_features else None,
+            "extractor": self.extractor.identity() if uses_extractor else None,
             "generator": generator,
             "chunk": CHUNK,
             **({"options": options} if options else {}),
@@ -238,106 +219,85 @@ class Evaluator:
         are used. ``poll`` is called before every batch and may raise to abort. A metric without a value
         gives None and a warning; with ``strict``, DataError lists all of them.
         """
-        began, protocol = time.perf_counter(), self.protocol
-        values: dict[str, float | None] = {}
-        missing: list[Mistake] = []
-        more: dict[str, dict[str, Any]] = {}
-        for name in self.group_metrics:
-            record = self.record(generator, name)
-            more[name] = {"protocol": record, "protocol_id": digest(record)}
-        team = collectives.current()
+        began, crashes = time.perf_counter(), not strict  # a crash costs the scores, not the run
+        team, by_class = collectives.current(), self._classes
+        by_class.poll, by_class.crashes = poll, crashes
+        reference: Reference | Exception | None = None
+        outcomes: dict[str, Any] = {}  # by metric: values, by label if per class, or an exception
+
+        def real_for(metric: Metric[Any]) -> Any:
+            if not metric.uses_extractor:
+                return self._real_samples(metric)
+            if isinstance(reference, Exception):
+                raise reference
+            return reference
+
+        def score_all(metrics: Mapping[str, Metric[Any]]) -> Mapping[str, Any]:
+            parts = (self.protocol, self._features, generate, poll, functools.partial(self._report, "fake"))
+            return score_fakes(metrics, real_for, *parts, crashes=crashes)
+
+        def score_by_class(metrics: Mapping[str, Metric[Any]]) -> Mapping[str, Any]:
+            return score_classes(by_class, metrics, of_class, functools.partial(self._report, "class"))
+
         with exact_fp32(self.device.type):
-            crashes = not strict  # a crash costs the scores, not the run
-            get_reference = functools.partial(attempt, lambda: self.reference(poll), crashes)
-            real = team.only_on_rank_zero(get_reference) if self._needs_real else None
-            fake = (
-                attempt_on_all_ranks(lambda: self._fake_features(generate, poll), crashes)
-                if self.metrics
-                else None
+            if self._compares_with("features"):
+                get_reference = functools.partial(attempt, lambda: self.reference(poll), crashes)
+                reference = team.only_on_rank_zero(get_reference)
+            for per_class, score in ((False, score_all), (True, score_by_class)):
+                metrics = {name: m for name, m in self.metrics.items() if m.per_class == per_class}
+                if metrics:
+                    result = attempt_on_all_ranks(functools.partial(score, metrics), crashes)
+                    outcomes |= dict.fromkeys(metrics, result) if isinstance(result, Exception) else result
+            known = reference if isinstance(reference, Reference) else None
+            among = team.only_on_rank_zero(lambda: attempt(lambda: self.among_real(known), crashes))
+            scores = team.only_on_rank_zero(
+                lambda: self._collect(outcomes, among, generator, step, began, strict)
             )
-            groups = attempt_on_all_ranks(lambda: self._groups(generate, of_class, poll), crashes)
-
-            def compute_scores() -> Scores:
-                samples = per_sample.SamplePass(self.sample_metrics, protocol, self.images, self.device)
-                samples.generate(generate, poll if team.size == 1 else None, crashes)
-                for name, measure in self.measures.items():
-                    if isinstance(measure, SampleMetric):
-                        value = attempt(functools.partial(samples.value, name), crashes)
-                    elif isinstance(measure, Metric):
-                        value = attempt(functools.partial(self._value, name, real, fake), crashes)
-                    elif isinstance(groups, Exception):
-                        value = groups
-                    else:
-                        value = attempt(
-                            functools.partial(self._mean, name, groups[name], more[name]), crashes
-                        )
-                    if isinstance(value, Exception):
-                        missing.append(Mistake(f"metric.scores.{name}", str(value)))
-                        self._warn(f"{name}: no value, {value}")
-                        value = dict.fromkeys(measure.names, math.nan)
-                    values.update({self._full(measure, k): _nan_to_none(v) for k, v in value.items()})
-                among = attempt(functools.partial(self.among_real, real), crashes)
-                among = {} if isinstance(among, Exception) else among
-                record = self.record(generator)
-                warnings = [*self._warnings, *suspicions(values, among, self.better)]
-                self._warnings.clear()
-                if strict and missing:
-                    raise DataError(missing)
-                named = {self._full(m, m.names[0]): more[name] for name, m in self.group_metrics.items()}
-                seconds = time.perf_counter() - began
-                return Scores(step, values, record, digest(record), seconds, warnings, named, among)
-
-            scores = team.only_on_rank_zero(compute_scores)
         if team.size > 1:
             scores = Scores(**team.on_rank_zero(lambda: dataclasses.asdict(cast(Scores, scores))))
         return cast(Scores, scores)
 
-    @property
-    def _needs_real(self) -> bool:
-        return any(metric.needs_real for metric in self.metrics.values())
-
-    @property
-    def _uses_features(self) -> bool:
-        return any(measure.uses_features for measure in self.measures.values())
-
-    def _value(
-        self, name: str, real: Reference | Exception | None, fake: FakeFeatures | Exception | None
-    ) -> dict[str, float]:
-        metric = self.metrics[name]
-        for needed in (real, fake) if metric.needs_real else (fake,):
-            if isinstance(needed, Exception):
-                raise needed
-        assert isinstance(fake, FakeFeatures)
-        reference: Reference | None = real if metric.needs_real else None  # type: ignore[assignment]
-        run = fake.running.get(name)
-        if isinstance(run, Exception):
-            raise run
-        values = run.value(reference) if run else metric(reference, fake.kept, self.protocol)
-        if not all(map(math.isfinite, values.values())):
-            raise MetricError(f"not finite: {values}")
-        return values
-
-    def _fake_features(self, generate: Generate, poll: Poll) -> FakeFeatures:
-        return pass_over_fakes(self.metrics, self.protocol, self._features, generate, poll, self._report)
-
-    def _groups(self, generate: Generate, of_class: OfClass | None, poll: Poll) -> dict[str, Any]:
-        """Each group metric's values by label, or the exception that explains their absence."""
-        if not self.group_metrics:
-            return {}
-        self._classes.poll = poll
-        return score_groups(self._classes, self.group_metrics, generate, of_class, self._report)
+    def _collect(
+        self,
+        outcomes: Mapping[str, Any],
+        among: dict[str, float] | Exception | None,
+        generator: Literal["raw", "ema"],
+        step: int,
+        began: float,
+        strict: bool,
+    ) -> Scores:
+        """The result of an evaluation from the outcome of each metric. Raises DataError if ``strict``."""
+        values: dict[str, float | None] = {}
+        more: dict[str, dict[str, Any]] = {}
+        missing: list[Mistake] = []
+        for name, metric in self.metrics.items():
+            outcome, entry = outcomes[name], dict[str, Any]()
+            if metric.own_record:
+                own = self.record(generator, name)
+                entry = more[self._full(metric, metric.names[0])] = {
+                    "protocol": own,
+                    "protocol_id": digest(own),
+                }
+            if isinstance(outcome, Exception):
+                missing.append(Mistake(f"metric.scores.{name}", str(outcome)))
+                self._warn(f"{name}: no value, {outcome}")
+                outcome = dict.fromkeys(metric.names)
+            elif metric.per_class:
+                by_name = {self.images.classes[c]: v[metric.names[0]] for c, v in outcome.items()}
+                entry |= details(by_name, metric, self._classes.of_real.get(name))
+                outcome = mean_values(outcome.values())
+            values |= {self._full(metric, key): value for key, value in outcome.items()}
+        among = among if isinstance(among, dict) else {}
+        warnings = [*self._warnings, *suspicions(values, among, self.better)]
+        self._warnings.clear()
+        if strict and missing:
+            raise DataError(missing)
+        record, seconds = self.record(generator), time.perf_counter() - began
+        return Scores(step, values, record, digest(record), seconds, warnings, more, among)
 
     @functools.cached_property
     def _classes(self) -> ClassPass:
         return ClassPass(self.images, self.protocol, self._cache, self._real_pool, self._features)
-
-    def _mean(self, name: str, by_label: Any, more: dict[str, Any]) -> dict[str, float]:
-        """The mean over the groups; adds details to ``more``."""
-        mean, measure = mean_over(by_label), self.measures[name]
-        if measure.needs_labels:
-            of_real = self._classes.of_real.get(name)
-            more |= details(by_label, self.images.classes, measure.better, of_real)
-        return {measure.names[0]: mean}
 
     def _real_pool(self, pixels: npt.NDArray[np.uint8], poll: Poll) -> Tensor:
         images = torch.from_numpy(pixels)
@@ -351,7 +311,3 @@ class Evaluator:
     def _report(self, stage: str, done: int, of: int) -> None:
         if self.progress:
             self.progress(stage, done, of)
-
-
-def _nan_to_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -159,7 +159,7 @@ def quantize(x: Tensor, how: Quantize) -> Tensor:
 
 @contextlib.contextmanager
 def evaluating(net: nn.Module, bn: Literal["running", "batch"] = "running") -> Iterator[None]:
-    """Inside: ``net`` in evaluation mode; ``batch``: batch normalisation by the batch's own statistics.
+    """Inside: ``net`` in evaluation mode; ``batch``: batch norm with the batch's own statistics.
 
     Modes and running averages are as before afterwards.
     """

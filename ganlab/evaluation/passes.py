@@ -1,4 +1,4 @@
-"""One pass of generated images through the feature network, in bounded memory.
+"""One pass over generated samples: through the feature network and into every metric, in bounded memory.
 
 At most two chunks of images and one block of features are in memory. On a GPU a chunk is generated on its own
 stream while the features of the previous one are computed, without host synchronization. On a CPU both would
@@ -8,9 +8,9 @@ compete for the same cores.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,10 +20,21 @@ from ganlab.distributed import collectives
 from ganlab.errors import GanlabError
 from ganlab.evaluation.generate import CHUNK, Generate, MicroBatcher, chunk, settle
 from ganlab.extractors.base import Extractor
-from ganlab.metrics.base import BLOCK, LinAlgError, Metric, MetricError, Protocol, Running
+from ganlab.metrics.base import (
+    BLOCK,
+    EMPTY,
+    Accumulator,
+    Fakes,
+    LinAlgError,
+    Metric,
+    MetricError,
+    Need,
+    Protocol,
+)
 from ganlab.types import Features
 
 Poll = Callable[[], None] | None
+Chunk = tuple[int, Tensor, Iterable[Features]]  # first row, samples to keep, features in pieces
 
 NO_VALUE = (MetricError, torch.OutOfMemoryError, LinAlgError)
 
@@ -107,119 +118,125 @@ class FeaturePass:
         n: int,
         seed: int,
         poll: Poll = None,
-        report: Callable[[int], None] = lambda done: None,
-    ) -> Iterator[Features]:
-        """Features of ``n`` generated images, ``BLOCK`` at a time; the tensors are reused for the next block.
+        report: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        n_samples: int = 0,
+        label: int | None = None,
+    ) -> Iterator[Fakes]:
+        """Features of ``n`` generated samples and the first ``n_samples`` themselves, in blocks of ``BLOCK``.
 
-        ``report`` is called with the number done. Raises MetricError if images are not finite, after the
-        first chunk or at the end.
+        The tensors are reused for the next block. With several ranks each generates every ``size``-th chunk,
+        and rank 0 gets all blocks, the others none. ``label``: their class; it seeds the samples.
+        ``report(done, total)`` counts samples. Raises MetricError if samples are not finite, after the first
+        chunk or at the end; then, and for a signal, all ranks raise at the same chunk.
         """
-        size, dim, classes = min(BLOCK, n), self.extractor.feature_dim, self.extractor.num_classes
-        block = Features(*(torch.empty(size, width, device=self.home) for width in (dim, classes)))
-        done = 0
+        total, widths = max(n, n_samples), (self.extractor.feature_dim, self.extractor.num_classes)
+        pool, logits = (torch.empty(min(BLOCK, n), width, device=self.home) for width in widths)
+        samples = EMPTY
 
         def make(start: int) -> Tensor:
-            return chunk(generate, start, rng.generator(self.device, seed, "evaluate", start))
+            if poll and start >= n:  # else it is called before every batch of the extractor
+                poll()
+            counters = (start,) if label is None else (start, label)
+            return chunk(generate, start, rng.generator(self.device, seed, "evaluate", *counters))
 
         chunks = self._chunks if collectives.current().size == 1 else self._chunks_of_ranks
-        for pieces in chunks(make, n, poll, generate):
+        for start, images, pieces in chunks(make, n, n_samples, poll, generate):
+            first, row = start - start % BLOCK, start % BLOCK
+            if start == 0:
+                samples = images.new_empty(min(BLOCK, n_samples), *images.shape[1:])
+            samples[row : row + len(images)] = images
             for features in pieces:
-                while len(features.pool):
-                    at = done % size
-                    taken = min(size - at, len(features.pool))
-                    for whole, part in zip(block, features, strict=True):
-                        whole[at : at + taken] = part[:taken]
-                    features = Features(features.pool[taken:], features.logits[taken:])
-                    done += taken
-                    if done % size == 0:
-                        yield block
-                report(done)
-        if rest := done % size:
-            yield Features(block.pool[:rest], block.logits[:rest])
+                row_end = row + len(features.pool)
+                pool[row:row_end], logits[row:row_end] = features
+                row = row_end
+                report(first + row, total)
+            end = min(start + CHUNK, total)
+            report(end, total)
+            if end % BLOCK == 0 or end == total:
+                features_left, samples_left = max(n - first, 0), max(n_samples - first, 0)
+                yield Fakes(pool[:features_left], logits[:features_left], samples[:samples_left])
 
     def _chunks(
-        self, make: Callable[[int], Tensor], n: int, poll: Poll, generate: Generate
-    ) -> Iterator[Iterator[Features]]:
-        """Features of each chunk of ``n`` images, in pieces."""
-        for i, images in enumerate(prefetch(make, range(0, n, CHUNK), self.device)):
-            yield self(images[: n - i * CHUNK], poll)
-            if i == 0:
+        self, make: Callable[[int], Tensor], n: int, n_samples: int, poll: Poll, generate: Generate
+    ) -> Iterator[Chunk]:
+        starts = range(0, max(n, n_samples), CHUNK)
+        for start, images in zip(starts, prefetch(make, starts, self.device), strict=True):
+            kept = images[: max(n_samples - start, 0)].to(self.home)
+            yield start, kept, self(images[: max(n - start, 0)], poll)
+            if start == 0:
                 settle(generate)  # stop early if the generator diverged
         settle(generate)
 
     def _chunks_of_ranks(
-        self, make: Callable[[int], Tensor], n: int, poll: Poll, generate: Generate
-    ) -> Iterator[list[Features]]:
-        """The same on rank 0, in the same order; each rank generates every ``size``-th chunk.
+        self, make: Callable[[int], Tensor], n: int, n_samples: int, poll: Poll, generate: Generate
+    ) -> Iterator[Chunk]:
+        team, total = collectives.current(), max(n, n_samples)
+        widths = [self.extractor.feature_dim, self.extractor.num_classes]
 
-        Other ranks get nothing. All raise what one raises: a signal stops them at the same chunk.
-        """
-        team, widths = collectives.current(), [self.extractor.feature_dim, self.extractor.num_classes]
-
-        def features_of_chunk(start: int) -> Tensor:
-            rows = torch.zeros(CHUNK, sum(widths), device=self.home)
+        def one_chunk(start: int) -> tuple[Tensor, Tensor]:
+            rows, images = torch.zeros(CHUNK, sum(widths), device=self.home), make(start)
             if start < n:
-                parts = [torch.cat(f, 1) for f in self(make(start)[: n - start], poll)]
+                parts = [torch.cat(f, 1) for f in self(images[: n - start], poll)]
                 torch.cat(parts, out=rows[: min(CHUNK, n - start)])
-                settle(generate)
-            return rows
+            settle(generate)
+            return images.to(self.home).contiguous(), rows
 
-        for first in range(0, n, CHUNK * team.size):
-            rows = agree_on_value(functools.partial(features_of_chunk, first + team.rank * CHUNK))
-            all_rows = team.all_gather(rows)
-            if team.is_rank_zero:
-                sizes = [min(CHUNK, n - start) for start in range(first, n, CHUNK)]
-                yield from (
-                    [Features(*rows[:k].split(widths, 1))] for rows, k in zip(all_rows, sizes, strict=False)
-                )
-
-
-@dataclass
-class FakeFeatures:
-    """What the metrics need of the generated images after the pass.
-
-    running: by metric, its running sums or the exception that ended them. kept: the first rows of the
-    features, as many as the metrics without a running form need.
-    """
-
-    running: dict[str, Running | Exception]
-    kept: Features
+        for first in range(0, total, CHUNK * team.size):
+            images, rows = agree_on_value(functools.partial(one_chunk, first + team.rank * CHUNK))
+            dtype = images.dtype  # sent as bytes: no backend sends int16
+            all_images = team.all_gather(images.view(torch.uint8)) if first < n_samples else []
+            all_rows = team.all_gather(rows) if first < n else []
+            for i, start in enumerate(range(first, total, CHUNK)[: team.size if team.is_rank_zero else 0]):
+                kept = all_images[i].view(dtype)[: max(n_samples - start, 0)] if all_images else EMPTY
+                features = all_rows[i][: n - start].split(widths, 1) if start < n else ()
+                yield start, kept, [Features(*features)] if features else []
 
 
-def pass_over_fakes(
-    metrics: Mapping[str, Metric],
+def score_fakes(
+    metrics: Mapping[str, Metric[Any]],
+    real_for: Callable[[Metric[Any]], Any],
     protocol: Protocol,
     features: FeaturePass,
     generate: Generate,
     poll: Poll,
-    report: Callable[[str, int, int], None],
-) -> FakeFeatures:
-    """Feed as many generated images as any metric needs to all of them, block by block.
+    report: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    label: int | None = None,
+    crashes: bool = False,
+) -> dict[str, dict[str, float] | Exception]:
+    """The values of each metric, or the exception that prevented them, in one pass; {} on ranks above 0.
 
+    ``real_for(metric)``: what it compares with; may raise MetricError. ``label``: the class of the samples.
     Memory depends on the protocol alone: KID keeps ``fid_n_fake`` rows, 410 MB for 50,000 of Inception's.
     """
-    n = max(metric.n_fake(protocol) for metric in metrics.values())
-    running = {name: metric.running(protocol) for name, metric in metrics.items()}
-    keepers = [metrics[name] for name, run in running.items() if run is None]
 
-    def kept(part: str, width: int) -> Tensor:
-        rows = max((m.n_fake(protocol) for m in keepers if part in m.keeps), default=0)
-        return torch.empty(rows, width, device=features.home)
+    def n_fake(needs: set[Need]) -> int:
+        return max((m.n_fake(protocol) for m in metrics.values() if m.needs & needs), default=0)
 
-    extractor, done = features.extractor, 0
-    fake = FakeFeatures(
-        {name: run for name, run in running.items() if run is not None},
-        Features(kept("pool", extractor.feature_dim), kept("logits", extractor.num_classes)),
-    )
-    for block in features.blocks(generate, n, protocol.seed, poll, lambda done: report("fake", done, n)):
-        for side, new in zip(fake.kept, block, strict=True):
-            side[done : done + len(new)] = new[: max(len(side) - done, 0)]
-        done += len(block.pool)
-        for name, run in fake.running.items():
+    runs: dict[str, Accumulator | Exception] = {}
+    for name, metric in metrics.items() if collectives.current().is_rank_zero else ():
+        runs[name] = attempt(functools.partial(_start, metric, real_for, protocol), crashes)
+    n, n_samples = n_fake({"features", "logits"}), n_fake({"samples"})
+    for block in features.blocks(generate, n, protocol.seed, poll, report, n_samples=n_samples, label=label):
+        for name, run in runs.items():
             if not isinstance(run, Exception):
-                failed = attempt(functools.partial(run.add, block))
-                fake.running[name] = failed if isinstance(failed, Exception) else run
-    return fake
+                error = attempt(functools.partial(run.add, block), crashes)
+                runs[name] = error or run
+    return {name: attempt(functools.partial(_value, run), crashes) for name, run in runs.items()}
+
+
+def _start(metric: Metric[Any], real_for: Callable[[Metric[Any]], Any], protocol: Protocol) -> Accumulator:
+    return metric.start(real_for(metric) if "real" in metric.needs else None, protocol)
+
+
+def _value(run: Accumulator | Exception) -> dict[str, float]:
+    if isinstance(run, Exception):
+        raise run
+    values = run.value()
+    if not all(map(math.isfinite, values.values())):
+        raise MetricError(f"not finite: {values}")
+    return values
 
 
 def prefetch(make: Callable[[int], Tensor], starts: Iterable[int], device: torch.device) -> Iterator[Tensor]:

@@ -38,7 +38,7 @@ Extract = Callable[["npt.NDArray[np.uint8]"], Tensor]  # uint8 (B, C, H, W) to p
 
 
 def cache_key(images: SampleSet, protocol: Protocol, identity: dict[str, Any]) -> dict[str, Any]:
-    """What the statistics depend on, as plain values."""
+    """Everything the statistics depend on, as plain values."""
     n = protocol.fid_n_real or len(images)
     kept = min(n, protocol.kid_n_real)
     drawn = n < len(images) or kept < n
@@ -61,7 +61,7 @@ def rows_of(n: int, total: int, seed: int, counter: int) -> Tensor:
 
 
 def compute(images: SampleSet, protocol: Protocol, extract: Extract) -> Reference:
-    """Statistics of ``protocol.fid_n_real`` images; ``extract`` makes pooled features (B, D) of a few.
+    """Statistics of ``protocol.fid_n_real`` images; ``extract`` returns pooled features (B, D) of a batch.
 
     Moments are summed piece by piece, so only the kept features take memory. Raises MetricError.
     """
@@ -91,16 +91,16 @@ def piece(protocol: Protocol) -> int:
 
 
 def class_key(images: SampleSet, label: int, identity: dict[str, Any]) -> dict[str, Any]:
-    """What the statistics of one class depend on, as plain values; the fingerprint covers the labels."""
+    """Everything a class's statistics depend on, as plain values; the fingerprint covers the labels."""
     return {"format": FORMAT, "fingerprint": images.fingerprint, "label": label, "extractor": identity}
 
 
 def compute_class(images: SampleSet, rows: Tensor, step: int, extract: Extract) -> dict[str, Tensor]:
-    """What ``class_reference`` needs of the images ``rows`` (int64), all of one class. Raises MetricError.
+    """Statistics of the images ``rows`` (int64) of one class, for ``class_reference``. Raises MetricError.
 
-    Read and extracted ``step`` at a time. Of N images with D features each: ``pool`` (N, D), the features
-    themselves, while N <= D; of more images ``n``, ``mean`` (D,) and ``root`` (D, D), from summed moments. So
-    a class takes at most D x D numbers, whatever its size.
+    Read and extracted ``step`` at a time. For N images with D features each: the features ``pool`` (N, D) if
+    N <= D; otherwise ``n``, ``mean`` (D,) and ``root`` (D, D), from summed moments. So a class takes at most
+    D x D numbers, whatever its size.
     """
     collected, pools = Moments(), []
     for part in rows.split(step):
@@ -116,7 +116,7 @@ def compute_class(images: SampleSet, rows: Tensor, step: int, extract: Extract) 
 
 
 def class_reference(tensors: dict[str, Tensor]) -> ClassReference:
-    """The Gaussian of one class from what ``compute_class`` made. Raises MetricError."""
+    """The Gaussian of one class from the result of ``compute_class``. Raises MetricError."""
     if "pool" in tensors:
         return factored(tensors["pool"])
     return ClassReference(int(tensors["n"]), tensors["mean"], tensors["root"])
@@ -133,7 +133,7 @@ class Cache:
         self.writable = True
 
     def get(self, key: dict[str, Any]) -> Reference | None:
-        """What was stored under ``key``, or None if it is not there or damaged.
+        """The statistics stored under ``key``, or None if missing or damaged.
 
         All users in this process share one object: the protocols during and after training use the same
         410 MB of Inception features.
@@ -149,7 +149,7 @@ class Cache:
         self.write(key, {name: getattr(reference, name) for name in TENSORS})
 
     def read(self, key: dict[str, Any]) -> dict[str, Tensor] | None:
-        """The tensors stored under ``key``, or None if they are not there or damaged."""
+        """The tensors stored under ``key``, or None if missing or damaged."""
         from safetensors import safe_open
 
         path = self._path(key)
@@ -188,7 +188,7 @@ class Cache:
             self.warn(f"{self.folder}: reference statistics are not cached {why}")
 
     def numbers(self, key: dict[str, Any], compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """What was stored under ``key``, else what ``compute`` gives, stored unless that is nothing."""
+        """The numbers stored under ``key``; otherwise the result of ``compute``, stored unless empty."""
         if (tensors := self.read(key)) is not None:
             return {name: float(value) for name, value in tensors.items()}
         if values := compute():
@@ -197,9 +197,9 @@ class Cache:
 
     @contextlib.contextmanager
     def turn(self, key: dict[str, Any], poll: Callable[[], None] | None = None) -> Iterator[None]:
-        """Wait for others who compute the same, so that a grid of runs does it once; ``poll`` meanwhile.
+        """Wait, calling ``poll``, while another process computes the same: a grid of runs does it once.
 
-        Where no lock can be had, everybody computes: that is only slower.
+        Without a working lock every process computes: that is only slower.
         """
         lock = None
         while lock is None:

@@ -1,1 +1,1 @@
-"""Networks that turn images into features and class logits: what the scores are computed from."""
+"""Networks that turn images into the features and class logits that metrics use."""

@@ -1,4 +1,4 @@
-"""What every feature extractor is: uint8 images in, float32 pooled features and class logits out."""
+"""The interface of feature extractors: uint8 images to float32 pooled features and class logits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Extractor(ABC):
-    """A frozen network behind IS, FID and KID.
+    """A frozen network whose features IS, FID and KID use.
 
-    name: as in ``metric.extractor``. suffix: ends the scores' names ("" for the 2015 Inception network in
-    fp32 alone, whose scores may be compared with published ones). feature_dim: D of ``pool``; num_classes: K
-    of ``logits``. download: whether ``check`` may fetch missing weights. precision: of its convolutions.
+    name: as in ``metric.extractor``. suffix: appended to the scores' names; "" only for the 2015 Inception
+    network in fp32, whose scores are comparable with published ones. feature_dim: D of ``pool``.
+    num_classes: K of ``logits``, 0 without logits. download: whether ``check`` may download missing weights.
+    precision: of its convolutions.
     """
 
     name: ClassVar[str]
@@ -31,64 +32,64 @@ class Extractor(ABC):
     precision: Precision = "fp32"
 
     def choose(self, precision: Precision) -> None:
-        """Set ``precision``. Scores in bf16 are others: their names end in ``_bf16``."""
+        """Set ``precision``. The names of scores in bf16 end in ``_bf16``: they are not comparable."""
         self.precision = precision
         if precision == "bf16":
             self.suffix += "_bf16"
 
     @property
-    def told(self) -> dict[str, str | int | float]:
-        """The precision as a part of ``identity``, where it is not fp32."""
+    def precision_record(self) -> dict[str, str | int | float]:
+        """The entry of ``identity`` for the precision; none for fp32."""
         return {} if self.precision == "fp32" else {"precision": self.precision}
 
-    def convolving(self, device: torch.device) -> torch.autocast:
-        """Inside ``exact_fp32``: around what may run in bfloat16 where that was chosen."""
+    def conv_autocast(self, device: torch.device) -> torch.autocast:
+        """Autocast for the convolutions, in bfloat16 if chosen; use it inside ``exact_fp32``."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @abstractmethod
     def identity(self) -> dict[str, str | int | float]:
-        """What the numbers depend on: name, sha256 of the weights, layer, resize. Plain values.
+        """Everything that affects the features (name, sha256 of the weights, layer, resize), as plain values.
 
-        Part of every protocol record and of the cache key of reference statistics.
-        Raises EnvError when the weights can't be had.
+        Part of every protocol record and of the cache key of reference statistics. Raises EnvError if the
+        weights are not available.
         """
 
     @abstractmethod
     def check(self) -> None:
-        """Called before training: raise EnvError, one line, when the weights can't be had."""
+        """Before training: raise EnvError, one line, if the weights are not available."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
-        """Compute on ``device`` from now on; returns itself."""
+        """Move to ``device``; returns itself."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Features:
         """Features of ``images``, uint8 (B, 3, H, W): ``pool`` (B, D) and ``logits`` (B, K), float32.
 
-        In fp32 with TF32 off, or bf16 where it was chosen, without gradient; a sample's features do not
-        depend on the batch it is in (beyond 1e-5 in fp32). The result lies on the extractor's device. Raises
-        ValueError for other images.
+        In fp32 without TF32, or in bf16 if chosen, without gradient. A sample's features do not depend on
+        the rest of the batch (beyond 1e-5 in fp32). The result is on the extractor's device. Raises
+        ValueError for other input.
         """
 
 
 def check_images(images: Tensor, channels: tuple[int, ...] = (3,)) -> None:
     """Raise ValueError unless ``images`` is uint8 (B, C, H, W) with C among ``channels``."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in channels:
-        wanted = " or ".join(map(str, channels))
+        expected = " or ".join(map(str, channels))
         raise ValueError(
-            f"an extractor takes uint8 images (B, {wanted}, H, W), got {images.dtype} {tuple(images.shape)}"
+            f"an extractor takes uint8 images (B, {expected}, H, W), got {images.dtype} {tuple(images.shape)}"
         )
 
 
 @contextlib.contextmanager
 def exact_fp32(device_type: str = "cpu") -> Iterator[None]:
-    """Inside: no gradient, no autocast, no TF32 or bf16 products, no cuDNN autotuner. Afterwards: as before.
+    """No gradients, autocast, TF32 or bf16 products, nor cuDNN autotuner inside the block.
 
-    The autotuner goes too: it may pick another algorithm for another batch size.
+    The autotuner is off because it may choose another algorithm for another batch size.
     """
     b: Any = torch.backends
     switches: list[tuple[Any, str, bool | str]] = [(b.cudnn, "benchmark", False)]
-    switches += [(place, "allow_tf32", False) for place in (b.cuda.matmul, b.cudnn)]  # see set_precision
+    switches += [(place, "allow_tf32", False) for place in (b.cuda.matmul, b.cudnn)]
     if hasattr(b, "mkldnn") and hasattr(b.mkldnn, "conv"):  # torch 2.9 on
         switches += [(place, "fp32_precision", "ieee") for place in (b.mkldnn.matmul, b.mkldnn.conv)]
     before = [getattr(place, name) for place, name, _ in switches]

@@ -1,9 +1,8 @@
 """The built-in feature network: small, offline, trained on CIFAR-10 (``scripts/train_feature_net.py``).
 
-Its features are the mean over an image and its mirror image; it names 90.2 % of CIFAR-10's test images
-rightly (JPEG-recompressed, as its training data; ``assets/cifar_features.json`` has the particulars). Its
-scores carry the suffix ``_cifar`` and are never compared with published ones: they compare runs with each
-other, fast and without a download.
+Its features are averaged over an image and its mirror image. Its accuracy on CIFAR-10's test images is 90.2 %
+(JPEG-recompressed, like its training data; see ``assets/cifar_features.json``). Its scores have the suffix
+``_cifar`` and are not comparable with published ones: they compare runs with each other, fast and offline.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ from ganlab.types import Features
 WEIGHTS = ASSETS / "cifar_features.safetensors"
 WIDTHS = (24, 64, 240, 256)
 RESOLUTION = 32
-CPU_BATCH = 100  # a CPU's caches hold the maps of so many images: 1.4 times as fast as 1,000 at once
-# Mean and standard deviation of CIFAR-10's training pixels, red, green, blue, of 255.
+CPU_BATCH = 100  # the feature maps fit in a CPU's caches: 1.4 times as fast as 1,000 at once
+# mean and standard deviation of CIFAR-10's training pixels: red, green, blue, in [0, 255]
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
 
 class FeatureNet(nn.Module):
     """2x2 convolution, then three blocks of [3x3 conv, max-pool by 2, GELU, 3x3 conv, GELU], then the mean.
 
-    After airbench94 (Jordan 2024, arXiv:2404.00498), narrower, and with a mean over the last 3x3 map in the
-    place of its maximum. widths: channels of the stem and of each block; the last is the feature dimension D.
+    After airbench94 (Jordan 2024, arXiv:2404.00498), but narrower, and with the mean, not the maximum,
+    over the last 3x3 map. widths: channels of the stem and of each block; the last is D, of the features.
     norm: ``channels -> module`` after each 3x3 convolution, for training; None for the folded network,
     whose convolutions have biases instead. A norm's scale must be positive, or max-pool would not commute.
     """
@@ -63,7 +62,7 @@ class FeatureNet(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
 
     def forward(self, x: Tensor) -> Features:
-        """Normalised images (B, 3, 32, 32) to pool (B, D) and logits (B, K)."""
+        """Normalized images (B, 3, 32, 32) to pool (B, D) and logits (B, K)."""
         return self.read(self.maps(x))
 
     def maps(self, x: Tensor) -> Tensor:
@@ -82,11 +81,11 @@ class FeatureNet(nn.Module):
         return Features(pool, self.head(pool))
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalized(images: Tensor) -> Tensor:
     """uint8 (B, 1 or 3, H, W) to the network's input, float32 (B, 3, 32, 32), channels last.
 
-    Other sizes are brought to 32x32 by bilinear interpolation, antialiased when shrinking; the aspect ratio
-    is not kept. Grey images are repeated to three channels.
+    Other sizes are resized to 32x32 by bilinear interpolation, antialiased when shrinking; the
+    aspect ratio is not kept. Grayscale images are repeated to three channels.
     """
     x = images.float().contiguous(memory_format=torch.channels_last)
     if x.shape[2:] != (RESOLUTION, RESOLUTION):
@@ -97,35 +96,35 @@ def normalised(images: Tensor) -> Tensor:
 
 @functools.cache
 def pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """``MEAN`` and ``STD`` as (1, 3, 1, 1), copied to the device once: a copy makes the host wait."""
+    """``MEAN`` and ``STD`` as (1, 3, 1, 1), copied to the device once: a copy blocks the host."""
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
     return mean, std
 
 
-def both_views(net: FeatureNet, x: Tensor, convolving: AbstractContextManager[Any] | None = None) -> Features:
-    """The mean of the outputs for normalised images and for their mirror images.
+def both_views(net: FeatureNet, x: Tensor, autocast: AbstractContextManager[Any] | None = None) -> Features:
+    """The mean of the outputs for normalized images and for their mirror images.
 
-    ``convolving``: the convolutions run inside it; means and logits are in fp32.
+    ``autocast``: for the convolutions; means and logits are in fp32.
     """
-    with convolving or contextlib.nullcontext():
+    with autocast or contextlib.nullcontext():
         maps = [net.maps(view) for view in (x, x.flip(3))]
     plain, mirrored = (net.read(m.float()) for m in maps)
     return Features((plain.pool + mirrored.pool) / 2, (plain.logits + mirrored.logits) / 2)
 
 
 def widths_of(state: dict[str, Tensor]) -> tuple[int, ...]:
-    """The widths that a folded network's state has. Raises KeyError when it is no such state."""
+    """The ``widths`` of a folded network's state. Raises KeyError if it is the state of another network."""
     blocks = sum(name.endswith(".weight") for name in state if name.startswith("convs.")) // 2
     return (len(state["stem.weight"]), *(len(state[f"convs.{2 * i}.weight"]) for i in range(blocks)))
 
 
 class CifarExtractor(Extractor):
-    """The packaged network, or another one from ``scripts/train_feature_net.py``.
+    """The packaged network, or another one made by ``scripts/train_feature_net.py``.
 
-    weights: a safetensors file; None is the packaged one. The JSON beside it (required for the packaged
-    file) gives its sha256. Read at the first use: EnvError, one line, if it is missing, damaged or of
-    another network. precision: ``bf16`` is faster where the processor has it, and another protocol: the
-    scores' names end in ``_cifar_bf16``. Takes grey images too, uint8 (B, 1, H, W).
+    weights: a safetensors file; None: the packaged one. The JSON file beside it (optional for other files)
+    has its sha256. Read at first use; raises EnvError, one line, if it is missing, damaged or of another
+    network. precision: ``bf16`` is faster if the processor supports it, but a different protocol: the names
+    of its scores end in ``_cifar_bf16``. Also accepts grayscale images, uint8 (B, 1, H, W).
     """
 
     name = "cifar"
@@ -151,7 +150,7 @@ class CifarExtractor(Extractor):
             "layer": "mean",
             "views": "mirrored",
             "resize": resize,
-            **self.told,
+            **self.precision_record,
         }
 
     def check(self) -> None:
@@ -170,7 +169,8 @@ class CifarExtractor(Extractor):
             images = images.to(self._device, non_blocking=True)
             parts = images.split(CPU_BATCH) if self._device.type == "cpu" else (images,)
             pools, logits = zip(
-                *(both_views(net, normalised(p), self.convolving(self._device)) for p in parts), strict=True
+                *(both_views(net, normalized(p), self.conv_autocast(self._device)) for p in parts),
+                strict=True,
             )
             return Features(torch.cat(pools), torch.cat(logits))
 
@@ -185,14 +185,14 @@ class CifarExtractor(Extractor):
         except (SafetensorError, RuntimeError, KeyError, ValueError) as e:
             raise EnvError(str(self.path), "not weights of the cifar feature network", self._fix()) from e
         if net.head.in_features != self.feature_dim:
-            what = f"gives {net.head.in_features} features in the place of {self.feature_dim}"
+            what = f"has {net.head.in_features} features, expected {self.feature_dim}"
             raise EnvError(str(self.path), what, self._fix())
         net.eval().requires_grad_(False)
         self._net = net.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._net
 
     def _verified(self) -> bytes:
-        """The file's content, after its sha256 was compared with the JSON's."""
+        """The file's content; its sha256 equals that in the JSON file."""
         about = self.path.with_suffix(".json")
         try:
             content = self.path.read_bytes()

@@ -1,9 +1,9 @@
-"""The 2015 Inception network, in torch-fidelity's port: the features behind published IS, FID and KID.
+"""The 2015 Inception network as ported by torch-fidelity, used for published IS, FID and KID.
 
-Network and weights file are torch-fidelity's; features are the 2048 pooled ones and the 1008 logits without
-bias, as in the original Inception Score code. Its TF1 bilinear resize to 299x299 is done here with the same
-bits and an eighth of the work. Neither torch nor torch-fidelity sees a byte of a weights file whose sha256 is
-not the pinned one; then torch's ``weights_only`` reader alone does.
+Network and weights file are torch-fidelity's. The features are the 2048 pooled ones, the logits the 1008
+without bias, as in the original Inception Score code. The TF1 bilinear resize to 299x299 is bit-identical to
+torch-fidelity's at an eighth of the work. A weights file is parsed only if its sha256 is the pinned one, and
+only by torch's ``weights_only`` reader.
 """
 
 from __future__ import annotations
@@ -30,29 +30,31 @@ from ganlab.system.paths import cache_dir, expanded
 from ganlab.types import Features
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # the name states its beginning
+SHA256 = (
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # the file name has its first digits
+)
 SIZE = 95_628_359  # bytes
 SIZE_MB = 95.6
-LARGEST = 1 << 30  # bytes of a file of one's own
+MAX_BYTES = 1 << 30  # of a user's file
 LAYERS = ("2048", "logits_unbiased")
 SIDE = 299  # pixels
 ADVICE = "or use metric.extractor=cifar"
 
 
 def places() -> list[Path]:
-    """Where the weights are looked for, in this order: torch hub's folder, then ganlab's cache."""
+    """Where weights are searched for, in this order: torch hub's folder, then ganlab's cache."""
     return [Path(torch.hub.get_dir()) / "checkpoints" / FILE, cache_dir() / "weights" / FILE]
 
 
 class Inception(Extractor):
     """torch-fidelity's ``inception-v3-compat``: layers ``2048`` and ``logits_unbiased``.
 
-    weights: a file of your own. None: torch hub's folder, ganlab's cache, or a download into the latter.
-    sha256: of ``weights``, 64 hexadecimal digits, if they are not the official ones: without it no other file
-    is read. Its scores are marked ``weights_official: false``.
+    weights: a file. None: the one in torch hub's folder or ganlab's cache, or a download into the latter.
+    sha256: of ``weights``, 64 hexadecimal digits; required for other than the official ones. The record of
+    the scores then has ``weights_official: false``.
     download: whether it may be downloaded; ``GANLAB_OFFLINE=1`` forbids it too.
-    precision: ``bf16`` is faster where the processor has it, and another protocol: the scores' names end in
-    ``_bf16``, and they are not comparable with published ones.
+    precision: ``bf16`` is faster if the processor supports it, but a different protocol: the names of its
+    scores end in ``_bf16``, and they are not comparable with published ones.
     The constructor reads nothing; ``check`` does.
     """
 
@@ -73,7 +75,7 @@ class Inception(Extractor):
         if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise ValueError(f"sha256: {sha256!r} is not 64 digits 0-9a-f, as sha256sum prints them")
         if sha256 is not None and weights is None:
-            raise ValueError("sha256: is given without weights; leave it out, or name their file")
+            raise ValueError("sha256: has no effect without weights; leave it out, or set weights to a file")
         self.weights, self.download, self.expected = weights, download, sha256 or SHA256
         self._device = torch.device("cpu")
         self._net: nn.Module | None = None
@@ -88,7 +90,7 @@ class Inception(Extractor):
             "weights_official": official,
             "layer": "+".join(LAYERS),
             "resize": "tf1-bilinear-299",
-            **self.told,
+            **self.precision_record,
         }
 
     def check(self) -> None:
@@ -105,7 +107,7 @@ class Inception(Extractor):
         net = self._load()
         with exact_fp32(self._device.type):
             x = resized(images.to(self._device, non_blocking=True)).sub_(128).div_(128)
-            with self.convolving(self._device):
+            with self.conv_autocast(self._device):
                 maps = net(x)
             pool = maps.float().mean((2, 3))
             return Features(pool, pool @ net.fc.weight.T)  # type: ignore[union-attr]
@@ -118,7 +120,7 @@ class Inception(Extractor):
         return self._net
 
     def _place(self, net: nn.Module) -> nn.Module:
-        # channels last: 1.4 times faster on a CPU, and what tensor cores want
+        # channels last: 1.4 times faster on a CPU, and tensor cores prefer it
         return net.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def _find(self) -> Path:
@@ -133,12 +135,12 @@ class Inception(Extractor):
             reason = "GANLAB_OFFLINE is set"
         elif self.download:
             try:
-                told = logging.getLogger("ganlab")
-                told.warning("downloading %s (%s MB) to %s", FILE, SIZE_MB, target.parent)
+                log = logging.getLogger("ganlab")
+                log.warning("downloading %s (%s MB) to %s", FILE, SIZE_MB, target.parent)
                 fetch(url(), target, SHA256, size=SIZE)
                 return target
             except NotFetched as e:
-                told.warning("the download failed: %s", e)  # apart: the error has to fit one line
+                log.warning("the download failed: %s", e)  # separately: the error has to fit one line
                 reason = "its download failed"
         raise EnvError(
             "metric.weights",
@@ -153,7 +155,7 @@ def url() -> str:
 
 
 def port() -> Any:
-    """torch-fidelity's module, imported late: it takes seconds. Raises EnvError if it can't be."""
+    """torch-fidelity's module, imported late: it takes seconds. Raises EnvError if that fails."""
     try:
         from torch_fidelity import feature_extractor_inceptionv3
     except (ImportError, RuntimeError) as e:  # RuntimeError: torchvision of another build than torch
@@ -165,19 +167,19 @@ def port() -> Any:
 def verified(path: Path, expected: str, own: bool = False) -> tuple[bytes, str]:
     """The content of a weights file and its sha256, which must be ``expected``.
 
-    What is compared is what is used: the file can't become another one in between. ``own``: the user named
-    it. Raises EnvError.
+    The bytes that are verified are those used: the file cannot be replaced in between. ``own``: named by
+    the user. Raises EnvError.
     """
     try:
         with open(path, "rb", opener=open_regular) as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(MAX_BYTES + 1)
     except OSError as e:
         fix = f"give the path of {FILE} ({SIZE_MB} MB, sha256 {SHA256[:8]}...), {ADVICE}"
         raise EnvError("metric.weights" if own else str(path), f"{path}: {e.strerror or e}", fix) from e
-    found = hashlib.sha256(content).hexdigest()
-    if found == expected:
-        return content, found
-    what = f"damaged or another file: sha256 {found[:16]}..., expected {expected[:16]}..."
+    digest = hashlib.sha256(content).hexdigest()
+    if digest == expected:
+        return content, digest
+    what = f"damaged or another file: sha256 {digest[:16]}..., expected {expected[:16]}..."
     fix = f"delete it and it is fetched again, {ADVICE}"
     if own:
         fix = f"give {FILE}, or set metric.extractor.sha256 to its sum if you trust it"
@@ -185,19 +187,19 @@ def verified(path: Path, expected: str, own: bool = False) -> tuple[bytes, str]:
 
 
 def build(content: bytes, path: Path) -> nn.Module:
-    """The frozen network with the weights of a file's ``content``; torch's generators stay as they are.
+    """The frozen network with the weights in a file's ``content``; torch's generators are not changed.
 
-    Raises EnvError, naming ``path``, if they are not weights of this network.
+    Raises EnvError, naming ``path``, if the weights are of another network.
     """
     module = port()
     try:
         _require_unpacked(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        # torch-fidelity unpickles the file that it is given: give it tensors that we wrote ourselves
+        # torch-fidelity unpickles its file, so write one that has only these tensors
         clean = io.BytesIO()
         torch.save({str(k): v for k, v in state.items() if isinstance(v, Tensor)}, clean)
         clean.seek(0)
-        with torch.random.fork_rng(devices=[]):  # layers initialise themselves before weights are loaded
+        with torch.random.fork_rng(devices=[]):  # building the layers draws random weights
             net = module.FeatureExtractorInceptionV3(
                 "inception-v3-compat", list(LAYERS), feature_extractor_weights_path=clean
             )
@@ -218,15 +220,15 @@ def build(content: bytes, path: Path) -> nn.Module:
 
 
 def _require_unpacked(content: bytes) -> None:
-    """Raise ValueError for a compressed file, which torch never writes: 1 GB of it could stand for 1 TB."""
+    """Raise ValueError for a compressed file: torch writes none, and 1 GB could expand to 1 TB."""
     if content.startswith(b"PK"):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > len(content):
-                raise ValueError("its entries are compressed or lie over each other")
+                raise ValueError("its entries are compressed or overlap")
 
 
 class Trunk(nn.Module):
-    """torch-fidelity's network from its first convolution to its last maps; ``fc`` apart.
+    """torch-fidelity's network from its first convolution to its last maps, and ``fc`` separately.
 
     Float images (B, 3, 299, 299) in [-1, 1] to maps (B, 2048, 8, 8).
     """
@@ -234,7 +236,7 @@ class Trunk(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         parts = [part for name, part in net.named_children() if name not in ("AvgPool", "fc")]
-        self.layers, self.fc = nn.Sequential(*parts), net.fc  # the parts are named in the order of their use
+        self.layers, self.fc = nn.Sequential(*parts), net.fc  # children are in order of use
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)  # type: ignore[no-any-return]
@@ -243,8 +245,8 @@ class Trunk(nn.Module):
 def resized(images: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) to float32 (B, 3, 299, 299) in [0, 255], channels last, as TensorFlow 1 does it.
 
-    Equal to torch-fidelity's ``interpolate_bilinear_2d_like_tensorflow1x`` bit for bit: the same products and
-    sums in the same order, but along the rows before they are repeated.
+    Bit-identical to torch-fidelity's ``interpolate_bilinear_2d_like_tensorflow1x``: the same products and
+    sums in the same order, but rows are interpolated before they are repeated.
     """
     x = images.permute(0, 2, 3, 1).float().contiguous()  # (B, H, W, 3)
     for axis, shape in ((2, (-1, 1)), (1, (-1, 1, 1))):

@@ -1,30 +1,33 @@
-"""What a metric is, and the statistics of the reference images that metrics compare with.
-
-``Metric`` scores the features of all generated images at once, ``GroupMetric`` one group of images after
-another (each class, or all as one) and then the mean over the groups.
-"""
+"""The interface of metrics, and the statistics of real images that they compare with."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from ganlab.metrics.protocol import Protocol as Protocol  # the one word that every metric needs
-from ganlab.types import Features, ImageShape, Kind
+from ganlab.metrics.protocol import Protocol as Protocol  # every metric uses it
+from ganlab.schema import parameters
+from ganlab.types import Kind, Shape
 
-BLOCK = 5000  # rows taken to float64 at a time: 80 MB at 2048 features
-
+BLOCK = 5000  # rows converted to float64 at a time: 80 MB at 2048 features
+EMPTY = torch.empty(0)
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+Need = Literal["real", "labels", "features", "logits", "samples"]
+Field = Literal["pool", "logits", "samples"]
 
 
 class MetricError(ValueError):
-    """There is no value, and this is the reason. Never stops training."""
+    """A metric has no value; the message is the reason. Never stops training."""
+
+
+class NotApplicable(MetricError):
+    """A metric does not apply to a dataset; it is left out, unless there is no other."""
 
 
 @dataclass(frozen=True)
@@ -53,154 +56,132 @@ class ClassReference(NamedTuple):
     factor: Tensor
 
 
-class Group(NamedTuple):
-    """One class as a ``GroupMetric`` sees it; what it did not ask for is None.
+class Real(NamedTuple):
+    """The real samples before any feature is computed.
 
-    label: the class, or None where all images are one group. images: generated, uint8 (n, C, H, W), with
-    ``needs_images``. pool: features of generated images (n, D) float32, with ``uses_features``. real: with
-    ``needs_real``.
+    samples: as stored (N, ...), and facts: their manifest, both for metrics that need "samples". n: samples
+    to compare with. shape: of one sample. class_counts: samples of each scored class, by name, for metrics
+    that need "labels".
     """
 
-    label: int | None
-    images: Tensor | None
-    pool: Tensor | None
-    real: ClassReference | None
+    samples: Any = None
+    facts: Mapping[str, Any] = {}
+    n: int = 0
+    shape: Shape | None = None
+    class_counts: Mapping[str, int] = {}
 
 
-class Measure(ABC):
-    """What ``Metric`` and ``GroupMetric`` have in common.
+class Fakes(NamedTuple):
+    """Consecutive generated samples; a field that no metric needs is empty.
 
-    names: of its values, the score itself first. better: the good direction. needs_real: the real images'
-    statistics. kinds: of samples that it can score. needs_labels: a conditional generator, asked for one
-    class at a time. uses_features: its numbers depend on the feature network, whose suffix ends its names
-    then. protocol_fields: the fields of ``Protocol`` that move this metric's numbers alone; a record tells
-    them only where it is used.
+    pool (n, D), logits (n, K): their features, float32. samples: as stored, images uint8 (n, C, H, W), points
+    float32 (n, 2), text int16 (n, L). The number of rows may differ between fields.
+    """
+
+    pool: Tensor = EMPTY
+    logits: Tensor = EMPTY
+    samples: Tensor = EMPTY
+
+
+class Accumulator(ABC):
+    """A metric during a pass over generated samples: sums, or the samples themselves."""
+
+    @abstractmethod
+    def add(self, fakes: Fakes) -> None:
+        """Add the next samples: ``BLOCK`` of each field, fewer at the end. Ignore those beyond ``n_fake``.
+
+        The tensors are overwritten afterwards.
+        """
+
+    @abstractmethod
+    def value(self) -> dict[str, float]:
+        """The value of each of ``names``. Raises MetricError if there is none."""
+
+
+class Collected(Accumulator):
+    """Keeps the first ``n`` rows of a field and computes ``score`` of them at the end."""
+
+    def __init__(self, field: Field, n: int, score: Callable[[Tensor], dict[str, float]]) -> None:
+        self.field, self.n, self.score = field, n, score
+        self.done, self.rows = 0, EMPTY
+
+    def add(self, fakes: Fakes) -> None:
+        new: Tensor = getattr(fakes, self.field)[: self.n - self.done]
+        if self.done == 0:
+            self.rows = new.new_empty(self.n, *new.shape[1:])
+        self.rows[self.done : self.done + len(new)] = new
+        self.done += len(new)
+
+    def value(self) -> dict[str, float]:
+        require_count(self.done, self.n)
+        if self.field != "samples":
+            require_finite(self.rows)
+        return self.score(self.rows)
+
+
+RealT = TypeVar("RealT")
+
+
+class Metric(ABC, Generic[RealT]):
+    """A score of generated samples. Computed in float64, on the device of the features.
+
+    names: of its values, the score itself first. better: the good direction. kinds: of samples it can score.
+
+    needs: "features" or "logits" of the extractor, whose suffix is then added to the names; generated
+    "samples" as stored; class "labels": a conditional generator and a labelled dataset; "real" samples:
+    ``RealT`` is then ``Reference`` for a metric on features, ``ClassReference`` if also per_class, and
+    ``Real`` for one on samples.
+
+    per_class: computed of each class separately, then averaged. own_record: its protocol is recorded apart
+    from that of the other scores, so that its options do not change their ids. protocol_fields: the fields
+    of ``Protocol`` in ``OPTIONAL`` that affect it.
     """
 
     names: ClassVar[tuple[str, ...]]
     better: ClassVar[Literal["lower", "higher"]]
-    needs_real: ClassVar[bool] = True
-    needs_labels: ClassVar[bool] = False
     kinds: ClassVar[tuple[Kind, ...]] = ("images",)
-    uses_features: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]]
+    per_class: ClassVar[bool] = False
+    own_record: ClassVar[bool] = False
     protocol_fields: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def uses_extractor(self) -> bool:
+        """Whether its values depend on the feature network."""
+        return not self.needs.isdisjoint({"features", "logits"})
 
     @abstractmethod
     def n_fake(self, protocol: Protocol) -> int:
-        """How many generated images it wants (of each group); it gets as many or more, uses the first."""
+        """Number of generated samples it uses, of each class if ``per_class``. It may be given more."""
 
     def options(self) -> dict[str, Any]:
-        """Settings of its own that move its numbers, as plain values; they join the protocol record."""
-        return {}
-
-
-class Running(ABC):
-    """A metric under way: sums over the images it was shown, instead of their features."""
-
-    @abstractmethod
-    def add(self, features: Features) -> None:
-        """Take in the next images, ``BLOCK`` at a time (the last ones: fewer); leave out those not wanted."""
-
-    @abstractmethod
-    def value(self, real: Reference | None) -> dict[str, float]:
-        """What ``Metric.__call__`` gives."""
-
-
-class Metric(Measure):
-    """A score of the features of generated images.
-
-    keeps: which of ``Features`` it wants of all its images at once, in the call. A metric that needs none
-    names none and has a ``running`` form instead; then memory does not grow with the number of images.
-    """
-
-    keeps: ClassVar[tuple[str, ...]] = ("pool", "logits")
-
-    def running(self, protocol: Protocol) -> Running | None:
-        """A fresh running form, or None where there is none: then the features are kept for the call."""
-        return None
-
-    def check(self, protocol: Protocol, n_real: int) -> None:
-        """Before training: raise MetricError, the smallest N named, if these counts can give no value."""
-
-    def among_real(self, real: Reference, protocol: Protocol) -> dict[str, float]:
-        """What other real images would score, by name; {}: unknown. A G that scores better is suspicious."""
-        return {}
-
-    @abstractmethod
-    def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
-        """A value for each of ``names``. ``real`` is None only if ``needs_real`` is false.
-
-        Computes in float64 on ``fake``'s device. Raises MetricError where there is no value.
-        """
-
-
-class Streamed(Metric):
-    """A metric whose running form is all there is."""
-
-    keeps = ()
-
-    @abstractmethod
-    def running(self, protocol: Protocol) -> Running: ...
-
-    def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
-        running = self.running(protocol)
-        for pool, logits in zip(fake.pool.split(BLOCK), fake.logits.split(BLOCK), strict=True):
-            running.add(Features(pool, logits))
-        return running.value(real)
-
-
-class GroupMetric(Measure):
-    """A score of one group of images; the value is the mean over the groups.
-
-    With ``needs_labels`` the groups are the classes, else all images are one. needs_images: the images
-    themselves. scores_real: its value of as many real images of each class goes into the details.
-    """
-
-    needs_images: ClassVar[bool] = False
-    scores_real: ClassVar[bool] = False
-
-    def check(self, protocol: Protocol, shape: ImageShape, n_real: dict[str, int]) -> None:
-        """Before training: raise MetricError if images of ``shape`` can give no value, or the real ones.
-
-        ``n_real``: how many there are by class, of the classes that are scored; empty without classes.
-        """
-
-    @abstractmethod
-    def __call__(self, group: Group, protocol: Protocol) -> float:
-        """The value of one group. Raises MetricError where there is none."""
-
-
-class Real(NamedTuple):
-    """Real samples as they are stored (N, ...), and the facts that their dataset tells of them."""
-
-    samples: Any
-    facts: Mapping[str, Any]
-
-
-class SampleMetric(Measure):
-    """A score of generated samples themselves, as they are stored, against the real ones: no features."""
-
-    needs_real = False
-    uses_features = False
-
-    def not_applicable(self, real: Real) -> str:
-        """Why the metric does not apply to this dataset (it is then dropped); "" if it does."""
-        return ""
+        """Its settings, as plain values for the protocol record: the constructor's arguments."""
+        return {name: getattr(self, name) for name in parameters(type(self))}
 
     def check(self, protocol: Protocol, real: Real) -> None:
-        """Before training: raise MetricError if these real samples can give no value."""
+        """Before training: raise MetricError, with the smallest possible count, if there can be no value.
 
-    def among_real(self, real: Real) -> dict[str, float]:
-        """What other real samples would score, by name; {}: unknown. A G that scores better is suspicious."""
-        return {}
+        Raises NotApplicable if the metric makes no sense for this dataset.
+        """
 
     @abstractmethod
-    def __call__(self, real: Real, fake: Tensor, protocol: Protocol) -> dict[str, float]:
-        """A value for each of ``names``, of ``fake`` (n, ...) on the CPU. Raises MetricError without one."""
+    def start(self, real: RealT, protocol: Protocol) -> Accumulator:
+        """An accumulator for a pass over ``n_fake`` samples. ``real`` is None unless "real" is needed."""
+
+    def among_real(self, real: RealT, protocol: Protocol) -> dict[str, float]:
+        """The score of other real samples, by name; {}: unknown. A generator that beats it is suspicious."""
+        return {}
+
+    def __call__(self, real: RealT, fakes: Fakes, protocol: Protocol) -> dict[str, float]:
+        """The values for ``fakes``. Raises MetricError if there are none."""
+        accumulator = self.start(real, protocol)
+        for first in range(0, max(map(len, fakes)), BLOCK):
+            accumulator.add(Fakes(*(rows[first : first + BLOCK] for rows in fakes)))
+        return accumulator.value()
 
 
 class Moments:
-    """Mean and unbiased covariance of rows that come in pieces, in float64.
+    """Mean and unbiased covariance of rows added in pieces, in float64.
 
     Sums are taken about the first piece's mean, so that a large common offset costs no digits.
     """
@@ -210,7 +191,7 @@ class Moments:
         self._shift = self._sum = self._outer = torch.empty(0)
 
     def add(self, rows: Tensor) -> None:
-        """Take in ``rows`` (B, D) of any float type; all calls on one device, which must know float64."""
+        """Add ``rows`` (B, D) of any float type, always on the same device, which must support float64."""
         for piece in rows.split(BLOCK):
             x = piece.double()
             if self.n == 0:
@@ -223,7 +204,7 @@ class Moments:
             self.n += len(x)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D) with n - 1 in the denominator. Raises MetricError as needed."""
+        """Mean (D,) and covariance (D, D) divided by n - 1. Raises MetricError if not finite or n < 2."""
         if self.n < 2:
             raise MetricError(f"a covariance needs at least 2 images, there are {self.n}")
         off = self._sum / self.n
@@ -241,21 +222,19 @@ def moments(pool: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def square_root(cov: Tensor) -> Tensor:
-    """The symmetric square root of a covariance (D, D); what rounding made negative counts as 0."""
+    """The symmetric square root of a covariance (D, D); negative eigenvalues (rounding) count as 0."""
     values, vectors = torch.linalg.eigh(cov)
     scaled: Tensor = vectors * values.clamp(min=0).sqrt()
     return scaled.mm(vectors.T)
 
 
-def enough(there: int, wanted: int) -> None:
-    """Raise MetricError unless there are as many generated images."""
-    if there < wanted:
-        raise MetricError(f"needs at least {wanted} generated images, there are {there}")
+def require_count(n: int, minimum: int) -> None:
+    """Raise MetricError unless ``n`` generated samples are at least ``minimum``."""
+    if n < minimum:
+        raise MetricError(f"needs at least {minimum} generated images, there are {n}")
 
 
-def take(features: Tensor, n: int) -> Tensor:
-    """The first ``n`` rows. Raises MetricError unless there are as many and all are finite."""
-    enough(len(features), n)
-    if not bool(torch.isfinite(features[:n]).all()):
+def require_finite(features: Tensor) -> None:
+    """Raise MetricError unless all values are finite."""
+    if not bool(torch.isfinite(features).all()):
         raise MetricError("features are not finite")
-    return features[:n]

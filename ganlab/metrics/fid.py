@@ -5,94 +5,102 @@ Source: Heusel et al. 2017, arXiv:1706.08500, equation 6.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ganlab import rng
 from ganlab.metrics.base import (
     BLOCK,
+    Accumulator,
+    Fakes,
     LinAlgError,
+    Metric,
     MetricError,
     Moments,
     Protocol,
+    Real,
     Reference,
-    Running,
-    Streamed,
-    enough,
+    require_count,
     square_root,
 )
-from ganlab.types import Features
 
 
 def frechet_distance(mean: Tensor, cov: Tensor, root: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
-    """|m - m2|^2 + tr(C + C2 - 2 (C C2)^(1/2)), of means (D,) and covariances (D, D) in float64.
+    """|m - m2|^2 + tr(C + C2 - 2 (C C2)^(1/2)), for means (D,) and covariances (D, D) in float64.
 
-    ``root`` is the symmetric square root of ``cov``. C C2 has the eigenvalues of root C2 root, which is
-    symmetric: real eigenvalues, three times faster than the general ones, and no complex part to drop.
-    Raises MetricError if the result is not finite.
+    ``root`` is the symmetric square root of ``cov``. C C2 has the eigenvalues of the symmetric root C2 root,
+    which are real and three times faster to compute. Raises MetricError if the result is not finite.
     """
+    return distance(mean - mean_2, cov.trace() + cov_2.trace(), root @ cov_2 @ root)
+
+
+def distance(gap: Tensor, traces: Tensor, product: Tensor) -> float:
+    """|gap|^2 + traces - 2 tr(product^(1/2)) of a symmetric ``product``. Raises MetricError if not finite."""
     try:
-        eigenvalues = torch.linalg.eigvalsh(root @ cov_2 @ root)
+        eigenvalues = torch.linalg.eigvalsh(product)
     except LinAlgError as e:
-        raise MetricError(f"the covariances have no eigenvalues: {e}") from e
-    trace = cov.trace() + cov_2.trace() - 2 * eigenvalues.clamp(min=0).sqrt().sum()
-    distance = float((mean - mean_2).square().sum() + trace)
-    if not abs(distance) < float("inf"):
+        raise MetricError(f"the eigenvalues of the covariances do not converge: {e}") from e
+    value = float(gap.square().sum() + (traces - 2 * eigenvalues.clamp(min=0).sqrt().sum()))
+    if not abs(value) < float("inf"):
         raise MetricError("features are not finite")
-    return max(distance, 0.0)  # a squared distance; rounding leaves about -1e-9 between equal sets
+    return max(value, 0.0)  # a squared distance; rounding leaves about -1e-9 between equal sets
 
 
-class FID(Streamed):
-    """FID of the first ``fid_n_fake`` fakes against ``fid_n_real`` reference images."""
+class RunningFID(Accumulator):
+    """``distance(mean, cov)`` of the Gaussian fitted to the features of the first ``n`` images."""
+
+    def __init__(self, name: str, n: int, distance: Callable[[Tensor, Tensor], float]) -> None:
+        self.name, self.n, self.distance, self.moments = name, n, distance, Moments()
+
+    def add(self, fakes: Fakes) -> None:
+        self.moments.add(fakes.pool[: self.n - self.moments.n])
+
+    def value(self) -> dict[str, float]:
+        require_count(self.moments.n, self.n)
+        return {self.name: self.distance(*self.moments.result())}
+
+
+class FID(Metric[Reference]):
+    """FID of the first ``fid_n_fake`` generated images against ``fid_n_real`` real ones."""
 
     names = ("fid",)
     better = "lower"
+    needs = frozenset({"features", "real"})
 
     def n_fake(self, protocol: Protocol) -> int:
         return protocol.fid_n_fake
 
-    def check(self, protocol: Protocol, n_real: int) -> None:
-        if n_real < 2:
-            raise MetricError(f"a covariance needs at least 2 reference images, there are {n_real}")
+    def check(self, protocol: Protocol, real: Real) -> None:
+        if real.n < 2:
+            raise MetricError(f"a covariance needs at least 2 reference images, there are {real.n}")
 
-    def running(self, protocol: Protocol) -> Running:
-        return RunningFID(protocol.fid_n_fake)
+    def start(self, real: Reference, protocol: Protocol) -> Accumulator:
+        def of_real(mean: Tensor, cov: Tensor) -> float:
+            real_mean, real_cov, root = (t.to(cov.device) for t in (real.mean, real.cov, real.root))
+            return frechet_distance(real_mean, real_cov, root, mean, cov)
+
+        return RunningFID("fid", protocol.fid_n_fake, of_real)
 
     def among_real(self, real: Reference, protocol: Protocol) -> dict[str, float]:
         """FID of two disjoint parts of the kept reference images, drawn by the protocol's seed.
 
-        One part is as large as ``fid_n_fake``, or half of all; the other is what remains. What the counts n
-        and m add to the FID of equal distributions falls as 1/n + 1/m (Chong & Forsyth 2020,
-        arXiv:1911.07023); the value is brought to the protocol's counts by that.
+        One part has ``fid_n_fake`` images, or half of them; the other has the rest. The bias of the FID of
+        two samples of n and m images falls as 1/n + 1/m (Chong & Forsyth 2020, arXiv:1911.07023); the value
+        is scaled to the protocol's counts accordingly.
         """
-        there = len(real.pool)
-        n = min(protocol.fid_n_fake, there // 2)
+        available = len(real.pool)
+        n = min(protocol.fid_n_fake, available // 2)
         if n < 2:
             return {}
-        rows = torch.randperm(there, generator=rng.generator("cpu", protocol.seed, "metric", 7))
+        rows = torch.randperm(available, generator=rng.generator("cpu", protocol.seed, "metric", 7))
         parts = []
         for part in (rows[:n], rows[n:]):
             collected = Moments()
-            for some in part.split(BLOCK):
-                collected.add(real.pool[some])
+            for chunk in part.split(BLOCK):
+                collected.add(real.pool[chunk])
             parts.append(collected.result())
         (mean, cov), (mean_2, cov_2) = parts
         fid = frechet_distance(mean, cov, square_root(cov), mean_2, cov_2)
-        return {"fid": fid * (1 / protocol.fid_n_fake + 1 / real.n) / (1 / n + 1 / (there - n))}
-
-
-class RunningFID(Running):
-    """FID of the first ``n`` images shown, from the sums of their features."""
-
-    def __init__(self, n: int) -> None:
-        self.n, self.moments = n, Moments()
-
-    def add(self, features: Features) -> None:
-        self.moments.add(features.pool[: self.n - self.moments.n])
-
-    def value(self, real: Reference | None) -> dict[str, float]:
-        assert real is not None
-        enough(self.moments.n, self.n)
-        mean, cov = self.moments.result()
-        of_real = [t.to(cov.device) for t in (real.mean, real.cov, real.root)]
-        return {"fid": frechet_distance(of_real[0], of_real[1], of_real[2], mean, cov)}
+        return {"fid": fid * (1 / protocol.fid_n_fake + 1 / real.n) / (1 / n + 1 / (available - n))}

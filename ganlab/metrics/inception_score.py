@@ -11,16 +11,15 @@ import math
 import torch
 from torch import Tensor
 
-from ganlab.metrics.base import BLOCK, MetricError, Protocol, Reference, Running, Streamed, enough
-from ganlab.types import Features
+from ganlab.metrics.base import BLOCK, Accumulator, Fakes, Metric, MetricError, Protocol, require_count
 
 
-class RunningScore(Running):
-    """The score of the first ``n`` images shown, over ``splits`` consecutive parts.
+class RunningScore(Accumulator):
+    """The score of the first ``n`` images over ``splits`` consecutive parts.
 
-    Part i is images i n // splits to (i + 1) n // splits, as torch-fidelity cuts them. The mean divergence
+    Part i is images i n // splits to (i + 1) n // splits, as in torch-fidelity. The mean divergence
     within a part is mean(sum p log p) - sum(q log q) with q the mean of p: two sums, in float64. log q is
-    summed as a logarithm, so it is finite where a mean would be 0.
+    accumulated as a logarithm, so it is finite where q underflows.
     """
 
     def __init__(self, n: int, splits: int) -> None:
@@ -29,8 +28,8 @@ class RunningScore(Running):
         self.inner: list[Tensor] = []  # by part, the sum of p log p
         self.log_sum: list[Tensor] = []  # by part, log of the sum of p: (K,)
 
-    def add(self, features: Features) -> None:
-        logits = features.logits[: self.n - self.done]
+    def add(self, fakes: Fakes) -> None:
+        logits = fakes.logits[: self.n - self.done]
         while len(logits):
             part = next(i for i, end in enumerate(self.ends) if end > self.done)
             rows, logits = logits.tensor_split([self.ends[part] - self.done])
@@ -44,8 +43,8 @@ class RunningScore(Running):
                 self.log_sum.append(log_sum)
             self.done += len(rows)
 
-    def value(self, real: Reference | None) -> dict[str, float]:
-        enough(self.done, self.n)
+    def value(self) -> dict[str, float]:
+        require_count(self.done, self.n)
         begins = [0, *self.ends[:-1]]
         sizes = [end - begin for begin, end in zip(begins, self.ends, strict=True)]
         scores = []
@@ -68,20 +67,20 @@ def inception_score(logits: Tensor, splits: int) -> tuple[float, float]:
         raise MetricError(f"{splits} splits need at least {splits} images, there are {len(logits)}")
     running = RunningScore(len(logits), splits)
     for rows in logits.split(BLOCK):
-        running.add(Features(rows, rows))
-    found = running.value(None)
-    return found["is"], found["is_std"]
+        running.add(Fakes(logits=rows))
+    values = running.value()
+    return values["is"], values["is_std"]
 
 
-class InceptionScore(Streamed):
-    """IS of the first ``is_n_fake`` fakes over ``is_splits`` splits; the real images play no part."""
+class InceptionScore(Metric[None]):
+    """IS of the first ``is_n_fake`` generated images over ``is_splits`` splits; uses no real images."""
 
     names = ("is", "is_std")
     better = "higher"
-    needs_real = False
+    needs = frozenset({"logits"})
 
     def n_fake(self, protocol: Protocol) -> int:
         return protocol.is_n_fake
 
-    def running(self, protocol: Protocol) -> Running:
+    def start(self, real: None, protocol: Protocol) -> Accumulator:
         return RunningScore(protocol.is_n_fake, protocol.is_splits)

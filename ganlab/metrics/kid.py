@@ -1,6 +1,6 @@
 """Kernel Inception Distance: unbiased squared MMD of features under a cubic kernel, lower is better.
 
-Unlike FID it has no bias in the number of images; it may come out slightly negative.
+Unlike that of FID, its expectation does not depend on the number of images; it can be slightly negative.
 Source: Binkowski et al. 2018, arXiv:1801.01401, section 4; subsets as in the authors' code.
 """
 
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ganlab import rng
-from ganlab.metrics.base import Metric, MetricError, Protocol, Reference, take
-from ganlab.types import Features
+from ganlab.metrics.base import Accumulator, Collected, Metric, MetricError, Protocol, Real, Reference
 
 
 def cubic_mmd2(x: Tensor, y: Tensor) -> Tensor:
@@ -37,42 +36,44 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Mean and population standard deviation of ``cubic_mmd2`` over pairs of row indices (real, fake)."""
     device = fake.device
-    found = [
+    values = [
         cubic_mmd2(real[i.to(real.device)].to(device), fake[j.to(device)]).reshape(1) for i, j in subsets
     ]
-    values = torch.cat(found)
-    return float(values.mean()), float(values.std(correction=0))
+    distances = torch.cat(values)
+    return float(distances.mean()), float(distances.std(correction=0))
 
 
-class KID(Metric):
-    """KID of the first ``fid_n_fake`` fakes: ``kid_subsets`` subsets of ``kid_subset_size`` images.
+class KID(Metric[Reference]):
+    """KID of ``fid_n_fake`` generated images: ``kid_subsets`` subsets of ``kid_subset_size`` images.
 
-    Which rows make a subset is a function of the protocol's seed and the counts, on every device.
+    The rows of a subset depend on the protocol's seed and the counts only, not on the device.
     """
 
     names = ("kid", "kid_std")
     better = "lower"
-    keeps = ("pool",)
+    needs = frozenset({"features", "real"})
 
     def n_fake(self, protocol: Protocol) -> int:
         return protocol.fid_n_fake
 
-    def check(self, protocol: Protocol, n_real: int) -> None:
+    def check(self, protocol: Protocol, real: Real) -> None:
         least = protocol.kid_subset_size
-        for n, what in ((protocol.fid_n_fake, "generated"), (min(n_real, protocol.kid_n_real), "reference")):
+        for n, what in ((protocol.fid_n_fake, "generated"), (min(real.n, protocol.kid_n_real), "reference")):
             if n < least:
                 raise MetricError(f"kid_subset_size={least} needs at least {least} {what} images, not {n}")
 
-    def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
-        assert real is not None
-        pool = take(fake.pool, protocol.fid_n_fake)
-        self.check(protocol, len(real.pool))
+    def start(self, real: Reference, protocol: Protocol) -> Accumulator:
+        self.check(protocol, Real(n=len(real.pool)))
+        return Collected("pool", protocol.fid_n_fake, lambda pool: self.score(real, pool, protocol))
+
+    def score(self, real: Reference, pool: Tensor, protocol: Protocol) -> dict[str, float]:
+        """The values for the features ``pool`` (``fid_n_fake``, D) of generated images."""
 
         def rows(n: int, *counters: int) -> Tensor:
             generator = rng.generator("cpu", protocol.seed, "metric", *counters)
             return torch.randperm(n, generator=generator)[: protocol.kid_subset_size]
 
-        # counters 0 and 1 draw the reference images (reference.py)
+        # reference_stats.py draws the reference images with counters 0 and 1
         subsets = ((rows(len(real.pool), 2, i), rows(len(pool), 3, i)) for i in range(protocol.kid_subsets))
         mean, std = kernel_distance(real.pool, pool, subsets)
         if not math.isfinite(mean):

@@ -1,13 +1,13 @@
-"""Similarity of pairs of generated images (MS-SSIM): near 1 they are copies of each other, lower is better.
+"""MS-SSIM of pairs of generated images: near 1 they are copies of each other, lower is better.
 
-Used on pairs within a class to notice mode collapse: Odena et al. 2017 (AC-GAN), arXiv:1610.09585, on 100
-random pairs of each class, beside the value of the real images. MS-SSIM itself: Wang et al. 2003,
+Used on pairs within a class to detect mode collapse: Odena et al. 2017 (AC-GAN), arXiv:1610.09585, on 100
+random pairs per class, next to the value of the real images. MS-SSIM itself: Wang et al. 2003,
 "Multiscale structural similarity for image quality assessment".
 
 Library versions of MS-SSIM need sides above 160 pixels, for an 11x11 window at the smallest of five scales.
 GAN papers at 128 pixels and below use the TensorFlow authors' script (as ProGAN does), whose window shrinks
 with the image and which averages colors early; so does this one. For grayscale images of 176 pixels or more
-it equals the libraries'.
+it agrees with the libraries.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ganlab.metrics.base import Group, GroupMetric, MetricError, Protocol
+from ganlab.metrics.base import Accumulator, Fakes, Metric, MetricError, Protocol, Real
 from ganlab.schema import Count, checked
 from ganlab.types import ImageShape
 
-WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales, from the largest (Wang et al.)
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales, largest first (Wang et al.)
 WINDOW, SIGMA = 11, 1.5  # pixels
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-MIN_SIDE = 2 ** (len(WEIGHTS) - 1)  # pixels: the smallest scale has one pixel left
+MIN_SIDE = 2 ** (len(WEIGHTS) - 1)  # pixels: the smallest scale has one pixel
 PAIRS = 100  # compared at a time: 250 MB at 128x128
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """MS-SSIM of uint8 images x and y (B, C, H, W), each pair: (B,) float64 in [0, 1]; 1: equal.
+    """MS-SSIM of each pair of uint8 images x and y (B, C, H, W): (B,) float64 in [0, 1]; 1: equal.
 
     The window is Gaussian, 11x11 with sigma 1.5, without padding; at a scale with a side below 11 pixels
-    it is as large as that side, sigma in proportion. Scales are halved by 2x2 means. Terms below 0 count
-    as 0. Channels are averaged before the scales are multiplied. Raises MetricError below 16 pixels.
+    it shrinks to that side, sigma in proportion. Scales are halved by 2x2 means. Negative terms count as
+    0. Channels are averaged before the scales are multiplied. Raises MetricError below 16 pixels.
     """
     if min(x.shape[2:]) < MIN_SIDE:
         raise MetricError(f"five scales need images of at least {MIN_SIDE} pixels a side")
@@ -69,7 +69,7 @@ def ssim(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def blur(side: int, size: int, like: Tensor) -> Tensor:
-    """The Gaussian window along one axis as a matrix (side - size + 1, side): a product, no convolution."""
+    """The Gaussian window along one axis as a matrix (side - size + 1, side), to be multiplied with."""
     at = torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2
     window = torch.softmax(-(at * at) / (2 * (SIGMA * size / WINDOW) ** 2), 0)
     matrix = like.new_zeros(side - size + 1, side)
@@ -84,40 +84,52 @@ def halved(x: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(x, odd, mode="replicate") if any(odd) else x, 2)
 
 
-class MSSSIM(GroupMetric):
-    """Mean MS-SSIM of ``pairs`` pairs of generated images, two images a pair: those of FID, in order.
+class RunningSimilarity(Accumulator):
+    """Mean MS-SSIM of the first ``pairs`` pairs of images, two consecutive images each."""
+
+    def __init__(self, name: str, pairs: int) -> None:
+        self.name, self.left = name, 2 * pairs
+        self.values: list[Tensor] = []
+
+    def add(self, fakes: Fakes) -> None:
+        images = fakes.samples[: self.left]
+        self.left -= len(images)
+        for pairs in images.split(2 * PAIRS) if len(images) else ():
+            self.values.append(ms_ssim(pairs[0::2], pairs[1::2]))
+
+    def value(self) -> dict[str, float]:
+        return {self.name: float(torch.cat(self.values).mean())}
+
+
+class MSSSIM(Metric[None]):
+    """Mean MS-SSIM of ``pairs`` pairs of generated images, the same images as FID's, in order.
 
     Uninformative for data with many classes, whose images differ anyway: see ``IntraMSSSIM``.
     """
 
     names = ("ms_ssim",)
     better = "lower"
-    needs_real = False
-    uses_features = False
-    needs_images = True
+    needs = frozenset({"samples"})
+    own_record = True
 
     @checked
     def __init__(self, pairs: Count = 1000) -> None:
         self.pairs = pairs
 
     def options(self) -> dict[str, Any]:
-        return {
-            "pairs": self.pairs,
-            "window": "min(11, side), sigma 1.5 in proportion",
-            "scales": len(WEIGHTS),
-        }
+        fixed = {"window": "min(11, side), sigma 1.5 in proportion", "scales": len(WEIGHTS)}
+        return super().options() | fixed
 
     def n_fake(self, protocol: Protocol) -> int:
         return 2 * self.pairs
 
-    def check(self, protocol: Protocol, shape: ImageShape, n_real: dict[str, int]) -> None:
-        if min(shape.height, shape.width) < MIN_SIDE:
-            raise MetricError(f"five scales need images of at least {MIN_SIDE} pixels a side, not {shape}")
+    def check(self, protocol: Protocol, real: Real) -> None:
+        if isinstance(real.shape, ImageShape) and min(real.shape.height, real.shape.width) < MIN_SIDE:
+            what = f"five scales need images of at least {MIN_SIDE} pixels a side, not {real.shape}"
+            raise MetricError(what)
 
-    def __call__(self, group: Group, protocol: Protocol) -> float:
-        assert group.images is not None
-        values = [ms_ssim(pair[0::2], pair[1::2]) for pair in group.images[: 2 * self.pairs].split(2 * PAIRS)]
-        return float(torch.cat(values).mean())
+    def start(self, real: None, protocol: Protocol) -> Accumulator:
+        return RunningSimilarity(self.names[0], self.pairs)
 
 
 class IntraMSSSIM(MSSSIM):
@@ -127,8 +139,8 @@ class IntraMSSSIM(MSSSIM):
     """
 
     names = ("intra_ms_ssim",)
-    scores_real = True
-    needs_labels = True
+    needs = frozenset({"labels", "samples"})
+    per_class = True
     protocol_fields = ("intra_classes",)
 
     @checked

@@ -1,19 +1,16 @@
-"""Improved precision and recall: the share of fakes in the real manifold, and of reals in the fake one.
+"""Improved precision and recall: fraction of generated images in the real manifold, and vice versa.
 
-A manifold is the union of balls around the samples, each reaching to its k-th nearest neighbour.
+A manifold is the union of balls around the samples, each with the distance of the k-th neighbor as radius.
 Source: Kynkäänniemi et al. 2019, arXiv:1904.06991, section 2.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ganlab.metrics.base import Metric, MetricError, Protocol, Reference, take
+from ganlab.metrics.base import Accumulator, Collected, Metric, MetricError, Protocol, Real, Reference
 from ganlab.schema import Count, checked
-from ganlab.types import Features
 
 ROWS = 1000  # of the distance matrix at a time: 80 MB beside 10,000 samples
 
@@ -24,7 +21,7 @@ def radii(pool: Tensor, neighbours: int) -> Tensor:
 
 
 def share_inside(points: Tensor, pool: Tensor, radius: Tensor) -> float:
-    """Which part of ``points`` (M, D) lies in a ball around some row of ``pool`` (N, D)."""
+    """The fraction of ``points`` (M, D) that lie in a ball around some row of ``pool`` (N, D)."""
     inside = [(torch.cdist(rows, pool) <= radius).any(1) for rows in points.split(ROWS)]
     return float(torch.cat(inside).double().mean())
 
@@ -44,32 +41,30 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int) -> tuple[float
     return precision, share_inside(real, fake, radii(fake, neighbours))
 
 
-class PrecisionRecall(Metric):
-    """Precision and recall of at most ``n`` images of each kind: the first fakes, evenly spaced reals."""
+class PrecisionRecall(Metric[Reference]):
+    """Precision and recall of at most ``n`` images each: the first generated, evenly spaced real ones."""
 
     names = ("precision", "recall")
     better = "higher"
-    keeps = ("pool",)
+    needs = frozenset({"features", "real"})
 
     @checked
     def __init__(self, neighbours: Count = 3, n: Count = 10_000) -> None:
         self.neighbours, self.n = neighbours, n
 
-    def options(self) -> dict[str, Any]:
-        return {"neighbours": self.neighbours, "n": self.n}
-
     def n_fake(self, protocol: Protocol) -> int:
         return min(protocol.fid_n_fake, self.n)
 
-    def check(self, protocol: Protocol, n_real: int) -> None:
-        least, n = self.neighbours + 1, min(n_real, protocol.kid_n_real, protocol.fid_n_fake, self.n)
+    def check(self, protocol: Protocol, real: Real) -> None:
+        least, n = self.neighbours + 1, min(real.n, protocol.kid_n_real, protocol.fid_n_fake, self.n)
         if n < least:
             raise MetricError(f"{self.neighbours} neighbours need at least {least} images, there are {n}")
 
-    def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
-        assert real is not None
-        n = min(len(real.pool), self.n)
-        rows = torch.arange(n) * len(real.pool) // n  # reference sets are often sorted by class
-        pool = take(fake.pool, self.n_fake(protocol))
-        precision, recall = precision_recall(real.pool[rows].to(pool.device), pool, self.neighbours)
-        return {"precision": precision, "recall": recall}
+    def start(self, real: Reference, protocol: Protocol) -> Accumulator:
+        def score(pool: Tensor) -> dict[str, float]:
+            n = min(len(real.pool), self.n)
+            rows = torch.arange(n) * len(real.pool) // n  # reference sets are often sorted by class
+            precision, recall = precision_recall(real.pool[rows].to(pool.device), pool, self.neighbours)
+            return {"precision": precision, "recall": recall}
+
+        return Collected("pool", self.n_fake(protocol), score)

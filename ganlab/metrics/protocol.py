@@ -1,4 +1,4 @@
-"""What a score was measured with: everything beside the generator that can move the number."""
+"""The protocol of a score: everything except the generator that can affect it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from ganlab.schema import Count, Range, Steps, checked
 
 OWN_SPLIT = "own"
-OPTIONAL = ("intra_n_fake", "intra_classes")  # told only where a metric that heeds them is used
+OPTIONAL = ("intra_n_fake", "intra_classes")  # recorded only with a metric that uses them
 Quantize = Literal["round", "truncate", "bins"]
-LABELS = ("protocol", "dataset", "batch_size")  # in the record for people; the numbers don't depend on them
+LABELS = ("protocol", "dataset", "batch_size")  # recorded for readers; scores do not depend on them
 
 
 class Protocol:
@@ -23,20 +23,20 @@ class Protocol:
         name: the file's name, for tables.
         is_n_fake, is_splits: generated images for the Inception Score, and the splits it is averaged over.
         fid_n_fake: generated images for FID, KID and precision/recall.
-        fid_n_real: reference images for the same; 0 = all. Fewer than there are: drawn once, by ``seed``.
+        fid_n_real: reference images for the same, drawn once by ``seed``; 0 = all.
         real_split: the dataset's split to compare with; ``own`` = the one the run trains on.
-        kid_subsets, kid_subset_size: KID is the mean over so many subsets of so many images.
+        kid_subsets, kid_subset_size: KID is the mean over this many subsets of this many images.
         intra_n_fake: generated images of each class for intra-FID.
         intra_classes: how many classes intra-class scores are averaged over, drawn by ``seed``; 0 = all.
-        kid_n_real: the features of at most so many reference images are kept for KID and precision/recall.
-        quantize: how [-1, 1] becomes 8 bits: 127.5 x + 127.5 with ``round``, or ``truncate`` as in SN-GAN's
+        kid_n_real: at most this many reference images are kept for KID and precision/recall.
+        quantize: conversion of [-1, 1] to bytes: 127.5 x + 127.5, ``round`` or ``truncate`` as in SN-GAN's
             code; ``bins``: 256 of equal width, trunc((x + 1) * 255.99 / 2), as in WGAN-GP's.
-        bn: batch normalisation in G: ``running`` averages, or the statistics of each ``batch`` of fakes.
-        seed: of the generated images' noise and of every draw here; not the run's, so that runs compare.
-        batch_size: images per forward pass of the extractor, no part of the identity; null: 500 on a GPU,
+        bn: batch norm in G: ``running`` averages, or the statistics of each ``batch`` of fakes.
+        seed: of the generated images' noise and of every draw here; not the run's: runs are comparable.
+        batch_size: images per forward pass of the extractor, not part of the identity; null: 500 on a GPU,
             100 on a CPU.
 
-    Raises ValueError where a count can't be divided as asked.
+    Raises ValueError for counts that do not fit together.
     """
 
     @checked
@@ -59,7 +59,7 @@ class Protocol:
         intra_classes: Steps = 0,
     ) -> None:
         if not re.fullmatch(r"[\w.+ -]{1,64}", name):
-            raise ValueError(f"name: {name[:40]!r} is no name, and it names files; use letters and digits")
+            raise ValueError(f"name: {name[:40]!r} is not a valid file name; use letters and digits")
         if is_splits > is_n_fake:
             raise ValueError(
                 f"is_splits: {is_splits} splits of {is_n_fake} images leave some empty; use at most is_n_fake"
@@ -74,30 +74,30 @@ class Protocol:
         self.intra_n_fake, self.intra_classes = intra_n_fake, intra_classes
         self.seed, self.batch_size = seed, batch_size
 
-    def record(self, told: Collection[str] = ()) -> dict[str, Any]:
-        """The fields as plain values, ``batch_size`` left out; ``name`` is called ``protocol``.
+    def record(self, optional: Collection[str] = ()) -> dict[str, Any]:
+        """The fields as plain values without ``batch_size``; ``name`` is called ``protocol``.
 
-        Of the fields in ``OPTIONAL`` only those in ``told``: a score's record names what moves it.
+        Of the fields in ``OPTIONAL`` only those in ``optional``: a record has only what affects the score.
         """
-        left_out = {"name", "batch_size", *OPTIONAL} - set(told)
-        fields = {k: v for k, v in vars(self).items() if k not in left_out}
+        omitted = {"name", "batch_size", *OPTIONAL} - set(optional)
+        fields = {k: v for k, v in vars(self).items() if k not in omitted}
         return {"protocol": self.name, **fields}
 
 
 def digest(record: Mapping[str, Any]) -> str:
-    """12 hex characters of a record of plain values: equal when the scores may be compared.
+    """12 hex characters of a record of plain values; equal for comparable scores.
 
-    The keys in ``LABELS`` play no part: the fingerprint stands for the dataset, the counts for the protocol.
+    The keys in ``LABELS`` are ignored: the fingerprint identifies the dataset, the counts the protocol.
     """
-    told = {k: v for k, v in record.items() if k not in LABELS}
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    fields = {k: v for k, v in record.items() if k not in LABELS}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def apart(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Key -> its value in each record, for the keys that can move a number and are not the same in all.
+    """Key -> its value in each record, for the keys that affect scores and whose values differ.
 
-    Nodes are compared by their parts (``extractor.name``); a record without the key has None there.
+    Nodes are compared by their parts (``extractor.name``); the value of a missing key is None.
     """
     flat = [
         {
@@ -109,5 +109,5 @@ def apart(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         for record in records
     ]
     keys = dict.fromkeys(key for record in flat for key in record)
-    found = {key: [record.get(key) for record in flat] for key in keys}
-    return {key: values for key, values in found.items() if any(v != values[0] for v in values)}
+    by_key = {key: [record.get(key) for record in flat] for key in keys}
+    return {key: values for key, values in by_key.items() if any(v != values[0] for v in values)}

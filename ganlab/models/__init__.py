@@ -1,5 +1,5 @@
-"""Architectures, one file each: a G and a D that go together.
+"""Architectures, one file each: a pair of G and D.
 
-A new one: ``nets/mine.py`` with a class under ``base.Architecture`` and ``configs/architecture/mine.yaml``
-naming it by ``_target_``. Nothing else is edited; the tests build and train every file under ``configs/``.
+To add one, write ``models/mine.py`` with a subclass of ``base.Architecture`` and
+``configs/architecture/mine.yaml`` with its ``_target_``. The tests build and train every file of ``configs``.
 """

@@ -1,4 +1,4 @@
-"""Activations that nets choose by name, as modules: each acts on its own, but ``Gate``."""
+"""Activations by name, as modules; all but ``Gate`` are elementwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Activation = Literal[
 
 
 class _ReLU(torch.autograd.Function):
-    """ReLU whose second derivative is not there, where torch's adds a map of zeros to the gradient."""
+    """ReLU without a second derivative; torch's adds a map of zeros to the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -29,16 +29,16 @@ class _ReLU(torch.autograd.Function):
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0), to the bit ``F.relu``; updates with a gradient penalty take fewer operations."""
+    """max(x, 0), bit-identical to ``F.relu``; gradient penalties need fewer operations."""
     return F.relu(x) if torch.compiler.is_compiling() else _ReLU.apply(x)
 
 
 def smooth_elu(x: Tensor) -> Tensor:
-    """softplus(2 x + 2) / 2 - 1: about x above 0, -1 far below, and smooth everywhere.
+    """softplus(2 x + 2) / 2 - 1: about x for x > 0, -1 far below 0, and smooth everywhere.
 
-    Source: Gulrajani et al. 2017, arXiv:1704.00028, appendix D: the gradient penalty, whose
-    updates take second derivatives, failed with a critic of ELUs. This one's second derivative is
-    2 s (1 - s), s = sigmoid(2 x + 2).
+    Source: Gulrajani et al. 2017, arXiv:1704.00028, appendix D: the gradient penalty, which takes second
+    derivatives, failed with ELU in the critic. This one's second derivative is 2 s (1 - s) with
+    s = sigmoid(2 x + 2).
     """
     return F.softplus(2 * x + 2) / 2 - 1
 
@@ -51,10 +51,10 @@ class SmoothELU(nn.Module):
 
 
 class Gate(nn.Module):
-    """sigmoid(a) * tanh(b), a and b the halves of the channels: (B, 2C, ...) to (B, C, ...).
+    """sigmoid(a) * tanh(b) with a and b the two halves of the channels: (B, 2C, ...) to (B, C, ...).
 
-    Source: the gated nets of WGAN-GP's Figure 2; its code takes every other channel for a, which is the same
-    but for the channels' order.
+    Source: the gated nets of WGAN-GP's Figure 2; its code takes every other channel for a, which differs only
+    in the channels' order.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,11 +64,11 @@ class Gate(nn.Module):
 
 def activation(name: Activation, slope: float = 0.2) -> nn.Module:
     """The activation called ``name``; ``slope``: of the leaky ReLU."""
-    made: dict[str, nn.Module] = {
+    by_name: dict[str, nn.Module] = {
         "relu": nn.ReLU(),
         "leaky_relu": nn.LeakyReLU(slope),
         "smooth_elu": SmoothELU(),
         "tanh": nn.Tanh(),
         "elu": nn.ELU(),
     }
-    return made[name]
+    return by_name[name]

@@ -1,4 +1,4 @@
-"""What an architecture is, and the blocks and initialisations that several share."""
+"""The interface of architectures, and shared layers and initializations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Norm = FeatureNorm | None
 
 
 class Architecture(ABC):
-    """Builds a generator and a discriminator for images of a given shape, or for other samples.
+    """Builds a generator and a discriminator for samples of a given shape.
 
-    ``kinds``: of samples that it can build; ``check`` and the builders get shapes of these alone. ``z_dim``:
-    length of z. G is called as ``g(z, y)`` and returns x (B, ...) as players see it, images (B, C, H, W) in
-    [-1, 1]; D as ``d(x, y)`` and returns a ``Verdict``. ``conditional``: whether both want labels y (B,),
-    int64; y is None for unconditional networks. ``classifies``: whether D's verdict has class logits.
+    ``kinds``: of samples it supports; ``check`` and the builders get only such shapes. ``z_dim``: length of
+    z. ``g(z, y)`` returns x (B, ...), images (B, C, H, W) in [-1, 1]; ``d(x, y)`` returns a ``Verdict``.
+    ``conditional``: whether both use labels y (B,), int64; otherwise y is None. ``classifies``: whether D's
+    verdict has class logits.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("images",)
@@ -31,15 +31,15 @@ class Architecture(ABC):
 
     @abstractmethod
     def check(self, shape: Any) -> None:
-        """Raise ValueError("dataset.resolution: ...; fix") if images of this shape can't be built."""
+        """Raise ValueError("dataset.resolution: ...; fix") if the shape is not supported."""
 
     @abstractmethod
     def generator(self, shape: Any, num_classes: int) -> nn.Module:
-        """A freshly initialised G for images of ``shape``; ``num_classes`` is 0 without labels."""
+        """A newly initialized G for samples of ``shape``; ``num_classes`` is 0 without labels."""
 
     @abstractmethod
     def discriminator(self, shape: Any, num_classes: int, norm: Norm) -> nn.Module:
-        """A freshly initialised D; ``norm(channels)`` makes the feature norm to put in it, or is None."""
+        """A newly initialized D; ``norm(channels)`` builds its feature norm; None: no norm."""
 
 
 def scaled(channels: int, width: float) -> int:
@@ -48,7 +48,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def square(shape: ImageShape, multiple: int, least: int, net: str) -> None:
-    """Raise ValueError unless the image is square, of a side divisible by ``multiple`` and >= ``least``."""
+    """Raise ValueError unless the image is square and its side >= ``least`` a multiple of ``multiple``."""
     side = shape.height
     if shape.height != shape.width or side % multiple or side < least:
         near = max(least, round(side / multiple) * multiple)
@@ -59,7 +59,7 @@ def square(shape: ImageShape, multiple: int, least: int, net: str) -> None:
 
 
 def normal_init(net: nn.Module, std: float) -> None:
-    """Weights of convolutions and linear layers ~ N(0, std^2), their biases 0."""
+    """Draw weights of convolutions and linear layers from N(0, std^2); biases 0."""
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             nn.init.normal_(m.weight, 0.0, std)
@@ -68,7 +68,7 @@ def normal_init(net: nn.Module, std: float) -> None:
 
 
 def uniform_init(net: nn.Module, std: float) -> None:
-    """Weights of convolutions and linear layers uniform around 0 with deviation ``std``, their biases 0.
+    """Draw weights of convolutions and linear layers uniformly with standard deviation ``std``; biases 0.
 
     Source: improved_wgan_training, gan_64x64.py (``set_weights_stdev``).
     """
@@ -80,7 +80,7 @@ def uniform_init(net: nn.Module, std: float) -> None:
 
 
 def he_init(layer: nn.Linear) -> None:
-    """He-uniform weight, of variance 2 / fan_in; bias 0."""
+    """He-uniform weight with variance 2 / fan_in; bias 0."""
     bound = math.sqrt(6 / layer.in_features)
     nn.init.uniform_(layer.weight, -bound, bound)
     nn.init.zeros_(layer.bias)
@@ -97,8 +97,8 @@ def glorot_init(layer: nn.Module, gain: float = 1.0) -> None:
 def strided_init(layer: nn.Conv2d | nn.ConvTranspose2d, numerator: int = 4) -> None:
     """Uniform with variance 4 / (fan_in + fan_out), the strided side's fan divided by stride^2; bias 0.
 
-    Source: improved_wgan_training, tflib/ops/conv2d.py and deconv2d.py (``he_init``); where that is off the
-    ``numerator`` is 2.
+    Source: improved_wgan_training, tflib/ops/conv2d.py and deconv2d.py (``he_init``; the
+    ``numerator`` is 2 without it).
     """
     area, stride2 = layer.kernel_size[0] * layer.kernel_size[1], layer.stride[0] * layer.stride[1]
     fan_in, fan_out = float(layer.in_channels * area), float(layer.out_channels * area)
@@ -113,24 +113,24 @@ def strided_init(layer: nn.Conv2d | nn.ConvTranspose2d, numerator: int = 4) -> N
 
 
 def maybe(norm: Norm, channels: int, first: bool = False) -> nn.Module:
-    """The feature norm for ``channels``, or nothing: as after D's ``first`` convolution, unless asked for."""
+    """The feature norm for ``channels``, or identity; after D's ``first`` layer only if ``norm.first``."""
     return norm(channels) if norm and (norm.first or not first) else nn.Identity()
 
 
 def activated(x: Tensor, norm: nn.Module, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    """Feature norm, then activation; the other way round for a norm that stands behind it."""
+    """Feature norm, then activation; in reverse order for a norm with ``after_activation``."""
     if getattr(norm, "after_activation", False):
         return norm(activation(x))  # type: ignore[no-any-return]
     return activation(norm(x))
 
 
 def stages(side: int) -> int:
-    """How often ``side`` halves down to a start of 4 to 7 pixels: 32 -> 3, 48 -> 3, 64 -> 4."""
+    """How many times ``side`` is halved to reach 4 to 7 pixels: 32 -> 3, 48 -> 3, 64 -> 4."""
     return int(math.log2(side / 4)) if side >= 8 else 0
 
 
 def pyramid(shape: ImageShape, net: str, start: int | None = None) -> None:
-    """Raise ValueError unless the image is square and halves at least twice down to ``start`` pixels.
+    """Raise ValueError unless the image is square and can be halved at least twice, down to ``start`` pixels.
 
     ``start``: 4, or None for 4 to 7.
     """

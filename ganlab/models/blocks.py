@@ -3,8 +3,8 @@
 Pre-activation blocks of two 3x3 convolutions, as in sngan_projection: nearest upsampling before the first
 convolution, mean pooling after the second; D's first block has no leading ReLU.
 
-As long as a block's ``folded`` is True its resampling is part of the convolution beside it (``folding.py``):
-the same function and the same parameters up to rounding, for 0.44 times the products.
+While a block's ``folded`` is True its resampling is fused with a convolution (``fused_resampling.py``): the
+same function of the same parameters up to rounding, with 0.44 times the multiplications.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ganlab.models.activations import relu
 from ganlab.models.base import Norm, activated, glorot_init, maybe
 from ganlab.models.fused_resampling import ConvPool, UpConv
 
-EPS = 2e-5  # of batch norm in Chainer, so in sngan_projection
+EPS = 2e-5  # Chainer's default for batch norm, so sngan_projection's
 
 
 class PlainNorm(nn.BatchNorm2d):
-    """Batch norm that is called with labels and does not look at them."""
+    """Batch norm that ignores the labels it is called with."""
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return super().forward(x)
@@ -33,10 +33,9 @@ class PlainNorm(nn.BatchNorm2d):
 class ConditionalNorm(nn.Module):
     """Batch norm with a scale and an offset per class: gamma[y] * (x - mean) / std + beta[y].
 
-    x (B, C, H, W), y (B,) int64. Statistics are those of the whole batch, whatever the classes in it. gamma
-    starts at 1, beta at 0; eps is added to the variance. Source: Dumoulin et al. 2017, arXiv:1610.07629, as
-    SNGAN's and the projection paper's code have it (sngan_projection,
-    categorical_conditional_batch_normalization.py).
+    x (B, C, H, W), y (B,) int64. Statistics are over the whole batch, not per class. gamma is initialized to
+    1, beta to 0; eps is added to the variance. Source: Dumoulin et al. 2017, arXiv:1610.07629, as in the code
+    of SNGAN and of the projection paper (sngan_projection, categorical_conditional_batch_normalization.py).
     """
 
     def __init__(self, channels: int, num_classes: int, eps: float = EPS) -> None:
@@ -53,7 +52,7 @@ class ConditionalNorm(nn.Module):
 
 
 def batch_norm(channels: int, num_classes: int, eps: float) -> nn.Module:
-    """G's batch norm, called with (x, y): per class, or plain where ``num_classes`` is 0."""
+    """G's batch norm, called with (x, y): per class, or plain if ``num_classes`` is 0."""
     return ConditionalNorm(channels, num_classes, eps) if num_classes else PlainNorm(channels, eps=eps)
 
 
@@ -118,7 +117,7 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(activated(x, self.norm1, relu))
         h = activated(h, self.norm2, relu)
-        if self.down and self.folded:  # a 1x1 convolution commutes with the mean and is cheaper behind it
+        if self.down and self.folded:  # a 1x1 convolution commutes with the mean and is cheaper after it
             return self.pool(h, self.conv2, True) + self.shortcut(F.avg_pool2d(x, 2))  # type: ignore[no-any-return]
         out = self.conv2(h) + self.shortcut(x)
         return F.avg_pool2d(out, 2) if self.down else out
@@ -127,7 +126,7 @@ class DownBlock(nn.Module):
 class FirstBlock(nn.Module):
     """conv-ReLU-conv-mean pool plus mean pool-1x1 conv; no activation before the image.
 
-    A feature norm stands between the two convolutions only if it is to follow D's first one too.
+    A feature norm is between the two convolutions only if it also follows D's first one (``norm.first``).
     """
 
     folded = True

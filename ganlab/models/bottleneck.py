@@ -1,8 +1,8 @@
-"""The 101-layer residual pair of WGAN-GP's Figure 2: bottleneck blocks without activation at their ends.
+"""The 101-layer ResNets of WGAN-GP's Figure 2: bottleneck blocks without an activation at the end.
 
 Source: improved_wgan_training, gan_64x64.py (``BottleneckResidualBlock``); arXiv:1704.00028, section 4.
-Six blocks at each map and five at the largest, with a resampling one between two maps: 33 at 64 px, of three
-convolutions each; with the first and the last layer 101.
+Six blocks per resolution and five at the largest, with a resampling block between resolutions: 33 at 64 px,
+of three convolutions each; 101 layers with the first and the last.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ganlab.models.base import Norm, flat, glorot_init, maybe, strided_init
 from ganlab.types import ImageShape, Verdict
 
 Resample = Literal["up", "down"] | None
-BLOCKS, LAST_BLOCKS = 6, 5  # at each map; at the largest
-SHRINK = 5.0  # what G's output, before tanh, and D's score are divided by
-RESIDUAL = 0.3  # share of a block's branch
+BLOCKS, LAST_BLOCKS = 6, 5  # at each resolution; at the largest
+SHRINK = 5.0  # divisor of G's output before tanh, and of D's score
+RESIDUAL = 0.3  # factor of a block's residual branch
 
 
 class EveryOther(nn.Conv2d):
-    """A 1x1 convolution of stride 2, of every other pixel: what torch's would do.
+    """A 1x1 convolution of stride 2, computed on every other pixel.
 
-    On a CPU the backward pass of torch 2.15's own writes past its memory in channels last with few channels
-    (2 to 16; a width of 0.25 and below), which ends the process or worse.
+    Works around torch 2.15 on a CPU: the backward pass of its own strided convolution writes out of bounds in
+    channels last with few channels (2 to 16; a width of 0.25 and below).
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -38,9 +38,9 @@ class EveryOther(nn.Conv2d):
 
 
 class Halving(nn.Conv2d):
-    """A 3x3 convolution to half an even side, padded as TensorFlow's SAME pads it: by 0 in front, 1 behind.
+    """A 3x3 convolution of stride 2 with TensorFlow's SAME padding of an even side: 0 before, 1 after.
 
-    The shortcut sees each window's first pixel, so that torch's padding of 1 on both sides is another net.
+    The shortcut uses each window's first pixel, so torch's padding of 1 on both sides gives another network.
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -51,7 +51,7 @@ class Halving(nn.Conv2d):
 
 
 class Doubling(nn.ConvTranspose2d):
-    """A 3x3 deconvolution to twice the side: the transposed ``Halving``."""
+    """A 3x3 transposed convolution to twice the side: the transpose of ``Halving``."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 3, 2)
@@ -61,10 +61,11 @@ class Doubling(nn.ConvTranspose2d):
 
 
 class Bottleneck(nn.Module):
-    """x's shortcut + 0.3 * norm(1x1(ReLU(3x3(ReLU(1x1(ReLU(x))))))); the widths inside are halved.
+    """x's shortcut + 0.3 * norm(1x1(ReLU(3x3(ReLU(1x1(ReLU(x))))))); inner widths are halved.
 
-    ``up``: (B, c_in, H, W) to (B, c_out, 2H, 2W), the middle a deconvolution of stride 2, the shortcut a 1x1
-    convolution to the four pixels of each; ``down``: both of stride 2; None: the shortcut is x, c_in = c_out.
+    ``up``: (B, c_in, H, W) to (B, c_out, 2H, 2W); the middle layer is a transposed convolution of stride 2,
+    the shortcut a 1x1 convolution and pixel shuffle. ``down``: both have stride 2. None: the shortcut is x,
+    c_in = c_out.
     """
 
     def __init__(self, c_in: int, c_out: int, resample: Resample, norm: Norm) -> None:
@@ -121,8 +122,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """G's mirror image: 1x1 convolution -> blocks -> dense to one score, / 5.
 
-    ``norm`` ends each block, and stands behind the first convolution where it is to follow that one too; no
-    activation stands between a block's last convolution and its norm, so the norm's order has no meaning.
+    ``norm`` ends each block, and follows the first convolution if ``norm.first``. Blocks have no activation
+    between their last convolution and the norm, so ``after_activation`` has no effect.
     """
 
     def __init__(self, shape: ImageShape, channels: list[int], norm: Norm) -> None:

@@ -1,4 +1,4 @@
-"""WGAN-GP's character-level language model: residual networks over the places of a line of text."""
+"""WGAN-GP's character-level language model: 1D residual networks over a line of text."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from ganlab.models.base import Architecture, Norm, activated, flat, glorot_init,
 from ganlab.schema import MAX_COUNT, Count, Positive, Range, checked
 from ganlab.types import TextShape, Verdict
 
-HE = 2**0.5  # gain that makes Glorot's bound the code's "he_init": variance 4 / (fan_in + fan_out)
+HE = 2**0.5  # gain of Glorot initialization in the code's "he_init": variance 4 / (fan_in + fan_out)
 
 
 class CharLM(Architecture):
-    """G and D of ``blocks`` residual blocks each, all of one width and of the line's length.
+    """G and D of ``blocks`` residual blocks each, with constant width and length.
 
-    Source: Gulrajani et al. 2017, arXiv:1704.00028, Table 4 and gan_language.py. Convolutions start uniform
-    with variance 4 / (fan_in + fan_out), linear layers Glorot-uniform, biases at 0; neither net has a norm.
+    Source: Gulrajani et al. 2017, arXiv:1704.00028, Table 4 and gan_language.py. Initialization is uniform
+    with variance 4 / (fan_in + fan_out) for convolutions, Glorot-uniform for linear layers, 0 for biases;
+    the paper's networks have no norm.
 
     Args:
         width: multiplies ``channels``.
         z_dim: length of z.
         channels: of every layer.
         blocks: residual blocks of each net.
-        kernel: symbols that a block's convolution sees; odd.
-        residual: what a block's branch is multiplied by.
+        kernel: size of a block's convolutions; odd.
+        residual: factor of a block's residual branch.
     Parameters with V symbols and lines of 32: G 15,225,856 + 513 V, D 13,129,217 + 512 V.
     """
 
@@ -48,7 +49,7 @@ class CharLM(Architecture):
         self.blocks, self.kernel, self.residual = blocks, kernel, residual
 
     def check(self, shape: TextShape) -> None:
-        """Every size can be built."""
+        """Every size is supported."""
 
     def generator(self, shape: TextShape, num_classes: int) -> nn.Module:
         return Generator(shape, self.z_dim, scaled(self.channels, self.width), self)
@@ -58,14 +59,14 @@ class CharLM(Architecture):
 
 
 def conv(c_in: int, c_out: int, kernel: int) -> nn.Conv1d:
-    """A convolution that keeps the length, with the code's first weights."""
+    """A convolution that keeps the length, initialized as in the released code."""
     layer = nn.Conv1d(c_in, c_out, kernel, padding=kernel // 2)
     glorot_init(layer, HE)
     return layer
 
 
 class Block(nn.Module):
-    """x + residual * conv(ReLU(conv(ReLU(x)))), (B, C, L); D's norms stand before the activations."""
+    """x + residual * conv(ReLU(conv(ReLU(x)))), (B, C, L); D's norms precede the activations."""
 
     def __init__(self, channels: int, of: CharLM, norm: Norm = None, first: bool = False) -> None:
         super().__init__()
@@ -76,13 +77,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = x
         for layer, norm in zip(self.convs, self.norms, strict=True):
-            # as a map (B, C, L, 1), which every norm knows
+            # as a map (B, C, L, 1), which every norm supports
             h = layer(activated(h.unsqueeze(-1), norm, F.relu).squeeze(-1))
         return x + self.residual * h
 
 
 class Generator(nn.Module):
-    """z (B, Z) -> dense -> blocks -> 1x1 conv -> softmax over the symbols of each place, (B, V, L)."""
+    """z (B, Z) -> dense -> blocks -> 1x1 conv -> softmax over symbols at each position, (B, V, L)."""
 
     def __init__(self, shape: TextShape, z_dim: int, channels: int, of: CharLM) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """x (B, V, L) -> 1x1 conv -> blocks -> dense to one score; features are what it sees, (B, C * L)."""
+    """x (B, V, L) -> 1x1 conv -> blocks -> dense to one score; features are its input (B, C * L)."""
 
     def __init__(self, shape: TextShape, channels: int, of: CharLM, norm: Norm) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from ganlab.schema import Count, Positive, Range, checked
 from ganlab.types import ImageShape, Verdict
 
 WIDTHS = {
-    "table3": (64, 64, 128, 128, 256, 256, 512),  # the paper; its Figure 3 proves it by its axis ticks
+    "table3": (64, 64, 128, 128, 256, 256, 512),  # the paper; confirmed by the axis ticks of its Figure 3
     "chainer": (64, 128, 128, 256, 256, 512, 512),  # chainer-gan-lib, the author's released code
 }
 
@@ -25,11 +25,11 @@ class CNN(Architecture):
     Args:
         width: multiplies every channel count.
         z_dim: length of z.
-        d_widths: D's channels, of the paper (``table3``) or of the author's code (``chainer``).
+        d_widths: D's channels, those of the paper (``table3``) or of the author's code (``chainer``).
         slope: of D's leaky ReLU (paper 0.1, code 0.2).
         dense_norm: batch norm and ReLU after G's dense layer: ``none`` (paper), per ``channel``, or per
             ``feature`` (code).
-        init_std: every weight starts as N(0, init_std^2) (code; the paper is silent).
+        init_std: weights are initialized from N(0, init_std^2) (code; the paper does not say).
         last_factor: scales the input and the output dimension of D's last convolution, the 7th (Figure 4).
     Parameters with 3 channels: G 3,812,355 at 32 px and 5,133,315 at 48; D 2,935,873 and 2,946,113.
     """

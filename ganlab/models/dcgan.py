@@ -1,8 +1,8 @@
 """The DCGAN-style conv net of the WGAN-GP code (improved_wgan_training, gan_cifar.py; arXiv:1704.00028).
 
-Its G and D are parts for others too: ``bedrooms.py`` and ``dcgan_family.py`` choose other activations, places
-of batch norm and more layers. TensorFlow pads the 5x5 layers by 1 in front and 2 behind, torch the other way
-round: with random weights the same nets, of images turned by 180 degrees.
+``wgan_gp_lsun.py`` and ``random_dcgan.py`` build on its G and D, with other activations, norms and layers.
+TensorFlow pads the 5x5 layers by 1 before and 2 after, torch by 2 and 1: with random weights the same
+networks for images rotated by 180 degrees.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ganlab.types import ImageShape, Verdict
 
 
 class Layer(NamedTuple):
-    """A convolution: its channels behind the activation, and whether it resamples by 2."""
+    """A convolution: its channels after the activation, and whether it resamples by 2."""
 
     channels: int
     resamples: bool = True
 
 
 class DCGAN(Architecture):
-    """5x5 stride-2 convolutions up and down; 512 channels at the small end, halved at each larger size.
+    """5x5 stride-2 convolutions in both; 512 channels at the smallest size, halved at each larger one.
 
-    G has batch norm (per feature after the dense layer) and ReLU; D leaky ReLU, and batch norm on every
-    convolution but the first if ``normalization=bn`` asks for it. At 32 px: G 5,179,907 parameters, D without
-    norm 4,114,689.
+    G has batch norm (per feature after the dense layer) and ReLU; D has leaky ReLU, and with
+    ``normalization=bn`` batch norm after every convolution but the first. At 32 px: G 5,179,907 parameters, D
+    without norm 4,114,689.
 
     Args:
         width: multiplies every channel count.
@@ -72,13 +72,13 @@ class DCGAN(Architecture):
 class Generator(nn.Module):
     """z (B, Z) -> dense -> ``layers``, each with norm and activation -> 5x5 stride-2 deconvolution, tanh.
 
-    A layer that resamples is such a deconvolution too, another one a 3x3 convolution. ``start``: channels of
-    the dense layer's map, which is as small as the layers leave it.
+    A layer that resamples is such a deconvolution too; others are 3x3 convolutions. ``start``: channels of
+    the dense layer's map, whose size follows from the layers.
 
     Args:
         norm: batch norm after each layer, ``none``, or one scale and offset per ``feature`` or per
             ``channel`` of the dense layer's map (elsewhere always per channel).
-        activation: makes one activation; of half the channels it is given, if ``gated``.
+        activation: builds an activation; if ``gated``, one that halves the channels.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """5x5 stride-2 convolutions, or 3x3 ones, with an activation; then a dense layer to one score.
 
-    ``activation`` makes half the channels of what it is given, if ``gated``.
+    ``gated``: the ``activation`` halves the channels.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Nearest upsampling before a 3x3 convolution, and mean pooling behind one, as a single 4x4 convolution.
+"""Nearest upsampling before a 3x3 convolution, or mean pooling after one, as a single 4x4 convolution.
 
-Exact algebra. In one dimension, with taps w0, w1, w2: over an upsampled signal the even outputs are
+This is exact. In one dimension, with taps w0, w1, w2: over an upsampled signal the even outputs are
 w0 x[m-1] + (w1 + w2) x[m] and the odd ones (w0 + w1) x[m] + w2 x[m+1], which is a transposed convolution of
-stride 2 with 4 taps; the mean of two neighbouring outputs is a convolution of stride 2 with the taps
-w0, w0 + w1, w1 + w2, w2, halved. 16 products in the place of 36 for each 2x2 of the larger map. The bias, the
-zero padding and the gradients come out the same; float64 agrees to 1e-14 (tests/test_folding.py).
+stride 2 with 4 taps; the mean of two neighboring outputs is a convolution of stride 2 with the taps
+w0, w0 + w1, w1 + w2, w2, halved. This takes 16 instead of 36 multiplications per 2x2 pixels of the larger
+map. Bias, zero padding and gradients are unchanged; float64 agrees to 1e-14.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 class UpConv(nn.Module):
     """Nearest upsampling by 2, then ``conv`` (3x3, padding 1): (B, C, H, W) to (B, C', 2H, 2W).
 
-    Holds no parameter of its own: ``conv`` is the block's and is given with each call.
+    Has no parameters: ``conv`` is the block's and passed with each call.
     """
 
     taps: Tensor
-    low_taps: Tensor  # for a weight in bfloat16, which holds them exactly
+    low_taps: Tensor  # for bfloat16 weights; exact in bfloat16
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ConvPool(nn.Module):
     """``conv`` (3x3, padding 1), then means over 2x2: (B, C, H, W) to (B, C', H/2, W/2); see ``UpConv``."""
 
     taps: Tensor
-    low_taps: Tensor  # for a weight in bfloat16, which holds them exactly
+    low_taps: Tensor  # for bfloat16 weights; exact in bfloat16
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +62,6 @@ def _fold(weight: Tensor, of: UpConv | ConvPool) -> Tensor:
 
 
 def _sums() -> Tensor:
-    """Which of the 9 taps each of the 16 is the sum of: (16, 9), row by row."""
+    """The matrix (16, 9) that sums the 9 taps into the 16, both in row-major order."""
     line = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
     return (line[:, None, :, None] * line[None, :, None, :]).reshape(16, 9)

@@ -1,4 +1,4 @@
-"""MLPs: for points in the plane, and a generator of images."""
+"""Multilayer perceptrons for points and images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class MLP(Architecture):
     """G and D of ``depth`` linear layers each, ``hidden`` units in all but the last.
 
     Source: Gulrajani et al. 2017, arXiv:1704.00028, section 2.3 and gan_toy.py: depth 4, 512 ReLU units, no
-    normalisation, z of 2 numbers (G 527,874 parameters, D 527,361); Figure 1b: depth 12, units not told.
-    Hidden layers start He-uniform, the last one Glorot-uniform, biases at 0. G ends linear for points, in
-    tanh for images, as WGAN's MLP generator does (arXiv:1701.07875).
+    normalization, z of 2 numbers (G 527,874 parameters, D 527,361); Figure 1b: depth 12, width unspecified.
+    Initialization is He-uniform for hidden layers, Glorot-uniform for the last one, 0 for biases. G's output
+    is linear for points, tanh for images, as in WGAN's MLP generator (arXiv:1701.07875).
 
     Args:
         width: multiplies ``hidden``.
@@ -47,7 +47,7 @@ class MLP(Architecture):
         self.activation: Activation = activation
 
     def check(self, shape: PointShape | ImageShape) -> None:
-        """Every size can be built."""
+        """Every size is supported."""
 
     def generator(self, shape: PointShape | ImageShape, num_classes: int) -> nn.Module:
         return Generator(shape, self._sizes(self.z_dim, math.prod(shape)), self.activation)
@@ -60,12 +60,12 @@ class MLP(Architecture):
 
 
 def layers(sizes: list[int]) -> nn.ModuleList:
-    """Linear layers between ``sizes``, He-uniform but the last."""
-    found = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-    for layer in found[:-1]:
+    """Linear layers between ``sizes``, He-uniform except the last."""
+    *hidden, last = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+    for layer in hidden:
         he_init(layer)
-    glorot_init(found[-1])
-    return nn.ModuleList(found)
+    glorot_init(last)
+    return nn.ModuleList([*hidden, last])
 
 
 class Generator(nn.Module):
@@ -84,7 +84,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """x (B, ...) -> one score; features are the last hidden layer (B, H). Norms see units as channels."""
+    """x (B, ...) -> one score; features are the last hidden layer (B, H). Norms treat units as channels."""
 
     def __init__(self, sizes: list[int], activation: Activation, norm: Norm) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The set of random architectures of WGAN-GP's Tables 1, 2 and 5: DCGANs of any depth, width and activation.
+"""The random architectures of WGAN-GP's Tables 1, 2 and 5: DCGANs of any depth, width and activation.
 
-Source: Gulrajani et al. 2017, arXiv:1704.00028, section 4. Table 1 gives the fields and their values. No code
-was released, and how a depth becomes layers, how leaky the leaky ReLU is and how weights start is told
-nowhere: the readings here are ours, see ``DCGANFamily``.
+Source: Gulrajani et al. 2017, arXiv:1704.00028, section 4; Table 1 has the fields and their values. No code
+was released, and the paper specifies neither the layers of a given depth, nor the slope of the leaky ReLU,
+nor the initialization: ``DCGANFamily`` documents our choices.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Depth = Annotated[int, Range(ge=4, le=200)]  # Table 1: 4, 8, 12, 20
 class DCGANFamily(Architecture):
     """The WGAN-GP code's DCGAN with other activations, base filters, depth and batch norm.
 
-    Our readings of what the paper leaves open: the depth counts a net's weighted layers at 32 px, the paper's
-    size. 4 is DCGAN: a dense layer and three resampling 5x5 convolutions; a doubled side adds one. The layers
-    beyond 4 are 3x3 convolutions of stride 1, with the activation and norm of the others, behind the layer
-    that makes their map, spread evenly over the maps of 4, 8 and 16 pixels, the smaller ones first: 4 more
-    are 2, 1 and 1. The leaky ReLU's slope is 0.2 and the start is He's, as in the released nets. D's norm is
-    that of ``normalization=bn_full``, or ``ln_full`` under WGAN-GP, and spares the first convolution.
+    Our choices where the paper is silent: the depth counts the layers with weights at the paper's 32 px. 4
+    is DCGAN: a dense layer and three resampling 5x5 convolutions, one more per doubling of the side.
+    The layers beyond 4 are 3x3 convolutions of stride 1 with the same activation and norm, spread evenly over
+    the maps of 4, 8 and 16 pixels after the resampling layer, smaller maps first: 4 more are 2, 1 and 1. The
+    leaky ReLU's slope is 0.2 and the initialization He's, as in the released nets. D's norm is that of
+    ``normalization=bn_full``, with WGAN-GP ``ln_full``, and is not applied after the first convolution.
 
     Args:
-        g_activation, d_activation: relu, leaky_relu, smooth_elu or tanh; elu is that of appendix D.
+        g_activation, d_activation: relu, leaky_relu, smooth_elu or tanh; elu as in appendix D.
         g_depth, d_depth: 4, 8, 12 or 20 in the paper.
         g_norm: batch norm in G, per channel.
-        g_filters, d_filters: base filters, those at the largest map, doubled at each smaller one; 32, 64 or
-            128 in the paper.
+        g_filters, d_filters: channels of the largest map, doubled at each smaller one; 32, 64 or 128 in the
+            paper.
         z_dim: length of z.
         width: multiplies every channel count.
     """

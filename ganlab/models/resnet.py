@@ -1,8 +1,8 @@
 """SNGAN's ResNets for 32, 48, 64 and 128 px, unconditional and conditional, and WGAN-GP's for 32 px.
 
 Source: Miyato et al. 2018, arXiv:1802.05957, Tables 4, 5 and 6; sngan_projection (the released code), whose
-resnet_64.py and snresnet_64.py are the networks for 64 px (mimicry has the same). A conditional G has a batch
-norm per class in its blocks and a plain one at the end; D sees the label through its ``head``.
+resnet_64.py and snresnet_64.py are the networks for 64 px (the same as mimicry's). A conditional G has
+per-class batch norm in its blocks and a plain one at the end; D gets the label through its ``head``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ganlab.models.heads import Head, Headed
 from ganlab.schema import Count, Positive, checked
 from ganlab.types import ImageShape, Verdict
 
-CONCAT_AFTER = 3  # blocks of D before the label's map joins (Table 6; the released code)
+CONCAT_AFTER = 3  # blocks of D before the label map is concatenated (Table 6; the released code)
 
 
 class Plan(NamedTuple):
-    """Channels of G (its start first) and of D's blocks, which of these halve, and D's last bias."""
+    """Channels of G (from the start) and of D's blocks, how many of these halve, and D's last bias."""
 
     g: tuple[int, ...]
     d: tuple[int, ...]
@@ -46,11 +46,11 @@ class ResNet(Architecture):
     Args:
         width: multiplies every channel count.
         z_dim: length of z.
-        head: how D sees the label. ``none``: not at all, and G is unconditional too. ``concat``: embedded to
-            128 numbers, repeated over the map after D's third block and joined to its channels (SNGAN, Table
-            6). ``projection``: the score is linear(phi) + <embed(y), phi>, phi the pooled features
+        head: how D uses the label. ``none``: not at all, nor does G. ``concat``: its embedding
+            of size 128, repeated over the map after D's third block, is concatenated to the channels (SNGAN,
+            Table 6). ``projection``: the score is linear(phi) + <embed(y), phi>, phi the pooled features
             (arXiv:1802.05637, equation 3). ``ac``: an auxiliary classifier, a linear layer from phi to class
-            logits (arXiv:1610.09585); the score does not see the label. ``class_loss`` is its loss.
+            logits (arXiv:1610.09585); the score ignores the label. ``class_loss`` is its loss.
         g_channels, d_channels: at 32 px only, the widths of G (paper 256; WGAN-GP 128) and of D (128).
         pool: global ``sum`` pooling in D (paper) or ``mean`` (WGAN-GP's code).
         dense_bias: a bias in D's score; null: none at 32 px (the released code), one at the other sizes.
@@ -99,7 +99,7 @@ class ResNet(Architecture):
 
 
 class Generator(nn.Module):
-    """z (B, Z) -> dense -> up blocks -> BN, ReLU, 3x3 conv, tanh; with classes, the blocks' norms are y's."""
+    """z (B, Z) -> dense -> up blocks -> BN, ReLU, 3x3 conv, tanh; the blocks' norms are per class if any."""
 
     def __init__(
         self, shape: ImageShape, z_dim: int, channels: list[int], num_classes: int, eps: float

@@ -1,4 +1,4 @@
-"""WGAN's networks (Arjovsky et al. 2017, arXiv:1701.07875): its code's DCGAN and the variants of section 4.
+"""WGAN's networks (Arjovsky et al. 2017, arXiv:1701.07875): the code's DCGAN and the variants of section 4.
 
 Source: WassersteinGAN (the released code), models/dcgan.py, models/mlp.py and main.py.
 """
@@ -19,20 +19,20 @@ STD = 0.02  # of convolutions around 0, and of batch norm's scales around 1
 
 
 class WGAN(Architecture):
-    """4x4 stride-2 convolutions without bias, down to 4x4 and from there: 32, 64, 128 px.
+    """4x4 stride-2 convolutions without bias between the image and a 4x4 map: 32, 64, 128 px.
 
-    The critic's last layer is a 4x4 convolution to one number; it has batch norm from its second convolution
-    on with ``normalization=bn_full``, and leaky ReLU of slope 0.2. G mirrors it with batch norm and ReLU.
-    Convolutions start as N(0, 0.02^2), scales of batch norm as N(1, 0.02^2).
+    The critic's last layer is a 4x4 convolution to one number; it has leaky ReLU of slope 0.2, and with
+    ``normalization=bn_full`` batch norm from its second convolution on. G mirrors it with BN and ReLU.
+    Convolutions are initialized from N(0, 0.02^2), scales of batch norm from N(1, 0.02^2).
 
     Args:
         width: multiplies every channel count.
         z_dim: length of z.
         base: channels at the largest map of both; doubled at each smaller one.
-        g_norm: batch norm in G; the paper's Figure 6 is without, and with ``g_filters=constant``.
+        g_norm: batch norm in G; the paper's Figure 6 has none, and ``g_filters=constant``.
         g_filters: ``mirrored``: as many as the critic's; ``constant``: ``base`` at every size.
-        g: ``conv``; ``mlp``: linear layers with ReLU (Figure 7), torch's own start, as in the code; its tanh
-            is ours, the code's output is unbounded. It has no use for ``base`` and ``g_filters``.
+        g: ``conv``; ``mlp``: linear layers with ReLU (Figure 7) and torch's default initialization, as in the
+            code, but with tanh, as the code's output is unbounded. It ignores ``base`` and ``g_filters``.
         mlp_layers, mlp_units: G's hidden layers with ``g=mlp``, and their units: 4 of 512 in the caption of
             Figure 7; the code has 3, of 64 by default.
     Parameters with 3 channels at 64 px: G 3,576,704; critic without norm 2,763,776, its batch norm 1,792.
@@ -105,7 +105,7 @@ class Critic(nn.Module):
 
 
 def init(net: nn.Module) -> None:
-    """Convolutions ~ N(0, 0.02^2); batch norms' scales, where learned, ~ N(1, 0.02^2)."""
+    """Draw weights of convolutions from N(0, 0.02^2), learned scales of batch norm from N(1, 0.02^2)."""
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(m.weight, 0.0, STD)

@@ -1,4 +1,4 @@
-"""The seven generator and critic pairs of WGAN-GP's Figure 2 (LSUN bedrooms), and one of its code's alone.
+"""The seven generator-critic pairs of WGAN-GP's Figure 2 (LSUN bedrooms), and one only in its code.
 
 Source: Gulrajani et al. 2017, arXiv:1704.00028, section 4; improved_wgan_training, gan_64x64.py.
 """
@@ -33,24 +33,24 @@ from ganlab.schema import Count, Positive, checked
 from ganlab.types import ImageShape, Verdict
 
 DIM = 64  # channels of the largest map
-STD = 0.02  # of the weights of DCGANs and tanh nets, uniform; the others start as He and Glorot say
+STD = 0.02  # of the uniform initial weights of no_norm, dcgan and tanh; others use He's and Glorot's
 
 Pair = Literal["dcgan", "constant", "mlp", "no_norm", "gated", "tanh", "resnet101", "good"]
 
 
 class Bedrooms(Architecture):
-    """A generator and a critic as Figure 2 pairs them, for 16, 32, 64 (the paper's), 128, ... px.
+    """A pair of generator and critic of Figure 2, for 16, 32, 64 (the paper's), 128, ... px.
 
-    Channels double with each smaller map from 64 at the largest. G's batch norm is per channel. D has a norm
-    where ``normalization`` asks for one: the paper's is ``bn_full``, under WGAN-GP ``ln_full``, from the
-    second convolution on and at the end of each block of resnet101; with pair=no_norm it has none.
+    64 channels at the largest map, doubled at each smaller one. G has batch norm per channel. D's norm is set
+    by ``normalization``: the paper's is ``bn_full``, with WGAN-GP ``ln_full``, from the second convolution on
+    and at the end of each block of resnet101; none with pair=no_norm.
 
     Args:
         pair: ``dcgan``: 5x5 stride-2 convolutions, the baseline. ``constant``: G without batch norm, 64
-            channels at every map. ``mlp``: G of four hidden layers of 512 units, ReLU. Both beside dcgan's D.
-            ``no_norm``: dcgan, G without batch norm. ``gated``: sigmoid(a) * tanh(b) of doubled channels in
-            both. ``tanh``: dcgan with tanh in both. ``resnet101``: see ``bottleneck.py``. ``good``: residual
-            blocks of 3x3 convolutions; in the code alone.
+            channels at every map. ``mlp``: G of four hidden layers of 512 units, ReLU. Both with dcgan's D.
+            ``no_norm``: dcgan, with G without batch norm. ``gated``: sigmoid(a) * tanh(b) of twice the
+            channels in both. ``tanh``: dcgan with tanh in both. ``resnet101``: see ``bottleneck``. ``good``:
+            residual blocks of 3x3 convolutions; only in the code.
         width: multiplies every channel count.
         z_dim: length of z.
     Parameters at 64 px with 3 channels, D without norm: dcgan G 5,364,739, D 4,314,753; resnet101 G
@@ -104,7 +104,7 @@ class Bedrooms(Architecture):
 
 
 def mlp_generator(shape: ImageShape, z_dim: int, units: int) -> nn.Module:
-    """Four hidden layers that start as He's, an output layer as Glorot's."""
+    """Four hidden layers with He's initialization, an output layer with Glorot's."""
     net = MLPGenerator(shape, z_dim, [units] * 4)
     *hidden, last = [m for m in net.modules() if isinstance(m, nn.Linear)]
     for layer in hidden:
@@ -114,7 +114,7 @@ def mlp_generator(shape: ImageShape, z_dim: int, units: int) -> nn.Module:
 
 
 def good_generator(shape: ImageShape, z_dim: int, channels: list[int]) -> nn.Module:
-    """SNGAN's residual generator without the bias before each second norm, its last layer started as He's."""
+    """SNGAN's residual generator without bias before each second norm; He's initialization at the end."""
     net = ResNetGenerator(shape, z_dim, channels, 0, eps=1e-5)
     without_biases(net)
     glorot_init(net.last, math.sqrt(2))
@@ -122,16 +122,16 @@ def good_generator(shape: ImageShape, z_dim: int, channels: list[int]) -> nn.Mod
 
 
 def without_biases(net: ResNetGenerator | GoodDiscriminator) -> None:
-    """The first convolutions of the blocks lose their biases: a norm follows in the code."""
+    """Remove the biases of the blocks' first convolutions: a norm follows them in the code."""
     for block in net.blocks:
         assert isinstance(block, (UpBlock, DownBlock))
         block.conv1.bias = None
 
 
 class GoodDiscriminator(nn.Module):
-    """3x3 convolution -> residual blocks down, from norm and ReLU on -> dense to one score.
+    """3x3 convolution -> pre-activation residual blocks down -> dense to one score.
 
-    The blocks' norms are where the code has them, before each ReLU; the first follows the first convolution.
+    As in the code, a norm precedes each ReLU of the blocks; the first one follows the first convolution.
     """
 
     def __init__(self, shape: ImageShape, channels: list[int], norm: Norm) -> None:

@@ -1,4 +1,4 @@
-"""What previews and exports draw samples from."""
+"""The source of the samples in previews and exports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class MovedSamples(Protocol):
 
 
 class SampleSource(Protocol):
-    """A trained or training generator, as pictures and files of samples need it.
+    """A generator, during or after training.
 
     ema_or_generator: G, or its moving average where there is one. fixed: what moves real samples, where G
     is fixed and they take the place of generated ones.

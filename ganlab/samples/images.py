@@ -1,6 +1,6 @@
-"""Images out of G for people: grids and interpolations. uint8 from here on.
+"""Generated images as uint8: grids and interpolations.
 
-Every draw has a generator of its own, so looking at a run never changes its training.
+Every draw has its own random generator, so previews never change training.
 """
 
 from __future__ import annotations
@@ -27,42 +27,41 @@ Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 def images(
     net: nn.Module, z: Tensor, y: Tensor | None = None, batch_size: int = 256, kind: Kind = "images"
 ) -> Tensor:
-    """uint8 (n, C, H, W) of the latents z (n, Z) and labels y (n,) or None; NaN is grey.
+    """uint8 (n, C, H, W) for latents z (n, Z) and labels y (n,) or None; NaN becomes gray.
 
-    Of another ``kind``: samples as ``fakes.stored`` makes them, NaN being 0.
-
-    G runs in evaluation mode, in smaller batches where memory runs out, and is left as it was. Raises
-    MetricError if there is no memory for one image.
+    Other kinds of samples are as ``generate.to_stored`` returns them, with 0 for NaN. G runs in evaluation
+    mode, in smaller batches if memory runs out, and is not changed. Raises MetricError if there is not enough
+    memory for one sample.
     """
 
-    def some(rows: Tensor) -> Tensor:
+    def generate_rows(rows: Tensor) -> Tensor:
         return to_stored(net(z[rows], None if y is None else y[rows]).float().nan_to_num(0.0), kind)
 
     with evaluating(net):
-        return torch.cat([*MicroBatcher(batch_size)(some, torch.arange(len(z), device=z.device))])
+        return torch.cat([*MicroBatcher(batch_size)(generate_rows, torch.arange(len(z), device=z.device))])
 
 
 def latents(prior: Prior, z_dim: int, n: int, device: torch.device, seed: int, *counters: int) -> Tensor:
-    """The run's fixed latents (n, Z) for grids: the same at every step; drawn on the CPU for every device."""
+    """The run's fixed latents (n, Z) for grids, the same at every step and on every device."""
     g = rng.generator("cpu", seed, "samples", *counters)
     return prior(n, z_dim, torch.device("cpu"), g).to(device)
 
 
 def some_classes(num_classes: int, rows: int = 10) -> list[int]:
-    """Labels for the rows of a grid: all classes, or ``rows`` of them spread evenly from first to last."""
+    """Classes of the rows of a grid: all of them, or ``rows`` evenly spaced ones from first to last."""
     if num_classes <= rows:
         return list(range(num_classes))
     return [round(i * (num_classes - 1) / max(rows - 1, 1)) for i in range(rows)]
 
 
 def by_class(z: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(z, y) of a grid with a row for each of ``classes`` and a column for each latent of z (columns, Z)."""
+    """(z, y) of a grid with a row per class and a column per latent of z (columns, Z)."""
     y = torch.tensor(classes, device=z.device).repeat_interleave(len(z))
     return z.repeat(len(classes), 1), y
 
 
 def row_labels(rows: Sequence[int], n: int, columns: int, device: torch.device) -> Tensor | None:
-    """Labels (n,) of a grid whose row r is of class ``rows[r % len(rows)]``; None where there are none."""
+    """Labels (n,) of a grid whose row r has class ``rows[r % len(rows)]``; None without ``rows``."""
     if not rows:
         return None
     return torch.tensor([rows[i // columns % len(rows)] for i in range(n)], device=device)
@@ -77,7 +76,7 @@ def grid(images: Tensor, columns: int = 8, padding: int = 2) -> Picture:
 
 
 def interpolate(a: Tensor, b: Tensor, steps: int, spherical: bool = True) -> Tensor:
-    """Latents (n * steps, Z) on the way from each row of a (n, Z) to the same row of b, ends included.
+    """Latents (n * steps, Z) from each row of a (n, Z) to the same row of b, both ends included.
 
     ``spherical``: along the great circle, which keeps a normal z's length; else along the straight line.
     """
@@ -92,7 +91,7 @@ def interpolate(a: Tensor, b: Tensor, steps: int, spherical: bool = True) -> Ten
 
 
 def write_png(path: Path, picture: Picture) -> None:
-    """Save (H, W, 3) or (H, W, 1) uint8 as PNG, whole or not at all. Raises EnvError."""
+    """Write uint8 (H, W, 3) or (H, W, 1) as PNG, atomically. Raises EnvError."""
     from PIL import Image
 
     data = io.BytesIO()

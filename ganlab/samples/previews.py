@@ -1,4 +1,4 @@
-"""Pictures of a run's samples on the way: a grid of images, a map of points, a page of text."""
+"""Previews of samples during training: a grid of images, a map of points, or lines of text."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 1000  # of either kind in a map
+POINTS = 1000  # real and as many generated ones in a map
 REAL, FAKE = "#0072b2", "#d55e00"  # Okabe and Ito's blue for real samples, vermilion for generated ones
 
 
 class RenderedPreview(NamedTuple):
-    """What there is to see, a picture (H, W, 3) or lines of text; alike: all samples are the same."""
+    """A picture (H, W, 3) or lines of text. collapsed: whether all samples are identical."""
 
     picture: Picture | None
     text: str | None
-    alike: bool
+    collapsed: bool
 
     def write(self, path: Path) -> None:
-        """Save, whole or not at all. Raises EnvError."""
+        """Write to a file, atomically. Raises EnvError."""
         if self.picture is not None:
             images_module.write_png(path, self.picture)
         else:
@@ -44,13 +44,13 @@ class RenderedPreview(NamedTuple):
 
 
 class Preview(ABC):
-    """How samples of one kind are shown. ``count``: latents that it wants; ``ending``: of its files."""
+    """Renders samples of one kind. count: latents to generate from; suffix: of its files."""
 
-    count, ending = 64, "png"
+    count, suffix = 64, "png"
 
     @abstractmethod
     def __call__(self, source: SampleSource, z: Tensor, y: Tensor | None) -> RenderedPreview:
-        """Samples of the EMA or G for latents z (n, Z) and labels y (n,). Raises MetricError."""
+        """Render samples of the EMA or G for latents z (n, Z) and labels y (n,). Raises MetricError."""
 
 
 class Images(Preview):
@@ -62,7 +62,7 @@ class Images(Preview):
 
 
 class Points(Preview):
-    """Generated points over real ones, in the plane that holds the real ones; on a line, histograms."""
+    """Generated points over real ones in the plane; histograms for points on a line."""
 
     count = POINTS
 
@@ -80,9 +80,9 @@ class Points(Preview):
 
 
 class Text(Preview):
-    """Lines, one a sample; the symbol that pads a line is left out at its end."""
+    """Lines, one per sample, without the padding at the end."""
 
-    ending = "txt"
+    suffix = "txt"
 
     def __init__(self, symbols: Sequence[str]) -> None:
         self.symbols = symbols
@@ -94,7 +94,7 @@ class Text(Preview):
 
 
 def preview_of(images: SampleSet, seed: int) -> Preview:
-    """The look for samples like these."""
+    """The preview for samples of this kind."""
     kind = images.shape.kind
     if kind == "points":
         return Points(images, seed)
@@ -102,17 +102,17 @@ def preview_of(images: SampleSet, seed: int) -> Preview:
 
 
 def generate(source: SampleSource, z: Tensor, y: Tensor | None) -> Tensor:
-    """Samples of ``source.ema_or_generator`` as they are stored, on the CPU; NaN counts as 0."""
+    """Samples of ``source.ema_or_generator`` as stored, on the CPU; NaN becomes 0."""
     return images_module.images(source.ema_or_generator, z, y, kind=source.shape.kind).cpu()
 
 
 def lines(rows: Tensor, symbols: Sequence[str], pad: str = "`") -> list[str]:
-    """Symbols (n, L) as lines of text, without the padding at their ends."""
+    """Symbols (n, L) as lines of text, without the padding at the end."""
     return ["".join(symbols[int(i)] for i in row).rstrip(pad) for row in rows]
 
 
 def point_map(real: npt.NDArray[Any], fake: npt.NDArray[Any], side: float = 5.0) -> Picture:
-    """A picture of real and generated points (n, 2) in the square around the real ones, or of both (n, 1)."""
+    """A scatter plot of points (n, 2) in the square around the real ones; histograms of points (n, 1)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
@@ -124,18 +124,18 @@ def point_map(real: npt.NDArray[Any], fake: npt.NDArray[Any], side: float = 5.0)
         return _picture(figure, ax)
     ax.scatter(real[:, 0], real[:, 1], s=5, c=REAL, lw=0, alpha=0.6, label="real")
     ax.scatter(fake[:, 0], fake[:, 1], s=5, c=FAKE, lw=0, alpha=0.6, label="generated")
-    centre = (real.max(0) + real.min(0)) / 2
-    reach = 0.75 * float((real.max(0) - real.min(0)).max())
-    ax.set(xlim=(centre[0] - reach, centre[0] + reach), ylim=(centre[1] - reach, centre[1] + reach))
+    center = (real.max(0) + real.min(0)) / 2
+    radius = 0.75 * float((real.max(0) - real.min(0)).max())
+    ax.set(xlim=(center[0] - radius, center[0] + radius), ylim=(center[1] - radius, center[1] + radius))
     ax.set_aspect("equal")
-    outside = float((np.abs(fake - centre) > reach).any(1).mean())
+    outside = float((np.abs(fake - center) > radius).any(1).mean())
     if outside:
-        ax.set_title(f"{outside:.0%} of the generated points lie outside", fontsize=8)
+        ax.set_title(f"{outside:.0%} of the generated points are outside", fontsize=8)
     return _picture(figure, ax)
 
 
 def _picture(figure: Figure, ax: Axes) -> Picture:
-    """The figure with its legend, as pixels."""
+    """The pixels of the figure, with a legend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 

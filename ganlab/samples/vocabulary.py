@@ -1,4 +1,4 @@
-"""``vocabulary.json`` of a run on text: what its symbols stand for, kept where the corpus may be gone."""
+"""``vocabulary.json`` of a run on text: its symbols, which outlast the corpus."""
 
 from __future__ import annotations
 
@@ -12,45 +12,44 @@ NAME = "vocabulary.json"
 
 
 def write_vocabulary(folder: RunFolder, images: SampleSet) -> None:
-    """Write the file of a new run; nothing where the samples are no text. The first rank does it.
+    """Write the file of a new run on text, on rank 0; do nothing for other samples.
 
-    Raises DataError if the run was made with another vocabulary, whatever ``resume_allow`` says: its nets
-    know symbols by number. EnvError if it can't be written.
+    Raises DataError if the run has another vocabulary, regardless of ``resume_allow``, as its networks encode
+    symbols by index. EnvError if the file cannot be written.
     """
     if images.shape.kind == "text":
-        collectives.current().on_rank_zero(lambda: _keep(folder, images))
+        collectives.current().on_rank_zero(lambda: _write(folder, images))
 
 
-def _keep(folder: RunFolder, images: SampleSet) -> None:
-    place, now = folder.path / NAME, list(images.manifest["vocabulary"])
-    was = _read(folder)
-    if was is None:
-        write_json(place, {"format": 1, "symbols": now})
-    elif was != now:
-        what = f"this run was made with another vocabulary, of {len(was)} symbols; there are {len(now)} now"
-        raise DataError(str(place), what, "restore its text, or use another run_dir=")
+def _write(folder: RunFolder, images: SampleSet) -> None:
+    path, current, stored = folder.path / NAME, list(images.manifest["vocabulary"]), _read(folder)
+    if stored is None:
+        write_json(path, {"format": 1, "symbols": current})
+    elif stored != current:
+        what = f"this run has another vocabulary: {len(stored)} symbols, the text has {len(current)}"
+        raise DataError(str(path), what, "restore its text, or use another run_dir=")
 
 
 def symbols(folder: RunFolder, dataset: Dataset, size: int) -> list[str]:
-    """What the ``size`` symbols of a run stand for: from its folder, else from its text.
+    """The ``size`` symbols of a run, from its folder or else from its text.
 
-    Raises DataError where neither tells.
+    Raises DataError if neither is available.
     """
-    found = _read(folder)
-    if found is None:
-        found = list(dataset.load().manifest["vocabulary"])
-    if len(found) != size:
-        what = f"tells {len(found)} symbols, the run has {size}"
+    vocabulary = _read(folder)
+    if vocabulary is None:
+        vocabulary = list(dataset.load().manifest["vocabulary"])
+    if len(vocabulary) != size:
+        what = f"has {len(vocabulary)} symbols, the run {size}"
         raise DataError(str(folder.path / NAME), what, "restore it, or the run's text")
-    return found
+    return vocabulary
 
 
 def _read(folder: RunFolder) -> list[str] | None:
-    """None if there is none. Raises DataError if it is damaged."""
-    told = read_json(folder.path / NAME)
-    if told is None:
+    """The stored symbols, or None without a file. Raises DataError if it is damaged."""
+    content = read_json(folder.path / NAME)
+    if content is None:
         return None
-    found = told.get("symbols") if isinstance(told, dict) else None
-    if not isinstance(found, list) or not all(isinstance(s, str) and len(s) == 1 for s in found):
-        raise DataError(str(folder.path / NAME), "holds no vocabulary", "restore it, or remove it")
-    return found
+    symbols = content.get("symbols") if isinstance(content, dict) else None
+    if not isinstance(symbols, list) or not all(isinstance(s, str) and len(s) == 1 for s in symbols):
+        raise DataError(str(folder.path / NAME), "is not a valid vocabulary", "restore it, or remove it")
+    return symbols

@@ -96,7 +96,7 @@ class Monitor:
 
     def _samples(self, step: int) -> None:
         self.folder.require_here()
-        name = f"step-{step:09d}.{self.preview.ending}"
+        name = f"step-{step:09d}.{self.preview.suffix}"
         try:
             rendered = self.preview(self.gan, self.z, self.y)
             self.folder.samples.mkdir(exist_ok=True)  # not its parents: a deleted run folder stays deleted
@@ -112,7 +112,7 @@ class Monitor:
             self.log.image(step, rendered.picture)
         else:
             self.log.text(step, rendered.text or "")
-        if step >= SETTLED and not self.collapsed and rendered.alike:
+        if step >= SETTLED and not self.collapsed and rendered.collapsed:
             self.collapsed = True
             noun, n = NOUNS[self.gan.shape.kind], len(self.z)
             self.log.warn(f"step {step}: all {n} generated {noun} are identical; G has collapsed")

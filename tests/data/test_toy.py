@@ -27,7 +27,7 @@ from ganlab.methods.constraints import WeightClip
 from ganlab.methods.losses import Wasserstein
 from ganlab.methods.penalties import GradientPenalty
 from ganlab.methods.priors import Normal
-from ganlab.metrics.base import MetricError, Real
+from ganlab.metrics.base import Fakes, MetricError, Real
 from ganlab.metrics.modes import Modes, coverage
 from ganlab.metrics.protocol import Protocol
 from ganlab.metrics.wasserstein1 import Wasserstein1, distance
@@ -208,11 +208,12 @@ def test_coverage_by_hand() -> None:
 def test_of_real_points_98_9_per_cent_are_of_high_quality() -> None:
     data = TwentyFiveGaussians()
     real = Real(data.load().images, data.load().manifest)
-    told = Modes()(real, torch.from_numpy(data.load(split="test").images), PROTOCOL)
+    others = torch.from_numpy(data.load(split="test").images)
+    told = Modes()(real, Fakes(samples=others), Protocol(name="all", is_n_fake=10, fid_n_fake=len(others)))
     assert told["modes"] == 25
     assert told["high_quality"] == pytest.approx(1 - math.exp(-4.5), abs=0.002)  # 3 deviations in the plane
     with pytest.raises(MetricError, match="swissroll has no modes"):
-        Modes()(Real(None, {"name": "swissroll"}), torch.zeros(3, 2), PROTOCOL)
+        Modes().check(PROTOCOL, Real(facts={"name": "swissroll"}))
 
 
 def test_a_run_is_scored_and_a_set_without_modes_has_w1_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ganlab import report, rng
 from ganlab.evaluation.scores import SUSPICIOUS
-from ganlab.metrics.base import Protocol, Real, Reference, moments, square_root
+from ganlab.metrics.base import Fakes, Protocol, Real, Reference, moments, square_root
 from ganlab.metrics.fid import FID, frechet_distance
 from ganlab.metrics.wasserstein1 import Wasserstein1
 from ganlab.runs.result import score_entry
@@ -81,12 +81,16 @@ def test_points_that_are_copies_are_suspected_and_new_ones_are_not() -> None:
     points = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
     metric, protocol = Wasserstein1(n=200), Protocol(name="t", is_n_fake=200, fid_n_fake=200)
     real = Real(points.numpy(), {})
-    bound = metric.among_real(real)["w1"]
+    bound = metric.among_real(real, protocol)["w1"]
+
+    def w1(samples: Tensor) -> float:
+        return metric(real, Fakes(samples=samples), protocol)["w1"]
+
     fresh = [torch.randn(200, 2, generator=torch.Generator().manual_seed(i)) for i in range(1, 9)]
-    assert 0.8 * bound < min(metric(real, points, protocol)["w1"] for points in fresh) < 1.5 * bound
+    assert 0.8 * bound < min(map(w1, fresh)) < 1.5 * bound
     compared = torch.randperm(2000, generator=rng.generator("cpu", protocol.seed, "metric", 6))[:200]
-    assert metric(real, points[compared], protocol)["w1"] < 0.01 * bound
-    assert metric.among_real(Real(points[:399].numpy(), {})) == {}
+    assert w1(points[compared]) < 0.01 * bound
+    assert metric.among_real(Real(points[:399].numpy()), protocol) == {}
 
 
 def test_the_report_says_which_scores_are_suspicious(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from ganlab.evaluation.evaluator import Evaluator, Scores
 from ganlab.evaluation.generate import CHUNK, Generate, SampleGenerator, generators
 from ganlab.evaluation.per_class import labels_of
 from ganlab.experiment import Experiment, Scoring
-from ganlab.metrics.base import Group, Measure, MetricError, Moments, moments, square_root
+from ganlab.metrics.base import Fakes, Metric, MetricError, Moments, Real, moments, square_root
 from ganlab.metrics.fid import FID, frechet_distance
 from ganlab.metrics.intra_fid import IntraFID, factored, factored_distance
 from ganlab.metrics.ms_ssim import MSSSIM, IntraMSSSIM, halved, ms_ssim
@@ -74,7 +74,7 @@ def test_intra_fid_of_a_group_equals_torch_fidelity() -> None:
     stats = [fid_features_to_statistics(x) for x in (real, fake)]
     theirs = fid_statistics_to_metric(*stats, False)["frechet_inception_distance"]
     assert theirs > 1
-    ours = IntraFID()(Group(0, None, fake, factored(real)), protocol(intra_n_fake=90))
+    ours = IntraFID()(factored(real), Fakes(pool=fake), protocol(intra_n_fake=90))["intra_fid"]
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_intra_fid_needs_two_images_and_finite_features() -> None:
         factored(torch.full((2, 3), torch.nan))
     few = {"a": 1, "b": 9, "c": 0, "d": 1, "e": 1}
     with pytest.raises(MetricError, match=r"'a' has 1, 'c' has 0, 'd' has 1 and 1 more$"):
-        IntraFID().check(protocol(), Animals().shape, few)
+        IntraFID().check(protocol(), Real(class_counts=few))
 
 
 # --- MS-SSIM
@@ -156,15 +156,15 @@ def test_ms_ssim_knows_copies_opposites_and_its_smallest_image() -> None:
     with pytest.raises(MetricError, match="at least 16 pixels"):
         ms_ssim(x[:, :, :15], y[:, :, :15])
     with pytest.raises(MetricError, match="at least 16 pixels"):
-        MSSSIM().check(protocol(), Animals(side=8).shape, {})
+        MSSSIM().check(protocol(), Real(shape=Animals(side=8).shape))
     assert halved(torch.tensor([[[[1.0, 3.0, 5.0]]]])).flatten().tolist() == [2, 5]
 
 
 def test_ms_ssim_pairs_neighbours_and_uses_the_first_images() -> None:
     x, y = pairs(16, n=250)
     mixed = torch.stack([x, y], 1).flatten(0, 1)
-    value = MSSSIM(pairs=150)(Group(None, mixed, None, None), protocol())
-    assert value == pytest.approx(float(ms_ssim(x[:150], y[:150]).mean()), rel=1e-12)
+    values = MSSSIM(pairs=150)(None, Fakes(samples=mixed), protocol())
+    assert values["ms_ssim"] == pytest.approx(float(ms_ssim(x[:150], y[:150]).mean()), rel=1e-12)
     assert MSSSIM(pairs=150).n_fake(protocol()) == 300
 
 
@@ -231,7 +231,7 @@ def draw_labelled(n: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
 def scored(
     cache: Path,
     g: nn.Module | None = None,
-    metrics: dict[str, Measure] | None = None,
+    metrics: dict[str, Metric[Any]] | None = None,
     dataset: Dataset | None = None,
     extractor: Tiny | None = None,
     poll: Any = None,
@@ -283,7 +283,7 @@ def test_intra_fid_is_the_mean_of_the_plain_fid_of_each_class(tmp_path: Path) ->
 
 
 def test_a_generator_that_ignores_its_labels_is_found_out(tmp_path: Path) -> None:
-    metrics: dict[str, Measure] = {"fid": FID(), "intra_fid": IntraFID()}
+    metrics: dict[str, Metric[Any]] = {"fid": FID(), "intra_fid": IntraFID()}
     # every class as often as the labels are drawn: FID alone sees no difference between the two
     obeys, ignores = (scored(tmp_path, Painter(obeys=o), metrics) for o in (True, False))
     assert obeys.values["fid_tiny"] == pytest.approx(ignores.values["fid_tiny"], rel=0.2)
@@ -307,7 +307,7 @@ def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_pat
         def __call__(self, images: Tensor) -> Any:
             return super().__call__(images[:, :, ::4, ::4])
 
-    metrics: dict[str, Measure] = {
+    metrics: dict[str, Metric[Any]] = {
         "fid": FID(),
         "intra_ms_ssim": IntraMSSSIM(pairs=20),
         "ms_ssim": MSSSIM(pairs=30),
@@ -343,7 +343,7 @@ def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_pat
 
 def test_scores_of_classes_have_a_protocol_of_their_own(tmp_path: Path) -> None:
     """So that FID stays comparable whatever is computed beside it."""
-    metrics: dict[str, Measure] = {"fid": FID(), "intra_fid": IntraFID()}
+    metrics: dict[str, Metric[Any]] = {"fid": FID(), "intra_fid": IntraFID()}
     plain = scored(tmp_path, metrics={"fid": FID()})
     for changes in ({}, {"intra_classes": 2}, {"intra_n_fake": 40}):
         both = scored(tmp_path, metrics=metrics, **changes)
@@ -354,7 +354,7 @@ def test_scores_of_classes_have_a_protocol_of_their_own(tmp_path: Path) -> None:
         assert own["protocol"] == plain.record | wanted
         assert both.own_ids == {"intra_fid_tiny": digest(own["protocol"])}
     e = Evaluator(Tiny(), {"p": IntraMSSSIM(), "fid": FID()}, protocol(), Animals(), "cpu", tmp_path)
-    record = e.record(group="p")
+    record = e.record(own="p")
     assert "intra_n_fake" not in record
     assert record["extractor"] is None, "pixels alone"
     assert record["options"]["p"]["pairs"] == 100
@@ -413,7 +413,7 @@ def test_class_statistics_are_cached_by_content_and_piece_by_piece(tmp_path: Pat
 
 
 def test_a_stop_keeps_the_classes_that_are_done(tmp_path: Path) -> None:
-    left = iter(range(6))  # batches: 4 of the first class's fakes and reals, then into the second
+    left = iter(range(4))  # batches: the first class's real images and fakes, then into the second
 
     def poll() -> None:
         if next(left, None) is None:
@@ -472,7 +472,7 @@ def test_an_unconditional_generator_has_no_value(tmp_path: Path) -> None:
     def unlabelled(n: int, random: torch.Generator) -> tuple[Tensor, None]:
         return torch.randn(n, 4, generator=random), None
 
-    metrics: dict[str, Measure] = {"intra_fid": IntraFID(), "fid": FID()}
+    metrics: dict[str, Metric[Any]] = {"intra_fid": IntraFID(), "fid": FID()}
     e = Evaluator(Tiny(), metrics, p, Animals(), "cpu", tmp_path)
     scores = e.score(*generators(net, unlabelled, p, SMALL))
     assert scores.values["intra_fid_tiny"] is None
@@ -538,7 +538,7 @@ def test_a_conditional_run_is_scored_by_class_evaluated_again_and_reported(
     p = Protocol(
         "p", is_n_fake=64, is_splits=1, fid_n_fake=64, batch_size=64, intra_n_fake=20, intra_classes=2
     )
-    scores: dict[str, Measure] = {"fid": FID(), "intra_fid": IntraFID(), "intra_ms_ssim": IntraMSSSIM(10)}
+    scores: dict[str, Metric[Any]] = {"fid": FID(), "intra_fid": IntraFID(), "intra_ms_ssim": IntraMSSSIM(10)}
 
     def make(**changes: Any) -> Experiment:
         net = ResNet(width=0.03, z_dim=4, head="projection")

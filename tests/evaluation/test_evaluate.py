@@ -24,7 +24,7 @@ from ganlab.evaluation.generate import CHUNK, Generate, SampleGenerator, evaluat
 from ganlab.evaluation.reference_stats import IN_MEMORY, rows_of
 from ganlab.experiment import Experiment, Scoring
 from ganlab.extractors.base import Extractor, check_images
-from ganlab.metrics.base import Metric, MetricError, Reference, moments
+from ganlab.metrics.base import Accumulator, Collected, Metric, MetricError, moments
 from ganlab.metrics.fid import FID
 from ganlab.metrics.inception_score import InceptionScore, inception_score
 from ganlab.metrics.kid import KID
@@ -94,7 +94,12 @@ def protocol(**changes: Any) -> Protocol:
     return Protocol(**(fields | changes))
 
 
-METRICS: dict[str, Metric] = {"is": InceptionScore(), "fid": FID(), "kid": KID(), "pr": PrecisionRecall()}
+METRICS: dict[str, Metric[Any]] = {
+    "is": InceptionScore(),
+    "fid": FID(),
+    "kid": KID(),
+    "pr": PrecisionRecall(),
+}
 
 
 def evaluator(cache: Path, **changes: Any) -> Evaluator:
@@ -359,6 +364,17 @@ def test_what_no_data_can_mend_is_refused_before_data_are_read() -> None:
         Scoring(Tiny(), protocol(kid_subset_size=5000), {"kid": KID()}, progress=None)
 
 
+def test_a_metric_that_needs_what_the_extractor_lacks_is_refused_by_name() -> None:
+    class NoLogits(Tiny):
+        num_classes = 0
+
+    with pytest.raises(
+        ValueError, match=r"^scores\.is: needs class logits, which .* tiny does not have; .*$"
+    ):
+        Scoring(NoLogits(), protocol(), {"is": InceptionScore(), "fid": FID()})
+    assert Scoring(NoLogits(), protocol(), {"fid": FID(), "kid": KID()}).scores
+
+
 def test_a_split_that_is_not_there_and_odd_channels(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"^metric.protocol.real_split: t compares with split 'val', which noise lacks; "
@@ -371,24 +387,24 @@ def test_a_split_that_is_not_there_and_odd_channels(tmp_path: Path) -> None:
 
 
 def test_no_value_is_null_with_a_reason_and_an_error_if_asked(tmp_path: Path) -> None:
-    class Odd(Metric):
-        names, better = ("odd", "odd_std"), "lower"
+    class Odd(Metric[None]):
+        names, better, needs = ("odd", "odd_std"), "lower", frozenset({"features"})
 
         def n_fake(self, protocol: Protocol) -> int:
             return 10
 
-        def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
-            return {"odd": math.inf, "odd_std": 0.0}
+        def start(self, real: None, protocol: Protocol) -> Accumulator:
+            return Collected("pool", 10, lambda pool: {"odd": math.inf, "odd_std": 0.0})
 
     e = evaluator(tmp_path, metrics={"odd": Odd(), "fid": FID()})
     scores = e.score(generate)
     assert scores.values["odd_tiny"] is scores.values["odd_std_tiny"] is None
     assert scores.values["fid_tiny"] is not None
     assert scores.warnings == ["odd: no value, not finite: {'odd': inf, 'odd_std': 0.0}"]
-    e.metrics["odder"] = e.measures["odder"] = Odd()
+    e.metrics["odder"] = Odd()
     with pytest.raises(DataError, match=r"^metric.scores.odd: not finite: .*\n.*odder: not finite: .*$"):
         e.score(generate, strict=True)
-    del e.metrics["odder"], e.measures["odder"]
+    del e.metrics["odder"]
     assert e.score(generate).warnings == scores.warnings  # not heaped up
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from ganlab.errors import EnvError
 from ganlab.extractors import cifar
 from ganlab.extractors.base import exact_fp32
-from ganlab.extractors.cifar import CifarExtractor, FeatureNet, normalised
+from ganlab.extractors.cifar import CifarExtractor, FeatureNet, normalized
 from ganlab.rng import generator
 
 ROOT = Path(__file__).parents[2]
@@ -119,11 +119,11 @@ def test_other_images_are_refused(extractor: CifarExtractor) -> None:
 
 
 def test_normalised_by_hand() -> None:
-    x = normalised(torch.full((1, 3, 32, 32), 188, dtype=torch.uint8))
+    x = normalized(torch.full((1, 3, 32, 32), 188, dtype=torch.uint8))
     wanted = torch.tensor([(188 - 125.3) / 63.0, (188 - 123.0) / 62.1, (188 - 113.9) / 66.7])
     assert torch.allclose(x[0, :, 5, 7], wanted, atol=1e-6)
     constant = torch.full((1, 3, 77, 50), 188, dtype=torch.uint8)
-    assert torch.allclose(normalised(constant), x, atol=1e-4)
+    assert torch.allclose(normalized(constant), x, atol=1e-4)
 
 
 def test_shrinking_is_antialiased() -> None:
@@ -131,7 +131,7 @@ def test_shrinking_is_antialiased() -> None:
     stripes = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     stripes[..., ::2] = 255
     mean, std = torch.tensor(cifar.MEAN), torch.tensor(cifar.STD)
-    pixels = normalised(stripes)[0, :, 16, 16] * std + mean
+    pixels = normalized(stripes)[0, :, 16, 16] * std + mean
     assert torch.allclose(pixels, torch.full((3,), 127.5), atol=1.0)
 
 
@@ -340,13 +340,13 @@ def test_folding_keeps_the_function(script: ModuleType) -> None:
     images = noise(64, 3, 32, 32)
     net = script.build((24, 16, 16, 256), 0, images)
     for at in range(3):  # running statistics and biases that are not the initial ones
-        net(normalised(noise(32, 3, 32, 32, seed=at)))
+        net(normalized(noise(32, 3, 32, 32, seed=at)))
     for i, norm in enumerate(net.norms):
         norm.bias.data.normal_(generator=generator("cpu", i, "samples"))
     net.eval()
     small = FeatureNet((24, 16, 16, 256))
     small.load_state_dict({name: value.float() for name, value in script.fold_batch_norm(net).items()})
-    x = normalised(images)
+    x = normalized(images)
     with torch.no_grad():
         wanted, got = net(x), small(x)
     assert torch.allclose(got.pool, wanted.pool, atol=0.02 * float(wanted.pool.abs().max()))

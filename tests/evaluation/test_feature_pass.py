@@ -21,10 +21,9 @@ from ganlab.evaluation.passes import FeaturePass, prefetch
 from ganlab.extractors.base import Extractor
 from ganlab.extractors.cifar import CifarExtractor
 from ganlab.metrics import base
-from ganlab.metrics.base import BLOCK, Metric, MetricError, Reference
+from ganlab.metrics.base import BLOCK, Accumulator, Collected, Fakes, Metric, MetricError, Reference
 from ganlab.metrics.fid import FID
 from ganlab.metrics.inception_score import InceptionScore
-from ganlab.metrics.kid import KID
 from ganlab.metrics.protocol import Protocol, digest
 from ganlab.papers import published
 from ganlab.types import Features
@@ -45,7 +44,7 @@ def test_streamed_scores_are_those_of_all_features_at_once(tmp_path: Path, batch
     e = evaluator(tmp_path, **COUNTS, batch_size=batch_size)
     scores, real = e.score(generate), e.reference()
     found = [Tiny()(part) for part in images(COUNTS["is_n_fake"]).split(batch_size)]
-    whole = Features(torch.cat([f.pool for f in found]), torch.cat([f.logits for f in found]))
+    whole = Fakes(torch.cat([f.pool for f in found]), torch.cat([f.logits for f in found]))
     mean, cov = base.moments(whole.pool[: COUNTS["fid_n_fake"]])
     for name, metric in METRICS.items():
         for value, told in metric(real, whole, e.protocol).items():
@@ -62,28 +61,28 @@ def test_a_split_of_the_score_may_span_blocks_and_blocks_splits() -> None:
     p = protocol(is_n_fake=len(logits), is_splits=3)
     log_p = [part.double().log_softmax(1) for part in logits.tensor_split([3337, 6674])]
     by_hand = [(part.exp() * (part - part.exp().mean(0).log())).sum(1).mean().exp() for part in log_p]
-    found = InceptionScore()(None, Features(logits, logits), p)
+    found = InceptionScore()(None, Fakes(logits=logits), p)
     assert found["is"] == pytest.approx(float(torch.stack(by_hand).mean()), rel=1e-12)
     with pytest.raises(MetricError, match="needs at least 10011 generated images, there are 9999"):
-        InceptionScore()(None, Features(logits[:9999], logits[:9999]), p)
+        InceptionScore()(None, Fakes(logits=logits[:9999]), p)
     logits[7000, 2] = math.nan
     with pytest.raises(MetricError, match="features are not finite"):
-        InceptionScore()(None, Features(logits, logits), p)
+        InceptionScore()(None, Fakes(logits=logits), p)
 
 
 def test_one_metric_that_fails_leaves_the_others_their_values(tmp_path: Path) -> None:
-    class Full(base.Running):
-        def add(self, features: Features) -> None:
+    class Full(Accumulator):
+        def add(self, fakes: Fakes) -> None:
             raise torch.OutOfMemoryError("no room for sums")
 
-        def value(self, real: Reference | None) -> dict[str, float]:
+        def value(self) -> dict[str, float]:
             raise AssertionError
 
     class Fails(FID):
-        def running(self, protocol: Protocol) -> base.Running:
+        def start(self, real: Reference, protocol: Protocol) -> Accumulator:
             return Full()
 
-    metrics: dict[str, Metric] = {"fid": Fails(), "is": InceptionScore()}
+    metrics: dict[str, Metric[Any]] = {"fid": Fails(), "is": InceptionScore()}
     scores = evaluator(tmp_path, metrics=metrics).score(generate)
     assert scores.values["fid_tiny"] is None
     assert scores.warnings == ["fid: no value, no room for sums"]
@@ -150,23 +149,27 @@ def test_memory_does_not_grow_with_the_images(
     assert largest[0] <= max(block, pixels, distances)
 
 
-def test_only_what_is_asked_for_is_kept(tmp_path: Path) -> None:
-    def kept(**metrics: Metric) -> tuple[int, int]:
-        p = protocol(is_n_fake=700, fid_n_fake=600)
-        features = FeaturePass(Tiny(), 100, torch.device("cpu"), print)
-        seen = passes.pass_over_fakes(metrics, p, features, generate, None, lambda *_: None)
-        return len(seen.kept.pool), len(seen.kept.logits)
+def test_only_what_is_asked_for_is_kept() -> None:
+    """A pass yields as many rows of each field as the metrics need, and extracts no other features."""
+    for n, n_samples in ((2500, 0), (1200, 700), (0, 2200)):
+        extractor = Tiny()
+        features = FeaturePass(extractor, 100, torch.device("cpu"), print)
+        rows = [
+            [len(field) for field in fakes] for fakes in features.blocks(generate, n, 0, n_samples=n_samples)
+        ]
+        assert [sum(field) for field in zip(*rows, strict=True)] == [n, n, n_samples]
+        assert extractor.seen == n
+    (fakes,) = features.blocks(generate, 600, 0, n_samples=1300)
+    assert torch.equal(fakes.samples, images(1300))
+    assert torch.allclose(fakes.pool, extractor(fakes.samples[:600]).pool)
 
-    class Own(Metric):
-        def n_fake(self, protocol: Protocol) -> int:
-            return 20
 
-        def __call__(self, real: Reference | None, fake: Features, protocol: Protocol) -> dict[str, float]:
-            return {}
-
-    assert kept(a=InceptionScore(), b=FID()) == (0, 0)
-    assert kept(a=InceptionScore(), b=KID()) == (600, 0)
-    assert kept(a=FID(), b=Own()) == (20, 20)  # a metric without a running form gets all that there is
+def test_collected_rows_are_the_first_ones() -> None:
+    rows = torch.arange(10.0).view(5, 2)
+    collected = Collected("pool", 3, lambda pool: {"sum": float(pool.sum())})
+    for part in rows.split(2):
+        collected.add(Fakes(pool=part))
+    assert collected.value() == {"sum": 15.0}
 
 
 # --- what the host waits for

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from ganlab.metrics.base import Measure, MetricError, Moments, Reference, moments, square_root
+from ganlab.metrics.base import Fakes, Metric, MetricError, Moments, Real, Reference, moments, square_root
 from ganlab.metrics.fid import FID, frechet_distance
 from ganlab.metrics.inception_score import InceptionScore, inception_score
 from ganlab.metrics.intra_fid import IntraFID
@@ -19,7 +20,6 @@ from ganlab.metrics.ms_ssim import MSSSIM, IntraMSSSIM
 from ganlab.metrics.precision_recall import PrecisionRecall, precision_recall, share_inside
 from ganlab.metrics.protocol import OPTIONAL, Protocol, digest
 from ganlab.schema import parameters
-from ganlab.types import Features
 
 PINNED = {
     "demo": "07308eabd0aa",
@@ -83,7 +83,7 @@ def test_inception_score_equals_torch_fidelity(n: int, splits: int) -> None:
 
 def test_inception_score_takes_the_first_fakes_in_order() -> None:
     logits = torch.randn(130, 6, generator=torch.Generator().manual_seed(0))
-    found = InceptionScore()(None, Features(logits, logits), small(is_splits=4))
+    found = InceptionScore()(None, Fakes(logits, logits), small(is_splits=4))
     assert found["is"] == inception_score(logits[:100], 4)[0]
 
 
@@ -122,18 +122,18 @@ def test_fid_equals_torch_fidelity(n_real: int, n_fake: int, d: int) -> None:
     stats = [fid_features_to_statistics(x) for x in (real, fake)]
     theirs = fid_statistics_to_metric(*stats, False)["frechet_inception_distance"]
     protocol = small(fid_n_fake=n_fake)
-    ours = FID()(reference(real), Features(fake, fake), protocol)["fid"]
+    ours = FID()(reference(real), Fakes(fake, fake), protocol)["fid"]
     assert theirs > 1
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 def test_fid_of_a_set_with_itself_is_zero_and_with_a_constant_finite() -> None:
     real = draw(300, 32, 4)
-    assert FID()(reference(real), Features(real, real), small())["fid"] >= 0
+    assert FID()(reference(real), Fakes(real, real), small())["fid"] >= 0
     mean, cov = moments(real)
     assert frechet_distance(mean, cov, square_root(cov), mean, cov) == pytest.approx(0, abs=1e-9)
     constant = torch.ones(100, 32)
-    found = FID()(reference(real), Features(constant, constant), small())["fid"]
+    found = FID()(reference(real), Fakes(constant, constant), small())["fid"]
     assert found == pytest.approx(float((mean - 1).square().sum() + cov.trace()), rel=1e-9)
 
 
@@ -180,11 +180,11 @@ def test_kid_equals_torch_fidelity_on_the_same_subsets() -> None:
 def test_kid_is_unbiased_and_repeats_by_seed() -> None:
     real, fake = draw(2000, 16, 8), draw(2000, 16, 9)
     p = small(fid_n_fake=2000, kid_subsets=50, kid_subset_size=200)
-    one, again = (KID()(reference(real), Features(fake, fake), p) for _ in range(2))
+    one, again = (KID()(reference(real), Fakes(fake, fake), p) for _ in range(2))
     assert one == again
     assert abs(one["kid"]) < 3 * one["kid_std"]  # same distribution: zero on average, not above it
     p.seed = 1
-    assert KID()(reference(real), Features(fake, fake), p) != one
+    assert KID()(reference(real), Fakes(fake, fake), p) != one
 
 
 # --- precision and recall
@@ -213,29 +213,28 @@ def test_precision_recall_equals_torch_fidelity() -> None:
 @pytest.mark.parametrize(
     "metric", [InceptionScore(), FID(), KID(), PrecisionRecall()], ids=lambda m: m.names[0]
 )
-def test_non_finite_and_too_few_are_told(metric: object) -> None:
+def test_non_finite_and_too_few_are_told(metric: Metric[Any]) -> None:
     real, fake = reference(draw(200, 8, 12)), draw(100, 8, 13)
-    assert isinstance(metric, (InceptionScore, FID, KID, PrecisionRecall))
     bad = fake.clone()
     bad[7, 3] = math.nan
     with pytest.raises(MetricError, match="features are not finite"):
-        metric(real, Features(bad, bad), small())
+        metric(real, Fakes(bad, bad), small())
     with pytest.raises(MetricError, match="at least 100 generated images, there are 99"):
-        metric(real, Features(fake[:99], fake[:99]), small())
-    found = metric(real, Features(fake, fake), small())
+        metric(real, Fakes(fake[:99], fake[:99]), small())
+    found = metric(real, Fakes(fake, fake), small())
     assert tuple(found) == metric.names
     assert all(isinstance(v, float) and math.isfinite(v) for v in found.values())
 
 
 def test_impossible_counts_name_the_smallest_n() -> None:
     with pytest.raises(MetricError, match="at least 50 reference images, not 30"):
-        KID().check(small(), 30)
+        KID().check(small(), Real(n=30))
     with pytest.raises(MetricError, match="at least 50 generated images, not 40"):
-        KID().check(small(fid_n_fake=40), 1000)
+        KID().check(small(fid_n_fake=40), Real(n=1000))
     with pytest.raises(MetricError, match="at least 2 reference images"):
-        FID().check(small(), 1)
+        FID().check(small(), Real(n=1))
     with pytest.raises(MetricError, match="at least 4 images, there are 3"):
-        PrecisionRecall().check(small(), 3)
+        PrecisionRecall().check(small(), Real(n=3))
     with pytest.raises(MetricError, match="at least 2 images, there are 1"):
         moments(torch.zeros(1, 3))
     with pytest.raises(MetricError, match="3 splits need at least 3 images"):
@@ -273,7 +272,15 @@ def test_digest_is_of_what_moves_the_number() -> None:
 def test_a_record_tells_optional_fields_only_where_they_are_heeded() -> None:
     assert not set(OPTIONAL) & set(small().record())
     assert small(intra_n_fake=7).record(["intra_n_fake"])["intra_n_fake"] == 7
-    measures: list[type[Measure]] = [FID, KID, InceptionScore, PrecisionRecall, IntraFID, IntraMSSSIM, MSSSIM]
+    measures: list[type[Metric[Any]]] = [
+        FID,
+        KID,
+        InceptionScore,
+        PrecisionRecall,
+        IntraFID,
+        IntraMSSSIM,
+        MSSSIM,
+    ]
     assert {f for m in measures for f in m.protocol_fields} == set(OPTIONAL)
 
 

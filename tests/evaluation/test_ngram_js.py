@@ -11,7 +11,7 @@ import torch
 
 from ganlab.data.text import Text
 from ganlab.metrics import ngram_js
-from ganlab.metrics.base import MetricError, Real
+from ganlab.metrics.base import Fakes, MetricError, Real
 from ganlab.metrics.ngram_js import Grams, NgramJS, divergence, grams
 from ganlab.metrics.protocol import Protocol
 
@@ -73,15 +73,15 @@ def test_the_metric_and_its_floor() -> None:
     random = np.random.RandomState(1)
     rows, metric = random.randint(1, 5, (50, 7)), NgramJS(n=10)
     fake = torch.from_numpy(random.randint(0, 3, (10, 7)).astype(np.int16))
-    found = metric(real(rows), fake, PROTOCOL)
+    found = metric(real(rows), Fakes(samples=fake), PROTOCOL)
     assert list(found) == list(metric.names) == ["js4", "js3", "js2", "js1"]
     for n in range(1, 5):
         assert found[f"js{n}"] == pytest.approx(brute(rows, fake.numpy(), n), abs=1e-12)
-        assert metric.among_real(real(rows))[f"js{n}"] == pytest.approx(
+        assert metric.among_real(real(rows), PROTOCOL)[f"js{n}"] == pytest.approx(
             brute(rows[10:], rows[:10], n), abs=1e-12
         )
     assert (metric.n_fake(PROTOCOL), metric.better, metric.options()) == (10, "lower", {"n": 10})
-    assert metric.among_real(real(rows[:19])) == {}  # too few others
+    assert metric.among_real(real(rows[:19]), PROTOCOL) == {}  # too few others
     with pytest.raises(MetricError, match=r"needs lines of 4 symbols, and dataset\.length is 3"):
         metric.check(PROTOCOL, real(rows[:, :3]))
 
@@ -95,11 +95,11 @@ def test_real_counts_are_kept_by_fingerprint(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(ngram_js, "grams", counted)
     fake = torch.from_numpy(rows[:5].astype(np.int16))
-    first = metric(real(rows), fake, PROTOCOL)
-    assert metric(real(rows), fake, PROTOCOL) == first
+    first = metric(real(rows), Fakes(samples=fake), PROTOCOL)
+    assert metric(real(rows), Fakes(samples=fake), PROTOCOL) == first
     assert calls.count(20) == 4
     assert calls.count(5) == 8
-    metric(real(rows[::-1], name="b"), fake, PROTOCOL)
+    metric(real(rows[::-1], name="b"), Fakes(samples=fake), PROTOCOL)
     assert calls.count(20) == 8
 
 

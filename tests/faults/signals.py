@@ -135,7 +135,7 @@ def moments() -> dict[str, list[tuple[str, Patch, tuple[str, ...]]]]:
             ("the pass of the real images", at(evaluator, "compute", 1), GAME),
             ("the first pass", at(FeaturePass, "blocks", 1), GAME),
             ("the last pass", at(FeaturePass, "blocks", 3), GAME),
-            ("the pass of the classes", at(ClassPass, "group", 2), CLASSES),
+            ("the pass of the classes", at(ClassPass, "score", 2), CLASSES),
         ],
         "prune": [
             ("before the first", at(Checkpoints, "prune", 1), GAME),

@@ -177,7 +177,7 @@ def test_a_run_on_text(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None
     corpus.write_text(corpus.with_suffix(".gone").read_text().replace("x", "w"))
     capsys.readouterr()
     assert train(corpus, "whole", "steps=8", "resume_allow=[dataset]") == 3
-    assert "this run was made with another vocabulary, of 15 symbols" in capsys.readouterr().err
+    assert "this run has another vocabulary: 15 symbols, the text has " in capsys.readouterr().err
     assert train(corpus, "whole", "steps=2", "resume=never") == 0
     assert "w" in json.loads((whole / "vocabulary.json").read_text())["symbols"]
 
@@ -193,8 +193,8 @@ def test_a_damaged_vocabulary_is_one_line(corpus: Path, capsys: pytest.CaptureFi
     assert train(corpus, "run", "steps=1") == 0
     place = corpus.parent / "run" / "vocabulary.json"
     for content, line in [
-        ('{"symbols": [1]}', "holds no vocabulary; restore it, or remove it"),
-        ('{"symbols": ["a"]}', "tells 1 symbols, the run has 15; restore it"),
+        ('{"symbols": [1]}', "is not a valid vocabulary; restore it, or remove it"),
+        ('{"symbols": ["a"]}', "has 1 symbols, the run 15; restore it"),
     ]:
         place.write_text(content)
         capsys.readouterr()
