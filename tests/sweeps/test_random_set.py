@@ -241,7 +241,7 @@ def test_a_random_grid_runs_and_is_counted(
     assert main.main(["sweep", *words]) == 0
     assert "4 already done" in capfd.readouterr().err
     assert main.main(["report", "o", "out=r", "thresholds=0.5,99"]) == 0
-    said = capfd.readouterr().out.splitlines()
+    said = [line.strip() for line in capfd.readouterr().out.splitlines()]
     counted = said[said.index("Successes over thresholds (ours: 2 pairs)") + 2 :][:2]
     assert [line.split() for line in counted] == [
         ["0.5", "0", "(0%)", "0", "(0%)", "2", "(100%)", "0", "(0%)"],
