@@ -10,7 +10,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, Union, get_args, get_origin
 
 from ganlab.config.targets import arguments, is_node, is_optimizer, resolve, short
 from ganlab.errors import EnvError, Mistake, nearest
@@ -190,7 +190,8 @@ def _items(annotation: Any, kind: type) -> Any:
     for option in alternatives(annotation):
         args = get_args(option)
         if get_origin(option) is kind and args and not _plain(args[-1]):
-            return args[-1]
+            (item,) = alternatives(args[-1])
+            return item
     return None
 
 
@@ -206,7 +207,9 @@ def alternatives(annotation: Any) -> list[Any]:
         return alternatives(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return [o for a in get_args(annotation) for o in alternatives(a)]
-    return [annotation]
+    origin = get_origin(annotation)
+    generic = inspect.isclass(origin) and Generic in origin.__mro__  # Metric[Any] is Metric
+    return [origin if generic else annotation]
 
 
 def _choices(annotation: Any) -> list[Any]:

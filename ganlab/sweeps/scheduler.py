@@ -66,8 +66,8 @@ class Scheduler:
         self.num_pending = self._num_left()
         self.env = dict(os.environ)
         if config_dirs:
-            dirs = [str(Path(d).resolve()) for d in config_dirs]
-            self.env["GANLAB_CONFIGS"] = os.pathsep.join([*dirs, self.env.get("GANLAB_CONFIGS", "")])
+            dirs = [*(str(Path(d).resolve()) for d in config_dirs), self.env.get("GANLAB_CONFIGS", "")]
+            self.env["GANLAB_CONFIGS"] = os.pathsep.join(filter(None, dirs))
 
     # ---- local processes
 
