@@ -213,8 +213,8 @@ def trials(place: Path) -> Numbers:
     return {}
 
 
-def cases(long: bool) -> list[Case]:
-    return [Case("a cluster of its own", trials, len(TRIALS))] if long else []
+def cases() -> list[Case]:
+    return [Case("a cluster of its own", trials, len(TRIALS))]
 
 
 FIGURES = [
