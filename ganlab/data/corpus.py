@@ -77,9 +77,9 @@ def read(
     """
     parts, left, counts = [np.empty((0, length), np.uint16)], most, Counts()
     for file in files:
-        for found, told in _lines(file, length, long_lines, replace, symbols):
-            parts.append(found[:left])
-            left, counts = left - len(parts[-1]), counts.plus(told)
+        for rows, block in _lines(file, length, long_lines, replace, symbols):
+            parts.append(rows[:left])
+            left, counts = left - len(parts[-1]), counts.plus(block)
             if not left:
                 return np.concatenate(parts), counts
     return np.concatenate(parts), counts
@@ -100,14 +100,14 @@ def _lines(
                 printable_name(file), what, "set dataset.long_lines=cut or split, or raise dataset.length"
             )
         number += len(starts)
-        told = Counts(int(too_long.sum()), int((lengths == 0).sum()), int((codes == UNKNOWN).sum()))
+        counts = Counts(int(too_long.sum()), int((lengths == 0).sum()), int((codes == UNKNOWN).sum()))
         starts, lengths = _windows(starts, lengths, length, long_lines)
         at = max(1, PIECE // length)
         for i in range(0, len(starts), at):
-            yield _rows(codes, starts[i : i + at], lengths[i : i + at], length, symbols), told
-            told = Counts()
+            yield _rows(codes, starts[i : i + at], lengths[i : i + at], length, symbols), counts
+            counts = Counts()
         if not len(starts):
-            yield np.empty((0, length), np.uint16), told
+            yield np.empty((0, length), np.uint16), counts
 
 
 def _places(codes: npt.NDArray[np.uint32]) -> tuple[Ints, Ints]:

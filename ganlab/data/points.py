@@ -151,8 +151,8 @@ class Points(Dataset):
         if (modes := self.modes()) is not None:
             manifest["modes"] = {"centres": modes[0].tolist(), "std": modes[1]}
         draw = self.draw if self.fresh else None
-        told = (manifest["fingerprint"], self.name, split)
-        return PointSet(points, None, [], *told, manifest=manifest, draw=draw)
+        identity = (manifest["fingerprint"], self.name, split)
+        return PointSet(points, None, [], *identity, manifest=manifest, draw=draw)
 
     fresh = True
 

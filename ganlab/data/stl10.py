@@ -1,4 +1,4 @@
-"""STL-10 from its binary files: 96x96 RGB, packed at 48x48 unless told otherwise.
+"""STL-10 from its binary files: 96x96 RGB, packed at 48x48 by default.
 
 5,000 labelled training and 8,000 test images of ten classes, and 100,000 unlabelled ones of a wider kind.
 Coates, Ng & Lee 2011, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning". The SN-GAN

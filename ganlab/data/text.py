@@ -169,8 +169,8 @@ class Text(Dataset):
     def _set(self, split: str, ids: Ids, vocabulary: list[str], counts: Counts, files: int) -> TextSet:
         unknown = sum(int((part == 0).sum()) for part in np.array_split(ids, 1 + ids.size // PIECE))
         long = "lines_split" if self.long_lines == "split" else "lines_cut"
-        told = {long: counts.long, "empty_lines_left_out": counts.empty}
-        told |= {"symbols_replaced": counts.replaced, "symbols_unknown": unknown}
+        changes = {long: counts.long, "empty_lines_left_out": counts.empty}
+        changes |= {"symbols_replaced": counts.replaced, "symbols_unknown": unknown}
         manifest: dict[str, Any] = {
             "name": self.name,
             "split": split,
@@ -179,13 +179,13 @@ class Text(Dataset):
             "bytes": ids.nbytes,
             "classes": [],
             "class_counts": None,
-            "counts": {what: n for what, n in told.items() if n},
+            "counts": {what: n for what, n in changes.items() if n},
             "source": {"kind": "text", "path": self.path, "files": files, "data_seed": self.data_seed},
             "transform": {"length": self.length, "long_lines": self.long_lines, "pad": PAD},
             "vocabulary": vocabulary,
             "fingerprint": fingerprint(ids, vocabulary),
         }
-        warnings = (f"{counts.long:,} lines were cut",) if told.get("lines_cut") else ()
+        warnings = (f"{counts.long:,} lines were cut",) if changes.get("lines_cut") else ()
         return TextSet(ids, None, [], manifest["fingerprint"], self.name, split, warnings, manifest)
 
 

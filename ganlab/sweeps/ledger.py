@@ -128,7 +128,7 @@ class Ledger:
     def record_end(self, cell: Job, end: process.ProcessResult, stopping: bool) -> str:
         """Record that a try ended; returns the state, "failed" if the result contradicts the exit code.
 
-        ``stopping``: whether the sweep was told to stop; a cell that stops on its own has failed.
+        ``stopping``: whether the sweep is stopping; a cell that stops on its own has failed.
         """
         state, error = process.state_of_code(end.code), end.error
         if state in ("finished", "diverged") and final_status(cell.folder, cell.steps) != state:

@@ -56,15 +56,15 @@ class LabelFiles:
         of the images.
         """
         inside = set(folders)
-        told: dict[str, str | None] = {**(self._samples or self._facts), **self._images}
-        told = {name: label for name, label in told.items() if posixpath.dirname(name) in inside}
+        labels: dict[str, str | None] = {**(self._samples or self._facts), **self._images}
+        labels = {name: label for name, label in labels.items() if posixpath.dirname(name) in inside}
         over = [
             t for t in self.tables if any(f"{folder}/".startswith(f"{t}/" if t else "") for folder in inside)
         ]
-        if not told and any(self.tables[table] for table in over):
+        if not labels and any(self.tables[table] for table in over):
             what = "its labels match none of the images"
             raise DataError(self.tables[over[0]], what, f"names are relative to its folder; {NO_LABELS}")
-        return told if told or over else None
+        return labels if labels or over else None
 
     def _table(self, member: Member, folder: str) -> bool:
         facts = _parsed(_read(member, MAX_TABLE))
