@@ -1,8 +1,7 @@
 """Train a run from config to result: start or resume it, update, log, evaluate, save checkpoints.
 
 Reading order: ``train`` -> ``turns`` -> ``Run.turns`` -> ``step.update``. No dataset, network, loss or method
-is named here. Randomness is a function of (seed, step), so resuming needs no random state, and several runs
-can alternate in one process (``sweeps/lanes.py``) without changing each other's results.
+is named here. Randomness is a function of (seed, step), so resuming needs no random state.
 """
 
 from __future__ import annotations
