@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_sweep import working_folder
 
 from ganlab.cli import main
 from ganlab.config import compose
 from ganlab.config.overrides import command_line
 from ganlab.errors import ConfigError
-from ganlab.sweeps import compositions, ledger, plan, process, scheduler, status
+from ganlab.sweeps import compositions, ledger, plan, scheduler, status
 from ganlab.sweeps.placement import Rules
 from ganlab.sweeps.plan import Job
 from ganlab.system.lock import Lock
@@ -41,15 +41,7 @@ GRID = "title: T\nblocks:\n- overrides: [dataset=digits, steps=4]\n  axes: {seed
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a grid, where ``ganlab train`` is a small script."""
-    (tmp_path / "conf" / "grid").mkdir(parents=True)
-    (tmp_path / "conf" / "grid" / "g.yaml").write_text(GRID)
-    (tmp_path / "stand_in.py").write_text(STAND_IN)
-    monkeypatch.setattr(process, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
-    monkeypatch.setattr(process, "POLL", 0.02)
-    monkeypatch.setattr(scheduler, "WAIT", 0.02)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return working_folder(tmp_path, monkeypatch, "g", GRID, STAND_IN)
 
 
 def starts(folder: Path) -> dict[str, int]:

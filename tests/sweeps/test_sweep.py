@@ -80,17 +80,21 @@ blocks:
 """
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a grid file of its own, and a small script for ``ganlab train``."""
-    (tmp_path / "conf" / "grid").mkdir(parents=True)
-    (tmp_path / "conf" / "grid" / "two.yaml").write_text(FILE)
-    (tmp_path / "stand_in.py").write_text(STAND_IN)
-    monkeypatch.setattr(process, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
+def working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, grid: str, script: str) -> Path:
+    """``folder``, now the working one, with a grid file of its own and a script for ``ganlab train``."""
+    (folder / "conf" / "grid").mkdir(parents=True)
+    (folder / "conf" / "grid" / f"{name}.yaml").write_text(grid)
+    (folder / "stand_in.py").write_text(script)
+    monkeypatch.setattr(process, "COMMAND", [sys.executable, "-S", str(folder / "stand_in.py")])
     monkeypatch.setattr(process, "POLL", 0.02)
     monkeypatch.setattr(scheduler, "WAIT", 0.02)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return working_folder(tmp_path, monkeypatch, "two", FILE, STAND_IN)
 
 
 def sweep(*words: str, at_once: str = "2") -> int:
