@@ -120,8 +120,8 @@ class Validation:
                 labelled = part if "labelled" in gan.needs else None
                 part = gan.unlabelled(part)
                 scene = Scene(gan, part, fake, gan.verdict(*part), gan.verdict(*fake), labelled)
-            found = gan.terms("d", scene)
-            d, added = found["d"], [found[name] for name in gan.methods.keys() & found.keys()]
+            losses = gan.terms("d", scene)
+            d, added = losses["d"], [losses[name] for name in gan.methods.keys() & losses.keys()]
             for i, terms in enumerate(([d], added)):
                 totals[i] += share * math.fsum(float(t.detach()) for t in terms)
         return totals[0], totals[1]
