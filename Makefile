@@ -1,7 +1,7 @@
 # Two commands do everything on a machine that has Python, make and a network:
 #   make train      sets up .venv, then trains on the embedded default data set
 #   make test       sets up .venv, then lints, type-checks and tests
-# And a third: make bench measures how fast this machine is (make bench ARGS=quick=true: does it work at all?).
+# And a third: make bench measures how fast this machine is (make bench ARGS=--quick: does it work at all?).
 # make reliability injects every fault there is (an hour on two cores) and writes RELIABILITY.md.
 # Tests run on two processes: make test WORKERS=8, or 0 for none.
 # ARGS passes on: make train ARGS="+experiment=sngan_cifar setting=B"
@@ -21,7 +21,7 @@ train: $(READY)
 	@$(BIN)/ganlab train $(ARGS)
 
 bench: $(READY)
-	@$(BIN)/ganlab bench $(ARGS)
+	@$(BIN)/python scripts/benchmark.py $(ARGS)
 
 reliability: $(READY)
 	@$(BIN)/python scripts/reliability.py $(ARGS)

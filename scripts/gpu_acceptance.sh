@@ -63,9 +63,9 @@ step tests 130 0 " passed" "graph == eager and resume bit for bit, scores the sa
   tests/test_engine.py tests/test_resume_gpu.py tests/test_feature_pass.py tests/test_data_base.py
 # -- speed
 step bench 170 0 "graph" "graph >= 1.3x eager; CNN SN n5 bf16 graph <= 8 ms, n1 <= 2.2 ms, ResNet SN <= 20 ms, WGAN-GP <= 20 ms" \
-  $G bench cases=cnn-sn,resnet-sn,resnet-gp,cnn-sn_per_update d_steps=5 rounds=2 block=0.7 engine=eager,graph precision=bf16 device=$DEV minutes=2 out=$W/bench
+  $PY scripts/benchmark.py --cases cnn-sn,resnet-sn,resnet-gp,cnn-sn_per_update --d-steps 5 --rounds 2 --block 0.7 --engine eager,graph --precision bf16 --device $DEV --out $W/bench
 step bench1 45 0 "graph" "the same, one D update" \
-  $G bench cases=cnn-sn d_steps=1 rounds=2 block=0.7 engine=eager,graph precision=tf32,bf16 plain=false device=$DEV out=$W/bench1
+  $PY scripts/benchmark.py --cases cnn-sn --d-steps 1 --rounds 2 --block 0.7 --engine eager,graph --precision tf32,bf16 --no-plain --device $DEV --out $W/bench1
 step per_gpu 100 0 " 4 cells" "several processes on one GPU: compare it/s of cells.csv with bench" \
   $G sweep grid=sngan_fig1_cifar setting=C method=sn seed=0,1,2,3 per_gpu=4 $Q steps=2000 log_every=200 precision=bf16 out=$W/per_gpu
 step compile 120 0 "compile\+graph|engine compile" "torch.compile inside the graph works at all (not: falls back)" \

@@ -34,7 +34,6 @@ LAYERS = [
     "sweeps",
     "report",
     "analysis",
-    "bench",
     "cli",
     "__main__",
 ]
@@ -66,7 +65,6 @@ ALLOWED = {  # what only these modules may import
         "extractors/inception.py",  # the name of torch's exception
     },
     "subprocess": {
-        "bench/turns.py",
         "data/packing/worker.py",  # decoders, in a process that may crash
         "runs/provenance.py",  # git's commit
         "sweeps/process.py",  # cells

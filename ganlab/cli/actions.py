@@ -55,7 +55,7 @@ def train(args: Args) -> int:
         resolve, package = options.on("--resolve"), options.last("--package")
         print(compose.show(composed, resolve=resolve, package=package), end="")
         sys.stdout.flush()
-        from ganlab.training.trainer import require_possible
+        from ganlab.training.prepare import require_possible
 
         require_possible(compose.build(composed))
         return 0
@@ -240,13 +240,6 @@ def data(args: Args) -> int:
     function = {"prepare": module.prepare, "info": module.info, "check": module.check}[command]
     function(names[0], [o for o in args.overrides if not o.startswith("dataset=")], args.dirs)
     return 0
-
-
-def bench(args: Args) -> int:
-    """Measure speed."""
-    from ganlab.bench.run import bench as measure
-
-    return measure(args.keys, args.dirs)
 
 
 def doctor(args: Args) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ganlab.bench import KEYS as BENCH
 from ganlab.cli import actions, help
 from ganlab.cli.command import Command
 from ganlab.cli.help import train
@@ -231,29 +230,6 @@ _TABLE = (
             "data check folder path=photos hash=write",
             "data check folder path=photos hash=verify",
             "data info cifar10 verify=true",
-        ),
-    ),
-    Command(
-        name="bench",
-        summary="measure speed on this machine, beside a plain loop: tables, JSON, charts",
-        usage="[cases=...] [key=value ...]",
-        about="Runs updates of each case by each path, in processes that take turns, and reports updates "
-        "per second, the ratio to the plain loop (scripts/plain_loop.py), floating-point operations, "
-        "utilization, dispatched operations, memory, and the seconds to the first update. Images are "
-        "noise, so no data is needed. Each case is saved in bench.json once measured; the same "
-        "command continues with missing cases, and repeats those measured with another commit, "
-        "version or thread count. bench.md and PNGs are written beside it.",
-        run=actions.bench,
-        strict=True,
-        takes_names=False,
-        config_dir=True,
-        keys=BENCH,
-        examples=(
-            "bench quick=true",
-            "bench cases=cnn-sn,resnet-sn d_steps=5 rounds=3",
-            "bench minutes=25                       and again, until all is measured",
-            "bench cases=cnn-sn d_steps=1 evaluation=true packing=true scaling=true",
-            "bench device=cuda engine=eager,graph,compile precision=tf32,bf16",
         ),
     ),
     Command(

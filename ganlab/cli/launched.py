@@ -46,4 +46,5 @@ def _train(overrides: list[str], dirs: list[str], together: Callable[[], Any] = 
         experiment = compose.build(composed)
     from ganlab.training import trainer
 
-    return int(trainer.train(experiment, composed.saved, composed.choices, composed.overrides) or 0)
+    trainer.train(experiment, composed.saved, composed.choices, composed.overrides)
+    return 0

@@ -60,7 +60,7 @@ class Log:
             self._try("the progress line", self._open_bar)
         if lost := self.metrics.lost:
             self.warn(f"{self.metrics.path}: {lost} damaged line{'s' if lost > 1 else ''} dropped")
-        self.attach()
+        logging.getLogger("ganlab").addHandler(self._handler)
         self._old_hook, self._hook = threading.excepthook, self._thread_failed
         threading.excepthook = self._hook
 
@@ -153,18 +153,9 @@ class Log:
         if self._writer is not None:
             self._board(lambda writer: writer.flush())
 
-    def detach(self) -> None:
-        """Ignore ganlab's warnings until ``attach``: another run of this process has its turn."""
-        logging.getLogger("ganlab").removeHandler(self._handler)
-
-    def attach(self) -> None:
-        """Receive ganlab's warnings again."""
-        if not self.silent:
-            logging.getLogger("ganlab").addHandler(self._handler)
-
     def close(self) -> None:
         """Flush and close everything; later calls do nothing."""
-        self.detach()
+        logging.getLogger("ganlab").removeHandler(self._handler)
         if self.silent:
             return
         if self._bar is not None:

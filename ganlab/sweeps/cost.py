@@ -143,10 +143,10 @@ def _mean(costs: Sequence[Cost]) -> Cost:
 def measure(e: Experiment, device: torch.device) -> Cost:
     """Time updates of a new GAN on random images. Raises EnvError or ConfigError as building it does."""
     timer = UpdateTimer(e, device)
-    return Cost(_median(timer.update, device), _scoring(e, timer.game, device))
+    return Cost(_median(timer.update, device), scoring_seconds(e, timer.game, device))
 
 
-def _scoring(e: Experiment, game: GAN, device: torch.device) -> float | None:
+def scoring_seconds(e: Experiment, game: GAN, device: torch.device) -> float | None:
     """Seconds to generate an image and extract its features; None without the extractor's weights."""
     n = CHUNK if device.type == "cuda" else e.batch_size
     timed = scoring_pass(e, game, device, n)

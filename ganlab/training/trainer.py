@@ -1,32 +1,28 @@
 """Train a run from config to result: start or resume it, update, log, evaluate, save checkpoints.
 
-Reading order: ``train`` -> ``turns`` -> ``Run.turns`` -> ``step.update``. No dataset, network, loss or method
-is named here. Randomness is a function of (seed, step), so resuming needs no random state.
+Reading order: ``train`` -> ``Run.run`` -> ``step.update``. No dataset, network, loss or method is named
+here. Randomness is a function of (seed, step), so resuming needs no random state.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ganlab.data.base import SampleSet
 from ganlab.distributed import collectives
 from ganlab.errors import (
     CheckpointError,
     ConfigError,
-    DataError,
     Diverged,
     EnvError,
     GanlabError,
-    Mistake,
     Stopped,
 )
-from ganlab.evaluation.evaluator import require_split
-from ganlab.experiment import NO_LABELS, Experiment
+from ganlab.experiment import Experiment
 from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import Difference, RunFolder
 from ganlab.runs.log import Log
@@ -36,13 +32,9 @@ from ganlab.runs.result import RunRecord, format_scores, improves, read_result, 
 from ganlab.samples import previews, vocabulary
 from ganlab.system.files import ensure_room
 from ganlab.system.hardware import (
-    disable_malloc_trim,
-    find_device,
     oversubscription_hint,
-    set_precision,
     slow_bf16,
 )
-from ganlab.system.packages import RUN_PACKAGES, require
 from ganlab.system.signals import StopFlag
 from ganlab.training import engine, resume
 from ganlab.training.batches import Feed
@@ -51,87 +43,48 @@ from ganlab.training.build import (
     config_warnings,
     optimizer_state_bytes,
     pack_gan,
-    require_size,
     shape_facts,
     unpack_gan,
 )
 from ganlab.training.loss_buffer import memory_errors, num_parameters, runaway
 from ganlab.training.monitor import Monitor
-from ganlab.training.optimizers import require_usable
-from ganlab.training.rank_zero import locked, ranks_summary, require_same_on_ranks
-from ganlab.training.resources import Resources
-from ganlab.training.validation import build_validation, split_of
-from ganlab.types import NOUNS
+from ganlab.training.prepare import Inputs, prepare
+from ganlab.training.rank_zero import locked, ranks_summary
+from ganlab.training.validation import build_validation
 
 SAVE_TRIES = 3  # consecutive failed saves after which a run fails
 
 
-Turns = Generator["Run", None, None]
-
-
 def train(
-    experiment: Experiment, config: dict[str, Any], choices: Mapping[str, Any], overrides: Sequence[str]
-) -> int:
-    """Start or resume the run that the config describes; report it if it has finished. Returns exit code 0.
+    e: Experiment, config: dict[str, Any], choices: Mapping[str, Any], overrides: Sequence[str]
+) -> None:
+    """Start or resume the run that the config describes; report it if it has finished.
 
-    Raises GanlabError for everything a user can fix (see ``errors``), including ``Diverged`` and ``Stopped``,
-    which are raised after the state is saved.
-    """
-    with StopFlag() as stop, memory_errors(experiment.batch_size):
-        for _ in turns(experiment, config, choices, overrides, stop, Resources()):
-            pass
-    return 0
-
-
-def turns(
-    e: Experiment,
-    config: dict[str, Any],
-    choices: Mapping[str, Any],
-    overrides: Sequence[str],
-    stop: StopFlag,
-    resources: Resources,
-) -> Turns:
-    """The run as a generator that yields after each update; its folder is locked until it ends or is closed.
-
-    Runs of one process that share ``stop`` and ``resources`` may alternate if they agree in precision,
-    determinism, device and threads, which are settings of the process. Raises as ``train`` does.
+    Its folder is locked until it ends. Raises GanlabError for everything a user can fix (see ``errors``),
+    including ``Diverged`` and ``Stopped``, which are raised after the state is saved.
     """
     config = {key: value for key, value in config.items() if key not in resume.COMMAND_ONLY_KEYS}
     path = Path(e.run_dir) if e.run_dir else run_path(choices, overrides, e.setting, e.seed)
     folder, team = RunFolder(path), collectives.current()
-    if team.on_rank_zero(lambda: folder.config.exists() or folder.checkpoints.exists()):
+    exists = lambda: folder.config.exists() or folder.checkpoints.exists()  # noqa: E731
+    inputs, changed = None, None
+    with StopFlag() as stop, memory_errors(e.batch_size):
+        if not team.on_rank_zero(exists):
+            # A new run: an error in its config or data is raised before its folder exists.
+            resume.require_any(folder, e)
+            inputs = prepare(e)
         with locked(folder):
-            yield from _resume(folder, e, config, choices, stop, resources)
-        return
-    # A new run: an error in its config or data is raised before its folder exists.
-    resume.require_any(folder, e)
-    device, images = prepare(e, resources)
-    with locked(folder):
-        if team.on_rank_zero(folder.config.exists):  # another process has created it in the meantime
-            yield from _resume(folder, e, config, choices, stop, resources)
-            return
-        team.on_rank_zero(lambda: folder.write_config(config))
-        yield from Run(folder, e, choices, stop, device, images, resources, config).turns()
-
-
-def _resume(
-    folder: RunFolder,
-    e: Experiment,
-    config: dict[str, Any],
-    choices: Mapping[str, Any],
-    stop: StopFlag,
-    resources: Resources,
-) -> Turns:
-    """Resume the run in ``folder``, whose lock is held, or report its result if it has finished."""
-    team, changed = collectives.current(), None
-    if e.resume != "never":
-        changed = team.only_on_rank_zero(lambda: _changed_keys(folder, e, config))
-        if team.on_rank_zero(lambda: changed is None):
-            return
-    device, images = prepare(e, resources)
-    if e.resume == "never":
-        team.on_rank_zero(lambda: _restart(folder, config))
-    yield from Run(folder, e, choices, stop, device, images, resources, config, changed or ()).turns()
+            if inputs is None or team.on_rank_zero(exists):
+                if e.resume != "never":
+                    changed = team.only_on_rank_zero(lambda: _changed_keys(folder, e, config))
+                    if team.on_rank_zero(lambda: changed is None):
+                        return
+                inputs = inputs or prepare(e)
+                if e.resume == "never":
+                    team.on_rank_zero(lambda: _restart(folder, config))
+            else:
+                team.on_rank_zero(lambda: folder.write_config(config))
+            Run(folder, e, choices, stop, inputs, config, changed or ()).run()
 
 
 def _restart(folder: RunFolder, config: dict[str, Any]) -> None:
@@ -173,7 +126,7 @@ def _changed_keys(folder: RunFolder, e: Experiment, config: dict[str, Any]) -> l
 
 
 class Run:
-    """A run in progress. ``step``: completed generator updates. ``resources``: shared with other runs."""
+    """A run in progress. ``step``: completed generator updates."""
 
     def __init__(
         self,
@@ -181,12 +134,11 @@ class Run:
         e: Experiment,
         choices: Mapping[str, Any],
         stop: StopFlag,
-        device: torch.device,
-        images: SampleSet,
-        resources: Resources,
+        inputs: Inputs,
         config: Mapping[str, Any],
         changed: Sequence[Difference] = (),
     ) -> None:
+        device, images = inputs.device, inputs.images
         self.folder, self.e, self.stop, self.device = folder, e, stop, device
         self.record = RunRecord(folder, device)
         self.progress = self.record.progress
@@ -196,7 +148,6 @@ class Run:
         self.batches = images.batches(device, e.seed, e.data_memory_gb)
         self.step, self.saved, self.failed_saves = 0, -1, 0
         self.runaway_losses: set[str] = set()  # losses out of bounds, each reported once
-        self.idle_s = 0.0  # spent waiting for other runs of the process: not training time
         feed = Feed(self.batches, e)
         self.engine = engine.make(e, self.gan, feed)
         run_id = collectives.current().on_rank_zero(lambda: folder.run_id)
@@ -223,28 +174,23 @@ class Run:
             *([slow] if slow else []),
         ]:
             self.log.warn(text)
-        protocols = {e.metric.progress, e.metric.protocol}
-        self.evaluators = {p: resources.evaluator(e, p, device) for p in protocols}
+        self.evaluators = inputs.evaluators
         preview = previews.preview_of(images, e.seed)
         self.monitor = Monitor(
             folder, e, self.gan, self.evaluators, self.log, self.record, stop.poll, preview
         )
-        self.monitor.validation = build_validation(e, self.gan, images, resources.held_out(e))
+        self.monitor.validation = build_validation(e, self.gan, images, inputs.held_out)
 
     # ---- the loop ------------------------------------------------------------------------------------
 
-    def turns(self) -> Iterator[Run]:
-        """Train the remaining steps, then score: a generator that yields after each update.
-
-        Other runs of the process may train in between. Raises as ``train`` does.
-        """
+    def run(self) -> None:
+        """Train the remaining steps, then score. Raises as ``train`` does."""
         e = self.e
         try:
             with memory_errors(e.batch_size):
                 self.stop.training_started(collectives.current().signal)
                 self._start()
-                yield from self._yield_turn()
-                yield from self._train_loop()
+                self._train_loop()
                 self._finish()
             self._flush_log()
             self._write_result("finished")
@@ -270,12 +216,6 @@ class Run:
             self.batches.close()
             self.log.close()
 
-    def _yield_turn(self) -> Iterator[Run]:
-        """Yield to the other runs of the process; until the next turn its log messages are theirs."""
-        self.log.detach()
-        yield self
-        self.log.attach()
-
     def _start(self) -> None:
         """The first checkpoint, previews and evaluation, as far as they are not done yet."""
         p = self.progress
@@ -295,8 +235,8 @@ class Run:
         elif self.step and self._due(self.e.eval_every) and p["evaluated"] < self.step < self.e.steps:
             self.evaluate()  # a signal interrupted this evaluation
 
-    def _train_loop(self) -> Iterator[Run]:
-        """The updates. ``train_s`` is wall-clock time outside evaluations, including other runs' turns."""
+    def _train_loop(self) -> None:
+        """The updates. ``train_s`` is wall-clock time outside evaluations."""
         e, p = self.e, self.progress
         check = e.log_every or engine.CHECK_EVERY
         mark, tick = (self.step, p["train_s"]), time.perf_counter()
@@ -327,8 +267,6 @@ class Run:
                 self.save()
             self.stop.poll(collectives.current().signal)
             tick = time.perf_counter()
-            yield from self._yield_turn()
-            tick, self.idle_s = tick + self.idle_s, 0.0
 
     def _finish(self) -> None:
         """The final samples, checkpoint and scores: of the last step, and of the best checkpoint."""
@@ -468,75 +406,3 @@ class Run:
 
     def _write_result(self, status: str, error: str | None = None) -> None:
         self.record.write(status, self.step, error)
-
-
-def prepare(e: Experiment, resources: Resources | None = None) -> tuple[torch.device, SampleSet]:
-    """The device and the images. Raises EnvError or DataError before the run folder is written to."""
-    team = collectives.current()
-    with team.agree_on_errors():
-        _require_divisible(e)
-        device, images = _prepare_locally(e, resources or Resources())
-    team.set_device(device)
-    require_same_on_ranks(e, device, images)
-    return device, images
-
-
-def require_possible(e: Experiment) -> None:
-    """Raise ConfigError or DataError for a split that the dataset does not have. Reads no images.
-
-    A dataset that is not on this machine, though it may be on another, is not checked.
-    """
-    try:
-        splits = e.dataset.splits()
-    except (DataError, EnvError):
-        return
-    for protocol in dict.fromkeys([e.metric.progress, e.metric.protocol]):
-        require_split(protocol, e.dataset.name, splits)
-    split_of(e)
-
-
-def _require_divisible(e: Experiment) -> None:
-    """Raise ConfigError unless each rank gets the same share of every micro batch."""
-    size, mistakes = collectives.current().size, []
-    parts, least = size * e.accumulate, 1 if e.sync_bn else 2
-    for key, batch in (("batch_size", e.batch_size), ("g_batch_size", e.g_batch_size)):
-        if size > 1 and (batch % parts or batch // parts < least):
-            of = f" x accumulate={e.accumulate}" if e.accumulate > 1 else ""
-            what = f"{batch} can't be split over {size} ranks{of}, at least {least} images each"
-            mistakes.append(Mistake(key, what, f"choose a multiple of {parts}, at least {least * parts}"))
-    if mistakes:
-        raise ConfigError(mistakes[:1] if e.batch_size == e.g_batch_size else mistakes)
-
-
-def _prepare_locally(e: Experiment, resources: Resources) -> tuple[torch.device, SampleSet]:
-    require(*RUN_PACKAGES)
-    device = find_device(e.device)
-    require_size(e)
-    require_usable(e.optimizer, device)
-    require_usable(e.optimizer_of_d, device, "d_optimizer")
-    set_precision(e.precision, device, e.deterministic)
-    if device.type == "cpu":
-        disable_malloc_trim()
-    if e.threads:
-        torch.set_num_threads(e.threads)
-    split_of(e)  # an unknown split is reported before the data are read
-    images = resources.images(e)
-    resources.held_out(e)
-    if e.architecture.conditional and images.labels is None:
-        raise ConfigError("dataset", *NO_LABELS.format(f"{images.name} {images.split}").split("; "))
-    if e.architecture.conditional and len(images.classes) < 2:
-        what = f"{images.name} {images.split} has one class, but this architecture is conditional"
-        raise ConfigError("dataset", what, "use a dataset with several, or architecture.head=none")
-    mistakes: dict[Mistake, None] = {}  # of both protocols, without duplicates
-    for protocol in dict.fromkeys([e.metric.progress, e.metric.protocol]):
-        try:
-            resources.evaluator(e, protocol, device).check()
-        except DataError as error:
-            mistakes |= dict.fromkeys(error.mistakes)
-    if mistakes:
-        raise DataError(mistakes)
-    if len(images) < e.batch_size and not images.is_stream:
-        noun = NOUNS[images.shape.kind]
-        what = f"{e.batch_size} is more than the {len(images)} {noun} of {images.name} {images.split}"
-        raise ConfigError("batch_size", what, f"use at most {len(images)}")
-    return device, images

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
+from counting import count
 from torch import nn
-
-from ganlab.bench.counting import count
 
 
 def test_views_and_allocations_are_no_operations() -> None:

@@ -6,14 +6,13 @@ import ast
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import plain_loop
 import pytest
 import torch
 from torch import Tensor
 
-from ganlab.bench.reference import load_script
 from ganlab.data.digits import Digits
 from ganlab.experiment import Experiment
 from ganlab.methods.losses import Hinge, Standard, Wasserstein
@@ -33,11 +32,6 @@ LOSSES = {"standard": Standard, "hinge": Hinge, "wasserstein": Wasserstein}
 # 1e-9 in one order of summation, and Adam turns that into a full step
 BATCH, D_STEPS, WIDTH, BETAS = 8, 2, 0.06, (0.5, 0.9)
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def plain() -> ModuleType:
-    module: ModuleType = load_script(SCRIPT)
-    return module
 
 
 @pytest.fixture
@@ -71,12 +65,11 @@ def both(
     )
     gan = build_gan(e, CPU)
     images = torch.zeros(BATCH, 3, size, size, dtype=torch.uint8)
-    script = plain()
-    loop = script.Loop(
+    loop = plain_loop.Loop(
         net, method, images, loss, D_STEPS, BATCH, 16, WIDTH, lr=lr, betas=BETAS, per_update=bool(sn)
     )
-    script.load(loop.generator, gan.generator.state_dict())
-    script.load(loop.discriminator, gan.discriminator.state_dict())
+    plain_loop.load(loop.generator, gan.generator.state_dict())
+    plain_loop.load(loop.discriminator, gan.discriminator.state_dict())
 
     def batches(seed: int) -> Iterator[Tensor]:
         random = torch.Generator().manual_seed(seed)
@@ -146,8 +139,7 @@ def test_it_is_plain() -> None:
 
 
 def test_it_refuses_weights_of_another_net(tiny: Make) -> None:
-    script = plain()
-    loop = script.Loop("cnn", "sn", torch.zeros(4, 3, 32, 32, dtype=torch.uint8), width=0.05)
+    loop = plain_loop.Loop("cnn", "sn", torch.zeros(4, 3, 32, 32, dtype=torch.uint8), width=0.05)
     gan = build_gan(tiny(), CPU)
     with pytest.raises(RuntimeError, match=r"conv|size mismatch"):
-        script.load(loop.discriminator, gan.discriminator.state_dict())
+        plain_loop.load(loop.discriminator, gan.discriminator.state_dict())

@@ -382,6 +382,8 @@ def test_unknown_layouts_say_what_was_looked_for(tmp_path: Path, cache: Path) ->
         ),
         ("ILSVRC2012_devkit_t12.tar.gz", gz({n: b"1" for n in devkit()}), "not the development kit of 2012"),
     ],
+    # an id made of gzip's bytes would hold the time
+    ids=["no csv", "no label", "no table", "cut", "bomb", "other files", "broken files"],
 )
 def test_damaged_labels(tmp_path: Path, file: str, data: bytes, says: str) -> None:
     root = as_folder(tmp_path / "in", {f"val/{n}": d for n, d in VAL.items()} | {file: data})

@@ -30,7 +30,7 @@ from ganlab.metrics.inception_score import InceptionScore, inception_score
 from ganlab.metrics.kid import KID
 from ganlab.metrics.precision_recall import PrecisionRecall
 from ganlab.metrics.protocol import Protocol, digest
-from ganlab.training import trainer
+from ganlab.training.prepare import prepare
 from ganlab.types import Features
 
 
@@ -350,7 +350,7 @@ def test_what_both_protocols_of_a_run_ask_is_told_at_once(tiny: Callable[..., Ex
     few = [protocol(name=n, fid_n_real=r) for n, r in (("end", 10_000), ("way", 9000))]
     scoring = Scoring(Tiny(), few[0], {"fid": FID()}, progress=few[1])
     with pytest.raises(DataError) as error:
-        trainer.prepare(tiny(metric=scoring))
+        prepare(tiny(metric=scoring))
     messages = [str(m) for m in error.value.mistakes]
     assert len(messages) == 2
     assert "way compares with 9000" in messages[0]

@@ -329,12 +329,12 @@ def signalled(phase: str, rank: int, signum: int) -> Before:
         if mine != rank:
             return
         from ganlab.extractors.cifar import CifarExtractor
-        from ganlab.training import trainer
+        from ganlab.training import prepare
         from ganlab.training.monitor import Monitor
 
         owner: Any
         owner, name = {
-            "start-up": (trainer, "_prepare_locally"),
+            "start-up": (prepare, "_prepare_locally"),
             "evaluation": (CifarExtractor, "__call__"),
             "samples": (Monitor, "samples"),
             "save": (Checkpoints, "_commit"),

@@ -96,6 +96,7 @@ def in_prune(name: str, n: int) -> Patch:
 
 def moments() -> dict[str, list[tuple[str, Patch, tuple[str, ...]]]]:
     """By phase: what is going on when the signal comes."""
+    from ganlab.data.digits import Digits
     from ganlab.evaluation import evaluator
     from ganlab.evaluation.passes import FeaturePass
     from ganlab.evaluation.per_class import ClassPass
@@ -103,14 +104,13 @@ def moments() -> dict[str, list[tuple[str, Patch, tuple[str, ...]]]]:
     from ganlab.runs.checkpoint import Checkpoints
     from ganlab.samples import images
     from ganlab.training import engine, trainer
-    from ganlab.training.resources import Resources
 
     def update(n: int, after: bool) -> Patch:
         return at(engine.Engine, "update", n, after)
 
     return {
         "start-up": [
-            ("its data are read", at(Resources, "images", 1), GAME),
+            ("its data are read", at(Digits, "load", 1), GAME),
             ("its networks are built", at(trainer, "build_gan", 1, after=True), GAME),
             ("its folder is locked", at(folder_module.RunFolder, "lock", 1, after=True), GAME),
             ("its device is prepared", at(trainer, "prepare", 1), GAME),

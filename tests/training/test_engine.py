@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from counting import count
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ganlab.bench.counting import count
 from ganlab.data.base import SampleSet
 from ganlab.data.batches import Sampler
 from ganlab.data.digits import Digits

@@ -25,7 +25,7 @@ from ganlab.distributed.sync_batch_norm import SyncBatchNorm, running_averages, 
 from ganlab.errors import ConfigError, Diverged, EnvError, Stopped
 from ganlab.experiment import Experiment
 from ganlab.system.hardware import find_device
-from ganlab.training import trainer
+from ganlab.training import prepare
 
 
 def one_of(rank: int, size: int) -> collectives.Ranks:
@@ -117,9 +117,9 @@ def test_a_batch_that_ranks_cannot_share_is_refused(
 ) -> None:
     e = tiny(**({"accumulate": 1} | changes)) if changes.get("batch_size") != 9 else tiny(batch_size=9)
     with collectives.use_ranks(one_of(0, 2)), pytest.raises(ConfigError, match="2 ranks") as caught:
-        trainer._require_divisible(e)
+        prepare.require_divisible(e)
     assert [m.where for m in caught.value.mistakes] == keys
-    trainer._require_divisible(e)  # one process plays any
+    prepare.require_divisible(e)  # one process plays any
 
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
