@@ -71,6 +71,7 @@ ALLOWED = {  # what only these modules may import
         "sweeps/watch.py",
     },
     "http": {"system/download.py"},
+    "hydra._internal": {"config/hydra_compose.py"},
 }
 CODE_LOADERS = ("pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib")
 NETWORK = ("http", "socketserver", "xmlrpc", "ftplib", "telnetlib", "requests")
@@ -159,7 +160,8 @@ def findings(tree: ast.Module, path: str) -> Iterator[str]:
         at = f"{path}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            for top in (name.partition(".")[0] for name in names):
+            for name in names:
+                top = ".".join(name.split(".")[: 2 if name.startswith("hydra._internal") else 1])
                 gate = FAMILY.get(top, top)
                 if gate in ALLOWED and path not in ALLOWED[gate]:
                     yield f"{at}: imports {top}"

@@ -21,14 +21,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ganlab.config.hydra_compose import foreign_hydra, hydra_over, unread
+from ganlab.config.hydra_compose import Callbacks, foreign_hydra, get_args_parser, hydra_over, unread
 from ganlab.config.overrides import ParsedOverride, command_line, quoted
 from ganlab.errors import ConfigError, EnvError
 from ganlab.sweeps import process
@@ -297,8 +296,6 @@ def run_hydra_option(rest: Sequence[str], overrides: Sequence[str], config_dirs:
 
     ``rest``: the options. Raises ConfigError for mistakes in the overrides.
     """
-    from hydra._internal.utils import get_args_parser
-
     line = command_line(overrides, config_dirs, multirun=True)
     if line.mistakes:
         raise ConfigError(line.mistakes)

@@ -8,14 +8,14 @@ of its cells names, and each run in the folder that it would have alone.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
@@ -243,11 +243,19 @@ def _expand(line: CommandLine, max_cells: int) -> list[list[str]]:
         if not 0 < count <= max_cells:
             fix = "sweep over fewer values, or raise max_jobs="
             raise ConfigError("sweep", f"{count} combinations; must be 1 to {max_cells}", fix)
-        (combinations,) = BasicSweeper.split_arguments(parsed, None)
+        values = [[f"{o.get_key_element()}={v}" for v in _values(o)] for o in parsed]
     except HydraException as error:
         what = str(error).splitlines()[0]
         raise ConfigError("sweep", what, "sweep with a,b,c or range(start,stop,step) or glob(*)") from error
-    return [list(c) for c in combinations]
+    return [list(c) for c in itertools.product(*values)]
+
+
+def _values(override: Override) -> Iterable[str]:
+    """What one override sets the key to, a cell each."""
+    if override.is_sweep_override():
+        values: Iterable[str] = override.sweep_string_iterator()
+        return values
+    return [override.get_value_element_as_str()]
 
 
 def _count(override: Override) -> int:
