@@ -105,7 +105,8 @@ class Experiment:
         g_batch_size: generated images per G update; null: ``batch_size``.
         accumulate: micro batches per update, so that a large batch fits on a small GPU; batch norm then uses
             micro batches, and ``training/step.py`` lists the other differences.
-        order: ``d_first``, or ``g_first`` as in SNGAN's code: G's update comes before D's in every step.
+        order: ``d_first``, or ``g_first`` as in SNGAN's code: G's update comes before D's in every step;
+            ``together``: both at once, from the same latents, as in the code of BEGAN and Progressive GAN.
         d_pass: ``auto``: real and generated images pass D in one batch where that changes nothing but
             rounding (no batch norm in D, no spectral norm with update=per_forward); ``apart``: never.
         joint_fakes: G generates the images of all ``d_steps`` updates of D in one pass: faster, but its batch
@@ -185,7 +186,7 @@ class Experiment:
         batch_size: Annotated[int, Range(ge=2, le=MAX_COUNT)] = 64,
         g_batch_size: Annotated[int, Range(ge=2, le=MAX_COUNT)] | None = None,
         accumulate: Count = 1,
-        order: Literal["d_first", "g_first"] = "d_first",
+        order: Literal["d_first", "g_first", "together"] = "d_first",
         d_pass: Literal["auto", "apart"] = "auto",
         joint_fakes: bool = False,
         fold: bool = True,
@@ -262,6 +263,12 @@ class Experiment:
             mistakes.append(f"class_loss: {what}; set class_loss=acgan or wgan_gp")
         if class_loss is not None and not architecture.classifies:
             mistakes.append("class_loss: D has no classifier; set architecture.head=ac, or leave it out")
+        if order == "together" and (
+            d_steps > 1 or self.g_batch_size != batch_size or joint_fakes or d_warmup_steps
+        ):
+            what = "both players are updated from the same latents, once"
+            fix = "set d_steps=1 g_batch_size=null joint_fakes=false d_warmup_steps=0, or order=d_first"
+            mistakes.append(f"order: {what}; {fix}")
         for key, size in (("batch_size", self.batch_size), ("g_batch_size", self.g_batch_size)):
             if size % accumulate or size // accumulate < 2:
                 what = f"{key}={size} does not split into {accumulate} micro batches of at least 2"

@@ -135,6 +135,10 @@ class Method(nn.Module):
         """Called after the updates of a step with their mean terms over all ranks: ``d``, ``g``, ``d_real``
         and ``d_fake`` (D's mean scores), penalties by name. State is changed in place."""
 
+    def scores(self) -> dict[str, float]:
+        """Measures of convergence (lower is better), which a run's scores contain beside its metrics'."""
+        return {}
+
     def curves(self, d: float, penalties: float) -> dict[str, float]:
         """What papers plot, by name, from D's loss and the sum of the penalties beside it (means, floats)."""
         return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ganlab.schema import Steps, checked
+from ganlab.schema import Count, NonNegative, Steps, checked
 
 
 class Round(NamedTuple):
@@ -59,6 +59,17 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         raise NotImplementedError
+
+
+class Halving(Schedule):
+    """Half of the last value at every multiple of ``every``, never less than ``least``."""
+
+    @checked
+    def __init__(self, every: Count, least: NonNegative = 0.0) -> None:
+        self.every, self.least = every, least
+
+    def __call__(self, step: int) -> float:
+        return max(0.5 ** (step // self.every), self.least)
 
 
 class Linear(Schedule):

@@ -22,6 +22,7 @@ class Generated:
 
     def __init__(self, joint: bool = False) -> None:
         self.joint, self.ready = joint, list[tuple[Tensor, Tensor | None]]()
+        self.latest: tuple[Tensor, Tensor | None] | None = None
 
     def begin(self, gan: Any) -> None:
         """Called before D's updates of a step."""
@@ -37,11 +38,17 @@ class Generated:
             return
         labels = real.y if gan.num_classes and gan.fake_labels == "data" else None
         inputs = gan.inputs(len(real.x) * collectives.current().size, labels)
+        self.latest = inputs if gan.order == "together" else None
         keep_dtype = not gan.joint_pass and gan.scores_alone
         for z, y in micro_batches(gan.accumulate, *inputs):
             with torch.no_grad():
                 fake = gan.generate(z, y, keep_dtype)
             yield fake
+
+    def inputs(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """The latents and labels of the samples that D saw last, for an update of both players."""
+        assert self.latest is not None
+        return self.latest
 
 
 class Moved:

@@ -56,7 +56,7 @@ class GAN:
     fake_labels: Literal["uniform", "data"] = "uniform"
     labels: Tensor | None = None
     accumulate: int = 1
-    order: Literal["d_first", "g_first"] = "d_first"
+    order: Literal["d_first", "g_first", "together"] = "d_first"
     needs: frozenset[str] = frozenset()
     joint_pass: bool = False
     source: Generated | Moved = field(default_factory=Generated)
@@ -97,6 +97,26 @@ class GAN:
                     group["lr"].fill_(rate)
                 else:
                     group["lr"] = rate
+
+    def scores(self) -> dict[str, float | None]:
+        """The methods' measures of convergence; lower is better."""
+        return {name: value for method in self.methods.values() for name, value in method.scores().items()}
+
+    def scale_rates(self, factor: Tensor) -> None:
+        """Multiply the configured learning rates by ``factor`` (0-dim); on a GPU without a sync."""
+        for optimizer in (self.g_optimizer, self.d_optimizer):
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].copy_(factor * group["initial_lr"])
+                else:
+                    group["lr"] = group["initial_lr"] * float(factor)
+
+    def trained(self, player: Player) -> tuple[list[nn.Parameter], FlatWeights | None]:
+        """The parameters of a player's optimizer, and its flat weights where updates use them."""
+        net, optimizer = self.generator, self.g_optimizer
+        if player == "d":
+            net, optimizer = self.discriminator, self.d_optimizer
+        return [p for group in optimizer.param_groups for p in group["params"]], self.flat.get(net)
 
     def begin(self, now: Round) -> None:
         """Take a round's sizes, and hand its progress to networks that have ``set_progress``."""

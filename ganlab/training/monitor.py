@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ganlab.distributed import collectives
 from ganlab.errors import EnvError
@@ -56,12 +57,13 @@ class Monitor:
         """Scores of ``gan`` (None: the run's own); their time is counted as evaluation."""
         gan, began = gan or self.gan, time.perf_counter()
         try:
-            return self.evaluators[protocol].score(
+            scores = self.evaluators[protocol].score(
                 *generators(gan.ema_or_generator, gan.draw, protocol, gan.shape),
                 step=step,
                 generator="raw" if gan.ema is None else "ema",
                 poll=self.poll,
             )
+            return replace(scores, values=scores.values | gan.scores())
         finally:
             self.record.progress["eval_s"] += time.perf_counter() - began
 

@@ -29,16 +29,18 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from ganlab.distributed import collectives
 from ganlab.methods.base import Player, Scene
-from ganlab.training.fakes import micro_batches
+from ganlab.training.fakes import Generated, micro_batches
 from ganlab.training.gan import GAN
 from ganlab.training.optimizers import with_strides_of
 from ganlab.types import Batch
 
 Terms = dict[str, Tensor]
+Gradients = list[Tensor | None]
+Inputs = tuple[Tensor, Tensor | None]
 
 
 def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
-    """Update D ``d_steps`` times, then G once (or G first), then the moving average, all in place.
+    """Update D ``d_steps`` times, then G once, or by ``order``; then the moving average; all in place.
 
     ``real()`` returns the next batch of real images. Real and generated images pass D separately, as in
     SNGAN's code, or in one ``joint_pass``: it matters only if D normalizes over the batch or per pass.
@@ -54,8 +56,11 @@ def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
         if gan.order == "g_first" and gan.source.trains_g:
             log |= update_generator(gan, real)
         gan.source.begin(gan)
-        for i in range(gan.d_steps):
-            log |= update_discriminator(gan, real(), i + 1 == gan.d_steps)
+        if gan.order == "together" and gan.source.trains_g:
+            log |= update_both(gan, real)
+        else:
+            for i in range(gan.d_steps):
+                log |= update_discriminator(gan, real(), i + 1 == gan.d_steps)
         if gan.order == "d_first" and gan.source.trains_g:
             log |= update_generator(gan, real)
         if gan.unsynced_bn_stats:
@@ -101,9 +106,22 @@ def update_discriminator(gan: GAN, real: Batch, log_scores: bool = True) -> Term
 
     ``log_scores``: whether to return the mean scores too.
     """
+    return descend("d", *d_gradients(gan, real, log_scores), gan)
+
+
+def update_both(gan: GAN, real: Callable[[], Batch]) -> Terms:
+    """One optimizer step of each player, on gradients at the same weights and of the same latents."""
+    d = d_gradients(gan, real(), log_scores=True)
+    assert isinstance(gan.source, Generated)
+    g = g_gradients(gan, real, gan.source.inputs)
+    return descend("d", *d, gan) | descend("g", *g, gan)
+
+
+def d_gradients(gan: GAN, real: Batch, log_scores: bool) -> tuple[Gradients, Terms]:
+    """The gradients of D's loss; see ``gradients``."""
     terms_of = gan.compiled.get("d", d_terms)
     batches = zip(micro_batches(gan.accumulate, *real), gan.source.fakes_for(gan, real), strict=True)
-    return descend("d", (terms_of(gan, Batch(*x), fake, log_scores) for x, fake in batches), gan)
+    return gradients("d", (terms_of(gan, Batch(*x), fake, log_scores) for x, fake in batches), gan)
 
 
 def d_terms(gan: GAN, real: Batch, fake: Batch, log_scores: bool) -> tuple[Terms, Terms]:
@@ -116,16 +134,23 @@ def d_terms(gan: GAN, real: Batch, fake: Batch, log_scores: bool) -> tuple[Terms
 
 
 def update_generator(gan: GAN, real: Callable[[], Batch]) -> Terms:
-    """One optimizer step of G; D's weights stay fixed and get no gradients."""
+    """One optimizer step of G."""
+    return descend("g", *g_gradients(gan, real, gan.inputs), gan)
+
+
+def g_gradients(
+    gan: GAN, real: Callable[[], Batch], inputs: Callable[[int], Inputs]
+) -> tuple[Gradients, Terms]:
+    """The gradients of G's loss for latents and labels ``inputs(n)``; D's weights get no gradients."""
     terms_of = gan.compiled.get("g", g_terms)
 
     def parts() -> Iterator[tuple[Terms, Terms]]:
-        inputs = (*(real() if "real_in_g" in gan.needs else (None, None)), *gan.inputs(gan.g_batch_size))
-        for real_x, real_y, z, y in micro_batches(gan.accumulate, *inputs):
+        reals = real() if "real_in_g" in gan.needs else (None, None)
+        for real_x, real_y, z, y in micro_batches(gan.accumulate, *reals, *inputs(gan.g_batch_size)):
             yield terms_of(gan, None if real_x is None else Batch(real_x, real_y), z, y), {}
 
     with frozen(gan.discriminator.parameters()):
-        return descend("g", parts(), gan)
+        return gradients("g", parts(), gan)
 
 
 def g_terms(gan: GAN, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
@@ -136,39 +161,41 @@ def g_terms(gan: GAN, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
     return gan.terms("g", Scene(gan, real, fake, d_real, gan.verdict(*fake)))  # type: ignore[arg-type]
 
 
-def descend(player: Player, parts: Iterator[tuple[Terms, Terms]], gan: GAN) -> Terms:
-    """One optimizer step of a player on the mean over micro batches of the sum of its loss terms.
+def gradients(player: Player, parts: Iterator[tuple[Terms, Terms]], gan: GAN) -> tuple[Gradients, Terms]:
+    """Gradients of the mean over micro batches of the sum of a player's terms, and the means of all values.
 
     ``parts`` yields each micro batch's (terms, other values to log), so that only one is in memory at a time.
-    Power iterations of D's weights run in the first only. Returns the means of all values, detached.
-    Gradients are computed for the parameters of its optimizer only.
+    Power iterations of D's weights run in the first only. Gradients are those of the parameters of its
+    optimizer only, on this rank; the values are detached.
     """
     log: Terms = {}
-    net, optimizer = (
-        (gan.discriminator, gan.d_optimizer) if player == "d" else (gan.generator, gan.g_optimizer)
-    )
-    n, total = gan.accumulate, list[Tensor | None]()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    flat = gan.flat.get(net)
+    n, total = gan.accumulate, Gradients()
+    parameters, flat = gan.trained(player)
     leaves = parameters if flat is None else [*parameters, flat.leaf]
     with ExitStack() as stack:
         for i, (terms, others) in enumerate(parts):
             values = list(terms.values())
             loss = values[0] if len(values) == 1 else torch.stack(values).sum()
-            gradients = torch.autograd.grad(loss if n == 1 else loss / n, leaves, allow_unused=True)
-            total = [add(a, b) for a, b in zip(total, gradients, strict=True)] if i else list(gradients)
+            new = torch.autograd.grad(loss if n == 1 else loss / n, leaves, allow_unused=True)
+            total = [add(a, b) for a, b in zip(total, new, strict=True)] if i else list(new)
             for name, value in (terms | others).items():
                 mean = value.detach() if n == 1 else value.detach() / n
                 log[name] = log[name] + mean if i else mean
             if i == 0 < n - 1:
                 stack.enter_context(freeze_power_iteration(gan.discriminator))
+    return total, log
+
+
+def descend(player: Player, total: Gradients, log: Terms, gan: GAN) -> Terms:
+    """One optimizer step of a player on its ``gradients``, means over the ranks. Returns those of ``log``."""
+    parameters, flat = gan.trained(player)
     means = collectives.current().all_reduce_mean([*total, *log.values()])
     total, log = means[: len(total)], dict(zip(log, means[len(total) :], strict=True))  # type: ignore[arg-type]
     if flat is not None:
         total = flat.shared_out(parameters, total[:-1], total[-1])
     for parameter, gradient in zip(parameters, total, strict=True):
         parameter.grad = with_strides_of(gradient, parameter)
-    optimizer.step()
+    (gan.d_optimizer if player == "d" else gan.g_optimizer).step()
     for parameter in parameters:
         parameter.grad = None
     for method in gan.methods.values():

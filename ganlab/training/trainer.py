@@ -23,6 +23,7 @@ from ganlab.errors import (
     Stopped,
 )
 from ganlab.experiment import Experiment
+from ganlab.metrics.protocol import Protocol
 from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import Difference, RunFolder
 from ganlab.runs.log import Log
@@ -279,12 +280,12 @@ class Run:
         if one_protocol:
             self.record.final = {"last": p["last"], "best": p["best"] or p["last"]}
             return
-        if not e.metric.scores:
+        if not (e.metric.scores or self.gan.scores()):
             return
         last = self.monitor.score(e.metric.protocol, self.step)
         self.monitor.log_scores(last, "final")
         self.record.final = {"last": score_entry(last), "best": score_entry(last)}
-        best, better = p["best"], self.evaluators[e.metric.protocol].better
+        best, better = p["best"], self._better(e.metric.protocol)
         if best and best["step"] != self.step:
             try:
                 entry = self._score_checkpoint(best["step"])
@@ -325,13 +326,13 @@ class Run:
 
     def evaluate(self) -> None:
         """Score during training; a new best is saved at once."""
-        if not self.e.metric.scores:
+        if not (self.e.metric.scores or self.gan.scores()):
             return
         scores, p = self.monitor.score(self.e.metric.progress, self.step), self.progress
         p["evaluated"] = self.step
         self.monitor.log_scores(scores)
         p["last"] = score_entry(scores)
-        best, better = p["best"], self.evaluators[self.e.metric.progress].better
+        best, better = p["best"], self._better(self.e.metric.progress)
         comparable = best is not None and best.get("protocol_id") == scores.protocol_id  # see resume_allow
         if improves(scores.values, best["values"] if comparable else None, better):
             p["best"] = score_entry(scores)
@@ -339,6 +340,10 @@ class Run:
             if self.saved != self.step:  # the disk is full: no best without its checkpoint
                 p["best"] = best
         self._try_write_result("running")
+
+    def _better(self, protocol: Protocol) -> dict[str, str]:
+        """The better direction of each score."""
+        return {**self.evaluators[protocol].better, **dict.fromkeys(self.gan.scores(), "lower")}
 
     def _score_checkpoint(self, step: int) -> dict[str, Any]:
         _, tensors, state = self.checkpoints.load(step)
