@@ -254,6 +254,10 @@ class Experiment:
         sizes = d_steps, self.batch_size, self.g_batch_size
         self.timetable = timetable or Steady(*sizes, self.extra_batches, *warmup)
         self.schedules = dict(schedules or {})
+        try:
+            self.timetable.prepare(self)
+        except ValueError as error:
+            mistakes.append(str(error))
         mistakes += _schedule_mistakes(self)
         if not re.fullmatch(r"[\w.+ -]{1,64}", setting):
             mistakes.append(f"setting: {setting[:40]!r} is not a valid folder name; use letters and digits")

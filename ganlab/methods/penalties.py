@@ -75,6 +75,22 @@ class GradientPenalty(Method):
         return self.weight * excess.square().mean()
 
 
+class Drift(Method):
+    """weight * mean D(x)^2 of real samples, which keeps a Wasserstein critic's scores near 0.
+
+    Source: Karras et al. 2018, arXiv:1710.10196, appendix A.1: 0.001.
+    """
+
+    schedulable = frozenset({"weight"})
+
+    @checked
+    def __init__(self, weight: NonNegative = 0.001) -> None:
+        self.weight = weight
+
+    def d_term(self, scene: Scene) -> Tensor:
+        return self.weight * scene.d_real.score.square().mean()
+
+
 class _ZeroCentered(Method):
     needs = frozenset({"per_sample_d"})
     schedulable = frozenset({"gamma"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ganlab.schema import Count, NonNegative, Steps, checked
 
@@ -23,6 +23,9 @@ class Timetable:
 
     Rounds with the config's ``d_steps`` are recorded where the engine records, the others run eagerly.
     """
+
+    def prepare(self, e: Any) -> None:
+        """Called with the ``Experiment`` once it is built. Raises ValueError("key: problem; fix")."""
 
     def round(self, step: int) -> Round:
         """The round of update number ``step``, counted from 0."""

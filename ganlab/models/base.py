@@ -21,13 +21,15 @@ class Architecture(ABC):
     ``kinds``: of samples it supports; ``check`` and the builders get only such shapes. ``z_dim``: length of
     z. ``g(z, y)`` returns x (B, ...), images (B, C, H, W) in [-1, 1]; ``d(x, y)`` returns a ``Verdict``.
     ``conditional``: whether both use labels y (B,), int64; otherwise y is None. ``classifies``: whether D's
-    verdict has class logits.
+    verdict has class logits. ``grows``: whether both networks have ``set_progress`` (0 to 1), and D ``real``:
+    real samples as it sees them at its stage of growth.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("images",)
     z_dim: int
     conditional: bool = False
     classifies: bool = False
+    grows: bool = False
 
     @abstractmethod
     def check(self, shape: Any) -> None:

@@ -70,7 +70,7 @@ class Moved:
         team, shape = collectives.current(), real.x.shape
         noise = torch.randn(shape[0] * team.size, *shape[1:], device=real.x.device)
         x = self.moved(real.x, team.shard(noise, gan.accumulate))
-        yield from map(Batch._make, micro_batches(gan.accumulate, x, gan.unlabelled(real).y))
+        yield from map(Batch._make, micro_batches(gan.accumulate, x, real.y if gan.num_classes else None))
 
     def moved(self, x: Tensor, noise: Tensor) -> Tensor:
         """Samples (B, ...) from real ``x`` and ``noise`` ~ N(0, 1) of its shape."""

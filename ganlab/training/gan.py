@@ -196,9 +196,11 @@ class GAN:
         halves = [(None, None) if t is None else t.split([n, len(t) - n]) for t in verdict]
         return Verdict(*(h[0] for h in halves)), Verdict(*(h[1] for h in halves))  # type: ignore[arg-type]
 
-    def unlabelled(self, batch: Batch) -> Batch:
-        """``batch`` as the networks see it: without labels in an unconditional GAN."""
-        return batch if self.num_classes else batch._replace(y=None)
+    def seen(self, batch: Batch) -> Batch:
+        """``batch`` as the networks see it: without labels if unconditional, at their stage of growth."""
+        batch = batch if self.num_classes else batch._replace(y=None)
+        at_stage = getattr(self.discriminator, "real", None)
+        return batch if at_stage is None else batch._replace(x=at_stage(batch.x))
 
     def draw(self, n: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw (z, y) for ``n`` images to score or save, from the generator ``random`` on the device.

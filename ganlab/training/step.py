@@ -127,7 +127,7 @@ def d_gradients(gan: GAN, real: Batch, log_scores: bool) -> tuple[Gradients, Ter
 def d_terms(gan: GAN, real: Batch, fake: Batch, log_scores: bool) -> tuple[Terms, Terms]:
     """The terms of D's loss on a micro batch, and other values to log: its mean scores."""
     labelled = real if "labelled" in gan.needs else None
-    real = gan.unlabelled(real)
+    real = gan.seen(real)
     scene = Scene(gan, real, fake, *gan.verdicts(real, fake), labelled)
     scores = {"d_real": scene.d_real.score, "d_fake": scene.d_fake.score} if log_scores else {}
     return gan.terms("d", scene), {name: score.detach().mean() for name, score in scores.items()}
@@ -155,7 +155,7 @@ def g_gradients(
 
 def g_terms(gan: GAN, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
     """The terms of G's loss on a micro batch."""
-    real = None if real is None else gan.unlabelled(real)
+    real = None if real is None else gan.seen(real)
     d_real = None if real is None else gan.verdict(*real)
     fake = gan.generate(z, y, keep_dtype=True)
     return gan.terms("g", Scene(gan, real, fake, d_real, gan.verdict(*fake)))  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ class Validation:
             part, share = Batch(x, y), len(x) / len(real.x)
             with torch.no_grad():
                 labelled = part if "labelled" in gan.needs else None
-                part = gan.unlabelled(part)
+                part = gan.seen(part)
                 scene = Scene(gan, part, fake, gan.verdict(*part), gan.verdict(*fake), labelled)
             losses = gan.terms("d", scene)
             d, added = losses["d"], [losses[name] for name in gan.methods.keys() & losses.keys()]

@@ -1,0 +1,87 @@
+"""The timetable of networks that grow (Karras et al. 2018, arXiv:1710.10196, appendix A)."""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any, NamedTuple
+
+from ganlab.methods.timetable import Round, Timetable
+from ganlab.schema import MAX_COUNT, Count, Positive, Steps, checked
+
+
+class Phase(NamedTuple):
+    """Updates at one resolution: their number, whether a finer scale fades in, and the counts before."""
+
+    level: int
+    fades: bool
+    batch: int
+    updates: int
+    first_update: int
+    first_sample: int
+
+
+class Progressive(Timetable):
+    """From 4x4 pixels to the data's resolution, doubling: a fade of ``fade`` images, then a stable stretch.
+
+    The first resolution has no fade, the last one lasts until the run ends. Optimizers start anew at both
+    ends of a fade.
+
+    Args:
+        phase: real images at each resolution, the fade included: 1.2 million by default in the code, 1.6
+            million for CelebA-HQ, LSUN and the ablation, 800,000 for CIFAR-10.
+        fade: real images during which a resolution fades in; half of ``phase`` there.
+        batch: real images of an update by resolution, where it is not ``batch_size``: the paper has
+            {256: 14, 512: 6, 1024: 3}.
+        rate: factor of the learning rates by resolution, where it is not 1.
+
+    Raises ValueError for a fade longer than its phase.
+    """
+
+    @checked
+    def __init__(
+        self,
+        phase: Count = 1_200_000,
+        fade: Steps = 600_000,
+        batch: dict[int, Count] | None = None,
+        rate: dict[int, Positive] | None = None,
+    ) -> None:
+        if fade >= phase:
+            raise ValueError(f"fade: {fade} images are not less than the {phase} of a phase; lower it")
+        self.stable, self.fade, self.batch, self.rate = (
+            phase - fade,
+            fade,
+            dict(batch or {}),
+            dict(rate or {}),
+        )
+        self.phases: list[Phase] = []
+
+    def prepare(self, e: Any) -> None:
+        if not e.architecture.grows:
+            raise ValueError(
+                "timetable: the networks of this architecture don't grow; use architecture=progan"
+            )
+        self.phases, update, sample, levels = [], 0, 0, e.shape[-1].bit_length() - 2
+        self.d_steps, self.extra, self.last = e.d_steps, e.extra_batches, levels - 1
+        for level in range(levels):
+            size = self.batch.get(4 << level, e.batch_size)
+            for fades, images in ((True, self.fade if level else 0), (False, self.stable)):
+                endless = level == self.last and not fades
+                count = MAX_COUNT if endless else -(-images // (size * self.d_steps))
+                if count:
+                    self.phases.append(Phase(level, fades, size, count, update, sample))
+                update, sample = update + count, sample + count * size * (self.d_steps + self.extra)
+        if self.rate:
+            e.schedules["optimizer.lr"] = lambda step: self.rate.get(4 << self._phase(step).level, 1.0)
+
+    def _phase(self, step: int) -> Phase:
+        return self.phases[bisect.bisect([p.first_update for p in self.phases], step) - 1]
+
+    def round(self, step: int) -> Round:
+        phase = self._phase(step)
+        done = step - phase.first_update
+        first = phase.first_sample + done * phase.batch * (self.d_steps + self.extra)
+        stage = phase.level - 1 + (done + 1) / phase.updates if phase.fades else phase.level
+        return Round(self.d_steps, phase.batch, phase.batch, first, stage / self.last)
+
+    def boundary(self, step: int) -> bool:
+        return step > 0 and self._phase(step).first_update == step
