@@ -57,9 +57,7 @@ class Progressive(Timetable):
 
     def prepare(self, e: Any) -> None:
         if not e.architecture.grows:
-            raise ValueError(
-                "timetable: the networks of this architecture don't grow; use architecture=progan"
-            )
+            raise ValueError("timetable: this architecture does not grow; use architecture=progan")
         self.phases, update, sample, levels = [], 0, 0, e.shape[-1].bit_length() - 2
         self.d_steps, self.extra, self.last = e.d_steps, e.extra_batches, levels - 1
         for level in range(levels):

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganlab.distributed.sync_batch_norm import stack_ranks
-from ganlab.models.base import Architecture, Norm, activated, maybe
-from ganlab.schema import Count, Range, checked
+from ganlab.models.base import Architecture, Norm, activated, maybe, scaled
+from ganlab.schema import Count, Positive, Range, checked
 from ganlab.types import ImageShape, Verdict
 
 
@@ -30,6 +30,7 @@ class ProGAN(Architecture):
     N(0, gain^2 / fan_in): gain sqrt(2), 1 where no activation follows, sqrt(2) / 4 for G's first layer.
 
     Args:
+        width: multiplies every channel count.
         channels: 8192 in the paper, 4096 in its code for CIFAR-10, 2048 in its ablation.
         max_channels: 512, or 128 for CIFAR-10.
         z_dim: 512, or 128 for CIFAR-10.
@@ -45,6 +46,7 @@ class ProGAN(Architecture):
     @checked
     def __init__(
         self,
+        width: Positive = 1.0,
         channels: Count = 8192,
         max_channels: Count = 512,
         z_dim: Count = 512,
@@ -54,7 +56,7 @@ class ProGAN(Architecture):
         slope: Annotated[float, Range(ge=0, lt=1)] = 0.2,
         output: Literal["linear", "tanh"] = "linear",
     ) -> None:
-        self.channels, self.max_channels, self.z_dim = channels, max_channels, z_dim
+        self.width, self.channels, self.max_channels, self.z_dim = width, channels, max_channels, z_dim
         self.normalize_latents, self.g_norm, self.stddev = normalize_latents, g_norm, stddev
         self.slope, self.output = slope, output
 
@@ -72,7 +74,8 @@ class ProGAN(Architecture):
     def widths(self, shape: ImageShape) -> list[int]:
         """Channels at 4, 8, ... pixels."""
         levels = shape.height.bit_length() - 2
-        return [max(1, min(self.channels >> (i + 1), self.max_channels)) for i in range(levels)]
+        widths = [min(self.channels >> (i + 1), self.max_channels) for i in range(levels)]
+        return [scaled(channels, self.width) for channels in widths]
 
     def generator(self, shape: ImageShape, num_classes: int) -> nn.Module:
         return Generator(shape, self.widths(shape), self)

@@ -74,7 +74,7 @@ def play(e: Experiment) -> dict[str, float]:
     losses = update(gan, lambda: Batch(x, y))
     after = [p for net in (gan.discriminator, gan.generator) for p in net.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-    assert sum(moved) > 0.8 * len(moved), "both players learn"
+    assert sum(moved) > 0.7 * len(moved), "both players learn"
     # the state survives the way to a checkpoint and back
     again = build_gan(e, torch.device("cpu"), CLASSES)
     unpack_gan(again, *pack_gan(gan), "here")

@@ -51,7 +51,7 @@ def test_batches_and_rates_by_resolution() -> None:
 
 
 def test_the_networks_have_the_published_sizes() -> None:
-    networks, shape = ProGAN(4096, 128, 128), ImageShape(3, 32, 32)
+    networks, shape = ProGAN(1.0, 4096, 128, 128), ImageShape(3, 32, 32)
     counts = [
         sum(p.numel() for p in net.parameters())
         for net in (networks.generator(shape, 0), networks.discriminator(shape, 0, None))
@@ -61,7 +61,7 @@ def test_the_networks_have_the_published_sizes() -> None:
 
 def test_a_fade_begins_with_the_old_images_and_ends_with_the_new_ones() -> None:
     torch.manual_seed(0)
-    networks = ProGAN(64, 8, 8, stddev="none")
+    networks = ProGAN(1.0, 64, 8, 8, stddev="none")
     g, d = networks.generator(SHAPE, 0).eval(), networks.discriminator(SHAPE, 0, None)
     z, x = torch.randn(4, 8), torch.randn(4, 3, 16, 16)
 
@@ -154,7 +154,7 @@ def test_networks_that_do_not_grow_have_no_such_timetable() -> None:
 
 
 def test_a_restored_generator_is_at_its_stage() -> None:
-    networks: Callable[[], Any] = lambda: ProGAN(64, 8, 8).generator(SHAPE, 0)  # noqa: E731
+    networks: Callable[[], Any] = lambda: ProGAN(1.0, 64, 8, 8).generator(SHAPE, 0)  # noqa: E731
     g, restored = networks(), networks()
     g.set_progress(0.5)
     restored.load_state_dict(g.state_dict())
