@@ -40,7 +40,7 @@ from ganlab.sweeps.scheduler import Outcomes, Scheduler
 from ganlab.system.files import write_json
 from ganlab.system.packages import is_installed
 from ganlab.system.paths import python_path
-from ganlab.system.signals import SIGNALS
+from ganlab.system.signals import SIGNALS, restored
 
 _SPEC = "launch.json"
 
@@ -166,7 +166,8 @@ class Launcher:
         options = {k: v for k, v in settings["remote"].items() if v is not None}
         init.setdefault("address", os.environ.get("RAY_ADDRESS") or "local")
         env = {"env_vars": {"PYTHONPATH": python_path(os.environ)}}
-        ray.init(**{"log_to_driver": False, "runtime_env": env, **init})
+        with restored():  # Ray's own handler of SIGTERM would end the sweep
+            ray.init(**{"log_to_driver": False, "runtime_env": env, **init})
         try:
             cluster = ray.cluster_resources()
             options.setdefault("num_gpus", 1 if cluster.get("GPU") else 0)

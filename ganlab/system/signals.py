@@ -45,6 +45,17 @@ def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
                 signal.signal(signum, original)
 
 
+@contextlib.contextmanager
+def restored() -> Iterator[None]:
+    """At the end, ``SIGNALS`` have the handlers that they had before, whatever a library has set inside."""
+    originals = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for signum, original in originals.items():
+            if original is not None:
+                signal.signal(signum, original)
+
+
 def interrupting() -> contextlib.AbstractContextManager[None]:
     """Inside, each stop signal raises Interrupted, so that clean-up runs as after Ctrl-C."""
 
