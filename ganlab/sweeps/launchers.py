@@ -187,7 +187,8 @@ class Launcher:
                     except ray.exceptions.RayError as error:
                         failure = error
                     state = process.read_json_leniently(self.call_dir / f"{job.name}.json").get("state")
-                    print_status(f"{job.name}: {state or 'its worker died'}; {len(waiting)} on Ray")
+                    ended = "not started" if self.signals else "its worker died"
+                    print_status(f"{job.name}: {state or ended}; {len(waiting)} on Ray")
                 for ref, job in [*waiting.items()] if self.signals else []:
                     if (claim := ledger.claim(job.name)) is not None:  # it has not started
                         claim.release()

@@ -14,27 +14,27 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from .base import Case, Figure, Numbers, environment, inside, nothing_lost, state_digest, tiny, until
-from .launching import (
-    GAMES,
+from .base import Case, Figure, environment, inside, nothing_lost, state_digest, tiny, until
+from .runs import (
     OFTEN,
+    RECIPES,
     assert_identical,
     begin,
     committed,
     finish,
-    last_told,
+    last_step,
     newest,
-    told,
+    outcome,
     whole,
 )
 
 KILLS = 10  # of a case
 
 
-def killed_at_random(game: str, seed: int, kills: int, place: Path) -> None:
-    """``kills`` real kills of runs of one game, each at a moment drawn uniformly from a run's time."""
-    words, draw = (*GAMES[game], *OFTEN), random.Random(seed)
-    takes, left = whole(*words).seconds, kills
+def killed_at_random(recipe: str, seed: int, kills: int, place: Path) -> None:
+    """``kills`` real kills of runs of one recipe, each at a moment drawn uniformly from a run's time."""
+    words, draw = (*RECIPES[recipe], *OFTEN), random.Random(seed)
+    takes, left = whole(*words)[1], kills
     for number in count():
         folder = place / str(number)
         folder.mkdir()
@@ -62,7 +62,7 @@ def killed_at_random(game: str, seed: int, kills: int, place: Path) -> None:
 
 def killed_for_real(place: Path) -> None:
     """As a user has it: ``python -m ganlab train``, kill -9, the same command."""
-    words = tiny(*GAMES["sn+ema"], *OFTEN)
+    words = tiny(*RECIPES["sn+ema"], *OFTEN)
     command = [sys.executable, "-m", "ganlab", *words]
     with subprocess.Popen(
         command, cwd=place, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -77,12 +77,12 @@ def killed_for_real(place: Path) -> None:
         command, cwd=place, env=environment(), capture_output=True, timeout=300, check=False
     )
     assert again.returncode == 0, again.stderr[-300:]
-    metrics = told(run)
+    metrics = outcome(run)["metrics"]
     other = place / "other"
     other.mkdir()
     subprocess.run(command, cwd=other, env=environment(), capture_output=True, timeout=300, check=True)
     assert state_digest(run) == state_digest(other / "run")
-    assert metrics == told(other / "run")
+    assert metrics == outcome(other / "run")["metrics"]
     nothing_lost(run)
 
 
@@ -93,7 +93,7 @@ def crash_loop(kills: int, place: Path) -> None:
     for _ in range(kills):
         start = max(before, 0)
         process = begin(place, *words)
-        until(lambda: newest(run) >= start + 2 and last_told(run) > start + 2, process)  # noqa: B023
+        until(lambda: newest(run) >= start + 2 and last_step(run) > start + 2, process)  # noqa: B023
         process.kill(signal.SIGKILL)
         assert process.wait().code == -signal.SIGKILL, "it was over before it was killed"
         saved = committed(run)[-1]
@@ -106,11 +106,11 @@ def crash_loop(kills: int, place: Path) -> None:
 
 
 def torn_metrics(cuts: Sequence[int], place: Path) -> None:
-    """The last lines torn at any byte, and steps beyond the checkpoint told: each is told once in the end."""
+    """The last lines torn at any byte, steps beyond the checkpoint: each is there once in the end."""
     words = ("normalization=[sn]", "save_every=4", "keep_checkpoints=2", "sample_every=4")
     made, run = place / "made", place / "run"
     process = begin(place, *words)
-    until(lambda: last_told(run) >= 6, process)
+    until(lambda: last_step(run) >= 6, process)
     process.kill(signal.SIGKILL)
     assert process.wait().code == -signal.SIGKILL, "it was over before it was killed"
     run.rename(made)
@@ -137,9 +137,9 @@ def board(run: Path, tag: str) -> list[int]:
 
 def kill9() -> list[Case]:
     cases = [
-        Case(f"{game} {draw}", functools.partial(killed_at_random, game, 100 * i + draw, KILLS), KILLS)
+        Case(f"{recipe} {draw}", functools.partial(killed_at_random, recipe, 100 * i + draw, KILLS), KILLS)
         for draw in range(4)
-        for i, game in enumerate(GAMES)
+        for i, recipe in enumerate(RECIPES)
     ]
     return [*cases, Case("python -m ganlab, killed after a checkpoint", killed_for_real)]
 
@@ -153,12 +153,10 @@ def torn() -> list[Case]:
     return [Case("metrics cut in their last line", functools.partial(torn_metrics, cuts), len(cuts))]
 
 
-def seeds(_: Sequence[Numbers]) -> str:
-    return f"{', '.join(GAMES)}; seeds 0 to {100 * (len(GAMES) - 1) + 3}"
-
-
 FIGURES = [
-    Figure("kill9", "Real kill -9 at random moments -> bit-identical resumes", (1,), 200, kill9, seeds),
-    Figure("crash_loop", "Kills in a row, 1.5 intervals apart -> steps grow, disk does not", (6,), 20, loops),
-    Figure("torn", "Metrics torn by a kill -> every step once", (5,), 40, torn),
+    Figure("kill9", "kill -9 at random moments: nothing lost, resume bit-identical", kill9),
+    Figure(
+        "crash_loop", "Killed 1.5 save intervals after each start: it gets on, the disk does not fill", loops
+    ),
+    Figure("torn", "Metrics torn by a kill: every step once", torn),
 ]

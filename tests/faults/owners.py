@@ -1,27 +1,21 @@
-"""Who owns a run folder: many starts at once, dead and foreign owners."""
+"""Many starts at once: who owns a run folder."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import functools
 import json
-import os
 import re
 import shutil
-import signal
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import launching
 from .base import Case, Done, Figure, nothing_lost, one_line, until
-from .launching import assert_identical, begin, finish, last_told, stop_soon
+from .runs import EVENTFUL, assert_identical, begin, finish
 
-GAME = (*launching.GAME, "steps=8")
-ME = f"{os.getpid()}@{socket.gethostname()}"
+WORDS = (*EVENTFUL, "steps=8")
 
 
 def together(place: Path, count: int, words: Callable[[int], tuple[str, ...]], hold: bool) -> list[Done]:
@@ -54,9 +48,9 @@ def together(place: Path, count: int, words: Callable[[int], tuple[str, ...]], h
 
 def one_owner(count: int, place: Path) -> None:
     """One of many runs, the others end with 7 and name it; the run is what it would be alone."""
-    finish(place, *GAME, "steps=2")  # a folder that exists: its lock is asked for before anything is loaded
+    finish(place, *WORDS, "steps=2")  # a folder that exists: its lock is asked for before anything is loaded
     (place / "run" / "result.json").unlink()
-    done = together(place, count, lambda _: (*GAME, "steps=8"), hold=True)
+    done = together(place, count, lambda _: (*WORDS, "steps=8"), hold=True)
     codes = sorted(d.code for d in done)
     assert codes == [0] + [7] * (count - 1), codes
     for one in done:
@@ -69,7 +63,7 @@ def one_owner(count: int, place: Path) -> None:
 
 def many_folders(count: int, place: Path) -> None:
     """As many launches in one second as seeds: each has a folder of its own, named by its config."""
-    done = together(place, count, lambda i: (*GAME[:1], "steps=1", f"seed={i}", "run_dir=null"), hold=False)
+    done = together(place, count, lambda i: (*WORDS[:1], "steps=1", f"seed={i}", "run_dir=null"), hold=False)
     assert [d.code for d in done] == [0] * count, [d.err[-200:] for d in done if d.code][:1]
     folders = [p.parent for p in (place / "outputs").rglob("run.json")]
     assert len(folders) == count, f"{len(folders)} folders"
@@ -80,91 +74,23 @@ def many_folders(count: int, place: Path) -> None:
 
 def one_folder(count: int, place: Path) -> None:
     """The same launch many times in one second means one run: the first runs it, or has run it."""
-    words = (*GAME, "run_dir=null")
+    words = (*WORDS, "run_dir=null")
     done = together(place, count, lambda _: words, hold=False)
     assert {d.code for d in done} <= {0, 7}, [d.err[-200:] for d in done if d.code not in (0, 7)]
     assert any(d.code == 0 for d in done)
     (folder,) = [p.parent for p in (place / "outputs").rglob("run.json")]
     finish(place, *words)
     shutil.move(folder, place / "run")
-    assert_identical(place, *GAME)
+    assert_identical(place, *WORDS)
 
 
-# ---- locks
+def cases() -> list[Case]:
+    starts, launches = 16, 50
+    return [
+        *(Case(f"{starts} starts, round {i}", functools.partial(one_owner, starts)) for i in range(10)),
+        Case(f"{launches} seeds at once", functools.partial(many_folders, launches), launches),
+        Case(f"one launch {launches} times at once", functools.partial(one_folder, launches)),
+    ]
 
 
-def dead_owner(place: Path) -> None:
-    """The lock of a killed owner is free at once."""
-    process = begin(place, *GAME)
-    until(lambda: last_told(place / "run") >= 3, process)
-    process.kill(signal.SIGKILL)
-    assert process.wait().code == -signal.SIGKILL
-    assert (place / "run" / ".lock").read_text().startswith(f"{process.pid}@{socket.gethostname()} ")
-    finish(place, *GAME)
-    assert_identical(place, *GAME)
-
-
-def no_flock() -> None:
-    def refuse(fd: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    fcntl.flock = refuse  # type: ignore[assignment]
-
-
-def foreign_owner(flock: bool, silent: float, place: Path) -> None:
-    """Another host's name in the lock: refused while it lives or may live, with what to delete."""
-    run = place / "run"
-    run.mkdir()
-    lock = run / (".lock" if flock else ".lock.0")
-    lock.write_text("4242@some-other-host\n")
-    os.utime(lock, (time.time() - silent,) * 2)
-    done = begin(place, *GAME, before=None if flock else no_flock).wait()
-    if flock and silent > 300:  # nobody holds it, nobody has touched it
-        assert done.code == 0, done.err[-300:]
-        assert_identical(place, *GAME)
-        return
-    told = "" if flock or silent < 300 else ", no heartbeat for"
-    one_line(
-        done, 7, f"run: in use by 4242@some-other-host{told}", f"delete {run.name}/{re.escape(lock.name)}"
-    )
-    assert sorted(os.listdir(run)) == sorted({".lock", lock.name})
-    lock.unlink()
-    finish(place, *GAME)
-    assert_identical(place, *GAME)
-
-
-def without_flock(place: Path) -> None:
-    """A file system without flock: one owner, and the lock of a killed one does not stand in the way."""
-    first = begin(place, *GAME, "steps=1000000", before=no_flock)
-    until(lambda: last_told(place / "run") >= 3, first)
-    done = begin(place, *GAME, "steps=1000000", before=no_flock).wait()
-    one_line(done, 7, rf"in use by {first.pid}@", "delete run/.lock.0")
-    first.kill(signal.SIGKILL)
-    first.wait()
-    done = begin(place, *GAME, "steps=1000001", before=lambda: (no_flock(), stop_soon())).wait()
-    assert done.code == 143, done.err[-300:]
-    assert [n for n in os.listdir(place / "run") if n.startswith(".lock")] == [".lock"]
-    nothing_lost(place / "run")
-
-
-def owners() -> list[Case]:
-    rounds, starts, launches = 20, 16, 50
-    found = [Case(f"{starts} starts, round {i}", functools.partial(one_owner, starts)) for i in range(rounds)]
-    found.append(Case(f"{launches} seeds at once", functools.partial(many_folders, launches), launches))
-    found.append(Case(f"one launch {launches} times at once", functools.partial(one_folder, launches)))
-    return found
-
-
-def locks() -> list[Case]:
-    found = [Case("owner killed", dead_owner), Case("no flock", without_flock)]
-    for flock in (True, False):
-        for silent in (0, 290, 400):
-            name = f"owner on another host, silent for {silent} s, {'flock' if flock else 'no flock'}"
-            found.append(Case(name, functools.partial(foreign_owner, flock, silent)))
-    return found
-
-
-FIGURES = [
-    Figure("owners", "16 starts -> owners, same-second launches -> folders", (19, 20), 71, owners),
-    Figure("locks", "Stale and foreign locks", (22, 26), 8, locks),
-]
+FIGURES = [Figure("owners", "Many starts at once: one owner, a folder for each config", cases)]

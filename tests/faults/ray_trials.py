@@ -141,9 +141,7 @@ def cases() -> list[Case]:
     return [Case("a cluster of its own", trials, len(TRIALS))]
 
 
-FIGURES = [
-    Figure("ray", "A real Ray cluster: workers killed, fractions of a GPU", (1, 9), 4, cases, needs=needs)
-]
+FIGURES = [Figure("ray", "On a real Ray cluster: workers killed, fractions of a GPU", cases, needs=needs)]
 
 if __name__ == "__main__":  # from tests/: python -m faults.ray_trials
     if why := needs():

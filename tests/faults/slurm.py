@@ -278,9 +278,7 @@ def cases() -> list[Case]:
     return [Case("a node of its own", trials, len(TRIALS))]
 
 
-FIGURES = [
-    Figure("slurm", "A real SLURM: cancelled, preempted, out of time", (7, 9), 12, cases, needs=needs),
-]
+FIGURES = [Figure("slurm", "On a real SLURM: preempted, cancelled, out of time", cases, needs=needs)]
 
 if __name__ == "__main__":  # from tests/: python -m faults.slurm [NAME OF A TRIAL]...
     if why := needs():
