@@ -8,7 +8,6 @@ import pytest
 from faults.base import figures, inside
 
 CHOSEN = {  # figure -> its cases that are cheap, and that no other test covers
-    "archives": ["tar: link, then through it", "zip: ../"],
     "commands": ["SIGTERM in sample, moment 2"],
     "config": ["misspelt 1-60"],
     "controls": ["another seed differs", "the next step differs", "format-1"],

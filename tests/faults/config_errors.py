@@ -242,13 +242,15 @@ def check(points: Sequence[Point], place: Path) -> Numbers:
 
 def cases() -> list[Case]:
     families: dict[str, Callable[[], Iterator[Point]]] = {"misspelt": typos, "fields": fields}
-    found = []
+    collected = []
     for name, family in families.items():
         points = list(family())[:: 3 if name == "fields" else 1]
         for i in range(0, len(points), SIZE):
             part = points[i : i + SIZE]
-            found.append(Case(f"{name} {i + 1}-{i + len(part)}", functools.partial(check, part), len(part)))
-    return found
+            collected.append(
+                Case(f"{name} {i + 1}-{i + len(part)}", functools.partial(check, part), len(part))
+            )
+    return collected
 
 
 def summary(numbers: Sequence[Numbers]) -> str:

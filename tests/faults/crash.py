@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -105,36 +104,6 @@ def crash_loop(kills: int, place: Path) -> None:
     assert_identical(place, *words)
 
 
-def torn_metrics(cuts: Sequence[int], place: Path) -> None:
-    """The last lines torn at any byte, steps beyond the checkpoint: each is there once in the end."""
-    words = ("normalization=[sn]", "save_every=4", "keep_checkpoints=2", "sample_every=4")
-    made, run = place / "made", place / "run"
-    process = begin(place, *words)
-    until(lambda: last_step(run) >= 6, process)
-    process.kill(signal.SIGKILL)
-    assert process.wait().code == -signal.SIGKILL, "it was over before it was killed"
-    run.rename(made)
-    text = (made / "metrics.jsonl").read_bytes()
-    end = len(text.rstrip(b"\n").rpartition(b"\n")[0]) + 1  # of the last line but one
-    for cut in cuts:
-        shutil.copytree(made, run)
-        at = end + cut % (len(text) - end + 1)
-        (run / "metrics.jsonl").write_bytes(text[:at])
-        finish(place, *words)
-        assert_identical(place, *words)
-        points = board(run, "loss/d")
-        assert points == sorted(set(points)), f"TensorBoard shows {points}"
-        assert len(points) == 12
-        shutil.rmtree(run)
-
-
-def board(run: Path, tag: str) -> list[int]:
-    """Steps that TensorBoard shows, in its order."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    return [event.step for event in EventAccumulator(str(run)).Reload().Scalars(tag)]
-
-
 def kill9() -> list[Case]:
     cases = [
         Case(f"{recipe} {draw}", functools.partial(killed_at_random, recipe, 100 * i + draw, KILLS), KILLS)
@@ -148,15 +117,9 @@ def loops() -> list[Case]:
     return [Case("killed 1.5 intervals after each start", functools.partial(crash_loop, 20), 20)]
 
 
-def torn() -> list[Case]:
-    cuts = range(0, 160, 4)
-    return [Case("metrics cut in their last line", functools.partial(torn_metrics, cuts), len(cuts))]
-
-
 FIGURES = [
     Figure("kill9", "kill -9 at random moments: nothing lost, resume bit-identical", kill9),
     Figure(
         "crash_loop", "Killed 1.5 save intervals after each start: it gets on, the disk does not fill", loops
     ),
-    Figure("torn", "Metrics torn by a kill: every step once", torn),
 ]

@@ -182,23 +182,6 @@ def pictures_full(place: Path) -> None:
     assert differences(place, *WORDS) == "pictures"
 
 
-def board_full(place: Path) -> None:
-    """TensorBoard has no room: one warning, and training goes on."""
-
-    def before() -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        def refuse(self: Any, data: bytes) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        RecordWriter.write = refuse
-
-    done = begin(place, *WORDS, before=before).wait()
-    assert done.code == 0, done.err[-300:]
-    assert warnings(done, "TensorBoard failed") == warnings(done) == 1, done.err
-    assert_identical(place, *WORDS)
-
-
 def result_full(place: Path) -> None:
     """result.json has no room for a while: warnings, and training goes on."""
     broken = fails("write", errno.ENOSPC, lambda path: ".result.json." in path, 3, 3)
@@ -213,8 +196,8 @@ def cases() -> list[Case]:
         return Case(name, functools.partial(check, *args))
 
     limits = (0, 1, 1000, 4096, 4097, 8192, 12000)
-    found = [case(f"full at byte {limit}, once", full_at, limit, 1) for limit in limits]
-    found += [case(f"full at byte {limit}, three times", full_at, limit, 3) for limit in (0, 4096)]
+    collected = [case(f"full at byte {limit}, once", full_at, limit, 1) for limit in limits]
+    collected += [case(f"full at byte {limit}, three times", full_at, limit, 3) for limit in (0, 4096)]
     for code in (errno.EIO, errno.ESTALE):
         for call, which, first in (
             ("write", of_checkpoint, 4),
@@ -225,17 +208,17 @@ def cases() -> list[Case]:
         ):
             times, where = 3 if call == "write" else 1, "checkpoints" if which is of_checkpoint else "files"
             name = f"{errno.errorcode[code]} in {call} {first} of {where}, {times} times"
-            found.append(case(name, brief, call, code, which, first, times))
+            collected.append(case(name, brief, call, code, which, first, times))
         for call in ("write", "fsync", "rename", "mkdir"):
-            found.append(case(f"{errno.errorcode[code]} in {call} for good", lasting, call, code))
+            collected.append(case(f"{errno.errorcode[code]} in {call} for good", lasting, call, code))
     for code in (errno.ENOSPC, errno.EDQUOT):
-        found.append(case(f"metrics.jsonl for a while, {errno.errorcode[code]}", metrics_full, code))
-    for check in (metrics_dead, pictures_full, board_full, result_full):
-        found.append(case(str(check.__doc__).partition(":")[0], check))
+        collected.append(case(f"metrics.jsonl for a while, {errno.errorcode[code]}", metrics_full, code))
+    for check in (metrics_dead, pictures_full, result_full):
+        collected.append(case(str(check.__doc__).partition(":")[0], check))
     if can_mount():
         for share in (0.2, 0.9, 2.5, 5.5):
-            found.append(case(f"a disk of {share} checkpoints", small_disk, share))
-    return found
+            collected.append(case(f"a disk of {share} checkpoints", small_disk, share))
+    return collected
 
 
 @functools.cache

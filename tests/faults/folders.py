@@ -90,29 +90,6 @@ def stop_at_second() -> None:
     Checkpoints.save = saved  # type: ignore[method-assign]
 
 
-def newest_is_a_number(place: Path) -> None:
-    """Copied trees, stray folders and hints: the newest is the highest step that verifies, by number."""
-    begin(place, *WORDS, before=stop_at_second).wait()
-    folder = place / "run" / "checkpoints"
-    now = time.time()
-    for number, name in enumerate(sorted(os.listdir(folder), reverse=True)):
-        os.utime(folder / name, (now + 1000 * number,) * 2)  # the oldest step looks newest
-    shutil.copytree(
-        folder / "step-000000002", folder / "step-000010000"
-    )  # of another step: it does not verify
-    shutil.copytree(folder / "step-000000002", folder / "step-final")
-    (folder / "step-99999").mkdir()
-    (folder / "latest").write_text("step-000000002")
-    (place / "run" / "latest").write_text("0")
-    process = begin(place, *WORDS).wait()
-    assert process.code == 0, process.err[-300:]
-    assert "step-000010000" in process.err
-    assert "set aside" in process.err
-    assert_identical(place, *WORDS)
-    assert (folder / "step-final").is_dir()
-    assert (folder / "latest").read_text() == "step-000000002"
-
-
 def late_folder(place: Path) -> None:
     """A rename whose target is there after all, as a network disk reports it: kept, for it is sound."""
 
@@ -164,7 +141,6 @@ def cases() -> list[Case]:
     return [
         *(Case(f"run folder {way}", functools.partial(gone, way)) for way in ways),
         *(Case(f"clock jumps: {name}", functools.partial(clock, *jump)) for name, jump in jumps.items()),
-        Case("the newest is a number", newest_is_a_number),
         Case("a rename's answer is lost", late_folder),
         Case("no rename over a file", no_replace),
     ]

@@ -214,7 +214,7 @@ def cases() -> list[Case]:
     def case(name: str, check: Callable[..., None], *args: Any, n: int = 1) -> Case:
         return Case(name, functools.partial(check, *args), n)
 
-    found = [
+    collected = [
         *(
             case(f"closed: {name}", commands, functools.partial(closed, numbers), 0, n=len(COMMANDS))
             for name, numbers in CLOSED.items()
@@ -236,15 +236,15 @@ def cases() -> list[Case]:
         ("matplotlib", ["report", "."], "matplotlib"),
         ("jinja2", ["report", "."], "jinja2"),
     ):
-        found.append(case(f"{words[0]} without {package}", absent, package, words, pip_name))
+        collected.append(case(f"{words[0]} without {package}", absent, package, words, pip_name))
     for word, content, where in (
         ("metric.extractor=inception", None, "metric.extractor=cifar"),
         ("metric.weights=nowhere.pth", None, "weights"),
         ("metric.weights=weights.pth metric.progress=smoke", b"no weights", "weights"),
         ("metric.extractor=inception metric.weights=weights.pth", b"\x80\x02.", "weights"),
     ):
-        found.append(case(f"{word}: {content!r}", weights, word, content, where))
-    return found
+        collected.append(case(f"{word}: {content!r}", weights, word, content, where))
+    return collected
 
 
 FIGURES = [

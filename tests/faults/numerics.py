@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,31 +265,13 @@ def memory(where: str, calls: int) -> Callable[[Path], None]:
     return check
 
 
-def host_memory(words: tuple[str, ...], spare: int) -> Callable[[Path], None]:
-    """The host's memory ends ``spare`` MB above what the process has: one line, and nothing is lost."""
-
-    def limit() -> None:
-        import sklearn.datasets  # noqa: F401 - a library that can't be loaded is another fault
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + (spare << 20),) * 2)
-
-    def check(place: Path) -> None:
-        done = Forked(*tiny(*words), cwd=place, before=limit).wait()
-        one_line(done, 5, "batch_size|ulimit -v", "lower|raise")
-        if (place / "run").is_dir():
-            nothing_lost(place / "run")
-
-    return check
-
-
 def cases() -> list[Case]:
-    found = [
+    collected = [
         Case(f"{value} in {source} at update {step}", diverges(source, step, value))
         for source in SOURCES
         for step, value in ((2, math.nan), (5, math.nan), (6, math.inf), (11, math.inf))
     ]
-    found += [Case(f"{key} runs away", runs_away(key)) for key in ("loss", "lr", "images")]
+    collected += [Case(f"{key} runs away", runs_away(key)) for key in ("loss", "lr", "images")]
     every = {"is_cifar", "fid_cifar", "kid_cifar"}
     changes: dict[str, tuple[Callable[[], None], set[str], str]] = {
         "nan": (value_is(math.nan), {"fid_cifar"}, "fid"),
@@ -299,13 +280,11 @@ def cases() -> list[Case]:
         "linalg": (features(linalg), every, "no value"),
     }
     for name, (patch, lost, why) in changes.items():
-        found.append(Case(f"score {name}", scored(patch, lost, why)))
-    found.append(Case("a NaN is never best", never_best))
+        collected.append(Case(f"score {name}", scored(patch, lost, why)))
+    collected.append(Case("a NaN is never best", never_best))
     for where in ("step", "features", "images", "samples"):
-        found += [Case(f"memory ends in {where}, call {k}", memory(where, k)) for k in (1, 2, 5)]
-    big = ("batch_size=512", "architecture.width=2", "dataset.resolution=32")
-    sizes = (100, 300, 800)
-    return found + [Case(f"host memory ends after {mb} MB", host_memory(big, mb)) for mb in sizes]
+        collected += [Case(f"memory ends in {where}, call {k}", memory(where, k)) for k in (1, 2, 5)]
+    return collected
 
 
 FIGURES = [

@@ -14,7 +14,7 @@ from typing import Any
 from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
 
-from .base import Case, Done, Figure, Forked, Numbers, nothing_lost, records, state_digest, tiny, until
+from .base import Case, Done, Figure, Forked, Numbers, nothing_lost, records, state_digest, tiny
 
 CLOSE = 1e-6  # the largest difference between a tensor of many ranks and that of one process, in float64
 Before = Callable[[int], None]
@@ -269,40 +269,6 @@ def fails_alike(words: Sequence[str], before: Before | None, code: int, where: s
     assert re.search(where, errors(ended)[0]), errors(ended)
 
 
-def full(rank: int) -> None:
-    """The disk is full from the third checkpoint on."""
-    from ganlab.errors import EnvError
-
-    commit = Checkpoints._commit
-
-    def limited(self: Checkpoints, step: int, *more: Any) -> None:
-        if step >= 4:
-            raise EnvError(str(self.path(step)), "disk full", "free some space")
-        commit(self, step, *more)
-
-    if rank == 0:
-        Checkpoints._commit = limited  # type: ignore[method-assign]
-
-
-def disk_full(here: Path) -> None:
-    fails_alike(["save_every=2"], full, 5, "disk full", here)
-    nothing_lost(here / "run")
-    ranks(2, *tiny("save_every=2"), cwd=here)
-    assert state_digest(here / "run") == uninterrupted(here, "save_every=2")
-
-
-def in_use(here: Path) -> None:
-    """Two runs of two ranks on one folder."""
-    first = launched(2, tiny("steps=100000"), here)
-    until(lambda: (here / "run" / "checkpoints" / "step-000000000").exists(), first[0])
-    try:
-        fails_alike(["steps=100000"], None, 7, "in use", here)
-    finally:
-        for process in first:
-            process.kill(signal.SIGTERM)
-    assert [p.wait().code for p in first] == [143, 143]
-
-
 def other_size(here: Path) -> None:
     """Made with two ranks, gone on with by one, then by two again: allowed, with one warning."""
     ranks(2, *tiny("steps=4"), cwd=here)
@@ -372,8 +338,6 @@ def ends() -> Iterator[Case]:
     }
     for name, expected in mistakes.items():
         yield Case(name, partial(fails_alike, *expected))
-    yield Case("full disk", disk_full)
-    yield Case("folder in use", in_use)
     yield Case("another number of ranks", other_size)
 
 

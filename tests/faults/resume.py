@@ -112,36 +112,6 @@ def controls() -> list[Case]:
     ]
 
 
-LOGGING = {
-    "eval_every": ("eval_every=2",),
-    "eval_start": ("eval_start=true",),
-    "sample_every": ("sample_every=1",),
-    "spectral_every": ("spectral_every=2",),
-    "log_every": ("log_every=1",),
-    "save_every": ("save_every=1",),
-    "nothing": tuple(
-        f"{key}=0" for key in ("eval_every", "sample_every", "spectral_every", "log_every", "save_every")
-    ),
-}
-
-
-def untouched(words: Sequence[str], place: Path) -> None:
-    """However often a run is scored and logged, its last networks and optimizers are the same."""
-    digests = {}
-    for name, more in {"plain": (), **LOGGING}.items():
-        (place / name).mkdir()
-        finish(place / name, *epochs(*words, *more))
-        digests[name] = trained(place / name / "run")
-    if bad := [name for name, digest in digests.items() if digest != digests["plain"]]:
-        raise Failed(len(bad), f"training is another with {', '.join(bad)}")
-
-
-def logging() -> list[Case]:
-    parts = everything()
-    names = ["EMA", "head=ac acgan", *(f"normalization={n}" for n in ("sn", "bn", "snr"))]
-    return [Case(name, functools.partial(untouched, parts[name]), len(LOGGING)) for name in names]
-
-
 def summary(numbers: Sequence[Numbers]) -> str:
     return f"{len(numbers)} configs x {len(POINTS)} points: state, metrics, pictures and scores equal"
 
@@ -149,5 +119,4 @@ def summary(numbers: Sequence[Numbers]) -> str:
 FIGURES = [
     Figure("resume", "Stopped at any point, resumed: bit-identical to a run never stopped", matrix, summary),
     Figure("controls", "Another seed or step does differ; a run of an old format goes on", controls),
-    Figure("logging", "Scoring, saving and logging leave training as it was", logging),
 ]

@@ -175,14 +175,14 @@ def name_of(signum: int) -> str:
 
 def phases() -> list[Case]:
     """All phases and moments by SIGTERM; one moment of each phase by the other signals."""
-    found = []
+    collected = []
     for phase, where in moments().items():
         for number, (when, patch, words) in enumerate(where):
             others = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
             for signum in (signal.SIGTERM, others[number % 4]):
                 check = functools.partial(stopped, signum, phase, patch, words)
-                found.append(Case(f"{name_of(signum)} in {phase}: {when}", check))
-    return found
+                collected.append(Case(f"{name_of(signum)} in {phase}: {when}", check))
+    return collected
 
 
 def twice(patch: Patch, words: tuple[str, ...], delays: Sequence[float], place: Path) -> Numbers:
@@ -224,12 +224,12 @@ def twice(patch: Patch, words: tuple[str, ...], delays: Sequence[float], place: 
 
 
 def double() -> list[Case]:
-    found, delays = [], (0.0, 0.05, 0.1, 0.2)
+    collected, delays = list[Case](), (0.0, 0.05, 0.1, 0.2)
     for phase in ("train step", "save", "prune"):
         for when, patch, words in moments()[phase]:
             check = functools.partial(twice, patch, words, delays)
-            found.append(Case(f"SIGINT twice in {phase}: {when}", check, len(delays)))
-    return found
+            collected.append(Case(f"SIGINT twice in {phase}: {when}", check, len(delays)))
+    return collected
 
 
 # ---- other commands
@@ -269,7 +269,7 @@ def commands() -> list[Case]:
 
     sample = ("sample", "run", "n=16", "out=pictures")
     evaluate = ("evaluate", "run", "metric.protocol.seed=1")
-    found = []
+    collected = []
     for words, patches in {
         sample: [at(saved_run, "restore", 1), at(images, "write_png", 9), at(files, "write_new", 5)],
         evaluate: [at(FeaturePass, "blocks", 1), at(Evaluator, "score", 1, after=True)],
@@ -278,8 +278,8 @@ def commands() -> list[Case]:
         for k, patch in enumerate(patches, 1):
             for signum in (signal.SIGINT, signal.SIGTERM):
                 name = f"{name_of(signum)} in {words[0]}, moment {k}"
-                found.append(Case(name, functools.partial(interrupted, signum, words, patch)))
-    return found
+                collected.append(Case(name, functools.partial(interrupted, signum, words, patch)))
+    return collected
 
 
 def p95(numbers: Sequence[Numbers]) -> str:

@@ -16,8 +16,7 @@ from pathlib import Path
 from ganlab.sweeps import ledger
 
 from . import cells
-from .base import Case, Figure, Forked, ganlab, nothing_lost, records, state_digest, tiny, until
-from .runs import trained
+from .base import Case, Figure, Forked, nothing_lost, records, state_digest, tiny, until
 
 STEPS = 8
 SIGNALS = ("TERM", "INT", "USR1")
@@ -71,12 +70,12 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
 
 
 @functools.cache
-def expected(seed: int, digest: Callable[[Path], str] = state_digest) -> str:
+def expected(seed: int) -> str:
     """The digest of an uninterrupted run."""
     with tempfile.TemporaryDirectory() as folder:
         done = Forked(*tiny(f"steps={STEPS}", f"seed={seed}"), cwd=Path(folder)).wait()
         assert done.code == 0, done.err
-        return digest(Path(folder) / "run")
+        return state_digest(Path(folder) / "run")
 
 
 def whole(folder: Path, seeds: Sequence[int]) -> None:
@@ -125,21 +124,6 @@ def sabotaged(folder: Path, seeds: Sequence[int], ways: Sequence[str]) -> None:
 
 
 # ---- killed and stopped sweeps
-
-
-def real(folder: Path, seeds: Sequence[int]) -> None:
-    """As ``killed``, with cells that are started as a user's are, once."""
-    grid(folder, seeds)
-    line = ["sweep", "--config-dir", "conf", "grid=g", "out=out", "jobs=2"]
-    process = Forked(*line, cwd=folder)
-    until(lambda: lines(folder) >= 2, process)
-    process.kill(signal.SIGKILL)
-    process.wait()
-    done = ganlab(*line, cwd=folder)
-    assert done.code == 0, done.err[-900:]
-    for seed in seeds:
-        nothing_lost(folder / "out" / f"s{seed}")
-        assert trained(folder / "out" / f"s{seed}") == expected(seed, trained), seed
 
 
 def killed(folder: Path, seeds: Sequence[int], times: int, random_: random.Random, door: str) -> None:
@@ -227,8 +211,7 @@ def kill_cases() -> list[Case]:
         name = f"4 kills of ganlab {door}, seed {number}"
         return Case(name, lambda folder: killed(folder, range(6), 4, random.Random(number), door), 4)
 
-    started = Case("a kill of ganlab sweep, cells of new processes", lambda folder: real(folder, range(3)))
-    return [started, *(case(number, door) for number, door in enumerate(["sweep", "train -m"] * 2))]
+    return [case(number, door) for number, door in enumerate(["sweep", "train -m"] * 2)]
 
 
 def stop_cases() -> list[Case]:
