@@ -43,6 +43,7 @@ from ganlab.system.paths import python_path
 from ganlab.system.signals import SIGNALS, restored
 
 _SPEC = "launch.json"
+_CELL = ("name", "axes", "overrides", "steps", "label")  # what a worker needs of a Job, beside its folder
 
 
 class LaunchSpec(NamedTuple):
@@ -105,9 +106,11 @@ class Launcher:
     def stop(self, signum: int) -> None:
         """Send a signal to all cells, now and those launched later."""
         self.signals.append(signum)
-        if self.call_dir != Path():
-            with open(self.call_dir / "stop", "a") as file:
-                file.write(f"{signum}\n")
+        self._write_signals()
+
+    def _write_signals(self) -> None:
+        if self.call_dir != Path() and self.signals:
+            (self.call_dir / "stop").write_text(" ".join(map(str, self.signals)))
 
     def run(self, jobs: list[Job], ledger: Ledger) -> Outcomes:
         """Run ``jobs`` and wait for them. Raises what the launcher raises."""
@@ -122,23 +125,11 @@ class Launcher:
             visible_gpus() if has_slots else [],
             ledger.stall_s,
             ledger.previous_ids,
-            [
-                {
-                    "name": j.name,
-                    "axes": j.axes,
-                    "overrides": j.overrides,
-                    "folder": str(j.folder),
-                    "steps": j.steps,
-                    "label": j.label,
-                }
-                for j in jobs
-            ],
+            [{key: getattr(job, key) for key in _CELL} | {"folder": str(job.folder)} for job in jobs],
         )
         write_json(call_dir / _SPEC, spec._asdict())
         self.call_dir = call_dir
-        for signum in self.signals.copy():  # arrived before there was a folder
-            with open(call_dir / "stop", "a") as file:
-                file.write(f"{signum}\n")
+        self._write_signals()  # those that arrived before there was a folder
         try:
             if "ray" in self.settings.launcher:
                 self._launch_on_ray(jobs, ledger)
