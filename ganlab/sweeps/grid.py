@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ganlab.config.files import GRIDS, display, find, options_of, read
 from ganlab.errors import ConfigError, Mistake, suggest
 from ganlab.sweeps.placement import MAX_CELLS
-from ganlab.sweeps.random_search import DRAW, LABEL, RandomSet
+from ganlab.sweeps.random_search import DRAW, LABEL, RandomSet, collecting
 from ganlab.sweeps.random_search import overrides as _overrides
 from ganlab.sweeps.random_search import read as _read_random
 
@@ -117,17 +117,12 @@ def load(name: str, dirs: Sequence[Path] = ()) -> Grid:
         blocks = []
     grid = Grid(name, str(content.get("title")))
     for number, block in enumerate(blocks):
-        where = f"{file}: blocks[{number}]"
-        try:
-            grid.blocks.append(_read_block(block, where))
-        except ConfigError as error:
-            mistakes += error.mistakes
+        with collecting(mistakes):
+            grid.blocks.append(_read_block(block, f"{file}: blocks[{number}]"))
     pairs = None
     if "pairs" in content and not mistakes:
-        try:
+        with collecting(mistakes):
             pairs = _read_pairs(content["pairs"], grid.axes(), f"{file}: pairs")
-        except ConfigError as error:
-            mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
     return replace(grid, pairs=pairs)
@@ -160,15 +155,11 @@ def _read_block(block: Any, where: str) -> Block:
         mistakes.append(Mistake(f"{where}.axes", "must be a mapping", "write axes: {setting: [A, B]}"))
         content = {}
     for axis, values in content.items():
-        try:
+        with collecting(mistakes):
             axes[str(axis)] = _read_axis(str(axis), values, f"{where}.axes.{axis}")
-        except ConfigError as error:
-            mistakes += error.mistakes
     overrides: list[str] = []
-    try:
+    with collecting(mistakes):
         overrides = _overrides(block.get("overrides", []), f"{where}.overrides")
-    except ConfigError as error:
-        mistakes += error.mistakes
     random = None
     if "random" in block and not mistakes:
         random = _read_random(block["random"], axes, f"{where}.random")
@@ -212,15 +203,13 @@ def restrict(grid: Grid, words: Sequence[str]) -> tuple[Grid, list[str]]:
     sets = any(block.random for block in blocks)
     for word in words:
         axis, equals, text = word.partition("=")
-        try:
+        with collecting(mistakes):
             if equals and sets and axis in ("n", "seed"):
                 blocks = [b._replace(random=b.random and b.random.with_setting(axis, text)) for b in blocks]
             elif equals and axis in axes:
                 blocks = _restrict_axis(blocks, axis, text, axes[axis])
             else:
                 rest.append(word)
-        except ConfigError as error:
-            mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
     return replace(grid, blocks=blocks), rest

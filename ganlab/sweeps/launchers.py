@@ -39,9 +39,10 @@ from ganlab.sweeps.scheduler import Outcomes, Scheduler
 from ganlab.system.files import write_json
 from ganlab.system.packages import is_installed
 from ganlab.system.paths import python_path
-from ganlab.system.signals import SIGNALS
+from ganlab.system.signals import SIGNALS, restored
 
 _SPEC = "launch.json"
+_CELL = ("name", "axes", "overrides", "steps", "label")  # what a worker needs of a Job, beside its folder
 
 
 class LaunchSpec(NamedTuple):
@@ -104,9 +105,11 @@ class Launcher:
     def stop(self, signum: int) -> None:
         """Send a signal to all cells, now and those launched later."""
         self.signals.append(signum)
-        if self.call_dir != Path():
-            with open(self.call_dir / "stop", "a") as file:
-                file.write(f"{signum}\n")
+        self._write_signals()
+
+    def _write_signals(self) -> None:
+        if self.call_dir != Path() and self.signals:
+            (self.call_dir / "stop").write_text(" ".join(map(str, self.signals)))
 
     def run(self, jobs: list[Job], ledger: Ledger) -> Outcomes:
         """Run ``jobs`` and wait for them. Raises what the launcher raises."""
@@ -121,23 +124,11 @@ class Launcher:
             visible_gpus() if has_slots else [],
             ledger.stall_s,
             ledger.previous_ids,
-            [
-                {
-                    "name": j.name,
-                    "axes": j.axes,
-                    "overrides": j.overrides,
-                    "folder": str(j.folder),
-                    "steps": j.steps,
-                    "label": j.label,
-                }
-                for j in jobs
-            ],
+            [{key: getattr(job, key) for key in _CELL} | {"folder": str(job.folder)} for job in jobs],
         )
         write_json(call_dir / _SPEC, spec._asdict())
         self.call_dir = call_dir
-        for signum in self.signals.copy():  # arrived before there was a folder
-            with open(call_dir / "stop", "a") as file:
-                file.write(f"{signum}\n")
+        self._write_signals()  # those that arrived before there was a folder
         try:
             if "ray" in self.settings.launcher:
                 self._launch_on_ray(jobs, ledger)
@@ -165,7 +156,8 @@ class Launcher:
         options = {k: v for k, v in settings["remote"].items() if v is not None}
         init.setdefault("address", os.environ.get("RAY_ADDRESS") or "local")
         env = {"env_vars": {"PYTHONPATH": python_path(os.environ)}}
-        ray.init(**{"log_to_driver": False, "runtime_env": env, **init})
+        with restored():  # Ray's own handler of SIGTERM would end the sweep
+            ray.init(**{"log_to_driver": False, "runtime_env": env, **init})
         try:
             cluster = ray.cluster_resources()
             options.setdefault("num_gpus", 1 if cluster.get("GPU") else 0)
@@ -185,7 +177,8 @@ class Launcher:
                     except ray.exceptions.RayError as error:
                         failure = error
                     state = process.read_json_leniently(self.call_dir / f"{job.name}.json").get("state")
-                    print_status(f"{job.name}: {state or 'its worker died'}; {len(waiting)} on Ray")
+                    ended = "not started" if self.signals else "its worker died"
+                    print_status(f"{job.name}: {state or ended}; {len(waiting)} on Ray")
                 for ref, job in [*waiting.items()] if self.signals else []:
                     if (claim := ledger.claim(job.name)) is not None:  # it has not started
                         claim.release()

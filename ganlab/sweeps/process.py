@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ganlab.errors import Diverged, RunInUse
 from ganlab.sweeps.watch import NO_LIVENESS, Liveness, Watchdog
 from ganlab.system.files import read_regular
 from ganlab.system.paths import python_path
-from ganlab.system.signals import SIGNALS, VARIABLE, handled
+from ganlab.system.signals import SIGNALS, VARIABLE
 from ganlab.text import clean
 
 # -P: a yaml.py in the working folder must not shadow the library
@@ -76,13 +76,6 @@ def _env(env: Mapping[str, str], liveness: Liveness) -> dict[str, str]:
     """``env`` with ganlab's PYTHONPATH, the heartbeat file, and tracebacks of crashes in C."""
     own = {"PYTHONFAULTHANDLER": "1", **env, "PYTHONPATH": python_path(env)}
     return own | ({VARIABLE: str(liveness.heartbeat.absolute())} if liveness.heartbeat else {})
-
-
-@contextlib.contextmanager
-def forward_signals_to(callback: Callable[[int], None]) -> Iterator[None]:
-    """Inside, a stop signal calls ``callback(signum)`` instead of its handler (main thread only)."""
-    with handled(lambda signum, _: callback(signum)):
-        yield
 
 
 def will_be_requeued() -> bool:
@@ -145,13 +138,6 @@ def failure_reason(code: int, log: Path, start: int = 0) -> str:
         return clean(errors[-1].strip(), 500)
     last = next((f": {s.strip()}" for s in reversed(lines) if s.strip()), "")
     return clean(f"exit code {code}{last[:200]}", 500)
-
-
-def print_failures(rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Print a line for each failed row: its name, error, exit code and log."""
-    for row in rows:
-        if row["state"] == "failed":
-            print_status(clean(f"{row[name]}: {row['error']} (exit code {row['exit']}); {row['log']}", 1000))
 
 
 def print_status(text: str) -> None:

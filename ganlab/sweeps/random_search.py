@@ -17,6 +17,7 @@ are the 12 of n=12. Duplicates are drawn again, so all members differ.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
@@ -103,6 +104,15 @@ def _drawn(seed: int, turn: int, key: str, labels: Sequence[str]) -> str:
 # ---- reading
 
 
+@contextlib.contextmanager
+def collecting(mistakes: list[Mistake]) -> Iterator[None]:
+    """Inside, a ConfigError adds to ``mistakes`` instead of being raised."""
+    try:
+        yield
+    except ConfigError as error:
+        mistakes += error.mistakes
+
+
 def read(content: Any, axes: Mapping[str, Mapping[str, list[str]]], where: str) -> RandomSet:
     """Parse ``random`` of a block with ``axes``. Raises ConfigError with all mistakes."""
     if not isinstance(content, dict):
@@ -117,10 +127,8 @@ def read(content: Any, axes: Mapping[str, Mapping[str, list[str]]], where: str) 
         mistakes.append(Mistake(f"{where}.choices", "must be a mapping", "write choices: {key: [a, b]}"))
         entries = {}
     for key, values in entries.items():
-        try:
+        with collecting(mistakes):
             choices[str(key)] = _read_labels(str(key), values, axes, f"{where}.choices.{key}")
-        except ConfigError as error:
-            mistakes += error.mistakes
     random_set = RandomSet(choices, 1)
     for key in ("n", "seed") if not mistakes else ():
         try:

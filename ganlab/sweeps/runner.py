@@ -20,6 +20,7 @@ from ganlab.sweeps.plan import Plan
 from ganlab.sweeps.process import print_status
 from ganlab.sweeps.scheduler import Scheduler
 from ganlab.system.files import write_json
+from ganlab.system.signals import handled
 from ganlab.tables import print_table
 from ganlab.text import clean
 
@@ -65,7 +66,7 @@ def sweep(
             launcher.stop(signum)
 
     failure: Exception | None = None
-    with process.forward_signals_to(stop):
+    with handled(lambda signum, _: stop(signum)):
         if launcher is None:
             scheduler.run_locally()
         else:
@@ -81,7 +82,8 @@ def _report(
     hidden = ("run folder", "log") if plan.grid else ("it/s", "log")
     columns = [{k: v for k, v in row.items() if k not in hidden} for row in rows]
     print_table(f"{plan.title}{scale}: {plan.out}", list(columns[0]), (row.values() for row in columns))
-    process.print_failures(rows, "cell")
+    for row in (r for r in rows if r["state"] == "failed"):
+        print_status(clean(f"{row['cell']}: {row['error']} (exit code {row['exit']}); {row['log']}", 1000))
     if signals:
         print_status(f"stopped by {Signals(signals[0]).name}; the same command continues the sweep")
         return 128 + signals[0]

@@ -32,17 +32,27 @@ def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
 
     Does nothing off the main thread, where Python can't set handlers.
     """
-    originals: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for signum in SIGNALS:
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                originals[signum] = signal.signal(signum, handler)
-    try:
+    with restored() as handlers:
+        for signum, original in handlers.items():
+            if original is not signal.SIG_IGN:
+                signal.signal(signum, handler)
         yield
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[dict[int, Any]]:
+    """At the end, ``SIGNALS`` have the handlers that they had before; yields those (none off the main one).
+
+    Whatever a library has set inside is undone.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS if is_main}
+    try:
+        yield handlers
     finally:
-        for signum, original in originals.items():
+        for signum, handler in handlers.items():
             with contextlib.suppress(TypeError, ValueError):  # None: not installed by Python
-                signal.signal(signum, original)
+                signal.signal(signum, handler)
 
 
 def interrupting() -> contextlib.AbstractContextManager[None]:

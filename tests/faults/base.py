@@ -1,12 +1,14 @@
-"""What every figure is made of: cases, real processes that can be killed, and what must hold afterwards.
+"""Cases and figures, real processes that can be killed, and what must hold afterwards.
 
 A module of this package has ``FIGURES``; nothing registers it. ``tests/test_faults.py`` runs a few of
-their cases as tests, ``scripts/reliability.py`` all, which it counts into RELIABILITY.md.
+their cases, ``scripts/reliability.py`` all, which it counts into RELIABILITY.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -16,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ Numbers = Mapping[str, float]
 
 
 class Failed(AssertionError):
-    """``count`` of a case's points failed."""
+    """``count`` of a case's checks failed."""
 
     def __init__(self, count: int, why: str) -> None:
         super().__init__(why)
@@ -42,7 +43,7 @@ class Failed(AssertionError):
 class Case(NamedTuple):
     """One injection: ``check`` gets an empty folder, which is the cwd too, and raises if it fails.
 
-    It may return numbers to tell. ``n``: how many points it stands for.
+    It may return numbers for the figure's summary. ``n``: how many checks it stands for.
     """
 
     name: str
@@ -52,35 +53,31 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A row of RELIABILITY.md.
+    """A row of RELIABILITY.md: a promise and the cases that try it.
 
-    faults: their numbers in the list of faults. least: points that it has at least.
-    cases(): cheap to call, the same every time. told: a few words from the numbers of all cases.
-    alone: it measures time, so nothing may run beside it. needs: tells why it can't run here, or nothing.
+    cases(): cheap to call, the same every time. summary: a few words from the numbers of all cases.
+    alone: it measures time, so nothing may run beside it. needs(): why it can't run here, or nothing.
     """
 
     key: str
-    title: str
-    faults: tuple[int, ...]
-    least: int
+    promise: str
     cases: Callable[[], list[Case]]
-    told: Callable[[Sequence[Numbers]], str] | None = None
+    summary: Callable[[Sequence[Numbers]], str] | None = None
     alone: bool = False
     needs: Callable[[], str] = str
 
 
 def figures() -> dict[str, Figure]:
     """All figures of the package by key, in the modules' order. Raises ValueError for a key used twice."""
-    found: dict[str, Figure] = {}
+    by_key: dict[str, Figure] = {}
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name == "base":
-            continue
-        for figure in getattr(importlib.import_module(f"{package}.{module.name}"), "FIGURES", ()):
-            if figure.key in found:
-                raise ValueError(f"two figures are called {figure.key}")
-            found[figure.key] = figure
-    return found
+        if module.name != "base":
+            for figure in getattr(importlib.import_module(f"{package}.{module.name}"), "FIGURES", ()):
+                if figure.key in by_key:
+                    raise ValueError(f"two figures are called {figure.key}")
+                by_key[figure.key] = figure
+    return by_key
 
 
 # ---- real processes
@@ -117,6 +114,17 @@ def ganlab(*words: str, cwd: Path, env: Mapping[str, str] | None = None, timeout
     return Done(done.returncode, out, err, time.monotonic() - began)
 
 
+def run_here(*words: str) -> Done:
+    """``ganlab`` with these words in this process; its seconds are of CPU time."""
+    from ganlab.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    began = time.process_time()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.main(list(words))
+    return Done(code, out.getvalue(), err.getvalue(), time.process_time() - began)
+
+
 class Forked:
     """``ganlab`` with these words in a forked child of this process, where torch is imported already.
 
@@ -141,7 +149,7 @@ class Forked:
         from ganlab.training import trainer  # noqa: F401
 
         Forked.made += 1
-        self._said = [
+        self._outputs = [
             cwd.parent / f".{cwd.name}-{os.getpid()}-{Forked.made}.{name}" for name in ("out", "err")
         ]
         self._began, self._done = time.monotonic(), None
@@ -168,7 +176,7 @@ class Forked:
         for signum in SIGNALS:
             signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python starts
-        for number, path in enumerate(self._said, 1):
+        for number, path in enumerate(self._outputs, 1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for name, number in (("stdout", 1), ("stderr", 2)):  # pytest has put its own there
@@ -207,8 +215,8 @@ class Forked:
         if not pid:
             return False
         seconds = time.monotonic() - self._began
-        out, err = (p.read_text("utf-8", "replace") if p.exists() else "" for p in self._said)
-        for path in self._said:
+        out, err = (p.read_text("utf-8", "replace") if p.exists() else "" for p in self._outputs)
+        for path in self._outputs:
             path.unlink(missing_ok=True)
         self._done = Done(os.waitstatus_to_exitcode(status), out, err, seconds)
         return True
@@ -237,7 +245,7 @@ def until(what: Callable[[], object], process: Forked | None = None, timeout: fl
 
 def tiny(*more: str) -> list[str]:
     """Words of ``ganlab`` for a run of under a second in the folder ``run``; ``more`` come last and win."""
-    given = {
+    defaults = {
         "dataset": "digits",
         "dataset.resolution": "16",
         "architecture.width": "0.05",
@@ -259,8 +267,8 @@ def tiny(*more: str) -> list[str]:
         "run_dir": "run",
     }
     for word in more:
-        given.pop(word.partition("=")[0], None)
-    return ["train", *(f"{k}={v}" for k, v in given.items()), *more]
+        defaults.pop(word.partition("=")[0], None)
+    return ["train", *(f"{k}={v}" for k, v in defaults.items()), *more]
 
 
 def state_digest(run: Path) -> str:
@@ -284,23 +292,23 @@ def nothing_lost(run: Path) -> None:
         last: dict[str, int] = {}
         for line in folder.metrics.read_text("utf-8").splitlines():
             record = json.loads(line)
-            assert record["step"] > last.get(record["kind"], -1), f"step {record['step']} told twice"
+            assert record["step"] > last.get(record["kind"], -1), f"step {record['step']} twice"
             last[record["kind"]] = record["step"]
     left = [p.name for p in run.rglob(".*") if re.search(r"^\.(tmp|trash)-|\.tmp$", p.name)]
     assert not left, f"left behind: {left}"
 
 
 def one_line(done: Done, code: int, where: str = "", fix: str = "") -> None:
-    """It ended with ``code`` and said why: one line a mistake, one of which has both patterns."""
-    told = done.err.strip().splitlines()
-    assert done.code == code, f"exit code {done.code}, not {code}: {told[-3:]}"
+    """It ended with ``code`` and one error line a mistake, one of which has both patterns."""
+    lines = done.err.strip().splitlines()
+    assert done.code == code, f"exit code {done.code}, not {code}: {lines[-3:]}"
     assert "Traceback" not in done.err + done.out, done.err[-400:]
-    errors = [line for line in told if not line.startswith("ganlab: warning: ")]
+    errors = [line for line in lines if not line.startswith("ganlab: warning: ")]
     bad = [line for line in errors if not line.startswith("ganlab: error: ") or len(line) > LINE]
-    assert errors, "it said nothing"
-    assert not bad, f"not an error's line: {bad[0][:300]}"
-    said = [line for line in errors if re.search(where, line) and re.search(fix, line)]
-    assert said, f"no line names {where!r} and {fix!r}: {errors[0]}"
+    assert errors, "it printed nothing"
+    assert not bad, f"not an error line: {bad[0][:300]}"
+    matches = [line for line in errors if re.search(where, line) and re.search(fix, line)]
+    assert matches, f"no line names {where!r} and {fix!r}: {errors[0]}"
 
 
 def records(run: Path, timed: Sequence[str] = ("wall_s", "it_per_s")) -> list[dict[str, Any]]:
@@ -309,7 +317,7 @@ def records(run: Path, timed: Sequence[str] = ("wall_s", "it_per_s")) -> list[di
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 
 
-@contextmanager
+@contextlib.contextmanager
 def inside(folder: Path) -> Iterator[Path]:
     """The cwd for a while."""
     before = Path.cwd()

@@ -10,31 +10,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from .base import Case, Figure, Numbers, environment, inside, nothing_lost, state_digest, tiny, until
-from .launching import (
-    GAMES,
+from .base import Case, Figure, environment, inside, nothing_lost, state_digest, tiny, until
+from .runs import (
     OFTEN,
+    RECIPES,
     assert_identical,
     begin,
     committed,
     finish,
-    last_told,
+    last_step,
     newest,
-    told,
+    outcome,
     whole,
 )
 
 KILLS = 10  # of a case
 
 
-def killed_at_random(game: str, seed: int, kills: int, place: Path) -> None:
-    """``kills`` real kills of runs of one game, each at a moment drawn uniformly from a run's time."""
-    words, draw = (*GAMES[game], *OFTEN), random.Random(seed)
-    takes, left = whole(*words).seconds, kills
+def killed_at_random(recipe: str, seed: int, kills: int, place: Path) -> None:
+    """``kills`` real kills of runs of one recipe, each at a moment drawn uniformly from a run's time."""
+    words, draw = (*RECIPES[recipe], *OFTEN), random.Random(seed)
+    takes, left = whole(*words)[1], kills
     for number in count():
         folder = place / str(number)
         folder.mkdir()
@@ -62,7 +61,7 @@ def killed_at_random(game: str, seed: int, kills: int, place: Path) -> None:
 
 def killed_for_real(place: Path) -> None:
     """As a user has it: ``python -m ganlab train``, kill -9, the same command."""
-    words = tiny(*GAMES["sn+ema"], *OFTEN)
+    words = tiny(*RECIPES["sn+ema"], *OFTEN)
     command = [sys.executable, "-m", "ganlab", *words]
     with subprocess.Popen(
         command, cwd=place, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -77,12 +76,12 @@ def killed_for_real(place: Path) -> None:
         command, cwd=place, env=environment(), capture_output=True, timeout=300, check=False
     )
     assert again.returncode == 0, again.stderr[-300:]
-    metrics = told(run)
+    metrics = outcome(run)["metrics"]
     other = place / "other"
     other.mkdir()
     subprocess.run(command, cwd=other, env=environment(), capture_output=True, timeout=300, check=True)
     assert state_digest(run) == state_digest(other / "run")
-    assert metrics == told(other / "run")
+    assert metrics == outcome(other / "run")["metrics"]
     nothing_lost(run)
 
 
@@ -93,7 +92,7 @@ def crash_loop(kills: int, place: Path) -> None:
     for _ in range(kills):
         start = max(before, 0)
         process = begin(place, *words)
-        until(lambda: newest(run) >= start + 2 and last_told(run) > start + 2, process)  # noqa: B023
+        until(lambda: newest(run) >= start + 2 and last_step(run) > start + 2, process)  # noqa: B023
         process.kill(signal.SIGKILL)
         assert process.wait().code == -signal.SIGKILL, "it was over before it was killed"
         saved = committed(run)[-1]
@@ -105,41 +104,11 @@ def crash_loop(kills: int, place: Path) -> None:
     assert_identical(place, *words)
 
 
-def torn_metrics(cuts: Sequence[int], place: Path) -> None:
-    """The last lines torn at any byte, and steps beyond the checkpoint told: each is told once in the end."""
-    words = ("normalization=[sn]", "save_every=4", "keep_checkpoints=2", "sample_every=4")
-    made, run = place / "made", place / "run"
-    process = begin(place, *words)
-    until(lambda: last_told(run) >= 6, process)
-    process.kill(signal.SIGKILL)
-    assert process.wait().code == -signal.SIGKILL, "it was over before it was killed"
-    run.rename(made)
-    text = (made / "metrics.jsonl").read_bytes()
-    end = len(text.rstrip(b"\n").rpartition(b"\n")[0]) + 1  # of the last line but one
-    for cut in cuts:
-        shutil.copytree(made, run)
-        at = end + cut % (len(text) - end + 1)
-        (run / "metrics.jsonl").write_bytes(text[:at])
-        finish(place, *words)
-        assert_identical(place, *words)
-        points = board(run, "loss/d")
-        assert points == sorted(set(points)), f"TensorBoard shows {points}"
-        assert len(points) == 12
-        shutil.rmtree(run)
-
-
-def board(run: Path, tag: str) -> list[int]:
-    """Steps that TensorBoard shows, in its order."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    return [event.step for event in EventAccumulator(str(run)).Reload().Scalars(tag)]
-
-
 def kill9() -> list[Case]:
     cases = [
-        Case(f"{game} {draw}", functools.partial(killed_at_random, game, 100 * i + draw, KILLS), KILLS)
+        Case(f"{recipe} {draw}", functools.partial(killed_at_random, recipe, 100 * i + draw, KILLS), KILLS)
         for draw in range(4)
-        for i, game in enumerate(GAMES)
+        for i, recipe in enumerate(RECIPES)
     ]
     return [*cases, Case("python -m ganlab, killed after a checkpoint", killed_for_real)]
 
@@ -148,17 +117,9 @@ def loops() -> list[Case]:
     return [Case("killed 1.5 intervals after each start", functools.partial(crash_loop, 20), 20)]
 
 
-def torn() -> list[Case]:
-    cuts = range(0, 160, 4)
-    return [Case("metrics cut in their last line", functools.partial(torn_metrics, cuts), len(cuts))]
-
-
-def seeds(_: Sequence[Numbers]) -> str:
-    return f"{', '.join(GAMES)}; seeds 0 to {100 * (len(GAMES) - 1) + 3}"
-
-
 FIGURES = [
-    Figure("kill9", "Real kill -9 at random moments -> bit-identical resumes", (1,), 200, kill9, seeds),
-    Figure("crash_loop", "Kills in a row, 1.5 intervals apart -> steps grow, disk does not", (6,), 20, loops),
-    Figure("torn", "Metrics torn by a kill -> every step once", (5,), 40, torn),
+    Figure("kill9", "kill -9 at random moments: nothing lost, resume bit-identical", kill9),
+    Figure(
+        "crash_loop", "Killed 1.5 save intervals after each start: it gets on, the disk does not fill", loops
+    ),
 ]

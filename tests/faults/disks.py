@@ -7,20 +7,57 @@ import functools
 import json
 import os
 import resource
-from collections.abc import Callable, Sequence
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ganlab.system import files
 
-from . import launching
-from .base import Case, Figure, Numbers, one_line
-from .injecting import can_mount, fails, named, of_checkpoint, small_disk, warned
-from .launching import assert_identical, begin, committed, finish, told, whole
+from .base import Case, Done, Figure, Numbers, inside, one_line
+from .runs import EVENTFUL, assert_identical, begin, committed, differences, finish
 
-GAME = (*launching.GAME, "steps=12")
+WORDS = (*EVENTFUL, "steps=12")
 BIG = ("normalization=[sn]", "architecture.width=0.5", "steps=4", "save_every=1", "keep_checkpoints=3")
-BRIEF = {"EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "ESTALE": errno.ESTALE}
+
+
+def fails(
+    call: str, code: int, which: Callable[[str], bool], first: int, times: int = 10_000
+) -> Callable[[], None]:
+    """In the child ``os.<call>`` fails ``times`` times, from its ``first`` on a path that ``which`` names."""
+
+    def patch() -> None:
+        real, count = getattr(os, call), 0
+
+        def broken(on: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            path = os.readlink(f"/proc/self/fd/{on}") if isinstance(on, int) else os.fsdecode(on)
+            if which(path):
+                count += 1
+                if first <= count < first + times:
+                    raise OSError(code, os.strerror(code), path)
+            return real(on, *args, **kwargs)
+
+        setattr(os, call, broken)
+        files.PAUSES = (0.01, 0.02, 0.05)
+
+    return patch
+
+
+def of_checkpoint(path: str) -> bool:
+    return "/checkpoints" in path
+
+
+def named(name: str) -> Callable[[str], bool]:
+    return lambda path: name in os.path.basename(path)
+
+
+def warnings(done: Done, pattern: str = "") -> int:
+    """How many; that a G so small collapses does not count."""
+    lines = [line for line in done.err.splitlines() if line.startswith("ganlab: warning: ")]
+    return sum(pattern in line and "collapsed" not in line for line in lines)
 
 
 # ---- full
@@ -38,10 +75,9 @@ def full_at(limit: int, times: int, place: Path) -> None:
         def limited(self: Any, *args: Any) -> None:
             nonlocal saves
             saves += 1
-            if not 2 < saves <= 2 + times:
-                return commit(self, *args)
             _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            soft = limit if 2 < saves <= 2 + times else hard
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             try:
                 return commit(self, *args)
             finally:
@@ -49,163 +85,120 @@ def full_at(limit: int, times: int, place: Path) -> None:
 
         Checkpoints._commit = limited  # type: ignore[method-assign]
 
-    done = begin(place, *GAME, before=before).wait()
+    done = begin(place, *WORDS, before=before).wait()
     steps = committed(run)
-    told_full = f"disk full writing {run.name}/checkpoints/step-000000004: needs "
     if times < 3:
         assert done.code == 0, done.err[-300:]
-        assert warned(done, told_full) == 1
-        assert "MB free" in done.err
+        assert warnings(done, "disk full writing run/checkpoints/step-000000004: needs ") == 1
     else:
         one_line(done, 5, "disk full writing .*step-000000008: needs .* MB free", "run_dir=|free some space")
-        assert warned(done, "disk full writing") == 2
+        assert warnings(done, "disk full writing") == 2
         assert steps == [0, 2]
         assert json.loads((run / "result.json").read_text())["status"] == "failed"
-        finish(place, *GAME)
-    assert_identical(place, *GAME)
+        finish(place, *WORDS)
+    assert_identical(place, *WORDS)
 
 
-def too_small(share: float, place: Path) -> None:
-    """A disk of its own, too small for the checkpoints to come: it is told before the first update."""
-    with small_disk(place, *BIG) as (mount, size):
-        mount(int(size * share))
+@functools.cache
+def checkpoint_bytes() -> int:
+    """Of a finished run of ``BIG``."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd().parent) as folder, inside(Path(folder)):
+        finish(Path(folder), *BIG)
+        newest = max((Path(folder) / "run" / "checkpoints").iterdir())
+        return sum(p.stat().st_size for p in newest.iterdir())
+
+
+@contextmanager
+def mounted(folder: Path, size: int) -> Iterator[bool]:
+    """A tmpfs of ``size`` bytes there; False if it can't be mounted here: root may."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "ganlab-test", str(folder)]
+    made = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    try:
+        yield made
+    finally:
+        if made:
+            subprocess.run(["umount", str(folder)], check=False, capture_output=True)
+
+
+def small_disk(share: float, place: Path) -> None:
+    """A disk for ``share`` checkpoints: too small is an error before the first update; 5.5 are enough."""
+    size = int(share * checkpoint_bytes())
+    with mounted(place / "run", size):
         done = begin(place, *BIG).wait()
-        one_line(done, 5, "disk full writing run", "free some space|run_dir=")
-        lines = (
-            (place / "run" / "metrics.jsonl").read_text()
-            if (place / "run" / "metrics.jsonl").exists()
-            else ""
-        )
-        assert "train" not in lines, "it trained before it told"
-
-
-def just_enough(place: Path) -> None:
-    """A disk of its own that holds the run: it is let in, and ends."""
-    with small_disk(place, *BIG) as (mount, size):
-        mount(int(size * 5.5))
-        done = begin(place, *BIG).wait()
-        assert done.code == 0, done.err[-300:]
-        committed(place / "run")
-
-
-def no_room(call: int, code: int, place: Path) -> None:
-    """The allocation of the ``call``-th checkpoint to come is refused: as on a disk too small, or a quota."""
-
-    def before() -> None:
-        count, real = 0, os.posix_fallocate
-
-        def refuse(fd: int, start: int, size: int) -> None:
-            nonlocal count
-            count += 1
-            if count == call:
-                raise OSError(code, os.strerror(code))
-            real(fd, start, size)
-
-        os.posix_fallocate = refuse
-
-    done = begin(place, *BIG, before=before).wait()
-    one_line(done, 5, "disk full writing run/checkpoints: 3 more checkpoints need", "keep_checkpoints")
-    assert json.loads((place / "run" / "result.json").read_text())["step"] == 0
-    assert sorted(os.listdir(place / "run" / "checkpoints")) == ["step-000000000"]
-    finish(place, *BIG)
-    assert_identical(place, *BIG)
+        metrics = place / "run" / "metrics.jsonl"
+        if share > 5:
+            assert done.code == 0, done.err[-300:]
+            committed(place / "run")
+        else:
+            one_line(done, 5, "disk full writing run", "free some space|run_dir=")
+            assert not metrics.exists() or "train" not in metrics.read_text(), "it trained first"
 
 
 # ---- failing
 
 
 def brief(call: str, code: int, which: Callable[[str], bool], first: int, times: int, place: Path) -> None:
-    """An error that goes away is not even told, and the run is what it would be."""
-    done = begin(place, *GAME, before=fails(call, code, which, first, times)).wait()
+    """An error that goes away makes no message, and the run is what it would be."""
+    done = begin(place, *WORDS, before=fails(call, code, which, first, times)).wait()
     assert done.code == 0, done.err[-300:]
-    assert not warned(done, ""), done.err
-    assert_identical(place, *GAME)
+    assert not warnings(done), done.err
+    assert_identical(place, *WORDS)
 
 
 def lasting(call: str, code: int, place: Path) -> None:
     """A disk that fails for good after the second checkpoint: code 5, the path named, the last one whole."""
-    run = place / "run"
-    broken = fails(
-        call, code, of_checkpoint, {"write": 7, "fsync": 13, "rename": 3, "mkdir": 4}[call], 10_000
-    )
-    done = begin(place, *GAME, before=broken).wait()
+    first = {"write": 7, "fsync": 13, "rename": 3, "mkdir": 4}[call]
+    done = begin(place, *WORDS, before=fails(call, code, of_checkpoint, first)).wait()
     one_line(done, 5, r"run/checkpoints/step-\d+", "run_dir=|free some space")
-    steps = committed(run)
-    assert steps, "nothing is left"
-    finish(place, *GAME)
-    assert_identical(place, *GAME)
+    assert committed(place / "run"), "nothing is left"
+    finish(place, *WORDS)
+    assert_identical(place, *WORDS)
 
 
 def metrics_full(code: int, place: Path) -> None:
-    """metrics.jsonl has no room for a while: told once, its lines wait, none is lost."""
+    """metrics.jsonl has no room for a while: one warning, its lines wait, none is lost."""
     times = 6 if code in files.TRANSIENT else 3  # three further tries are made in silence
-    done = begin(place, *GAME, before=fails("write", code, named("metrics.jsonl"), 2, times)).wait()
+    done = begin(place, *WORDS, before=fails("write", code, named("metrics.jsonl"), 2, times)).wait()
     assert done.code == 0, done.err[-300:]
-    assert warned(done, "records are buffered until the next checkpoint") == 1, done.err
-    assert warned(done, "retrying at the next checkpoint") <= 1, done.err
-    assert_identical(place, *GAME)
+    assert warnings(done, "records are buffered until the next checkpoint") == 1, done.err
+    assert_identical(place, *WORDS)
 
 
 def metrics_dead(place: Path) -> None:
     """metrics.jsonl has no room for ever: no checkpoint runs ahead of it; three in a row and it ends."""
-    broken = fails("write", errno.ENOSPC, named("metrics.jsonl"), 4, 10_000)
-    done = begin(place, *GAME, before=broken).wait()
+    done = begin(place, *WORDS, before=fails("write", errno.ENOSPC, named("metrics.jsonl"), 4)).wait()
     one_line(done, 5, "disk full writing run/metrics.jsonl", "free some space")
     assert committed(place / "run")[-1] == 2
-    finish(place, *GAME)
-    assert_identical(place, *GAME)
+    finish(place, *WORDS)
+    assert_identical(place, *WORDS)
 
 
 def pictures_full(place: Path) -> None:
-    """Pictures have no room: told once, and training goes on."""
-    broken = fails("write", errno.ENOSPC, lambda path: "/samples/" in path, 1, 10_000)
-    done = begin(place, *GAME, before=broken).wait()
+    """Pictures have no room: one warning, and training goes on."""
+    done = begin(place, *WORDS, before=fails("write", errno.ENOSPC, lambda p: "/samples/" in p, 1)).wait()
     assert done.code == 0, done.err[-300:]
-    assert warned(done, "samples/step-000000000.png") == warned(done, "") == 1, done.err
-    assert os.listdir(place / "run" / "samples") == []
-    assert told(place / "run") == whole(*GAME).records
-
-
-def board_full(place: Path) -> None:
-    """TensorBoard has no room: told once, and training goes on."""
-
-    def before() -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        def refuse(self: Any, data: bytes) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        RecordWriter.write = refuse
-
-    done = begin(place, *GAME, before=before).wait()
-    assert done.code == 0, done.err[-300:]
-    assert warned(done, "TensorBoard failed") == warned(done, "") == 1, done.err
-    assert_identical(place, *GAME)
+    assert warnings(done, "samples/step-000000000.png") == warnings(done) == 1, done.err
+    assert differences(place, *WORDS) == "pictures"
 
 
 def result_full(place: Path) -> None:
-    """result.json has no room for a while: told, and training goes on."""
+    """result.json has no room for a while: warnings, and training goes on."""
     broken = fails("write", errno.ENOSPC, lambda path: ".result.json." in path, 3, 3)
-    done = begin(place, *GAME, before=broken).wait()
+    done = begin(place, *WORDS, before=broken).wait()
     assert done.code == 0, done.err[-300:]
-    assert warned(done, "result.json") == 3, done.err
-    assert_identical(place, *GAME)
+    assert warnings(done, "result.json") == 3, done.err
+    assert_identical(place, *WORDS)
 
 
 def cases() -> list[Case]:
-    found: list[Case] = []
+    def case(name: str, check: Callable[..., None], *args: Any) -> Case:
+        return Case(name, functools.partial(check, *args))
 
-    def add(name: str, check: Callable[..., None], *args: Any) -> None:
-        found.append(Case(name, functools.partial(check, *args)))
-
-    limits = [0, 1, 7, 100, 512, 1000, 2000, 3000, 4095, 4096, 4097, 6000, 8192, 9000, 10000, 11000, 12000]
-    for limit in limits:
-        add(f"full at byte {limit}, once", full_at, limit, 1)
-    for limit in limits[::4]:
-        add(f"full at byte {limit}, three times", full_at, limit, 3)
-    for number, code in enumerate((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), 1):
-        add(f"no room for checkpoint {number} to come, {errno.errorcode[code]}", no_room, number, code)
-    for name, code in BRIEF.items():
+    limits = (0, 1, 1000, 4096, 4097, 8192, 12000)
+    collected = [case(f"full at byte {limit}, once", full_at, limit, 1) for limit in limits]
+    collected += [case(f"full at byte {limit}, three times", full_at, limit, 3) for limit in (0, 4096)]
+    for code in (errno.EIO, errno.ESTALE):
         for call, which, first in (
             ("write", of_checkpoint, 4),
             ("fsync", of_checkpoint, 8),
@@ -213,33 +206,29 @@ def cases() -> list[Case]:
             ("write", named("metrics.jsonl"), 2),
             ("replace", named("result.json"), 2),
         ):
-            times = 3 if call == "write" else 1
-            where = "checkpoints" if which is of_checkpoint else "other files"
-            add(f"{name} in {call} {first} of {where}, {times} times", brief, call, code, which, first, times)
+            times, where = 3 if call == "write" else 1, "checkpoints" if which is of_checkpoint else "files"
+            name = f"{errno.errorcode[code]} in {call} {first} of {where}, {times} times"
+            collected.append(case(name, brief, call, code, which, first, times))
         for call in ("write", "fsync", "rename", "mkdir"):
-            add(f"{name} in {call} for good", lasting, call, code)
+            collected.append(case(f"{errno.errorcode[code]} in {call} for good", lasting, call, code))
     for code in (errno.ENOSPC, errno.EDQUOT):
-        add(f"metrics.jsonl for a while, {errno.errorcode[code]}", metrics_full, code)
-    for check in (metrics_dead, pictures_full, board_full, result_full):
-        add(str(check.__doc__).partition(":")[0], check)
+        collected.append(case(f"metrics.jsonl for a while, {errno.errorcode[code]}", metrics_full, code))
+    for check in (metrics_dead, pictures_full, result_full):
+        collected.append(case(str(check.__doc__).partition(":")[0], check))
     if can_mount():
-        for share in (0.2, 0.5, 0.9, 1.5, 2.0, 2.5, 3.0):
-            add(f"a disk of {share} checkpoints", too_small, share)
-        add("a disk of 5.5 checkpoints holds them", just_enough)
-    return found
+        for share in (0.2, 0.9, 2.5, 5.5):
+            collected.append(case(f"a disk of {share} checkpoints", small_disk, share))
+    return collected
 
 
-def about(_: Sequence[Numbers]) -> str:
-    return "" if can_mount() else "small disks of its own: not run, mounting them needs root"
+@functools.cache
+def can_mount() -> bool:
+    with tempfile.TemporaryDirectory() as folder, mounted(Path(folder), 1 << 20) as made:
+        return made
 
 
-FIGURES = [
-    Figure(
-        "disks",
-        "Disk-full and IO-error points -> last good intact, path named",
-        (13, 14, 15),
-        50,
-        cases,
-        about,
-    )
-]
+def summary(_: Sequence[Numbers]) -> str:
+    return "" if can_mount() else "small disks: not run, mounting them needs root"
+
+
+FIGURES = [Figure("disks", "Disk full or failing: last checkpoint intact, path named", cases, summary)]

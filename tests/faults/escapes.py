@@ -16,13 +16,12 @@ from pathlib import Path
 
 import yaml
 
-from .base import LINE, Case, Figure, Forked, Numbers, one_line, tiny
-from .config_fuzz import said
+from .base import LINE, Case, Figure, Forked, Numbers, one_line, run_here, tiny
 from .hostile import changed, quick, trained
 from .watch import watching
 
-WORDS = tiny("steps=2", "save_every=1", "metric.protocol.is_n_fake=32")
-MORE = tiny("steps=4", "save_every=1", "metric.protocol.is_n_fake=32")
+BRIEF = "metric.protocol.is_n_fake=32"
+WORDS, MORE = (tiny(f"steps={n}", "save_every=1", BRIEF) for n in (2, 4))
 
 
 def tree(place: Path) -> str:
@@ -58,10 +57,10 @@ def linked(what: str, to: str, words: Sequence[str], codes: Sequence[int]) -> Ca
             shutil.rmtree(at)
         at.unlink(missing_ok=True)
         at.symlink_to(theirs / to)
-        with quick(), watching(run, Path(os.environ["GANLAB_CACHE"]), place / "out") as seen:
-            done = said(words)
+        with quick(), watching(run, Path(os.environ["GANLAB_CACHE"]), place / "out") as watch:
+            done = run_here(*words)
         assert tree(theirs) == before, "the victim was changed"
-        assert not seen.told(), seen.told()
+        assert not watch.summary(), watch.summary()
         assert done.code in codes, f"code {done.code}: {done.err[-200:]}"
         assert all(len(line) <= LINE for line in done.err.splitlines())
 
@@ -77,10 +76,10 @@ def pruned(place: Path) -> None:
     (run / "checkpoints" / f".tmp-9-{'0' * 32}").symlink_to(theirs)
     (run / "checkpoints" / f".trash-9-{'0' * 32}").symlink_to(theirs)
     (run / f".config.yaml.{'0' * 32}.tmp").symlink_to(theirs / "notes.txt")
-    with quick(), watching(run, Path(os.environ["GANLAB_CACHE"])) as seen:
-        done = said(tiny("steps=8", "save_every=1", "keep_checkpoints=2", "metric.protocol.is_n_fake=32"))
+    with quick(), watching(run, Path(os.environ["GANLAB_CACHE"])) as watch:
+        done = run_here(*tiny("steps=8", "save_every=1", "keep_checkpoints=2", BRIEF))
     assert tree(theirs) == before, "the victim was changed"
-    assert not seen.told(), seen.told()
+    assert not watch.summary(), watch.summary()
     assert done.code in (0, 4, 5), done.err
 
 
@@ -95,26 +94,22 @@ def foreign(place: Path) -> None:
     link.symlink_to(run)
     os.chown(link, 54321, 54321, follow_symlinks=False)
     with quick():
-        done = said(tiny("steps=2", f"run_dir={link}"))
+        done = run_here(*tiny("steps=2", f"run_dir={link}"))
     one_line(done, 5, "another user")
 
 
 # ---- words
 
 EVIL = {
-    "markup": "<script>alert(1)</script>",
-    "an attribute": '" onload="alert(1)',
+    "markup": '<script>alert(1)</script>" onload="alert(1)',
     "a formula": '=cmd|"/c calc"!A1',
-    "a plus": "+1+1",
     "an at": "@SUM(A1)",
-    "a minus": "-2+3",
-    "colours": "\x1b[31mred\x1b]0;title\x07",
+    "colors": "\x1b[31mred\x1b]0;title\x07",
     "a return": "a\rb\nc\td",
     "right to left": "\u202egnp.exe",
     "half a pair": "x\\ud800",
     "giant": "g" * 5000,
-    "a link": "[x](javascript:alert(1))",
-    "a table": "| a | b |\n|---|",
+    "a link in a table": "[x](javascript:alert(1)) | a |\n|---|",
 }
 
 
@@ -126,17 +121,16 @@ class Page(HTMLParser):
         self.bad, self.policy = list[str](), ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
         if tag in ("script", "iframe", "object", "embed", "form", "base", "link"):
             self.bad.append(tag)
-        for name, value in given.items():
+        for name, value in attrs:
             outside = name in ("src", "href", "srcset", "action") and not re.match(
                 r"data:|#|figures/", value or ""
             )
             if name.startswith("on") or outside:
                 self.bad.append(f"{tag} {name}={value!r:.60}")
-        if tag == "meta" and (given.get("http-equiv") or "").lower() == "content-security-policy":
-            self.policy = given.get("content") or ""
+        if tag == "meta" and (dict(attrs).get("http-equiv") or "").lower() == "content-security-policy":
+            self.policy = dict(attrs).get("content") or ""
 
 
 def injected(name: str, text: str) -> Callable[[Path], None]:
@@ -144,39 +138,34 @@ def injected(name: str, text: str) -> Callable[[Path], None]:
 
     def check(place: Path) -> None:
         run = trained(place)
-        told = json.loads((run / "result.json").read_text())
+        result = json.loads((run / "result.json").read_text())
 
         def spoilt(value: object) -> object:
             if isinstance(value, dict):
                 return {k: spoilt(v) for k, v in value.items()}
             return text if isinstance(value, str) and value not in ("finished", "demo") else value
 
-        told = {k: spoilt(v) if k not in ("status",) else v for k, v in told.items()} | {"error": text}
-        (run / "result.json").write_text(json.dumps(told))
-        tree_ = yaml.safe_load((run / "config.yaml").read_text())
-        (run / "config.yaml").write_text(yaml.safe_dump(changed(tree_, "metric.protocol.name", text)))
+        result = {k: spoilt(v) if k != "status" else v for k, v in result.items()} | {"error": text}
+        (run / "result.json").write_text(json.dumps(result))
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump(changed(config, "metric.protocol.name", text)))
         with open(run / "metrics.jsonl", "a") as file:
-            line = {
-                "step": 9,
-                "kind": "eval",
-                "scores": {text[:300]: 1.0, "is_cifar": 2.0},
-                "protocol_id": text,
-            }
-            file.write(json.dumps(line) + "\n")
-        with quick(), watching(run, place / "out", Path(os.environ["GANLAB_CACHE"])) as seen:
+            scores = {text[:300]: 1.0, "is_cifar": 2.0}
+            file.write(json.dumps({"step": 9, "kind": "eval", "scores": scores, "protocol_id": text}) + "\n")
+        with quick(), watching(run, place / "out", Path(os.environ["GANLAB_CACHE"])) as watch:
             for words in (
                 ["report", "run", "out=out"],
                 ["status", "run"],
                 ["explain", "run"],
                 ["check", "run"],
             ):
-                done = said(words)
+                done = run_here(*words)
                 assert done.code in (0, 2, 3, 4), f"{words[0]}: {done.code} {done.err[-200:]}"
                 raw = re.sub(r"[\n\t]", "", done.out + done.err)
                 bad = re.search(r"[\x00-\x1f\x7f\x9b\u202a-\u202e\u2066-\u2069]", raw)
                 assert not bad, f"{words[0]} prints {bad[0]!r}"
                 assert len(max((done.out + done.err).splitlines(), key=len, default="")) < 2000, words[0]
-        assert not seen.told(), seen.told()
+        assert not watch.summary(), watch.summary()
         judged(place / "out")
 
     return check
@@ -209,7 +198,7 @@ def env_kept(place: Path) -> None:
     os.chdir(place)
     words = [w for w in WORDS if not w.startswith("run_dir=")]
     with quick():
-        done = said([*words, "run_dir=${oc.env:GANLAB_TOKEN}/run"])
+        done = run_here(*words, "run_dir=${oc.env:GANLAB_TOKEN}/run")
     assert done.code == 0, done.err
     run = place / "s3cret-of-the-environment" / "run"
     stored = (run / "config.yaml").read_text()
@@ -229,11 +218,11 @@ def quiet(place: Path) -> Numbers:
     (place / "mine" / "grid").mkdir(parents=True)
     (place / "mine" / "grid" / "two.yaml").write_text(grid)
     allowed = [place / "run", Path(os.environ["GANLAB_CACHE"]), place / "out"]
-    with quick(), watching(*allowed) as seen:
+    with quick(), watching(*allowed) as watch:
         for words in (
             WORDS,
             MORE,
-            ["evaluate", "run", "metric.protocol.is_n_fake=32"],
+            ["evaluate", "run", BRIEF],
             ["sample", "run", "n=4"],
             ["report", "run", "out=out"],
             ["explain", "run"],
@@ -242,11 +231,11 @@ def quiet(place: Path) -> Numbers:
             ["analyze", "run", "analysis=learning_curves", "out=out"],
             ["sweep", "--config-dir", "mine", "grid=two", "dry_run=true"],
         ):
-            done = said(words)
+            done = run_here(*words)
             assert done.code == 0, f"{words[0]}: {done.err[-300:]}"
-    assert not seen.sockets, seen.sockets
-    assert not seen.programs, seen.programs
-    assert not seen.writes, seen.writes[:5]
+    assert not watch.sockets, watch.sockets
+    assert not watch.programs, watch.programs
+    assert not watch.writes, watch.writes[:5]
     judged(place / "out")
     return {"commands": 10}
 
@@ -267,46 +256,27 @@ def umask(mask: int) -> Callable[[Path], None]:
 
 
 def cases() -> list[Case]:
-    sample, report = ["sample", "run", "n=2"], ["report", "run", "out=out"]
-    evaluate = ["evaluate", "run", "metric.protocol.is_n_fake=32"]
-    found = [
-        Case("a sound run touches nothing else", quiet, 10),
-        Case("umask 077", umask(0o077)),
-        Case("checkpoints -> /", linked("checkpoints", "../../../../../../", MORE, (4, 5))),
-        Case("pruning among links", pruned),
-        Case("words: markup", injected("markup", EVIL["markup"])),
-        Case("words: colours", injected("colours", EVIL["colours"])),
-        Case("a token of the environment", env_kept),
-    ]
-    for what, to, words, codes in (
+    links = (
+        ("checkpoints", "../../../../../../", MORE, (4, 5)),
         ("checkpoints", "", MORE, (4, 5)),
         ("checkpoints/step-000000002", "step-000000001", MORE, (0, 4, 5)),
-        ("checkpoints/step-000000009", "step-000000009", MORE, (0, 4, 5)),
         ("samples", "", MORE, (5,)),
-        ("samples", "", sample, (5,)),
-        ("evaluations", "", evaluate, (5,)),
-        ("metrics.jsonl", "notes.txt", MORE, (0, 3, 4, 5)),
-        ("log.txt", "notes.txt", MORE, (0, 3, 4, 5)),
-        ("result.json", "notes.txt", MORE, (0, 3, 4, 5)),
-        ("run.json", "notes.txt", MORE, (0, 3, 4, 5)),
+        ("samples", "", ["sample", "run", "n=2"], (5,)),
+        ("evaluations", "", ["evaluate", "run", BRIEF], (5,)),
+        *((name, "notes.txt", MORE, (0, 3, 4, 5)) for name in ("metrics.jsonl", "log.txt", "result.json")),
         ("config.yaml", "notes.txt", MORE, (0, 2, 3, 4, 5)),
         (".lock", "notes.txt", MORE, (5,)),
-        ("crash.txt", "notes.txt", MORE, (0,)),
-        ("samples", "", report, (0,)),
-    ):
-        found.append(Case(f"{what} -> {to or 'victim'}, {words[0]}", linked(what, to, words, codes)))
-    found.append(Case("another user's link", foreign))
-    found.append(Case("umask 022", umask(0o022)))
-    found += [Case(f"words: {n}", injected(n, t)) for n, t in EVIL.items() if n not in ("markup", "colours")]
-    return found
-
-
-FIGURES = [
-    Figure(
-        "escapes",
-        "Planted links, words that are code elsewhere, sound runs -> writes outside, sockets, active pages",
-        (59, 60),
-        40,
-        cases,
+        ("samples", "", ["report", "run", "out=out"], (0,)),
     )
-]
+    return [
+        Case("a sound run touches nothing else", quiet, 10),
+        *(Case(f"umask {mask:03o}", umask(mask)) for mask in (0o077, 0o022)),
+        Case("pruning among links", pruned),
+        Case("another user's link", foreign),
+        Case("a token of the environment", env_kept),
+        *(Case(f"{w} -> {to or 'victim'}, {words[0]}", linked(w, to, words, c)) for w, to, words, c in links),
+        *(Case(f"words: {name}", injected(name, text)) for name, text in EVIL.items()),
+    ]
+
+
+FIGURES = [Figure("escapes", "Planted links and words: no write outside, no socket, no active page", cases)]

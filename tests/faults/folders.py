@@ -1,8 +1,7 @@
-"""Folders that go away or can't be written, homes and caches that are not there, clocks, odd renames."""
+"""Folders that go away, clocks that jump, odd renames of network disks."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import functools
 import json
@@ -15,21 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import launching
 from .base import Case, Figure, nothing_lost, one_line, until
-from .launching import assert_identical, begin, committed, finish, last_told, stop_soon
+from .runs import EVENTFUL, assert_identical, begin, committed, finish, last_step, stop_soon
 
-GAME = (*launching.GAME, "steps=8")
-
-
-# ---- folders that go away
+WORDS = (*EVENTFUL, "steps=8")
 
 
 def gone(how: str, place: Path) -> None:
     """The run folder is deleted, moved or replaced while the run goes on: code 5, nothing is revived."""
     run, away = place / "run", place / "away"
-    process = begin(place, *GAME, "steps=100000", "sample_every=7")
-    until(lambda: last_told(run) >= 5, process)
+    process = begin(place, *WORDS, "steps=100000", "sample_every=7")
+    until(lambda: last_step(run) >= 5, process)
     run.rename(away)
     if how == "deleted":
         shutil.rmtree(away)
@@ -45,55 +40,9 @@ def gone(how: str, place: Path) -> None:
     if how != "deleted":
         away.rename(run)
         assert committed(run)
-        done = begin(place, *GAME, "steps=100001", "sample_every=7", before=stop_soon).wait()
+        done = begin(place, *WORDS, "steps=100001", "sample_every=7", before=stop_soon).wait()
         assert done.code == 143, done.err[-300:]
         nothing_lost(run)
-
-
-def unwritable(how: str, place: Path) -> None:
-    """A run folder that can't be made or written: code 5 before anything is trained."""
-    target = place / "run"
-    words = [*GAME]
-    if how == "a file above it":
-        target.write_text("x")
-        words.append("run_dir=run/below")
-    elif how == "a file":
-        target.write_text("x")
-    elif how == "no such device":
-        words.append("run_dir=/proc/ganlab/run")
-    elif how == "a broken link":
-        target.symlink_to("nowhere/at/all")
-    else:
-        target.mkdir()
-        target.chmod(0o555)
-    done = begin(place, *words, before=without_powers).wait()
-    one_line(done, 5, "run|/proc/ganlab", "run_dir=")
-    assert not target.is_dir() or os.listdir(target) == []
-
-
-def without_powers() -> None:
-    """Root without its capabilities: a folder's permissions count."""
-    if os.geteuid() == 0:
-        header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-        assert ctypes.CDLL(None).capset(header, sets) == 0
-
-
-def odd_homes(name: str, value: str, place: Path) -> None:
-    """$HOME or $TMPDIR are missing, full or unwritable: the run does not need them."""
-    done = begin(place, *GAME, **{name: value}).wait()
-    assert done.code == 0, done.err[-300:]
-    assert_identical(place, *GAME)
-
-
-def no_cache(place: Path) -> None:
-    """The cache can't be written: told, and the scores are there all the same."""
-    done = begin(place, *GAME, "metric=[is,fid]", GANLAB_CACHE="/proc/ganlab").wait()
-    assert done.code == 0, done.err[-300:]
-    assert "reference statistics are not cached" in done.err
-    assert_identical(place, *GAME, "metric=[is,fid]")
-
-
-# ---- clocks and network disks
 
 
 def clock(jump: Callable[[float], float], zone: str, place: Path) -> None:
@@ -112,9 +61,9 @@ def clock(jump: Callable[[float], float], zone: str, place: Path) -> None:
         time.time = jumping
         stop_at_second()
 
-    begin(place, *GAME, before=before).wait()
+    begin(place, *WORDS, before=before).wait()
     seconds = json.loads((place / "run" / "result.json").read_text())["wall_s"]
-    done = begin(place, *GAME, before=before).wait()
+    done = begin(place, *WORDS, before=before).wait()
     assert done.code == 0, done.err[-300:]
     result = json.loads((place / "run" / "result.json").read_text())
     assert 0 < seconds < result["wall_s"] < 100, (seconds, result["wall_s"])
@@ -124,7 +73,7 @@ def clock(jump: Callable[[float], float], zone: str, place: Path) -> None:
         for line in (place / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     assert max(walls) < 100
-    assert_identical(place, *GAME)
+    assert_identical(place, *WORDS)
 
 
 def stop_at_second() -> None:
@@ -141,47 +90,24 @@ def stop_at_second() -> None:
     Checkpoints.save = saved  # type: ignore[method-assign]
 
 
-def newest_is_a_number(place: Path) -> None:
-    """Copied trees, stray folders and hints: the newest is the highest step that verifies, by number."""
-    begin(place, *GAME, before=stop_at_second).wait()
-    folder = place / "run" / "checkpoints"
-    now = time.time()
-    for number, name in enumerate(sorted(os.listdir(folder), reverse=True)):
-        os.utime(folder / name, (now + 1000 * number,) * 2)  # the oldest step looks newest
-    shutil.copytree(
-        folder / "step-000000002", folder / "step-000010000"
-    )  # of another step: it does not verify
-    shutil.copytree(folder / "step-000000002", folder / "step-final")
-    (folder / "step-99999").mkdir()
-    (folder / "latest").write_text("step-000000002")
-    (place / "run" / "latest").write_text("0")
-    process = begin(place, *GAME).wait()
-    assert process.code == 0, process.err[-300:]
-    assert "step-000010000" in process.err
-    assert "set aside" in process.err
-    assert_identical(place, *GAME)
-    assert (folder / "step-final").is_dir()
-    assert (folder / "latest").read_text() == "step-000000002"
-
-
 def late_folder(place: Path) -> None:
-    """A rename whose target is there after all, as a network disk tells it: kept, for it is sound."""
+    """A rename whose target is there after all, as a network disk reports it: kept, for it is sound."""
 
     def before() -> None:
-        rename, told = os.rename, []
+        rename, lost = os.rename, list[Any]()
 
         def twice(old: Any, new: Any) -> None:
             rename(old, new)
-            if "/step-" in str(new) and len(told) < 2:  # it has worked, and the answer is lost
-                told.append(new)
+            if "/step-" in str(new) and len(lost) < 2:  # it has worked, and the answer is lost
+                lost.append(new)
                 os.mkdir(old)
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
 
         os.rename = twice
 
-    done = begin(place, *GAME, before=before).wait()
+    done = begin(place, *WORDS, before=before).wait()
     assert done.code == 0, done.err[-300:]
-    assert_identical(place, *GAME)
+    assert_identical(place, *WORDS)
 
 
 def no_replace(place: Path) -> None:
@@ -197,46 +123,27 @@ def no_replace(place: Path) -> None:
 
         os.replace = refuse
 
-    done = begin(place, *GAME, before=before).wait()
+    done = begin(place, *WORDS, before=before).wait()
     one_line(done, 5, "run/result.json: this file system can't replace", "run_dir=")
-    assert last_told(place / "run") <= 0, "it trained before it told"
-    finish(place, *GAME)
-    assert_identical(place, *GAME)
+    assert last_step(place / "run") <= 0, "it trained before the error"
+    finish(place, *WORDS)
+    assert_identical(place, *WORDS)
 
 
-def folders() -> list[Case]:
-    found = [
-        Case(f"run folder {how}", functools.partial(gone, how)) for how in ("deleted", "moved", "replaced")
-    ]
-    bad = ("a file", "read-only", "a file above it", "no such device", "a broken link")
-    found += [Case(f"run folder is {how}", functools.partial(unwritable, how)) for how in bad]
-    odd = [("HOME", "/nonexistent"), ("HOME", "/proc"), ("TMPDIR", "/nonexistent"), ("TMPDIR", "/proc")]
-    for name, value in odd:
-        found.append(Case(f"{name}={value}", functools.partial(odd_homes, name, value)))
-    return [*found, Case("cache unwritable", no_cache)]
-
-
-def clocks() -> list[Case]:
+def cases() -> list[Case]:
     jumps: dict[str, tuple[Callable[[float], float], str]] = {
         "an hour back": (lambda now: now - 3600, "UTC"),
-        "an hour on": (lambda now: now + 3600, "UTC"),
-        "to 1970": (lambda now: now % 1000, "UTC"),
         "to 2100": (lambda now: now + 2.4e9, "UTC"),
-        "none, summer time": (lambda now: now, "CET-1CEST,M3.5.0,M11.4.0/3"),
-        "none, the other side of the world": (lambda now: now, "Pacific/Kiritimati"),
         "back and forth": (lambda now: now + (-1) ** int(now * 100) * 1e5, "America/New_York"),
-        "it stands still": (lambda now: 1.7e9, "UTC"),
+        "it stands still": (lambda now: 1.7e9, "CET-1CEST,M3.5.0,M11.4.0/3"),
     }
-    found = [Case(f"clock jumps: {name}", functools.partial(clock, *jump)) for name, jump in jumps.items()]
-    return [*found, Case("the newest is a number", newest_is_a_number)]
+    ways = ("deleted", "moved", "replaced")
+    return [
+        *(Case(f"run folder {way}", functools.partial(gone, way)) for way in ways),
+        *(Case(f"clock jumps: {name}", functools.partial(clock, *jump)) for name, jump in jumps.items()),
+        Case("a rename's answer is lost", late_folder),
+        Case("no rename over a file", no_replace),
+    ]
 
 
-def networks() -> list[Case]:
-    return [Case("a rename's answer is lost", late_folder), Case("no rename over a file", no_replace)]
-
-
-FIGURES = [
-    Figure("folders", "Run folders, homes and caches that are not there", (16, 17, 18), 13, folders),
-    Figure("clocks", "Clocks that jump; which checkpoint is the newest", (21, 25), 9, clocks),
-    Figure("networks", "Odd renames of network disks", (26,), 2, networks),
-]
+FIGURES = [Figure("folders", "Folders that vanish, clocks that jump, renames that fail: nothing lost", cases)]

@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ from typing import Any
 import yaml
 
 from . import hostile_files as files
-from .base import LINE, Case, Failed, Figure, Numbers, pixel_means, tiny
-from .config_fuzz import said
+from .base import LINE, Case, Failed, Figure, Numbers, pixel_means, run_here, tiny
 from .watch import watching
 
-SLOW = 20.0  # CPU seconds that one file may take; 5 are wanted, and the machine may be busy
-MOST_MB = 200  # beside twice the file
+MAX_S = 20.0  # CPU seconds that one file may take, on a busy machine
+MAX_MB = 200  # beside twice the file
 
 
 @contextlib.contextmanager
@@ -44,70 +42,57 @@ def trained(place: Path, *more: str) -> Path:
     """A small sound run in ``place/run``."""
     os.chdir(place)
     with quick():
-        done = said(tiny("steps=2", "save_every=1", "metric.protocol.is_n_fake=32", *more))
+        done = run_here(*tiny("steps=2", "save_every=1", "metric.protocol.is_n_fake=32", *more))
     assert done.code == 0, done.err
     return place / "run"
 
 
 class Attack:
-    """One case: points one after the other, each with what was done to the machine meanwhile."""
+    """One case: commands one after the other, each with what was done to the machine meanwhile."""
 
     def __init__(self, place: Path) -> None:
-        self.place, self.wrong, self.points, self.told = place, list[str](), 0, {"cpu": 0.0, "mb": 0.0}
+        self.place, self.failures, self.count = place, list[str](), 0
         os.environ["GANLAB_TOKEN"] = "s3cret-of-the-environment"
 
-    def try_(
+    def run(
         self,
         name: str,
         words: Sequence[str],
         codes: Sequence[int],
         allowed: Sequence[Path] = (),
         size: int = 0,
-        after: Callable[[], object] | None = None,
     ) -> None:
         """``ganlab words`` must end with one of ``codes``, write below ``allowed`` and the cache alone."""
-        self.points += 1
-        cache = Path(os.environ["GANLAB_CACHE"])
-        began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with quick(), watching(cache, *allowed) as seen:
-            done = said(words)
-        spent = time.process_time() - began
+        self.count += 1
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with quick(), watching(Path(os.environ["GANLAB_CACHE"]), *allowed) as watch:
+            done = run_here(*words)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - 2 * size / 1e6
-        self.told = {"cpu": max(spent, self.told["cpu"]), "mb": max(grown, self.told["mb"])}
-        lines = done.err.splitlines()
-        canaries = [p for p in self.place.rglob(files.CANARY)]
-        why = ""
-        if seen.told():
-            why = seen.told()
-        elif canaries:
-            why = "the canary is there"
+        canaries = [*self.place.rglob(files.CANARY)]
+        why = watch.summary()
+        if canaries:
+            why = "code was executed"
         elif done.code not in codes:
             why = f"code {done.code}: {done.err[-200:]}"
-        elif "Traceback" in done.err + done.out or any(len(line) > LINE for line in lines):
-            why = f"said {done.err[-200:]}"
-        elif spent > SLOW or grown > MOST_MB:
-            why = f"took {spent:.1f} s, {grown:.0f} MB"
-        elif after:
-            try:
-                after()
-            except AssertionError as error:
-                why = str(error)
+        elif "Traceback" in done.err + done.out or any(len(s) > LINE for s in done.err.splitlines()):
+            why = f"printed {done.err[-200:]}"
+        elif done.seconds > MAX_S or grown > MAX_MB:
+            why = f"took {done.seconds:.1f} s, {grown:.0f} MB"
         if why:
-            self.wrong.append(f"{name}: {why}")
+            self.failures.append(f"{name}: {why}")
             for canary in canaries:
                 canary.unlink()
 
-    def over(self, least: int) -> Numbers:
-        assert self.points >= least, f"only {self.points} points"
-        if self.wrong:
-            raise Failed(len(self.wrong), "; ".join(self.wrong[:15]))
-        return {**self.told, "points": self.points}
+    def end(self, count: int) -> None:
+        if self.failures:
+            raise Failed(len(self.failures), "; ".join(self.failures[:15]))
+        assert self.count == count, f"{self.count} commands, not {count}"
 
 
-def pickled(name: str) -> Callable[[Path], Numbers]:
+def pickled(name: str) -> Callable[[Path], None]:
     """One payload as weights, as a checkpoint and as data."""
 
-    def check(place: Path) -> Numbers:
+    def check(place: Path) -> None:
         attack, content = Attack(place), files.payloads(place)[name]
         run = trained(place)
         bad = place / ("bad.npz" if "np" in name else "bad.pth")
@@ -119,15 +104,15 @@ def pickled(name: str) -> Callable[[Path], Numbers]:
             (tiny(f"metric.weights={bad}", "metric.extractor=inception", "run_dir=new"), 5),
             (data, 3),
         ):
-            attack.try_(" ".join(words[-2:]), words, (code,))
-        attack.try_("as a checkpoint", ["sample", "run", "n=2"], (4,), [run])
-        attack.try_("to evaluate", ["evaluate", str(bad)], (2, 3, 5))
-        return attack.over(5)
+            attack.run(" ".join(words[-2:]), words, (code,))
+        attack.run("as a checkpoint", ["sample", "run", "n=2"], (4,), [run])
+        attack.run("to evaluate", ["evaluate", str(bad)], (2, 3, 5))
+        attack.end(5)
 
     return check
 
 
-def tensors(place: Path) -> Numbers:
+def tensors(place: Path) -> None:
     """Well-signed checkpoints that lie; checked, sampled, resumed."""
     attack = Attack(place)
     run = trained(place)
@@ -141,13 +126,13 @@ def tensors(place: Path) -> Numbers:
     for name, content in files.crafted().items():
         fresh()
         files.plant(run, tensors=content, tensors_=1)
-        attack.try_(f"sample: {name}", ["sample", "run", "n=2"], (4,), [run], len(content))
-        attack.try_(f"check: {name}", ["check", "run"], (4,), [run], len(content))
+        attack.run(f"sample: {name}", ["sample", "run", "n=2"], (4,), [run], len(content))
+        attack.run(f"check: {name}", ["check", "run"], (4,), [run], len(content))
     for name, content in files.states().items():
         fresh()
         files.plant(run, state=content)
-        attack.try_(f"state, {name}", ["sample", "run", "n=2"], (4,), [run], len(content))
-        attack.try_(f"resume, {name}", resume, (4,), [run], len(content))
+        attack.run(f"state, {name}", ["sample", "run", "n=2"], (4,), [run], len(content))
+        attack.run(f"resume, {name}", resume, (4,), [run], len(content))
     free = [word for word in resume if not word.startswith("threads=")]
     for name, change in {
         "10**9 threads": lambda s: s.update(threads=10**9),
@@ -159,11 +144,11 @@ def tensors(place: Path) -> Numbers:
     }.items():
         fresh()
         files.edited(run, change)
-        attack.try_(f"resume, {name}", free, (0, 4) if "classes" in name else (4,), [run])
-    return attack.over(15)
+        attack.run(f"resume, {name}", free, (0, 4) if "classes" in name else (4,), [run])
+    attack.end(68)
 
 
-def folders(place: Path) -> Numbers:
+def folders(place: Path) -> None:
     """A run folder whose files say what they should not."""
     attack = Attack(place)
     run = trained(place)
@@ -171,7 +156,7 @@ def folders(place: Path) -> Numbers:
     for name, (key, value) in files.configs().items():
         (run / "config.yaml").write_text(yaml.safe_dump(changed(sound, key, value), sort_keys=False))
         for words in (["evaluate", "run"], ["sample", "run", "n=2"]):
-            attack.try_(f"{words[0]}: {name}", words, (2, 3, 4, 5), [run])
+            attack.run(f"{words[0]}: {name}", words, (2, 3, 4, 5), [run])
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
     )
@@ -185,18 +170,18 @@ def folders(place: Path) -> Numbers:
         (run / "config.yaml").write_text(text)
         for words in (["sample", "run", "n=2"], ["explain", "run"], ["report", "run", "out=out"]):
             codes = (0, 2, 3) if words[0] == "report" else (2, 3)
-            attack.try_(f"{words[0]}: {name}", words, codes, [run, place / "out"])
+            attack.run(f"{words[0]}: {name}", words, codes, [run, place / "out"])
     (run / "config.yaml").unlink()
     os.mkfifo(run / "config.yaml")
-    attack.try_("a pipe for a config", ["sample", "run", "n=2"], (2, 3, 5), [run])
+    attack.run("a pipe for a config", ["sample", "run", "n=2"], (2, 3, 5), [run])
     (run / "config.yaml").unlink()
     secret = changed(
         sound, "dataset.path" if "path" in sound["dataset"] else "run_dir", "${oc.env:GANLAB_TOKEN}"
     )
     (run / "config.yaml").write_text(yaml.safe_dump(secret, sort_keys=False))
-    attack.try_(
-        "a token of the environment", ["evaluate", "run"], (0, 2, 3), [run], after=lambda: silent(place)
-    )
+    attack.run("a token of the environment", ["evaluate", "run"], (0, 2, 3), [run])
+    token = os.environ["GANLAB_TOKEN"].encode()
+    assert not [p for p in place.rglob("*") if p.is_file() and token in p.read_bytes()], "the token leaks"
     (run / "config.yaml").write_text(yaml.safe_dump(sound, sort_keys=False))
     for name, text in {
         "deep": "[" * 100_000,
@@ -207,15 +192,8 @@ def folders(place: Path) -> Numbers:
         for file in ("result.json", "metrics.jsonl"):
             (run / file).write_text(text)
             for words in (["status", "run"], ["report", "run", "out=out"]):
-                attack.try_(f"{words[0]}: {file}, {name}", words, (0, 2, 3, 4), [run, place / "out"])
-    return attack.over(15)
-
-
-def silent(place: Path) -> None:
-    """The secret is in no file of the run."""
-    token = os.environ["GANLAB_TOKEN"].encode()
-    told = [p for p in place.rglob("*") if p.is_file() and token in p.read_bytes()]
-    assert not told, f"the token stands in {told[0].name}"
+                attack.run(f"{words[0]}: {file}, {name}", words, (0, 2, 3, 4), [run, place / "out"])
+    attack.end(85)
 
 
 def changed(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -231,8 +209,8 @@ def changed(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     return dict(copy)
 
 
-def sent_configs(place: Path) -> Numbers:
-    """Fault 57: a folder of configs that someone sent."""
+def sent_configs(place: Path) -> None:
+    """A folder of configs that someone sent."""
     attack = Attack(place)
     for number, (name, (content, words)) in enumerate(files.user_configs().items()):
         here = place / str(number)
@@ -240,7 +218,7 @@ def sent_configs(place: Path) -> Numbers:
             (here / path).parent.mkdir(parents=True, exist_ok=True)
             (here / path).write_bytes(data)
         os.chdir(here)
-        attack.try_(
+        attack.run(
             name,
             ["train", "--config-dir", "mine", *words],
             (2, 5) if name == "mode" else (2,),
@@ -256,42 +234,24 @@ def sent_configs(place: Path) -> Numbers:
         "+x._target_=os.system",
         "optimizer._target_=torch.optim.sys.exit",
     ):
-        attack.try_(word, ["train", word], (2,))
-        attack.try_(f"-m {word}", ["train", "-m", "seed=1,2", word], (2,))
-    return attack.over(20)
-
-
-def case(name: str, check: Callable[[Path], Numbers], n: int) -> Case:
-    def counted(place: Path) -> Numbers:
-        told = check(place)
-        assert told["points"] == n, f"{told['points']} points, not {n}"
-        return told
-
-    return Case(name, counted, n)
-
-
-def tell(numbers: Sequence[Numbers]) -> str:
-    cpu, mb = (max(n.get(k, 0) for n in numbers) for k in ("cpu", "mb"))
-    none = "0 executions, 0 escapes, 0 connections, 0 listening sockets"
-    return f"{none}; slowest {cpu:.1f} s of CPU time, at most {mb:.0f} MB beside twice the file"
+        attack.run(word, ["train", word], (2,))
+        attack.run(f"-m {word}", ["train", "-m", "seed=1,2", word], (2,))
+    attack.end(37)
 
 
 def cases() -> list[Case]:
     return [
-        *(case(f"{name}: as weights, checkpoint, data", pickled(name), 5) for name in files.payloads(Path())),
-        case("crafted checkpoints", tensors, 68),
-        case("crafted run folders", folders, 85),
-        case("configs that were sent", sent_configs, 37),
+        *(Case(f"{name}: as weights, checkpoint, data", pickled(name), 5) for name in files.payloads(Path())),
+        Case("crafted checkpoints", tensors, 68),
+        Case("crafted run folders", folders, 85),
+        Case("configs that were sent", sent_configs, 37),
     ]
 
 
+def summary(_: Sequence[Numbers]) -> str:
+    return "0 executions, 0 escapes, 0 connections"
+
+
 FIGURES = [
-    Figure(
-        "hostile",
-        "Hostile checkpoints, weights, data, configs, run folders -> executions, escapes, connections",
-        (55, 56, 57),
-        80,
-        cases,
-        tell,
-    )
+    Figure("hostile", "Hostile weights, checkpoints, data, configs, run folders: inert", cases, summary)
 ]

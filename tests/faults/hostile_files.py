@@ -86,13 +86,13 @@ def plant(run: Path, tensors: bytes | None = None, state: bytes | None = None, *
             file.unlink()
         kept.path(step).rmdir()
     place = kept.path(kept.steps()[-1])
-    told = json.loads((place / manifest.MANIFEST).read_text())
-    told.pop("seal")
+    content = json.loads((place / manifest.MANIFEST).read_text())
+    content.pop("seal")
     for name, data in ((manifest.TENSORS, tensors), (manifest.STATE, state)):
         if data is not None:
             (place / name).write_bytes(data)
-            told["files"][name] = {"size": len(data), "sha256": manifest.sha256(data)}
-    (place / manifest.MANIFEST).write_bytes(manifest.seal(told | more))
+            content["files"][name] = {"size": len(data), "sha256": manifest.sha256(data)}
+    (place / manifest.MANIFEST).write_bytes(manifest.seal(content | more))
 
 
 def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:

@@ -2,125 +2,121 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from .base import Case, Failed, Figure, Numbers
-from .played import POINTS, STEPS, everything, play, seen, unlike
+from .base import ROOT, Case, Failed, Figure, Forked, Numbers, records
+from .runs import assert_identical, differences, epochs, everything, finish, outcome, stop_at, trained
 
-APART = (  # each of their points has a run of its own
+STEPS = 14
+POINTS = {
+    "the first update": 1,
+    "before a save": 3,
+    "after a save": 5,
+    "mid-epoch": 7,
+    "a save, where the rate begins to fall": 8,
+    "an epoch's end": 10,
+    "the last but one": 13,
+}
+APART = (  # each of their points has a run of its own; another run is stopped at all of its points
     *("loss=wasserstein", "normalization=sn", "normalization=bn", "normalization=wn"),
     *("architecture=dcgan", "head=projection", "joint_fakes", "sn gamma"),
 )
 
 
-def identical(words: Sequence[str], at_once: bool) -> Callable[[Path], Numbers]:
-    """The same run whole, and stopped at each of the points by a real SIGTERM, in processes of their own.
-
-    ``at_once``: one run is stopped at all of them, one after the other; else each has a run of its own.
-    """
-
-    def check(place: Path) -> Numbers:
-        folders = {name: place / name for name in ("whole", "parts")}
-        for folder in folders.values():
-            folder.mkdir()
-        play(folders["whole"], *words)
-        whole, bad = seen(folders["whole"] / "run"), list[str]()
-        run = folders["parts"] / "run"
-        for name, step in POINTS.items():
-            play(folders["parts"], *words, stop=step)
-            saved = run / "checkpoints" / f"step-{step:09d}"
-            assert saved.is_dir(), f"nothing was saved at step {step}"
-            if at_once and step != max(POINTS.values()):
-                continue
-            play(folders["parts"], *words)
-            if different := unlike(whole, seen(run)):
-                bad += [f"stopped at step {step} ({name}): {different} differ"] * (
-                    len(POINTS) if at_once else 1
-                )
-            shutil.rmtree(run)
-        if bad:
-            raise Failed(len(bad), "; ".join(dict.fromkeys(bad)))
-        return {"identical": len(POINTS)}
-
-    return check
+def identical(words: Sequence[str], apart: bool, place: Path) -> Numbers:
+    """The same run whole, and stopped at each of the points by a real SIGTERM."""
+    words, bad = epochs(*words), list[str]()
+    for name, step in POINTS.items():
+        stop_at(place, step, *words)
+        if not apart and step != max(POINTS.values()):
+            continue
+        finish(place, *words)
+        if differing := differences(place, *words):
+            bad += [f"stopped at step {step} ({name}): {differing} differ"] * (1 if apart else len(POINTS))
+        shutil.rmtree(place / "run")
+    if bad:
+        raise Failed(len(bad), "; ".join(dict.fromkeys(bad)))
+    return {"identical": len(POINTS)}
 
 
 def matrix() -> list[Case]:
-    return [Case(name, identical(w, name not in APART), len(POINTS)) for name, w in everything().items()]
+    return [
+        Case(name, functools.partial(identical, words, name in APART), len(POINTS))
+        for name, words in everything().items()
+    ]
+
+
+def another_seed(place: Path) -> None:
+    """What must differ, does: else nothing above says anything."""
+    for seed in (0, 1):
+        (place / str(seed)).mkdir()
+        finish(place / str(seed), *epochs(f"seed={seed}"))
+    a, b = (outcome(place / str(seed) / "run") for seed in (0, 1))
+    assert all(a[key] != b[key] for key in a)
+
+
+def next_step(place: Path) -> None:
+    stop_at(place, STEPS - 1, *epochs())
+    before = trained(place / "run")
+    finish(place, *epochs())
+    assert trained(place / "run") != before
+    assert_identical(place, *epochs())
+
+
+def released(fixture: Path, place: Path) -> None:
+    """A run of an older ganlab: what it saved is what is loaded, and what it went on to comes again.
+
+    Losses within 1e-3; on the machine and with the versions that it was made with, the same bits.
+    """
+    import torch
+
+    from ganlab.runs.checkpoint import Checkpoints, digest
+    from ganlab.runs.folder import RunFolder
+    from ganlab.runs.provenance import versions
+    from ganlab.system.hardware import device_name
+
+    expected = json.loads((fixture / "expected.json").read_text())
+    run = RunFolder(shutil.copytree(fixture, place / "run"))
+
+    def state(step: int) -> str:
+        _, tensors, content = Checkpoints(run.checkpoints, run.run_id).load(step)
+        return digest(tensors, content["game"])
+
+    assert state(expected["step"]) == expected["digest"], "what was saved is not what is loaded"
+    words = [w for w in expected["words"] if not w.startswith("run_dir=")]
+    for command in (["check", "run"], ["train", *words, "run_dir=run"]):
+        done = Forked(*command, cwd=place, real_features=True).wait(120)
+        assert done.code == 0, done.err[-300:]
+    by_step = {(r["step"], r["kind"]): r for r in records(place / "run")}
+    for record in expected["continued"]["records"]:
+        actual = by_step[record["step"], record["kind"]]
+        for key, value in record.items():
+            if key.startswith("loss/") and isinstance(value, float):
+                assert abs(actual[key] - value) <= 1e-3 * max(1, abs(value)), (key, value, actual[key])
+    made = expected["made_on"]
+    same_machine = made["device"] in device_name(torch.device("cpu"))
+    if same_machine and made["versions"]["torch"] == versions()["torch"]:
+        assert state(expected["continued"]["step"]) == expected["continued"]["digest"], "not bit for bit"
 
 
 def controls() -> list[Case]:
-    """What must differ, does: else nothing above says anything."""
-
-    def seeds(place: Path) -> None:
-        for seed in (0, 1):
-            (place / str(seed)).mkdir()
-            play(place / str(seed), f"seed={seed}")
-        a, b = (seen(place / str(seed) / "run") for seed in (0, 1))
-        assert unlike(a, b) == "state, metrics.jsonl, samples, scores", unlike(a, b)
-
-    def steps(place: Path) -> None:
-        play(place, stop=STEPS - 1)
-        before = seen(place / "run")
-        play(place)
-        assert "state" in unlike(before, seen(place / "run"))
-
-    return [Case("another seed differs", seeds), Case("the next step differs", steps)]
+    old = sorted((ROOT / "tests" / "fixtures").glob("format-*"))
+    return [
+        Case("another seed differs", another_seed),
+        Case("the next step differs", next_step),
+        *(Case(fixture.name, functools.partial(released, fixture)) for fixture in old),
+    ]
 
 
-LOOKS = {
-    "eval_every": "eval_every=2",
-    "eval_start": "eval_start=true",
-    "sample_every": "sample_every=1",
-    "spectral_every": "spectral_every=2",
-    "log_every": "log_every=1",
-    "save_every": "save_every=1",
-    "nothing at all": "",
-}
-NOTHING = [f"{key}=0" for key in ("eval_every", "sample_every", "spectral_every", "log_every", "save_every")]
-
-
-def untouched(words: Sequence[str], looks: Mapping[str, str]) -> Callable[[Path], None]:
-    """However often a run is looked at, its last networks and optimisers are the same."""
-
-    def trained(place: Path, *more: str) -> str:
-        from ganlab.runs.checkpoint import Checkpoints, digest
-        from ganlab.runs.folder import RunFolder
-
-        place.mkdir()
-        play(place, *words, *more)
-        folder = RunFolder(place / "run")
-        step, tensors, state = Checkpoints(folder.checkpoints, folder.run_id).load()
-        assert step == STEPS
-        return digest(tensors, state["game"])
-
-    def check(place: Path) -> None:
-        plain = trained(place / "plain")
-        bad = []
-        for i, (name, word) in enumerate(looks.items()):
-            found = trained(place / str(i), *([word] if word else NOTHING))
-            bad += [name] if found != plain else []
-        if bad:
-            raise Failed(len(bad), f"training is another with {', '.join(bad)}")
-
-    return check
-
-
-def looking() -> list[Case]:
-    found = everything()
-    parts = ("sn", "bn", "wn", "snr", "gp")
-    names = ["EMA", "head=ac acgan", "architecture=dcgan", *(f"normalization={n}" for n in parts)]
-    return [Case(name, untouched(found[name], LOOKS), len(LOOKS)) for name in names]
-
-
-def told(numbers: Sequence[Numbers]) -> str:
-    return f"{len(numbers)} configs x {len(POINTS)} points: state, metrics.jsonl, grids and scores equal"
+def summary(numbers: Sequence[Numbers]) -> str:
+    return f"{len(numbers)} configs x {len(POINTS)} points: state, metrics, pictures and scores equal"
 
 
 FIGURES = [
-    Figure("resume", "Resume points x configs identical (CPU)", (7, 32, 33), 200, matrix, told),
-    Figure("resume-controls", "Negative controls of the resume digest", (), 2, controls),
-    Figure("looking", "Ways of looking that leave training as it was", (), 50, looking),
+    Figure("resume", "Stopped at any point, resumed: bit-identical to a run never stopped", matrix, summary),
+    Figure("controls", "Another seed or step does differ; a run of an old format goes on", controls),
 ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 from .base import Case, Figure, Forked, Numbers, tiny
 
-SAMPLES = 100  # looks at the process, evenly over the run
+SAMPLES = 100  # evenly over the run
 WARM = 10  # per cent of the run after which nothing may grow any more
 
 
@@ -18,24 +19,19 @@ def watched(steps: int, note: Path) -> Callable[[], None]:
     """Runs in the child: every hundredth of the run writes down memory, descriptors, threads and CPU time."""
 
     def patch() -> None:
-        import resource
+        from ganlab.training.engine import Engine
 
-        from ganlab.training.trainer import Run
+        page, update, every = os.sysconf("SC_PAGE_SIZE"), Engine.update, max(steps // SAMPLES, 1)
+        file = open(note, "a")  # noqa: SIM115 - as long as the process
 
-        page, turns = os.sysconf("SC_PAGE_SIZE"), Run.turns
+        def updated(self: Engine, step: int) -> None:
+            update(self, step)
+            if step and step % every == 0:
+                rss = int(Path("/proc/self/statm").read_text().split()[1]) * page
+                counts = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+                print(step, rss, *counts, time.process_time(), file=file, flush=True)
 
-        def looked(self: Run) -> Iterator[Run]:
-            every = max(steps // SAMPLES, 1)
-            with open(note, "a") as file:
-                for run in turns(self):
-                    if run.step and run.step % every == 0:
-                        rss = int(Path("/proc/self/statm").read_text().split()[1]) * page
-                        used = resource.getrusage(resource.RUSAGE_SELF)
-                        counts = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
-                        print(run.step, rss, *counts, used.ru_utime + used.ru_stime, file=file, flush=True)
-                    yield run
-
-        Run.turns = looked  # type: ignore[method-assign]
+        Engine.update = updated  # type: ignore[method-assign]
 
     return patch
 
@@ -58,17 +54,17 @@ def soak(steps: int) -> Callable[[Path], Numbers]:
         done = Forked(*words, cwd=place, before=watched(steps, note)).wait(3000)
         assert done.code == 0, done.err[-300:]
         rows = [[float(v) for v in line.split()] for line in note.read_text().splitlines()]
-        assert len(rows) >= SAMPLES - 2, f"{len(rows)} looks"
+        assert len(rows) >= SAMPLES - 2, f"{len(rows)} samples"
         rows = rows[len(rows) * WARM // 100 :]
         growth = 100 * (rows[-1][1] / rows[0][1] - 1)
         times = [(b[4] - a[4]) / (b[0] - a[0]) for a, b in pairwise(rows)]
         third = len(times) // 3
         drift = 100 * (median(times[-third:]) / median(times[:third]) - 1)
-        # the least of a third: a look may meet a file that is open for a moment, or a thread that ends
+        # the least of a third: a sample may meet a file that is open for a moment, or a thread that ends
         fds, threads = (
             [min(row[i] for row in part) for part in (rows[:third], rows[-third:])] for i in (2, 3)
         )
-        told = {
+        numbers = {
             "updates": steps,
             "growth": growth,
             "fds": fds[1] - fds[0],
@@ -76,20 +72,19 @@ def soak(steps: int) -> Callable[[Path], Numbers]:
             "drift": drift,
             "mb": rows[-1][1] / 1e6,
         }
-        assert told["fds"] == 0, f"descriptors: {fds[0]:.0f} -> {fds[1]:.0f}"
-        assert told["threads"] == 0, f"threads: {threads[0]:.0f} -> {threads[1]:.0f}"
+        assert numbers["fds"] == 0, f"descriptors: {fds[0]:.0f} -> {fds[1]:.0f}"
+        assert numbers["threads"] == 0, f"threads: {threads[0]:.0f} -> {threads[1]:.0f}"
         assert growth < (1 if steps >= 20_000 else 5), f"memory grew by {growth:.2f} %"
-        return told
+        return numbers
 
     return check
 
 
-def tell(numbers: Sequence[Numbers]) -> str:
-    """One soak in a few words."""
+def summary(numbers: Sequence[Numbers]) -> str:
     n = numbers[0]
     return (
         f"{n['updates']:,.0f} updates: memory {n['growth']:+.2f} % of {n['mb']:.0f} MB from its 10 % mark, "
-        f"descriptors {n['fds']:+.0f}, threads {n['threads']:+.0f}, a step's CPU time {n['drift']:+.1f} %"
+        f"a step's CPU time {n['drift']:+.1f} %"
     )
 
 
@@ -97,14 +92,4 @@ def cases() -> list[Case]:
     return [Case("20000 updates", soak(20_000))]
 
 
-FIGURES = [
-    Figure(
-        "soak",
-        "Soak on a CPU: growth of memory (< 1 %), descriptors, threads; drift of a step's time (< 5 %)",
-        (),
-        1,
-        cases,
-        tell,
-        alone=True,
-    )
-]
+FIGURES = [Figure("soak", "A long run: no memory, descriptor or thread grows", cases, summary, alone=True)]

@@ -13,14 +13,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from faults import cells
-from faults.base import Case, Figure, Forked, ganlab, nothing_lost, records, state_digest, tiny, until
-from ganlab.runs.checkpoint import Checkpoints, digest
-from ganlab.runs.folder import RunFolder
 from ganlab.sweeps import ledger
 
+from . import cells
+from .base import Case, Figure, Forked, nothing_lost, records, state_digest, tiny, until
+
 STEPS = 8
-SIGNALS = ("TERM", "INT", "USR1", "USR2", "HUP")
+SIGNALS = ("TERM", "INT", "USR1")
 NAN = "[optimizer.lr=1e30, seed=50]"
 REASONS = {  # way -> exit code, and what its row says
     "raise": (1, "RuntimeError: injected"),
@@ -39,9 +38,9 @@ def grid(folder: Path, seeds: Sequence[int], ways: Sequence[str] = ()) -> None:
     axis = {f"s{seed}": f"seed={seed}" for seed in seeds}
     axis |= {way: f"seed={cells.FIRST + cells.WAYS.index(way)}" for way in ways if way != "nan"}
     axis |= {"nan": NAN} if "nan" in ways else {}
-    told = "\n".join(f"      {label}: {own}" for label, own in axis.items())
+    labels = "\n".join(f"      {label}: {own}" for label, own in axis.items())
     (folder / "conf" / "grid").mkdir(parents=True, exist_ok=True)
-    text = f"title: Cells\nblocks:\n- overrides: {json.dumps(words)}\n  axes:\n    cell:\n{told}\n"
+    text = f"title: Cells\nblocks:\n- overrides: {json.dumps(words)}\n  axes:\n    cell:\n{labels}\n"
     (folder / "conf" / "grid" / "g.yaml").write_text(text)
 
 
@@ -127,21 +126,6 @@ def sabotaged(folder: Path, seeds: Sequence[int], ways: Sequence[str]) -> None:
 # ---- killed and stopped sweeps
 
 
-def real(folder: Path, seeds: Sequence[int]) -> None:
-    """As ``killed``, with cells that are started as a user's are, once."""
-    grid(folder, seeds)
-    line = ["sweep", "--config-dir", "conf", "grid=g", "out=out", "jobs=2"]
-    process = Forked(*line, cwd=folder)
-    until(lambda: lines(folder) >= 2, process)
-    process.kill(signal.SIGKILL)
-    process.wait()
-    done = ganlab(*line, cwd=folder)
-    assert done.code == 0, done.err[-900:]
-    for seed in seeds:
-        nothing_lost(folder / "out" / f"s{seed}")
-        assert weights(folder / "out" / f"s{seed}") == expected_weights(seed), seed
-
-
 def killed(folder: Path, seeds: Sequence[int], times: int, random_: random.Random, door: str) -> None:
     """SIGKILL of the sweep, alone or with its cells, then the same command: as if nothing had happened."""
     grid(folder, seeds)
@@ -162,22 +146,6 @@ def killed(folder: Path, seeds: Sequence[int], times: int, random_: random.Rando
     assert done.code == 0, done.err[-900:]
     assert len(table(folder)) == len(seeds)
     whole(folder, seeds)
-
-
-def weights(run: Path) -> str:
-    """A digest of the newest checkpoint's tensors alone."""
-    kept = RunFolder(run)
-    step, tensors, _ = Checkpoints(kept.checkpoints, kept.run_id).load(quarantine=False)
-    return f"{step} {digest(tensors, {})}"
-
-
-@functools.cache
-def expected_weights(seed: int) -> str:
-    """``weights`` of an uninterrupted run."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = Forked(*tiny(f"steps={STEPS}", f"seed={seed}"), cwd=Path(folder)).wait()
-        assert done.code == 0, done.err
-        return weights(Path(folder) / "run")
 
 
 def with_its_group(pid: int) -> None:
@@ -232,40 +200,38 @@ def shared(folder: Path, seeds: Sequence[int], many: int, door: str, kill: bool)
     assert kill or len({row["by"] for row in events(folder, "started")}) > 1 or door != "sweep"
 
 
-def _sabotage() -> list[Case]:
+def sabotage_cases() -> list[Case]:
     ways, seeds = [*cells.WAYS, "nan"], range(12)
     name = f"{len(seeds)} sound cells beside {', '.join(ways)}"
     return [Case(name, lambda folder: sabotaged(folder, seeds, ways), len(ways))]
 
 
-def _killed() -> list[Case]:
+def kill_cases() -> list[Case]:
     def case(number: int, door: str) -> Case:
         name = f"4 kills of ganlab {door}, seed {number}"
         return Case(name, lambda folder: killed(folder, range(6), 4, random.Random(number), door), 4)
 
-    started = Case("a kill of ganlab sweep, cells of new processes", lambda folder: real(folder, range(3)))
-    return [started, *(case(number, door) for number, door in enumerate(["sweep", "train -m"] * 3))]
+    return [case(number, door) for number, door in enumerate(["sweep", "train -m"] * 2)]
 
 
-def _stopped() -> list[Case]:
+def stop_cases() -> list[Case]:
     def case(name: str, door: str) -> Case:
         return Case(f"SIG{name} to ganlab {door}", lambda folder: stopped(folder, range(3), name, door))
 
     return [case(name, door) for name in SIGNALS for door in ("sweep", "train -m")]
 
 
-def _shared() -> list[Case]:
+def share_cases() -> list[Case]:
     def case(many: int, door: str, kill: bool) -> Case:
         name = f"{many} of ganlab {door}{', one killed' if kill else ''}"
         return Case(name, lambda folder: shared(folder, range(8), many, door, kill))
 
-    alive = [case(2, "sweep", False), case(4, "sweep", False), case(2, "train -m", False)]
-    return [*alive, case(3, "sweep", True), case(2, "train -m", True)]
+    return [case(4, "sweep", False), case(2, "train -m", False), case(3, "sweep", True)]
 
 
 FIGURES = [
-    Figure("sabotage", "Sweep: cells sabotaged -> isolated and reported, then mended", (9, 10), 8, _sabotage),
-    Figure("sweepkill", "Sweep: kill -9 of it -> every cell once, identical", (1, 6), 20, _killed),
-    Figure("sweepstop", "Sweep: signals -> cells saved, the rest pending", (7,), 10, _stopped),
-    Figure("sweepshare", "Sweep: several on one folder -> each cell once", (19,), 5, _shared),
+    Figure("sabotage", "Sweeps: a cell that crashes, hangs or lies stays alone", sabotage_cases),
+    Figure("sweepkill", "Sweeps: kill -9: every cell once, identical", kill_cases),
+    Figure("sweepstop", "Sweeps: signals: cells saved, the rest pending", stop_cases),
+    Figure("sweepshare", "Sweeps: several on one folder: each cell once", share_cases),
 ]

@@ -16,7 +16,7 @@ PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Po
 HARMLESS = ("/dev/", "/proc/self/", "/sys/")  # /dev/null, /dev/shm of torch's own
 
 
-class Seen:
+class Watch:
     """What was not allowed: ``writes`` outside ``allowed``, ``programs``, ``sockets`` (AF_UNIX aside)."""
 
     def __init__(self, allowed: Sequence[Path]) -> None:
@@ -63,29 +63,29 @@ class Seen:
         words = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else args
         return bool(words) and str(words[0]) in ("git", "lscpu", "uname", "fc-list")
 
-    def told(self) -> str:
+    def summary(self) -> str:
         return "; ".join([*self.programs, *self.sockets, *self.writes][:5])
 
 
-_watchers: list[Seen] = []
+_watchers: list[Watch] = []
 _installed = False
 
 
 def _hook(name: str, args: tuple[Any, ...]) -> None:
-    for seen in _watchers:
-        seen.event(name, args)
+    for watch in _watchers:
+        watch.event(name, args)
 
 
 @contextlib.contextmanager
-def watching(*allowed: Path) -> Iterator[Seen]:
-    """Inside, everything that is done outside the folders ``allowed`` is written down."""
+def watching(*allowed: Path) -> Iterator[Watch]:
+    """Inside, everything that is done outside the folders ``allowed`` is recorded."""
     global _installed
     if not _installed:
         sys.addaudithook(_hook)  # it can't be taken away again
         _installed = True
-    seen = Seen(allowed)
-    _watchers.append(seen)
+    watch = Watch(allowed)
+    _watchers.append(watch)
     try:
-        yield seen
+        yield watch
     finally:
-        _watchers.remove(seen)
+        _watchers.remove(watch)

@@ -24,14 +24,14 @@ from ganlab.system.lock import Lock
 STAND_IN = """
 import json, os, sys
 from pathlib import Path
-told = dict(w.lstrip("+").split("=", 1) for w in sys.argv[1:])
-run = Path(told["run_dir"].strip("'").replace("${seed}", told["seed"]))
+words = dict(w.lstrip("+").split("=", 1) for w in sys.argv[1:])
+run = Path(words["run_dir"].strip("'").replace("${seed}", words["seed"]))
 run.mkdir(parents=True, exist_ok=True)
 with open(run / "starts", "a") as file:
     file.write(os.environ.get("OMP_NUM_THREADS", "-") + chr(10))
-if told["seed"] == "5":
+if words["seed"] == "5":
     sys.exit(1)
-step = int(told.get("steps", 10**9))
+step = int(words.get("steps", 10**9))
 (run / "checkpoints" / ("step-%09d" % step)).mkdir(parents=True)
 (run / "checkpoints" / ("step-%09d" % step) / "MANIFEST.json").touch()
 (run / "result.json").write_text(json.dumps({"status": "finished", "step": step, "scores": {}}))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ganlab.cli import main
 from ganlab.errors import ConfigError
-from ganlab.sweeps import cost, grid, plan, random_search
+from ganlab.sweeps import cost, grid, plan, process, random_search
 
 FILE = """
 title: Random nets
@@ -112,35 +113,31 @@ def test_another_seed_has_another_folder_and_a_larger_n_the_same(place: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("n=0", "n: '0' is not an integer from 1 to 12, the number of combinations; write n=3"),
-        ("n=-1", "n: '-1' is not an integer from 1 to 12"),
-        ("n=many", "n: 'many' is not an integer from 1 to 12"),
         ("n=13", "n: '13' is not an integer from 1 to 12"),
-        ("n=", "n: '' is not an integer from 1 to 12"),
         ("seed=-1", "seed: '-1' is not an integer of at least 0; write seed=0, the seed of the draw"),
-        ("seed=0,1", "seed: '0,1' is not an integer of at least 0"),
         ("seed=x", "seed: 'x' is not an integer of at least 0"),
         ("m=3", "m: unknown key"),
     ],
 )
 def test_a_wrong_n_or_seed_is_a_line(
-    place: Path, capsys: pytest.CaptureFixture[str], word: str, told: str
+    place: Path, capsys: pytest.CaptureFixture[str], word: str, message: str
 ) -> None:
     assert main.main(["sweep", "--config-dir", "conf", "grid=nets", word]) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"ganlab: error: {told}"), err
+    assert err.startswith(f"ganlab: error: {message}"), err
     assert err.count("\n") == 1
     assert not (place / "outputs").exists()
 
 
 def test_more_cells_than_allowed_are_counted_before_they_are_drawn(place: Path) -> None:
-    found = grid.load("wgan_gp_random_architectures")
-    chosen, _ = grid.restrict(found, ["n=501"])
+    shipped = grid.load("wgan_gp_random_architectures")
+    chosen, _ = grid.restrict(shipped, ["n=501"])
     with pytest.raises(ConfigError, match="1002 cells; must be 1 to 1000"):
         grid.cells(chosen)
-    assert len(grid.cells(found)) == 400
+    assert len(grid.cells(shipped)) == 400
 
 
 def test_a_random_set_s_mistakes_are_told_together(place: Path) -> None:
@@ -152,7 +149,7 @@ def test_a_random_set_s_mistakes_are_told_together(place: Path) -> None:
     )
     with pytest.raises(ConfigError) as caught:
         grid.load("bad", [place / "conf"])
-    told = "\n".join(map(str, caught.value.mistakes))
+    messages = "\n".join(map(str, caught.value.mistakes))
     for part in (
         "random.m: unknown key",
         "random: conflicts with axis 'seed'",
@@ -163,7 +160,7 @@ def test_a_random_set_s_mistakes_are_told_together(place: Path) -> None:
         "random.n: '9' is not an integer from 1 to 2",
         "random.seed: 'q' is not an integer",
     ):
-        assert part in told, told
+        assert part in messages, messages
     (place / "conf" / "grid" / "bad2.yaml").write_text(
         FILE.replace("successes", "failures").replace("axis: method", "axis: metod")
     )
@@ -192,58 +189,41 @@ def test_dry_run_times_some_kinds_and_takes_the_rest_for_their_mean(
     monkeypatch.setattr(cost, "measure", lambda *_: cost.Cost(next(seconds), 0.5))
     words = ["grid=nets", "method=gan", "dry_run=true", "setting=C", "device=cpu", "metric.extractor=cifar"]
     assert main.main(["sweep", "--config-dir", "conf", *words]) == 0
-    said = capsys.readouterr()
-    assert [line.split()[3] for line in said.out.splitlines() if line.startswith("a00")] == [
+    output = capsys.readouterr()
+    assert [line.split()[3] for line in output.out.splitlines() if line.startswith("a00")] == [
         "100",
         "300",
         "~200",
     ]
-    assert "~: 1 cells estimated by the mean of 2 measured kinds, by d_steps" in said.out
-    assert said.err.count("measuring") == 2
+    assert "~: 1 cells estimated by the mean of 2 measured kinds, by d_steps" in output.out
+    assert output.err.count("measuring") == 2
 
 
 def test_a_random_grid_runs_and_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Two members by two methods, two updates each, in one process; the same command again does nothing."""
+    """Two members by two methods, two updates each; here a cell runs in this process."""
+
+    def run(command: Sequence[str], *_: object, **__: object) -> process.ProcessResult:
+        return process.ProcessResult(main.main(["train", *command[len(process.COMMAND) :]]), 1.0)
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
-    small = [
-        "dataset=digits",
-        "dataset.resolution=32",
-        "batch_size=4",
-        "steps=2",
-        "eval_every=0",
-        "log_every=1",
-    ]
-    scored = [
-        "metric.extractor=cifar",
-        "metric.protocol=smoke",
-        "metric.progress=null",
-        "threads=1",
-        "device=cpu",
-    ]
-    words = [
-        "grid=wgan_gp_random_architectures",
-        "n=2",
-        "scale=1,0.03",
-        "per_gpu=4",
-        "out=o",
-        *small,
-        *scored,
-    ]
-    assert main.main(["sweep", *words]) == 0
+    monkeypatch.setattr(process, "run", run)
+    small = "dataset=digits dataset.resolution=32 batch_size=4 steps=2 eval_every=0 log_every=1"
+    scored = "metric.extractor=cifar metric.protocol=smoke metric.progress=null threads=1 device=cpu"
+    words = ["grid=wgan_gp_random_architectures", "n=2", "scale=1,0.03", "out=o"]
+    assert main.main(["sweep", *words, *small.split(), *scored.split()]) == 0
     names = ["a000-gan", "a000-wgan-gp", "a001-gan", "a001-wgan-gp"]
     results = [json.loads((tmp_path / "o" / name / "result.json").read_text()) for name in names]
     assert [(r["status"], r["step"], r["seed"]) for r in results] == [
         ("finished", 2, i // 2) for i in range(4)
     ]
-    assert main.main(["sweep", *words]) == 0
-    assert "4 already done" in capfd.readouterr().err
+    capfd.readouterr()
     assert main.main(["report", "o", "out=r", "thresholds=0.5,99"]) == 0
-    said = [line.strip() for line in capfd.readouterr().out.splitlines()]
-    counted = said[said.index("Successes over thresholds (ours: 2 pairs)") + 2 :][:2]
-    assert [line.split() for line in counted] == [
+    lines = [line.strip() for line in capfd.readouterr().out.splitlines()]
+    counts = lines[lines.index("Successes over thresholds (ours: 2 pairs)") + 2 :][:2]
+    assert [line.split() for line in counts] == [
         ["0.5", "0", "(0%)", "0", "(0%)", "2", "(100%)", "0", "(0%)"],
         ["99", "0", "(0%)", "0", "(0%)", "0", "(0%)", "2", "(100%)"],
     ]
