@@ -48,9 +48,6 @@ class PointSet(SampleSet):
     def is_stream(self) -> bool:
         return self.draw is not None
 
-    def to_model_input(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        return x
-
     def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Sampler:
         return Fresh(self, device, seed) if self.draw else InOrder(self, device, seed, data_memory_gb)
 

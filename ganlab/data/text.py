@@ -27,7 +27,7 @@ from ganlab.system.paths import expanded
 from ganlab.types import TextShape
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 Ids = npt.NDArray[np.int16]
 SPLITS = ("train", "test")
@@ -41,13 +41,6 @@ class TextSet(SampleSet):
     @property
     def shape(self) -> TextShape:
         return TextShape(len(self.manifest["vocabulary"]), int(self.images.shape[1]))
-
-    def to_model_input(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        """One-hot, float32 (B, V, L)."""
-        import torch
-
-        hot = torch.zeros(x.shape[0], self.shape.vocabulary, x.shape[1], device=x.device)
-        return hot.scatter_(1, x.long().unsqueeze(1), 1.0)
 
 
 class Text(Dataset):

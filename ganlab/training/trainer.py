@@ -33,7 +33,7 @@ from ganlab.runs.log import Log
 from ganlab.runs.naming import FREE, run_path
 from ganlab.runs.provenance import identity
 from ganlab.runs.result import RunRecord, format_scores, improves, read_result, score_entry, summary_line
-from ganlab.samples import previews, vocabulary
+from ganlab.samples.base import sample_kind
 from ganlab.system.files import ensure_room
 from ganlab.system.hardware import (
     disable_malloc_trim,
@@ -61,7 +61,6 @@ from ganlab.training.optimizers import require_usable
 from ganlab.training.rank_zero import locked, ranks_summary, require_same_on_ranks
 from ganlab.training.resources import Resources
 from ganlab.training.validation import build_validation, split_of
-from ganlab.types import NOUNS
 
 SAVE_TRIES = 3  # consecutive failed saves after which a run fails
 
@@ -205,7 +204,8 @@ class Run:
             folder.checkpoints, run_id, e.keep_checkpoints, self.identity["config_hash"], e.keep_every
         )
         self.checkpoints.clean()
-        vocabulary.write_vocabulary(folder, images)
+        kind = sample_kind(images.shape)
+        kind.begin_run(folder.path, images)
         with resume.WarningBuffer() as buffer:
             resume.continue_run(self, config, changed)
             collectives.current().broadcast_(pack_gan(self.gan)[0])
@@ -225,9 +225,9 @@ class Run:
             self.log.warn(text)
         protocols = {e.metric.progress, e.metric.protocol}
         self.evaluators = {p: resources.evaluator(e, p, device) for p in protocols}
-        preview = previews.preview_of(images, e.seed)
+        context = kind.context(images, e.seed)
         self.monitor = Monitor(
-            folder, e, self.gan, self.evaluators, self.log, self.record, stop.poll, preview
+            folder, e, self.gan, self.evaluators, self.log, self.record, stop.poll, context
         )
         self.monitor.validation = build_validation(e, self.gan, images, resources.held_out(e))
 
@@ -422,7 +422,7 @@ class Run:
         try:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
             rest |= {"num_classes": self.gan.num_classes, "identity": self.identity}
-            rest |= shape_facts(self.gan)
+            rest |= shape_facts(self.e, self.gan)
             self._flush_log()  # a checkpoint is saved only after the metrics before it
             self.checkpoints.save(self.step, tensors, rest)
         except FloatingPointError as error:
@@ -536,7 +536,7 @@ def _prepare_locally(e: Experiment, resources: Resources) -> tuple[torch.device,
     if mistakes:
         raise DataError(mistakes)
     if len(images) < e.batch_size and not images.is_stream:
-        noun = NOUNS[images.shape.kind]
+        noun = sample_kind(images.shape).noun
         what = f"{e.batch_size} is more than the {len(images)} {noun} of {images.name} {images.split}"
         raise ConfigError("batch_size", what, f"use at most {len(images)}")
     return device, images

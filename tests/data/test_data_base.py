@@ -14,11 +14,12 @@ import torch
 
 from ganlab.data import storage
 from ganlab.data.base import SampleSet
-from ganlab.data.batches import AHEAD, Sampler, to_float
+from ganlab.data.batches import AHEAD, Sampler
 from ganlab.data.digits import Digits
 from ganlab.data.fingerprint import fingerprint
 from ganlab.errors import DataError
 from ganlab.rng import generator
+from ganlab.samples.images import to_float
 
 
 def numbered(count: int = 10, labels: bool = True) -> SampleSet:
