@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ganlab.config.files import groups, user_dirs
 from ganlab.data.base import Dataset
-from ganlab.data.formats.images import printable_name
-from ganlab.errors import ConfigError, DataError, Mistake, suggest
+from ganlab.errors import ConfigError, DataError, Mistake, printable_name, suggest
 from ganlab.system.files import write_json
 from ganlab.system.paths import expanded
 

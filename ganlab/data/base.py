@@ -81,6 +81,24 @@ class SampleSet:
         return int(self.images.shape[0])
 
 
+def memory_manifest(
+    dataset: Dataset, split: str, samples: npt.NDArray[Any], fingerprint: str, **more: Any
+) -> dict[str, Any]:
+    """The manifest of a set built in memory; ``more``: its source and whatever else it has."""
+    return {
+        "name": dataset.name,
+        "split": split,
+        "count": len(samples),
+        "shape": list(samples.shape),
+        "bytes": samples.nbytes,
+        "classes": [],
+        "class_counts": None,
+        "counts": {},
+        "fingerprint": fingerprint,
+        **more,
+    }
+
+
 class Dataset(ABC):
     """A source of samples. Constructors only check their arguments; they read no files.
 
