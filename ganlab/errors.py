@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import NamedTuple
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -13,6 +14,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 def printable(text: str) -> str:
     """Make untrusted text safe to print: replace control and direction characters, keep line breaks."""
     return _CONTROL.sub("?", text)
+
+
+def printable_name(name: object) -> str:
+    """Make a file name printable: control and undecodable characters become '?'."""
+    return "".join(c if c.isprintable() else "?" for c in str(name))
 
 
 class Mistake(NamedTuple):
@@ -30,6 +36,7 @@ class Mistake(NamedTuple):
 class GanlabError(Exception):
     """An error that the user can fix, printed as one line per mistake, without a traceback.
 
+    where: a key or file, or the mistakes themselves.
     agreed: all ranks of the run raise it, and all but one are ``silent``.
     """
 
@@ -37,7 +44,8 @@ class GanlabError(Exception):
     agreed = False
     silent = False
 
-    def __init__(self, where: str | Iterable[Mistake], what: str = "", fix: str = "") -> None:
+    def __init__(self, where: str | PurePath | Iterable[Mistake], what: str = "", fix: str = "") -> None:
+        where = printable_name(where) if isinstance(where, PurePath) else where
         self.mistakes = [Mistake(where, what, fix)] if isinstance(where, str) else list(where)
         super().__init__("\n".join(str(m) for m in self.mistakes))
 

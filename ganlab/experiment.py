@@ -22,6 +22,7 @@ from ganlab.methods.timetable import Linear, Schedule, Steady, Timetable
 from ganlab.metrics.base import Metric, MetricError, Real
 from ganlab.metrics.protocol import OPTIONAL, Protocol
 from ganlab.models.base import Architecture
+from ganlab.samples.base import sample_kind
 from ganlab.schema import MAX_COUNT, Arguments, Count, NonNegative, Range, Seed, Steps, Threads, Unit, checked
 from ganlab.types import Shape
 
@@ -355,23 +356,21 @@ def _schedule_mistakes(e: Experiment) -> Iterator[str]:
 
 def _kind_mistakes(e: Experiment) -> Iterator[str]:
     """Parts that do not support the dataset's kind of samples, and options for images only."""
-    kind, dataset = e.shape.kind, e.dataset.name
+    kind, dataset, traits = e.shape.kind, e.dataset.name, sample_kind(e.shape)
     if kind not in e.architecture.kinds:
-        fix = {"images": "cnn", "points": "mlp", "text": "charlm"}[kind]
         what = f"generates {' and '.join(e.architecture.kinds)}, but dataset {dataset} has {kind}"
-        yield f"architecture: {what}; use architecture={fix}"
+        yield f"architecture: {what}; use architecture={traits.architecture}"
     else:
         try:
             e.architecture.check(e.shape)
         except ValueError as error:
             yield str(error)
-    fix = {"points": "modes,wasserstein1", "text": "ngram_js", "images": "is,fid,kid"}[kind]
     for name, metric in e.metric.scores.items():
         if kind not in metric.kinds:
             what = f"scores {' and '.join(metric.kinds)}, but dataset {dataset} has {kind}"
-            yield f"metric.scores.{name}: {what}; use metric=[{fix}]"
+            yield f"metric.scores.{name}: {what}; use metric=[{traits.metrics}]"
     for key in ("dequantize", "flip"):
-        if getattr(e, key) and kind != "images":
+        if getattr(e, key) and key not in traits.options:
             yield f"{key}: works on images only, but dataset {dataset} has {kind}; set it to false"
 
 

@@ -54,6 +54,7 @@ Positive = Annotated[float, Range(gt=0, lt=math.inf)]
 NonNegative = Annotated[float, Range(ge=0, lt=math.inf)]
 MAX_COUNT = 1_000_000_000  # limit of every count: beyond practical use, and far from overflow
 Count = Annotated[int, Range(ge=1, le=MAX_COUNT)]
+Quantize = Literal["round", "truncate", "bins"]  # see ``metrics.protocol``
 Steps = Annotated[int, Range(ge=0, le=MAX_COUNT)]
 Seed = Annotated[int, Range(ge=0, lt=2**63)]
 Threads = Annotated[int, Range(ge=1, le=1024)]  # OpenMP crashes the process if it can't start them

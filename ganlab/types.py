@@ -7,7 +7,8 @@ for each of V symbols.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, SupportsIndex
 
 from torch import Tensor
 
@@ -31,13 +32,17 @@ class Verdict(NamedTuple):
     class_logits: Tensor | None = None
 
 
-Kind = Literal["images", "points", "text"]
+Kind = str  # of samples, the name of a module in ``samples/``
 
-NOUNS: dict[Kind, str] = {
-    "images": "images",
-    "points": "points",
-    "text": "lines",
-}  # plural nouns for messages
+
+class Shape(Protocol):
+    """Shape of one sample, a named tuple of sizes, with its kind."""
+
+    @property
+    def kind(self) -> Kind: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[int]: ...
+    def __getitem__(self, index: SupportsIndex, /) -> int: ...
 
 
 class ImageShape(NamedTuple):
@@ -71,9 +76,6 @@ class TextShape(NamedTuple):
     @property
     def kind(self) -> Kind:
         return "text"
-
-
-Shape = ImageShape | PointShape | TextShape
 
 
 class Features(NamedTuple):

@@ -38,7 +38,8 @@ BATCH, TURNS = 64, {32: 600, 64: 300, 128: 75}  # batches per measurement: half 
 def ready(case: str, root: Path) -> dict[str, float]:
     import torch
 
-    from ganlab.data.batches import Sampler, to_float
+    from ganlab.data.batches import Sampler
+    from ganlab.samples.images import to_float
 
     Cifar10(str(root / "cifar"), verify=False).load()
     torch.zeros(1).float()
@@ -111,7 +112,7 @@ def gather_alone(case: str, root: Path) -> dict[str, float]:
 def floats(case: str, root: Path) -> dict[str, float]:
     import torch
 
-    from ganlab.data.batches import to_float
+    from ganlab.samples.images import to_float
 
     images, side = _map(case.partition(",")[0], root)
     x = torch.from_numpy(np.array(images[:BATCH]))

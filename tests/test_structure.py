@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ LAYERS = [
     "distributed",
     "system",
     "methods",
+    "samples",
     "models",
     "data",
     "metrics",
@@ -27,7 +29,6 @@ LAYERS = [
     "evaluation",
     "experiment",
     "runs",
-    "samples",
     "training",
     "config",
     "papers",
@@ -142,6 +143,15 @@ def test_no_circular_imports() -> None:
         for module in leaves:
             del graph[module]
     assert not graph
+
+
+def test_only_samples_knows_the_kinds() -> None:
+    """What depends on the kind of sample lies in ``samples/``; other code asks ``sample_kind``."""
+    for path in trees().keys() - {p for p in trees() if p.startswith("samples/")}:
+        source = (PACKAGE / path).read_text("utf-8")
+        assert not re.search(r"shape\.kind (==|!=|in \()|isinstance\([^)]*(Image|Point|Text)Shape", source), (
+            path
+        )
 
 
 def test_light_modules_do_not_import_torch() -> None:

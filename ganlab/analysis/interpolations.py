@@ -9,7 +9,7 @@ from ganlab.analysis import sheet, subjects
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject, as_bytes, generate
 from ganlab.report.draw.mosaic import Tile
-from ganlab.samples.images import interpolate
+from ganlab.samples.latents import interpolate
 from ganlab.schema import Count, Range, Steps, checked
 
 

@@ -23,7 +23,7 @@ from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
 from ganlab.report.draw import style
 from ganlab.report.read.history import Curve
-from ganlab.samples.images import Picture
+from ganlab.samples.base import Picture, sample_kind
 from ganlab.schema import Count, Steps, checked
 
 ESTIMATES = ("critic/wasserstein_estimate", "critic/js_estimate")  # a run has at most one
@@ -191,7 +191,7 @@ def correlation(curve: Smoothed, scores: Mapping[int, float]) -> float | None:
 
 def grids(subject: Subject) -> dict[int, Picture]:
     """The corner of each of the run's image grids, by step; unreadable files are skipped."""
-    if subject.experiment.shape.kind != "images":
+    if not sample_kind(subject.experiment.shape).is_grid:
         return {}
     corners: dict[int, Picture] = {}
     for path in sorted((subject.run.folder / "samples").glob("step-*.png")):

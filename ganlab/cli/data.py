@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ganlab.config.files import groups, user_dirs
 from ganlab.data.base import Dataset
-from ganlab.data.formats.images import printable_name
-from ganlab.errors import ConfigError, DataError, Mistake, suggest
+from ganlab.errors import ConfigError, DataError, Mistake, printable_name, suggest
 from ganlab.system.files import write_json
 from ganlab.system.paths import expanded
 
 if TYPE_CHECKING:
     from ganlab.data.packing.check import Report
+    from ganlab.samples.base import SampleKind
 
 WARNED = ("skipped", "too_small", "enlarged", "empty_classes")  # reported by ``pack.warnings_of``
 KEYS = {  # each command's own keys, besides the dataset's
@@ -61,7 +61,7 @@ def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = 
     from ganlab.data.packing import pack
 
     summary = pack.info(dataset, verify=verify)
-    print(f"{dataset.name}: {_shape(dataset)}")
+    print(f"{dataset.name}: {_kind(dataset).describe()}")
     print(f"splits: {', '.join(summary['splits'])} (training: {summary['split']})")
     damaged = []
     for split, manifest in summary["packs"].items():
@@ -174,21 +174,15 @@ def _report_lines(report: Report, title: str) -> Iterator[str]:
         yield f"  damaged: {report.damage}"
 
 
-def _shape(dataset: Dataset) -> str:
-    """Describe the shape of a sample."""
-    kind, sizes = dataset.shape.kind, list(dataset.shape)
-    if kind == "text":
-        return f"lines of {sizes[1]} characters, a vocabulary of at most {sizes[0]}"
-    if kind == "points":
-        return f"points in {sizes[0]} dimensions"
-    return f"{dataset.resolution}x{dataset.resolution}, {dataset.channels} channels"
+def _kind(dataset: Dataset) -> SampleKind:
+    from ganlab.samples.base import sample_kind
+
+    return sample_kind(dataset.shape)
 
 
 def _print_loaded(dataset: Dataset, manifest: Mapping[str, Any]) -> None:
-    """Print what was loaded from a dataset that is not packed, unless it is images."""
-    if (kind := dataset.shape.kind) == "images":
-        return
-    print(f"  {_sentence(manifest).replace('images', {'text': 'lines'}.get(kind, kind), 1)}")
+    """Print what was loaded from a dataset that is not packed."""
+    print(f"  {_sentence(manifest).replace('images', _kind(dataset).noun, 1)}")
     for line in _counts(manifest):
         print(f"  {line}")
     if vocabulary := manifest.get("vocabulary"):

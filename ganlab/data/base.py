@@ -1,7 +1,7 @@
 """Base classes of datasets: ``Dataset``, the source, and ``SampleSet``, one loaded split of it.
 
-Stored images are uint8 (N, C, H, W); ``to_float`` converts them to the models' float32 in [-1, 1]. Points
-(``points.py``) and text (``text.py``) subclass ``SampleSet`` and override ``to_model_input`` and ``shape``.
+Stored images are uint8 (N, C, H, W). Points (``points.py``) and text (``text.py``) subclass ``SampleSet`` and
+override ``shape``; ``samples/`` has what follows from its kind.
 Importing this module does not import torch, so ``ganlab doctor`` and ``ganlab data`` start fast.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ganlab.data.packing.check import Originals, PublishedFiles
     from ganlab.data.packing.writer import Recipe
     from ganlab.types import Shape
-from ganlab.data.batches import Sampler, to_float
+from ganlab.data.batches import Sampler
 from ganlab.data.fingerprint import Labels
 
 
@@ -68,8 +68,10 @@ class SampleSet:
         generator: torch.Generator | None = None,
         draw: Callable[..., Tensor] | None = None,
     ) -> Tensor:
-        """Convert stored samples ``x`` to float32 model input on the same device; see ``to_float``."""
-        return to_float(x, dequantize, flip, generator, draw)
+        """Convert stored samples ``x`` to float32 model input on the same device, by their kind."""
+        from ganlab.samples.base import sample_kind
+
+        return sample_kind(self.shape).to_model_input(x, dequantize, flip, generator, draw)
 
     def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Sampler:
         """Create the sampler of a run with this seed."""
@@ -77,6 +79,24 @@ class SampleSet:
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+
+def memory_manifest(
+    dataset: Dataset, split: str, samples: npt.NDArray[Any], fingerprint: str, **more: Any
+) -> dict[str, Any]:
+    """The manifest of a set built in memory; ``more``: its source and whatever else it has."""
+    return {
+        "name": dataset.name,
+        "split": split,
+        "count": len(samples),
+        "shape": list(samples.shape),
+        "bytes": samples.nbytes,
+        "classes": [],
+        "class_counts": None,
+        "counts": {},
+        "fingerprint": fingerprint,
+        **more,
+    }
 
 
 class Dataset(ABC):

@@ -74,9 +74,9 @@ class Sampler:
         if start < 0 or size < 0:
             raise ValueError(f"a batch needs start >= 0 and size >= 0, got {start} and {size}")
         if size > len(self):
-            from ganlab.types import NOUNS
+            from ganlab.samples.base import sample_kind
 
-            noun = NOUNS[self.image_set.shape.kind]
+            noun = sample_kind(self.image_set.shape).noun
             available = f"the {len(self)} {noun} of {self.image_set.name} {self.image_set.split}"
             raise DataError("batch_size", f"{size} is more than {available}", f"use at most {len(self)}")
         if not self._storage.in_memory:
@@ -122,28 +122,3 @@ class Sampler:
                 self._orders.pop(old, None)
             self._orders[epoch] = order if self.on_device is None else order.to(self.device)
         return self._orders[epoch]
-
-
-def to_float(
-    x: Tensor,
-    dequantize: bool = False,
-    flip: bool = False,
-    generator: torch.Generator | None = None,
-    draw: Callable[..., Tensor] | None = None,
-) -> Tensor:
-    """Convert uint8 (B, C, H, W) to float32 in [-1, 1] on the same device.
-
-    x / 127.5 - 1; with ``dequantize`` x / 128 - 1 + U(0, 1/128), as in SN-GAN's released code. ``flip``
-    mirrors each image horizontally with probability 1/2. ``generator`` is on x's device; None uses torch's
-    default. ``draw`` replaces ``torch.rand``.
-    """
-    import torch
-
-    draw = draw or torch.rand
-    if flip:
-        mirrored = draw(len(x), 1, 1, 1, device=x.device, generator=generator) < 0.5
-        x = torch.where(mirrored, x.flip(-1), x)
-    if not dequantize:
-        return x.float().div_(127.5).sub_(1)
-    noise = draw(*x.shape, device=x.device, generator=generator)
-    return noise.add_(x).div_(128).sub_(1)  # in place: halves the time on a CPU

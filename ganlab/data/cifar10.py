@@ -6,7 +6,6 @@ Features from Tiny Images". Both versions hold the same images in the same order
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,9 +13,8 @@ import numpy as np
 from ganlab.data.fingerprint import Labels, Pixels
 from ganlab.data.formats.images import Resample
 from ganlab.data.formats.unpickle import unpickle
-from ganlab.data.packing.originals import Original, OriginalDataset, md5
+from ganlab.data.packing.originals import Original, OriginalDataset
 from ganlab.data.packing.writer import Writer
-from ganlab.errors import DataError
 from ganlab.schema import Range, checked
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -77,16 +75,10 @@ class Cifar10(OriginalDataset):
         files: dict[str, bytes] = {}
         for name, member in original.files(names):
             files[name] = original.read(member, LIMIT)
-            if self.verify:
-                binary = name.endswith(".bin")
-                sum_ = hashlib.sha256(files[name]).hexdigest() if binary else md5(files[name])
-                original.check(name, sum_, SUMS)
+            original.check(name, files[name], SUMS.get(name) if self.verify else None)
         ending = ".bin" if any(name.endswith(".bin") for name in files) else ""
         if missing := [name + ending for name in batch_names if name + ending not in files]:
-            what = f"contains no {', '.join(missing)}"
-            raise DataError(
-                str(original.source.path), what, "give the original archive or the folder from it"
-            )
+            raise original.missing(missing)
         writer.classes = _classes(original, files)
         for name in batch_names:
             raw = files.pop(name + ending)

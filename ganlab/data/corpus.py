@@ -17,17 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ganlab.data.formats.files import kind_of, megabytes, open_file
-from ganlab.errors import DataError, printable
+from ganlab.errors import DataError
 
 Long = Literal["cut", "split", "fail"]
 Rows = npt.NDArray[np.uint16]
-Ints = npt.NDArray[np.int64]
 PAD = "`"  # as in WGAN-GP's code (language_helpers.py)
 BLOCK = 1 << 24  # bytes read at a time
 LONGEST = 1 << 28  # bytes of a line, with what stands before it in its block
 PIECE = 1 << 22  # symbols that are handled at a time
-UNKNOWN = 0xFFFD  # Unicode's replacement character: what on_bad=replace makes of bytes that are no UTF-8
-NEWLINE, RETURN = 10, 13
+UNKNOWN = "\ufffd"  # Unicode's replacement character: what on_bad=replace makes of bytes that are no UTF-8
 LONE_RETURN = re.compile(rb"\r(?!\n)")
 
 
@@ -46,11 +44,11 @@ class Symbols:
 
     def ids(self, codes: npt.NDArray[np.uint32]) -> Rows:
         """Of code points (n,)."""
-        found = self._ids[codes]
-        new = np.unique(codes[found == 0])
-        new = new[new != UNKNOWN][: self.most - len(self.codes)]
+        ids = self._ids[codes]
+        new = np.unique(codes[ids == 0])
+        new = new[new != ord(UNKNOWN)][: self.most - len(self.codes)]
         if not len(new):
-            return found
+            return ids
         self._ids[new] = np.arange(len(self.codes), len(self.codes) + len(new)) + 1
         self.codes += new.tolist()
         return self._ids[codes]
@@ -77,69 +75,31 @@ def read(
     """
     parts, left, counts = [np.empty((0, length), np.uint16)], most, Counts()
     for file in files:
-        for rows, block in _lines(file, length, long_lines, replace, symbols):
-            parts.append(rows[:left])
-            left, counts = left - len(parts[-1]), counts.plus(block)
+        number = 1  # of a block's first line
+        for lines in _blocks(file, replace):
+            long = [i for i, line in enumerate(lines) if len(line) > length]
+            if long and long_lines == "fail":
+                size = len(lines[long[0]])
+                what = f"line {number + long[0]} has {size} symbols, more than dataset.length={length}"
+                raise DataError(file, what, "set dataset.long_lines=cut or split, or raise dataset.length")
+            number += len(lines)
+            replaced = sum(line.count(UNKNOWN) for line in lines) if replace else 0
+            counts = counts.plus(Counts(len(long), lines.count(""), replaced))
+            if long_lines == "split":
+                lines = [line[i : i + length] for line in lines for i in range(0, len(line), length)]
+            lines = [line[:length].ljust(length, PAD) for line in lines if line][:left]
+            at = max(1, PIECE // length)
+            for i in range(0, len(lines), at):
+                codes = np.frombuffer("".join(lines[i : i + at]).encode("utf-32-le"), np.uint32)
+                parts.append(symbols.ids(codes).reshape(-1, length))
+            left -= len(lines)
             if not left:
                 return np.concatenate(parts), counts
     return np.concatenate(parts), counts
 
 
-def _lines(
-    file: Path, length: int, long_lines: Long, replace: bool, symbols: Symbols
-) -> Iterator[tuple[Rows, Counts]]:
-    """Rows of one file, block by block."""
-    number = 1  # of a block's first line
-    for codes in _blocks(file, replace):
-        starts, lengths = _places(codes)
-        too_long = lengths > length
-        if long_lines == "fail" and too_long.any():
-            first = int(np.argmax(too_long))
-            what = f"line {number + first} has {lengths[first]} symbols, more than dataset.length={length}"
-            raise DataError(
-                printable_name(file), what, "set dataset.long_lines=cut or split, or raise dataset.length"
-            )
-        number += len(starts)
-        counts = Counts(int(too_long.sum()), int((lengths == 0).sum()), int((codes == UNKNOWN).sum()))
-        starts, lengths = _windows(starts, lengths, length, long_lines)
-        at = max(1, PIECE // length)
-        for i in range(0, len(starts), at):
-            yield _rows(codes, starts[i : i + at], lengths[i : i + at], length, symbols), counts
-            counts = Counts()
-        if not len(starts):
-            yield np.empty((0, length), np.uint16), counts
-
-
-def _places(codes: npt.NDArray[np.uint32]) -> tuple[Ints, Ints]:
-    """Where each line of a block starts, and its length without its end, which may be of Windows."""
-    ends = np.flatnonzero(codes == NEWLINE)
-    if codes[-1] != NEWLINE:
-        ends = np.append(ends, codes.size)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts
-    return starts, lengths - ((lengths > 0) & (codes[ends - 1] == RETURN))
-
-
-def _windows(starts: Ints, lengths: Ints, length: int, long_lines: Long) -> tuple[Ints, Ints]:
-    """What becomes a row: of a line its beginning, or with ``split`` all of it; of an empty one nothing."""
-    if long_lines != "split":
-        there = lengths > 0
-        return starts[there], np.minimum(lengths[there], length)
-    pieces = -(-lengths // length)
-    which = np.repeat(np.arange(len(starts)), pieces)
-    skip = length * (np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces))
-    return starts[which] + skip, np.minimum(lengths[which] - skip, length)
-
-
-def _rows(codes: npt.NDArray[np.uint32], starts: Ints, lengths: Ints, length: int, symbols: Symbols) -> Rows:
-    rows = np.full((len(starts), length), symbols.ids(np.array([ord(PAD)], np.uint32))[0])
-    inside = np.arange(length) < lengths[:, None]
-    rows[inside] = symbols.ids(codes[(starts[:, None] + np.arange(length))[inside]])
-    return rows
-
-
-def _blocks(file: Path, replace: bool) -> Iterator[npt.NDArray[np.uint32]]:
-    """Code points of some whole lines at a time."""
+def _blocks(file: Path, replace: bool) -> Iterator[list[str]]:
+    """Some lines at a time, without their ends."""
     at, rest = 0, list[bytes]()  # bytes before the block; what of it was read already
     try:
         with _opened(file) as stream:
@@ -152,7 +112,7 @@ def _blocks(file: Path, replace: bool) -> Iterator[npt.NDArray[np.uint32]]:
                 if (nul := chunk.find(b"\0")) >= 0:
                     place = at + sum(map(len, rest)) + nul
                     what = f"byte {place} is NUL: it is {kind_of(chunk[:64])}, no text"
-                    raise DataError(printable_name(file), what, "give UTF-8 text, plain or .gz")
+                    raise DataError(file, what, "give UTF-8 text, plain or .gz")
                 end = chunk.rfind(b"\n") + 1
                 if end or not chunk:
                     data = b"".join([*rest, chunk[:end]])
@@ -162,35 +122,28 @@ def _blocks(file: Path, replace: bool) -> Iterator[npt.NDArray[np.uint32]]:
                 rest.append(chunk[end:])
                 if sum(map(len, rest)) > LONGEST:
                     what = f"has a line longer than {megabytes(LONGEST)}"
-                    raise DataError(printable_name(file), what, "break it into lines")
+                    raise DataError(file, what, "break it into lines")
                 if not chunk:
                     return
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(printable_name(file), f"is damaged ({error})", "download it again") from None
+        raise DataError(file, f"is damaged ({error})", "download it again") from None
     except OSError as error:
-        raise DataError(
-            printable_name(file), f"can't be read ({error.strerror})", "see dataset.path"
-        ) from None
+        raise DataError(file, f"can't be read ({error.strerror})", "see dataset.path") from None
 
 
-def _decoded(file: Path, data: bytes, at: int, replace: bool) -> npt.NDArray[np.uint32]:
+def _decoded(file: Path, data: bytes, at: int, replace: bool) -> list[str]:
     try:
         text = data.decode("utf-8", "replace" if replace else "strict")
     except UnicodeDecodeError as error:
         what = f"byte {at + error.start} (0x{data[error.start]:02x}) is not UTF-8"
         fix = "convert it, or set dataset.on_bad=replace: such bytes become the unknown symbol"
-        raise DataError(printable_name(file), what, fix) from None
+        raise DataError(file, what, fix) from None
     if not at:
         text = text.removeprefix("\ufeff") or "\n"  # a byte-order mark is no text
-    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    return text.removesuffix("\n").replace("\r\n", "\n").removesuffix("\r").split("\n")
 
 
 def _opened(file: Path) -> IO[bytes]:
     with open_file(file) as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     return cast(IO[bytes], gzip.open(file, "rb")) if packed else open_file(file)
-
-
-def printable_name(file: Path) -> str:
-    """A file's name as a message has it."""
-    return printable(str(file)).replace("\n", "?")

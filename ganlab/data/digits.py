@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.base import Dataset, SampleSet, memory_manifest
 from ganlab.data.fingerprint import fingerprint
 from ganlab.schema import Range, checked
 
@@ -54,17 +54,10 @@ class Digits(Dataset):
         labels = source.target.astype(np.int64)
         classes = [str(name) for name in source.target_names]
         identity = fingerprint(images, labels)
-        manifest = {
-            "name": self.name,
-            "split": split,
-            "count": len(images),
-            "shape": list(images.shape),
-            "bytes": images.nbytes,
-            "classes": classes,
-            "class_counts": np.bincount(labels).tolist(),
-            "counts": {},
-            "source": {"kind": "embedded", "in": f"scikit-learn {sklearn.__version__}"},
-            "transform": {"resolution": self.resolution, "channels": self.channels, "resample": "bicubic"},
-            "fingerprint": identity,
-        }
+        manifest = memory_manifest(
+            self, split, images, identity,
+            classes=classes, class_counts=np.bincount(labels).tolist(),
+            source={"kind": "embedded", "in": f"scikit-learn {sklearn.__version__}"},
+            transform={"resolution": self.resolution, "channels": self.channels, "resample": "bicubic"},
+        )  # fmt: skip
         return SampleSet(images, labels, classes, identity, self.name, split, manifest=manifest)

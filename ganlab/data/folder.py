@@ -10,24 +10,23 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from ganlab.data.base import Dataset, SampleSet
 from ganlab.data.formats.archive import ShardSource, open_source
 from ganlab.data.formats.beside import NO_LABELS, in_order, label_of
-from ganlab.data.formats.images import Fit, Resample, Rule, is_image_name, printable_name
+from ganlab.data.formats.images import Fit, Resample, Rule, is_image_name
 from ganlab.data.formats.source import FolderSource, Source
 from ganlab.data.layout import USUAL_SPLITS, Layout, Path_, are_splits, folders_of, read_layout
 from ganlab.data.packing.check import Originals
 from ganlab.data.packing.decoding import Encoded
-from ganlab.data.packing.pack import pack, read_manifest
-from ganlab.data.packing.stream import MAX_BAD, MaxBad, OnBad, pack_stream
-from ganlab.data.packing.writer import Recipe, Writer
-from ganlab.errors import DataError
+from ganlab.data.packing.pack import read_manifest
+from ganlab.data.packing.stream import MAX_BAD, EncodedDataset, MaxBad, OnBad
+from ganlab.data.packing.writer import Recipe
+from ganlab.errors import DataError, printable_name
 from ganlab.schema import Range, checked
 
 Labels = Callable[[str], int]  # of an image by its name; -1 is none
 
 
-class Folder(Dataset):
+class Folder(EncodedDataset):
     """Images in a folder, zip or tar (plain, gz, xz, bz2) at ``path``, or in the tars of a folder (shards).
 
     split: a top-level folder such as ``train``; None takes everything (and merges splits of the same
@@ -66,29 +65,25 @@ class Folder(Dataset):
 
         Read from the pack's manifest if it exists, otherwise from all names in the source.
         """
-        source = self._source()
+        source = self._find()
         with suppress(DataError, KeyError, TypeError):
             packed = read_manifest(self._recipe(self.split, source).folder)
             return tuple(map(str, packed["source"]["splits"])) or ("all",)
         return tuple(self._layout(source).splits()) or ("all",)
 
-    def recipe(self, split: str) -> Recipe:
-        return self._recipe(split, self._source())
+    def resolve_split(self, split: str | None) -> str:
+        return split or self.split  # ``_prefix`` refuses others: here all names would have to be read
 
-    def load(self, *, split: str | None = None) -> SampleSet:
-        source, split = self._source(), split or self.split
-        return pack(self._recipe(split, source), lambda writer: self._fill(writer, split, source))
-
-    def originals(self, split: str) -> Originals:
-        source = self._source()
+    def _images(self, split: str, source: Source, after: int | None) -> Originals:
         layout = self._layout(source)
         folders = self._folders(layout, split, source)
         label_of, classes, empty = self._label_images(layout, split, folders)
         passed = {why: (n, source.ignored_examples.get(why, "")) for why, n in layout.ignored.items()}
-        files = self._encoded(source, folders, label_of, skip=0)
-        return Originals(source.path, files, sum(folders.values()), self.rule, classes, empty, passed)
+        files, total = self._encoded(source, folders, label_of, after or 0), sum(folders.values())
+        facts = {"ignored": dict(layout.ignored), "splits": layout.splits()}
+        return Originals(source.path, files, total, self.rule, classes, empty, passed, facts)
 
-    def _source(self) -> Source:
+    def _find(self, split: str = "") -> Source:
         if self.path is None:
             raise DataError("dataset.path", "is not set", "give a folder, zip or tar of images")
         source = open_source(self.path)
@@ -107,16 +102,6 @@ class Folder(Dataset):
         if self._layouts is None or self._layouts[0] != identity:
             self._layouts = (identity, read_layout(source, self.split, self.labels))
         return self._layouts[1]
-
-    def _fill(self, writer: Writer, split: str, source: Source) -> None:
-        layout = self._layout(source)
-        folders = self._folders(layout, split, source)
-        label_of = self._labels(writer, layout, split, folders)
-        writer.source |= {"ignored": dict(layout.ignored), "splits": layout.splits()}
-        files = self._encoded(source, folders, label_of, skip=writer.position or 0)
-        title, total = f"packing {self.name} {split}", sum(folders.values())
-        bad = (self.on_bad, self.max_bad)
-        pack_stream(writer, files, self.rule, title=title, total=total, bad=bad)
 
     def _encoded(
         self, source: Source, folders: dict[Path_, int], label_of: Labels, skip: int
@@ -140,7 +125,7 @@ class Folder(Dataset):
         if not layout.images:
             ignored = ", ".join(f"{n} {reason}" for reason, n in layout.ignored.most_common(4))
             problem = f"contains no images (ignored: {ignored})" if ignored else "is empty"
-            what = f"{printable_name(str(source.path))} {problem}"
+            what = f"{printable_name(source.path)} {problem}"
             raise DataError("dataset.path", what, "give a folder or an archive of JPEG, PNG, WEBP or BMP")
         shared = next(iter(layout.images))[: layout.depth]
         if split in layout.tops():
@@ -150,7 +135,7 @@ class Folder(Dataset):
         splits = layout.splits() or layout.tops()
         near = difflib.get_close_matches(split, splits, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        what = f"{printable_name(str(source.path))} has no folder {split!r}"
+        what = f"{printable_name(source.path)} has no folder {split!r}"
         has = f"it has {printable_name(', '.join(splits[:20]))}" if splits else "it has no folders"
         raise DataError("dataset.split", what, f"{hint}{has}; null uses everything")
 
@@ -158,17 +143,6 @@ class Folder(Dataset):
         """The folders of a split and their image counts. Raises like ``_prefix``."""
         prefix = self._prefix(layout, split, source)
         return {path: n for path, n in layout.images.items() if path[: len(prefix)] == prefix}
-
-    def _labels(self, writer: Writer, layout: Layout, split: str, folders: dict[Path_, int]) -> Labels:
-        """``_label_images``, also setting ``writer.classes`` and handling empty classes. Raises DataError."""
-        label_of, writer.classes, empty = self._label_images(layout, split, folders)
-        if empty:
-            if self.on_bad == "fail":
-                what = f"class folder {empty[0]!r} of {split!r} contains no images"
-                raise DataError("dataset.path", what, "remove it, add images, or set dataset.on_bad=skip")
-            if writer.position is None:
-                writer.count("empty_classes", len(empty))
-        return label_of
 
     def _label_images(
         self, layout: Layout, split: str, folders: dict[Path_, int]

@@ -9,35 +9,26 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from ganlab.data.base import Dataset, SampleSet
-from ganlab.data.formats.images import Resample, printable_name
+import numpy as np
+
+from ganlab.data.fingerprint import Pixels
+from ganlab.data.formats.images import BadImageError, Resample, Rule, TooSmallError, resize, to_8_bit
 from ganlab.data.imagenet_labels import WNID
 from ganlab.data.imagenet_layouts import Layout, find
 from ganlab.data.packing.check import Originals
 from ganlab.data.packing.decoding import Encoded
 from ganlab.data.packing.download import by_hand_place
-from ganlab.data.packing.pack import pack
-from ganlab.data.packing.stream import MAX_BAD, MaxBad, OnBad, pack_stream
-from ganlab.data.packing.writer import Recipe, Writer
-from ganlab.errors import DataError
+from ganlab.data.packing.stream import MAX_BAD, EncodedDataset, MaxBad, OnBad
+from ganlab.data.packing.writer import Recipe
+from ganlab.errors import DataError, printable_name
 from ganlab.schema import Range, checked
 from ganlab.system.files import open_regular
 from ganlab.system.paths import expanded
-
-if TYPE_CHECKING:
-    pass
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-import numpy as np
-
-from ganlab.data.fingerprint import Pixels
-from ganlab.data.formats.images import BadImageError, Rule, TooSmallError, resize, to_8_bit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +37,7 @@ if TYPE_CHECKING:
 OFFICIAL = {"train": 1_281_167, "val": 50_000}
 
 
-class ImageNet(Dataset):
+class ImageNet(EncodedDataset):
     """ImageNet from ``path``: the folder that holds ``train/`` and ``val/``, Kaggle's, or the official tars.
 
     path: None looks in ``<cache>/downloads/imagenet``. split: ``train`` or ``val``; a flat ``val/`` needs
@@ -61,7 +52,7 @@ class ImageNet(Dataset):
     """
 
     name = "imagenet"
-    channels = 3
+    rule: ImageNetRule
 
     @checked
     def __init__(
@@ -98,40 +89,24 @@ class ImageNet(Dataset):
     def splits(self) -> tuple[str, ...]:
         return tuple(OFFICIAL)
 
-    def recipe(self, split: str) -> Recipe:
-        return self._recipe(split, self._find(split)[0])
-
-    def load(self, *, split: str | None = None) -> SampleSet:
-        split = self.resolve_split(split)
-        layout, names = self._find(split)
-        return pack(self._recipe(split, layout), lambda writer: self._fill(writer, split, layout, names))
-
-    def _fill(self, writer: Writer, split: str, layout: Layout, names: dict[str, str]) -> None:
+    def _images(
+        self, split: str, source: tuple[Layout, dict[str, str]], after: list[str] | None
+    ) -> Originals:
+        layout, names = source
         wnids = self._classes(layout)
-        writer.classes = [f"{wnid} {names[wnid]}" if wnid in names else wnid for wnid in wnids]
-        if (
-            self.wanted is None
-        ):  # the paper's scripts drop small images, its README counts all: say what is here
-            writer.source["official_images"] = OFFICIAL[split]
-        total = layout.count(wnids)
-        title = f"packing {self.name} {split}"
-        files = _files(layout, wnids, after=writer.position)
-        bad = (self.on_bad, self.max_bad)
-        pack_stream(writer, files, self.rule, title=title, total=total, bad=bad)
-
-    def originals(self, split: str) -> Originals:
-        layout, _ = self._find(split)
-        wnids = self._classes(layout)
-        files = _files(layout, wnids, after=None)
-        return Originals(layout.path, files, layout.count(wnids), self.rule, wnids)
+        classes = [f"{wnid} {names[wnid]}" if wnid in names else wnid for wnid in wnids]
+        # the paper's scripts drop small images, its README counts all: say what is here
+        facts = {"official_images": OFFICIAL[split]} if self.wanted is None else {}
+        files, total = _files(layout, wnids, after), layout.count(wnids)
+        return Originals(layout.path, files, total, self.rule, classes, facts=facts)
 
     def _classes(self, layout: Layout) -> list[str]:
         """The classes to take, sorted. Raises DataError if one that is asked for is not there."""
-        there = layout.classes()
+        wnids = layout.classes()
         if (wanted := self._wanted()) is None:
-            return there
-        if missing := sorted(wanted.difference(there)):
-            listing, place = (printable_name(str(p)) for p in (self.wanted, layout.path))
+            return wnids
+        if missing := sorted(wanted.difference(wnids)):
+            listing, place = (printable_name(p) for p in (self.wanted, layout.path))
             what = f"{missing[0]} of {listing} is not in {place}"
             raise DataError("dataset.classes", what, f"{len(missing)} are missing in total")
         return sorted(wanted)
@@ -139,19 +114,17 @@ class ImageNet(Dataset):
     def _wanted(self) -> set[str] | None:
         if self.wanted is None:
             return None
+        listing = printable_name(self.wanted)
         try:
             with open(expanded(self.wanted), "rb", opener=open_regular) as file:
-                words = file.read(1 << 24).decode("utf-8-sig", "replace").splitlines()
+                lines = file.read(1 << 24).decode("utf-8-sig", "replace").splitlines()
         except OSError as error:
-            what = f"{printable_name(self.wanted)} cannot be read ({error.strerror})"
-            raise DataError("dataset.classes", what, "give a text file, one WordNet id a line") from None
-        wnids = {line.split()[0] for line in words if line.strip()}
+            raise _bad_classes(f"{listing} cannot be read ({error.strerror})") from None
+        wnids = {line.split()[0] for line in lines if line.strip()}
         if odd := sorted(word for word in wnids if not WNID.fullmatch(word)):
-            what = f"{printable_name(odd[0])!r} is not a WordNet id such as n01440764"
-            raise DataError("dataset.classes", what, "give a text file, one WordNet id a line")
+            raise _bad_classes(f"{printable_name(odd[0])!r} is not a WordNet id such as n01440764")
         if not wnids:
-            what = f"{printable_name(self.wanted)} lists no classes"
-            raise DataError("dataset.classes", what, "give a text file, one WordNet id a line")
+            raise _bad_classes(f"{listing} lists no classes")
         return wnids
 
     def _find(self, split: str) -> tuple[Layout, dict[str, str]]:
@@ -164,7 +137,7 @@ class ImageNet(Dataset):
             raise DataError("dataset.path", what, fix)
         return find(place, split)
 
-    def _recipe(self, split: str, layout: Layout) -> Recipe:
+    def _recipe(self, split: str, source: tuple[Layout, dict[str, str]]) -> Recipe:
         rule = self.rule
         transform: dict[str, Any] = {
             "resolution": rule.resolution, "preprocess": rule.preprocess, "min_side": rule.min_side,
@@ -177,7 +150,11 @@ class ImageNet(Dataset):
         if (wanted := self._wanted()) is not None:
             transform["classes_sha256"] = hashlib.sha256("\n".join(sorted(wanted)).encode()).hexdigest()
         shape = (3, self.resolution, self.resolution)
-        return Recipe(self.name, split, shape, dict(layout.identity()), transform)
+        return Recipe(self.name, split, shape, dict(source[0].identity()), transform)
+
+
+def _bad_classes(what: str) -> DataError:
+    return DataError("dataset.classes", what, "give a text file, one WordNet id a line")
 
 
 def _files(layout: Layout, wnids: list[str], after: list[str] | None) -> Iterator[Encoded]:

@@ -14,9 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ganlab.data.formats.images import printable_name
 from ganlab.data.formats.tar import headers, open_tar
-from ganlab.errors import DataError, GanlabError
+from ganlab.errors import DataError, GanlabError, printable_name
 from ganlab.system.files import open_regular
 
 WNID = re.compile(r"n\d{8}")
@@ -65,16 +64,14 @@ def _kaggle(file: Path) -> dict[str, str]:
     try:
         rows = list(csv.reader(io.StringIO(_read(file).decode("utf-8-sig", "replace"))))
     except csv.Error as error:
-        raise DataError(
-            printable_name(str(file)), f"is not a CSV table ({error})", "download it again"
-        ) from None
+        raise DataError(file, f"is not a CSV table ({error})", "download it again") from None
     labels = {}
     for number, row in enumerate(rows):
         if len(row) == 2 and WNID.fullmatch(wnid := row[1].partition(" ")[0]):
             labels[f"{row[0]}.JPEG"] = wnid
         elif number:  # the first line is the head
             what = f"line {number + 1} is not an image and a class"
-            raise DataError(printable_name(str(file)), what, "download it again")
+            raise DataError(file, what, "download it again")
     return labels
 
 
@@ -82,7 +79,7 @@ def _devkit(kit: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Labels by file name and names of classes, from the kit's numbers and its table in MATLAB's format."""
     from scipy.io import loadmat
 
-    where = printable_name(str(kit))
+    where = printable_name(kit)
     try:
         truth, meta = _kit_files(kit)
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"]
@@ -101,15 +98,15 @@ def _devkit(kit: Path) -> tuple[dict[str, str], dict[str, str]]:
 def _kit_files(kit: Path) -> tuple[bytes, bytes]:
     if kit.is_dir():
         return _read(kit / TRUTH), _read(kit / META)
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     with open_tar(kit, MAX_DEVKIT) as archive:
         for info in headers(archive):
             if (name := info.name.removeprefix("./").removeprefix(f"{DEVKIT}/")) in (TRUTH, META):
                 file = archive.extractfile(info) if info.isreg() and info.size <= MAX_FILE else None
-                found[name] = file.read() if file else b""
-    if missing := {TRUTH, META}.difference(found):
-        raise DataError(printable_name(str(kit)), f"contains no {min(missing)}", "download it again")
-    return found[TRUTH], found[META]
+                files[name] = file.read() if file else b""
+    if missing := {TRUTH, META}.difference(files):
+        raise DataError(kit, f"contains no {min(missing)}", "download it again")
+    return files[TRUTH], files[META]
 
 
 def _read(file: Path) -> bytes:
@@ -117,6 +114,4 @@ def _read(file: Path) -> bytes:
         with open(file, "rb", opener=open_regular) as opened:
             return opened.read(MAX_FILE)
     except OSError as error:
-        raise DataError(
-            printable_name(str(file)), f"cannot be read ({error.strerror})", "check the path"
-        ) from None
+        raise DataError(file, f"cannot be read ({error.strerror})", "check the path") from None

@@ -15,11 +15,11 @@ from operator import itemgetter
 from pathlib import Path
 
 from ganlab.data.formats.archive import TarSource
-from ganlab.data.formats.images import BadImageError, is_image_name, printable_name
+from ganlab.data.formats.images import BadImageError, is_image_name
 from ganlab.data.formats.source import FolderSource, Source, path_exists
 from ganlab.data.imagenet_labels import DEVKIT, KAGGLE, WNID, Annotations, read_annotations
 from ganlab.data.packing.decoding import Piece
-from ganlab.errors import DataError
+from ganlab.errors import DataError, printable_name
 
 INSIDE = ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/", "CLS-LOC/")  # where Kaggle's archive has the splits
 FIX = "download it again, or give the class folders"
@@ -60,16 +60,13 @@ class ClassFolders(Layout):
         return {**self._source.identity(), "kind": "class folders"}
 
     def classes(self) -> list[str]:
-        found = self._source.top()[1]
-        wnids = [name for name in found if WNID.fullmatch(name)]
-        if not wnids or len(wnids) < len(found):
-            others = [name for name in found if name not in set(wnids)]
-            seen = printable_name(", ".join(others[:5])) or "no folder"
-            what = f"class folders are named like n01440764, but it contains {seen}"
-            raise DataError(
-                printable_name(str(self.path)), what, "repair it, or use dataset=folder for other names"
-            )
-        return wnids
+        folders = self._source.top()[1]
+        others = [name for name in folders if not WNID.fullmatch(name)]
+        if others or not folders:
+            names = printable_name(", ".join(others[:5])) or "no folder"
+            what = f"class folders are named like n01440764, but it contains {names}"
+            raise DataError(self.path, what, "repair it, or use dataset=folder for other names")
+        return folders
 
     def images(self, wnid: str) -> Listing:
         return _listed(FolderSource(self.path / wnid))  # Tiny ImageNet has one more folder in it
@@ -93,9 +90,7 @@ class TarOfTars(Layout):
                 if WNID.fullmatch(stem) and ending == ".tar" and member.piece:
                     self._classes[stem] = member.piece
         if not self._classes:
-            raise DataError(
-                printable_name(str(self.path)), "contains no class tar such as n01440764.tar", FIX
-            )
+            raise DataError(self.path, "contains no class tar such as n01440764.tar", FIX)
         return sorted(self._classes)
 
     def images(self, wnid: str) -> Listing:
@@ -132,7 +127,7 @@ class FlatVal(Layout):
             for name, content in _listed(self._source):
                 if (its := self.labels.get(name.rpartition("/")[2])) is None:
                     what = f"{printable_name(name)} has no label"
-                    raise DataError(printable_name(str(self.path)), what, "check the file of labels")
+                    raise DataError(self.path, what, "check the file of labels")
                 by_class[its].append((name, content))
             self._images = by_class
         return self._images.get(wnid, [])
@@ -147,23 +142,23 @@ def find(root: Path, split: str) -> tuple[Layout, dict[str, str]]:
     official = f"ILSVRC2012_img_{split}.tar"
     if root.is_file():
         if root.name != official:
-            what = f"{printable_name(str(root))} is not {official}"
+            what = f"{printable_name(root)} is not {official}"
             raise DataError("dataset.path", what, "give the folder that holds it, or the class folders")
         return _tar_layout(root, split)
     if not root.is_dir():
-        raise DataError("dataset.path", f"{printable_name(str(root))} does not exist", "check the path")
+        raise DataError("dataset.path", f"{printable_name(root)} does not exist", "check the path")
     for inside in INSIDE:
-        if path_exists(there := root / inside / split) and there.is_dir():
-            annotations = read_annotations((root, there, there.parent), split == "val")
-            if split == "val" and any(is_image_name(name) for name in FolderSource(there).top()[0]):
-                return FlatVal(there, _needed(there, annotations)), annotations.names
-            return ClassFolders(there), annotations.names
+        if path_exists(folder := root / inside / split) and folder.is_dir():
+            annotations = read_annotations((root, folder, folder.parent), split == "val")
+            if split == "val" and any(is_image_name(name) for name in FolderSource(folder).top()[0]):
+                return FlatVal(folder, _needed(folder, annotations)), annotations.names
+            return ClassFolders(folder), annotations.names
     if path_exists(root / official):
         return _tar_layout(root / official, split)
     if any(WNID.fullmatch(name) for name in FolderSource(root).top()[1]):
         return ClassFolders(root), read_annotations((root, root.parent), False).names
     looked = ", ".join([*(f"{inside}{split}/" for inside in INSIDE[:2]), official, "n01440764/"])
-    what = f"{printable_name(str(root))} contains no {split} split of ImageNet"
+    what = f"{printable_name(root)} contains no {split} split of ImageNet"
     raise DataError("dataset.path", what, f"looked for {looked}; for other layouts use dataset=folder")
 
 
@@ -177,16 +172,16 @@ def _tar_layout(tar: Path, split: str) -> tuple[Layout, dict[str, str]]:
 def _needed(path: Path, annotations: Annotations) -> dict[str, str]:
     if not annotations.val:
         fix = f"put Kaggle's {KAGGLE} or {DEVKIT} (folder or .tar.gz) beside it"
-        raise DataError(printable_name(str(path)), "the labels of the validation images are missing", fix)
+        raise DataError(path, "the labels of the validation images are missing", fix)
     return annotations.val
 
 
 def _listed(source: Source) -> Listing:
     """(name, content) of every image, sorted."""
-    found: Listing = []
+    images: Listing = []
     for member in source.members():
         if is_image_name(member.name):
             if member.piece is None and member.size:
-                raise DataError(printable_name(str(source.path)), "is compressed", "unpack it by hand")
-            found.append((member.name, member.content()))
-    return sorted(found, key=itemgetter(0))
+                raise DataError(source.path, "is compressed", "unpack it by hand")
+            images.append((member.name, member.content()))
+    return sorted(images, key=itemgetter(0))

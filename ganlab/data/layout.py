@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ganlab.data.formats.beside import LabelFiles
-from ganlab.data.formats.images import is_image_name, printable_name
+from ganlab.data.formats.images import is_image_name
 from ganlab.data.formats.source import TARS, Source
+from ganlab.errors import printable_name
 
 Path_ = tuple[str, ...]
 USUAL_SPLITS = frozenset(

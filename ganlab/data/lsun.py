@@ -14,24 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ganlab.data.base import Dataset, SampleSet
-from ganlab.data.formats.images import BadImageError, Resample, Rule, is_image_name, printable_name
+from ganlab.data.formats.images import BadImageError, Resample, Rule, is_image_name
 from ganlab.data.formats.lmdb_reader import count_entries, data_file, read_entries
 from ganlab.data.formats.source import FolderSource, path_exists
 from ganlab.data.packing.check import Originals
 from ganlab.data.packing.decoding import Encoded, Piece
 from ganlab.data.packing.download import by_hand_place
-from ganlab.data.packing.pack import pack
-from ganlab.data.packing.stream import MAX_BAD, MaxBad, OnBad, pack_stream
-from ganlab.data.packing.writer import Recipe, Writer
-from ganlab.errors import DataError
+from ganlab.data.packing.stream import MAX_BAD, EncodedDataset, MaxBad, OnBad
+from ganlab.data.packing.writer import Recipe
+from ganlab.errors import DataError, printable_name
 from ganlab.schema import Range, checked
 from ganlab.system.paths import expanded
 
 URL = "http://dl.yf.io/lsun/scenes/{category}_{split}_lmdb.zip"  # the authors' server
 
 
-class Lsun(Dataset):
+class Lsun(EncodedDataset):
     """LSUN from ``path``: a folder that holds ``bedroom_train_lmdb/`` and the like, or one such database.
 
     path: None looks in ``<cache>/downloads/lsun``. category: ``bedroom``, any other, or several joined by
@@ -43,7 +41,6 @@ class Lsun(Dataset):
     """
 
     name = "lsun"
-    channels = 3
 
     @checked
     def __init__(
@@ -60,42 +57,19 @@ class Lsun(Dataset):
         self.categories = category.split("+")
         if not all(self.categories) or len(set(self.categories)) < len(self.categories):
             raise ValueError(f"category: {category!r} is not a name, or several different ones joined by '+'")
-        self.path, self.split, self.resolution, self.limit, self.on_bad = (
-            path,
-            split,
-            resolution,
-            limit,
-            on_bad,
-        )
-        self.max_bad = max_bad
+        self.path, self.split, self.resolution, self.limit = path, split, resolution, limit
+        self.on_bad, self.max_bad = on_bad, max_bad
         self.rule = Rule(resolution, 3, "crop", resample)
 
     def splits(self) -> tuple[str, ...]:
         return ("train", "val")
 
-    def recipe(self, split: str) -> Recipe:
-        return self._recipe(split, self._sources(split))
-
-    def load(self, *, split: str | None = None) -> SampleSet:
-        split = self.resolve_split(split)
-        sources = self._sources(split)
-        return pack(self._recipe(split, sources), lambda writer: self._fill(writer, split, sources))
-
-    def originals(self, split: str) -> Originals:
-        sources = self._sources(split)
+    def _images(self, split: str, sources: list[_Source], after: list[Any] | None) -> Originals:
         counts = [min(source.count(), self.limit or source.count()) for source in sources]
-        root = sources[0].path if len(sources) == 1 else sources[0].path.parent
-        classes = self.categories if len(sources) > 1 else []
-        return Originals(root, self._files(sources, counts, [0, 0, None]), sum(counts), self.rule, classes)
-
-    def _fill(self, writer: Writer, split: str, sources: list[_Source]) -> None:
-        counts = [min(source.count(), self.limit or source.count()) for source in sources]
-        if len(sources) > 1:
-            writer.classes = list(self.categories)
-        title = f"packing {'+'.join(self.categories)} {split}"
-        files = self._files(sources, counts, writer.position or [0, 0, None])
-        bad = (self.on_bad, self.max_bad)
-        pack_stream(writer, files, self.rule, title=title, total=sum(counts), bad=bad)
+        several = len(sources) > 1
+        root = sources[0].path.parent if several else sources[0].path
+        files = self._files(sources, counts, after or [0, 0, None])
+        return Originals(root, files, sum(counts), self.rule, self.categories if several else [])
 
     def _files(self, sources: list[_Source], counts: list[int], after: list[Any]) -> Iterator[Encoded]:
         """Category by category. ``after``: which one, how many of it are done, and the last of them."""
@@ -109,18 +83,18 @@ class Lsun(Dataset):
                 yield Encoded(f"{source.path}/{name}", label, data, [number, taken, name])
             if taken < count:
                 what = f"ends after {taken:,} of {count:,} images"
-                raise DataError(printable_name(str(source.path)), what, "download it again")
+                raise DataError(source.path, what, "download it again")
 
-    def _sources(self, split: str) -> list[_Source]:
+    def _find(self, split: str) -> list[_Source]:
         root = by_hand_place(self.name) if self.path is None else expanded(self.path).absolute()
         if self.path is not None and not root.exists():
-            raise DataError("dataset.path", f"{printable_name(str(root))} does not exist", "check the path")
+            raise DataError("dataset.path", f"{printable_name(root)} does not exist", "check the path")
         if data_file(root).is_file():
             if len(self.categories) > 1:
-                what = f"{printable_name(str(root))} is one database, for {len(self.categories)} categories"
+                what = f"{printable_name(root)} is one database, for {len(self.categories)} categories"
                 raise DataError("dataset.path", what, "give the folder that holds them all")
             return [_Database(_matching(root, self.categories[0], split))]
-        return [_find(root, category, split) for category in self.categories]
+        return [_source(root, category, split) for category in self.categories]
 
     def _recipe(self, split: str, sources: list[_Source]) -> Recipe:
         rule = self.rule
@@ -128,10 +102,10 @@ class Lsun(Dataset):
             "resolution": rule.resolution, "fit": rule.fit, "resample": rule.resample,
             "max_pixels": rule.max_pixels, "limit": self.limit, "on_bad": self.on_bad,
         }  # fmt: skip
-        found = dict(zip(self.categories, (source.identity() for source in sources), strict=True))
+        identities = dict(zip(self.categories, (source.identity() for source in sources), strict=True))
         shape = (3, self.resolution, self.resolution)
         name = f"{self.name}-{'+'.join(self.categories)}"
-        return Recipe(name, split, shape, {"kind": "lsun", "categories": found}, transform)
+        return Recipe(name, split, shape, {"kind": "lsun", "categories": identities}, transform)
 
 
 class _Source(ABC):
@@ -177,8 +151,8 @@ class _Folder(_Source):
         return sum(is_image_name(member.name) for member in self._source.members())
 
     def images(self, done: int, last: str | None) -> Iterator[tuple[str, bytes | Piece | BadImageError]]:
-        found = (m for m in self._source.members() if is_image_name(m.name))
-        for member in itertools.islice(found, done, None):
+        images = (m for m in self._source.members() if is_image_name(m.name))
+        for member in itertools.islice(images, done, None):
             yield member.name, member.content()
 
 
@@ -188,29 +162,25 @@ def _matching(path: Path, category: str, split: str) -> Path:
     if named := re.fullmatch(r"(.+)_(train|val)_lmdb", folder.name):
         for key, wanted, its in (("category", category, named[1]), ("split", split, named[2])):
             if its != wanted:
-                what = f"{wanted!r}, but {printable_name(str(path))} is {its!r}"
+                what = f"{wanted!r}, but {printable_name(path)} is {its!r}"
                 raise DataError(f"dataset.{key}", what, f"set dataset.{key}={its}, or another path")
     return path
 
 
-def _find(root: Path, category: str, split: str) -> _Source:
+def _source(root: Path, category: str, split: str) -> _Source:
     """The database or folder of a category. Raises DataError: what was looked for, where it is to be had."""
     names = (f"{category}_{split}_lmdb", f"{category}_lmdb", category)
     for name in names:
         if path_exists(root / name) and path_exists(root / name / "data.mdb"):
             return _Database(root / name)
         if name.endswith("_lmdb") and (root / name).is_dir():
-            raise DataError(
-                printable_name(str(root / name)), "contains no data.mdb", "unpack the whole archive"
-            )
+            raise DataError(root / name, "contains no data.mdb", "unpack the whole archive")
     for name in (f"{category}_{split}", f"{split}/{category}", category):
         if path_exists(root / name) and (root / name).is_dir():
             return _Folder(root / name)
     packed = f"{category}_{split}_lmdb.zip"
     if (root / packed).is_file():
-        raise DataError(
-            printable_name(str(root / packed)), "is not unpacked", f"unzip it in {printable_name(str(root))}"
-        )
-    what = f"no {category} {split} in {printable_name(str(root))}"
+        raise DataError(root / packed, "is not unpacked", f"unzip it in {printable_name(root)}")
+    what = f"no {category} {split} in {printable_name(root)}"
     url = URL.format(category=category, split=split)
     raise DataError("dataset.path", what, f"get {url} and unzip it there, or set dataset.path")

@@ -17,8 +17,8 @@ import numpy as np
 from ganlab.data.fingerprint import Labels, Pixels
 from ganlab.data.formats.files import progress
 from ganlab.data.formats.images import Resample, resize
-from ganlab.data.packing.download import Remote, fetch, remotes
-from ganlab.data.packing.originals import Original, OriginalDataset, find, md5
+from ganlab.data.packing.download import Remote, remotes
+from ganlab.data.packing.originals import Original, OriginalDataset, find
 from ganlab.data.packing.writer import Recipe, Writer
 from ganlab.errors import DataError
 from ganlab.schema import Count, Range, Seed, checked
@@ -104,9 +104,8 @@ class Mnist(OriginalDataset):
         assert self.limit is not None
         if self.limit > count or (split == "rest" and self.limit == count):
             what = "leaves none of" if self.limit == count else "is more than"
-            raise DataError(
-                "dataset.limit", f"{self.limit} {what} the {count} images of {self.split}", "lower it"
-            )
+            what = f"{self.limit} {what} the {count} images of {self.split}"
+            raise DataError("dataset.limit", what, "lower it")
         order = torch.randperm(count, generator=generator("cpu", self.limit_seed, "order")).numpy()
         return order[self.limit :] if split == "rest" else order[: self.limit]
 
@@ -128,8 +127,7 @@ class Mnist(OriginalDataset):
         for name, member in original.files([other for n in FILES[split] for other in _spellings(n)]):
             raw, stem = original.read(member, LIMIT), name.removesuffix(".gz").replace(".idx", "-idx")
             data = _unzipped(original, name, raw) if name.endswith(".gz") else raw
-            if self.verify:
-                original.check(name, md5(data), {name: SUMS[stem]})
+            original.check(name, data, SUMS[stem] if self.verify else None)
             files.setdefault(stem, (name, data))
         if missing := [f"{name}.gz" for name in FILES[split] if name not in files]:
             fix = "put it there" if len(missing) == 1 else "put them there"
@@ -137,7 +135,7 @@ class Mnist(OriginalDataset):
                 names = [spelling for name in FILES[other] for spelling in _spellings(name)]
                 if other != split and any(True for _ in original.files(names)):
                     fix += f", or set dataset.split={other}: its files are there"
-            raise DataError(str(original.source.path), f"contains no {' and no '.join(missing)}", fix)
+            raise DataError(original.source.path, f"contains no {' and no '.join(missing)}", fix)
         images, labels = (
             _array(original, *files[name], magic)
             for name, magic in zip(FILES[split], (IMAGES, LABELS), strict=True)
@@ -163,13 +161,6 @@ class Mnist(OriginalDataset):
         if not all(p.path.is_file() and p.path.stat().st_size == p.size for p in parts):
             return None
         return find(self.name, str(parts[0].path.parent), self.file_names, self.folder_names)
-
-    def _fetched(self, split: str) -> Original:
-        for remote in self._remotes(split):
-            fetch(remote)
-        original = self._find(split)
-        assert original is not None, "it was just fetched"
-        return original
 
     def _remotes(self, split: str) -> list[Remote]:
         names = FILES[split if split in FILES else self.split]

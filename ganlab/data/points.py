@@ -9,12 +9,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.base import Dataset, SampleSet, memory_manifest
 from ganlab.data.batches import Sampler
 from ganlab.data.fingerprint import fingerprint
 from ganlab.schema import Count, Positive, Range, Seed, checked
@@ -47,9 +47,6 @@ class PointSet(SampleSet):
     @property
     def is_stream(self) -> bool:
         return self.draw is not None
-
-    def to_model_input(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        return x
 
     def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Sampler:
         return Fresh(self, device, seed) if self.draw else InOrder(self, device, seed, data_memory_gb)
@@ -111,6 +108,7 @@ class Points(Dataset):
     channels, resolution, labelled = 1, 1, False  # of images: none here
     origin = "is sampled when a run starts"
     dim = 2  # coordinates of a point
+    fresh = True  # whether training draws its own points
     n: int
     split: str
     data_seed: int
@@ -135,30 +133,14 @@ class Points(Dataset):
 
         split = self.resolve_split(split)
         random = np.random.RandomState(fold(self.data_seed, "order", SPLITS.index(split)) % 2**32)
-        points = self.fixed(random)
-        manifest: dict[str, Any] = {
-            "name": self.name,
-            "split": split,
-            "count": len(points),
-            "shape": list(points.shape),
-            "bytes": points.nbytes,
-            "classes": [],
-            "class_counts": None,
-            "counts": {},
-            "source": {"kind": "drawn", "data_seed": self.data_seed},
-            "fingerprint": fingerprint(points, None),
-        }
+        points = self.draw(self.n, random)
+        source = {"kind": "drawn", "data_seed": self.data_seed}
+        manifest = memory_manifest(self, split, points, fingerprint(points, None), source=source)
         if (modes := self.modes()) is not None:
             manifest["modes"] = {"centres": modes[0].tolist(), "std": modes[1]}
         draw = self.draw if self.fresh else None
         identity = (manifest["fingerprint"], self.name, split)
         return PointSet(points, None, [], *identity, manifest=manifest, draw=draw)
-
-    fresh = True
-
-    def fixed(self, random: np.random.RandomState) -> Plane:
-        """The points of a split."""
-        return self.draw(self.n, random)
 
 
 class EightGaussians(Points):

@@ -16,9 +16,8 @@ import numpy as np
 from ganlab.data.fingerprint import Labels, Pixels
 from ganlab.data.formats.images import Resample
 from ganlab.data.formats.source import Member
-from ganlab.data.packing.originals import Original, OriginalDataset, md5
+from ganlab.data.packing.originals import Original, OriginalDataset
 from ganlab.data.packing.writer import Writer
-from ganlab.errors import DataError
 from ganlab.schema import Range, checked
 
 CLASSES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
@@ -85,13 +84,11 @@ class Stl10(OriginalDataset):
                         self._read(writer, original, member, name)
                 else:
                     small[name] = original.read(member, 1 << 20)
-                    if self.verify:
-                        original.check(name, md5(small[name]), SUMS)
+                    original.check(name, small[name], SUMS.get(name) if self.verify else None)
                 if present == required:
                     break
-            if missing := sorted(required - present - {NAMES}):
-                what = f"contains no {', '.join(missing)}"
-                raise DataError(str(original.source.path), what, "give the original archive or its folder")
+            if missing := required - present - {NAMES}:
+                raise original.missing(missing)
             if labels_file:
                 writer.classes = small.get(NAMES, b"").decode("utf-8-sig", "replace").split() or CLASSES
                 writer.add_labels(self._labels(original, labels_file, small[labels_file], writer))
@@ -117,7 +114,7 @@ class Stl10(OriginalDataset):
 
         self.add(writer, blocks(), count, name)
         if self.verify:
-            original.check(name, digest.hexdigest(), SUMS)
+            original.check(name, digest, SUMS[name])
 
     def _labels(self, original: Original, name: str, raw: bytes, writer: Writer) -> Labels:
         """Bytes 1 to 10 in the file; 0 to 9 in ganlab."""
@@ -125,8 +122,6 @@ class Stl10(OriginalDataset):
         if len(labels) != writer.images:
             raise original.file_error(name, f"{len(labels)} labels for {writer.images} images")
         if labels.min() < 0 or labels.max() >= len(writer.classes):
-            what = (
-                f"labels from {labels.min() + 1} to {labels.max() + 1}, expected 1 to {len(writer.classes)}"
-            )
-            raise original.file_error(name, what)
+            span = f"labels from {labels.min() + 1} to {labels.max() + 1}"
+            raise original.file_error(name, f"{span}, expected 1 to {len(writer.classes)}")
         return labels

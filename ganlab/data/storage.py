@@ -7,11 +7,9 @@ threads (``benchmarks/data_preparation``).
 
 from __future__ import annotations
 
+import math
 import mmap
 import threading
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 BLOCK = 1 << 25  # values (bytes for images) per transfer to a device
 GPU_FRACTION = 0.5  # of a GPU's free memory available to images
 CPU_GB = 4.0
-SLOTS = 4  # batches in transfer to a GPU at once
 
 _SHARED: WeakValueDictionary[tuple[Any, ...], Storage] = WeakValueDictionary()
 _LOCK = threading.Lock()
@@ -77,7 +74,7 @@ class Storage:
         self._host: npt.NDArray[Any] = np.asarray(image_set.images)  # indexing a memmap is slower
         self._dtype = torch.from_numpy(np.empty(0, self._host.dtype)).dtype
         self._map: mmap.mmap | None = None
-        self._ring = _Ring(device) if device.type == "cuda" and not in_memory else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and not in_memory else None
         if not in_memory:
             self._map = _map_of(image_set.images)
         elif device.type != "cpu":
@@ -88,19 +85,24 @@ class Storage:
 
     def gather(self, rows: Tensor) -> Batch:
         """The samples ``rows``, int64 (n,): x uint8 (n, C, H, W), y int64 (n,), on the device."""
-        if self.on_device is not None:
-            return Batch(self.on_device[rows], None if self.labels is None else self.labels[rows])
         y = None if self.labels is None else self.labels[rows]
-        shape = (len(rows), *self._host.shape[1:])
-        if self._ring is None:
-            x = torch.empty(shape, dtype=self._dtype)
-            self._take(rows, x)
+        if self.on_device is not None:
+            return Batch(self.on_device[rows], y)
+        pinned = self._stream is not None
+        x = torch.empty((len(rows), *self._host.shape[1:]), dtype=self._dtype, pin_memory=pinned)
+        # "clip": "raise" would go through a hidden buffer
+        np.take(self._host, rows.numpy(), axis=0, out=x.numpy(), mode="clip")
+        if self._stream is None:
             return Batch(x.to(self.device), None if y is None else y.to(self.device))
-        with self._ring.slot(shape, self._dtype) as slot:
-            self._take(rows, slot.x)
-            if y is not None:
-                slot.y.copy_(y)
-        return self._ring.send(slot, labels=y is not None)
+        current = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._stream):  # torch keeps pinned memory until its copy is done
+            x = x.to(self.device, non_blocking=True)
+            y = None if y is None else y.pin_memory().to(self.device, non_blocking=True)
+        current.wait_stream(self._stream)
+        for copy in (x, y):
+            if copy is not None:
+                copy.record_stream(current)  # else the allocator may reuse its memory too early
+        return Batch(x, y)
 
     def expect(self, rows: Tensor) -> None:
         """Ask the kernel to read the samples ``rows`` ahead; no effect on a set in memory."""
@@ -114,49 +116,6 @@ class Storage:
             page = start - start % mmap.PAGESIZE
             self._map.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
-    def _take(self, rows: Tensor, out: Tensor) -> None:
-        # "clip": "raise" would go through a hidden buffer
-        np.take(self._host, rows.numpy(), axis=0, out=out.numpy(), mode="clip")
-
-
-class _Slot:
-    """Pinned memory for one batch in transfer to the GPU; reusable after the event ``sent``."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.x = torch.empty(shape, dtype=dtype, pin_memory=True)
-        self.y = torch.empty(shape[0], dtype=torch.int64, pin_memory=True)
-        self.sent = torch.cuda.Event()
-
-
-class _Ring:
-    """Copies batches to a GPU on a separate stream through reused pinned memory."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)
-        self._slots: dict[tuple[int, ...], list[_Slot]] = defaultdict(list)  # by shape, oldest first
-
-    @contextmanager
-    def slot(self, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[_Slot]:
-        """Yield a slot to fill on the host and then pass to ``send``."""
-        of_shape = self._slots[shape]
-        oldest = of_shape.pop(0) if len(of_shape) >= SLOTS else _Slot(shape, dtype)
-        oldest.sent.synchronize()  # returns immediately for a new slot
-        yield oldest
-        of_shape.append(oldest)
-
-    def send(self, slot: _Slot, labels: bool) -> Batch:
-        """Copy the slot to the device; the current stream waits for the copy."""
-        current = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._stream):
-            x = slot.x.to(self._device, non_blocking=True)
-            y = slot.y.to(self._device, non_blocking=True) if labels else None
-            slot.sent.record(self._stream)
-        current.wait_event(slot.sent)
-        for copy in (x, y):
-            if copy is not None:
-                copy.record_stream(current)  # else the allocator may reuse its memory too early
-        return Batch(x, y)
-
 
 def _map_of(images: npt.NDArray[Any]) -> mmap.mmap | None:
     """The memory map of ``images`` if they are a whole file; None for a slice, whose offset is unknown."""
@@ -167,20 +126,8 @@ def _map_of(images: npt.NDArray[Any]) -> mmap.mmap | None:
 def _to_device(images: npt.NDArray[Any], device: torch.device) -> Tensor:
     """Copy all images to the device in blocks, so that the host never holds a second copy."""
     dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
-    images_on_device = torch.empty(images.shape, dtype=dtype, device=device)
-    source, target = images.reshape(-1), images_on_device.view(-1)
-    pinned = device.type == "cuda"
-    blocks = [torch.empty(min(BLOCK, source.size), dtype=dtype, pin_memory=pinned) for _ in range(2)]
-    events = [torch.cuda.Event() for _ in blocks] if pinned else []
-    for number, start in enumerate(range(0, source.size, BLOCK)):
-        part = source[start : start + BLOCK]
-        block = blocks[number % 2][: part.size]
-        if pinned:
-            events[number % 2].synchronize()  # until its previous transfer ends
-        np.copyto(block.numpy(), part)
-        target[start : start + part.size].copy_(block, non_blocking=pinned)
-        if pinned:
-            events[number % 2].record(torch.cuda.current_stream(device))
-    if pinned:
-        torch.cuda.current_stream(device).synchronize()
-    return images_on_device
+    out = torch.empty(images.shape, dtype=dtype, device=device)
+    rows = max(1, BLOCK // max(1, math.prod(images.shape[1:])))
+    for start in range(0, len(images), rows):
+        out[start : start + rows] = torch.from_numpy(np.array(images[start : start + rows]))
+    return out

@@ -11,23 +11,23 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ganlab.data.base import Dataset, SampleSet
-from ganlab.data.corpus import PAD, PIECE, Counts, Long, Rows, Symbols, printable_name, read
+from ganlab.data.base import Dataset, SampleSet, memory_manifest
+from ganlab.data.corpus import PAD, PIECE, Counts, Long, Rows, Symbols, read
 from ganlab.data.fingerprint import HASH_BLOCK, finish_fingerprint
 from ganlab.data.formats.files import log
 from ganlab.data.formats.source import FolderSource
-from ganlab.errors import DataError
+from ganlab.errors import DataError, printable_name
 from ganlab.schema import Count, Range, Seed, Unit, checked
 from ganlab.system.paths import expanded
 from ganlab.types import TextShape
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 Ids = npt.NDArray[np.int16]
 SPLITS = ("train", "test")
@@ -41,13 +41,6 @@ class TextSet(SampleSet):
     @property
     def shape(self) -> TextShape:
         return TextShape(len(self.manifest["vocabulary"]), int(self.images.shape[1]))
-
-    def to_model_input(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        """One-hot, float32 (B, V, L)."""
-        import torch
-
-        hot = torch.zeros(x.shape[0], self.shape.vocabulary, x.shape[1], device=x.device)
-        return hot.scatter_(1, x.long().unsqueeze(1), 1.0)
 
 
 class Text(Dataset):
@@ -107,7 +100,7 @@ class Text(Dataset):
             raise DataError("dataset.path", "is not set", "give a text file, or a folder of them")
         root = expanded(self.path)
         if not root.exists():
-            raise DataError(printable_name(root), "does not exist", "give a text file, or a folder of them")
+            raise DataError(root, "does not exist", "give a text file, or a folder of them")
         return root
 
     def _make(self) -> dict[str, TextSet]:
@@ -119,9 +112,7 @@ class Text(Dataset):
         rows, counts = self._read(root, train, symbols)
         order = np.random.RandomState(fold(self.data_seed, "order") % 2**32).permutation(len(rows))
         if self.held_out and len(rows) < 2:
-            raise DataError(
-                printable_name(root), "has one line, and dataset.held_out wants some", "leave it out"
-            )
+            raise DataError(root, "has one line, and dataset.held_out wants some", "leave it out")
         first = min(max(round(self.held_out * len(rows)), self.held_out > 0), len(rows) - 1)
         orders = {"train": order[first:], "test": order[:first]}
         vocabulary, table = self._vocabulary(root, rows, orders["train"], symbols)
@@ -142,7 +133,7 @@ class Text(Dataset):
         rows, counts = read(files, *how, symbols)
         if not len(rows):
             what = f"all its {counts.empty:,} lines are empty" if counts.empty else "it contains no text"
-            raise DataError(printable_name(root), what, "give a text file, or a folder of them")
+            raise DataError(root, what, "give a text file, or a folder of them")
         if counts.long and self.long_lines == "cut":
             what = f"{counts.long:,} lines are longer than {self.length} symbols and were cut"
             log.warning("%s: %s; dataset.long_lines=split keeps all of them", printable_name(root), what)
@@ -156,9 +147,7 @@ class Text(Dataset):
         for part in _pieces(order, self.length):
             counts += np.bincount(rows[part].reshape(-1), minlength=len(counts))
         if (counts[2:] > 0).sum() + bool(counts[0]) < 2:
-            raise DataError(
-                printable_name(root), "has only one symbol: nothing to learn", "give another text"
-            )
+            raise DataError(root, "has only one symbol: nothing to learn", "give another text")
         codes = np.array([-1, *symbols.codes])
         best = np.lexsort((codes, -counts))
         best = best[(best > 0) & (counts[best] > 0)][: self.max_vocabulary - 1]
@@ -171,20 +160,13 @@ class Text(Dataset):
         long = "lines_split" if self.long_lines == "split" else "lines_cut"
         changes = {long: counts.long, "empty_lines_left_out": counts.empty}
         changes |= {"symbols_replaced": counts.replaced, "symbols_unknown": unknown}
-        manifest: dict[str, Any] = {
-            "name": self.name,
-            "split": split,
-            "count": len(ids),
-            "shape": list(ids.shape),
-            "bytes": ids.nbytes,
-            "classes": [],
-            "class_counts": None,
-            "counts": {what: n for what, n in changes.items() if n},
-            "source": {"kind": "text", "path": self.path, "files": files, "data_seed": self.data_seed},
-            "transform": {"length": self.length, "long_lines": self.long_lines, "pad": PAD},
-            "vocabulary": vocabulary,
-            "fingerprint": fingerprint(ids, vocabulary),
-        }
+        manifest = memory_manifest(
+            self, split, ids, fingerprint(ids, vocabulary),
+            counts={what: n for what, n in changes.items() if n},
+            source={"kind": "text", "path": self.path, "files": files, "data_seed": self.data_seed},
+            transform={"length": self.length, "long_lines": self.long_lines, "pad": PAD},
+            vocabulary=vocabulary,
+        )  # fmt: skip
         warnings = (f"{counts.long:,} lines were cut",) if changes.get("lines_cut") else ()
         return TextSet(ids, None, [], manifest["fingerprint"], self.name, split, warnings, manifest)
 
@@ -193,14 +175,14 @@ def files_of(root: Path) -> tuple[list[Path], list[Path]]:
     """The files of training and the held-out ones, sorted by name; hidden ones are none."""
     if not root.is_dir():
         return [root], []
-    found: dict[str, list[Path]] = {}
+    by_top: dict[str, list[Path]] = {}
     for member in FolderSource(root).members():
         top, inside, _ = member.name.partition("/")
-        found.setdefault(top if inside else "", []).append(root / member.name)
-    held = sorted(f for top, files in found.items() if top.startswith("heldout") for f in files)
-    training = [top for top in found if top.startswith("training")]
-    train = training or [top for top in found if not top.startswith("heldout")]
-    return sorted(f for top in train for f in found[top]), held
+        by_top.setdefault(top if inside else "", []).append(root / member.name)
+    held = sorted(f for top, files in by_top.items() if top.startswith("heldout") for f in files)
+    training = [top for top in by_top if top.startswith("training")]
+    train = training or [top for top in by_top if not top.startswith("heldout")]
+    return sorted(f for top in train for f in by_top[top]), held
 
 
 def fingerprint(ids: Ids, vocabulary: list[str]) -> str:

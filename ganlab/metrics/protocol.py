@@ -8,11 +8,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from ganlab.schema import Count, Range, Steps, checked
+from ganlab.schema import Count, Quantize, Range, Steps, checked
 
 OWN_SPLIT = "own"
 OPTIONAL = ("intra_n_fake", "intra_classes")  # recorded only with a metric that uses them
-Quantize = Literal["round", "truncate", "bins"]
 LABELS = ("protocol", "dataset", "batch_size")  # recorded for readers; scores do not depend on them
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ganlab.models import activations
 from ganlab.models.activations import Activation
 from ganlab.models.base import Architecture, Norm, activated, flat, glorot_init, he_init, maybe, scaled
+from ganlab.samples.base import sample_kind
 from ganlab.schema import Count, Positive, Range, checked
 from ganlab.types import ImageShape, PointShape, Verdict
 
@@ -73,14 +74,18 @@ class Generator(nn.Module):
 
     def __init__(self, shape: PointShape | ImageShape, sizes: list[int], activation: Activation) -> None:
         super().__init__()
-        self.shape, self.activation, self.layers = shape, activations.activation(activation), layers(sizes)
+        self.kind, self.activation, self.layers = (
+            sample_kind(shape),
+            activations.activation(activation),
+            layers(sizes),
+        )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         *hidden, last = self.layers
         for layer in hidden:
             z = self.activation(layer(z))
         x: Tensor = last(z)
-        return x if self.shape.kind == "points" else x.tanh().view(-1, *self.shape)
+        return self.kind.bounded(x).view(-1, *self.kind.shape)
 
 
 class Discriminator(nn.Module):

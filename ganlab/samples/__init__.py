@@ -1,1 +1,1 @@
-"""Generated samples for people: previews, grids, files."""
+"""Kinds of samples, a file each: model input, stored form, previews, export. ``latents.py``: what G draws."""

@@ -23,6 +23,7 @@ from ganlab.evaluation.generate import CHUNK, generators
 from ganlab.evaluation.passes import FeaturePass, batch_size, prefetch
 from ganlab.experiment import Experiment
 from ganlab.extractors.base import exact_fp32
+from ganlab.samples.base import sample_kind
 from ganlab.sweeps.placement import ONE_PROCESS, Placement
 from ganlab.sweeps.plan import Plan
 from ganlab.sweeps.process import print_status
@@ -41,10 +42,10 @@ def scoring_pass(e: Experiment, game: GAN, device: torch.device, images: int) ->
     if the extractor's weights are missing: they are not downloaded for a timing. Points and text need none.
     """
     extractor, protocol = e.metric.extractor, e.metric.protocol
-    is_image = game.shape.kind == "images"
+    uses_features = any(metric.uses_extractor for metric in e.metric.scores.values())
     extractor.download = False
     try:
-        if is_image:
+        if uses_features:
             extractor.check()
     except (DataError, EnvError):
         return None
@@ -58,7 +59,7 @@ def scoring_pass(e: Experiment, game: GAN, device: torch.device, images: int) ->
     def once() -> None:
         with exact_fp32(device.type):
             for chunk in prefetch(make, range(0, images, CHUNK), device):
-                if is_image:
+                if uses_features:
                     deque(features(chunk), maxlen=0)
 
     return once
@@ -205,8 +206,7 @@ class UpdateTimer:
         self.e, self.device = e, device
         # steps that do not warm D up
         self.steps = (s for s in itertools.count() if e.timetable.round(s).d_steps == e.d_steps)
-        if images is None:  # points and text are small enough to load
-            images = random_images(e) if e.shape.kind == "images" else e.dataset.load()
+        images = images or random_samples(e)
         self.game = build_gan(e, device, CLASSES, images.shape)
         if self.game.num_classes and images.labels is not None:
             self.game.labels = torch.from_numpy(images.labels).to(device)
@@ -219,10 +219,12 @@ class UpdateTimer:
         self.engine.update(next(self.steps))
 
 
-def random_images(e: Experiment) -> SampleSet:
-    """Four batches of uniform noise with random labels, from a fixed seed."""
+def random_samples(e: Experiment) -> SampleSet:
+    """Four batches of noise with random labels, from a fixed seed; the data where they load at once."""
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (4 * e.batch_size, *e.shape), dtype=np.uint8)
+    pixels = sample_kind(e.shape).random(4 * e.batch_size, random)
+    if pixels is None:
+        return e.dataset.load()
     labels = random.integers(0, CLASSES, len(pixels))
     names = [str(label) for label in range(CLASSES)]
     return SampleSet(pixels, labels, names, fingerprint(pixels, labels), "random", "train")

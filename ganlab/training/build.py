@@ -21,11 +21,12 @@ from ganlab.methods.base import PLAYERS, Method
 from ganlab.methods.flat_weights import FlatWeights
 from ganlab.models.blocks import replace_norms
 from ganlab.runs.checkpoint import flatten, require_fit, unflatten
+from ganlab.samples.base import sample_kind
 from ganlab.system.hardware import fast_bf16
 from ganlab.training.fakes import Generated, Moved
 from ganlab.training.gan import GAN
 from ganlab.training.optimizers import OptimizerState, use_fused_kernels
-from ganlab.types import Shape, TextShape
+from ganlab.types import Shape
 
 
 def build_gan(
@@ -156,20 +157,14 @@ def flatten_weights(gan: GAN) -> None:
             gan.flat[net] = FlatWeights(net, at_once, gan.bf16)
 
 
-def shape_facts(gan: GAN) -> dict[str, Any]:
-    """The sample shape for a checkpoint, for text only, whose vocabulary is not in the config."""
-    return {"shape": list(gan.shape)} if gan.shape.kind == "text" else {}
+def shape_facts(e: Experiment, gan: GAN) -> dict[str, Any]:
+    """The sample shape for a checkpoint, where the config's is an upper bound, as of a vocabulary."""
+    return {"shape": list(gan.shape)} if gan.shape != e.shape else {}
 
 
 def stored_shape(e: Experiment, state: Mapping[str, Any]) -> Shape | None:
     """The shape in a checkpoint's ``state``; None if the config has it. Raises ValueError, TypeError."""
-    if e.shape.kind != "text" or "shape" not in state:
-        return None
-    shape, limit = TextShape(*map(int, state["shape"])), e.shape
-    assert isinstance(limit, TextShape)
-    if not 1 <= shape.vocabulary <= limit.vocabulary or shape.length != limit.length:
-        raise ValueError(f"shape: {state['shape']} is not that of the config")
-    return shape
+    return sample_kind(e.shape).restored_shape(state["shape"]) if "shape" in state else None
 
 
 def config_warnings(gan: GAN) -> list[str]:

@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
+from ganlab import rng
 from ganlab.distributed import collectives
 from ganlab.errors import EnvError
 from ganlab.evaluation.evaluator import Evaluator
-from ganlab.evaluation.generate import generators
+from ganlab.evaluation.generate import generators, stored_samples
 from ganlab.evaluation.scores import Scores
 from ganlab.experiment import Experiment
 from ganlab.methods import singular_values
@@ -18,12 +22,11 @@ from ganlab.metrics.protocol import Protocol
 from ganlab.runs.folder import RunFolder
 from ganlab.runs.log import Log
 from ganlab.runs.result import RunRecord, format_scores
-from ganlab.samples import images
-from ganlab.samples.previews import Preview
+from ganlab.samples import latents
+from ganlab.samples.base import Context, sample_kind
 from ganlab.training import validation
 from ganlab.training.gan import GAN
 from ganlab.training.validation import Validation
-from ganlab.types import NOUNS
 
 SETTLED = 500  # updates before identical images mean collapse: a small G starts out gray
 
@@ -40,7 +43,7 @@ class Monitor:
         log: Log,
         record: RunRecord,
         poll: Callable[[], None],
-        preview: Preview,
+        context: Context,
     ) -> None:
         self.folder, self.e, self.gan, self.log, self.record = folder, e, gan, log, record
         self.evaluators, self.poll = evaluators, poll
@@ -48,10 +51,10 @@ class Monitor:
         self._preview_failed = False  # warned once
         self.collapsed = False  # all images of a grid were identical; warned once
         device = record.device
-        self.preview = preview
-        self.z, self.y = images.latents(e.prior, gan.z_dim, preview.count, device, e.seed), None
+        self.kind, self.context = sample_kind(gan.shape), context
+        self.z, self.y = latents.latents(e.prior, gan.z_dim, self.kind.count, device, e.seed), None
         if gan.num_classes:  # one row per class; z is shared within a column
-            self.z, self.y = images.by_class(self.z[:8], images.some_classes(gan.num_classes))
+            self.z, self.y = latents.by_class(self.z[:8], latents.some_classes(gan.num_classes))
 
     def score(self, protocol: Protocol, step: int, gan: GAN | None = None) -> Scores:
         """Scores of ``gan`` (None: the run's own); their time is counted as evaluation."""
@@ -98,9 +101,10 @@ class Monitor:
 
     def _samples(self, step: int) -> None:
         self.folder.require_here()
-        name = f"step-{step:09d}.{self.preview.suffix}"
+        name = f"step-{step:09d}.{self.kind.suffix}"
         try:
-            rendered = self.preview(self.gan, self.z, self.y)
+            samples = self._stored_samples()
+            rendered = self.kind.preview(samples, self.context)
             self.folder.samples.mkdir(exist_ok=True)  # not its parents: a deleted run folder stays deleted
             rendered.write(self.folder.samples / name)
         except (OSError, EnvError, MetricError) as error:
@@ -113,11 +117,18 @@ class Monitor:
         if rendered.picture is not None:
             self.log.image(step, rendered.picture)
         else:
-            self.log.text(step, rendered.text or "")
-        if step >= SETTLED and not self.collapsed and rendered.collapsed:
+            self.log.text(step, rendered.text)
+        if step >= SETTLED and not self.collapsed and bool((samples == samples[:1]).all()):
             self.collapsed = True
-            noun, n = NOUNS[self.gan.shape.kind], len(self.z)
+            noun, n = self.kind.noun, len(self.z)
             self.log.warn(f"step {step}: all {n} generated {noun} are identical; G has collapsed")
+
+    def _stored_samples(self) -> Tensor:
+        """Samples of the EMA or G, or of a fixed G: real ones, moved. Raises MetricError."""
+        if self.gan.fixed and self.context.real is not None:
+            noise = torch.randn(self.context.real.shape, generator=rng.generator("cpu", 0, "samples", 4))
+            return self.gan.fixed.moved(torch.from_numpy(self.context.real), noise)
+        return stored_samples(self.gan.ema_or_generator, self.z, self.y, self.kind.to_stored)
 
     def spectra(self, step: int) -> None:
         """Log the spectral norms of D's effective weights and of the raw weights under them."""

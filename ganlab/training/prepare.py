@@ -12,6 +12,7 @@ from ganlab.errors import ConfigError, DataError, EnvError, Mistake
 from ganlab.evaluation.evaluator import Evaluator, require_split
 from ganlab.experiment import NO_LABELS, Experiment
 from ganlab.metrics.protocol import Protocol
+from ganlab.samples.base import sample_kind
 from ganlab.system.hardware import disable_malloc_trim, find_device, set_precision
 from ganlab.system.packages import RUN_PACKAGES, require
 from ganlab.system.paths import cache_dir
@@ -19,7 +20,6 @@ from ganlab.training.build import require_size
 from ganlab.training.optimizers import require_usable
 from ganlab.training.rank_zero import require_same_on_ranks
 from ganlab.training.validation import split_of
-from ganlab.types import NOUNS
 
 
 class Inputs(NamedTuple):
@@ -101,7 +101,7 @@ def _prepare_locally(e: Experiment) -> Inputs:
     if mistakes:
         raise DataError(mistakes)
     if len(images) < e.batch_size and not images.is_stream:
-        noun = NOUNS[images.shape.kind]
+        noun = sample_kind(images.shape).noun
         what = f"{e.batch_size} is more than the {len(images)} {noun} of {images.name} {images.split}"
         raise ConfigError("batch_size", what, f"use at most {len(images)}")
     return Inputs(device, images, held_out, evaluators)

@@ -30,7 +30,7 @@ from ganlab.runs.log import Log
 from ganlab.runs.naming import FREE, run_path
 from ganlab.runs.provenance import identity
 from ganlab.runs.result import RunRecord, format_scores, improves, read_result, score_entry, summary_line
-from ganlab.samples import previews, vocabulary
+from ganlab.samples.base import sample_kind
 from ganlab.system.files import ensure_room
 from ganlab.system.hardware import (
     oversubscription_hint,
@@ -157,7 +157,8 @@ class Run:
             folder.checkpoints, run_id, e.keep_checkpoints, self.identity["config_hash"], e.keep_every
         )
         self.checkpoints.clean()
-        vocabulary.write_vocabulary(folder, images)
+        kind = sample_kind(images.shape)
+        kind.begin_run(folder.path, images)
         with resume.WarningBuffer() as buffer:
             resume.continue_run(self, config, changed)
             collectives.current().broadcast_(pack_gan(self.gan)[0])
@@ -176,9 +177,9 @@ class Run:
         ]:
             self.log.warn(text)
         self.evaluators = inputs.evaluators
-        preview = previews.preview_of(images, e.seed)
+        context = kind.context(images, e.seed)
         self.monitor = Monitor(
-            folder, e, self.gan, self.evaluators, self.log, self.record, stop.poll, preview
+            folder, e, self.gan, self.evaluators, self.log, self.record, stop.poll, context
         )
         self.monitor.validation = build_validation(e, self.gan, images, inputs.held_out)
 
@@ -365,7 +366,7 @@ class Run:
         try:
             rest = {"game": state, "progress": self.progress, "threads": torch.get_num_threads()}
             rest |= {"num_classes": self.gan.num_classes, "identity": self.identity}
-            rest |= shape_facts(self.gan)
+            rest |= shape_facts(self.e, self.gan)
             self._flush_log()  # a checkpoint is saved only after the metrics before it
             self.checkpoints.save(self.step, tensors, rest)
         except FloatingPointError as error:

@@ -30,7 +30,7 @@ from ganlab.methods.operator_norm import layer_norms
 from ganlab.methods.weight_norms import WeightNorm
 from ganlab.methods.weights import weighted_layers
 from ganlab.report.read.cells import Group
-from ganlab.samples.images import interpolate
+from ganlab.samples.latents import interpolate
 from ganlab.types import Features
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,10 +10,22 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from ganlab.data.packing import check, decoding, resizing
 from ganlab.data.packing.worker import Worker, WorkerPool
 
 Files = dict[str, bytes]
 IDLE: list[Worker] = []
+
+
+class KeptPool(WorkerPool):
+    """Its workers serve all tests: to start them takes most of the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._idle = IDLE
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 @pytest.fixture(autouse=True, name="cache")
@@ -25,15 +37,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def kept_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers serve all tests of a module that imports this: to start them takes most of the time."""
-    inner = WorkerPool.__init__
-
-    def begin(self: WorkerPool) -> None:
-        inner(self)
-        self._idle = IDLE
-
-    monkeypatch.setattr(WorkerPool, "__init__", begin)
-    monkeypatch.setattr(WorkerPool, "__exit__", lambda self, *_: self.stop())
+    """For modules that import this: decoders outlive a test; readers of LMDB, with open files, do not."""
+    for module in (check, decoding, resizing):
+        monkeypatch.setattr(module, "WorkerPool", KeptPool)
 
 
 def as_folder(path: Path, files: Files) -> Path:

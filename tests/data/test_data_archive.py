@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ganlab.data.formats import archive, tar, zip_directory
+from ganlab.data.formats import archive, tar
 from ganlab.data.formats import source as sources
 from ganlab.data.formats.archive import open_source
 from ganlab.data.formats.images import BadImageError
@@ -94,20 +94,13 @@ def test_a_cut_tar_is_damaged_at_every_length(tmp_path: Path, ending: str) -> No
     whole = COMPRESSED[ending](tar_bytes(FILES.items()).rstrip(b"\0") + bytes(1024))
     path = tmp_path / f"cut.tar{ending}"
     plain = not ending
-    lengths = [*range(512, len(whole) - 1024, 512 if plain else 397), len(whole) - 1030]
+    lengths = [*range(512, len(whole) - 1024, 1024 if plain else 1999), len(whole) - 1030]
     for length in lengths:
         put(path, whole[:length])
         with pytest.raises(
             DataError, match=r"cut\.tar.*: damaged archive \(.+\); download or create it again"
         ):
             contents(path)
-
-
-def test_scanning_names_alone_finds_the_cut(tmp_path: Path) -> None:
-    whole = tar_bytes(FILES.items())
-    for length in (512 * 5, 512 * 5 + 100, 512 * 11):
-        with pytest.raises(DataError, match="damaged archive"):
-            list(open_source(put(tmp_path / "cut.tar", whole[:length])).members())
 
 
 def test_a_rotten_header_in_the_middle(tmp_path: Path) -> None:
@@ -121,15 +114,15 @@ def test_a_rotten_header_in_the_middle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".gz", ".xz", ".bz2"])
 def test_flipped_bits_in_a_compressed_tar(tmp_path: Path, ending: str) -> None:
     whole = COMPRESSED[ending](tar_bytes(FILES.items()))
-    found = 0
-    for at in range(30, len(whole) - 8, len(whole) // 25):
+    damaged = 0
+    for at in range(30, len(whole) - 8, len(whole) // 8):
         rotten = bytearray(whole)
         rotten[at] ^= 0x10
         try:
             assert contents(put(tmp_path / "r", bytes(rotten))) == FILES
         except DataError:
-            found += 1
-    assert found >= 23
+            damaged += 1
+    assert damaged >= 7
 
 
 def test_a_damaged_zip(tmp_path: Path) -> None:
@@ -211,9 +204,9 @@ def test_special_files_in_a_folder(tmp_path: Path) -> None:
     os.mkfifo(root / "cat" / "fifo.jpg")
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind(os.path.relpath(root / "s.jpg"))
-        there = open_source(root)
-        assert [(m.name, m.size) for m in there.members()] == [("cat/1.jpg", 1), ("cat/zero.jpg", 0)]
-    assert there.ignored == {"special file": 2}
+        source = open_source(root)
+        assert [(m.name, m.size) for m in source.members()] == [("cat/1.jpg", 1), ("cat/zero.jpg", 0)]
+    assert source.ignored == {"special file": 2}
 
 
 LINKS = {  # link: what it leads to, and what is then seen through it
@@ -256,12 +249,12 @@ def test_links_are_followed(tmp_path: Path, kind: str) -> None:
     files = {"cat/1.jpg": b"1", "cat/in/2.jpg": b"22", ".store/3.jpg": b"333"}
     path = as_links(tmp_path / "set", kind, files, {link: target for link, (target, _) in LINKS.items()})
     seen = {link + end: files[name] for link, (_, ends) in LINKS.items() for end, name in ends.items()}
-    there = open_source(path)
+    source = open_source(path)
     own = {name: data for name, data in files.items() if not name.startswith(".")}
-    assert {m.name: m.read() for m in there.members()} == seen | own
-    assert there.ignored["link back to a folder above it"] >= 2
-    assert {"cat", "cat/in", "dog", "dog/in", "store"} <= there.folders
-    assert {m.name for m in there.members()} >= seen.keys()  # and again
+    assert {m.name: m.read() for m in source.members()} == seen | own
+    assert source.ignored["link back to a folder above it"] >= 2
+    assert {"cat", "cat/in", "dog", "dog/in", "store"} <= source.folders
+    assert {m.name for m in source.members()} >= seen.keys()  # and again
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
@@ -296,10 +289,10 @@ def test_links_do_not_multiply_without_end(tmp_path: Path, monkeypatch: pytest.M
 def test_of_equal_names_the_last_counts(tmp_path: Path, kind: str) -> None:
     twice = [("cat/1.jpg", b"old"), ("cat/2.jpg", b"2"), ("./cat/1.jpg", b"newer"), ("cat//1.jpg", b"last")]
     whole = zip_bytes(twice) if kind == "zip" else COMPRESSED[kind](tar_bytes(twice))
-    there = open_source(put(tmp_path / "twice", whole))
+    source = open_source(put(tmp_path / "twice", whole))
     for _ in range(2):
-        assert {m.name: m.read() for m in there.members()} == {"cat/1.jpg": b"last", "cat/2.jpg": b"2"}
-    assert there.ignored == {"older file of the same name": 2}
+        assert {m.name: m.read() for m in source.members()} == {"cat/1.jpg": b"last", "cat/2.jpg": b"2"}
+    assert source.ignored == {"older file of the same name": 2}
 
 
 def test_names_of_zips(tmp_path: Path) -> None:
@@ -346,27 +339,22 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         contents(put(tmp_path / "many.tar", tar_bytes(FILES.items())))
 
 
-def test_a_zips_entries_are_counted_before_they_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for n in (0, 1, 3000):
-        whole = zip_bytes((f"{i}{'x' * (i % 90)}.jpg", b"") for i in range(n))
-        for tail in (b"", b"a comment"):  # of the archive
-            path = put(tmp_path / "n.zip", whole[:-2] + len(tail).to_bytes(2, "little") + tail)
-            assert zip_directory.count_entries(path, 5000) == n
-    assert zip_directory.count_entries(path, 100) > 100
-    before = bytes(1000)  # a self-extracting archive begins with a program
-    assert zip_directory.count_entries(put(tmp_path / "sfx.zip", before + whole), 5000) == 3000
+def test_a_zip_of_too_many_entries_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = zip_bytes((f"{i}.jpg", b"") for i in range(300))
+    before = put(tmp_path / "sfx.zip", plain)  # a self-extracting archive begins with a program
+    before.write_bytes(plain[:4] + bytes(1000) + plain)
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 100)  # beyond, the directory's end is the 64-bit one
-    path = put(tmp_path / "64.zip", zip_bytes((f"{i}.jpg", b"") for i in range(300)))
-    assert b"PK\x06\x06" in path.read_bytes()
-    assert zip_directory.count_entries(path, 5000) == 300
-    monkeypatch.setattr(archive, "MAX_ZIP", 200)
-    with pytest.raises(DataError, match=r"64\.zip: more than 200 entries"):
-        contents(path)
-    for data in (b"PK\x03\x04" + bytes(200), whole[: len(whole) // 2], whole[-22:]):
-        with pytest.raises(zipfile.BadZipFile):
-            zip_directory.count_entries(put(tmp_path / "cut.zip", data), 5000)
+    large = put(tmp_path / "64.zip", zip_bytes((f"{i}.jpg", b"") for i in range(300)))
+    assert b"PK\x06\x06" in large.read_bytes()
+    for path in (before, large):
+        assert len(contents(path)) == 300
+        with monkeypatch.context() as patch:
+            patch.setattr(archive, "MAX_ZIP", 200)
+            with pytest.raises(DataError, match=r"\.zip: more than 200 entries"):
+                contents(path)
+            patch.setattr(archive, "MAX_DIRECTORY", 10_000)  # before any entry is kept
+            with pytest.raises(DataError, match=r"damaged archive \(a directory of \d+ bytes\)"):
+                contents(path)
 
 
 def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import torch
 
 from ganlab.data import storage
 from ganlab.data.base import SampleSet
-from ganlab.data.batches import AHEAD, Sampler, to_float
+from ganlab.data.batches import AHEAD, Sampler
 from ganlab.data.digits import Digits
 from ganlab.data.fingerprint import fingerprint
 from ganlab.errors import DataError
 from ganlab.rng import generator
+from ganlab.samples.images import to_float
 
 
 def numbered(count: int = 10, labels: bool = True) -> SampleSet:
@@ -93,7 +94,7 @@ def test_a_memory_map_gives_the_batches_of_the_memory(tmp_path: Path) -> None:
     assert batches.batch(4, 4).x.shape == (4, 3, 4, 4)
 
 
-class Told:
+class AdviceLog:
     """In the place of a map: notes which bytes the kernel is asked for."""
 
     def __init__(self) -> None:
@@ -114,27 +115,27 @@ def test_the_kernel_is_asked_for_each_image_once_before_it_is_read(tmp_path: Pat
     (tmp_path / "images.u8").write_bytes(bytes(offset) + pixels.tobytes())
     images = np.memmap(tmp_path / "images.u8", np.uint8, "r", offset, pixels.shape)
     batches = Sampler(SampleSet(images, None, [], "", "n", "train"), "cpu", 0, data_memory_gb=0)
-    told = Told()
+    advice = AdviceLog()
     assert isinstance(batches._storage._map, mmap.mmap)
     batches._storage._map.madvise(mmap.MADV_WILLNEED, 0, mmap.PAGESIZE)  # the real one takes it
-    batches._storage._map = told  # type: ignore[assignment]
+    batches._storage._map = advice  # type: ignore[assignment]
     size, begin = 3 * side * side, offset % mmap.ALLOCATIONGRANULARITY
     for number in range(3):
-        before = list(told.ranges)
+        before = list(advice.ranges)
         x = batches.batch(2 * number, 2).x
-        assert (len(told.ranges) - len(before)) == (2 * (AHEAD + 1) if number == 0 else 2)
+        assert (len(advice.ranges) - len(before)) == (2 * (AHEAD + 1) if number == 0 else 2)
         for image in x[:, 0, 0, 0].tolist():
             first, last = begin + image * size, begin + (image + 1) * size
-            assert any(a <= first and last == end for a, _, end in told.ranges)
+            assert any(a <= first and last == end for a, _, end in advice.ranges)
             assert number == 0 or any(last == end for _, _, end in before), "asked for too late"
-    assert all(start % mmap.PAGESIZE == 0 for start, _, _ in told.ranges)
+    assert all(start % mmap.PAGESIZE == 0 for start, _, _ in advice.ranges)
     chosen = batches.indices(0, 2 * (AHEAD + 3)).tolist()
-    assert [(end - begin) // size - 1 for _, _, end in told.ranges] == chosen  # in order, none twice
+    assert [(end - begin) // size - 1 for _, _, end in advice.ranges] == chosen  # in order, none twice
     for start in (500, 4):  # a jump ahead, and back
-        told.ranges.clear()
+        advice.ranges.clear()
         batches.batch(start, 2)
         chosen = batches.indices(start, 2 * (AHEAD + 1)).tolist()
-        assert [(end - begin) // size - 1 for _, _, end in told.ranges] == chosen
+        assert [(end - begin) // size - 1 for _, _, end in advice.ranges] == chosen
 
 
 def test_runs_on_one_set_share_its_storage(tmp_path: Path) -> None:
@@ -184,9 +185,9 @@ def test_a_copy_in_memory_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0], ids=["on the device", "memory-mapped"])
 def test_batches_on_a_gpu_are_those_of_the_cpu(memory_gb: float) -> None:
-    here, there = Sampler(numbered(), "cpu", 5), Sampler(numbered(), "cuda", 5, memory_gb)
+    here, on_gpu = Sampler(numbered(), "cpu", 5), Sampler(numbered(), "cuda", 5, memory_gb)
     for start in range(0, 60, 4):
-        cpu, gpu = here.batch(start, 4), there.batch(start, 4)
+        cpu, gpu = here.batch(start, 4), on_gpu.batch(start, 4)
         assert gpu.x.device.type == "cuda"
         assert torch.equal(cpu.x, gpu.x.cpu())
         assert cpu.y is not None
@@ -200,13 +201,13 @@ def test_what_was_handed_out_on_a_gpu_stays_as_more_is_sent(monkeypatch: pytest.
     """Pinned slots and the copies' memory are used again only once nobody reads them."""
     monkeypatch.setattr(storage, "BLOCK", 100)  # the set goes over in many pieces
     data = numbered(250)
-    here, there = Sampler(data, "cpu", 5), Sampler(data, "cuda", 5, 0.0)
-    assert there.on_device is None
+    here, on_gpu = Sampler(data, "cpu", 5), Sampler(data, "cuda", 5, 0.0)
+    assert on_gpu.on_device is None
     whole = Sampler(data, "cuda:0", 7)
     assert whole.on_device is not None
     assert torch.equal(whole.on_device.cpu(), torch.from_numpy(data.images))
     assert Sampler(data, "cuda", 8)._storage is whole._storage
-    kept = [(start, there.batch(start, size).x) for start in range(0, 3000, 100) for size in (60, 100)]
+    kept = [(start, on_gpu.batch(start, size).x) for start in range(0, 3000, 100) for size in (60, 100)]
     busy = torch.zeros(2000, 2000, device="cuda")
     for start, x in kept:
         busy = busy @ busy  # the compute runs behind

@@ -73,13 +73,13 @@ def test_splits_are_top_folders(tmp_path: Path, shape: Callable[..., Path]) -> N
     everything = folder(path).load()
     assert len(everything) == 12
     assert everything.classes == ["cat", "dog"]
-    for wrong, hint in (
+    for name, hint in (
         ("trian", "did you mean 'train'"),
         ("Test", "did you mean 'test'"),
         ("x", "it has test, train"),
     ):
-        with pytest.raises(DataError, match=rf"^dataset\.split: .* has no folder '{wrong}'; .*{hint}"):
-            folder(path, split=wrong).load()
+        with pytest.raises(DataError, match=rf"^dataset\.split: .* has no folder '{name}'; .*{hint}"):
+            folder(path, split=name).load()
 
 
 @pytest.mark.parametrize(
@@ -260,18 +260,18 @@ def test_only_the_cache_is_written(tmp_path: Path, cache: Path) -> None:
 
 def test_prepare_and_info(tmp_path: Path) -> None:
     data = folder(as_zip(tmp_path / "set.zip", tree("train", "test")), split="train")
-    told = pack.info(data)
-    assert told["splits"] == ["test", "train"]
-    assert told["packs"] == {"train": None, "test": None}
+    summary = pack.info(data)
+    assert summary["splits"] == ["test", "train"]
+    assert summary["packs"] == {"train": None, "test": None}
     (manifest,) = pack.prepare(data)
     assert manifest["split"] == "train"
     assert manifest["count"] == 6
     assert manifest["folder"] == str(data.pack_folder("train"))
     assert manifest["source"]["kind"] == "zip"
     assert len(pack.prepare(data, ["train", "test"])) == 2
-    told = pack.info(data, verify=True)
-    assert told["packs"]["test"]["class_counts"] == [3, 3]
-    assert "error" not in told["packs"]["train"]
+    summary = pack.info(data, verify=True)
+    assert summary["packs"]["test"]["class_counts"] == [3, 3]
+    assert "error" not in summary["packs"]["train"]
 
 
 @pytest.mark.data

@@ -147,11 +147,11 @@ def test_the_papers_preprocessing(tmp_path: Path) -> None:
     square = picture.crop((42, 0, 42 + 256, 256))
     file = io.BytesIO()
     square.save(file, "JPEG", quality=95, subsampling=0)
-    there = np.asarray(Image.open(file).resize((128, 128), Image.Resampling.BILINEAR))
-    assert np.array_equal(data.images[0], there.transpose(2, 0, 1))
+    expected = np.asarray(Image.open(file).resize((128, 128), Image.Resampling.BILINEAR))
+    assert np.array_equal(data.images[0], expected.transpose(2, 0, 1))
     without = np.asarray(square.resize((128, 128), Image.Resampling.BILINEAR))
-    assert not np.array_equal(there, without), "the round trip leaves its mark"
-    assert np.abs(there.astype(int) - without).mean() < 2
+    assert not np.array_equal(expected, without), "the round trip leaves its mark"
+    assert np.abs(expected.astype(int) - without).mean() < 2
     assert data.manifest["transform"]["preprocess"] == "paper"
     plain = ImageNet(str(root), preprocess="plain").load()
     assert plain.fingerprint != data.fingerprint
@@ -165,8 +165,8 @@ def test_the_contrast_stretch_of_the_papers_loader(tmp_path: Path) -> None:
     x = np.array(
         [[[10, 60, 110], [60, 60, 60]], [[35, 85, 61], [10, 110, 10]]], np.uint8
     )  # 10 to 110: x 2.55
-    wanted = [[[0, 128, 255], [128, 128, 128]], [[64, 191, 130], [0, 255, 0]]]
-    assert np.asarray(stretched(Image.fromarray(x))).tolist() == wanted
+    by_hand = [[[0, 128, 255], [128, 128, 128]], [[64, 191, 130], [0, 255, 0]]]
+    assert np.asarray(stretched(Image.fromarray(x))).tolist() == by_hand
     assert not np.asarray(stretched(Image.fromarray(np.full((2, 2, 3), 77, np.uint8)))).any()
     whole = np.asarray(Image.effect_mandelbrot((256, 256), (-2, -1.5, 1, 1.5), 50).convert("RGB"))
     assert (whole.min(), whole.max()) == (0, 255)
@@ -180,9 +180,9 @@ def test_the_contrast_stretch_of_the_papers_loader(tmp_path: Path) -> None:
     data, plain = dataset.load(), ImageNet(str(root)).load()
     square = np.asarray(_through_jpeg(pale)).astype(np.float64)
     low, high = square.min(), square.max()
-    there = np.floor((square - low) * 255 / (high - low) + 0.5).astype(np.uint8)
-    there = np.asarray(Image.fromarray(there).resize((128, 128), Image.Resampling.BILINEAR))
-    assert np.abs(data.images[0].transpose(1, 2, 0).astype(int) - there).max() == 0
+    expected = np.floor((square - low) * 255 / (high - low) + 0.5).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(expected).resize((128, 128), Image.Resampling.BILINEAR))
+    assert np.abs(data.images[0].transpose(1, 2, 0).astype(int) - expected).max() == 0
     assert int(data.images.max()) - int(data.images.min()) > 1.8 * (
         int(plain.images.max()) - int(plain.images.min())
     )

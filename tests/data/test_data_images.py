@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_sets import kept_workers  # noqa: F401
 from PIL import Image
 
-from ganlab.data.formats.images import BadImageError, Rule, decode, printable_name, resize_block
+from ganlab.data.formats.images import BadImageError, Rule, decode
 from ganlab.data.packing.decoding import Encoded, decode_all
-from ganlab.errors import Stopped
+from ganlab.errors import Stopped, printable_name
 
 RNG = np.random.default_rng(0)
 
@@ -34,62 +35,62 @@ def picture(size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Image.Image:
 
 
 def decoded(data: bytes, **options: Any) -> tuple[np.ndarray[Any, Any], list[str]]:
-    heard: list[str] = []
-    return decode(data, Rule(**{"resolution": 8} | options), heard.append), heard
+    notes: list[str] = []
+    return decode(data, Rule(**{"resolution": 8} | options), notes.append), notes
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
     image = picture()
-    pixels, heard = decoded(encoded(image))
+    pixels, notes = decoded(encoded(image))
     assert np.array_equal(pixels, np.asarray(image).transpose(2, 0, 1))
     assert pixels.shape == (3, 8, 8)
-    assert heard == []
+    assert notes == []
     for kind in ("BMP", "WEBP"):
         lossless = {"lossless": True} if kind == "WEBP" else {}
         assert np.array_equal(decoded(encoded(image, kind, **lossless))[0], pixels), kind
 
 
-def test_grey_and_colour() -> None:
+def test_gray_and_color() -> None:
     grey = picture(mode="L")
-    as_rgb, heard = decoded(encoded(grey))
-    assert heard == ["grey"]
+    as_rgb, notes = decoded(encoded(grey))
+    assert notes == ["grey"]
     assert all(np.array_equal(channel, np.asarray(grey)) for channel in as_rgb)
-    as_grey, heard = decoded(encoded(grey), channels=1)
-    assert (as_grey.shape, heard) == ((1, 8, 8), [])
-    colour = picture()
-    as_grey, heard = decoded(encoded(colour), channels=1)
-    assert heard == ["to_grey"]
-    r, g, b = np.asarray(colour).astype(float).transpose(2, 0, 1)
+    as_grey, notes = decoded(encoded(grey), channels=1)
+    assert (as_grey.shape, notes) == ((1, 8, 8), [])
+    color = picture()
+    as_grey, notes = decoded(encoded(color), channels=1)
+    assert notes == ["to_grey"]
+    r, g, b = np.asarray(color).astype(float).transpose(2, 0, 1)
     assert np.abs(as_grey[0] - (0.299 * r + 0.587 * g + 0.114 * b)).max() <= 1
 
 
 def test_transparency_is_laid_over_white() -> None:
     image = Image.new("RGBA", (8, 8), (0, 0, 255, 0))
     image.putpixel((0, 0), (10, 20, 30, 255))
-    pixels, heard = decoded(encoded(image))
-    assert heard == ["alpha"]
+    pixels, notes = decoded(encoded(image))
+    assert notes == ["alpha"]
     assert pixels[:, 0, 0].tolist() == [10, 20, 30]
     assert pixels[:, 1, 1].tolist() == [255, 255, 255]
     palette = Image.new("P", (8, 8), 0)
     palette.putpalette([200, 0, 0, 0, 200, 0])
-    pixels, heard = decoded(encoded(palette))
-    assert heard == ["palette"]
+    pixels, notes = decoded(encoded(palette))
+    assert notes == ["palette"]
     assert pixels[:, 3, 3].tolist() == [200, 0, 0]
-    pixels, heard = decoded(encoded(palette, transparency=0))
-    assert heard == ["palette", "alpha"]
+    pixels, notes = decoded(encoded(palette, transparency=0))
+    assert notes == ["palette", "alpha"]
     assert pixels.min() == 255
 
 
 def test_sixteen_bits_keep_the_upper_eight() -> None:
     wide = Image.fromarray(np.full((8, 8), 0x81FF, np.uint16))
-    pixels, heard = decoded(encoded(wide), channels=1)
-    assert heard == ["16bit"]
+    pixels, notes = decoded(encoded(wide), channels=1)
+    assert notes == ["16bit"]
     assert set(pixels.flatten().tolist()) == {0x81}
 
 
 def test_cmyk_and_bilevel() -> None:
-    pixels, heard = decoded(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100))
-    assert heard == ["cmyk"]
+    pixels, notes = decoded(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100))
+    assert notes == ["cmyk"]
     assert pixels[0].min() > 230
     assert pixels[1:].max() < 25
     assert set(decoded(encoded(Image.new("1", (8, 8), 1)))[0].flatten().tolist()) == {255}
@@ -100,8 +101,8 @@ def test_exif_orientation_is_applied() -> None:
     image.paste((255, 255, 255), (0, 0, 8, 4))  # the upper half is white
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    pixels, heard = decoded(encoded(image, "JPEG", exif=exif, quality=100))
-    assert heard == ["rotated"]
+    pixels, notes = decoded(encoded(image, "JPEG", exif=exif, quality=100))
+    assert notes == ["rotated"]
     assert pixels[:, :, 6:].min() > 240  # the right half is
     assert pixels[:, :, :2].max() < 15
     broken = encoded(image, "JPEG", exif=b"Exif\0\0MM\0*" + b"\xff" * 30)
@@ -114,8 +115,8 @@ def test_the_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "lime")]
     for kind in ("WEBP", "PNG"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        pixels, heard = decoded(data)
-        assert "animated" in heard, kind
+        pixels, notes = decoded(data)
+        assert "animated" in notes, kind
         assert pixels[0].min() > 200, kind
         assert pixels[1].max() < 60, kind
 
@@ -134,39 +135,27 @@ def test_shrinking_is_antialiased_and_enlarging_is_counted() -> None:
     checks = np.indices((64, 64)).sum(0) % 2 * 255
     board = Image.fromarray(checks.astype(np.uint8))
     for resample in ("box", "bilinear", "bicubic", "lanczos"):
-        pixels, heard = decoded(encoded(board), channels=1, resample=resample)
+        pixels, notes = decoded(encoded(board), channels=1, resample=resample)
         assert np.abs(pixels[0, 1:-1, 1:-1].astype(int) - 127).max() < 25, resample
-        assert heard == []
-    pixels, heard = decoded(encoded(Image.new("RGB", (1, 1), (9, 9, 9))))
-    assert heard == ["enlarged"]
+        assert notes == []
+    pixels, notes = decoded(encoded(Image.new("RGB", (1, 1), (9, 9, 9))))
+    assert notes == ["enlarged"]
     assert set(pixels.flatten().tolist()) == {9}
 
 
-def test_resize_block_is_pillow_image_by_image() -> None:
-    images = RNG.integers(0, 256, (3, 3, 96, 96), dtype=np.uint8)
-    small = resize_block(images, 48, "bilinear")
-    picture = Image.fromarray(images[1].transpose(1, 2, 0))
-    expected = np.asarray(picture.resize((48, 48), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    assert np.array_equal(small[1], expected)
-    assert resize_block(images, 96, "box") is images
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png_of_size(width: int, height: int) -> bytes:
     """A tiny PNG whose header promises width x height."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-@pytest.mark.parametrize("side", [9_000, 12_000, 20_000, 2_000_000])
+@pytest.mark.parametrize("side", [9_000, 2_000_000])
 def test_a_bomb_is_refused_by_its_header(side: int) -> None:
     file = Encoded("bomb.png", 0, png_of_size(side, side))
     tracemalloc.start()
@@ -180,13 +169,6 @@ def test_a_bomb_is_refused_by_its_header(side: int) -> None:
     assert peak < 20e6
 
 
-def test_max_pixels_is_an_option() -> None:
-    data = encoded(picture((16, 16)))
-    with pytest.raises(BadImageError, match=r"16x16 pixels, over max_pixels=255"):
-        decoded(data, max_pixels=255)
-    decoded(data, max_pixels=256)
-
-
 def test_max_pixels_goes_beyond_pillows_limit() -> None:
     """Pillow itself stops at 2 x 89 megapixels, whatever the user allows."""
     data = encoded(Image.new("1", (14_000, 14_000)))
@@ -194,10 +176,6 @@ def test_max_pixels_goes_beyond_pillows_limit() -> None:
         decoded(data, max_pixels=150_000_000)
     pixels, _ = decoded(data, max_pixels=200_000_000)
     assert pixels.shape == (3, 8, 8)
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 LARGE = zlib.compress(b"a" * 3_000_000)
@@ -216,9 +194,9 @@ METADATA = {
 def test_large_metadata_is_no_damage(what: str) -> None:
     plain = encoded(picture())
     for at in (33, len(plain) - 12):  # behind the header, before the end mark
-        pixels, heard = decoded(plain[:at] + METADATA[what] + plain[at:])
+        pixels, notes = decoded(plain[:at] + METADATA[what] + plain[at:])
         assert np.array_equal(pixels, decoded(plain)[0])
-        assert heard == []
+        assert notes == []
 
 
 def test_small_xmp_still_tells_which_way_is_up() -> None:
@@ -226,8 +204,8 @@ def test_small_xmp_still_tells_which_way_is_up() -> None:
     exif[0x010F] = "a maker, and no orientation"
     data = encoded(image, exif=exif)
     turned = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'
-    pixels, heard = decoded(data[:33] + chunk(b"iTXt", turned) + data[33:])
-    assert heard == ["rotated", "enlarged"]
+    pixels, notes = decoded(data[:33] + chunk(b"iTXt", turned) + data[33:])
+    assert notes == ["rotated", "enlarged"]
     assert np.array_equal(pixels, decoded(encoded(image.rotate(180)))[0])
 
 
@@ -246,10 +224,10 @@ BAD: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_image_says_so(kind: str) -> None:
-    with pytest.raises(BadImageError, match=r"not an image in a format|broken image"):
-        decoded(BAD[kind]())
+def test_what_is_no_image_says_so() -> None:
+    for make in BAD.values():
+        with pytest.raises(BadImageError, match=r"not an image in a format|broken image"):
+            decoded(make())
 
 
 @pytest.mark.parametrize("where", ["load", "getexif"])
@@ -277,7 +255,7 @@ def test_a_cut_image_is_bad_at_every_length(kind: str) -> None:
     whole = encoded(picture((32, 32)), kind)
     decoded(whole)
     # the last bytes may be a sum and an end mark: with all pixels there, decoders forgive their absence
-    for length in np.linspace(0, len(whole) - 32, 60).astype(int):
+    for length in np.linspace(0, len(whole) - 32, 15).astype(int):
         with pytest.raises(BadImageError):
             decoded(whole[:length])
 
@@ -285,7 +263,7 @@ def test_a_cut_image_is_bad_at_every_length(kind: str) -> None:
 def test_flipped_bits_never_escape_as_another_error() -> None:
     for kind in ("JPEG", "PNG", "WEBP", "BMP"):
         whole = bytearray(encoded(picture((16, 16)), kind))
-        for _ in range(60):
+        for _ in range(20):
             rotten = whole.copy()
             rotten[RNG.integers(len(rotten))] ^= 1 << RNG.integers(8)
             with warnings.catch_warnings():
@@ -294,21 +272,21 @@ def test_flipped_bits_never_escape_as_another_error() -> None:
                     assert decoded(bytes(rotten))[0].shape == (3, 8, 8)
 
 
-@pytest.mark.parametrize("workers", [None, 0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_stays_in_order(workers: int | None) -> None:
     files = []
-    for i in range(700):
+    for i in range(300):
         grey = Image.new("L", (8, 8), i % 251)
         data = encoded(grey) if i % 100 != 7 else b"no image"
         files.append(Encoded(f"{i}.png", i, data))
-    files.append(Encoded("gone\x1b[31m.png", 700, BadImageError("cannot be read")))
+    files.append(Encoded("gone\x1b[31m.png", 300, BadImageError("cannot be read")))
     blocks = list(decode_all(iter(files), Rule(8, channels=1), workers))
     labels = np.concatenate([b.labels for b in blocks]).tolist()
-    assert labels == [i for i in range(700) if i % 100 != 7]
+    assert labels == [i for i in range(300) if i % 100 != 7]
     pixels = np.concatenate([b.images for b in blocks])[:, 0, 0, 0].tolist()
     assert pixels == [i % 251 for i in labels]
     bad = [item for b in blocks for item in b.bad]
-    assert [name for name, _ in bad] == [f"{i}.png" for i in range(7, 700, 100)] + ["gone?[31m.png"]
+    assert [name for name, _ in bad] == [f"{i}.png" for i in range(7, 300, 100)] + ["gone?[31m.png"]
 
 
 def test_a_stream_is_read_no_further_than_needed() -> None:

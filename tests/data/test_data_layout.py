@@ -21,10 +21,10 @@ def as_tar(path: Path, files: Files) -> Path:
     return image_sets.as_tar(path, {f"./{name}": data for name, data in files.items()})
 
 
-def seen(path: Path, split: str = "all", labels: bool = True) -> tuple[list[str], list[int]]:
+def classes_and_labels(path: Path, split: str = "all", labels: bool = True) -> tuple[list[str], list[int]]:
     """The classes, and each image's label."""
-    found = Folder(str(path), split=split, labels=labels).originals(split)
-    return list(found.classes), [file.label for file in found.files]
+    originals = Folder(str(path), split=split, labels=labels).originals(split)
+    return list(originals.classes), [file.label for file in originals.files]
 
 
 def images(*folders: str) -> Files:
@@ -65,11 +65,11 @@ def test_splits_are_no_classes(tmp_path: Path, folders: str, classes: str | None
         path = make(tmp_path / make.__name__, images(*folders.split()))
         if classes is None:
             with pytest.raises(DataError, match=r"^dataset\.split: is not set, .*; set dataset\.split=train"):
-                seen(path)
-            assert len(seen(path, split="train")[0]) == 2
+                classes_and_labels(path)
+            assert len(classes_and_labels(path, split="train")[0]) == 2
         else:
-            assert seen(path)[0] == classes.split()
-        assert seen(path, labels=False) == ([], [-1] * len(folders.split()))
+            assert classes_and_labels(path)[0] == classes.split()
+        assert classes_and_labels(path, labels=False) == ([], [-1] * len(folders.split()))
 
 
 LABELS = [[name, i % 3] for i, name in enumerate(STORED)]
@@ -93,16 +93,16 @@ LABELS = [[name, i % 3] for i, name in enumerate(STORED)]
     ],
 )  # fmt: skip
 def test_the_table_of_stylegan(tmp_path: Path, files: Files, labels: list[int] | str) -> None:
-    there = dict.fromkeys(STORED, b"x") | files
-    wrapped = {f"set/{name}": data for name, data in there.items()}
-    for number, (make, content) in enumerate(((as_folder, there), (as_zip, there), (as_tar, wrapped))):
+    stored = dict.fromkeys(STORED, b"x") | files
+    wrapped = {f"set/{name}": data for name, data in stored.items()}
+    for number, (make, content) in enumerate(((as_folder, stored), (as_zip, stored), (as_tar, wrapped))):
         path = make(tmp_path / str(number), content)
         if isinstance(labels, str):
             with pytest.raises(DataError, match=labels):
-                seen(path)
+                classes_and_labels(path)
         else:
-            assert seen(path)[1] == labels
-        assert seen(path, labels=False)[1] == [-1] * 6
+            assert classes_and_labels(path)[1] == labels
+        assert classes_and_labels(path, labels=False)[1] == [-1] * 6
 
 
 @pytest.mark.parametrize(
@@ -121,28 +121,28 @@ def test_samples_of_webdataset(
     files = {name: data for i, files in enumerate(samples) for name, data in sample(i, **files).items()}
     makes: list[Callable[[Path, Files], Path]] = [as_folder, as_zip, as_tar]
     for make in makes:
-        assert seen(make(tmp_path / make.__name__, files)) == (classes, labels)
+        assert classes_and_labels(make(tmp_path / make.__name__, files)) == (classes, labels)
     shards = tmp_path / "shards"
     for name in ("a-000.tar", "a-001.tar", "a-002.tar.gz"):
         as_tar(shards / name, files)
-    assert seen(shards) == (classes, labels * 3)
+    assert classes_and_labels(shards) == (classes, labels * 3)
     as_tar(tmp_path / "splits" / "train" / "0.tar", files)
     as_tar(tmp_path / "splits" / "val" / "0.tar", files)
-    assert seen(tmp_path / "splits", split="val") == (classes, labels)
+    assert classes_and_labels(tmp_path / "splits", split="val") == (classes, labels)
 
 
 def test_a_sample_without_a_label(tmp_path: Path) -> None:
     path = as_tar(tmp_path / "a.tar", sample(0, cls="1") | sample(1))
     with pytest.raises(DataError, match=r"a\.tar/000001\.jpg: has no label, .*dataset\.labels=false"):
-        seen(path)
+        classes_and_labels(path)
 
 
 def test_shards_hold_class_folders_too(tmp_path: Path) -> None:
     for name in ("0.tar", "1.tar"):
         as_tar(tmp_path / "set" / name, images("cat", "dog"))
-    assert seen(tmp_path / "set") == (["cat", "dog"], [0, 1, 0, 1])
+    assert classes_and_labels(tmp_path / "set") == (["cat", "dog"], [0, 1, 0, 1])
     as_folder(tmp_path / "set", images("emu"))  # beside images a tar is some other file
-    assert seen(tmp_path / "set") == (["emu"], [0])
+    assert classes_and_labels(tmp_path / "set") == (["emu"], [0])
 
 
 def test_what_systems_leave_behind(tmp_path: Path) -> None:
@@ -152,5 +152,5 @@ def test_what_systems_leave_behind(tmp_path: Path) -> None:
     ]  # fmt: skip
     files = images("cat", "dog") | {"cat/UPPER.JPEG": b"x"} | dict.fromkeys(junk, b"x")
     for make in (as_folder, as_zip, as_tar):
-        classes, labels = seen(make(tmp_path / make.__name__, files))
+        classes, labels = classes_and_labels(make(tmp_path / make.__name__, files))
         assert (classes, sorted(labels)) == (["cat", "dog"], [0, 0, 1])

@@ -11,7 +11,7 @@ from typing import Any
 import lmdb
 import numpy as np
 import pytest
-from image_sets import Files, as_lmdb, own_cache  # noqa: F401
+from image_sets import Files, as_lmdb, kept_workers, own_cache  # noqa: F401
 from PIL import Image
 
 from ganlab.data.formats.images import Rule, decode
@@ -48,8 +48,8 @@ def test_a_database_in_the_order_of_its_keys(tmp_path: Path) -> None:
     data = Lsun(str(tmp_path)).load()
     assert np.array_equal(data.images, pixels(images))
     assert (data.labels, data.classes, data.name) == (None, [], "lsun-bedroom")
-    found = data.manifest["source"]["categories"]["bedroom"]
-    assert (found["kind"], found["entries"]) == ("lmdb", 40)
+    source = data.manifest["source"]["categories"]["bedroom"]
+    assert (source["kind"], source["entries"]) == ("lmdb", 40)
     os.remove(path / "lock.mdb")  # a copy of somebody else's need not have it
     path.chmod(0o555)
     assert Lsun(str(path)).load().fingerprint == data.fingerprint
@@ -75,9 +75,9 @@ def test_several_categories_are_classes(tmp_path: Path) -> None:
     assert few.labels is not None
     assert few.labels.tolist() == [0] * 8 + [1] * 7
     assert np.array_equal(few.images[:8], data.images[:8])
-    for wrong in ("bedroom+", "bedroom+bedroom", ""):
+    for category in ("bedroom+", "bedroom+bedroom", ""):
         with pytest.raises(ValueError, match="category"):
-            Lsun(category=wrong)
+            Lsun(category=category)
 
 
 def test_folders_of_images(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_broken_images_are_counted(tmp_path: Path) -> None:
 
 def test_info_tells_of_a_split_without_a_source(tmp_path: Path) -> None:
     as_lmdb(tmp_path / "bedroom_train_lmdb", bedroom(3))
-    told = pack.info(Lsun(str(tmp_path)))
-    assert told["packs"]["train"] is None
-    assert "bedroom_val_lmdb.zip" in told["packs"]["val"]["absent"]
+    summary = pack.info(Lsun(str(tmp_path)))
+    assert summary["packs"]["train"] is None
+    assert "bedroom_val_lmdb.zip" in summary["packs"]["val"]["absent"]
     with pytest.raises(DataError, match="no bedroom val"):
         pack.info(Lsun(str(tmp_path), split="val"))
 
@@ -189,7 +189,7 @@ def test_a_cut_database_whose_head_lies_ends_in_one_line(tmp_path: Path) -> None
 def test_rotten_pages_end_in_one_line_or_none(tmp_path: Path) -> None:
     file = as_lmdb(tmp_path / "bedroom_train_lmdb", bedroom(200)) / "data.mdb"
     whole = file.read_bytes()
-    told: list[str] = []
+    summary: list[str] = []
     for _ in range(5):
         raw = bytearray(whole)
         for _ in range(40):
@@ -201,9 +201,9 @@ def test_rotten_pages_end_in_one_line_or_none(tmp_path: Path) -> None:
             data = Lsun(str(tmp_path)).load()
             assert len(data) <= 200
         except DataError as error:
-            told.append(str(error))
-    assert len(told) > 1
-    assert not any("\n" in line for line in told)
+            summary.append(str(error))
+    assert len(summary) > 1
+    assert not any("\n" in line for line in summary)
 
 
 def test_fewer_entries_than_promised(tmp_path: Path) -> None:

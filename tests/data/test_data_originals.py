@@ -24,7 +24,7 @@ from ganlab.data import cifar10, mnist, stl10
 from ganlab.data.cifar10 import TRAIN, Cifar10
 from ganlab.data.formats.unpickle import unpickle
 from ganlab.data.mnist import Mnist
-from ganlab.data.packing import download, pack
+from ganlab.data.packing import download, originals, pack
 from ganlab.data.packing.originals import OriginalDataset
 from ganlab.data.stl10 import Stl10
 from ganlab.errors import DataError, EnvError
@@ -447,10 +447,10 @@ def test_a_file_put_in_the_cache_is_used(cache: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_split_downloads_its_two_files(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    fetched: list[str] = []
 
     def fetch(remote: download.Remote) -> Path:
-        asked.append(remote.file)
+        fetched.append(remote.file)
         as_folder(remote.path.parent, {remote.file: ZIPPED[remote.file]})
         return remote.path
 
@@ -459,18 +459,18 @@ def test_a_split_downloads_its_two_files(cache: Path, monkeypatch: pytest.Monkey
         for n, data in ZIPPED.items()
     ]
     monkeypatch.setattr(download, "REMOTES", tuple(known))
-    monkeypatch.setattr(mnist, "fetch", fetch)
+    monkeypatch.setattr(originals, "fetch", fetch)
     data = Mnist(verify=False, resolution=28)
     assert len(data.load(split="test")) == 23
-    assert asked == ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
+    assert fetched == ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
     (finding,) = [f for f in doctor.datasets() if f.name == "mnist"]
     assert (finding.state, finding.text) == ("absent", f"not downloaded: {X}.gz, {Y}.gz")
     assert len(data.load()) == 40
-    assert sorted(asked) == sorted(ZIPPED)
+    assert sorted(fetched) == sorted(ZIPPED)
     (finding,) = [f for f in doctor.datasets() if f.name == "mnist"]
     assert finding.state == "ok"
     data.load()
-    assert len(asked) == 4, "and only once"
+    assert len(fetched) == 4, "and only once"
 
 
 # ---- the real ones

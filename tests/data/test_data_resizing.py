@@ -30,13 +30,13 @@ def test_processes_give_the_same_images(
 
     expected = resize_block(IMAGES, resolution, "bicubic")
     for workers in (None, 0, 2):
-        found = list(resize_all(blocks(), 50, resolution, "bicubic", workers))
-        assert len(found) > 3
-        assert np.array_equal(np.concatenate(found), expected)
+        pieces = list(resize_all(blocks(), 50, resolution, "bicubic", workers))
+        assert len(pieces) > 3
+        assert np.array_equal(np.concatenate(pieces), expected)
 
 
 def test_few_images_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resizing, "WorkerPool", None)
-    (found,) = resize_all([IMAGES], 50, 10, "box")
-    assert np.array_equal(found, resize_block(IMAGES, 10, "box"))
+    (pieces,) = resize_all([IMAGES], 50, 10, "box")
+    assert np.array_equal(pieces, resize_block(IMAGES, 10, "box"))
     assert list(resize_all([], 0, 10, "box")) == []

@@ -28,7 +28,7 @@ def made(path: Path, content: str | bytes, **keys: Any) -> TextSet:
     return Text(**{"path": str(path), "length": 4} | keys).load()
 
 
-def told(images: TextSet) -> list[str]:
+def lines_of(images: TextSet) -> list[str]:
     """The lines as text, padding included, sorted: they are shuffled."""
     symbols = images.manifest["vocabulary"]
     return sorted("".join(symbols[i] for i in row) for row in images.images)
@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> Path:
 def test_lines_are_cut_padded_and_counted(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "ganlab"):
         images = made(file, "ab\n\nabcdef\r\n\r\nabcd\nc")
-    assert told(images) == ["ab``", "abcd", "abcd", "c```"]
+    assert lines_of(images) == ["ab``", "abcd", "abcd", "c```"]
     assert images.manifest["counts"] == {"lines_cut": 1, "empty_lines_left_out": 2}
     assert "1 lines are longer than 4 symbols and were cut" in caplog.text
     assert images.warnings == ("1 lines were cut",)
@@ -56,7 +56,7 @@ def test_line_ends_of_all_systems(file: Path, how: str, monkeypatch: pytest.Monk
     for block in (3, 1 << 24):
         monkeypatch.setattr(reading, "BLOCK", block)
         images = made(file, "\ufeff" + how.join(["ab", "cd", "ef", ""]))
-        assert told(images) == ["ab``", "cd``", "ef``"]
+        assert lines_of(images) == ["ab``", "cd``", "ef``"]
 
 
 def test_links_in_a_folder_are_followed(tmp_path: Path) -> None:
@@ -78,13 +78,13 @@ def test_the_vocabulary_is_by_frequency_then_code_point(file: Path) -> None:
     small = made(file, "bac\nbacd\nb\né€\n", max_vocabulary=4)
     assert small.manifest["vocabulary"] == ["\ufffd", "`", "b", "a"]
     assert small.manifest["counts"]["symbols_unknown"] == 5
-    assert told(small) == ["b```", "ba\ufffd`", "ba\ufffd\ufffd", "\ufffd\ufffd``"]
+    assert lines_of(small) == ["b```", "ba\ufffd`", "ba\ufffd\ufffd", "\ufffd\ufffd``"]
 
 
 def test_long_lines_are_split_or_fail(file: Path) -> None:
     text = "abcdefghij\nab\n\nabcdefgh\n"
     images = made(file, text, long_lines="split")
-    assert told(images) == sorted(["abcd", "efgh", "ij``", "ab``", "abcd", "efgh"])
+    assert lines_of(images) == sorted(["abcd", "efgh", "ij``", "ab``", "abcd", "efgh"])
     assert images.manifest["counts"] == {"lines_split": 2, "empty_lines_left_out": 1}
     with pytest.raises(DataError, match=r"line 4 has 8 symbols, more than dataset.length=4; set dataset"):
         made(file, text[11:] and "ab\n\nab\nabcdefgh\n", long_lines="fail")
@@ -116,7 +116,7 @@ def test_blocks_and_pieces_change_nothing(file: Path, how: str, monkeypatch: pyt
     assert np.array_equal(again.images, whole.images)
     step = 4 if how == "split" else 99
     wanted = [w[i : i + 4].ljust(4, "`") for w in words for i in range(0, len(w), step)]
-    assert told(whole) == sorted(wanted)
+    assert lines_of(whole) == sorted(wanted)
     counts = Counter("".join(wanted))
     order = sorted(counts, key=lambda c: (-counts[c], c))
     assert whole.manifest["vocabulary"] == ["\ufffd", *order]
@@ -136,12 +136,12 @@ def test_folders_archives_and_splits(tmp_path: Path) -> None:
         (root / folder / name).write_text(text)
     data = Text(path=str(root), length=4)
     assert data.splits() == ("train", "test")
-    assert told(data.load()) == ["aaa`", "bbb`", "ccc`", "ddd`"]
+    assert lines_of(data.load()) == ["aaa`", "bbb`", "ccc`", "ddd`"]
     test = data.load(split="test")
-    assert told(test) == ["a\ufffda`"]  # z is not in the training text
+    assert lines_of(test) == ["a\ufffda`"]  # z is not in the training text
     assert test.shape == data.load().shape
     assert test.manifest["vocabulary"] == data.load().manifest["vocabulary"]
-    assert told(Text(path=str(root), length=4, max_lines=3).load()) == ["aaa`", "bbb`", "ccc`"]
+    assert lines_of(Text(path=str(root), length=4, max_lines=3).load()) == ["aaa`", "bbb`", "ccc`"]
     packed = tmp_path / "corpus.txt.gz"
     packed.write_bytes(gzip.compress(b"aaa\nbbb\nccc\nddd\n"))
     same = Text(path=str(packed), length=4)
@@ -155,9 +155,9 @@ def test_a_share_is_held_out(file: Path) -> None:
     train, test = data.load(), data.load(split="test")
     assert data.splits() == ("train", "test")
     assert (len(train), len(test)) == (80, 20)
-    assert sorted(told(train) + told(test)) == [f"{i:03d}`" for i in range(100)]
+    assert sorted(lines_of(train) + lines_of(test)) == [f"{i:03d}`" for i in range(100)]
     other = Text(path=str(file), length=4, held_out=0.2, data_seed=1).load(split="test")
-    assert told(other) != told(test)
+    assert lines_of(other) != lines_of(test)
     with pytest.raises(DataError, match="has no split 'test'"):
         Text(path=str(file), length=4).load(split="test")
 
@@ -200,7 +200,7 @@ def test_bad_files_are_one_line(case: str, file: Path, capfd: pytest.CaptureFixt
 
 def test_bad_bytes_become_the_unknown_symbol(file: Path) -> None:
     images = made(file, b"\xef\xbb\xbfab\nd\xe9f\n", on_bad="replace")
-    assert told(images) == ["ab``", "d\ufffdf`"]
+    assert lines_of(images) == ["ab``", "d\ufffdf`"]
     assert images.manifest["counts"] == {"symbols_replaced": 1, "symbols_unknown": 1}
 
 
@@ -249,8 +249,8 @@ def test_data_commands(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_shakespeare() -> None:
     images = Text(path=str(SHAKESPEARE)).load()
     lines = [line for line in SHAKESPEARE.read_text().splitlines() if line]
-    assert told(images) == sorted(line[:32].ljust(32, "`") for line in lines)
-    counts = Counter("".join(told(images)))
+    assert lines_of(images) == sorted(line[:32].ljust(32, "`") for line in lines)
+    counts = Counter("".join(lines_of(images)))
     assert images.manifest["vocabulary"][1:] == sorted(counts, key=lambda c: (-counts[c], c))
     assert images.shape == (65, 32)
     assert json.dumps(images.manifest)

@@ -212,9 +212,9 @@ def out_of_memory(where: str, calls: int) -> Callable[[], None]:
     """The device runs out of memory at the ``calls``-th call of a phase, once."""
 
     def patch() -> None:
-        from ganlab.evaluation import generate
         from ganlab.extractors.cifar import CifarExtractor
         from ganlab.samples import images as images_module
+        from ganlab.training import monitor
         from ganlab.training import step as steps
 
         count = [0]
@@ -233,9 +233,10 @@ def out_of_memory(where: str, calls: int) -> Callable[[], None]:
         elif where == "features":
             CifarExtractor.__call__ = failing(CifarExtractor.__call__)  # type: ignore[method-assign]
         elif where == "images":
-            generate.quantize = failing(generate.quantize)
+            images_module.quantize = failing(images_module.quantize)
         else:
-            images_module.to_stored = failing(images_module.to_stored)
+            previews, quantize = monitor.stored_samples, failing(images_module.quantize)
+            monitor.stored_samples = lambda net, z, y, _: previews(net, z, y, quantize)
 
     return patch
 

@@ -101,8 +101,8 @@ def moments() -> dict[str, list[tuple[str, Patch, tuple[str, ...]]]]:
     from ganlab.evaluation.per_class import ClassPass
     from ganlab.runs import folder as folder_module
     from ganlab.runs.checkpoint import Checkpoints
-    from ganlab.samples import images
-    from ganlab.training import engine, trainer
+    from ganlab.samples import base, images
+    from ganlab.training import engine, monitor, trainer
 
     def update(n: int, after: bool) -> Patch:
         return at(engine.Engine, "update", n, after)
@@ -126,9 +126,9 @@ def moments() -> dict[str, list[tuple[str, Patch, tuple[str, ...]]]]:
         ],
         "sample grid": [
             ("the first is drawn", at(images, "grid", 1), WORDS),
-            ("the second is drawn", at(images, "images", 2), WORDS),
-            ("the second is written", at(images, "write_png", 2), WORDS),
-            ("after the last", at(images, "write_png", 3, after=True), WORDS),
+            ("the second is drawn", at(monitor, "stored_samples", 2), WORDS),
+            ("the second is written", at(base, "write_png", 2), WORDS),
+            ("after the last", at(base, "write_png", 3, after=True), WORDS),
         ],
         "evaluation": [
             ("the pass of the real images", at(evaluator, "compute", 1), WORDS),

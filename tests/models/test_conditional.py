@@ -20,6 +20,7 @@ from ganlab.data.digits import Digits
 from ganlab.data.folder import Folder
 from ganlab.data.stl10 import Stl10
 from ganlab.errors import ConfigError, Stopped
+from ganlab.evaluation.generate import stored_samples
 from ganlab.experiment import Experiment
 from ganlab.methods.losses import ClassLoss
 from ganlab.methods.penalties import GradientPenalty
@@ -29,7 +30,7 @@ from ganlab.models.blocks import ConditionalNorm
 from ganlab.models.resnet import CONCAT_AFTER, Discriminator, ResNet
 from ganlab.runs.checkpoint import Checkpoints, digest
 from ganlab.runs.folder import RunFolder
-from ganlab.samples import images as images_module
+from ganlab.samples import latents
 from ganlab.system.signals import StopFlag
 from ganlab.training import trainer
 from ganlab.training.build import build_gan
@@ -335,17 +336,17 @@ def test_one_class_is_none(small: Make, tmp_path: Path) -> None:
 
 
 def test_rows_of_a_grid() -> None:
-    assert images_module.some_classes(3) == [0, 1, 2]
-    assert images_module.some_classes(1000) == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
-    assert images_module.some_classes(1000, 1) == [0]
-    assert images_module.some_classes(0) == []
-    z, y = images_module.by_class(torch.arange(6.0).view(3, 2), [7, 5])
+    assert latents.some_classes(3) == [0, 1, 2]
+    assert latents.some_classes(1000) == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
+    assert latents.some_classes(1000, 1) == [0]
+    assert latents.some_classes(0) == []
+    z, y = latents.by_class(torch.arange(6.0).view(3, 2), [7, 5])
     assert y.tolist() == [7, 7, 7, 5, 5, 5]
     assert torch.equal(z[:3], z[3:])
-    labels = images_module.row_labels([4, 2], 8, 3, CPU)
+    labels = latents.row_labels([4, 2], 8, 3, CPU)
     assert labels is not None
     assert labels.tolist() == [4, 4, 4, 2, 2, 2, 4, 4]
-    assert images_module.row_labels([], 8, 3, CPU) is None
+    assert latents.row_labels([], 8, 3, CPU) is None
 
 
 def test_a_run_tells_its_classes_and_is_opened_without_data(
@@ -386,10 +387,10 @@ def test_a_picture_shows_what_its_row_says(small: Make) -> None:
     """Each row of the run's fixed grid is G of that row's class."""
     game = build_gan(small(), CPU, 10)
     game.generator.blocks[0].norm1.beta.weight.data.normal_(0, 3)
-    z, y = images_module.by_class(torch.randn(2, 4), range(10))
-    images = images_module.images(game.ema_or_generator, z, y, batch_size=3)
+    z, y = latents.by_class(torch.randn(2, 4), range(10))
+    images = stored_samples(game.ema_or_generator, z, y, batch_size=3)
     for i in (0, 7, 19):
-        alone = images_module.images(game.ema_or_generator, z[i : i + 1], y[i : i + 1])
+        alone = stored_samples(game.ema_or_generator, z[i : i + 1], y[i : i + 1])
         assert (images[i].int() - alone[0].int()).abs().max() <= 1
     assert len({images[i].numpy().tobytes() for i in range(0, 20, 2)}) == 10
     assert math.isfinite(float(images.float().mean()))

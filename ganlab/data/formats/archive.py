@@ -18,17 +18,19 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, cast
 
-from ganlab.data.formats import zip_directory
 from ganlab.data.formats.files import kind_of, open_file
-from ganlab.data.formats.images import printable_name
+from ganlab.data.formats.images import BadImageError
 from ganlab.data.formats.names import Names, clean, target_of
 from ganlab.data.formats.source import DAMAGE, LINK_LOOP, FolderSource, Member, Source, error_text, is_hidden
 from ganlab.data.formats.tar import Part, decompressed, headers, is_tar_header, open_tar
 from ganlab.data.packing.decoding import Piece
-from ganlab.errors import DataError
+from ganlab.errors import DataError, printable_name
+from ganlab.system.files import open_regular
 from ganlab.system.paths import expanded
 
 MAX_ZIP = 1_500_000  # entries of a zip, all of which are kept: 1 GB; ImageNet fits
+MAX_DIRECTORY = 1 << 28  # bytes of a zip's directory, which Python reads at once
+MARKED_UTF8, ENCRYPTED = 1 << 11, 1  # of a zip entry's flags
 KEPT_BYTES, KEPT_ENTRY = 1 << 27, 1 << 10  # of a tar in memory; what an entry costs beside its content
 MAX_RATIO, FREE_BYTES = 200, 1 << 30  # an archive may grow 200-fold, or to 1 GB
 MAX_LINK = 1 << 12  # bytes of a link's text
@@ -89,10 +91,10 @@ class ArchiveSource(Source):
                 if later[key]:
                     self._skip("older file of the same name", name)
                     continue
-            for seen in names.visible_names(name) if entry.kind == "file" else ():
+            for visible in names.visible_names(name) if entry.kind == "file" else ():
                 self._count()
-                if not is_hidden(seen):
-                    yield Member(seen, entry.size, self, entry.opener, entry.piece)
+                if not is_hidden(visible):
+                    yield Member(visible, entry.size, self, entry.opener, entry.piece)
 
     def _read_names(self) -> Names:
         names = Names()
@@ -116,24 +118,23 @@ class ZipSource(ArchiveSource):
     def _listed(self) -> Iterator[Entry]:
         limit, total = self._limit(), 0
         if self._archive is None:
-            if zip_directory.count_entries(self.path, MAX_ZIP) > MAX_ZIP:
+            self._archive = _open_zip(self.path)
+            if len(self._archive.filelist) > MAX_ZIP:
                 raise self._too_many(MAX_ZIP)
-            self._archive = zip_directory.open_zip(self.path)
-        for info in self._archive.infolist():
-            name, kind = zip_directory.decode_name(info), stat.S_IFMT(info.external_attr >> 16)
-            opener = partial(zip_directory.open_entry, self._archive, info)
+        for info in self._archive.filelist:
+            name, kind = _zip_name(info), stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir():
                 yield Entry(name, "folder")
             elif kind == stat.S_IFLNK:
-                text = os.fsdecode(self._archive.open(info).read(MAX_LINK)) if not info.flag_bits & 1 else "/"
-                yield Entry(name, "link", target=target_of(clean(name) or "", text))
+                link = b"/" if info.flag_bits & ENCRYPTED else self._archive.open(info).read(MAX_LINK)
+                yield Entry(name, "link", target=target_of(clean(name) or "", os.fsdecode(link)))
             elif kind not in (0, stat.S_IFREG):
                 yield Entry(name, "special")
             else:
                 total += info.file_size
                 if total > limit:
                     raise zipfile.BadZipFile(f"expands beyond {limit} bytes")
-                yield Entry(name, "file", info.file_size, opener)
+                yield Entry(name, "file", info.file_size, partial(_open_zipped, self._archive, info))
 
 
 class TarSource(ArchiveSource):
@@ -216,7 +217,7 @@ class ShardSource(Source):
 def open_source(path: str | Path, where: str = "dataset.path") -> Source:
     """Open the folder, zip or tar at ``path``. Raises DataError, naming the key ``where``, otherwise."""
     path = Path(os.path.abspath(expanded(path)))
-    name, packed = printable_name(str(path)), ""
+    name, packed = printable_name(path), ""
     try:
         if path.is_dir():
             os.scandir(path).close()
@@ -250,3 +251,36 @@ def _open_tarred(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     file = archive.extractfile(info)
     assert file is not None, "a regular file has content"
     return file
+
+
+class _BoundedFile(io.BufferedReader):
+    """Refuses to read a zip's directory that would not fit into memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY:
+            raise zipfile.BadZipFile(f"a directory of {size} bytes")
+        return super().read(size)
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip. Raises zipfile.BadZipFile, also for an undecodable name."""
+    try:
+        return zipfile.ZipFile(_BoundedFile(io.FileIO(path, opener=open_regular)))
+    except UnicodeDecodeError as error:
+        name = printable_name(error.object.decode("utf-8", "replace"))
+        raise zipfile.BadZipFile(f"an entry name is marked as UTF-8 but is not: {name}") from None
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Name of an entry. macOS and some tools write UTF-8 without setting its flag."""
+    try:
+        return info.filename if info.flag_bits & MARKED_UTF8 else info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
+
+
+def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """Open an entry's content. Raises BadImageError if it is encrypted."""
+    if info.flag_bits & ENCRYPTED:
+        raise BadImageError("encrypted")
+    return archive.open(info)

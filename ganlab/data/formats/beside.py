@@ -12,10 +12,10 @@ import posixpath
 from collections.abc import Iterable
 from typing import Any
 
-from ganlab.data.formats.images import BadImageError, printable_name
+from ganlab.data.formats.images import BadImageError
 from ganlab.data.formats.names import clean
 from ganlab.data.formats.source import Member
-from ganlab.errors import DataError
+from ganlab.errors import DataError, printable_name
 
 TABLE, CLASS, RECORD = "dataset.json", ".cls", ".json"
 MAX_TABLE, MAX_RECORD = 1 << 26, 1 << 16  # bytes: a table of 1.3 million images has 45 MB
@@ -90,8 +90,8 @@ def label_of(name: str, labels: dict[str, str | None]) -> str | None:
 
 def in_order(labels: Iterable[str]) -> list[str]:
     """Sort class names, numerically if all are numbers."""
-    found = sorted(set(labels))
-    return sorted(found, key=int) if all(label.isdecimal() for label in found) else found
+    names = sorted(set(labels))
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
 def _sample(name: str) -> str:

@@ -17,7 +17,7 @@ from ganlab.system.files import DISK_FULL, open_regular
 from ganlab.system.lock import wait_for_lock
 
 
-class _Told(logging.Handler):
+class _Warnings(logging.Handler):
     """Print warnings to stderr, unless a run has its own log."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -26,7 +26,7 @@ class _Told(logging.Handler):
 
 
 log = logging.getLogger("ganlab.data")
-log.addHandler(_Told(logging.WARNING))
+log.addHandler(_Warnings(logging.WARNING))
 WRITABLE = "set GANLAB_CACHE to a folder you can write"
 HEIF = (b"heic", b"heix", b"heif", b"mif1", b"avif", b"avis")
 EVERY = 60.0  # seconds between progress lines without a terminal

@@ -90,11 +90,6 @@ class Rule:
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def printable_name(name: str) -> str:
-    """Make a file name printable: control and undecodable characters become '?'."""
-    return "".join(c if c.isprintable() else "?" for c in name)
-
-
 def is_image_name(name: str) -> bool:
     """Whether the suffix is that of an image format, supported or not."""
     return name.lower().endswith(READABLE + UNREADABLE)

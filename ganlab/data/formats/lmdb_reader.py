@@ -12,9 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ganlab.data.formats.images import MAX_FILE, BadImageError, printable_name
+from ganlab.data.formats.images import MAX_FILE, BadImageError
 from ganlab.data.packing.worker import ChildCrashed, WorkerPool
-from ganlab.errors import DataError, EnvError
+from ganlab.errors import DataError, EnvError, printable_name
 
 if TYPE_CHECKING:
     import lmdb
@@ -32,7 +32,7 @@ def data_file(path: Path) -> Path:
 def count_entries(path: Path) -> int:
     """Number of entries. Raises DataError if the file is no LMDB database, empty or truncated."""
     file = data_file(path)
-    where = printable_name(str(file))
+    where = printable_name(file)
     try:
         info = os.stat(file)
     except OSError as error:
@@ -75,7 +75,7 @@ def read_entries(path: Path, after: bytes | None = None) -> Iterator[Entry]:
 
     Raises DataError if the database is damaged, EnvError if the reading process hangs or dies twice.
     """
-    where = printable_name(str(path))
+    where = printable_name(path)
     _require_lmdb()
     key = after
     try:

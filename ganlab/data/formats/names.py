@@ -72,8 +72,8 @@ class Names:
         if not self.links:
             return [name]
         folder, base = posixpath.split(name)
-        there = [posixpath.join(place, base) for place in self._places.get(folder, [])]
-        return there + self._aliases.get(name, [])
+        names = [posixpath.join(place, base) for place in self._places.get(folder, [])]
+        return names + self._aliases.get(name, [])
 
     def _spread(self, hashes: Any, most: int) -> bool:
         inside: dict[str, list[str]] = defaultdict(list)
@@ -95,11 +95,11 @@ class Names:
                     self.broken_links.append(name)
                 elif end not in self.folders:
                     aliases[end].append(name)
-                elif path in self.links and _is_above(end, above):
+                elif path in self.links and is_above(end, above):
                     self.link_loops.append(name)
                 else:
                     work.append((name, end, above))
-        self.folders = {place for there in places.values() for place in there}
+        self.folders = {place for same in places.values() for place in same}
         self._places, self._aliases = places, aliases
         return not work
 
@@ -124,7 +124,8 @@ def _holds(hashes: Any, name: str) -> bool:
     return at < len(hashes) and int(hashes[at]) == hash(name)
 
 
-def _is_above(folder: str, above: Any) -> bool:
+def is_above(folder: Any, above: Any) -> bool:
+    """Whether ``folder`` is in the linked list (folder, its parents) ``above``."""
     while above is not None:
         here, above = above
         if here == folder:

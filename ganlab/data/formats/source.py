@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ganlab.data.formats.files import open_file
-from ganlab.data.formats.images import MAX_FILE, BadImageError, is_image_name, printable_name
+from ganlab.data.formats.images import MAX_FILE, BadImageError, is_image_name
+from ganlab.data.formats.names import is_above
 from ganlab.data.packing.decoding import Piece
-from ganlab.errors import DataError
+from ganlab.errors import DataError, printable_name
 
 MAX_ENTRIES = 5_000_000
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError)
@@ -120,12 +121,10 @@ class Source(ABC):
             yield
         except (*DAMAGE, OSError) as error:
             if isinstance(error, OSError) and error.filename is not None:
-                where, fix = printable_name(str(error.filename)), "check the path and its permissions"
+                where, fix = printable_name(error.filename), "check the path and its permissions"
                 raise DataError(where, error_text(error), fix) from None
             fix = "download or create it again"
-            raise DataError(
-                printable_name(str(self.path)), f"damaged archive ({error_text(error)})", fix
-            ) from None
+            raise DataError(self.path, f"damaged archive ({error_text(error)})", fix) from None
 
     def _skip(self, reason: str, name: str) -> None:
         self.ignored[reason] += 1
@@ -137,7 +136,7 @@ class Source(ABC):
             raise self._too_many(MAX_ENTRIES)
 
     def _too_many(self, limit: int) -> DataError:
-        return DataError(printable_name(str(self.path)), f"more than {limit} entries", "split it")
+        return DataError(self.path, f"more than {limit} entries", "split it")
 
     def _broken_link(self, name: str) -> Member:
         """A member for a broken link. Raises DataError unless its name is an image's."""
@@ -162,7 +161,8 @@ class FolderSource(Source):
         tars, images = [], False
         with self.reading():
             for name, info in self._files():
-                digest.update(f"{name}\0{_stamp(info)}\n".encode(errors="surrogateescape"))
+                stamp = f"{info.st_size}\0{info.st_mtime_ns}" if info else BROKEN_STAMP
+                digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
                 files, size = files + 1, size + (info.st_size if info else 0)
                 images = images or is_image_name(name)
                 tars += [name] if not images and name.lower().endswith(TARS) else []
@@ -211,7 +211,8 @@ class FolderSource(Source):
                 elif _resolves(entry, entry.is_file):
                     files[name] = True
                 elif _resolves(entry, entry.is_dir):
-                    if entry.is_symlink() and _is_above(entry.stat(), above):
+                    info = entry.stat() if entry.is_symlink() else None
+                    if info and is_above((info.st_dev, info.st_ino), above):
                         self._skip(LINK_LOOP, name)
                     else:
                         folders.append(name)
@@ -233,7 +234,7 @@ def is_hidden(name: str) -> bool:
 def path_exists(path: Path) -> bool:
     """Whether ``path`` exists. Raises DataError for a broken link."""
     if not path.exists() and path.is_symlink():
-        raise DataError(printable_name(str(path)), "is a broken link", "repair or remove it")
+        raise DataError(path, "is a broken link", "repair or remove it")
     return path.exists()
 
 
@@ -244,10 +245,6 @@ def error_text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _stamp(info: os.stat_result | None) -> str:
-    return f"{info.st_size}\0{info.st_mtime_ns}" if info else BROKEN_STAMP
-
-
 def _resolves(entry: os.DirEntry[str], check: Callable[[], bool]) -> bool:
     try:
         return check()
@@ -255,14 +252,6 @@ def _resolves(entry: os.DirEntry[str], check: Callable[[], bool]) -> bool:
         if error.errno == errno.ELOOP and entry.is_symlink():
             return False
         raise
-
-
-def _is_above(info: os.stat_result, above: Any) -> bool:
-    while above is not None:
-        key, above = above
-        if key == (info.st_dev, info.st_ino):
-            return True
-    return False
 
 
 def _raise_broken_link() -> IO[bytes]:

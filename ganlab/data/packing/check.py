@@ -19,19 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ganlab.data.formats.files import open_file, progress
-from ganlab.data.formats.images import (
-    FORMATS,
-    BadImageError,
-    Rule,
-    TooSmallError,
-    bare,
-    decode,
-    printable_name,
-)
+from ganlab.data.formats.images import FORMATS, BadImageError, Rule, TooSmallError, bare, decode
 from ganlab.data.formats.source import Member
 from ganlab.data.packing.decoding import Encoded, chunks, content
-from ganlab.data.packing.worker import ChildCrashed, WorkerPool, num_cores
-from ganlab.errors import DataError, EnvError
+from ganlab.data.packing.worker import WorkerPool, num_cores
+from ganlab.errors import DataError, EnvError, printable_name
 from ganlab.system.files import write_atomic
 
 MAX_MANIFEST = 1 << 32  # bytes of a manifest: 30 million lines
@@ -42,7 +34,8 @@ BLOCK = 1 << 24
 class Originals(NamedTuple):
     """Encoded source images. root: folder that manifest names are relative to. empty: classes without files.
 
-    classes: names by label, or none. passed: ignored files, reason -> (count, example).
+    classes: names by label, or none. passed: ignored files, reason -> (count, example). facts: entries of a
+    pack's manifest.
     """
 
     root: Path
@@ -52,6 +45,7 @@ class Originals(NamedTuple):
     classes: Sequence[str] = ()
     empty: Sequence[str] = ()
     passed: Mapping[str, tuple[int, str]] = {}
+    facts: Mapping[str, Any] = {}
 
 
 class PublishedFiles(NamedTuple):
@@ -112,7 +106,7 @@ def check(source: Originals | PublishedFiles, manifest: Path | None = None, writ
     expected_sums = None
     if manifest is not None and write and os.path.lexists(manifest):
         fix = "compare with hash=verify, or remove it to start over"
-        raise DataError(printable_name(str(manifest)), "already exists", fix)
+        raise DataError(manifest, "already exists", fix)
     if manifest is not None and not write:
         expected_sums = read_manifest(manifest)
     report, sums = Report(str(source.root)), dict[str, str]()
@@ -157,20 +151,11 @@ def check(source: Originals | PublishedFiles, manifest: Path | None = None, writ
 
 def _check_images(source: Originals) -> Generator[FileReport, None, None]:
     with progress("checking", source.total) as advance, WorkerPool() as pool:
-        work = partial(_check_in, pool, source.rule)
-        for reports in pool.map(work, chunks(source.files, source.rule), num_cores()):
-            advance(len(reports))
-            yield from reports
-
-
-def _check_in(pool: WorkerPool, rule: Rule, chunk: Sequence[Encoded]) -> list[FileReport]:
-    """Check a chunk in a worker; a file that crashes the decoder is isolated and reported."""
-    try:
-        return pool.run(check_chunk, chunk, rule)
-    except ChildCrashed as crash:
-        if len(chunk) == 1:
-            return [FileReport(chunk[0].name, chunk[0].label, "", reason=f"crashes the decoder ({crash})")]
-    return [report for file in chunk for report in _check_in(pool, rule, [file])]
+        work = partial(pool.run_chunk, check_chunk, rule=source.rule)
+        for parts in pool.map(work, chunks(source.files, source.rule), num_cores()):
+            for reports in parts:
+                advance(len(reports))
+                yield from reports
 
 
 def _check_published(source: PublishedFiles) -> Generator[FileReport, None, None]:
@@ -203,7 +188,7 @@ def _check_file(file: Encoded, rule: Rule) -> FileReport:
     try:
         data = content(file)
     except BadImageError as reason:
-        return FileReport(file.name, file.label, "", reason=printable_name(str(reason)))
+        return FileReport(file.name, file.label, "", reason=printable_name(reason))
     except OSError as error:
         return FileReport(file.name, file.label, "", reason=f"cannot be read ({error.strerror or error})")
     report = FileReport(file.name, file.label, hashlib.sha256(data).hexdigest(), _kind(data))
@@ -215,7 +200,7 @@ def _check_file(file: Encoded, rule: Rule) -> FileReport:
         except TooSmallError:
             notes.append("too_small")
         except BadImageError as reason:
-            return report._replace(reason=printable_name(str(reason)))
+            return report._replace(reason=printable_name(reason))
     return report._replace(notes=tuple(notes))
 
 
@@ -246,7 +231,7 @@ def write_manifest(path: Path, sums: Mapping[str, str]) -> None:
 
 def read_manifest(path: Path) -> dict[str, str]:
     """Read a manifest as name -> sha256. Raises DataError if it is missing or invalid."""
-    where = printable_name(str(path))
+    where = printable_name(path)
     try:
         with open_file(path) as file:
             data = file.read(MAX_MANIFEST)

@@ -11,15 +11,16 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ganlab.data.fingerprint import Labels, Pixels
-from ganlab.data.formats.images import MAX_FILE, BadImageError, Rule, TooSmallError, decode, printable_name
-from ganlab.data.packing.worker import ChildCrashed, WorkerPool, num_cores
-from ganlab.errors import DataError
+from ganlab.data.formats.images import MAX_FILE, BadImageError, Rule, TooSmallError, decode
+from ganlab.data.packing.worker import WorkerPool, num_cores
+from ganlab.errors import DataError, printable_name
 from ganlab.system.files import open_regular
 
 CHUNK_IMAGES, CHUNK_BYTES = 128, 1 << 22  # a chunk is full at either, of pixels,
@@ -92,14 +93,25 @@ def decode_all(
             yield from (decode_chunk(chunk, rule) for chunk in chunks(files, rule))
             return
         with WorkerPool() as pool:
-            yield from pool.map(
-                lambda chunk: _decode(pool, chunk, rule), chunks(files, rule), workers or num_cores()
-            )
+            work = partial(pool.run_chunk, decode_chunk, rule=rule)
+            for blocks in pool.map(work, chunks(files, rule), workers or num_cores()):
+                yield (
+                    blocks[0]
+                    if len(blocks) == 1
+                    else Decoded(
+                        np.concatenate([b.images for b in blocks]),
+                        np.concatenate([b.labels for b in blocks]),
+                        sum((b.notes for b in blocks), Counter()),
+                        [bad for b in blocks for bad in b.bad],
+                        len(blocks),
+                        blocks[-1].mark,
+                    )
+                )
     except OSError as error:
         if error.filename is None:
             raise
         what, fix = f"cannot be read ({error.strerror})", "repair it; rerun the same command to resume"
-        raise DataError(printable_name(str(error.filename)), what, fix) from None
+        raise DataError(Path(error.filename), what, fix) from None
 
 
 def decode_chunk(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
@@ -118,7 +130,7 @@ def decode_chunk(chunk: Sequence[Encoded], rule: Rule) -> Decoded:
             except TooSmallError:
                 notes["too_small"] += 1
             except BadImageError as reason:
-                bad.append((printable_name(file.name), printable_name(str(reason))))
+                bad.append((printable_name(file.name), printable_name(reason)))
             else:
                 notes.update(image_notes)
                 labels.append(file.label)
@@ -135,33 +147,9 @@ def decoder_versions() -> dict[str, str | None]:
     return {"pillow": PIL.__version__, **versions}
 
 
-def _decode(pool: WorkerPool, chunk: Sequence[Encoded], rule: Rule) -> Decoded:
-    """Decode a chunk in a worker; if that crashes, one image at a time, leaving out the culprit."""
-    try:
-        return pool.run(decode_chunk, chunk, rule)
-    except ChildCrashed as crash:
-        if len(chunk) == 1:
-            reason = BadImageError(f"crashes the decoder ({crash})")
-            return decode_chunk([chunk[0]._replace(data=reason)], rule)
-    blocks = [_decode(pool, [file], rule) for file in chunk]
-    return Decoded(
-        np.concatenate([b.images for b in blocks]),
-        np.concatenate([b.labels for b in blocks]),
-        sum((b.notes for b in blocks), Counter()),
-        [bad for b in blocks for bad in b.bad],
-        len(chunk),
-        chunk[-1].mark,
-    )
-
-
-def _chunk_size(rule: Rule) -> int:
-    """Maximum number of images in a chunk."""
-    return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // math.prod(rule.shape)))
-
-
 def chunks(files: Iterable[Encoded], rule: Rule) -> Iterator[list[Encoded]]:
     """Split the stream into chunks of work for one process."""
-    limit = _chunk_size(rule)
+    limit = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // math.prod(rule.shape)))
     chunk: list[Encoded] = []
     held = 0
     for file in files:

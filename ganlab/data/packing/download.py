@@ -97,13 +97,13 @@ def fetch(remote: Remote) -> Path:
         what = f"{path.stat().st_size:,} bytes, expected {size:,}"
         raise EnvError(str(path), what, "remove it to download it again")
     check_room(path.parent, size)
-    shown = 0
+    reported = 0
     with progress(f"downloading {remote.file}", size, "bytes") as advance:
 
         def show(have: int, total: int) -> None:
-            nonlocal shown
-            advance(have - shown)
-            shown = have
+            nonlocal reported
+            advance(have - reported)
+            reported = have
 
         try:
             download.fetch(remote.url, path, remote.sha256, show, size=size)

@@ -10,9 +10,9 @@ whatever a power failure tore is truncated and redone, so the finished pack is i
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Journal:
         self.path = folder / NAME
         head = json.dumps({"journal": 1, **made_with}, sort_keys=True)
         self._head = f"{head}\n".encode()
-        self._file: int | None = None
+        self._file: io.FileIO | None = None
 
     def recover(self, images: Path, image_bytes: int) -> tuple[list[Entry], Any]:
         """Return the entries with intact pixels and their running sha256; truncate the rest.
@@ -50,21 +50,24 @@ class Journal:
         """
         entries: list[Entry] = []
         digest, end = hashlib.sha256(), len(self._head)
-        try:
-            lines = self.path.read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:
-            lines = []
-        if lines and lines[0] == self._head and images.is_file():
-            with open(images, "rb") as file:
-                for entry, size in _parsed(lines[1:]):
-                    before = entries[-1].images if entries else 0
-                    ahead = digest.copy()
-                    if not _feed(ahead, file, (entry.images - before) * image_bytes):
-                        break
-                    if ahead.hexdigest() != entry.sha256:
-                        break
-                    digest, end = ahead, end + size
-                    entries.append(entry)
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
+        if lines[:1] != [self._head] or not images.is_file():
+            return entries, digest
+        with open(images, "rb") as file:
+            for line in lines[1:]:
+                before = entries[-1].images if entries else 0
+                try:
+                    entry, ahead = Entry(**json.loads(line)), digest.copy()
+                    size = (entry.images - before) * image_bytes
+                    while size > 0 and (block := file.read(min(size, HASH_BLOCK))):
+                        ahead.update(block)
+                        size -= len(block)
+                except (TypeError, ValueError, RecursionError):
+                    break
+                if size or not line.endswith(b"\n") or ahead.hexdigest() != entry.sha256:
+                    break
+                digest, end = ahead, end + len(line)
+                entries.append(entry)
         if entries:
             os.truncate(images, entries[-1].images * image_bytes)
             os.truncate(self.path, end)
@@ -72,39 +75,12 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         if self._file is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-            self._file = os.open(self.path, flags, 0o666)
-            if not os.fstat(self._file).st_size:
-                os.write(self._file, self._head)
-        os.write(self._file, (json.dumps(vars(entry)) + "\n").encode())
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # closed by ``close``
+            if not self._file.tell():
+                self._file.write(self._head)
+        self._file.write((json.dumps(vars(entry)) + "\n").encode())
 
     def close(self) -> None:
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
             self._file = None
-
-
-def _parsed(lines: list[bytes]) -> Iterator[tuple[Entry, int]]:
-    """Yield entries and the lengths of their lines, up to the first torn line."""
-    images = 0
-    for line in lines:
-        try:
-            entry = Entry(**json.loads(line))
-            torn = not line.endswith(b"\n") or entry.images < images
-        except (TypeError, ValueError, RecursionError):
-            return
-        if torn:
-            return
-        images = entry.images
-        yield entry, len(line)
-
-
-def _feed(digest: Any, file: Any, size: int) -> bool:
-    """Hash the next ``size`` bytes; return whether all of them exist."""
-    while size:
-        block = file.read(min(size, HASH_BLOCK))
-        if not block:
-            return False
-        digest.update(block)
-        size -= len(block)
-    return True

@@ -19,14 +19,14 @@ from ganlab.data.base import Dataset, SampleSet
 from ganlab.data.fingerprint import Pixels
 from ganlab.data.formats.archive import open_source
 from ganlab.data.formats.files import open_file, progress
-from ganlab.data.formats.images import BadImageError, Resample, printable_name
+from ganlab.data.formats.images import BadImageError, Resample
 from ganlab.data.formats.source import FolderSource, Member, Source, path_exists
 from ganlab.data.packing.check import PublishedFiles
 from ganlab.data.packing.download import Remote, fetch, remotes
 from ganlab.data.packing.pack import pack
 from ganlab.data.packing.resizing import resize_all
 from ganlab.data.packing.writer import Recipe, Writer
-from ganlab.errors import DataError
+from ganlab.errors import DataError, printable_name
 from ganlab.system.paths import expanded
 
 WRAPPERS = 3  # wrapper folders to search through, each the only folder in its parent
@@ -59,6 +59,11 @@ class Original:
             if (name := member.name.rpartition("/")[2]) in names:
                 yield name, member
 
+    def missing(self, names: Collection[str]) -> DataError:
+        """The error for files that the source lacks."""
+        what = f"contains no {', '.join(sorted(names))}"
+        return DataError(self.source.path, what, "give the original archive, or the folder from it")
+
     def read(self, member: Member, limit: int) -> bytes:
         """Read the whole file. Raises DataError if it is damaged, unreadable or larger than ``limit``."""
         try:
@@ -66,18 +71,19 @@ class Original:
         except BadImageError as error:
             raise self.file_error(member.name, str(error)) from None
 
-    def check(self, name: str, original: str, sums: Mapping[str, str]) -> None:
-        """Raise DataError unless the hex sum ``found`` is the known one of the file ``name``."""
-        if (expected := sums.get(name)) is not None and original != expected:
-            raise self.file_error(
-                name,
-                f"checksum {original}, expected {expected}",
-                "download it again, or set dataset.verify=false for your own data in this format",
-            )
+    def check(self, name: str, data: bytes | Any, expected: str | None) -> None:
+        """Raise DataError unless a file's bytes, or their running hash, have the known checksum, if any."""
+        if expected is None:
+            return
+        if isinstance(data, bytes):
+            data = hashlib.new("sha256" if len(expected) == 64 else "md5", data, usedforsecurity=False)
+        if (actual := data.hexdigest()) != expected:
+            fix = "download it again, or set dataset.verify=false for your own data in this format"
+            raise self.file_error(name, f"checksum {actual}, expected {expected}", fix)
 
     def file_error(self, name: str, what: str, fix: str = "download it again") -> DataError:
         """Create a DataError about one file of the dataset."""
-        return DataError(printable_name(f"{self.source.path}/{name}"), what, fix)
+        return DataError(self.source.path / name, what, fix)
 
 
 class OriginalDataset(Dataset):
@@ -102,7 +108,7 @@ class OriginalDataset(Dataset):
 
     @abstractmethod
     def fill(self, writer: Writer, split: str, original: Original) -> None:
-        """Read the files of ``split`` out of ``found`` and ``add`` their images."""
+        """Read the files of ``split`` from ``original`` and ``add`` their images."""
 
     def recipe(self, split: str) -> Recipe:
         return self._recipe(split, self._find(split))
@@ -140,8 +146,13 @@ class OriginalDataset(Dataset):
         """Locate the files of ``split``, or return None. By default one archive has every split."""
         return find(self.name, self.path, self.file_names, self.folder_names)
 
+    def _remotes(self, split: str) -> Iterable[Remote]:
+        """What to download for ``split``. By default one archive, with every split."""
+        return remotes(self.name)[:1]
+
     def _fetched(self, split: str) -> Original:
-        fetch(remotes(self.name)[0])
+        for remote in self._remotes(split):
+            fetch(remote)
         original = self._find(split)
         assert original is not None, "it was just fetched"
         return original
@@ -166,10 +177,9 @@ def find(dataset: str, path: str | None, names: Collection[str], folders: Collec
         here = [remote for remote in archives if _is_complete(remote)]
         return Original(open_source(here[0].path), names) if here else None
     if os.path.isfile(place := expanded(path).absolute()) and place.name in names:
-        what = f"{printable_name(str(place))} is one of the files of {dataset}"
-        raise DataError(
-            "dataset.path", what, f"give the folder that holds them: {printable_name(str(place.parent))}"
-        )
+        what = f"{printable_name(place)} is one of the files of {dataset}"
+        fix = f"give the folder that holds them: {printable_name(place.parent)}"
+        raise DataError("dataset.path", what, fix)
     source = open_source(path)
     if not isinstance(source, FolderSource):
         return Original(source, names)
@@ -185,11 +195,8 @@ def find(dataset: str, path: str | None, names: Collection[str], folders: Collec
             break
         place = place / inside[0]
     file_names = ", ".join([*(remote.file for remote in archives), *folders])
-    raise DataError(
-        "dataset.path",
-        f"{printable_name(str(source.path))} contains no {dataset}",
-        f"looked for {file_names}",
-    )
+    what = f"{printable_name(source.path)} contains no {dataset}"
+    raise DataError("dataset.path", what, f"looked for {file_names}")
 
 
 def _place(folder: Path, name: str) -> str | None:
@@ -203,10 +210,6 @@ def _place(folder: Path, name: str) -> str | None:
 def official(dataset: str) -> dict[str, Any]:
     """Identity of the verified original, independent of its archive format and path."""
     return {"kind": "original", "sha256": [remote.sha256 for remote in remotes(dataset)]}
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _is_complete(remote: Remote) -> bool:

@@ -15,13 +15,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar
 
 from ganlab.data.formats.files import log
+from ganlab.data.formats.images import BadImageError
 from ganlab.errors import EnvError
 from ganlab.system.paths import python_path
 
@@ -178,6 +179,19 @@ class WorkerPool:
             self._busy.remove(worker)
         self._idle.append(worker)
         return result
+
+    def run_chunk(self, function: Callable[..., T], chunk: Sequence[Any], rule: Any) -> list[T]:
+        """``function(chunk, rule)`` in a worker, alone in the list.
+
+        If that crashes, file by file (``decoding.Encoded``), and the culprit's data become the error.
+        """
+        try:
+            return [self.run(function, chunk, rule)]
+        except ChildCrashed as crash:
+            if len(chunk) == 1:
+                reason = BadImageError(f"crashes the decoder ({crash})")
+                return [function([chunk[0]._replace(data=reason)], rule)]
+        return [result for file in chunk for result in self.run_chunk(function, [file], rule)]
 
     def stop(self) -> None:
         """Kill the busy workers; their results are no longer needed."""
