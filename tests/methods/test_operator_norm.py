@@ -123,9 +123,10 @@ def test_the_bound_of_a_transposed_convolution_is_reached() -> None:
     assert 3.9 < row["ratio"] < 4
 
 
-@pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
-@pytest.mark.parametrize("size", [6, (6, 12)])
-@pytest.mark.parametrize("kernel", [(3, 3), (4, 4), (1, 1), (2, 5)])
+@pytest.mark.parametrize(
+    ("kernel", "size", "stride"),
+    [((3, 3), 6, 1), ((4, 4), (6, 12), 2), ((2, 5), 6, (2, 1)), ((1, 1), (6, 12), 3), ((2, 5), (6, 12), 3)],
+)
 def test_circular_values_are_those_of_the_dense_matrix(kernel: Any, size: Any, stride: Any) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 3, kernel, stride, 0, bias=False).double()
