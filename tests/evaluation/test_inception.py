@@ -124,10 +124,19 @@ def test_features_equal_torch_fidelity_in_every_batch_size(weights: Path) -> Non
     )
     before = torch.get_rng_state()
     ours = own(weights)
-    x = torch.cat([pictures(1, 5), pictures(2, 1, 48)[:, :, :32, :32]])
+    x = torch.cat([pictures(1, 2), pictures(2, 1, 48)[:, :, :32, :32]])
+    last: list[bool] = []  # whether convolutions see and make channels last
+
+    def note(_: object, inputs: tuple[Tensor], out: Tensor) -> None:
+        last.extend(t.is_contiguous(memory_format=torch.channels_last) for t in (inputs[0], out))
+
+    convolutions = [m for m in ours._load().modules() if isinstance(m, torch.nn.Conv2d)]
+    hooks = [m.register_forward_hook(note) for m in convolutions]
     pool, logits = ours(x)
+    [hook.remove() for hook in hooks]
+    assert last == [True] * 2 * 94
     assert torch.equal(torch.get_rng_state(), before)
-    assert (pool.shape, logits.shape) == ((6, 2048), (6, 1008))
+    assert (pool.shape, logits.shape) == ((3, 2048), (3, 1008))
     assert pool.dtype == logits.dtype == torch.float32
     with torch.no_grad():
         want_pool, want_logits = theirs(x)
@@ -294,3 +303,19 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(
     with pytest.raises(EnvError, match="is not here, GANLAB_OFFLINE is set; put it into"):
         Inception().check()
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_hub_folder_comes_first_and_is_verified(weights: Path, official: str, tmp_path: Path) -> None:
+    hub, cached = inception.places()
+    for path in (hub, cached):
+        path.parent.mkdir(parents=True)
+    shutil.copy(weights, cached)
+    quiet = Inception(download=False)
+    quiet.check()
+    assert quiet.identity()["weights"] == official
+    assert quiet.identity()["weights_official"] is True
+    hub.write_bytes(b"an interrupted download")
+    with pytest.raises(EnvError) as e:
+        Inception(download=False).check()
+    assert line(e).startswith(f"{hub}: damaged or another file: sha256 ")
+    assert official[:8] in line(e)

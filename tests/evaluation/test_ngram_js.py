@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ganlab.data.text import Text
 from ganlab.metrics import ngram_js
 from ganlab.metrics.base import Fakes, MetricError, Real
 from ganlab.metrics.ngram_js import Grams, NgramJS, divergence, grams
@@ -100,3 +101,8 @@ def test_real_counts_are_kept_by_fingerprint(monkeypatch: pytest.MonkeyPatch) ->
     assert calls.count(5) == 8
     metric(real(rows[::-1], name="b"), Fakes(samples=fake), PROTOCOL)
     assert calls.count(20) == 8
+
+
+def test_vocabularies_that_are_large_fit(tmp_path: object) -> None:
+    assert Text().max_vocabulary == 2048
+    assert 4 * ngram_js._bits(Real(None, {"vocabulary": ["x"] * 2**15})) == 60
