@@ -67,17 +67,6 @@ def test_the_factored_distance_is_the_dense_one(n_real: int, n_fake: int, d: int
     assert factored_distance(factors, *moments(fake)) == pytest.approx(dense, rel=1e-6)
 
 
-def test_intra_fid_of_a_group_equals_torch_fidelity() -> None:
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-
-    real, fake = draw(60, 32, 2), draw(90, 32, 3, 1.5)
-    stats = [fid_features_to_statistics(x) for x in (real, fake)]
-    theirs = fid_statistics_to_metric(*stats, False)["frechet_inception_distance"]
-    assert theirs > 1
-    ours = IntraFID()(factored(real), Fakes(pool=fake), protocol(intra_n_fake=90))["intra_fid"]
-    assert ours == pytest.approx(theirs, rel=1e-6)
-
-
 def test_intra_fid_needs_two_images_and_finite_features() -> None:
     with pytest.raises(MetricError, match="at least 2 images, there are 1"):
         factored(torch.zeros(1, 3))
@@ -282,14 +271,6 @@ def test_intra_fid_is_the_mean_of_the_plain_fid_of_each_class(tmp_path: Path) ->
         score_entry(scores, every_class=True)["details"]["intra_fid_tiny"]["per_class"]
         == details["per_class"]
     )
-
-
-def test_a_generator_that_ignores_its_labels_is_found_out(tmp_path: Path) -> None:
-    metrics: dict[str, Metric[Any]] = {"fid": FID(), "intra_fid": IntraFID()}
-    # every class as often as the labels are drawn: FID alone sees no difference between the two
-    obeys, ignores = (scored(tmp_path, Painter(obeys=o), metrics) for o in (True, False))
-    assert obeys.values["fid_tiny"] == pytest.approx(ignores.values["fid_tiny"], rel=0.2)
-    assert obeys.values["intra_fid_tiny"] < 0.2 * ignores.values["intra_fid_tiny"]
 
 
 def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_path: Path) -> None:
