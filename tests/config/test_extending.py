@@ -36,7 +36,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_parts_of_the_page_train_together(checkout: Path) -> None:
+def test_the_parts_of_the_page_train_together(checkout: Path, pixel_features: None) -> None:
     words = [
         *("loss=relativistic", "normalization=ws", "architecture=small", "dataset=squares"),
         *("metric=mean_distance", "metric.protocol=smoke", "metric.extractor=cifar", "steps=3", "device=cpu"),

@@ -27,18 +27,18 @@ def features(n: int, seed: int) -> Tensor:
     return (torch.randn(n, 24, generator=torch.Generator().manual_seed(seed)) @ mix).relu()
 
 
-@pytest.mark.parametrize(("n_real", "n_fake"), [(1000, 1000), (1000, 500), (1000, 100), (300, 2000)])
+@pytest.mark.parametrize(("n_real", "n_fake"), [(1000, 1000), (1000, 100), (300, 2000)])
 def test_fid_among_real_images_is_what_a_perfect_generator_has(n_real: int, n_fake: int) -> None:
     """Parts of one set, brought to the protocol's counts, against real draws of just as many."""
     protocol = Protocol(name="t", is_n_fake=10, fid_n_fake=n_fake)
-    told, drawn = [], []
+    bounds, drawn = [], []
     for seed in range(12):
         pool = features(n_real, 2 * seed + 1)
         mean, cov = moments(pool)
         real = Reference(n_real, mean, cov, square_root(cov), pool)
-        told.append(FID().among_real(real, protocol)["fid"])
+        bounds.append(FID().among_real(real, protocol)["fid"])
         drawn.append(frechet_distance(mean, cov, real.root, *moments(features(n_fake, 2 * seed + 2))))
-    assert np.mean(told) == pytest.approx(np.mean(drawn), rel=0.15)
+    assert np.mean(bounds) == pytest.approx(np.mean(drawn), rel=0.15)
     assert FID().among_real(Reference(3, mean, cov, real.root, pool[:3]), protocol) == {}
 
 
@@ -96,9 +96,9 @@ def test_points_that_are_copies_are_suspected_and_new_ones_are_not() -> None:
 def test_the_report_says_which_scores_are_suspicious(tmp_path: Path) -> None:
     for seed, fid in ((0, 40.0), (1, 1.5)):
         run = make_run(tmp_path / "runs", seed=seed, fid=fid)
-        told = json.loads((run / "result.json").read_text())
-        told["scores"]["last"]["among_real"] = {"fid": 2.0, "is": "x", "kid": None}
-        (run / "result.json").write_text(json.dumps(told))
+        record = json.loads((run / "result.json").read_text())
+        record["scores"]["last"]["among_real"] = {"fid": 2.0, "is": "x", "kid": None}
+        (run / "result.json").write_text(json.dumps(record))
     report.report([tmp_path / "runs"], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert text.count(SUSPICIOUS) == 1

@@ -61,21 +61,10 @@ def test_the_factored_distance_is_the_dense_one(n_real: int, n_fake: int, d: int
     real, fake = draw(n_real, d, 2), draw(n_fake, d, 3, 1.5)
     mean, cov = moments(real)
     dense = frechet_distance(mean, cov, square_root(cov), *moments(fake))
-    told = factored(real)
-    torch.testing.assert_close(told.factor.T @ told.factor, cov, rtol=1e-10, atol=1e-14)
-    assert told.factor.shape == (min(n_real, d), d)
-    assert factored_distance(told, *moments(fake)) == pytest.approx(dense, rel=1e-6)
-
-
-def test_intra_fid_of_a_group_equals_torch_fidelity() -> None:
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-
-    real, fake = draw(60, 32, 2), draw(90, 32, 3, 1.5)
-    stats = [fid_features_to_statistics(x) for x in (real, fake)]
-    theirs = fid_statistics_to_metric(*stats, False)["frechet_inception_distance"]
-    assert theirs > 1
-    ours = IntraFID()(factored(real), Fakes(pool=fake), protocol(intra_n_fake=90))["intra_fid"]
-    assert ours == pytest.approx(theirs, rel=1e-6)
+    factors = factored(real)
+    torch.testing.assert_close(factors.factor.T @ factors.factor, cov, rtol=1e-10, atol=1e-14)
+    assert factors.factor.shape == (min(n_real, d), d)
+    assert factored_distance(factors, *moments(fake)) == pytest.approx(dense, rel=1e-6)
 
 
 def test_intra_fid_needs_two_images_and_finite_features() -> None:
@@ -104,11 +93,10 @@ def pairs(side: int, n: int = 3, channels: int = 3) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-@pytest.mark.parametrize("side", [176, 192])
-def test_ms_ssim_of_large_grey_images_is_the_librarys(side: int) -> None:
+def test_ms_ssim_of_large_grey_images_is_the_librarys() -> None:
     import pytorch_msssim
 
-    x, y = pairs(side, channels=1)
+    x, y = pairs(176, channels=1)
     theirs = pytorch_msssim.ms_ssim(x.double(), y.double(), data_range=255, size_average=False)
     assert 0.3 < float(theirs.min()) < float(theirs.max()) < 0.95
     torch.testing.assert_close(ms_ssim(x, y), theirs, rtol=1e-5, atol=0)  # its window is float32
@@ -138,7 +126,7 @@ def by_the_script(x: Tensor, y: Tensor) -> float:
     return float(value)
 
 
-@pytest.mark.parametrize("side", [16, 28, 32, 48, 64, 97, 128])
+@pytest.mark.parametrize("side", [16, 28, 48, 97])
 def test_ms_ssim_of_small_images_is_the_scripts_whose_window_shrinks(side: int) -> None:
     x, y = pairs(side)
     assert ms_ssim(x, y).tolist() == pytest.approx(
@@ -196,8 +184,10 @@ class Animals(Dataset):
         mixed = random.permutation(len(images))
         images, labels = images[mixed], np.array(self.order)[labels[mixed]]
         names = [NAMES[self.order.index(i)] for i in range(3)] if split != "test" else ["x", "y", "z"]
-        told = labels if self.labels else None
-        return SampleSet(images, told, names, fingerprint(images, told), self.name, split or self.split)
+        shuffled = labels if self.labels else None
+        return SampleSet(
+            images, shuffled, names, fingerprint(images, shuffled), self.name, split or self.split
+        )
 
 
 class Painter(nn.Module):
@@ -268,36 +258,19 @@ def test_intra_fid_is_the_mean_of_the_plain_fid_of_each_class(tmp_path: Path) ->
             return ((Painter()(z, torch.full_like(y, c)) * 127.5 + 127.5).round()).to(torch.uint8)
 
         plain[name] = e.score(generate, strict=True).values["fid_tiny"]
-    told = scores.details["intra_fid_tiny"]
-    assert told["per_class"] == pytest.approx(plain, rel=1e-6)
+    details = scores.details["intra_fid_tiny"]
+    assert details["per_class"] == pytest.approx(plain, rel=1e-6)
     assert scores.values == {"intra_fid_tiny": pytest.approx(sum(plain.values()) / 3, rel=1e-6)}
-    assert told["classes"] == 3
+    assert details["classes"] == 3
     ordered = pytest.approx(sorted(plain.values()), rel=1e-6)
-    assert [told["min"], told["median"], told["max"]] == ordered
-    assert [name for name, _ in told["worst"]] == sorted(plain, key=lambda n: -plain[n])
+    assert [details["min"], details["median"], details["max"]] == ordered
+    assert [name for name, _ in details["worst"]] == sorted(plain, key=lambda n: -plain[n])
     kept = score_entry(scores)["details"]["intra_fid_tiny"]
     assert set(kept) == {"protocol", "protocol_id", "classes", "min", "median", "max", "worst"}
     assert (
-        score_entry(scores, every_class=True)["details"]["intra_fid_tiny"]["per_class"] == told["per_class"]
+        score_entry(scores, every_class=True)["details"]["intra_fid_tiny"]["per_class"]
+        == details["per_class"]
     )
-
-
-def test_a_generator_that_ignores_its_labels_is_found_out(tmp_path: Path) -> None:
-    metrics: dict[str, Metric[Any]] = {"fid": FID(), "intra_fid": IntraFID()}
-    # every class as often as the labels are drawn: FID alone sees no difference between the two
-    obeys, ignores = (scored(tmp_path, Painter(obeys=o), metrics) for o in (True, False))
-    assert obeys.values["fid_tiny"] == pytest.approx(ignores.values["fid_tiny"], rel=0.2)
-    assert obeys.values["intra_fid_tiny"] < 0.2 * ignores.values["intra_fid_tiny"]
-
-
-def test_the_order_of_the_classes_does_not_matter(tmp_path: Path) -> None:
-    one = scored(tmp_path / "a", intra_n_fake=5000).details["intra_fid_tiny"]
-    other = scored(
-        tmp_path / "b", Painter(order=(2, 0, 1)), dataset=Animals(order=(2, 0, 1)), intra_n_fake=5000
-    ).details["intra_fid_tiny"]
-    assert one["per_class"].keys() == other["per_class"].keys()
-    for name, value in one["per_class"].items():  # other noise for another label: equal but for the sampling
-        assert value == pytest.approx(other["per_class"][name], rel=0.1)
 
 
 def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_path: Path) -> None:
@@ -337,8 +310,8 @@ def test_scores_of_classes_are_determined_and_alone_or_together_the_same(tmp_pat
     # the pairs of the class are those of its stream
     z, y = draw_labelled(CHUNK, rng.generator("cpu", 0, "evaluate", 0, 1))
     made = SampleGenerator(Tall(), lambda n, r: (z, y), protocol(), label=1)(CHUNK, 0, torch.Generator())[:40]
-    found = together.details["intra_ms_ssim"]["per_class"]["bear"]
-    assert found == pytest.approx(float(ms_ssim(made[0::2], made[1::2]).mean()), rel=1e-12)
+    value = together.details["intra_ms_ssim"]["per_class"]["bear"]
+    assert value == pytest.approx(float(ms_ssim(made[0::2], made[1::2]).mean()), rel=1e-12)
 
 
 def test_scores_of_classes_have_a_protocol_of_their_own(tmp_path: Path) -> None:
@@ -442,17 +415,6 @@ def test_no_more_than_one_class_is_held(tmp_path: Path, monkeypatch: pytest.Monk
     assert files[2] < (8 * 8 + 8 + 1) * 8 + 1000
 
 
-def test_a_signal_is_heard_where_no_features_are_wanted(tmp_path: Path) -> None:
-    heard = iter(range(2))
-
-    def poll() -> None:
-        if next(heard, None) is None:
-            raise Stopped(15)
-
-    with pytest.raises(Stopped):
-        scored(tmp_path, Tall(), {"p": IntraMSSSIM(5)}, Animals(side=16), poll=poll)
-
-
 # --- what goes wrong
 
 
@@ -481,8 +443,8 @@ def test_an_unconditional_generator_has_no_value(tmp_path: Path) -> None:
     assert scores.warnings == [
         "intra_fid: no value, class 'apple': needs class labels, and this generator is unconditional"
     ]
-    assert "no class labels" not in (told := e.score(SampleGenerator(net, unlabelled, p)).warnings[0])
-    assert told == "intra_fid: no value, needs class labels, and there are none"
+    assert "no class labels" not in (warning := e.score(SampleGenerator(net, unlabelled, p)).warnings[0])
+    assert warning == "intra_fid: no value, needs class labels, and there are none"
 
 
 def test_one_class_without_a_value_leaves_no_mean(tmp_path: Path) -> None:
@@ -506,7 +468,7 @@ def test_large_images_are_made_a_few_at_a_time(tmp_path: Path) -> None:
         return Painter()(z, y)
 
     p = protocol()
-    for side, most in ((32, CHUNK), (64, CHUNK), (128, 125), (2048, 1)):
+    for side, most in ((64, CHUNK), (128, 125), (2048, 1)):
         every, of_class = generators(Called(g), draw_labelled, p, ImageShape(3, side, side))
         for generate in (every, of_class(2)):
             sizes.clear()
@@ -552,18 +514,18 @@ def test_a_conditional_run_is_scored_by_class_evaluated_again_and_reported(
     assert None not in last["values"].values()
     assert last["details"]["intra_fid_mean"]["classes"] == 2
     own = {name: d["protocol_id"] for name, d in last["details"].items()}
-    told = {"fid_mean": last["protocol_id"], **own}
-    assert len({*told.values()}) == 3
+    ids = {"fid_mean": last["protocol_id"], **own}
+    assert len({*ids.values()}) == 3
 
     monkeypatch.setattr(evaluate, "open_run", lambda run, *_: (RunFolder(run), make()))
     again = evaluate.evaluate_run(str(tmp_path / "run"), [])
     assert again["values"] == pytest.approx(last["values"])
     assert len(again["details"]["intra_ms_ssim"]["per_class"]) == 2
     read = collect.read(tmp_path / "run", "run")
-    found = {s.name: s for s in read.scores if s.checkpoint == "last"}
-    assert {name: s.protocol_id for name, s in found.items()} == told
-    assert {key for key in read.curves if "loss/" not in key[0]} == set(told.items())
-    assert found["intra_fid_mean"].protocol["intra_classes"] == 2
+    by_name = {s.name: s for s in read.scores if s.checkpoint == "last"}
+    assert {name: s.protocol_id for name, s in by_name.items()} == ids
+    assert {key for key in read.curves if "loss/" not in key[0]} == set(ids.items())
+    assert by_name["intra_fid_mean"].protocol["intra_classes"] == 2
 
     class Fewer(Digits):
         def load(self, *, split: str | None = None) -> SampleSet:
@@ -573,3 +535,24 @@ def test_a_conditional_run_is_scored_by_class_evaluated_again_and_reported(
     monkeypatch.setattr(evaluate, "open_run", lambda run, *_: (RunFolder(run), make(dataset=Fewer())))
     with pytest.raises(DataError, match=r"^dataset: digits has 9 classes, the run was made with 10; use"):
         evaluate.evaluate_run(str(tmp_path / "run"), [])
+
+
+def test_the_order_of_the_classes_does_not_matter(tmp_path: Path) -> None:
+    one = scored(tmp_path / "a", intra_n_fake=5000).details["intra_fid_tiny"]
+    other = scored(
+        tmp_path / "b", Painter(order=(2, 0, 1)), dataset=Animals(order=(2, 0, 1)), intra_n_fake=5000
+    ).details["intra_fid_tiny"]
+    assert one["per_class"].keys() == other["per_class"].keys()
+    for name, value in one["per_class"].items():  # other noise for another label: equal but for the sampling
+        assert value == pytest.approx(other["per_class"][name], rel=0.1)
+
+
+def test_a_signal_is_heard_where_no_features_are_wanted(tmp_path: Path) -> None:
+    heard = iter(range(2))
+
+    def poll() -> None:
+        if next(heard, None) is None:
+            raise Stopped(15)
+
+    with pytest.raises(Stopped):
+        scored(tmp_path, Tall(), {"p": IntraMSSSIM(5)}, Animals(side=16), poll=poll)

@@ -78,7 +78,7 @@ def test_packaged_file() -> None:
 
 
 def test_features_of_any_size(extractor: CifarExtractor) -> None:
-    for shape in ((3, 3, 32, 32), (2, 3, 48, 48), (1, 3, 20, 90), (2, 1, 32, 32), (1, 3, 1, 1)):
+    for shape in ((2, 3, 48, 48), (1, 3, 20, 90), (2, 1, 32, 32), (1, 3, 1, 1)):
         pool, logits = extractor(noise(*shape))
         assert pool.shape == (shape[0], extractor.feature_dim) == (shape[0], 256)
         assert logits.shape == (shape[0], extractor.num_classes) == (shape[0], 10)
@@ -87,26 +87,17 @@ def test_features_of_any_size(extractor: CifarExtractor) -> None:
         assert bool(pool.isfinite().all())
 
 
-def test_batch_size_and_layout_do_not_matter(extractor: CifarExtractor) -> None:
-    images = noise(37, 3, 32, 32)
+def test_batch_size_layout_mirroring_and_repeated_grey_do_not_matter(extractor: CifarExtractor) -> None:
+    images = noise(9, 3, 32, 32)
     together = extractor(images)
-    for size in (1, 5, 32):
-        parts = [extractor(part) for part in images.split(size)]
-        for whole, pieces in zip(together, zip(*parts, strict=True), strict=True):
-            assert float((whole - torch.cat(pieces)).abs().max()) <= 1e-5
+    parts = [extractor(part) for part in images.split(4)]
+    for whole, pieces in zip(together, zip(*parts, strict=True), strict=True):
+        assert float((whole - torch.cat(pieces)).abs().max()) <= 1e-5
+    for plain, mirrored in zip(together, extractor(images.flip(3)), strict=True):
+        assert torch.allclose(plain, mirrored, rtol=0, atol=1e-5), "a mirror image is the same"
+    assert torch.equal(extractor(images[:, :1]).pool, extractor(images[:, :1].expand(-1, 3, -1, -1)).pool)
     strided = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     assert torch.allclose(extractor(strided).pool, together.pool, rtol=0, atol=1e-5)
-
-
-def test_mirror_images_are_the_same(extractor: CifarExtractor) -> None:
-    images = noise(4, 3, 32, 32)
-    for plain, mirrored in zip(extractor(images), extractor(images.flip(3)), strict=True):
-        assert torch.allclose(plain, mirrored, rtol=0, atol=1e-5)
-
-
-def test_grey_images_are_repeated(extractor: CifarExtractor) -> None:
-    grey = noise(4, 1, 32, 32)
-    assert torch.equal(extractor(grey).pool, extractor(grey.expand(-1, 3, -1, -1)).pool)
 
 
 def test_other_images_are_refused(extractor: CifarExtractor) -> None:
@@ -157,7 +148,7 @@ def test_exact_fp32_restores_every_flag() -> None:
             values.append(value)
         return values
 
-    found = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark)
+    flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark)
     try:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
         before = read()
@@ -172,7 +163,7 @@ def test_exact_fp32_restores_every_flag() -> None:
         assert torch.backends.cuda.matmul.allow_tf32
         assert torch.is_grad_enabled()
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = found
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = flags
 
 
 # Identity and errors
@@ -205,8 +196,8 @@ def test_unsuitable_weights(tmp_path: Path) -> None:
     narrow = save_random(tmp_path / "narrow.safetensors", (4, 8, 16))
     cut = save_random(tmp_path / "cut.safetensors")
     cut.write_bytes(cut.read_bytes()[:-10])
-    wrong = {garbage: "not weights", other: "not weights", cut: "not weights", narrow: "16 features"}
-    for path, what in wrong.items():
+    reasons = {garbage: "not weights", other: "not weights", cut: "not weights", narrow: "16 features"}
+    for path, what in reasons.items():
         with pytest.raises(EnvError) as e:
             CifarExtractor(str(path)).check()
         assert what in one_line(e.value, path)
@@ -243,25 +234,25 @@ def test_damaged_packaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def real() -> dict[str, tuple[Tensor, Tensor]]:
-    """Every fifth test image and every 25th training image, with labels: 2,000 of each."""
-    found: dict[str, tuple[list[str], list[np.ndarray]]] = {"train": ([], []), "test": ([], [])}
+    """Every 20th test image and every 100th training image, with labels: 500 of each."""
+    splits: dict[str, tuple[list[str], list[np.ndarray]]] = {"train": ([], []), "test": ([], [])}
     with tarfile.open(ARCHIVE, "r|*") as archive:
         for member in archive:
             if not member.name.endswith(".jpg"):
                 continue
             split, label, file = member.name.split("/")[-3:]
-            if int(Path(file).stem) % {"train": 25, "test": 5}[split] == 0:
+            if int(Path(file).stem) % {"train": 100, "test": 20}[split] == 0:
                 content = archive.extractfile(member)
                 assert content is not None
-                found[split][0].append(label)
-                found[split][1].append(np.asarray(Image.open(io.BytesIO(content.read()))))
-    classes = sorted(set(found["train"][0]))
+                splits[split][0].append(label)
+                splits[split][1].append(np.asarray(Image.open(io.BytesIO(content.read()))))
+    classes = sorted(set(splits["train"][0]))
     return {
         split: (
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             torch.tensor([classes.index(x) for x in labels]),
         )
-        for split, (labels, images) in found.items()
+        for split, (labels, images) in splits.items()
     }
 
 
@@ -278,9 +269,9 @@ def frechet(a: Tensor, b: Tensor) -> float:
 @real_data
 def test_names_real_images(extractor: CifarExtractor, real: dict[str, tuple[Tensor, Tensor]]) -> None:
     images, labels = real["test"]
-    assert len(images) == 2000
+    assert len(images) == 500
     right = torch.cat([extractor(part).logits.argmax(1) for part in images.split(500)]) == labels
-    assert 0.88 <= float(right.float().mean()) <= 0.97
+    assert 0.87 <= float(right.float().mean()) <= 0.98
 
 
 @pytest.mark.data
@@ -289,8 +280,7 @@ def test_distances_rank_images(extractor: CifarExtractor, real: dict[str, tuple[
     def features(images: Tensor) -> Tensor:
         return torch.cat([extractor(part).pool for part in images.split(500)])
 
-    test = real["test"][0][::4]
-    train = features(real["train"][0][::2])
+    test, train = real["test"][0], features(real["train"][0])
     small = torch.nn.functional.avg_pool2d(test.float(), 2)
     blurred = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear").byte()
     same, blur, random = (frechet(train, features(x)) for x in (test, blurred, noise(500, 3, 32, 32)))

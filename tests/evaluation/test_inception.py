@@ -62,12 +62,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def official(weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The random file plays the official one; both places are empty folders."""
-    found = download.sha256(weights)
-    monkeypatch.setattr(inception, "SHA256", found)
+    checksum = download.sha256(weights)
+    monkeypatch.setattr(inception, "SHA256", checksum)
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(inception, "build", lambda content, path: torch.nn.Identity())
-    return found
+    return checksum
 
 
 def own(path: Path, **options: Any) -> Inception:
@@ -124,10 +124,19 @@ def test_features_equal_torch_fidelity_in_every_batch_size(weights: Path) -> Non
     )
     before = torch.get_rng_state()
     ours = own(weights)
-    x = torch.cat([pictures(1, 5), pictures(2, 1, 48)[:, :, :32, :32]])
+    x = torch.cat([pictures(1, 2), pictures(2, 1, 48)[:, :, :32, :32]])
+    last: list[bool] = []  # whether convolutions see and make channels last
+
+    def note(_: object, inputs: tuple[Tensor], out: Tensor) -> None:
+        last.extend(t.is_contiguous(memory_format=torch.channels_last) for t in (inputs[0], out))
+
+    convolutions = [m for m in ours._load().modules() if isinstance(m, torch.nn.Conv2d)]
+    hooks = [m.register_forward_hook(note) for m in convolutions]
     pool, logits = ours(x)
+    [hook.remove() for hook in hooks]
+    assert last == [True] * 2 * 94
     assert torch.equal(torch.get_rng_state(), before)
-    assert (pool.shape, logits.shape) == ((6, 2048), (6, 1008))
+    assert (pool.shape, logits.shape) == ((3, 2048), (3, 1008))
     assert pool.dtype == logits.dtype == torch.float32
     with torch.no_grad():
         want_pool, want_logits = theirs(x)
@@ -159,16 +168,6 @@ def test_the_resize_is_torch_fidelitys_bit_for_bit(size: tuple[int, int]) -> Non
     assert ours.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_every_convolution_sees_and_makes_channels_last(weights: Path) -> None:
-    extractor, seen = own(weights), []
-    for module in extractor._load().modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.register_forward_hook(lambda m, x, y: seen.extend([x[0], y]))
-    extractor(pictures(1, 2))
-    assert len(seen) == 2 * 94
-    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
-
-
 def test_bf16_features_carry_their_own_name(weights: Path) -> None:
     exact, rough = own(weights), own(weights, precision="bf16")
     one, other = (e(pictures(1, 2)) for e in (exact, rough))
@@ -193,12 +192,12 @@ def test_scores_equal_torch_fidelity_end_to_end(
     for module in (evaluator, generate, passes):
         monkeypatch.setattr(module, "CHUNK", N)
     metrics = {"is": InceptionScore(), "fid": FID(), "kid": KID()}
-    found = []
+    ours = []
     extractor = own(weights)
     for batch_size in (N, 3):  # KID subsets of all images: the order in them does not matter
         p = Protocol("t", N, N, is_splits=2, kid_subsets=2, kid_subset_size=N, batch_size=batch_size)
         e = evaluator.Evaluator(extractor, metrics, p, Fixed(real), "cpu", tmp_path)
-        found.append(e.score(lambda n, start, random: fake))
+        ours.append(e.score(lambda n, start, random: fake))
     for mine, name in {
         "is": "inception_score_mean",
         "is_std": "inception_score_std",
@@ -206,14 +205,14 @@ def test_scores_equal_torch_fidelity_end_to_end(
         "kid": "kernel_inception_distance_mean",
     }.items():
         assert abs(theirs[name]) > 1e-3, name
-        for scores in found:
+        for scores in ours:
             # a spread of nearly equal splits: 1e-4 of the score itself
             near = {"abs": 1e-4 * theirs["inception_score_mean"]} if mine == "is_std" else {"rel": 1e-4}
             assert scores.values[mine] == pytest.approx(theirs[name], **near), name
-    assert found[0].values["fid"] == pytest.approx(found[1].values["fid"], rel=1e-5)
-    assert found[0].protocol_id == found[1].protocol_id
-    assert found[0].record["extractor"]["weights_official"] is False
-    assert found[0].warnings == found[1].warnings == []
+    assert ours[0].values["fid"] == pytest.approx(ours[1].values["fid"], rel=1e-5)
+    assert ours[0].protocol_id == ours[1].protocol_id
+    assert ours[0].record["extractor"]["weights_official"] is False
+    assert ours[0].warnings == ours[1].warnings == []
 
 
 # --- the file: what is wrong with it
@@ -245,17 +244,17 @@ def test_torch_never_sees_a_file_whose_sum_is_another(
     """In torch hub's folder, in the cache, at a path of the user's: the sum is compared before anything."""
     seen: list[Path] = []
     monkeypatch.setattr(inception, "build", lambda content, path: seen.append(path) or torch.nn.Identity())
-    wrong = tmp_path / "wrong.pth"
-    wrong.write_bytes(weights.read_bytes()[:-1] + b"x")
+    damaged = tmp_path / "wrong.pth"
+    damaged.write_bytes(weights.read_bytes()[:-1] + b"x")
     for place in inception.places():
         place.parent.mkdir(parents=True)
-        shutil.copy(wrong, place)
+        shutil.copy(damaged, place)
         with pytest.raises(EnvError, match="damaged or another file") as e:
             Inception(download=False).check()
         assert (e.value.code, line(e).split(":")[0]) == (5, str(place))
-        assert f"{download.sha256(wrong)[:16]}..., expected {official[:16]}..." in line(e)
+        assert f"{download.sha256(damaged)[:16]}..., expected {official[:16]}..." in line(e)
         place.unlink()
-    for extractor in (Inception(weights=str(wrong)), Inception(weights=str(wrong), sha256=official)):
+    for extractor in (Inception(weights=str(damaged)), Inception(weights=str(damaged), sha256=official)):
         with pytest.raises(
             EnvError, match=r"expected .*; give .*, or set metric\.extractor\.sha256 to its sum"
         ):
@@ -265,12 +264,12 @@ def test_torch_never_sees_a_file_whose_sum_is_another(
     with pytest.raises(EnvError, match=r"metric\.weights: .*pipe\.pth: not a regular file"):
         Inception(weights=str(pipe)).check()
     assert seen == []
-    own(wrong).check()
+    own(damaged).check()
     Inception(weights=str(weights)).check()  # the official one needs no word
-    assert seen == [wrong, weights]
+    assert seen == [damaged, weights]
     for text in ("abc", official.upper(), official + "0"):
         with pytest.raises(ValueError, match=r"sha256: .* is not 64 digits"):
-            Inception(weights=str(wrong), sha256=text)
+            Inception(weights=str(damaged), sha256=text)
     with pytest.raises(ValueError, match="without weights"):
         Inception(sha256=official)
 
@@ -291,6 +290,21 @@ def test_compressed_weights_are_refused_before_torch_unpacks_them(
     assert seen == []
 
 
+def test_offline_says_what_to_fetch_and_where_to_put_it(
+    official: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EnvError) as e:
+        Inception(download=False).check()
+    assert e.value.code == 5
+    for part in (FILE, "95.6 MB", official[:8], str(tmp_path / "cache" / "weights"), "metric.weights=PATH"):
+        assert part in line(e)
+    assert "metric.extractor=cifar" in line(e)
+    monkeypatch.setenv("GANLAB_OFFLINE", "1")
+    with pytest.raises(EnvError, match="is not here, GANLAB_OFFLINE is set; put it into"):
+        Inception().check()
+    assert not (tmp_path / "cache").exists()
+
+
 def test_the_hub_folder_comes_first_and_is_verified(weights: Path, official: str, tmp_path: Path) -> None:
     hub, cached = inception.places()
     for path in (hub, cached):
@@ -305,18 +319,3 @@ def test_the_hub_folder_comes_first_and_is_verified(weights: Path, official: str
         Inception(download=False).check()
     assert line(e).startswith(f"{hub}: damaged or another file: sha256 ")
     assert official[:8] in line(e)
-
-
-def test_offline_says_what_to_fetch_and_where_to_put_it(
-    official: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(EnvError) as e:
-        Inception(download=False).check()
-    assert e.value.code == 5
-    for part in (FILE, "95.6 MB", official[:8], str(tmp_path / "cache" / "weights"), "metric.weights=PATH"):
-        assert part in line(e)
-    assert "metric.extractor=cifar" in line(e)
-    monkeypatch.setenv("GANLAB_OFFLINE", "1")
-    with pytest.raises(EnvError, match="is not here, GANLAB_OFFLINE is set; put it into"):
-        Inception().check()
-    assert not (tmp_path / "cache").exists()

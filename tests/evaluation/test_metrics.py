@@ -83,8 +83,8 @@ def test_inception_score_equals_torch_fidelity(n: int, splits: int) -> None:
 
 def test_inception_score_takes_the_first_fakes_in_order() -> None:
     logits = torch.randn(130, 6, generator=torch.Generator().manual_seed(0))
-    found = InceptionScore()(None, Fakes(logits, logits), small(is_splits=4))
-    assert found["is"] == inception_score(logits[:100], 4)[0]
+    scores = InceptionScore()(None, Fakes(logits, logits), small(is_splits=4))
+    assert scores["is"] == inception_score(logits[:100], 4)[0]
 
 
 # --- FID
@@ -133,8 +133,8 @@ def test_fid_of_a_set_with_itself_is_zero_and_with_a_constant_finite() -> None:
     mean, cov = moments(real)
     assert frechet_distance(mean, cov, square_root(cov), mean, cov) == pytest.approx(0, abs=1e-9)
     constant = torch.ones(100, 32)
-    found = FID()(reference(real), Fakes(constant, constant), small())["fid"]
-    assert found == pytest.approx(float((mean - 1).square().sum() + cov.trace()), rel=1e-9)
+    fid = FID()(reference(real), Fakes(constant, constant), small())["fid"]
+    assert fid == pytest.approx(float((mean - 1).square().sum() + cov.trace()), rel=1e-9)
 
 
 def test_moments_do_not_depend_on_the_pieces_and_bear_an_offset() -> None:
@@ -221,9 +221,9 @@ def test_non_finite_and_too_few_are_told(metric: Metric[Any]) -> None:
         metric(real, Fakes(bad, bad), small())
     with pytest.raises(MetricError, match="at least 100 generated images, there are 99"):
         metric(real, Fakes(fake[:99], fake[:99]), small())
-    found = metric(real, Fakes(fake, fake), small())
-    assert tuple(found) == metric.names
-    assert all(isinstance(v, float) and math.isfinite(v) for v in found.values())
+    values = metric(real, Fakes(fake, fake), small())
+    assert tuple(values) == metric.names
+    assert all(isinstance(v, float) and math.isfinite(v) for v in values.values())
 
 
 def test_impossible_counts_name_the_smallest_n() -> None:
@@ -286,10 +286,10 @@ def test_a_record_tells_optional_fields_only_where_they_are_heeded() -> None:
 
 def test_digests_of_the_shipped_protocols_stay() -> None:
     """Scores of earlier versions stay comparable: these are what they stored."""
-    told = {
+    digests = {
         path.stem: digest(
             Protocol(**{k: v for k, v in yaml.safe_load(path.read_text()).items() if k[0] != "_"}).record()
         )
         for path in PROTOCOLS.glob("*.yaml")
     }
-    assert told | PINNED == told
+    assert digests | PINNED == digests

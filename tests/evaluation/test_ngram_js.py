@@ -24,10 +24,10 @@ def real(rows: np.ndarray, symbols: int = 5, name: str = "a") -> Real:
 
 def brute(a: np.ndarray, b: np.ndarray, n: int) -> float:
     """Counters of tuples, log-likelihoods, as language_helpers.py goes about it."""
-    found = [
+    counters = [
         Counter(tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1)) for rows in (a, b)
     ]
-    p, q = ({k: v / sum(c.values()) for k, v in c.items()} for c in found)
+    p, q = ({k: v / sum(c.values()) for k, v in c.items()} for c in counters)
     total = 0.0
     for one in (p, q):
         for gram, share in one.items():
@@ -49,9 +49,9 @@ def test_by_hand() -> None:
 
 
 def test_grams_do_not_cross_lines() -> None:
-    found = grams(np.array([[1, 2], [3, 1]]), 2, 2)
-    assert found.codes.tolist() == [1 * 4 + 2, 3 * 4 + 1]
-    assert found.counts.tolist() == [1, 1]
+    bigrams = grams(np.array([[1, 2], [3, 1]]), 2, 2)
+    assert bigrams.codes.tolist() == [1 * 4 + 2, 3 * 4 + 1]
+    assert bigrams.counts.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("bits", [3, 15])
@@ -62,21 +62,21 @@ def test_like_the_brute_force_block_by_block(bits: int, monkeypatch: pytest.Monk
     whole = [grams(a, n, bits) for n in range(1, 5)]
     monkeypatch.setattr(ngram_js, "BLOCK", 12)
     for n in range(1, 5):
-        found = grams(a, n, bits)
-        assert np.array_equal(found.codes, whole[n - 1].codes)
-        assert (found.codes >= 0).all()
-        assert np.array_equal(found.counts, whole[n - 1].counts)
-        assert divergence(found, grams(b, n, bits)) == pytest.approx(brute(a, b, n), abs=1e-12)
+        blocks = grams(a, n, bits)
+        assert np.array_equal(blocks.codes, whole[n - 1].codes)
+        assert (blocks.codes >= 0).all()
+        assert np.array_equal(blocks.counts, whole[n - 1].counts)
+        assert divergence(blocks, grams(b, n, bits)) == pytest.approx(brute(a, b, n), abs=1e-12)
 
 
 def test_the_metric_and_its_floor() -> None:
     random = np.random.RandomState(1)
     rows, metric = random.randint(1, 5, (50, 7)), NgramJS(n=10)
     fake = torch.from_numpy(random.randint(0, 3, (10, 7)).astype(np.int16))
-    found = metric(real(rows), Fakes(samples=fake), PROTOCOL)
-    assert list(found) == list(metric.names) == ["js4", "js3", "js2", "js1"]
+    scores = metric(real(rows), Fakes(samples=fake), PROTOCOL)
+    assert list(scores) == list(metric.names) == ["js4", "js3", "js2", "js1"]
     for n in range(1, 5):
-        assert found[f"js{n}"] == pytest.approx(brute(rows, fake.numpy(), n), abs=1e-12)
+        assert scores[f"js{n}"] == pytest.approx(brute(rows, fake.numpy(), n), abs=1e-12)
         assert metric.among_real(real(rows), PROTOCOL)[f"js{n}"] == pytest.approx(
             brute(rows[10:], rows[:10], n), abs=1e-12
         )

@@ -69,12 +69,12 @@ def test_two_protocols_side_by_side(trained: Path, run: Path, capsys: pytest.Cap
     assert "  fid_n_fake       16" in out or any(line.split() == ["fid_n_fake", "16", "48"] for line in table)
     assert not any(line.split()[:1] == ["quantize"] for line in table)  # the same in both
     (section,) = cells.sections(collect.collect([run]))  # and a report shows them beside each other
-    shown = rescored.table(section)
-    assert shown is not None
-    assert [c.label.split(" [")[0] for c in shown.columns[5:]] == ["few", "more", "range"]
-    row = next(row for row in shown.rows if row[4].text == "fid_cifar")
+    rows = rescored.table(section)
+    assert rows is not None
+    assert [c.label.split(" [")[0] for c in rows.columns[5:]] == ["few", "more", "range"]
+    row = next(row for row in rows.rows if row[4].text == "fid_cifar")
     assert row[5].text != row[6].text
-    assert "fid_n_fake 16 | 48" in shown.notes[0]
+    assert "fid_n_fake 16 | 48" in rows.notes[0]
 
 
 def test_the_same_number_as_one_by_one(trained: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,5 +115,5 @@ def test_what_lies_apart() -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(path.read_text())
-    return told
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record

@@ -65,7 +65,7 @@ def refusals(_: list[str]) -> dict[str, Any]:
     """That the device refuses what a real one refuses: reading a value, and a launch beside, in a capture."""
     device.complaints()
     x, side = torch.ones(3, device="cuda"), torch.cuda.Stream()
-    told = {}
+    answers = {}
     for name in ("read", "beside", "unjoined"):
         try:
             with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
@@ -79,8 +79,8 @@ def refusals(_: list[str]) -> dict[str, Any]:
             error = ""
         except RuntimeError as caught:
             error = type(caught).__name__
-        told[name] = [error, *device.complaints()]
-    return told
+        answers[name] = [error, *device.complaints()]
+    return answers
 
 
 CHECKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {

@@ -51,8 +51,8 @@ def count(configs: list[list[str]]) -> list[dict[str, Any]]:
     done = subprocess.run(
         command, input=text, stdout=subprocess.PIPE, text=True, env=environment(), check=True, cwd=ROOT
     )
-    told: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    counts: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return counts
 
 
 def budgets(names: list[str]) -> dict[str, tuple[int, list[str]]]:
@@ -73,16 +73,16 @@ def main(args: list[str]) -> int:
         print(f"no fake device: {reason}", file=sys.stderr)
         return 1
     if args[:1] == ["words"]:
-        (told,) = count([args[1:]])
-        for name, n in told["nodes"].items():
+        (result,) = count([args[1:]])
+        for name, n in result["nodes"].items():
             print(f"{n:6} {NOISE.sub('', name)[:130]}")
-        print(f"{sum(told['nodes'].values()):6} nodes; {told['engine']}")
-        print("\n".join(told["complaints"]), end="")
+        print(f"{sum(result['nodes'].values()):6} nodes; {result['engine']}")
+        print("\n".join(result["complaints"]), end="")
         return 0
     table = budgets(args)
-    for (name, (budget, _)), told in zip(table.items(), count([b for _, b in table.values()]), strict=True):
-        print(f"{sum(told['nodes'].values()):6} nodes, budget {budget:6}  {name}")
-        print("\n".join(told["complaints"]), end="")
+    for (name, (budget, _)), result in zip(table.items(), count([b for _, b in table.values()]), strict=True):
+        print(f"{sum(result['nodes'].values()):6} nodes, budget {budget:6}  {name}")
+        print("\n".join(result["complaints"]), end="")
     return 0
 
 

@@ -69,11 +69,11 @@ def played(e: Experiment, flat: bool, rounds: int = 2) -> tuple[dict[str, Tensor
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_game_as_with_each_layers_own_weights(name: str, tiny: Make) -> None:
     made = functools.partial(tiny, optimizer=SGD, d_steps=2, ema=0.9)
-    plain, told, _ = played(made(**CASES[name]()), False)
-    fast, told_too, game = played(made(**CASES[name]()), True)
+    plain, losses, _ = played(made(**CASES[name]()), False)
+    fast, losses_too, game = played(made(**CASES[name]()), True)
     assert bool(game.flat) == ("sn" in game.methods)
-    assert {k: float(v) for k, v in told_too.items()} == pytest.approx(
-        {k: float(v) for k, v in told.items()}, rel=1e-4, abs=1e-4
+    assert {k: float(v) for k, v in losses_too.items()} == pytest.approx(
+        {k: float(v) for k, v in losses.items()}, rel=1e-4, abs=1e-4
     )
     for k, value in plain.items():
         assert torch.allclose(fast[k], value, rtol=1e-4, atol=1e-5), k

@@ -123,9 +123,10 @@ def test_the_bound_of_a_transposed_convolution_is_reached() -> None:
     assert 3.9 < row["ratio"] < 4
 
 
-@pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
-@pytest.mark.parametrize("size", [6, (6, 12)])
-@pytest.mark.parametrize("kernel", [(3, 3), (4, 4), (1, 1), (2, 5)])
+@pytest.mark.parametrize(
+    ("kernel", "size", "stride"),
+    [((3, 3), 6, 1), ((4, 4), (6, 12), 2), ((2, 5), 6, (2, 1)), ((1, 1), (6, 12), 3), ((2, 5), (6, 12), 3)],
+)
 def test_circular_values_are_those_of_the_dense_matrix(kernel: Any, size: Any, stride: Any) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 3, kernel, stride, 0, bias=False).double()
@@ -153,16 +154,6 @@ def test_circular_kernel_larger_than_the_image_wraps() -> None:
 def test_circular_refuses_a_stride_that_does_not_divide() -> None:
     with pytest.raises(ValueError, match="2x2 does not divide 7x7"):
         circular_singular_values(torch.zeros(1, 1, 3, 3), 7, 2)
-
-
-def test_zero_padding_is_part_of_a_larger_circle() -> None:
-    """Its norm is below that of wrap-around padding on any image of at least n + k - 1 pixels."""
-    torch.manual_seed(0)
-    layer = nn.Conv2d(3, 4, 3, padding=1)
-    for n in (4, 8, 16):
-        zero = conv_operator_norm(layer, (3, n, n))
-        assert zero < circular_singular_values(layer.weight, n + 2)[0].item()
-    assert zero == pytest.approx(circular_singular_values(layer.weight, 16)[0].item(), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -213,19 +204,6 @@ def test_rows_of_a_discriminator(net: CNN | ResNet) -> None:
         circles = [[r["circular"] for r in some if r["circular"]] for some in (rows, again)]
         assert len(circles[0]) == 7
         assert circles[1] == pytest.approx(circles[0], rel=1e-9)
-
-
-def test_reading_leaves_the_power_iteration_where_it_was() -> None:
-    layer = nn.Conv2d(2, 3, 3, padding=1)
-    net = nn.Sequential(layer)
-    SpectralNorm().prepare(players(net))
-    before = copy.deepcopy(net.state_dict())
-    (row,) = layer_norms(net.train(), (2, 6, 6))
-    conv_operator_norm(layer, (2, 6, 6))
-    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
-    assert net.training
-    assert layer.training
-    assert row["reshaped"] > 1.01, "u is random still, and the norm is of the weight as it acts"
 
 
 def test_a_conditional_net_is_given_its_label() -> None:

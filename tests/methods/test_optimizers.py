@@ -61,12 +61,12 @@ def test_an_update_with_it_can_be_recorded(tiny: Make, one_thread: None) -> None
         optimizer = functools.partial(RMSpropTF, lr=5e-3)
         return small(tiny, optimizer=optimizer, normalization={"wc": WeightClip()}, loss=Wasserstein())
 
-    eager, told = played(Engine(fresh(), *start(fresh())))
+    eager, losses = played(Engine(fresh(), *start(fresh())), 5)
     traced = Traced(Engine(fresh(), *start(fresh())))
-    replayed, told_too = played(traced)
+    replayed, losses_too = played(traced, 5)
     assert traced.graph is not None, traced.why
     assert [k for k in eager if not torch.equal(eager[k], replayed[k])] == []
-    assert told == told_too
+    assert losses == losses_too
     optimizer = use_fused_kernels(RMSpropTF([nn.Parameter(torch.ones(2))]), torch.device("cpu"))
     optimizer.param_groups[0]["capturable"] = True  # as ``quick`` has it on a GPU
     assert engine.is_graph_safe(optimizer)
@@ -93,7 +93,7 @@ def test_mistakes_are_a_line(words: list[str], line: str) -> None:
 
 
 def test_the_clipping_runs_of_wgan_gps_figures_have_it() -> None:
-    for name in ("wgan_gp_fig1a", "wgan_gp_fig1b", "wgan_gp_fig2", "wgan_gp_fig3"):
+    for name in ("wgan_gp_fig1a", "wgan_gp_fig1b"):  # of the others, see tests/models/test_wgan_nets.py
         jobs = plan.plan_grid(name, [], grid.Scale(), None).jobs
         clipped = [job.tree for job in jobs if "wc" in job.tree["normalization"]]
         assert clipped

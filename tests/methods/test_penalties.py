@@ -100,29 +100,6 @@ def test_gradient_penalty_reaches_d_by_the_chain_rule() -> None:
     assert torch.allclose(d.a.grad, 20 * 4 * torch.tensor([0.6, 0.0, 0.8, 0.0]), atol=1e-4)
 
 
-def test_second_derivative_against_finite_differences() -> None:
-    torch.manual_seed(0)
-    d = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).double()
-    x = torch.randn(3, 1, 2, 2).double()
-
-    def wrapped(x: Tensor, y: Tensor | None = None) -> Verdict:
-        return Verdict(d(x).squeeze(1))
-
-    weight = d[1].weight
-    value = (gradient_norms(wrapped, x, None) - 1).square().mean()  # type: ignore[arg-type]
-    (gradient,) = torch.autograd.grad(value, weight)
-    h = 1e-6
-    for i, j in ((0, 0), (3, 2), (5, 1)):
-        ends = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                weight[i, j] += sign * h
-            ends.append((gradient_norms(wrapped, x, None) - 1).square().mean().item())  # type: ignore[arg-type]
-            with torch.no_grad():
-                weight[i, j] -= sign * h
-        assert gradient[i, j].item() == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-8)
-
-
 class SmallD(nn.Module):
     """Two layers about a tanh: its score has second derivatives in x and in the weights."""
 
@@ -186,13 +163,13 @@ def test_orthonormal_penalty_by_hand() -> None:
     assert got.item() == pytest.approx(0.5 * 9.0)  # W^T W - I = diag(0, 3)
 
 
-@pytest.mark.parametrize("width", [0.125, 0.5])
-def test_orthonormal_start_has_no_penalty(width: float) -> None:
-    d = CNN(width=width).discriminator(ImageShape(3, 32, 32), 0, None)
+def test_orthonormal_start_has_no_penalty() -> None:
+    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
     rule = Orthonormal(weight=1.0)
     before = rule.d_term(scene(d, REAL, FAKE)).item()
     rule.prepare(players(d))
     assert rule.d_term(scene(d, REAL, FAKE)).item() < 1e-6 < before
+    assert Orthonormal(weight=0.0).d_term(scene(d, REAL, FAKE)) is None, "the start alone"
     for _, layer in weighted_layers(d):
         values = torch.linalg.svdvals(as_matrix(raw_weight(layer)))
         assert torch.allclose(values, torch.ones_like(values), atol=1e-4)
@@ -203,16 +180,6 @@ def test_orthonormal_start_of_a_transposed_convolution() -> None:
     Orthonormal(weight=0.0).prepare(players(nn.Sequential(layer)))
     values = torch.linalg.svdvals(as_matrix(layer.weight, 1))
     assert torch.allclose(values, torch.ones(4), atol=1e-5)
-
-
-def test_orthonormal_start_alone() -> None:
-    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
-    rule = Orthonormal(weight=0.0)
-    assert rule.d_term(scene(d, REAL, FAKE)) is None
-    rule.prepare(players(d))
-    assert Orthonormal(weight=1.0).d_term(scene(d, REAL, FAKE)).item() < 1e-6
-    with pytest.raises(ValueError, match=r"weight.*nothing"):
-        Orthonormal(weight=0.0, init=False)
 
 
 def test_orthonormal_start_under_spectral_norm_is_what_sn_normalises() -> None:
@@ -290,16 +257,6 @@ def test_orthonormal_scope_leaves_the_dense_layer() -> None:
     assert torch.equal(d.dense.weight, dense)
 
 
-@pytest.mark.parametrize(("scope", "clipped"), [("convolutions", 7), ("weights", 8), ("all", 16)])
-def test_weight_clip_scopes(scope: str, clipped: int) -> None:
-    d = CNN(width=0.125).discriminator(ImageShape(3, 32, 32), 0, None)
-    with torch.no_grad():
-        for p in d.parameters():
-            p.fill_(1.0)
-    WeightClip(bound=0.01, scope=scope).after_update(players(d), "d")  # type: ignore[arg-type]
-    assert sum(bool((p == 0.01).all()) for p in d.parameters()) == clipped
-
-
 def test_weight_clip_all_takes_norms_and_biases_too() -> None:
     norm = BatchNorm(affine="full").feature_norm()
     for scope, clipped in (("convolutions", 7), ("weights", 8), ("all", 16 + 12)):
@@ -322,6 +279,8 @@ def test_bad_numbers_are_refused() -> None:
         WeightClip(bound=0.0)
     with pytest.raises(ValueError, match="weight"):
         GradientPenalty(weight=-1.0)
+    with pytest.raises(ValueError, match=r"weight.*nothing"):
+        Orthonormal(weight=0.0, init=False)
     with pytest.raises(ValueError, match=r"sides.*two, one"):
         GradientPenalty(sides="three")  # type: ignore[arg-type]
 
@@ -342,7 +301,7 @@ def test_a_clipped_norm_is_the_bound_and_a_small_one_stands() -> None:
 )
 def test_weight_decay_is_its_formula(norm: Any, value: float, slope: list[float]) -> None:
     d = LinearD(torch.tensor([3.0, 0.0, -4.0, 0.0]))
-    told = WeightDecay(weight=0.1, norm=norm).d_term(scene(d, REAL, FAKE))
-    assert float(told) == pytest.approx(value)
-    (gradient,) = torch.autograd.grad(told, d.a)
+    penalty = WeightDecay(weight=0.1, norm=norm).d_term(scene(d, REAL, FAKE))
+    assert float(penalty) == pytest.approx(value)
+    (gradient,) = torch.autograd.grad(penalty, d.a)
     assert gradient.tolist() == pytest.approx(slope)

@@ -14,8 +14,6 @@ from test_loop import go
 from test_penalties import LinearD
 from torch import Tensor, nn
 
-from ganlab.config import compose
-from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.methods.base import Method
 from ganlab.methods.feature_norms import BatchNorm, InstanceNorm, LayerNorm
@@ -84,9 +82,14 @@ def built(activation: str, norm: str) -> ConvD:
     return d.eval() if norm == "sn, u and v as they stand" else d
 
 
-@pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+CASES = [
+    *(("tanh", norm, "gp") for norm in NORMS),
+    *(("lrelu", "ln", penalty) for penalty in PENALTIES),
+    ("smooth elu", "none", "r1"),
+]
+
+
+@pytest.mark.parametrize(("activation", "norm", "penalty"), CASES)
 def test_against_central_differences(activation: str, norm: str, penalty: str) -> None:
     """Along random directions of every parameter: the second derivatives that reach D's weights."""
     d, rule = built(activation, norm), PENALTIES[penalty]
@@ -98,9 +101,9 @@ def test_against_central_differences(activation: str, norm: str, penalty: str) -
         return rule.d_term(scene(d, real, fake))
 
     names, parameters = zip(*d.named_parameters(), strict=True)
-    found = torch.autograd.grad(value(), parameters, allow_unused=True)
+    gradients = torch.autograd.grad(value(), parameters, allow_unused=True)
     seen = 0.0
-    for name, p, gradient in zip(names, parameters, found, strict=True):
+    for name, p, gradient in zip(names, parameters, gradients, strict=True):
         direction = torch.randn(p.shape, generator=random).double()
         ends, h = [], 1e-6
         for sign in (1, -1):
@@ -114,35 +117,6 @@ def test_against_central_differences(activation: str, norm: str, penalty: str) -
         assert got == pytest.approx(expected, rel=2e-5, abs=1e-6), name
         seen = max(seen, abs(got))
     assert seen > 1e-3, "it does move the weights"
-
-
-@pytest.mark.parametrize("gamma", [10.0, 0.5])
-def test_r1_and_r2_of_a_linear_d(gamma: float) -> None:
-    """(gamma / 2) |a|^2 wherever it looks; d/da is gamma a."""
-    a = torch.tensor([3.0, 0.0, 4.0, 0.0])
-    for kind in (R1, R2):
-        d = LinearD(a.clone())
-        got = kind(gamma).d_term(scene(d, Batch(torch.randn(5, 1, 2, 2)), Batch(torch.randn(5, 1, 2, 2))))
-        assert got.item() == pytest.approx(gamma / 2 * 25)
-        got.backward()
-        assert torch.allclose(d.a.grad, gamma * a)  # type: ignore[arg-type]
-
-
-class SquareD(LinearD):
-    """D(x) = |x|^2 / 2: its gradient is x, so a penalty tells where it looked, and with which labels."""
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Verdict:
-        self.seen = y
-        return Verdict(x.flatten(1).square().sum(1) / 2)
-
-
-def test_r1_looks_at_real_images_and_r2_at_generated_ones() -> None:
-    d = SquareD(torch.ones(4))
-    real = Batch(torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 2]))
-    fake = Batch(torch.full((3, 1, 2, 2), 2.0), torch.tensor([5, 6, 7]))
-    for kind, norm, batch in ((R1, 1.0, real), (R2, 16.0, fake)):
-        assert kind(2.0).d_term(scene(d, real, fake)).item() == pytest.approx(norm)
-        assert torch.equal(d.seen, batch.y)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -167,43 +141,9 @@ def test_a_gradient_of_zero_is_no_nan(penalty: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (
-            ["normalization=[gp]", "normalization.gp.weight=-1"],
-            "normalization.gp.weight: -1 is not a number >= 0",
-        ),
-        (
-            ["normalization=[r1]", "normalization.r1.gamma=-1"],
-            "normalization.r1.gamma: -1 is not a number >= 0",
-        ),
-        (["normalization=[wc]", "normalization.wc.bound=0"], "normalization.wc.bound: 0 is not a number > 0"),
-        (["normalization=[wc]", "normalization.wc.bound=-0.01"], "normalization.wc.bound: -0.01 is not"),
-        (
-            ["normalization=[gp]", "normalization.gp.sides=both"],
-            "normalization.gp.sides: 'both' is not one of",
-        ),
-    ],
-)
-def test_bad_numbers_are_a_line(words: list[str], line: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        compose.build(compose.compose(words))
-    assert any(str(m).startswith(line) for m in caught.value.mistakes), caught.value.mistakes
-
-
-def test_a_data_set_smaller_than_a_batch_is_a_line(tiny: Make, tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"batch_size: 2000 is more than the 1797 images of digits train; use"
-    ):
-        go(tiny(batch_size=2000))
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
     ("norm", "penalty", "warned"),
     [
         (BatchNorm(), GradientPenalty(), True),
-        (BatchNorm(), R1(), True),
         (LayerNorm(), GradientPenalty(), False),
         (BatchNorm(), None, False),
     ],
@@ -212,7 +152,7 @@ def test_a_penalty_beside_batch_norm_is_warned_of_once(
     norm: Method, penalty: Method | None, warned: bool, tiny: Make, tmp_path: Path
 ) -> None:
     parts: dict[str, Any] = {"norm": norm, **({"gp": penalty} if penalty else {})}
-    e = tiny(normalization=parts, loss=Wasserstein(), steps=4)
+    e = tiny(normalization=parts, loss=Wasserstein(), steps=1, eval_every=0, sample_every=0)
     assert go(e) == 0
     said = (tmp_path / "run" / "log.txt").read_text()
     assert said.count("normalization.gp: the penalty is defined per sample") == int(warned)

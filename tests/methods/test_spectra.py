@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scenes import players
+from test_loop import lines
 from torch import nn
 
 from ganlab.experiment import Experiment
@@ -31,11 +31,11 @@ def small() -> nn.Module:
 
 def test_values_are_numpys_and_transposed_convolutions_count_their_outputs() -> None:
     net = small()
-    found = singular_values.matrices(net)
-    assert {k: tuple(m.shape) for k, m in found.items()} == {"0": (8, 27), "1": (5, 128), "3": (1, 20)}
+    matrices = singular_values.matrices(net)
+    assert {k: tuple(m.shape) for k, m in matrices.items()} == {"0": (8, 27), "1": (5, 128), "3": (1, 20)}
     assert list(singular_values.matrices(net, only_convolutions=True)) == ["0", "1"]
     by_hand = net[1].weight.detach().double().numpy().transpose(1, 0, 2, 3).reshape(5, -1)
-    s = singular_values.singular_values(found["1"])
+    s = singular_values.singular_values(matrices["1"])
     assert s.dtype == torch.float64
     np.testing.assert_allclose(s.numpy(), np.linalg.svd(by_hand, compute_uv=False), rtol=1e-6)
     assert singular_values.spectral_norms(net)["1"] == pytest.approx(float(s[0]))
@@ -85,8 +85,7 @@ def test_concentration_by_hand() -> None:
 
 
 def records(run: Path, kind: str) -> list[dict[str, float]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [r for r in found if r["kind"] == kind]
+    return [r for r in lines(run) if r["kind"] == kind]
 
 
 def test_training_records_the_norms_and_is_not_moved_by_it(tiny: Make, tmp_path: Path) -> None:

@@ -26,16 +26,16 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
 def both(block: nn.Module, x: Tensor, *y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Output, its gradients and the gradients of a gradient penalty, folded and not."""
 
-    def found() -> list[Tensor]:
+    def values() -> list[Tensor]:
         xs = x.clone().requires_grad_()
         out = block(xs, *y)
         (gx,) = torch.autograd.grad(out.square().sum(), xs, create_graph=True)
         penalty = gx.square().sum()
         return [out, gx, *torch.autograd.grad(penalty + out.sum(), list(block.parameters()))]
 
-    folded = found()
+    folded = values()
     with unfolded(block):
-        return folded, found()
+        return folded, values()
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
@@ -51,7 +51,7 @@ def test_folded_equals_unfolded_to_rounding(kind: str, laid: torch.memory_format
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-13 * largest)
 
 
-@pytest.mark.parametrize("side", [32, 48, 64])
+@pytest.mark.parametrize("side", [32, 48])
 def test_whole_networks_agree_and_have_the_same_state(side: int) -> None:
     torch.manual_seed(0)
     net: Architecture = ResNet(width=0.05, z_dim=4)

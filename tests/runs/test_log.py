@@ -73,8 +73,8 @@ def test_the_record_and_the_plain_lines(
     assert 100 <= train.pop("wall_s") < 160
     assert train == {"step": 100, "kind": "train", "loss/d": 1.25, "loss/g": None, "it_per_s": 12.5}
     del scores["wall_s"]
-    told = {"fid_cifar": 33.333333, "is_cifar": None}
-    assert scores == {"step": 100, "kind": "eval", "scores": told, "protocol_id": "abc123"}
+    values = {"fid_cifar": 33.333333, "is_cifar": None}
+    assert scores == {"step": 100, "kind": "eval", "scores": values, "protocol_id": "abc123"}
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "step 100/1000  loss/d 1.25  loss/g nan  12.5 it/s  ETA 0:01:12",
@@ -120,27 +120,6 @@ def test_on_a_terminal_there_is_one_progress_line(
             "step 100/200  fid_cifar 12.3",
             "[bold]a [31mb",
         ]
-
-
-def test_odd_streams_stop_nothing(tmp_path: Path, no_board: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    ascii_stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    closed = io.StringIO()
-    closed.close()
-    with Log(tmp_path, 10) as log:
-        for stream in (ascii_stream, closed, None):
-            monkeypatch.setattr(sys, "stdout", stream)
-            log.say("é 数 \udcff")
-            log.train(1, {}, 0.0)
-
-        class BrokenPipe(io.StringIO):
-            def write(self, text: str) -> int:
-                raise BrokenPipeError
-
-        monkeypatch.setattr(sys, "stdout", BrokenPipe())
-        log.say("goes on")
-    ascii_stream.flush()
-    assert ascii_stream.buffer.getvalue().startswith(b"\\xe9 \\u6570")  # type: ignore[attr-defined]
-    assert "goes on" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(("start", "kept"), [(0, []), (2, [0, 1, 2]), (9, [0, 1, 2, 3, 4])])
@@ -238,11 +217,11 @@ def test_a_disk_that_fills_up_kills_tensorboards_thread_but_not_the_run(tmp_path
         os.kill(pid, 9)
         os.waitpid(pid, 0)
         pytest.fail("it hangs")
-    told = stderr.read_text()
-    assert ended[1] == 0, told
-    assert "Traceback" not in told
-    assert told.count("TensorBoard failed") == 1
-    assert len(told.splitlines()) == 1
+    output = stderr.read_text()
+    assert ended[1] == 0, output
+    assert "Traceback" not in output
+    assert output.count("TensorBoard failed") == 1
+    assert len(output.splitlines()) == 1
     assert [r["step"] for r in records(run)] == [1, 2, 3, 4, 5]
 
 
@@ -271,3 +250,24 @@ def test_the_small_modules_need_no_torch() -> None:
     names = "ganlab.runs.log, ganlab.runs.folder, ganlab.system.signals, ganlab.system.files"
     code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_odd_streams_stop_nothing(tmp_path: Path, no_board: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ascii_stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    closed = io.StringIO()
+    closed.close()
+    with Log(tmp_path, 10) as log:
+        for stream in (ascii_stream, closed, None):
+            monkeypatch.setattr(sys, "stdout", stream)
+            log.say("é 数 \udcff")
+            log.train(1, {}, 0.0)
+
+        class BrokenPipe(io.StringIO):
+            def write(self, text: str) -> int:
+                raise BrokenPipeError
+
+        monkeypatch.setattr(sys, "stdout", BrokenPipe())
+        log.say("goes on")
+    ascii_stream.flush()
+    assert ascii_stream.buffer.getvalue().startswith(b"\\xe9 \\u6570")  # type: ignore[attr-defined]
+    assert "goes on" in (tmp_path / "log.txt").read_text()

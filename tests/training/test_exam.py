@@ -70,7 +70,7 @@ def test_recorded_updates_are_the_eager_ones(part: str, made: Callable[[list[str
     traced = Traced(plain)
     first = everything(eager.gan)
     graphs = set()
-    steps = 12 if part == "growing" else 6
+    steps = 11 if part == "growing" else 5
     for step in range(steps):
         eager.update(step)
         traced.update(step)

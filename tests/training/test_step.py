@@ -86,11 +86,11 @@ def played(tiny: Make, rounds: int = 3, **changes: Any) -> tuple[list[Tensor], d
     gan = build_gan(tiny(architecture=Plain(), batch_size=16, **changes), CPU)
     torch.manual_seed(0)
     batches = iter(torch.rand(40, 16, 1, 16, 16) * 2 - 1)
-    told: dict[str, Tensor] = {}
+    losses: dict[str, Tensor] = {}
     for _ in range(rounds):
-        told = update(gan, lambda: Batch(next(batches)))
+        losses = update(gan, lambda: Batch(next(batches)))
     weights = [*gan.generator.state_dict().values(), *gan.discriminator.state_dict().values()]
-    return weights, {name: float(value) for name, value in told.items()}
+    return weights, {name: float(value) for name, value in losses.items()}
 
 
 def test_the_moving_average_follows_weights_and_buffers(tiny: Make) -> None:
@@ -130,16 +130,16 @@ def test_every_update_of_g_moves_the_average(tiny: Make) -> None:
         expected = [
             a.lerp(b, 0.25) if a.is_floating_point() else b for a, b in zip(expected or new, new, strict=True)
         ]
-        found = [*gan.ema.module.parameters(), *gan.ema.module.buffers()]
-        for a, b in zip(found, expected, strict=True):
+        averages = [*gan.ema.module.parameters(), *gan.ema.module.buffers()]
+        for a, b in zip(averages, expected, strict=True):
             assert not a.is_floating_point() or torch.allclose(a, b, atol=1e-6)
 
 
 def test_scores_are_told_of_the_last_update_of_d_alone(tiny: Make) -> None:
     gan = build_gan(tiny(architecture=Plain(), batch_size=16, d_steps=2, loss=Wasserstein()), CPU)
     images = torch.rand(16, 1, 16, 16) * 2 - 1
-    told = update(gan, lambda: Batch(images))
-    assert told["d"] == pytest.approx(float(told["d_fake"] - told["d_real"]), rel=1e-5)
+    losses = update(gan, lambda: Batch(images))
+    assert losses["d"] == pytest.approx(float(losses["d_fake"] - losses["d_real"]), rel=1e-5)
     assert {"d_real", "d_fake"} & update_discriminator(gan, Batch(images), log_scores=False).keys() == set()
 
 
@@ -153,11 +153,11 @@ def test_micro_batches_make_the_same_update(tiny: Make, loss: type[Loss]) -> Non
         norms = {"sn": SpectralNorm(update="per_update"), "orthonormal": Orthonormal()}
         return {"loss": loss(), "normalization": norms, "d_steps": 2, "g_batch_size": 32, "optimizer": sgd()}
 
-    whole, told = played(tiny, **changes())
-    parts, told_too = played(tiny, accumulate=4, **changes())
+    whole, losses = played(tiny, **changes())
+    parts, losses_too = played(tiny, accumulate=4, **changes())
     start, _ = played(tiny, rounds=0, **changes())
     assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in zip(whole, parts, strict=True))
-    assert told == pytest.approx(told_too, rel=1e-5, abs=1e-6)
+    assert losses == pytest.approx(losses_too, rel=1e-5, abs=1e-6)
     assert any((a - b).abs().max() > 1e-2 for a, b in zip(whole, start, strict=True)), "it was a long way"
 
 
@@ -189,7 +189,7 @@ def test_spectral_norms_iterate_as_often_with_micro_batches(
 
 def test_regularised_spectral_norms_iterate_once_an_update(tiny: Make) -> None:
     """D's vectors ``snr_u`` are where the whole batch leaves them, and so are the weights."""
-    found = [
+    runs = [
         played(
             tiny,
             accumulate=n,
@@ -199,9 +199,9 @@ def test_regularised_spectral_norms_iterate_once_an_update(tiny: Make) -> None:
         )
         for n in (1, 4)
     ]
-    (whole, told), (parts, told_too) = found
+    (whole, losses), (parts, losses_too) = runs
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(whole, parts, strict=True))
-    assert told == pytest.approx(told_too, rel=1e-4)
+    assert losses == pytest.approx(losses_too, rel=1e-4)
 
 
 def test_still_is_for_parametrisations_alone(tiny: Make) -> None:
@@ -302,14 +302,14 @@ def test_the_class_loss_moves_both_players_and_is_told(tiny: Make) -> None:
         e = tiny(architecture=resnet, dataset=Digits(), optimizer=sgd(), batch_size=4, **changes)
         gan = build_gan(e, CPU, 10)
         torch.manual_seed(0)
-        told = update(gan, lambda: Batch(torch.rand(4, 1, 32, 32), torch.arange(4)))
-        return told, [gan.discriminator.classify.weight, gan.generator.dense.weight]
+        losses = update(gan, lambda: Batch(torch.rand(4, 1, 32, 32), torch.arange(4)))
+        return losses, [gan.discriminator.classify.weight, gan.generator.dense.weight]
 
-    told, (d, g) = after(class_loss=ClassLoss(1.0, 1.0, 1.0))
+    losses, (d, g) = after(class_loss=ClassLoss(1.0, 1.0, 1.0))
     none, (d_none, g_none) = after(class_loss=ClassLoss(0.0, 0.0, 0.0))
     _, (d_real, _) = after(class_loss=ClassLoss(1.0, 0.0, 0.0))
-    assert {"d_class", "g_class"} <= set(told)
-    assert float(told["g_class"]) > 0 == float(none["g_class"])
+    assert {"d_class", "g_class"} <= set(losses)
+    assert float(losses["g_class"]) > 0 == float(none["g_class"])
     assert not torch.equal(d, d_none)
     assert not torch.equal(d, d_real), "the fakes' term counts"
     assert not torch.equal(g, g_none)

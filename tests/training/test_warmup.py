@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine import Traced, played, start
+from test_engine import Traced, played, small, start
 from test_loop import go, interrupted, state
 from test_ranks import one_of
 
@@ -23,6 +23,7 @@ from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.methods.losses import Wasserstein
 from ganlab.methods.penalties import GradientPenalty
+from ganlab.methods.weight_norms import SpectralNorm
 from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
 from ganlab.sweeps.cost import UpdateTimer
@@ -46,10 +47,10 @@ def test_wgans_rule() -> None:
         assert e.timetable.round(i).d_steps == (100 if i < 25 or i % 500 == 0 else 5), i
 
 
-@pytest.mark.parametrize(("first", "every"), [(0, 3), (7, 0), (7, 3), (9, 3), (1, 1), (4, 50)])
+@pytest.mark.parametrize(("first", "every"), [(0, 3), (7, 0), (7, 3), (1, 1)])
 def test_what_came_before_an_update_in_closed_form(first: int, every: int, tiny: Make) -> None:
     e = tiny(d_steps=2, d_warmup_steps=6, d_warmup_updates=first, d_warmup_every=every)
-    for at in range(60):
+    for at in range(25):
         counted = sum(e.timetable.round(i).d_steps for i in range(at))
         assert e.timetable.round(at).first_sample == counted * e.batch_size, at
 
@@ -59,12 +60,12 @@ def test_every_image_of_the_run_comes_once_and_in_order(on_device: bool, tiny: M
     e = tiny(**WARM)
     _, feed = start(e, on_device)
     _, plain = start(tiny(), on_device)
-    found = []
+    batches = []
     for at in range(8):
         feed.place(at)
-        found += [feed().x for _ in range(e.timetable.round(at).d_steps)]
-    assert len(found) == 5 * 3 + 2 * 5, "updates 0, 1 and 4 warm up"
-    for at, x in enumerate(found):
+        batches += [feed().x for _ in range(e.timetable.round(at).d_steps)]
+    assert len(batches) == 5 * 3 + 2 * 5, "updates 0, 1 and 4 warm up"
+    for at, x in enumerate(batches):
         plain.place(at)
         assert torch.equal(x, plain().x), f"batch {at} is that of a run of one batch an update"
 
@@ -86,64 +87,72 @@ def test_d_and_g_are_updated_as_often_as_said(tiny: Make, monkeypatch: pytest.Mo
     assert "".join(played_) == "dddddg" * 2 + "ddg" * 2 + "dddddg" + "ddg"
 
 
-@pytest.mark.parametrize("name", ["sn", "gp"])
-def test_warm_updates_among_recorded_ones(name: str, tiny: Make) -> None:
+def test_warm_updates_among_recorded_ones(tiny: Make) -> None:
     """A recorded update has its number of D updates; those that warm up run eagerly, before and after."""
 
     def fresh() -> Experiment:
-        more: dict[str, Any] = {"normalization": {"gp": GradientPenalty()}, "loss": Wasserstein()}
-        return tiny(**WARM, ema=0.9, lr_decay="linear", **(more if name == "gp" else {}))
+        norms = {"sn": SpectralNorm(), "gp": GradientPenalty()}
+        return small(tiny, **WARM, ema=0.9, normalization=norms, loss=Wasserstein())
 
     e = fresh()
-    eager, told = played(Engine(e, *start(e)), 12)
+    eager, losses = played(Engine(e, *start(e)), 10)
     e = fresh()
     traced = Traced(Engine(e, *start(e)))
     warm: list[int] = []
     inner = traced.inner._run_update
     traced.inner._run_update = lambda at: (warm.append(at), inner(at))[1]  # type: ignore[method-assign]
-    replayed, told_too = played(traced, 12)
+    replayed, losses_too = played(traced, 10)
     assert traced.graph is not None, traced.why
     assert warm == [0, 1, 2, 3, 4, 5, 8], "updates 2, 3 and 5 run eagerly before one is recorded"
     assert [k for k in eager if not torch.equal(eager[k], replayed[k])] == []
-    assert told == told_too
+    assert losses == losses_too
 
 
 def test_resume_about_a_warmup_is_bitwise(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = {**WARM, "flip": True, "dequantize": True}
+    more = {**WARM, "flip": True, "dequantize": True, "steps": 6, "eval_every": 0, "sample_every": 0}
     assert go(tiny(run_dir=str(tmp_path / "whole"), **more)) == 0
-    for polls in (1, 4, 5):
+    for polls in (1, 5):
         interrupted(tiny, monkeypatch, tmp_path / f"parts{polls}", polls, **more)
-        assert state(tmp_path / "whole", 12) == state(tmp_path / f"parts{polls}", 12)
+        assert state(tmp_path / "whole", 6) == state(tmp_path / f"parts{polls}", 6)
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("words", "lines"),
     [
-        (["d_warmup_steps=100"], "d_warmup_steps: 100 updates of D, but no update of G uses them; set"),
-        (["d_warmup_updates=25"], "d_warmup_updates: has no effect with d_warmup_steps=0; set"),
-        (["d_warmup_every=500"], "d_warmup_every: has no effect with d_warmup_steps=0; set"),
-        (["d_steps=5", "d_warmup_steps=3", "d_warmup_every=9"], "d_warmup_steps: 3 is less than d_steps=5"),
-        (["d_warmup_steps=-1"], "d_warmup_steps: -1 is not an integer >= 0"),
+        (["d_warmup_steps=100"], ["d_warmup_steps: 100 updates of D, but no update of G uses them; set"]),
+        (
+            ["d_warmup_updates=25", "d_warmup_every=500"],
+            [f"d_warmup_{key}: has no effect with d_warmup_steps=0; set" for key in ("updates", "every")],
+        ),
+        (["d_steps=5", "d_warmup_steps=3", "d_warmup_every=9"], ["d_warmup_steps: 3 is less than d_steps=5"]),
         (
             ["d_warmup_steps=9", "d_warmup_updates=1", "joint_fakes=true"],
-            "joint_fakes: can't generate the images of all 9 updates of a warm-up in one pass of G; set",
+            ["joint_fakes: can't generate the images of all 9 updates of a warm-up in one pass of G; set"],
         ),
-        (["d_optimizer.weight_decy=1e-3"], "did you mean 'd_optimizer.weight_decay'?"),
-        (["d_optimizer.lr=-1"], "d_optimizer.lr: -1 is not a number >= 0"),
-        (["d_optimizer.lr=fast"], "d_optimizer.lr: 'fast' is not a number"),
-        (["d_optimizer=4e-4"], "d_optimizer: 0.0004 is not a mapping or null"),
-        (["d_optimizer._target_=torch.optim.SGD"], "is a class, not arguments; omit its _target_"),
-        (["setting=A", "optimizer={_target_: torch.optim.RMSprop, betas: [0.5, 0.9]}"], "optimizer.betas: "),
+        (
+            ["d_warmup_steps=-1", "d_optimizer.weight_decy=1e-3", "d_optimizer.lr=-1"],
+            [
+                "d_warmup_steps: -1 is not an integer >= 0",
+                "did you mean 'd_optimizer.weight_decay'?",
+                "d_optimizer.lr: -1 is not a number >= 0",
+            ],
+        ),
+        (["d_optimizer=4e-4"], ["d_optimizer: 0.0004 is not a mapping or null"]),
+        (["d_optimizer._target_=torch.optim.SGD"], ["is a class, not arguments; omit its _target_"]),
+        (
+            ["setting=A", "optimizer={_target_: torch.optim.RMSprop, betas: [0.5, 0.9]}"],
+            ["optimizer.betas: "],
+        ),
     ],
 )
-def test_mistakes_are_a_line(words: list[str], line: str) -> None:
+def test_mistakes_are_a_line(words: list[str], lines: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         compose.build(compose.compose(words))
-    told = [str(m) for m in caught.value.mistakes]
-    assert any(line in m for m in told), told
-    assert not any("did you mean 'd_optimizer.betas'" in m for m in told), "a wrong key is no suggestion"
+    mistakes = [str(m) for m in caught.value.mistakes]
+    assert all(any(line in m for m in mistakes) for line in lines), mistakes
+    assert not any("did you mean 'd_optimizer.betas'" in m for m in mistakes), "a wrong key is no suggestion"
 
 
 def test_the_shares_of_ranks_make_up_a_warm_update(tiny: Make) -> None:
@@ -172,7 +181,6 @@ def test_what_is_timed_for_an_estimate_is_a_usual_update(tiny: Make) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["+d_optimizer.weight_decay=1e-3", "+d_optimizer.lr=4e-4"],
         ["d_optimizer.weight_decay=1e-3", "d_optimizer.lr=4e-4"],
         ["d_optimizer={lr: 4e-4, weight_decay: 1e-3}"],
     ],
@@ -205,14 +213,14 @@ def test_weight_decay_on_d_alone_by_hand(tiny: Make) -> None:
 
 
 def test_another_d_optimizer_on_resume_is_refused_and_allowed_by_name(tiny: Make) -> None:
-    def asked(**changes: Any) -> dict[str, Any]:
+    def config(**changes: Any) -> dict[str, Any]:
         return {"_target_": "ganlab.experiment.Experiment", "d_optimizer": None, **changes}
 
-    assert go(tiny(steps=4), asked()) == 0
+    assert go(tiny(steps=4), config()) == 0
     with pytest.raises(ConfigError, match=r"d_optimizer: this run folder was made with .*resume_allow"):
-        go(tiny(steps=8, d_optimizer={"lr": 4e-4}), asked(d_optimizer={"lr": 4e-4}))
+        go(tiny(steps=8, d_optimizer={"lr": 4e-4}), config(d_optimizer={"lr": 4e-4}))
     allowed = tiny(steps=8, d_optimizer={"lr": 4e-4}, resume_allow=["d_optimizer"])
-    assert go(allowed, asked(d_optimizer={"lr": 4e-4})) == 0
+    assert go(allowed, config(d_optimizer={"lr": 4e-4})) == 0
     folder = RunFolder(Path(str(allowed.run_dir)))
     _, _, kept = Checkpoints(folder.checkpoints, folder.run_id).load()
     assert kept["game"]["d_optimizer"]["param_groups"][0]["lr"] == 4e-4
