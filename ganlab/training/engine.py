@@ -261,7 +261,7 @@ def cannot_record(gan: GAN, feed: Feed) -> str:
         return f"{type(gan.d_optimizer).__name__} can't be recorded"
     for name, method in gan.methods.items():
         if not method.graph_safe:
-            return f"{name if name == 'class_loss' else f'normalization.{name}'} reads values on the host"
+            return f"{gan.keys[name]} reads values on the host"
     for module in (*gan.generator.modules(), *gan.discriminator.modules(), gan.loss):
         if not getattr(module, "graph_safe", True):
             return f"{type(module).__name__} changes or reads values on the host"

@@ -131,6 +131,9 @@ def update_generator(gan: GAN, real: Callable[[], Batch]) -> Terms:
 def g_terms(gan: GAN, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
     """The terms of G's loss on a micro batch."""
     real = None if real is None else gan.unlabelled(real)
+    if real is not None and "joint_batch" in gan.needs:
+        fake = gan.generate(z, y)
+        return gan.terms("g", Scene(gan, real, fake, *gan.verdicts(real, fake)))
     d_real = None if real is None else gan.verdict(*real)
     fake = gan.generate(z, y, keep_dtype=True)
     return gan.terms("g", Scene(gan, real, fake, d_real, gan.verdict(*fake)))  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ is named here. Randomness is a function of (seed, step), so resuming needs no ra
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -535,6 +536,8 @@ def _prepare_locally(e: Experiment, resources: Resources) -> tuple[torch.device,
             mistakes |= dict.fromkeys(error.mistakes)
     if mistakes:
         raise DataError(mistakes)
+    if found := [f"{key}: {text}" for key, m in e.methods.items() for text in m.mistakes(e, images)]:
+        raise ConfigError(Mistake(*re.split(": |; ", text, maxsplit=2)) for text in found)
     if len(images) < e.batch_size and not images.is_stream:
         noun = NOUNS[images.shape.kind]
         what = f"{e.batch_size} is more than the {len(images)} {noun} of {images.name} {images.split}"
