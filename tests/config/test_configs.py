@@ -23,7 +23,7 @@ from ganlab.types import Batch, ImageShape
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml"))
-PLAYED = ("architecture", "normalization", "loss", "prior", "setting", "experiment")
+PLAYED = ("architecture", "normalization", "technique", "loss", "prior", "setting", "experiment")
 LABELLED = ("intra_fid", "intra_ms_ssim")  # scores of classes
 SMALL = [
     "architecture.width=0.04",

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganlab.analysis import toy_games
 from ganlab.config import compose
 from ganlab.data.base import SampleSet
 from ganlab.data.digits import Digits
@@ -308,3 +309,25 @@ def test_a_reference_batch_larger_than_the_data_is_refused() -> None:
     data = Digits(resolution=16).load()
     (text,) = e.technique["virtual_batch_norm"].mistakes(e, data)
     assert text.startswith(f"size=9999 is more than the {len(data)} samples of the data; use at most")
+
+
+# ---- toy games
+
+
+def test_gradient_descent_leaves_v_xy_at_the_exact_rate_and_averaging_returns() -> None:
+    start = math.sqrt(2) * 0.5
+    plain = toy_games.away(toy_games.play("xy", 0.0, 0.05, 200, 0.5), "xy")
+    assert float(plain[-1]) == pytest.approx(start * (1 + 0.05**2) ** 100, rel=1e-9)
+    for game in toy_games.GAMES:
+        averaged = toy_games.away(toy_games.play(game, 0.1, 0.05, 800, 0.5), game)
+        assert float(averaged[-1]) < 0.05 * start
+    assert len(toy_games.play("f", 0.0, 0.05, 2000, 0.5)) < 2000  # the paper: gradient descent fails
+
+
+def test_one_step_of_averaging_by_hand() -> None:
+    """theta[1] = theta[2] = the start's neighbours: the second step sees (theta - mean) = half the first."""
+    path = toy_games.play("xy", 0.1, 0.05, 2, 0.5).tolist()
+    assert path[1] == pytest.approx([0.5 - 0.05 * 0.5, 0.5 + 0.05 * 0.5])  # the mean is the start: no pull
+    (x, y), half = path[1], 0.5 * 0.05 * 0.5
+    want = [x - 0.05 * (y - 0.2 * half), y + 0.05 * (x - 0.2 * half)]
+    assert path[2] == pytest.approx(want)

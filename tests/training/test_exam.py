@@ -34,6 +34,15 @@ PARTS = {
     ],
     "augmentation": ["+normalization.ada={_target_: exam.augmentation.Brightness}"],
 }
+ALL = "feature_matching,minibatch_discrimination,historical_averaging,label_smoothing,virtual_batch_norm"
+TECHNIQUES = {  # Improved Techniques, arXiv:1606.03498
+    "techniques": [f"technique=[{ALL}]", "loss=standard", "ema=0.9", "normalization=[wn]"],
+    "joint batch": [
+        "technique=[feature_matching,minibatch_discrimination]",
+        "technique.feature_matching.layer=convs.1",
+        "technique.minibatch_discrimination.form=joint",
+    ],
+}
 SCHEDULED = [
     "+schedules={ema: {_target_: ganlab.methods.timetable.Linear, end: 20}}",
     "ema=0.9",
@@ -62,10 +71,10 @@ def test_a_part_is_a_file_of_at_most_40_lines(part: str) -> None:
     assert len([line for line in code if line.strip()]) <= 40
 
 
-@pytest.mark.parametrize("part", [*PARTS, "scheduled"])
+@pytest.mark.parametrize("part", [*PARTS, *TECHNIQUES, "scheduled"])
 def test_recorded_updates_are_the_eager_ones(part: str, made: Callable[[list[str]], Experiment]) -> None:
     """Where a phase begins at step 6 recording begins anew, after three eager updates."""
-    words = PARTS.get(part, SCHEDULED)
+    words = (PARTS | TECHNIQUES).get(part, SCHEDULED)
     eager, plain = (Engine(e, *start(e)) for e in (made(words), made(words)))
     traced = Traced(plain)
     first = everything(eager.gan)
@@ -83,20 +92,20 @@ def test_recorded_updates_are_the_eager_ones(part: str, made: Callable[[list[str
     assert eager.loss_buffer.means(steps) == traced.loss_buffer.means(steps)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [*PARTS, *TECHNIQUES])
 def test_a_stopped_run_resumes_to_the_bit(part: str, tmp_path: Path) -> None:
     def stopped(rank: int) -> None:
         trust()
         at(9, 0, send(15))(rank)
 
-    resumed(PARTS[part], stopped, 143, tmp_path, 1, trust)
+    resumed((PARTS | TECHNIQUES)[part], stopped, 143, tmp_path, 1, trust)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [*PARTS, *TECHNIQUES])
 def test_two_ranks_are_one_process(part: str, tmp_path: Path) -> None:
     def before(rank: int) -> None:
         trust()
         in_float64()
 
     steps = ["steps=8"] if part == "growing" else []
-    assert equal([*PARTS[part], *steps], 2, tmp_path, before)["difference"] <= 1e-6
+    assert equal([*(PARTS | TECHNIQUES)[part], *steps], 2, tmp_path, before)["difference"] <= 1e-6
