@@ -91,6 +91,9 @@ class Experiment:
         optimizer: called with the parameters; one for each network.
         d_optimizer: arguments of the optimizer that differ for D, as {lr: 4e-4, weight_decay: 1e-3}; null:
             none.
+        labelled_per_class: so many samples of each class bear labels, chosen by ``label_seed``; D's labelled
+            batches of ``batch_size`` come from them. null: all samples do.
+        label_seed: null: ``seed``.
         setting: name of the optimizer setting, A to F of SNGAN's Table 1, or your own.
         metric: how the run is scored.
         technique: further methods that change how both networks are trained, by name; null: none.
@@ -178,6 +181,8 @@ class Experiment:
         d_optimizer: Annotated[dict[str, Any] | None, Arguments("optimizer")] = None,
         technique: dict[str, Method] | None = None,
         class_loss: ClassLoss | None = None,
+        labelled_per_class: Count | None = None,
+        label_seed: Seed | None = None,
         setting: str = "custom",
         steps: Steps = 100_000,
         d_steps: Count = 1,
@@ -231,6 +236,8 @@ class Experiment:
         self.batch_size, self.g_batch_size = batch_size, g_batch_size or batch_size
         self.class_loss, self.fake_labels, self.technique = class_loss, fake_labels, technique or {}
         self.accumulate, self.order = accumulate, order
+        self.labelled_per_class = labelled_per_class
+        self.label_seed = seed if label_seed is None else label_seed
         self.d_pass, self.joint_fakes, self.fold, self.engine = d_pass, joint_fakes, fold, engine
         self.sync_bn, self.fixed_generator = sync_bn, fixed_generator
         self.fixed_shift = fixed_shift
@@ -260,8 +267,13 @@ class Experiment:
             mistakes.append(f"setting: {setting[:40]!r} is not a valid folder name; use letters and digits")
         mistakes += _kind_mistakes(self)
         if architecture.classifies and class_loss is None:
-            what = "architecture.head=ac has a classifier, but no loss is set for it"
-            mistakes.append(f"class_loss: {what}; set class_loss=acgan or wgan_gp")
+            k_plus_1 = getattr(architecture, "k_plus_1", False)
+            what = (
+                f"architecture.head={'k_plus_1' if k_plus_1 else 'ac'} has a classifier, but no loss is set"
+            )
+            mistakes.append(
+                f"class_loss: {what}; set class_loss={'labelled' if k_plus_1 else 'acgan or wgan_gp'}"
+            )
         if class_loss is not None and not architecture.classifies:
             mistakes.append("class_loss: D has no classifier; set architecture.head=ac, or leave it out")
         for key, size in (("batch_size", self.batch_size), ("g_batch_size", self.g_batch_size)):
@@ -310,6 +322,14 @@ class Experiment:
         norms = [name for name, s in normalization.items() if s.normalizes_weights]
         if len(norms) > 1:
             mistakes.append(f"normalization: {' and '.join(norms)} both normalize D's weights; choose one")
+        if not getattr(architecture, "k_plus_1", False):
+            mistakes += [
+                f"metric.scores.{name}: needs a D that classifies; leave it out, or use head=k_plus_1"
+                for name, score in metric.scores.items()
+                if "classifier" in score.needs
+            ]
+        if labelled_per_class and not any("labelled" in m.needs for m in self.methods.values()):
+            mistakes.append("labelled_per_class: nothing learns from labels here; set class_loss=labelled")
         if not architecture.conditional:
             mistakes += [
                 f"metric.scores.{name}: needs class labels, but this architecture is unconditional; leave it "

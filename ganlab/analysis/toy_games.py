@@ -79,6 +79,7 @@ class ToyGames(Analysis):
                     plane.plot(*EQUILIBRIA[game], "k+", ms=9, label="equilibrium")
                     plane.plot(*path[0].numpy(), "ko", ms=3, label="start")
                 plane.set(title=GAMES[game], xlabel="x, minimizes V", ylabel="y, maximizes V")
+                curve.yaxis.set_major_formatter("{x:g}")
                 curve.set(xlabel="step", ylabel="distance to the equilibrium")
             handles, labels = panels[0, 0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -53,13 +54,12 @@ class MinibatchDiscrimination(Method):
     def change_networks(self, generator: nn.Module, discriminator: nn.Module) -> None:
         parent, name, last = last_layer(discriminator)
         features = MinibatchFeatures(last.in_features, self.kernels, self.dims, self.form)
-        layer = nn.Linear(last.in_features + features.width, last.out_features, bias=last.bias is not None)
-        with torch.no_grad():  # the new columns as the old ones
-            old, std = last.weight, last.weight.std(correction=0) if last.weight.numel() > 1 else STD
-            new = torch.randn(last.out_features, features.width, device=old.device) * std
-            layer.weight.copy_(torch.cat([old, new], 1))
-            if last.bias is not None:
-                layer.bias.copy_(last.bias)
+        old = last.weight.detach()
+        std = old.std(correction=0) if old.numel() > 1 else STD
+        layer = copy.deepcopy(last)
+        layer.in_features += features.width  # the new columns as the old ones
+        new = torch.randn(last.out_features, features.width, device=old.device) * std
+        layer.weight = nn.Parameter(torch.cat([old, new], 1))
         parent.register_module(name, WithMinibatch(features, layer))
 
 

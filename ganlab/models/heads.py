@@ -13,6 +13,14 @@ from ganlab.types import Verdict
 Head = Literal["none", "concat", "projection", "ac"]
 
 
+def k_plus_1(logits: Tensor, features: Tensor) -> Verdict:
+    """The verdict of K class logits (B, K), that of class K + 1, generated, being 0.
+
+    The score is logsumexp of them, so that sigmoid(score) = Z / (Z + 1) with Z = sum_k exp(l_k): Salimans et
+    al. 2016, arXiv:1606.03498, section 5."""
+    return Verdict(torch.logsumexp(logits.float(), 1), features, logits)
+
+
 class Headed(nn.Module):
     """A D that ends in a head, whose layers are its own: ``dense``, from features to the score, and one more.
 

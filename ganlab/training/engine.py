@@ -106,7 +106,7 @@ class Engine:
         reset_optimizers(self.e, self.gan)
 
     def _run_update(self, step: int) -> None:
-        self.loss_buffer.add(update(self.gan, self.feed))
+        self.loss_buffer.add(update(self.gan, self.feed, self.feed.labelled))
 
 
 class Compiled(Engine):
@@ -204,7 +204,9 @@ class Graphed(Engine):
         self.inner._run_update(step)
 
     def _record(self) -> None:
-        self.graph = self._capture(lambda: self.loss_buffer.add(update(self.gan, self.feed)))
+        self.graph = self._capture(
+            lambda: self.loss_buffer.add(update(self.gan, self.feed, self.feed.labelled))
+        )
 
     def _capture(self, work: Callable[[], None]) -> Any:
         """Capture ``work`` as a graph to ``replay``, without computing it. Raises the errors of ``work``."""

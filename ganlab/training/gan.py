@@ -17,6 +17,7 @@ from ganlab.distributed import collectives
 from ganlab.methods.base import Method, Player, Scene
 from ganlab.methods.flat_weights import FlatWeights
 from ganlab.methods.losses import ClassLoss, Loss
+from ganlab.methods.modes import evaluating
 from ganlab.methods.priors import Prior
 from ganlab.methods.timetable import Round
 from ganlab.training.fakes import Generated, Moved
@@ -211,6 +212,18 @@ class GAN:
         if not self.num_classes:
             return z, None
         return z, torch.randint(self.num_classes, (n,), generator=random, device=self.device)
+
+    def class_logits(self, x: Tensor) -> Tensor:
+        """D's class logits (n, K) of samples x (n, ...), in evaluation mode."""
+        with torch.no_grad(), evaluating(self.discriminator):
+            logits = self.verdict(x).class_logits
+        assert logits is not None, "D has no class logits"
+        return logits
+
+    @property
+    def classifier(self) -> Callable[[Tensor], Tensor] | None:
+        """``class_logits`` of a D that classifies without a label as input; None for others."""
+        return self.class_logits if "class_loss" in self.methods and not self.num_classes else None
 
     @property
     def ema_or_generator(self) -> nn.Module:

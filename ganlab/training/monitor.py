@@ -61,6 +61,7 @@ class Monitor:
                 step=step,
                 generator="raw" if gan.ema is None else "ema",
                 poll=self.poll,
+                classify=gan.classifier,
             )
         finally:
             self.record.progress["eval_s"] += time.perf_counter() - began

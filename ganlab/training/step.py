@@ -37,10 +37,11 @@ from ganlab.types import Batch
 Terms = dict[str, Tensor]
 
 
-def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
+def update(gan: GAN, real: Callable[[], Batch], labelled: Callable[[], Batch] | None = None) -> Terms:
     """Update D ``d_steps`` times, then G once (or G first), then the moving average, all in place.
 
-    ``real()`` returns the next batch of real images. Real and generated images pass D separately, as in
+    ``real()`` returns the next batch of real images, ``labelled()`` of those whose labels methods of D see;
+    None: they see all. Real and generated images pass D separately, as in
     SNGAN's code, or in one ``joint_pass``: it matters only if D normalizes over the batch or per pass.
     Returns detached scalars on the device by name, of each player's last update: ``d``, ``g``, the penalties
     and the class losses.
@@ -55,7 +56,8 @@ def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
             log |= update_generator(gan, real)
         gan.source.begin(gan)
         for i in range(gan.d_steps):
-            log |= update_discriminator(gan, real(), i + 1 == gan.d_steps)
+            own = labelled() if labelled else None
+            log |= update_discriminator(gan, real(), i + 1 == gan.d_steps, own)
         if gan.order == "d_first" and gan.source.trains_g:
             log |= update_generator(gan, real)
         if gan.unsynced_bn_stats:
@@ -96,19 +98,33 @@ def update_ema(gan: GAN) -> None:
     ema.n_averaged.add_(1)
 
 
-def update_discriminator(gan: GAN, real: Batch, log_scores: bool = True) -> Terms:
+def update_discriminator(
+    gan: GAN, real: Batch, log_scores: bool = True, labelled: Batch | None = None
+) -> Terms:
     """One optimizer step of D on ``real`` and as many generated samples, then its constraints.
 
-    ``log_scores``: whether to return the mean scores too.
+    ``log_scores``: whether to return the mean scores too. ``labelled``: see ``update``.
     """
     terms_of = gan.compiled.get("d", d_terms)
-    batches = zip(micro_batches(gan.accumulate, *real), gan.source.fakes_for(gan, real), strict=True)
-    return descend("d", (terms_of(gan, Batch(*x), fake, log_scores) for x, fake in batches), gan)
+    batches = zip(
+        micro_batches(gan.accumulate, *real),
+        gan.source.fakes_for(gan, real),
+        micro_batches(gan.accumulate, *(labelled or (None, None))),
+        strict=True,
+    )
+    parts = (
+        terms_of(gan, Batch(*x), fake, log_scores, Batch(*own) if labelled else None)
+        for x, fake, own in batches
+    )
+    return descend("d", parts, gan)
 
 
-def d_terms(gan: GAN, real: Batch, fake: Batch, log_scores: bool) -> tuple[Terms, Terms]:
+def d_terms(
+    gan: GAN, real: Batch, fake: Batch, log_scores: bool, labelled: Batch | None = None
+) -> tuple[Terms, Terms]:
     """The terms of D's loss on a micro batch, and other values to log: its mean scores."""
-    labelled = real if "labelled" in gan.needs else None
+    if labelled is None and "labelled" in gan.needs:
+        labelled = real
     real = gan.unlabelled(real)
     scene = Scene(gan, real, fake, *gan.verdicts(real, fake), labelled)
     scores = {"d_real": scene.d_real.score, "d_fake": scene.d_fake.score} if log_scores else {}

@@ -46,7 +46,7 @@ from ganlab.system.hardware import (
 from ganlab.system.packages import RUN_PACKAGES, require
 from ganlab.system.signals import StopFlag
 from ganlab.training import engine, resume
-from ganlab.training.batches import Feed
+from ganlab.training.batches import Feed, require_labels
 from ganlab.training.build import (
     build_gan,
     config_warnings,
@@ -538,6 +538,7 @@ def _prepare_locally(e: Experiment, resources: Resources) -> tuple[torch.device,
         raise DataError(mistakes)
     if found := [f"{key}: {text}" for key, m in e.methods.items() for text in m.mistakes(e, images)]:
         raise ConfigError(Mistake(*re.split(": |; ", text, maxsplit=2)) for text in found)
+    require_labels(images, e)
     if len(images) < e.batch_size and not images.is_stream:
         noun = NOUNS[images.shape.kind]
         what = f"{e.batch_size} is more than the {len(images)} {noun} of {images.name} {images.split}"
