@@ -18,6 +18,7 @@ from ganlab.schema import Count, NonNegative, Positive, checked
 
 GAMES = {"xy": "V = xy", "f": "V = (f(x) - 1)(y - 1)"}
 EQUILIBRIA = {"xy": (0.0, 0.0), "f": (1.0, 1.0)}
+EVERY = 5  # steps between rows of the table
 FAR = 20  # times the distance at the start: a path ends there
 COLORS = "#d55e00", "#0072b2"  # plain, averaged: from the Okabe-Ito palette
 
@@ -58,8 +59,9 @@ class ToyGames(Analysis):
             far = away(path, game)
             columns = {"game": game, "historical_averaging": self.weight * averaged}
             rows += [
-                {**columns, "step": i, "x": float(x), "y": float(y), "distance": float(d)}
+                {**columns, "step": i, "x": short(x), "y": short(y), "distance": short(d)}
                 for i, ((x, y), d) in enumerate(zip(path, far, strict=True))
+                if i % EVERY == 0
             ]
             how = f"historical averaging {self.weight:g}" if averaged else "gradient descent"
             lost = "" if len(path) > self.steps else f"; diverged, after {len(path) - 1} steps"
@@ -120,6 +122,11 @@ def play(game: str, weight: float, lr: float, steps: int, distance: float) -> Te
         if away(path[-1][None], game) > FAR * distance:
             break
     return torch.stack(path)
+
+
+def short(number: Tensor) -> float:
+    """To six digits."""
+    return float(f"{float(number):.6g}")
 
 
 def away(path: Tensor, game: str) -> Tensor:

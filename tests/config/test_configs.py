@@ -169,12 +169,13 @@ def test_every_class_loss_plays_a_round(option: str) -> None:
     assert {"d_class"} | ({"g_class"} if option != "labelled" else set()) <= set(losses)
 
 
-@pytest.mark.parametrize("head", ["concat", "projection", "ac"])
+@pytest.mark.parametrize("head", ["concat", "projection", "ac", "k_plus_1"])
 def test_every_head_plays_a_round(head: str) -> None:
     words = [
         "architecture=resnet",
         f"architecture.head={head}",
         *(["class_loss=acgan"] if head == "ac" else []),
+        *(["class_loss=labelled", "loss=k_plus_1"] if head == "k_plus_1" else []),
     ]
     assert {"d", "g"} <= set(play(composed(*words, *SMALL)))
 
