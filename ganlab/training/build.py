@@ -122,7 +122,11 @@ def networks(e: Experiment, shape: Shape, num_classes: int) -> tuple[nn.Module, 
     if of_g is not None and not replace_norms(generator, of_g):
         what = "it replaces G's batch norms, but this G has none"
         raise ConfigError("normalization", what, "choose another architecture, or leave it out")
-    discriminator = e.architecture.discriminator(shape, num_classes, of_d)
+    try:
+        discriminator = e.architecture.discriminator(shape, num_classes, of_d)
+    except ValueError as error:
+        where, _, what = str(error).partition(": ")
+        raise ConfigError(where, *what.split("; ", 1)) from error
     for key, method in e.methods.items():
         try:
             method.change_networks(generator, discriminator)
