@@ -92,8 +92,12 @@ class Experiment:
         optimizer: called with the parameters; one for each network.
         d_optimizer: arguments of the optimizer that differ for D, as {lr: 4e-4, weight_decay: 1e-3}; null:
             none.
+        labelled_per_class: so many samples of each class bear labels, chosen by ``label_seed``; D's labelled
+            batches of ``batch_size`` come from them. null: all samples do.
+        label_seed: null: ``seed``.
         setting: name of the optimizer setting, A to F of SNGAN's Table 1, or your own.
         metric: how the run is scored.
+        technique: further methods that change how both networks are trained, by name; null: none.
         class_loss: the loss of D's auxiliary classifier, for architecture.head=ac; null: none.
         steps: total generator updates.
         d_steps: discriminator updates per generator update (n_dis, n_critic).
@@ -177,7 +181,10 @@ class Experiment:
         optimizer: Callable[..., Optimizer],
         metric: Scoring,
         d_optimizer: Annotated[dict[str, Any] | None, Arguments("optimizer")] = None,
+        technique: dict[str, Method] | None = None,
         class_loss: ClassLoss | None = None,
+        labelled_per_class: Count | None = None,
+        label_seed: Seed | None = None,
         setting: str = "custom",
         steps: Steps = 100_000,
         d_steps: Count = 1,
@@ -229,8 +236,10 @@ class Experiment:
         self.setting, self.steps, self.d_steps, self.seed = setting, steps, d_steps, seed
         self.validation, self.validation_n = validation, validation_n
         self.batch_size, self.g_batch_size = batch_size, g_batch_size or batch_size
-        self.class_loss, self.fake_labels = class_loss, fake_labels
+        self.class_loss, self.fake_labels, self.technique = class_loss, fake_labels, technique or {}
         self.accumulate, self.order = accumulate, order
+        self.labelled_per_class = labelled_per_class
+        self.label_seed = seed if label_seed is None else label_seed
         self.d_pass, self.joint_fakes, self.fold, self.engine = d_pass, joint_fakes, fold, engine
         self.sync_bn, self.fixed_generator = sync_bn, fixed_generator
         self.fixed_shift = fixed_shift
@@ -249,7 +258,7 @@ class Experiment:
         if d_warmup_steps and joint_fakes:
             what = f"can't generate the images of all {d_warmup_steps} updates of a warm-up in one pass of G"
             mistakes.append(f"joint_fakes: {what}; set it to false, or d_warmup_steps=0")
-        needs = frozenset[str]().union(*(m.needs for m in (loss, *normalization.values())))
+        needs = frozenset[str]().union(*(m.needs for m in self.methods.values()))
         self.extra_batches = int("real_in_g" in needs)  # of real samples per step, beside D's
         warmup = d_warmup_steps, d_warmup_updates, d_warmup_every
         sizes = d_steps, self.batch_size, self.g_batch_size
@@ -264,8 +273,13 @@ class Experiment:
             mistakes.append(f"setting: {setting[:40]!r} is not a valid folder name; use letters and digits")
         mistakes += _kind_mistakes(self)
         if architecture.classifies and class_loss is None:
-            what = "architecture.head=ac has a classifier, but no loss is set for it"
-            mistakes.append(f"class_loss: {what}; set class_loss=acgan or wgan_gp")
+            k_plus_1 = getattr(architecture, "k_plus_1", False)
+            what = (
+                f"architecture.head={'k_plus_1' if k_plus_1 else 'ac'} has a classifier, but no loss is set"
+            )
+            mistakes.append(
+                f"class_loss: {what}; set class_loss={'labelled' if k_plus_1 else 'acgan or wgan_gp'}"
+            )
         if class_loss is not None and not architecture.classifies:
             mistakes.append("class_loss: D has no classifier; set architecture.head=ac, or leave it out")
         if order == "together" and (
@@ -282,7 +296,7 @@ class Experiment:
             mistakes.append(
                 "joint_fakes: fake_labels=data needs the labels of each real batch; set it to false"
             )
-        needing = [name for name, m in {"loss": loss, **normalization}.items() if "labelled" in m.needs]
+        needing = [name for name, m in self.methods.items() if "labelled" in m.needs]
         if needing and not dataset.labelled:
             what = f"{needing[0]} needs class labels, which {dataset.name} {dataset.split} has not"
             mistakes.append(f"dataset: {what}; use a split with labels")
@@ -306,14 +320,28 @@ class Experiment:
             mistakes.append("lr_decay: schedules has optimizer.lr too; leave one out")
         elif lr_decay == "linear":
             self.schedules["optimizer.lr"] = Linear(max(steps, 1), lr_decay_start)
+        mistakes += [f"{key}: {text}" for key, m in self.methods.items() for text in m.mistakes(self)]
+        if len(replacing := [key for key, m in self.methods.items() if m.replaces_g_loss]) > 1:
+            mistakes.append(f"technique: {' and '.join(replacing)} both replace G's loss; choose one")
+        if both := normalization.keys() & self.technique.keys():
+            mistakes.append(f"technique: {min(both)} is a normalization's name too; rename one")
         for player in PLAYERS:
-            norms = [name for name, s in normalization.items() if s.feature_norm(player) is not None]
+            norms = [key for key, m in self.methods.items() if m.feature_norm(player) is not None]
             if len(norms) > 1:
-                what = f"{' and '.join(norms)} both normalize {player.upper()}'s activations"
+                names = " and ".join(key.rpartition(".")[2] for key in norms)
+                what = f"{names} both normalize {player.upper()}'s activations"
                 mistakes.append(f"normalization: {what}; choose one")
         norms = [name for name, s in normalization.items() if s.normalizes_weights]
         if len(norms) > 1:
             mistakes.append(f"normalization: {' and '.join(norms)} both normalize D's weights; choose one")
+        if not getattr(architecture, "k_plus_1", False):
+            mistakes += [
+                f"metric.scores.{name}: needs a D that classifies; leave it out, or use head=k_plus_1"
+                for name, score in metric.scores.items()
+                if "classifier" in score.needs
+            ]
+        if labelled_per_class and not any("labelled" in m.needs for m in self.methods.values()):
+            mistakes.append("labelled_per_class: nothing learns from labels here; set class_loss=labelled")
         if not architecture.conditional:
             mistakes += [
                 f"metric.scores.{name}: needs class labels, but this architecture is unconditional; leave it "
@@ -323,6 +351,14 @@ class Experiment:
             ]
         if mistakes:
             raise ValueError("\n".join(mistakes))
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """All methods of the run by their config keys, as ``normalization.gp``."""
+        of_d = {"normalization": self.normalization, "technique": self.technique}
+        named = {f"{group}.{name}": m for group, ms in of_d.items() for name, m in ms.items()}
+        classes = {} if self.class_loss is None else {"class_loss": self.class_loss}
+        return {"loss": self.loss, **classes, **named}
 
     @property
     def shape(self) -> Shape:
@@ -347,9 +383,8 @@ def _warmup_mistakes(d_steps: int, steps: int, updates: int, every: int) -> Iter
 
 def _schedule_mistakes(e: Experiment) -> Iterator[str]:
     known = ["optimizer.lr", *(["ema"] if e.ema else [])]
-    methods = {"loss": e.loss, "class_loss": e.class_loss}
-    for name, method in (methods | {f"normalization.{k}": m for k, m in e.normalization.items()}).items():
-        known += [f"{name}.{key}" for key in sorted(method.schedulable)] if method is not None else []
+    for name, method in e.methods.items():
+        known += [f"{name}.{key}" for key in sorted(method.schedulable)]
     for key in e.schedules.keys() - known:
         yield f"schedules: {key!r} is no number of this run that can change; it has {', '.join(known)}"
 
@@ -374,15 +409,18 @@ def _kind_mistakes(e: Experiment) -> Iterator[str]:
             yield f"{key}: works on images only, but dataset {dataset} has {kind}; set it to false"
 
 
-def method_name(normalization: Mapping[str, object] | list[str], loss: str) -> str:
+def method_name(
+    normalization: Mapping[str, object] | list[str], loss: str, technique: Iterable[str] = ()
+) -> str:
     """The name of a method in papers: ``sn``, ``wgan-gp``, ``gan-gp``, ``none``, ``sn+gp``, ...
 
     ``loss``: name of the loss's class or config. A gradient penalty alone is named after the loss; combined
-    with others it is ``wgan-gp`` with the Wasserstein loss, else ``gp``: ``sn+wgan-gp``, ``sn+gp``.
+    with others it is ``wgan-gp`` with the Wasserstein loss, else ``gp``: ``sn+wgan-gp``, ``sn+gp``. Names of
+    techniques follow.
     """
     names = list(normalization)
     if loss.lower() == "wasserstein":
         names = ["wgan-gp" if n == "gp" else n for n in names]
     elif names == ["gp"]:
-        return "gan-gp"
-    return "+".join(names) or "none"
+        names = ["gan-gp"]
+    return "+".join([*names, *technique]) or "none"

@@ -103,6 +103,7 @@ def _score(
             step=step,
             generator="raw" if gan.ema is None else "ema",
             strict=True,
+            classify=gan.classifier,
         )
     for warning in scores.warnings:
         print(f"ganlab: warning: {warning}")

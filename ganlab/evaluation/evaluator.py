@@ -95,6 +95,10 @@ class Evaluator:
             mistakes.append(Mistake("metric.protocol.fid_n_real", what, fix))
             n_real = available
         for name, metric in list(self.metrics.items()):
+            split = getattr(metric, "split", None)
+            if split is not None and split not in self.dataset.splits():
+                what = f"{self.dataset.name} has no split {split!r}"
+                mistakes.append(Mistake(f"metric.scores.{name}", what, "leave this metric out"))
             try:
                 metric.check(protocol, self._real_samples(metric)._replace(n=n_real))
             except MetricError as e:
@@ -209,13 +213,16 @@ class Evaluator:
         generator: Literal["raw", "ema"] = "raw",
         poll: Poll = None,
         strict: bool = False,
+        classify: Callable[[Tensor], Tensor] | None = None,
     ) -> Scores:
         """All metrics of the images that ``generate(n, start, random)`` makes: uint8 (n, C, H, W).
 
         ``n`` is always ``CHUNK``, ``start`` a multiple of it, ``random`` a generator on the device seeded by
         (protocol.seed, start). ``of_class(c)`` is the same for images of class c, with ``random`` seeded by
         (protocol.seed, start, c); without it class scores have no value. ``generator``: which of G's weights
-        are used. ``poll`` is called before every batch and may raise to abort. A metric without a value
+        are used. ``classify(x)``: D's class logits of model input x.
+
+        ``poll`` is called before every batch and may raise to abort. A metric without a value
         gives None and a warning; with ``strict``, DataError lists all of them.
         """
         began, crashes = time.perf_counter(), not strict  # a crash costs the scores, not the run
@@ -242,8 +249,13 @@ class Evaluator:
             if self._compares_with("features"):
                 get_reference = functools.partial(attempt, lambda: self.reference(poll), crashes)
                 reference = team.only_on_rank_zero(get_reference)
+            for name, metric in self.metrics.items():
+                if "classifier" in metric.needs:
+                    judge = functools.partial(self._classified, metric, classify)
+                    outcomes[name] = team.only_on_rank_zero(functools.partial(attempt, judge, crashes))
             for per_class, score in ((False, score_all), (True, score_by_class)):
-                metrics = {name: m for name, m in self.metrics.items() if m.per_class == per_class}
+                rest = {name: m for name, m in self.metrics.items() if name not in outcomes}
+                metrics = {name: m for name, m in rest.items() if m.per_class == per_class}
                 if metrics:
                     result = attempt_on_all_ranks(functools.partial(score, metrics), crashes)
                     outcomes |= dict.fromkeys(metrics, result) if isinstance(result, Exception) else result
@@ -255,6 +267,19 @@ class Evaluator:
         if team.size > 1:
             scores = Scores(**team.on_rank_zero(lambda: dataclasses.asdict(cast(Scores, scores))))
         return cast(Scores, scores)
+
+    def _classified(self, metric: Any, classify: Callable[[Tensor], Tensor] | None) -> dict[str, float]:
+        """The values of a metric of D's class logits. Raises MetricError."""
+        images = self.dataset.load(split=metric.split)
+        if classify is None or images.labels is None:
+            raise MetricError("needs a D with class logits and labelled images")
+
+        def logits(x: Tensor) -> Tensor:
+            return classify(images.to_model_input(x.to(self.device)))
+
+        pixels = torch.from_numpy(np.array(images.images))
+        values: dict[str, float] = metric.of_classifier(logits, pixels, torch.from_numpy(images.labels))
+        return values
 
     def _collect(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -63,6 +63,15 @@ RENAMED = {  # of the first interface of methods, losses included
 }
 
 
+class StartsFromData(nn.Module):
+    """A layer whose ``start`` sees the first samples of a run, which pass the new network once, in training
+    mode: data-dependent initialization. ``start(x)`` gets the layer's own input."""
+
+    def start(self, x: Tensor) -> None:
+        """Set parameters from the input x (B, ...); gradients are off."""
+        raise NotImplementedError
+
+
 class Method(nn.Module):
     """A loss, penalty, norm, constraint or technique. Override the hooks you need; a step calls all of them.
 
@@ -73,12 +82,15 @@ class Method(nn.Module):
         ``per_sample_d``: D must score each sample independently (no batch norm). ``fresh_forward``: D changes
         with each forward, ``whole_batch``: D judges a sample by its batch; in both cases real and generated
         samples pass D separately. Modules of D may have ``needs`` too.
+        ``joint_batch``: both players see D's verdicts on a joint batch of real and generated samples.
+    replaces_g_loss: ``g_term`` takes the place of the adversarial loss's.
     graph_safe: no hook reads a value on the host, so updates may be recorded as CUDA graphs.
     schedulable: numbers that hooks read in each update, which ``schedules`` may move: 0-dim tensors then.
     normalizes_weights: at most one such method per run, prepared last.
     """
 
     needs: frozenset[str] = frozenset()
+    replaces_g_loss = False
     graph_safe = True
     schedulable: frozenset[str] = frozenset()
     normalizes_weights = False
@@ -103,15 +115,30 @@ class Method(nn.Module):
                 )
 
     def feature_norm(self, player: Player = "d") -> FeatureNorm | None:
-        """The feature norm of a player, or None. G's replaces each batch norm of its architecture, those per
-        class too, and is called as they are, with (x) or with (x, y)."""
+        """The feature norm of a player, or None. G's replaces each batch norm of its architecture and is
+        called as it is, with (x) or with (x, y); of a norm per class its scales and offsets stay."""
         return None
+
+    def mistakes(self, e: Any, data: Any = None) -> Iterator[str]:
+        """What in the ``Experiment`` e does not go with this method, "problem; fix" each, before any work;
+        called again with the training set once it is loaded."""
+        yield from ()
+
+    def change_networks(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        """Change the freshly built networks; called on torch's meta device too, before any work.
+
+        Raises ValueError("problem; fix") for networks that do not fit.
+        """
 
     def prepare(self, gan: Any, data: Any = None) -> None:
         """Reinitialize or reparametrize weights, register buffers; called once, on the CPU.
 
         ``data``: the training set (``data/base.SampleSet``); None where a saved GAN is built to be restored.
         """
+
+    def ready(self, gan: Any) -> None:
+        """Called once, on the CPU, when all methods are prepared and the layers that start from data have
+        started: the weights are those that training begins with."""
 
     def before_round(self, gan: Any) -> None:
         """Called before the updates of a step: discard cached values."""

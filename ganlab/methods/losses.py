@@ -12,7 +12,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganlab.methods.base import Method, Scene
+from ganlab.methods.base import Method, Player, Scene
 from ganlab.schema import NonNegative, Positive, checked
 from ganlab.types import Verdict
 
@@ -27,6 +27,11 @@ class Loss(Method):
     def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
         """G's loss (scalar) from D's verdict on generated images, and on real ones with ``real_in_g``."""
         raise NotImplementedError
+
+    def moved_target(self, player: Player, score: Tensor, old: float, new: float) -> Tensor | None:
+        """What to add to a player's loss that pulls scores (B,) to target ``old``, a probability, for it to
+        pull them to ``new``; None: this loss has no targets."""
+        return None
 
     def d_term(self, scene: Scene) -> Tensor | None:
         return self.discriminator(scene.d_real, scene.d_fake)
@@ -47,6 +52,10 @@ class Standard(Loss):
     def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
         return F.softplus(-fake.score).mean()
 
+    def moved_target(self, player: Player, score: Tensor, old: float, new: float) -> Tensor | None:
+        """The cross-entropy t softplus(-s) + (1 - t) softplus(s) is linear in t, with slope -s."""
+        return (old - new) * score.mean()
+
     def curves(self, d: float, penalties: float) -> dict[str, float]:
         """The estimate of the Jensen-Shannon divergence, log 2 - (D's loss) / 2: a lower bound of it, at most
         log 2 (nats), of WGAN's Figure 4 (arXiv:1701.07875, section 4.2)."""
@@ -61,6 +70,10 @@ class Minimax(Standard):
 
     def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
         return -F.softplus(fake.score).mean()
+
+    def moved_target(self, player: Player, score: Tensor, old: float, new: float) -> Tensor | None:
+        """G has no target: it takes D's own term with the other sign."""
+        return super().moved_target(player, score, old, new) if player == "d" else None
 
 
 class Hinge(Loss):
@@ -114,6 +127,10 @@ class LeastSquares(Loss):
 
     def generator(self, real: Verdict | None, fake: Verdict) -> Tensor:
         return (fake.score - 1).square().mean()
+
+    def moved_target(self, player: Player, score: Tensor, old: float, new: float) -> Tensor | None:
+        moved = (score - new).square().mean() - (score - old).square().mean()
+        return moved / 2 if player == "d" else moved
 
 
 class ClassLoss(Method):

@@ -18,7 +18,7 @@ BLOCK = 5000  # rows converted to float64 at a time: 80 MB at 2048 features
 EMPTY = torch.empty(0)
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
-Need = Literal["real", "labels", "features", "logits", "samples"]
+Need = Literal["real", "labels", "features", "logits", "samples", "classifier"]
 Field = Literal["pool", "logits", "samples"]
 
 
@@ -131,6 +131,9 @@ class Metric(ABC, Generic[RealT]):
     "samples" as stored; class "labels": a conditional generator and a labelled dataset; "real" samples:
     ``RealT`` is then ``Reference`` for a metric on features, ``ClassReference`` if also per_class, and
     ``Real`` for one on samples.
+
+    "classifier": D's class logits; the metric is then no accumulator, but has ``split`` and ``of_classifier``
+    (``metrics/test_error.py``).
 
     per_class: computed of each class separately, then averaged. own_record: its protocol is recorded apart
     from that of the other scores, so that its options do not change their ids. protocol_fields: the fields

@@ -57,12 +57,12 @@ def batch_norm(channels: int, num_classes: int, eps: float) -> nn.Module:
 
 
 def replace_norms(net: nn.Module, norm: FeatureNorm) -> int:
-    """Put ``norm(channels)`` in the place of each batch norm of ``net``; returns their number."""
+    """Put ``norm(channels)`` in the place of each batch norm of ``net``, also of one with scales and offsets
+    per class, which stay; returns their number."""
     count = 0
     for name, child in list(net.named_children()):
-        inner = child.norm if isinstance(child, ConditionalNorm) else child
-        if isinstance(inner, nn.modules.batchnorm._BatchNorm):
-            setattr(net, name, norm(inner.num_features))
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(net, name, norm(child.num_features))
             count += 1
         else:
             count += replace_norms(child, norm)

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from ganlab.models.base import glorot_init
 from ganlab.types import Verdict
 
-Head = Literal["none", "concat", "projection", "ac"]
+Head = Literal["none", "concat", "projection", "ac", "k_plus_1"]
+
+
+def k_plus_1(logits: Tensor, features: Tensor) -> Verdict:
+    """The verdict of K class logits (B, K), that of class K + 1, generated, being 0.
+
+    The score is logsumexp of them, so that sigmoid(score) = Z / (Z + 1) with Z = sum_k exp(l_k): Salimans et
+    al. 2016, arXiv:1606.03498, section 5."""
+    return Verdict(torch.logsumexp(logits.float(), 1), features, logits)
 
 
 class Headed(nn.Module):
@@ -19,6 +27,7 @@ class Headed(nn.Module):
     none: no label. concat: ``embed``, to ``embedded`` numbers that ``join`` repeats over a map (SNGAN, Table
     6). projection: the score is dense(phi) + <embed(y), phi> (arXiv:1802.05637, equation 3). ac: an auxiliary
     classifier, ``classify``, from phi to class logits (arXiv:1610.09585); the score does not see the label.
+    k_plus_1: ``dense`` makes class logits, whose logsumexp is the score.
     """
 
     head: Head
@@ -26,7 +35,7 @@ class Headed(nn.Module):
     def add_head(self, head: Head, features: int, num_classes: int, embedded: int, bias: bool) -> None:
         """Create the layers, after all others."""
         self.head = head
-        self.dense = nn.Linear(features, 1, bias=bias)
+        self.dense = nn.Linear(features, num_classes if head == "k_plus_1" else 1, bias=bias)
         glorot_init(self.dense)
         if self.head in ("concat", "projection"):
             self.embed = nn.Embedding(num_classes, embedded if self.head == "concat" else features)
@@ -42,6 +51,8 @@ class Headed(nn.Module):
 
     def judge(self, features: Tensor, y: Tensor | None) -> Verdict:
         """The verdict from features (B, F)."""
+        if self.head == "k_plus_1":
+            return k_plus_1(self.dense(features), features)
         score = self.dense(features).squeeze(1)
         if self.head == "projection":
             score = score + (self.embed(y) * features).sum(1)

@@ -50,7 +50,9 @@ class ResNet(Architecture):
             of size 128, repeated over the map after D's third block, is concatenated to the channels (SNGAN,
             Table 6). ``projection``: the score is linear(phi) + <embed(y), phi>, phi the pooled features
             (arXiv:1802.05637, equation 3). ``ac``: an auxiliary classifier, a linear layer from phi to class
-            logits (arXiv:1610.09585); the score ignores the label. ``class_loss`` is its loss.
+            logits (arXiv:1610.09585); the score ignores the label. ``class_loss`` is its loss. ``k_plus_1``:
+            class logits whose logsumexp is the score (arXiv:1606.03498); no label is an input of G or D.
+        classes: of ``k_plus_1``.
         g_channels, d_channels: at 32 px only, the widths of G (paper 256; WGAN-GP 128) and of D (128).
         pool: global ``sum`` pooling in D (paper) or ``mean`` (WGAN-GP's code).
         dense_bias: a bias in D's score; null: none at 32 px (the released code), one at the other sizes.
@@ -71,10 +73,12 @@ class ResNet(Architecture):
         pool: Literal["sum", "mean"] = "sum",
         dense_bias: bool | None = None,
         bn_eps: Positive = EPS,
+        classes: Count = 10,
     ) -> None:
         self.width, self.z_dim, self.pool, self.dense_bias = width, z_dim, pool, dense_bias
         self.g_channels, self.d_channels, self.bn_eps = g_channels, d_channels, bn_eps
-        self.head, self.conditional, self.classifies = head, head != "none", head == "ac"
+        self.head, self.classes, self.k_plus_1 = head, classes, head == "k_plus_1"
+        self.conditional, self.classifies = head not in ("none", "k_plus_1"), head in ("ac", "k_plus_1")
 
     def check(self, shape: ImageShape) -> None:
         if shape.height != shape.width or shape.height not in PLANS:
@@ -94,8 +98,9 @@ class ResNet(Architecture):
         channels = [self.d_channels] * 4 if shape.height == 32 else plan.d
         bias = plan.bias if self.dense_bias is None else self.dense_bias
         widths, embedded = [scaled(c, self.width) for c in channels], scaled(128, self.width)
-        head: Head = self.head if num_classes else "none"
-        return Discriminator(shape, widths, plan.halvings, norm, self.pool, bias, head, num_classes, embedded)
+        head: Head = self.head if num_classes or self.k_plus_1 else "none"
+        count = self.classes if self.k_plus_1 else num_classes
+        return Discriminator(shape, widths, plan.halvings, norm, self.pool, bias, head, count, embedded)
 
 
 class Generator(nn.Module):

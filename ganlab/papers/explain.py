@@ -139,7 +139,7 @@ def _split(key: str, recipe: Any, here: Any) -> Iterator[tuple[str, Any, Any]]:
                 yield f"{key}[{i}]", a, b
     elif here is not ABSENT:  # an older run lacks the key: it used the default, as the recipe does
         yield key, recipe, here
-    elif "normalization." in key:
+    elif key.startswith(("normalization.", "technique.")):
         yield key, recipe, "none"
 
 

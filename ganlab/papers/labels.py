@@ -74,6 +74,7 @@ SCORES = {
     "w1": "W1",
     "modes": "Modes",
     "high_quality": "High quality",
+    "test_error": "Test error, %",
     "js1": "JS of 1-grams",
     "js2": "JS of 2-grams",
     "js3": "JS of 3-grams",

@@ -151,15 +151,14 @@ def _shared(tree: Mapping[str, Any], other: Mapping[str, Any]) -> int:
 
 
 def _row(tree: Mapping[str, Any], recipe: Recipe) -> str:
-    """The recipe's row closest to the run in normalization, loss and head; the first of equals."""
+    """The recipe's row closest to the run in normalization, technique, loss and head; the first of equals."""
 
     def fits(name: str) -> int:
         other = composed((f"+experiment={recipe.experiment}", *recipe.rows[name]))
-        same_norms = set(tree.get("normalization") or {}) == set(other.get("normalization") or {})
+        groups = {"normalization": 8, "technique": 4}
+        same = sum(w for g, w in groups.items() if set(tree.get(g) or {}) == set(other.get(g) or {}))
         keys = {"loss._target_": 2, "architecture.head": 1}
-        return 4 * same_norms + sum(
-            w for key, w in keys.items() if value_at(tree, key) == value_at(other, key)
-        )
+        return same + sum(w for key, w in keys.items() if value_at(tree, key) == value_at(other, key))
 
     return max(recipe.rows, key=fits, default="")
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ganlab.data.base import SampleSet
 from ganlab.data.batches import Sampler
+from ganlab.data.fingerprint import Labels, fingerprint
 from ganlab.distributed import collectives
+from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.methods.timetable import Round
+from ganlab.rng import generator
 from ganlab.types import Batch
 
 
@@ -33,12 +39,15 @@ class Feed:
         self.draw = partial(team.rand_shard, parts=e.accumulate) if team.size > 1 else torch.rand
         if team.size > 1:
             batches.shard = self._shares
+        self.labelled = LabelledStream(batches, e) if e.labelled_per_class else None
 
     def place(self, step: int) -> Round:
         """On the host: move to the batches of update number ``step``, counted from 0; returns its round."""
         now = self.e.timetable.round(step)
         self.first, self.turn, self.batch = now.first_sample, 0, now.batch
         self.size = now.batch // collectives.current().size
+        if self.labelled is not None:
+            self.labelled.place(now, self.e.extra_batches)
         if self.images is not None:
             n = (now.d_steps + self.e.extra_batches) * now.batch
             shares = self._shares(self.batches.indices(self.first, n))
@@ -69,6 +78,70 @@ class Feed:
                 self.gathered = None
         x = self.batches.image_set.to_model_input(x, e.dequantize, e.flip, draw=self.draw)
         return Batch(channels_last(x), y)
+
+
+class LabelledStream:
+    """D's labelled batches: shuffled epochs of ``labelled_per_class`` samples of each class, on the device.
+
+    A batch may hold a sample more than once where it is larger than the set. Raises as ``require_labels``.
+    """
+
+    def __init__(self, batches: Sampler, e: Experiment) -> None:
+        images, rows = batches.image_set, require_labels(batches.image_set, e)
+        assert images.labels is not None
+        assert rows is not None
+        labels, pixels = images.labels[rows], np.ascontiguousarray(images.images[rows])
+        few = replace(images, images=pixels, labels=labels, fingerprint=fingerprint(pixels, labels))
+        self.sampler, self.few, self.e = Sampler(few, "cpu", e.seed), few, e
+        self.images, self.labels = (torch.from_numpy(a).to(batches.device) for a in (pixels, labels))
+        self.index: dict[int, Tensor] = {}  # by the update's number of samples on this rank
+        self.turn = self.size = 0
+
+    def place(self, now: Round, extra: int) -> None:
+        """On the host: move to the round's labelled batches."""
+        team = collectives.current()
+        first = now.first_sample * now.d_steps // (now.d_steps + extra)
+        rows = team.shard(
+            self.sampler.indices(first, now.d_steps * now.batch), now.d_steps * self.e.accumulate
+        )
+        self.turn, self.size = 0, now.batch // team.size
+        shares = rows.to(self.images.device)
+        self.now = self.index.setdefault(len(shares), torch.empty_like(shares))
+        self.now.copy_(shares, non_blocking=True)
+
+    def __call__(self) -> Batch:
+        """The labelled batch of the round's next update of D."""
+        rows = self.now[self.turn * self.size : (self.turn + 1) * self.size]
+        self.turn += 1
+        e, images = self.e, channels_last(self.images[rows])
+        team = collectives.current()
+        draw = partial(team.rand_shard, parts=e.accumulate) if team.size > 1 else torch.rand
+        x = self.few.to_model_input(images, e.dequantize, e.flip, draw=draw)
+        return Batch(channels_last(x), self.labels[rows])
+
+
+def require_labels(images: SampleSet, e: Experiment) -> Labels | None:
+    """The indices of the labelled samples; None where all are. Raises ConfigError if there are too few."""
+    if e.labelled_per_class is None:
+        return None
+    if images.labels is None:
+        what = f"{images.name} {images.split} has no labels"
+        raise ConfigError("labelled_per_class", what, "use a split with labels")
+    return stratified(images.labels, len(images.classes), e.labelled_per_class, e.label_seed)
+
+
+def stratified(labels: Labels, classes: int, count: int, seed: int) -> Labels:
+    """Indices of the first ``count`` samples of each class after a shuffle by ``seed``, class by class.
+
+    Raises ConfigError for a class with fewer.
+    """
+    order = torch.randperm(len(labels), generator=generator("cpu", seed, "order")).numpy()
+    shuffled = labels[order]
+    rows = [order[shuffled == c][:count] for c in range(classes)]
+    if (fewest := min(map(len, rows))) < count:
+        what = f"{count}, but one class has only {fewest} samples"
+        raise ConfigError("labelled_per_class", what, f"use at most {fewest}")
+    return np.concatenate(rows)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ganlab.distributed import collectives
 from ganlab.distributed.sync_batch_norm import running_averages, synchronize
 from ganlab.errors import CheckpointError, ConfigError, EnvError
 from ganlab.experiment import Experiment
-from ganlab.methods.base import PLAYERS, Method
+from ganlab.methods.base import PLAYERS, StartsFromData
 from ganlab.methods.flat_weights import FlatWeights
 from ganlab.models.blocks import replace_norms
 from ganlab.runs.checkpoint import flatten, require_fit, unflatten
@@ -50,15 +50,15 @@ def build_gan(
     for module in (*generator.modules(), *discriminator.modules()):
         if hasattr(module, "folded"):
             module.folded = e.fold  # type: ignore[assignment]
-    # weight norms last, after methods that change the initial weights and after constraints
-    methods: dict[str, Method] = {"loss": e.loss}
-    methods |= {"class_loss": e.class_loss} if e.class_loss is not None else {}
-    methods |= dict(sorted(e.normalization.items(), key=lambda item: item[1].normalizes_weights))
+    # weight norms after methods that change the initial weights and after constraints; techniques last
+    keys = sorted(e.methods, key=lambda key: (key.startswith("technique"), e.methods[key].normalizes_weights))
+    methods = {key.rpartition(".")[2]: e.methods[key] for key in keys}
     fixed = e.fixed_generator, e.fixed_shift
     gan = GAN(
         generator=generator,
         discriminator=discriminator,
         methods=copy.deepcopy(methods),
+        keys={key.rpartition(".")[2]: key for key in keys},
         prior=e.prior,
         z_dim=e.architecture.z_dim,
         d_steps=e.d_steps,
@@ -77,6 +77,9 @@ def build_gan(
     try:
         for method in gan.methods.values():
             method.prepare(gan, data)
+        start_from_data(gan, data, e.seed)
+        for method in gan.methods.values():
+            method.ready(gan)
         for module in (*gan.methods.values(), generator, discriminator):
             module.to(device)
         for net in (generator, discriminator):
@@ -91,6 +94,7 @@ def build_gan(
         raise ConfigError(where if what else "optimizer", what or where) from error
     gan.needs = needs(gan)
     gan.joint_pass = e.d_pass == "auto" and not gan.needs & {"whole_batch", "fresh_forward"}
+    gan.joint_pass |= "joint_batch" in gan.needs
     if e.ema:
         average = get_ema_multi_avg_fn(e.ema)
         if "ema" in e.schedules:
@@ -98,8 +102,8 @@ def build_gan(
             gan.scheduled["ema"], average = (e.ema, decay), scheduled_average(decay)
         gan.ema = AveragedModel(generator, device, multi_avg_fn=average, use_buffers=True)
     for key in e.schedules.keys() - {"optimizer.lr", "ema"}:
-        name, _, attribute = key.removeprefix("normalization.").rpartition(".")
-        method = gan.methods[name]
+        owner, _, attribute = key.rpartition(".")
+        method = gan.methods[owner.rpartition(".")[2]]
         configured = getattr(method, attribute)
         gan.scheduled[key] = configured, torch.tensor(float(configured), device=device)
         setattr(method, attribute, gan.scheduled[key][1])
@@ -113,14 +117,44 @@ def build_gan(
 def networks(e: Experiment, shape: Shape, num_classes: int) -> tuple[nn.Module, nn.Module]:
     """G and D, freshly initialized, with the feature norms of the methods. Raises ConfigError."""
     of_g, of_d = (
-        next((f for s in e.normalization.values() if (f := s.feature_norm(player))), None)
-        for player in PLAYERS
+        next((f for m in e.methods.values() if (f := m.feature_norm(player))), None) for player in PLAYERS
     )
     generator = e.architecture.generator(shape, num_classes)
     if of_g is not None and not replace_norms(generator, of_g):
         what = "it replaces G's batch norms, but this G has none"
         raise ConfigError("normalization", what, "choose another architecture, or leave it out")
-    return generator, e.architecture.discriminator(shape, num_classes, of_d)
+    try:
+        discriminator = e.architecture.discriminator(shape, num_classes, of_d)
+    except ValueError as error:
+        where, _, what = str(error).partition(": ")
+        raise ConfigError(where, *what.split("; ", 1)) from error
+    for key, method in e.methods.items():
+        try:
+            method.change_networks(generator, discriminator)
+        except ValueError as error:
+            raise ConfigError(key, *str(error).split("; ", 1)) from error
+    return generator, discriminator
+
+
+STARTING = 500  # samples that a data-dependent initialization sees, as in Improved Techniques' code
+
+
+def start_from_data(gan: GAN, data: SampleSet | None, seed: int) -> None:
+    """Call ``start`` of the networks' layers that start from data, in one pass of each network.
+
+    D gets the run's first real samples, G as many latents; a GAN that is built to be restored needs neither.
+    """
+    for net in (gan.generator, gan.discriminator) if data is not None else ():
+        layers = [m for m in net.modules() if isinstance(m, StartsFromData)]
+        hooks = [m.register_forward_pre_hook(lambda layer, inputs: layer.start(inputs[0])) for m in layers]
+        if hooks and data is not None:
+            x, y = data.batches("cpu", seed).batch(0, min(STARTING, len(data)))
+            x = data.to_model_input(x)
+            y = y if gan.num_classes else None
+            with torch.no_grad():
+                net(x if net is gan.discriminator else gan.prior(len(x), gan.z_dim, torch.device("cpu")), y)
+        for hook in hooks:
+            hook.remove()
 
 
 def scheduled_average(decay: Tensor) -> Callable[[Any, Any, Any], None]:
@@ -172,8 +206,8 @@ def config_warnings(gan: GAN) -> list[str]:
     if "whole_batch" not in gan.needs:
         return []
     return [
-        f"normalization.{name}: the penalty is defined per sample, but batch norm in D couples the samples; "
-        "use normalization=ln instead (arXiv:1704.00028, section 4)"
+        f"{gan.keys[name]}: the penalty is defined per sample, but D judges each sample by its batch; "
+        "without batch norm (normalization=ln, arXiv:1704.00028, section 4) or minibatch features it does not"
         for name, method in gan.methods.items()
         if "per_sample_d" in method.needs
     ]
@@ -192,7 +226,7 @@ def stateful_parts(gan: GAN) -> dict[str, Any]:
         stateful["average"] = gan.ema
     for name, method in gan.methods.items():
         if name != "loss" and method.state_dict():
-            stateful[name if name == "class_loss" else f"normalization.{name}"] = method
+            stateful[gan.keys[name]] = method
     return stateful
 
 

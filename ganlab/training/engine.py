@@ -106,7 +106,7 @@ class Engine:
         reset_optimizers(self.e, self.gan)
 
     def _run_update(self, step: int) -> None:
-        self.loss_buffer.add(update(self.gan, self.feed))
+        self.loss_buffer.add(update(self.gan, self.feed, self.feed.labelled))
 
 
 class Compiled(Engine):
@@ -204,7 +204,9 @@ class Graphed(Engine):
         self.inner._run_update(step)
 
     def _record(self) -> None:
-        self.graph = self._capture(lambda: self.loss_buffer.add(update(self.gan, self.feed)))
+        self.graph = self._capture(
+            lambda: self.loss_buffer.add(update(self.gan, self.feed, self.feed.labelled))
+        )
 
     def _capture(self, work: Callable[[], None]) -> Any:
         """Capture ``work`` as a graph to ``replay``, without computing it. Raises the errors of ``work``."""
@@ -261,7 +263,7 @@ def cannot_record(gan: GAN, feed: Feed) -> str:
         return f"{type(gan.d_optimizer).__name__} can't be recorded"
     for name, method in gan.methods.items():
         if not method.graph_safe:
-            return f"{name if name == 'class_loss' else f'normalization.{name}'} reads values on the host"
+            return f"{gan.keys[name]} reads values on the host"
     for module in (*gan.generator.modules(), *gan.discriminator.modules(), gan.loss):
         if not getattr(module, "graph_safe", True):
             return f"{type(module).__name__} changes or reads values on the host"

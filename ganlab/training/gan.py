@@ -17,6 +17,7 @@ from ganlab.distributed import collectives
 from ganlab.methods.base import Method, Player, Scene
 from ganlab.methods.flat_weights import FlatWeights
 from ganlab.methods.losses import ClassLoss, Loss
+from ganlab.methods.modes import evaluating
 from ganlab.methods.priors import Prior
 from ganlab.methods.timetable import Round
 from ganlab.training.fakes import Generated, Moved
@@ -35,7 +36,9 @@ class GAN:
     unsynced_bn_stats: batch norm's running averages that differ between ranks and are averaged after each
         update.
     methods: by name, in the order in which their hooks are called: ``loss``, ``class_loss``, then those of
-        ``normalization`` by their names. needs: all that they and D's modules need (``methods/base.Method``).
+        ``normalization`` and ``technique`` by their names. needs: all that they and D's modules need
+        (``methods/base.Method``).
+    keys: of the methods in the config, as ``normalization.gp``, by their names.
     scheduled: values that a schedule moves, by key: as configured, and a 0-dim tensor that is read.
     compiled: replacements of ``d_terms`` and ``g_terms``.
     flat: the flat weight vectors of G and D, where updates use them.
@@ -63,6 +66,7 @@ class GAN:
     ema: AveragedModel | None = None
     ema_started: bool = False
     unsynced_bn_stats: list[Tensor] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
     scheduled: dict[str, tuple[float, Tensor]] = field(default_factory=dict)
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
     flat: dict[nn.Module, FlatWeights] = field(default_factory=dict)
@@ -75,12 +79,18 @@ class GAN:
         return self.methods["loss"]  # type: ignore[return-value]
 
     def terms(self, player: Player, scene: Scene) -> dict[str, Tensor]:
-        """The terms of a player's loss by their names in the log: ``d``, ``d_class``, and penalties' own."""
-        terms = {}
+        """The terms of a player's loss by their names in the log: ``d``, ``d_class``, and penalties' own.
+
+        ``g`` is the term that replaces the adversarial loss, where a method does."""
+        terms, names = {}, {"loss": player, "class_loss": f"{player}_class"}
+        other = next((name for name, m in self.methods.items() if m.replaces_g_loss and player == "g"), None)
+        if other is not None:
+            names[other] = "g"
         for name, method in self.methods.items():
+            if name == "loss" and other is not None:
+                continue
             term = method.d_term(scene) if player == "d" else method.g_term(scene)
             if term is not None:
-                names = {"loss": player, "class_loss": f"{player}_class"}
                 terms[names.get(name, name if player == "d" else f"g_{name}")] = term
         return terms
 
@@ -161,6 +171,13 @@ class GAN:
         return Batch(x if keep_dtype else x.float(), y)
 
     @property
+    def joint_modules(self) -> list[nn.Module]:
+        """D's modules that need ``joint_batch``."""
+        if "joint_batch" not in self.needs:
+            return []
+        return [m for m in self.discriminator.modules() if "joint_batch" in getattr(m, "needs", ())]
+
+    @property
     def fixed(self) -> Moved | None:
         """The source of a fixed G's samples; None where G is trained."""
         return self.source if isinstance(self.source, Moved) else None
@@ -187,12 +204,18 @@ class GAN:
         logits = verdict.class_logits
         return Verdict(verdict.score.float(), verdict.features, None if logits is None else logits.float())
 
-    def verdicts(self, real: Batch, fake: Batch) -> tuple[Verdict, Verdict]:
-        """D's verdicts on both batches, from one pass if ``joint_pass``."""
-        if not self.joint_pass:
+    def verdicts(self, real: Batch, fake: Batch, joint: bool | None = None) -> tuple[Verdict, Verdict]:
+        """D's verdicts on both batches, from one pass if ``joint``; None: if ``joint_pass``.
+
+        Modules of D that need ``joint_batch`` are told the number of real samples, ``n_real``."""
+        if not (self.joint_pass if joint is None else joint):
             return self.verdict(*real), self.verdict(*fake)
+        for module in self.joint_modules:
+            module.n_real = len(real.x)  # type: ignore[assignment]
         n, y = len(real.x), None if real.y is None or fake.y is None else torch.cat([real.y, fake.y])
         verdict = self._judge(torch.cat([self._augment(real.x), self._augment(fake.x)]), y)
+        for module in self.joint_modules:
+            module.n_real = None  # type: ignore[assignment]
         halves = [(None, None) if t is None else t.split([n, len(t) - n]) for t in verdict]
         return Verdict(*(h[0] for h in halves)), Verdict(*(h[1] for h in halves))  # type: ignore[arg-type]
 
@@ -211,6 +234,18 @@ class GAN:
         if not self.num_classes:
             return z, None
         return z, torch.randint(self.num_classes, (n,), generator=random, device=self.device)
+
+    def class_logits(self, x: Tensor) -> Tensor:
+        """D's class logits (n, K) of samples x (n, ...), in evaluation mode."""
+        with torch.no_grad(), evaluating(self.discriminator):
+            logits = self.verdict(x).class_logits
+        assert logits is not None, "D has no class logits"
+        return logits
+
+    @property
+    def classifier(self) -> Callable[[Tensor], Tensor] | None:
+        """``class_logits`` of a D that classifies without a label as input; None for others."""
+        return self.class_logits if "class_loss" in self.methods and not self.num_classes else None
 
     @property
     def ema_or_generator(self) -> nn.Module:

@@ -65,6 +65,7 @@ class Monitor:
                 step=step,
                 generator="raw" if gan.ema is None else "ema",
                 poll=self.poll,
+                classify=gan.classifier,
             )
             return replace(scores, values=scores.values | gan.scores())
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from ganlab.samples.base import sample_kind
 from ganlab.system.hardware import disable_malloc_trim, find_device, set_precision
 from ganlab.system.packages import RUN_PACKAGES, require
 from ganlab.system.paths import cache_dir
+from ganlab.training.batches import require_labels
 from ganlab.training.build import require_size
 from ganlab.training.optimizers import require_usable
 from ganlab.training.rank_zero import require_same_on_ranks
@@ -100,6 +102,9 @@ def _prepare_locally(e: Experiment) -> Inputs:
             mistakes |= dict.fromkeys(error.mistakes)
     if mistakes:
         raise DataError(mistakes)
+    if texts := [f"{key}: {text}" for key, m in e.methods.items() for text in m.mistakes(e, images)]:
+        raise ConfigError(Mistake(*re.split(": |; ", text, maxsplit=2)) for text in texts)
+    require_labels(images, e)
     if len(images) < e.batch_size and not images.is_stream:
         noun = sample_kind(images.shape).noun
         what = f"{e.batch_size} is more than the {len(images)} {noun} of {images.name} {images.split}"

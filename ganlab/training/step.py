@@ -39,10 +39,11 @@ Gradients = list[Tensor | None]
 Inputs = tuple[Tensor, Tensor | None]
 
 
-def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
+def update(gan: GAN, real: Callable[[], Batch], labelled: Callable[[], Batch] | None = None) -> Terms:
     """Update D ``d_steps`` times, then G once, or by ``order``; then the moving average; all in place.
 
-    ``real()`` returns the next batch of real images. Real and generated images pass D separately, as in
+    ``real()`` returns the next batch of real images, ``labelled()`` of those whose labels methods of D see;
+    None: they see all. Real and generated images pass D separately, as in
     SNGAN's code, or in one ``joint_pass``: it matters only if D normalizes over the batch or per pass.
     Returns detached scalars on the device by name, of each player's last update: ``d``, ``g``, the penalties
     and the class losses.
@@ -57,10 +58,11 @@ def update(gan: GAN, real: Callable[[], Batch]) -> Terms:
             log |= update_generator(gan, real)
         gan.source.begin(gan)
         if gan.order == "together" and gan.source.trains_g:
-            log |= update_both(gan, real)
+            log |= update_both(gan, real, labelled)
         else:
             for i in range(gan.d_steps):
-                log |= update_discriminator(gan, real(), i + 1 == gan.d_steps)
+                own = labelled() if labelled else None
+                log |= update_discriminator(gan, real(), i + 1 == gan.d_steps, own)
         if gan.order == "d_first" and gan.source.trains_g:
             log |= update_generator(gan, real)
         if gan.unsynced_bn_stats:
@@ -101,32 +103,46 @@ def update_ema(gan: GAN) -> None:
     ema.n_averaged.add_(1)
 
 
-def update_discriminator(gan: GAN, real: Batch, log_scores: bool = True) -> Terms:
+def update_discriminator(
+    gan: GAN, real: Batch, log_scores: bool = True, labelled: Batch | None = None
+) -> Terms:
     """One optimizer step of D on ``real`` and as many generated samples, then its constraints.
 
-    ``log_scores``: whether to return the mean scores too.
+    ``log_scores``: whether to return the mean scores too. ``labelled``: see ``update``.
     """
-    return descend("d", *d_gradients(gan, real, log_scores), gan)
+    return descend("d", *d_gradients(gan, real, log_scores, labelled), gan)
 
 
-def update_both(gan: GAN, real: Callable[[], Batch]) -> Terms:
+def update_both(gan: GAN, real: Callable[[], Batch], labelled: Callable[[], Batch] | None = None) -> Terms:
     """One optimizer step of each player, on gradients at the same weights and of the same latents."""
-    d = d_gradients(gan, real(), log_scores=True)
+    d = d_gradients(gan, real(), True, labelled() if labelled else None)
     assert isinstance(gan.source, Generated)
     g = g_gradients(gan, real, gan.source.inputs)
     return descend("d", *d, gan) | descend("g", *g, gan)
 
 
-def d_gradients(gan: GAN, real: Batch, log_scores: bool) -> tuple[Gradients, Terms]:
+def d_gradients(gan: GAN, real: Batch, log_scores: bool, labelled: Batch | None) -> tuple[Gradients, Terms]:
     """The gradients of D's loss; see ``gradients``."""
     terms_of = gan.compiled.get("d", d_terms)
-    batches = zip(micro_batches(gan.accumulate, *real), gan.source.fakes_for(gan, real), strict=True)
-    return gradients("d", (terms_of(gan, Batch(*x), fake, log_scores) for x, fake in batches), gan)
+    batches = zip(
+        micro_batches(gan.accumulate, *real),
+        gan.source.fakes_for(gan, real),
+        micro_batches(gan.accumulate, *(labelled or (None, None))),
+        strict=True,
+    )
+    parts = (
+        terms_of(gan, Batch(*x), fake, log_scores, Batch(*own) if labelled else None)
+        for x, fake, own in batches
+    )
+    return gradients("d", parts, gan)
 
 
-def d_terms(gan: GAN, real: Batch, fake: Batch, log_scores: bool) -> tuple[Terms, Terms]:
+def d_terms(
+    gan: GAN, real: Batch, fake: Batch, log_scores: bool, labelled: Batch | None = None
+) -> tuple[Terms, Terms]:
     """The terms of D's loss on a micro batch, and other values to log: its mean scores."""
-    labelled = real if "labelled" in gan.needs else None
+    if labelled is None and "labelled" in gan.needs:
+        labelled = real
     real = gan.seen(real)
     scene = Scene(gan, real, fake, *gan.verdicts(real, fake), labelled)
     scores = {"d_real": scene.d_real.score, "d_fake": scene.d_fake.score} if log_scores else {}
@@ -156,6 +172,9 @@ def g_gradients(
 def g_terms(gan: GAN, real: Batch | None, z: Tensor, y: Tensor | None) -> Terms:
     """The terms of G's loss on a micro batch."""
     real = None if real is None else gan.seen(real)
+    if real is not None and "joint_batch" in gan.needs:
+        fake = gan.generate(z, y)
+        return gan.terms("g", Scene(gan, real, fake, *gan.verdicts(real, fake)))
     d_real = None if real is None else gan.verdict(*real)
     fake = gan.generate(z, y, keep_dtype=True)
     return gan.terms("g", Scene(gan, real, fake, d_real, gan.verdict(*fake)))  # type: ignore[arg-type]

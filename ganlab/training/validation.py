@@ -119,7 +119,8 @@ class Validation:
             with torch.no_grad():
                 labelled = part if "labelled" in gan.needs else None
                 part = gan.seen(part)
-                scene = Scene(gan, part, fake, gan.verdict(*part), gan.verdict(*fake), labelled)
+                verdicts = gan.verdicts(part, fake, "joint_batch" in gan.needs)
+                scene = Scene(gan, part, fake, *verdicts, labelled)
             losses = gan.terms("d", scene)
             d, added = losses["d"], [losses[name] for name in gan.methods.keys() & losses.keys()]
             for i, terms in enumerate(([d], added)):

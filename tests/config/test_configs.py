@@ -22,7 +22,7 @@ from ganlab.types import Batch, ImageShape
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml"))
-PLAYED = ("architecture", "normalization", "loss", "prior", "setting", "experiment")
+PLAYED = ("architecture", "normalization", "technique", "loss", "prior", "setting", "experiment")
 LABELLED = ("intra_fid", "intra_ms_ssim")  # scores of classes
 SMALL = [
     "architecture.width=0.04",
@@ -36,6 +36,7 @@ SMALL = [
     "device=cpu",
 ]
 CLASSES = 7
+K_PLUS_1 = ["architecture=improved_conv", "architecture.head=k_plus_1", "normalization=none"]
 NETS = defaultdict(  # by the dataset's file
     list,
     points=["architecture=mlp", "metric=[wasserstein1,modes]"],
@@ -60,7 +61,8 @@ def of_images() -> list[str]:
         name: next(iter(yaml.safe_load((CONFIGS / "metric" / f"{name}.yaml").read_text()).values()))
         for name in options("metric")
     }
-    return [name for name, node in nodes.items() if "images" in resolve(node["_target_"]).kinds]
+    metrics = {name: resolve(node["_target_"]) for name, node in nodes.items()}
+    return [name for name, m in metrics.items() if "images" in m.kinds and "classifier" not in m.needs]
 
 
 def play(e: Experiment, keeps_state: bool = True) -> dict[str, float]:
@@ -96,6 +98,10 @@ def test_every_choice_plays_a_round(group: str, option: str) -> None:
             digits += [f"~dataset.{key}" for key in ("limit", "stretch") if own.get(key)]
     if (group, option) == ("architecture", "charlm"):
         digits = ["dataset=text", "metric=[ngram_js]"]
+    if (group, option) == ("technique", "label_smoothing"):
+        digits = ["loss=standard"]  # the demo's has no targets
+    if (group, option) == ("loss", "k_plus_1"):
+        digits = [*K_PLUS_1, "class_loss=labelled"]
     losses = play(composed(f"{plus}{group}={option}", *digits, *SMALL), group != "experiment")
     assert {"d", "g"} <= set(losses)
     assert all(torch.isfinite(torch.tensor(v)) for v in losses.values()), losses
@@ -155,17 +161,20 @@ def test_scores_of_classes_want_a_conditional_architecture() -> None:
 
 @pytest.mark.parametrize("option", options("class_loss"))
 def test_every_class_loss_plays_a_round(option: str) -> None:
-    head = ["architecture=resnet", "architecture.head=ac", f"class_loss={option}"]
-    losses = play(composed(*head, *SMALL))
-    assert {"d_class", "g_class"} <= set(losses)
+    head = ["architecture=resnet", "architecture.head=ac"]
+    if option == "labelled":
+        head = K_PLUS_1
+    losses = play(composed(*head, f"class_loss={option}", *SMALL))
+    assert {"d_class"} | ({"g_class"} if option != "labelled" else set()) <= set(losses)
 
 
-@pytest.mark.parametrize("head", ["concat", "projection", "ac"])
+@pytest.mark.parametrize("head", ["concat", "projection", "ac", "k_plus_1"])
 def test_every_head_plays_a_round(head: str) -> None:
     words = [
         "architecture=resnet",
         f"architecture.head={head}",
         *(["class_loss=acgan"] if head == "ac" else []),
+        *(["class_loss=labelled", "loss=k_plus_1"] if head == "k_plus_1" else []),
     ]
     assert {"d", "g"} <= set(play(composed(*words, *SMALL)))
 

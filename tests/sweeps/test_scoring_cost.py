@@ -43,7 +43,7 @@ def test_a_timed_pass_is_an_evaluations_and_leaves_the_game_as_it_is(tiny: Calla
     assert once is not None
     once()
     assert sizes == [400, 100, 100]
-    seconds = cost._scoring(e, game, CPU)
+    seconds = cost.scoring_seconds(e, game, CPU)
     assert seconds is not None
     assert seconds > 0
     assert set(sizes[3:]) == {e.batch_size}
@@ -59,7 +59,7 @@ def test_without_weights_there_is_no_speed_and_no_download(
     monkeypatch.setattr("ganlab.extractors.inception.fetch", lambda *told: pytest.fail("a download"))
     e = tiny(metric=scored(Inception()))
     game = build_gan(e, CPU)
-    assert cost._scoring(e, game, CPU) is None
+    assert cost.scoring_seconds(e, game, CPU) is None
 
 
 def test_a_run_tells_what_evaluation_costs(

@@ -12,6 +12,7 @@ from test_engine import Traced, everything, start
 
 from ganlab.config import compose, targets
 from ganlab.experiment import Experiment
+from ganlab.training.build import pack_gan, unpack_gan
 from ganlab.training.engine import Engine
 
 EXAM = Path(__file__).parents[1] / "exam"
@@ -33,6 +34,25 @@ PARTS = {
         "ema=0.9",
     ],
     "augmentation": ["+normalization.ada={_target_: exam.augmentation.Brightness}"],
+}
+ALL = "feature_matching,minibatch_discrimination,historical_averaging,label_smoothing,virtual_batch_norm"
+TECHNIQUES = {  # Improved Techniques, arXiv:1606.03498
+    "techniques": [f"technique=[{ALL}]", "loss=standard", "ema=0.9", "normalization=[wn]"],
+    "semi-supervised": [
+        *(
+            "architecture=improved_mlp",
+            "architecture.head=k_plus_1",
+            "loss=k_plus_1",
+            "class_loss=labelled",
+            "labelled_per_class=3",
+        ),
+        *("normalization=none", "technique=[feature_matching]", "prior=uniform"),
+    ],
+    "joint batch": [
+        "technique=[feature_matching,minibatch_discrimination]",
+        "technique.feature_matching.layer=convs.1",
+        "technique.minibatch_discrimination.form=joint",
+    ],
 }
 SCHEDULED = [
     "+schedules={ema: {_target_: ganlab.methods.timetable.Linear, end: 20}}",
@@ -62,10 +82,10 @@ def test_a_part_is_a_file_of_at_most_40_lines(part: str) -> None:
     assert len([line for line in code if line.strip()]) <= 40
 
 
-@pytest.mark.parametrize("part", [*PARTS, "scheduled"])
+@pytest.mark.parametrize("part", [*PARTS, *TECHNIQUES, "scheduled"])
 def test_recorded_updates_are_the_eager_ones(part: str, made: Callable[[list[str]], Experiment]) -> None:
     """Where a phase begins at step 6 recording begins anew, after three eager updates."""
-    words = PARTS.get(part, SCHEDULED)
+    words = (PARTS | TECHNIQUES).get(part, SCHEDULED)
     eager, plain = (Engine(e, *start(e)) for e in (made(words), made(words)))
     traced = Traced(plain)
     first = everything(eager.gan)
@@ -83,20 +103,40 @@ def test_recorded_updates_are_the_eager_ones(part: str, made: Callable[[list[str
     assert eager.loss_buffer.means(steps) == traced.loss_buffer.means(steps)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [*PARTS, *TECHNIQUES])
 def test_a_stopped_run_resumes_to_the_bit(part: str, tmp_path: Path) -> None:
     def stopped(rank: int) -> None:
         trust()
         at(9, 0, send(15))(rank)
 
-    resumed(PARTS[part], stopped, 143, tmp_path, 1, trust)
+    resumed((PARTS | TECHNIQUES)[part], stopped, 143, tmp_path, 1, trust)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [*PARTS, "techniques", "joint batch"])
 def test_two_ranks_are_one_process(part: str, tmp_path: Path) -> None:
     def before(rank: int) -> None:
         trust()
         in_float64()
 
     steps = ["steps=8"] if part == "growing" else []
-    assert equal([*PARTS[part], *steps], 2, tmp_path, before)["difference"] <= 1e-6
+    assert equal([*(PARTS | TECHNIQUES)[part], *steps], 2, tmp_path, before)["difference"] <= 1e-6
+
+
+@pytest.mark.parametrize("part", TECHNIQUES)
+def test_techniques_go_on_to_the_bit_in_one_process(
+    part: str, made: Callable[[list[str]], Experiment]
+) -> None:
+    """As a resume does it: built without data, state unpacked, in the middle of all that has state."""
+    whole = Engine(made(TECHNIQUES[part]), *start(made(TECHNIQUES[part])))
+    for step in range(4):
+        whole.update(step)
+    kept = {name: value.clone() for name, value in pack_gan(whole.gan)[0].items()}, pack_gan(whole.gan)[1]
+    for step in range(4, 7):
+        whole.update(step)
+    resumed_one = Engine(made(TECHNIQUES[part]), *start(made(TECHNIQUES[part])))
+    unpack_gan(resumed_one.gan, *kept, "here")
+    for step in range(4, 7):
+        resumed_one.update(step)
+    after, again = everything(whole.gan), everything(resumed_one.gan)
+    assert [k for k in after if not torch.equal(after[k], again[k])] == []
+    assert any(not torch.equal(v, after[k]) for k, v in kept[0].items() if k in after)

@@ -21,6 +21,7 @@ GROUPS = {
     "architecture": "G and D",
     "loss": "the adversarial loss",
     "normalization": "normalization or penalty of D; several as [sn,gp]",
+    "technique": "further methods; several as [feature_matching,label_smoothing]",
     "setting": "optimizer settings A to F of SNGAN's Table 1",
 }
 OPTIONS = [

@@ -41,8 +41,9 @@ class Remote:
 
 CIFAR10, STL10 = "https://www.cs.toronto.edu/~kriz", "https://cs.stanford.edu/~acoates/stl10"
 MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"  # torchvision's mirror: the authors' is closed
+SVHN = "http://ufldl.stanford.edu/housenumbers"
 REMOTES = tuple(
-    Remote(dataset, file, f"{site}/{file}", size, md5, sha256, part=dataset == "mnist")
+    Remote(dataset, file, f"{site}/{file}", size, md5, sha256, part=dataset in ("mnist", "svhn"))
     for dataset, site, file, size, md5, sha256 in (
         ("cifar10", CIFAR10, "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a",
          "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
@@ -58,6 +59,12 @@ REMOTES = tuple(
          "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
         ("mnist", MNIST, "t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c",
          "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        ("svhn", SVHN, "train_32x32.mat", 182_040_794, "e26dedcc434d2e4c54c9b2d4a06d8373",
+         "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
+        ("svhn", SVHN, "test_32x32.mat", 64_275_384, "eb5a983be6a315427106f1b164d9cef3",
+         "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
+        ("svhn", SVHN, "extra_32x32.mat", 1_329_278_602, "a93ce644f1a588dc4d68dda5feec44a7",
+         "a133a4beb38a00fcdda90c9489e0c04f900b660ce8a316a5e854838379a71eb3"),
     )
 )  # fmt: skip
 BY_HAND = {  # not downloadable: reason, and the files to put into ``by_hand_place``
