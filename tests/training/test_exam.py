@@ -61,6 +61,7 @@ SCHEDULED = [
     "loss=wasserstein",
     "lr_decay=linear",
 ]
+FEW = "metric.protocol.is_n_fake=8"  # images to score
 USUAL = ["dataset.resolution=16", "architecture.width=0.05", "architecture.z_dim=8", "prior=normal"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,7 +110,7 @@ def test_a_stopped_run_resumes_to_the_bit(part: str, tmp_path: Path) -> None:
         trust()
         at(9, 0, send(15))(rank)
 
-    resumed((PARTS | TECHNIQUES)[part], stopped, 143, tmp_path, 1, trust)
+    resumed([*(PARTS | TECHNIQUES)[part], FEW], stopped, 143, tmp_path, 1, trust)
 
 
 @pytest.mark.parametrize("part", [*PARTS, "techniques", "joint batch"])
