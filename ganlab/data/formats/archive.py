@@ -261,6 +261,9 @@ class _BoundedFile(io.BufferedReader):
             raise zipfile.BadZipFile(f"a directory of {size} bytes")
         return super().read(size)
 
+    def __del__(self) -> None:  # a ``ZipFile`` does not close a file that it was given
+        self.close()
+
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
     """Open a zip. Raises zipfile.BadZipFile, also for an undecodable name."""
