@@ -199,6 +199,9 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     failed = [f"- `{k}` {failure}" for k, r in records.items() for failure in r["failures"]]
     lines += ["", *(["Failures:", "", *failed, ""] if failed else []), NOT_TRIED, ""]
     lines += [f"{text}: {', '.join(keys)}." for text, keys in environments(records).items()]
+    now = {key: sum(case.n for case in figure.cases()) for key, figure in figures().items()}
+    if stale := [key for key in records if key in now and records[key]["points"] != now[key]]:
+        lines.append(f"The cases have changed since: {', '.join(stale)}.")
     return "\n".join([*lines, ""])
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from ganlab.errors import ConfigError
+from ganlab.system.files import read_regular
 
 MAX_BYTES, MAX_ALIASES, MAX_DEPTH = 1_000_000, 20, 30  # far past any honest config
 MAX_VALUES = 10_000  # with aliases expanded
@@ -51,21 +50,13 @@ def load(path: Path, display_name: str, *, dumped: bool = False) -> tuple[dict[s
 
 def _read_text(path: Path, display_name: str) -> str:
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # do not block on a pipe
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(display_name, "is not a regular file", "name a text file")
-            if status.st_size > MAX_BYTES:
-                raise ConfigError(
-                    display_name, f"has {status.st_size:,} bytes", f"a config has at most {MAX_BYTES:,}"
-                )
-            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
+        text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            display_name, f"is not UTF-8 text (byte {error.start})", "save it as UTF-8"
-        ) from error
+        what = f"is not UTF-8 text (byte {error.start})"
+        raise ConfigError(display_name, what, "save it as UTF-8") from error
     except OSError as error:
-        raise ConfigError(display_name, f"can't be read ({error.strerror})", "fix its permissions") from error
+        fix = f"a config is a text file of at most {MAX_BYTES:,} bytes that you may read"
+        raise ConfigError(display_name, f"can't be read ({error.strerror})", fix) from error
     if not text.strip():
         raise ConfigError(display_name, "is empty", "write {} for no keys, or delete it")
     return text

@@ -1,7 +1,7 @@
 """Cells of sweeps that cost no start: ``ganlab train`` as forks of the sweep's process. And their sabotage.
 
 A forked cell is a process of its own as ``subprocess`` would start it: own session, only its own descriptors,
-default signals. What goes wrong in it is told by its seed, and happens as it commits its checkpoint of step
+default signals. What goes wrong in it depends on its seed, and happens as it commits its checkpoint of step
 ``AT``: an audit hook sees the rename, so the product has no hook of the tests'.
 """
 

@@ -255,7 +255,7 @@ def cases() -> list[Case]:
 
 def summary(numbers: Sequence[Numbers]) -> str:
     meant, right = (sum(n[key] for n in numbers) for key in ("meant", "right"))
-    return f"suggestion right for {right:,.0f} of {meant:,.0f} misspelt words"
+    return f"right suggestion for {right / max(meant, 1):.0%} of misspelt words"
 
 
 FIGURES = [

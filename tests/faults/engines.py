@@ -172,7 +172,7 @@ def run_trials(
             engine.say(f"\n{name}\n# {inspect.getdoc(function)}")
             try:
                 check(make(name, engine.place / f"trial-{number}"))
-            except (AssertionError, OSError, subprocess.SubprocessError, ValueError) as error:
+            except Exception as error:
                 failures.append(f"{name}: {error!s:.300}")
                 engine.say(f"FAILED: {error!s:.300}")
             finally:

@@ -24,7 +24,7 @@ def gone(how: str, place: Path) -> None:
     """The run folder is deleted, moved or replaced while the run goes on: code 5, nothing is revived."""
     run, away = place / "run", place / "away"
     process = begin(place, *WORDS, "steps=100000", "sample_every=7")
-    until(lambda: last_step(run) >= 5, process)
+    until(lambda: last_step(run) >= 5 and [*run.glob("events.*")], process)  # TensorBoard's is opened late
     run.rename(away)
     if how == "deleted":
         shutil.rmtree(away)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from . import hostile_files as files
-from .base import LINE, Case, Failed, Figure, Numbers, pixel_means, run_here, tiny
+from .base import LINE, Case, Failed, Figure, pixel_means, run_here, tiny
 from .watch import watching
 
 MAX_S = 20.0  # CPU seconds that one file may take, on a busy machine
@@ -248,10 +248,4 @@ def cases() -> list[Case]:
     ]
 
 
-def summary(_: Sequence[Numbers]) -> str:
-    return "0 executions, 0 escapes, 0 connections"
-
-
-FIGURES = [
-    Figure("hostile", "Hostile weights, checkpoints, data, configs, run folders: inert", cases, summary)
-]
+FIGURES = [Figure("hostile", "Hostile weights, checkpoints, data, configs, run folders: inert", cases)]

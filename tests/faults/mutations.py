@@ -174,7 +174,7 @@ def cases() -> list[Case]:
 
 def summary(numbers: Sequence[Numbers]) -> str:
     total, caught = (int(sum(n[k] for n in numbers)) for k in ("components", "caught"))
-    return f"{caught} of {total} components noticed, the rest named idle with the reason"
+    return f"{caught} of {total}, the rest named idle with the reason"
 
 
 FIGURES = [Figure("mutations", "Any component of the state dropped: noticed", cases, summary)]

@@ -342,7 +342,7 @@ def ends() -> Iterator[Case]:
 
 
 def summary(numbers: Sequence[Numbers]) -> str:
-    return f"largest difference {max(n['difference'] for n in numbers):.0e}, float64, after 4 updates"
+    return f"{max(n['difference'] for n in numbers):.0e}, in float64"
 
 
 FIGURES = [

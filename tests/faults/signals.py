@@ -284,9 +284,7 @@ def commands() -> list[Case]:
 
 def p95(numbers: Sequence[Numbers]) -> str:
     seconds = sorted(n["latency"] for n in numbers)
-    return (
-        f"p95 {seconds[int(0.95 * (len(seconds) - 1))]:.2f} s from the signal to the end" if seconds else ""
-    )
+    return f"p95 {seconds[int(0.95 * (len(seconds) - 1))]:.2f} s" if seconds else ""
 
 
 FIGURES = [

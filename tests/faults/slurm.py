@@ -111,8 +111,14 @@ class Node(Engine):
 
     def job(self) -> str:
         """The number of the only job in the queue."""
-        self.until(lambda: self.output("squeue", "-h", "-r", "-o", "%A"), "job")
-        return self.output("squeue", "-h", "-r", "-o", "%A").split()[0]
+        numbers = list[str]()
+
+        def queued() -> list[str]:
+            numbers[:] = re.findall(r"^\d+", self.output("squeue", "-h", "-r", "-o", "%A"), re.MULTILINE)
+            return numbers
+
+        self.until(queued, "job")
+        return numbers[0]
 
     def end(self, job: str) -> str:
         """Wait until a job is over: its state, restarts and exit code."""

@@ -83,8 +83,7 @@ def soak(steps: int) -> Callable[[Path], Numbers]:
 def summary(numbers: Sequence[Numbers]) -> str:
     n = numbers[0]
     return (
-        f"{n['updates']:,.0f} updates: memory {n['growth']:+.2f} % of {n['mb']:.0f} MB from its 10 % mark, "
-        f"a step's CPU time {n['drift']:+.1f} %"
+        f"memory {n['growth']:+.2f} % in {n['updates']:,.0f} updates, CPU time of a step {n['drift']:+.1f} %"
     )
 
 

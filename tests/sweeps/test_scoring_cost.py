@@ -56,7 +56,7 @@ def test_without_weights_there_is_no_speed_and_no_download(
     tiny: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr("ganlab.extractors.inception.fetch", lambda *told: pytest.fail("a download"))
+    monkeypatch.setattr("ganlab.extractors.inception.fetch", lambda *_: pytest.fail("a download"))
     e = tiny(metric=scored(Inception()))
     game = build_gan(e, CPU)
     assert cost.scoring_seconds(e, game, CPU) is None
