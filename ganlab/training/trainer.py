@@ -536,8 +536,8 @@ def _prepare_locally(e: Experiment, resources: Resources) -> tuple[torch.device,
             mistakes |= dict.fromkeys(error.mistakes)
     if mistakes:
         raise DataError(mistakes)
-    if found := [f"{key}: {text}" for key, m in e.methods.items() for text in m.mistakes(e, images)]:
-        raise ConfigError(Mistake(*re.split(": |; ", text, maxsplit=2)) for text in found)
+    if problems := [f"{key}: {text}" for key, m in e.methods.items() for text in m.mistakes(e, images)]:
+        raise ConfigError(Mistake(*re.split(": |; ", text, maxsplit=2)) for text in problems)
     require_labels(images, e)
     if len(images) < e.batch_size and not images.is_stream:
         noun = NOUNS[images.shape.kind]
