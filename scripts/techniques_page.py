@@ -60,7 +60,7 @@ def rows() -> list[str]:
     plain = compose.compose([*SMALL, "normalization=none", "loss=standard"]).tree
     classes = compose.compose([*SMALL, *MLP, "normalization=none"]).tree
     norms = [n for n in options_of("normalization") if n != "none"]
-    found = []
+    table = []
     for technique in [t for t in options_of("technique") if t != "none"]:
         for loss in options_of("loss"):
             by: dict[str, list[str]] = {}
@@ -71,8 +71,8 @@ def rows() -> list[str]:
                 by.setdefault(outcome(tree), []).append(norm)
             for why, names in by.items():
                 which = "all" if len(by) == 1 else ", ".join(names)
-                found.append(f"| {technique} | {loss} | {which}{f': refused: {why}' if why else ''} |")
-    return found
+                table.append(f"| {technique} | {loss} | {which}{f': refused: {why}' if why else ''} |")
+    return table
 
 
 def main() -> int:

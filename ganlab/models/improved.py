@@ -122,7 +122,7 @@ class MLPGenerator(nn.Module):
         self.shape = shape
         self.hidden = nn.ModuleList(nn.Linear(n, units, bias=False) for n in (z_dim, units))
         self.norms = nn.ModuleList(OffsetBatchNorm(units, EPS, 0.1) for _ in range(2))
-        self.last = WNLinear(units, math.prod(shape), trained=True)
+        self.last = WNLinear(units, math.prod(shape), start_std=None, trained=True)
         for layer in (*self.hidden, self.last):
             nn.init.xavier_uniform_(layer.weight)
 

@@ -17,15 +17,15 @@ class _WeightNormed(StartsFromData):
     """A layer whose weight is g v / sqrt(eps + |v|^2), a gain g and a bias for each output channel.
 
     ``start`` sets g and the bias so that on the first samples each channel has mean 0 and deviation
-    ``start_std``. trained: whether g is trained; if not it stays as the start left it. Mixed into torch's
-    layers, whose ``weight`` is v.
+    ``start_std``; None: it starts with g = 1 and no bias. trained: whether g is trained; if not it stays as
+    the start left it. Mixed into torch's layers, whose ``weight`` is v.
     """
 
     weight: Any
     bias: Any
     axis = 0  # of v's output channels
 
-    def set_up(self, start_std: float, trained: bool, std: float) -> None:
+    def set_up(self, start_std: float | None, trained: bool, std: float) -> None:
         self.start_std = start_std
         g = torch.ones(self.weight.shape[self.axis])
         if trained:
@@ -48,6 +48,8 @@ class _WeightNormed(StartsFromData):
         return self.apply_weight(x, self.bias)
 
     def start(self, x: Tensor) -> None:
+        if self.start_std is None:
+            return
         t = self.apply_weight(x, None)
         axes = [0, *range(2, t.dim())]
         scale = self.start_std / t.var(axes, correction=0).sqrt().clamp_min(1e-12)
@@ -59,7 +61,7 @@ class WNLinear(_WeightNormed, nn.Linear):
     """A dense layer."""
 
     def __init__(
-        self, n_in: int, n_out: int, start_std: float = 1.0, trained: bool = False, std: float = 0.05
+        self, n_in: int, n_out: int, start_std: float | None = 1.0, trained: bool = False, std: float = 0.05
     ) -> None:
         nn.Linear.__init__(self, n_in, n_out)
         self.set_up(start_std, trained, std)

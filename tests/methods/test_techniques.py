@@ -113,9 +113,9 @@ def test_feature_matching_replaces_gs_loss_by_the_layers_means(layer: str | None
 
     def features(x: Tensor) -> Tensor:
         if layer is None:
-            found = gan.discriminator(x).features
-            assert found is not None
-            return found.mean(0)
+            last = gan.discriminator(x).features
+            assert last is not None
+            return last.mean(0)
         d = gan.discriminator
         for conv in d.convs[:2]:  # type: ignore[union-attr]
             x = F.leaky_relu(conv(x), d.slope)  # type: ignore[arg-type]
