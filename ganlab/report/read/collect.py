@@ -25,7 +25,8 @@ from ganlab.report.read import history
 from ganlab.system.files import open_regular
 from ganlab.text import clean
 
-MAX_FILE = 8 << 20  # bytes of a result.json or config.yaml
+MAX_FILE = 8 << 20  # bytes of a result.json, config.yaml or grid.json
+GRID, MAX_CELLS = "grid.json", 5000
 MAX_KEYS = 5000  # of a config
 MAX_SCORES = 40
 MAX_EVALUATIONS = 100
@@ -74,6 +75,11 @@ class Run:
         return self.numbers.get(key)
 
     @property
+    def by_seed(self) -> tuple[float, str]:
+        """Sort key: the seed, then the folder."""
+        return self.number("seed") or 0.0, self.label
+
+    @property
     def scale(self) -> tuple[float | None, float | None]:
         """Configured generator updates, and the width factor."""
         steps = _number(self.config.get("steps"))
@@ -108,7 +114,7 @@ def collect(paths: Sequence[Path]) -> list[Run]:
     folders: dict[Path, None] = {}
     empty = []
     for path in paths:
-        matches = [path] if _is_run(path) else list(_search(path)) if path.is_dir() else []
+        matches = [path] if _is_run(path) else [*_search(path), *_listed(path)]
         if not matches:
             empty.append(path)
         folders |= dict.fromkeys(f.resolve() for f in matches)
@@ -142,13 +148,31 @@ def _search(top: Path) -> Iterator[Path]:
         names.sort()
 
 
+def _listed(folder: Path) -> list[Path]:
+    """Run folders elsewhere that the folder's ``grid.json`` lists, as ``ganlab train -m`` records them."""
+    try:
+        cells = grid_cells(read_object(folder / GRID))
+    except (OSError, ValueError, RecursionError):
+        return []  # reported by ``grids.read``
+    return [run for cell in cells if _is_run(run := cell_folder(folder, cell))]
+
+
+def grid_cells(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cells of the content of a ``grid.json``."""
+    entries = record.get("cells")
+    return [e for e in entries if isinstance(e, dict)][:MAX_CELLS] if isinstance(entries, list) else []
+
+
+def cell_folder(grid: Path, cell: dict[str, Any]) -> Path:
+    """The run folder of a cell of the grid in the folder ``grid``."""
+    return Path(os.path.normpath(grid.resolve() / str(cell.get("run") or cell.get("name") or "")[:400]))
+
+
 def read(folder: Path, label: str) -> Run:
     """Read one run folder; what can't be read is reported in ``problem`` or ``notes``."""
     run = Run(folder, label)
     try:
-        result = json.loads(_bytes(folder / "result.json"))
-        if not isinstance(result, dict):
-            raise ValueError("not a JSON object")
+        result = read_object(folder / "result.json")
     except FileNotFoundError:
         run.problem = "no result.json: the run ended before writing one"
         return run
@@ -183,6 +207,14 @@ def read(folder: Path, label: str) -> Run:
     summary = history.read(run.folder / "metrics.jsonl", run.notes)
     run.curves, run.train_s = summary.curves, summary.seconds
     return run
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of bounded size. Raises OSError, ValueError, RecursionError."""
+    content = json.loads(_bytes(path))
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
 
 
 def _bytes(path: Path) -> bytes:

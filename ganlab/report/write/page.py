@@ -18,7 +18,7 @@ from ganlab.errors import EnvError
 from ganlab.papers import labels, published
 from ganlab.report.compare import compare, full_table, ranking, rescored, sidebyside, significance
 from ganlab.report.compare.successes import SuccessTables
-from ganlab.report.draw import bars, curves, mosaic, sample_grid, text_samples
+from ganlab.report.draw import bars, curves, mosaic, text_samples
 from ganlab.report.draw.style import Picture
 from ganlab.report.read.cells import Key, Section
 from ganlab.report.read.collect import Run
@@ -42,7 +42,7 @@ class View:
     pictures: list[Picture]
     notes: list[str]
     matrices: list[tables.Matrix]
-    comparison: compare.Comparison | None
+    comparison: Table | None
     side_by_side: Table | None
     parts: list[tuple[str, list[Table]]]
     score_names: list[str]
@@ -81,7 +81,7 @@ def view(section: Section, number: int, stem: str) -> View:
     else:
         more = (
             curves.draw(section, f"Learning curves: {section.title}{scale}", labels.slug("curves", stem)),
-            mosaic.draw(section, f"Samples: {section.title}{scale}", labels.slug("samples", stem), fid),
+            mosaic.of_section(section, f"Samples: {section.title}{scale}", labels.slug("samples", stem), fid),
         )
         pictures += [p for p in more if p is not None]
     names = tables.score_names(section)
@@ -93,7 +93,7 @@ def view(section: Section, number: int, stem: str) -> View:
         pictures,
         notes,
         [tables.matrix(section, key) for key in section.score_keys()[:48]],
-        compare.comparison(section, matches),
+        compare.table(section, matches),
         None if section.crowded else sidebyside.table(section),
         [] if section.crowded else _parts(section),
         [labels.score_label(n) for n in names],
@@ -120,8 +120,7 @@ def _kind(key: Key) -> str:
 
 def _reduced(section: Section) -> str:
     steps, widths = section.scales()
-    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
-    return published.reduced_scale(dataset, section.net, steps, widths)
+    return published.reduced_scale(section.published_dataset[0], section.net, steps, widths)
 
 
 def _scale(section: Section) -> str:
@@ -218,7 +217,7 @@ def write(
 def _crossings(grids: Sequence[Grid], runs: Sequence[Run]) -> list[Picture]:
     """The grids' sample pictures, one axis down and one across."""
     names = [labels.slug("samples", "grid", grid.folder.name) for grid in grids]
-    pictures = [sample_grid.draw(grid, runs, name) for grid, name in zip(grids, names, strict=True)]
+    pictures = [mosaic.of_grid(grid, runs, name) for grid, name in zip(grids, names, strict=True)]
     return [picture for picture in pictures if picture is not None]
 
 

@@ -79,7 +79,7 @@ def run_rows(section: Section, names: Sequence[str]) -> list[RunRow]:
     rows = []
     order = {group: i for i, group in enumerate(section.groups)}
     listing = [(group, run) for (group, _), cell in section.cells.items() for run in cell.runs]
-    listing.sort(key=lambda p: (order[p[0]], labels.setting_rank(p[1].text("setting")), _by_seed(p[1])))
+    listing.sort(key=lambda p: (order[p[0]], labels.setting_rank(p[1].text("setting")), p[1].by_seed))
     for group, run in listing:
         nodes: dict[tuple[str, int | None, str], dict[str, Score]] = {}
         for s in run.scores:
@@ -105,10 +105,6 @@ def run_rows(section: Section, names: Sequence[str]) -> list[RunRow]:
     return rows
 
 
-def _by_seed(run: Run) -> tuple[float, str]:
-    return run.number("seed") or 0.0, run.label
-
-
 def facts(section: Section) -> list[str]:
     """Summary of the section's runs, one short line per fact."""
     runs = section.runs
@@ -117,8 +113,7 @@ def facts(section: Section) -> list[str]:
     seeds = {r.number("seed") for r in runs} - {None}
     statuses = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
     lines = [f"{len(runs)} run{'s' * (len(runs) > 1)}: {statuses}"]
-    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
-    if scale := published.reduced_scale(dataset, section.architecture, steps, widths):
+    if scale := published.reduced_scale(section.published_dataset[0], section.architecture, steps, widths):
         lines.append(f"reduced scale: {scale}")
     for label, values in (
         ("updates", [labels.count(s) for s in steps]),
