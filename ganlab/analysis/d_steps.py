@@ -27,5 +27,7 @@ class DSteps(Analysis):
     score: str | None = None
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        against = series.Against("d_steps", "d_steps", "D updates per G update", grid="sngan_fig11")
+        against = series.Against(
+            "d_steps", "d_steps", "D updates per G update", grid="sngan_fig11", number=int
+        )
         return series.against(runs, against, self.score, self.updates, "D updates per G update")

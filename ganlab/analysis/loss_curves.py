@@ -144,9 +144,11 @@ class LossCurves(Analysis):
         for i in range(n):
             middle = (i + 0.5) / n
             steps = [s for s in grids if i * last / n <= s < (i + 1) * last / n]
-            step = min(steps, key=lambda s: abs(s - middle * last), default=None)
-            corner = step and mosaic.corner(subject.run, grids[step], mosaic.side(subject.run), CORNER)
-            if corner:
+            if not steps:
+                continue
+            step = min(steps, key=lambda s: abs(s - middle * last))
+            corner = mosaic.corner(subject.run, grids[step], mosaic.side(subject.run), CORNER)
+            if corner is not None:
                 inset = ax.inset_axes((middle - wide / 2, 0.62, wide, 0.36))
                 inset.imshow(corner, interpolation="nearest")
                 inset.set_axis_off()

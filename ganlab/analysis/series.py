@@ -142,17 +142,18 @@ class Caption(NamedTuple):
 
 
 class Against(NamedTuple):
-    """A config key as x: its column in the table, the axis's label, and a grid that has several values."""
+    """A config key as x: its column in the table, the axis's label, a grid with several values, its type."""
 
     key: str
     column: str
     label: str
     grid: str
+    number: type[float] = float
 
     def value(self, subject: Subject) -> float:
         """A run's value; 1 if its config has no such key."""
         value = subject.run.config.get(self.key)
-        return value if isinstance(value, (int, float)) else 1
+        return self.number(value if isinstance(value, (int, float)) else 1)
 
 
 def against(

@@ -138,7 +138,8 @@ class ValueLine(Analysis):
             if any(not p.logits for p in panels):
                 other.set_ylabel("critic value")
             below.set_yscale("log")
-            below.set_ylim(bottom=max(below.get_ylim()[0], FLOOR))
+            sizes = np.abs(np.concatenate([p.slopes for p in panels]))
+            below.set_ylim(max(sizes.min() / 2, FLOOR), max(sizes.max(), FLOOR) * 2)
             drawing.set_log_scale(below.yaxis)
             below.set(xlim=(-self.reach, self.reach), xlabel="x", ylabel="gradient magnitude of G's loss")
             for ax in (above, below):

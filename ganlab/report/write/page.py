@@ -41,7 +41,7 @@ class View:
     warnings: list[str]
     pictures: list[Picture]
     notes: list[str]
-    matrices: list[tables.Matrix]
+    matrices: list[Table]
     comparison: Table | None
     side_by_side: Table | None
     parts: list[tuple[str, list[Table]]]
