@@ -138,7 +138,7 @@ class LossCurves(Analysis):
 
     def _samples(self, ax: Axes, subject: Subject) -> None:
         """Draw corners of the run's sample grids, each above its own step."""
-        grids = {mosaic.step_of(path): path for path in subject.run.samples}
+        grids = subject.run.samples()
         n, last = self.pictures, ax.get_xlim()[1]
         wide = min(0.24, 0.92 / n) if n else 0
         for i in range(n):

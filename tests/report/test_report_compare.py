@@ -376,8 +376,9 @@ def test_the_record_of_a_command_line_is_a_grid(tmp_path: Path) -> None:
     write_grid(record, grid="", title="train -m dataset=digits", cells=listed, scale={})
     report([record], tmp_path / "out")
     html = (tmp_path / "out" / "report.html").read_text()
-    assert "<h1>train -m dataset=digits</h1>" in html
-    assert "4 cells: 3 finished, 1 not started. Not started: normalization=wn loss=standard." in html
+    assert "<h1>Sweep over normalization, loss</h1>" in html
+    assert "4 cells: 3 finished, 1 not started (train -m dataset=digits). Not started: " in html
+    assert "Not started: normalization=wn loss=standard." in html
     assert "down: normalization; across: loss" in html
     assert (tmp_path / "out" / "figures" / "samples-grid-0123abcd.png").is_file()
     assert len({r["run"] for r in rows_of(tmp_path / "out" / "results.csv")}) == 3

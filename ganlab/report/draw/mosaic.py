@@ -106,11 +106,12 @@ def _tile(runs: list[Run]) -> Tile:
 def _samples(run: Run, tiles: int, score: Score | None) -> Tile | None:
     """The newest readable samples of a run, enlarged if they are small; None without any."""
     resolution = side(run)
-    for path in reversed(run.samples):
+    for step, path in reversed(run.samples().items()):
         if (image := corner(run, path, resolution, tiles)) is not None:
             if 0 < resolution <= 64:
-                image = image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST)
-            caption = sheet.caption(MARKS.get(run.status, "unf."), step_of(path), score)
+                zoom = max(2, 64 // resolution)
+                image = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.NEAREST)
+            caption = sheet.caption(MARKS.get(run.status, "unf."), step, score)
             return Tile(image, caption, run.status != "finished")
     return None
 
@@ -142,12 +143,8 @@ def corner(run: Run, path: Path, resolution: int, tiles: int) -> Image.Image | N
             size = _side(image.width, image.height, resolution, tiles)
             return image.crop((0, 0, *size)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        run.notes.append(f"samples/{text.clean(path.name, 40)} can't be read: {text.clean(e, 80)}")
+        run.note_unreadable(path, e)
     return None
-
-
-def step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
 
 
 def _side(width: int, height: int, resolution: int, tiles: int) -> tuple[int, int]:

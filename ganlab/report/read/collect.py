@@ -82,8 +82,8 @@ class Run:
     @property
     def scale(self) -> tuple[float | None, float | None]:
         """Configured generator updates, and the width factor."""
-        steps = _number(self.config.get("steps"))
-        width = _number(self.config.get("architecture.width"))
+        steps = number(self.config.get("steps"))
+        width = number(self.config.get("architecture.width"))
         return self.number("steps") if steps is None else steps, width
 
     @property
@@ -97,13 +97,14 @@ class Run:
         """Whether D has 1.5 times the channels of SNGAN's ResNet at 32 px, as in its Tables 7 and 8."""
         return self.config.get("architecture.d_channels") == 192
 
-    @property
-    def samples(self) -> list[Path]:
-        """The sample grids, newest step last."""
-        matches = (
-            (re.fullmatch(r"step-(\d{1,18})\.png", p.name), p) for p in self.folder.glob("samples/*.png")
-        )
-        return [p for _, p in sorted((int(m[1]), p) for m, p in matches if m and not p.is_symlink())]
+    def samples(self, suffix: str = "png") -> dict[int, Path]:
+        """The sample grids (or texts) by step, newest last."""
+        pattern = re.compile(rf"step-(\d{{1,18}})\.{suffix}")
+        matches = ((pattern.fullmatch(p.name), p) for p in self.folder.glob(f"samples/*.{suffix}"))
+        return dict(sorted((int(m[1]), p) for m, p in matches if m and not p.is_symlink()))
+
+    def note_unreadable(self, path: Path, error: Exception) -> None:
+        self.notes.append(f"samples/{clean(path.name, 40)} can't be read: {clean(error, 80)}")
 
 
 def collect(paths: Sequence[Path]) -> list[Run]:
@@ -189,11 +190,11 @@ def read(folder: Path, label: str) -> Run:
     run.texts["method"] = run.texts["method"] or run.texts["normalization"] or "unknown"
     run.texts["setting"] = run.texts["setting"] or "–"
     for key in ("seed", "steps", "step", "it_per_s", "wall_s", "eval_share", "peak_memory_mb"):
-        run.numbers[key] = _number(result.get(key))
+        run.numbers[key] = number(result.get(key))
     counts = result.get("parameters")
     counts = counts if isinstance(counts, dict) else {}
     for player in ("generator", "discriminator"):
-        run.numbers[f"parameters_{player}"] = _number(counts.get(player))
+        run.numbers[f"parameters_{player}"] = number(counts.get(player))
     versions = result.get("versions")
     run.texts["torch"] = clean(versions.get("torch", ""), 30) if isinstance(versions, dict) else ""
     status = clean(result.get("status"), 30)
@@ -225,7 +226,7 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
     """A finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e300:
         return None
@@ -239,7 +240,7 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
             values = node.get("values") if isinstance(node, dict) else None
             if not isinstance(values, dict):
                 continue
-            step, protocol = _number(node.get("step")), node.get("protocol")
+            step, protocol = number(node.get("step")), node.get("protocol")
             protocol = protocol if isinstance(protocol, dict) else {}
             ident = clean(node.get("protocol_id") or _digest(protocol), 24)
             own_protocols, among_real = _own_protocols(node.get("details")), node.get("among_real")
@@ -247,17 +248,17 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
             for name, value in list(values.items())[:MAX_SCORES]:
                 if labels.spread_of(name):
                     continue
-                if (v := _number(value)) is None:
+                if (v := number(value)) is None:
                     notes.append(
                         f"{clean(name, 40)} of the {clean(checkpoint, 20)} checkpoint is not a finite number"
                     )
                     continue
-                std = next((_number(values[k]) for k in values if labels.spread_of(k) == name), None)
+                std = next((number(values[k]) for k in values if labels.spread_of(k) == name), None)
                 at = None if step is None else int(step)
                 yield Score(
                     *(clean(checkpoint, 20), at, clean(name, 40), v, std),
                     *own_protocols.get(name, (protocol, ident)),
-                    _number(among_real.get(name)),
+                    number(among_real.get(name)),
                 )
 
 
@@ -278,7 +279,7 @@ def _read_evaluations(run: Run) -> None:
     for path in sorted(run.folder.glob("evaluations/*.json"))[:MAX_EVALUATIONS]:
         try:
             record = json.loads(_bytes(path))
-            checkpoint, step = clean(record["checkpoint"], 20), _number(record.get("step"))
+            checkpoint, step = clean(record["checkpoint"], 20), number(record.get("step"))
             if checkpoint not in steps or steps[checkpoint] != step:  # the run has moved on since
                 checkpoint = f"step {step:.0f}"
             scores = list(_scores({checkpoint: record}, run.notes))
@@ -316,10 +317,10 @@ def _leaf(node: object) -> object:
     """A config value of bounded size; a list becomes its text."""
     if isinstance(node, list):
         items = [
-            str(v)[:40] if isinstance(v, (bool, float, str)) or _number(v) is not None else "…"
+            str(v)[:40] if isinstance(v, (bool, float, str)) or number(v) is not None else "…"
             for v in node[:50]
         ]
         return f"[{', '.join(items)}]"
-    if node is None or isinstance(node, (bool, float)) or _number(node) is not None:
+    if node is None or isinstance(node, (bool, float)) or number(node) is not None:
         return node
     return node[:200] if isinstance(node, str) else "…"

@@ -6,14 +6,12 @@ mistake in it becomes a note.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ganlab.report.read.collect import GRID, Run, cell_folder, grid_cells, read_object
+from ganlab.report.read.collect import GRID, Run, cell_folder, grid_cells, number, read_object
 from ganlab.text import clean
 
 MAX_AXES = 40
@@ -36,6 +34,7 @@ class Grid:
     num_cells, counts: how many cells it has, and how many runs by status. missing: cells without a run.
     pairs: ``axis`` along which cells are compared in pairs, what to ``count``, and the ``paper`` that
     published such counts. random: ``n`` members of a random set, drawn with ``seed`` out of ``of``.
+    command: that of an unnamed grid.
     """
 
     title: str
@@ -49,6 +48,7 @@ class Grid:
     cells: list[GridCell] = field(default_factory=list)
     pairs: dict[str, str] = field(default_factory=dict)
     random: dict[str, int] = field(default_factory=dict)
+    command: str = ""
 
     def axes(self) -> dict[str, list[str]]:
         """Axis -> its labels, in the order of the cells."""
@@ -79,7 +79,8 @@ class Grid:
             return self.problem
         parts = [f"{n} {status}" for status, n in sorted(self.counts.items())]
         parts += [f"{len(self.missing)} not started"] if self.missing else []
-        return f"{self.num_cells} cell{'s' * (self.num_cells != 1)}: {', '.join(parts)}"
+        command = f" ({self.command})" if self.command else ""
+        return f"{self.num_cells} cell{'s' * (self.num_cells != 1)}: {', '.join(parts)}{command}"
 
 
 def find(runs: Iterable[Run], paths: Sequence[Path]) -> list[Grid]:
@@ -112,8 +113,12 @@ def read(folder: Path, runs: dict[Path, Run]) -> Grid:
             counts["unreadable" if run.problem else run.status] += 1
         else:
             missing.append(label)
-    title = clean(record.get("title") or record.get("grid") or name, 160)
-    updates, width = (_fraction(scale.get(key)) for key in ("updates", "width"))
+    title, command = clean(record.get("title") or record.get("grid") or name, 160), ""
+    swept = dict.fromkeys(axis for cell in cells for axis in cell.axes)
+    if record.get("grid") == "" and swept:
+        title, command = f"Sweep over {', '.join(swept)}", title
+    fractions = [number(scale.get(key)) for key in ("updates", "width")]
+    updates, width = (f if f is not None and 0 < f < 1e9 else None for f in fractions)
     pairs, draw = _labels(record.get("pairs")), record.get("random")
     numbers = {k: v for k, v in draw.items() if type(v) is int} if isinstance(draw, dict) else {}
     random = {key: numbers[key] for key in ("n", "seed", "of") if key in numbers}
@@ -123,6 +128,7 @@ def read(folder: Path, runs: dict[Path, Run]) -> Grid:
         cells=cells,
         pairs=pairs,
         random=random,
+        command=command,
     )
 
 
@@ -130,10 +136,3 @@ def _labels(node: object) -> dict[str, str]:
     """A mapping of names to labels, as clean text."""
     pairs = list(node.items())[:MAX_AXES] if isinstance(node, dict) else []
     return {clean(key, 60): clean(value, 60) for key, value in pairs}
-
-
-def _fraction(value: Any) -> float | None:
-    """A positive finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-        return None
-    return float(value) if math.isfinite(value) else None

@@ -68,11 +68,10 @@ def view(section: Section, number: int, stem: str) -> View:
         published_lines = {g: bars.Line(p.value, p.std) for g, p in match.rows.items()}
         caption = bars.Caption(title, _subtitle(section, key), match.note)
         pictures.append(bars.draw(section, key, caption, published_lines, name))
-    notes = list(dict.fromkeys(m.note for m in matches.values() if m.note))
-    if not notes:
-        dataset = labels.DATASETS.get(section.dataset, section.dataset) or "this dataset"
-        notes = [f"ganlab knows no published scores of these methods on {dataset}."]
-    fid = next((k for k in keys if labels.split_score(k.score)[0] == "fid"), keys[0] if keys else None)
+    dataset = labels.DATASETS.get(section.dataset, section.dataset) or "this dataset"
+    unknown = f"ganlab knows no published scores of these methods on {dataset}."
+    notes = list(dict.fromkeys(m.note for m in matches.values() if m.note)) or [unknown]
+    fid = next((k for k in keys if _kind(k) == "fid"), keys[0] if keys else None)
     if section.crowded:
         notes = [
             f"{len(section.groups)} methods and variants are too many for figures and pairwise comparisons; "
@@ -156,7 +155,12 @@ def write(
 
     csv_files: name -> content of additional CSV files.
     """
-    _prepare(out)
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise _unwritable(out, e.strerror or str(e)) from e
+    if not os.access(out / "figures", os.W_OK | os.X_OK):  # before minutes of drawing
+        raise _unwritable(out, "no permission")
     stems: dict[str, int] = {}
     views = []
     for number, section in enumerate(sections, 1):
@@ -208,7 +212,7 @@ def write(
         for name, data in files.items():
             write_atomic(out / name, data)
     except OSError as e:
-        raise _unwritable(out, e) from e
+        raise _unwritable(out, e.strerror or str(e)) from e
     except EnvError as e:
         raise EnvError(e.mistakes[0].where, e.mistakes[0].what, "choose another out=") from e
     return out / "report.html"
@@ -221,30 +225,17 @@ def _crossings(grids: Sequence[Grid], runs: Sequence[Run]) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def _prepare(out: Path) -> None:
-    """Create the folder; check before drawing that it is writable."""
-    try:
-        (out / "figures").mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise _unwritable(out, e) from e
-    if not os.access(out / "figures", os.W_OK | os.X_OK):
-        raise EnvError(str(out), "can't write the report (no permission)", "choose another out=")
-
-
-def _unwritable(out: Path, error: OSError) -> EnvError:
-    return EnvError(str(out), f"can't write the report ({error.strerror or error})", "choose another out=")
+def _unwritable(out: Path, why: str) -> EnvError:
+    return EnvError(str(out), f"can't write the report ({why})", "choose another out=")
 
 
 def _sources(views: Iterable[View]) -> list[str]:
     """The papers whose values are shown."""
-    sentences = " ".join(note for v in views if v.comparison for note in v.notes)
-    sentences += " ".join(
-        field.text for v in views if v.side_by_side for row in v.side_by_side.rows for field in row
-    )
-    papers = published.table()["papers"].values()
-    return [
-        f"{p['name']}: arXiv {p['arxiv']}" for p in papers if "arxiv" in p and f"{p['name']} " in sentences
-    ]
+    texts = [note for v in views if v.comparison for note in v.notes]
+    texts += [field.text for v in views if v.side_by_side for row in v.side_by_side.rows for field in row]
+    sentences = " ".join(texts)
+    papers = [p for p in published.table()["papers"].values() if "arxiv" in p]
+    return [f"{p['name']}: arXiv {p['arxiv']}" for p in papers if f"{p['name']} " in sentences]
 
 
 def _environment(html: bool) -> jinja2.Environment:
@@ -256,12 +247,7 @@ def _environment(html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters |= {
-        "md": labels.md,
-        "number": labels.number,
-        "count": labels.count,
-        "duration": labels.duration,
-    }
+    env.filters |= {name: getattr(labels, name) for name in ("md", "number", "count", "duration")}
     env.filters |= {"data_uri": data_uri, "percent": lambda v: "–" if v is None else f"{v:.0%}"}
     return env
 
