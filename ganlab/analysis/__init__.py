@@ -1,10 +1,10 @@
 """``ganlab analyze``: figures and tables computed from runs, one module per analysis.
 
 To add an analysis, add a module with a subclass of ``base.Analysis``; its name is the module's, its docstring
-is the help text, and its constructor arguments are its keys. ``base`` defines the interface, ``subjects``
-opens runs, ``series`` groups their scores, and ``drawing`` and ``sheet`` draw.
-
-Runs are only read; results are written to a folder ``analysis/``. Random draws use separate generators.
+is the help text, and its annotated attributes are its keys (an example: docs/extending.md).
+``base`` defines the interface, ``subjects`` opens runs and draws samples, ``series`` groups their scores, and
+``drawing`` draws. Runs are only read; results are written to a folder ``analysis/``. Random draws use
+separate generators.
 """
 
 from __future__ import annotations
@@ -50,14 +50,10 @@ def catalogue() -> dict[str, Entry]:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.ClassDef) and any(ast.unparse(b) == "Analysis" for b in node.bases):
-                inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-                entries[path.stem] = Entry(ast.get_docstring(node) or "", _keys(inits[0]) if inits else {})
+                fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and n.value]
+                keys = {ast.unparse(n.target): ast.unparse(n.value) for n in fields if n.value}
+                entries[path.stem] = Entry(ast.get_docstring(node) or "", keys)
     return entries
-
-
-def _keys(init: ast.FunctionDef) -> dict[str, str]:
-    names = [a.arg for a in init.args.args][1:]
-    return dict(zip(names, map(ast.unparse, init.args.defaults), strict=True))
 
 
 def load(name: str) -> type[Analysis]:

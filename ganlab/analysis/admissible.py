@@ -7,17 +7,17 @@ from typing import Annotated
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ganlab.analysis import drawing
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
 from ganlab.report.draw import style
-from ganlab.schema import Range, checked
+from ganlab.schema import Range
 
 DECAYS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # s_i^2 proportional to i^-decay
 NAMES = {"wn": "weight norm / sqrt(d_out)", "sn": "spectral norm"}
+COLORS = {name: style.METHOD_COLORS[name] for name in NAMES}
 
 
 class Admissible(Analysis):
@@ -33,13 +33,10 @@ class Admissible(Analysis):
     """
 
     runs = (0, 1000)
-
-    @checked
-    def __init__(self, d: Annotated[int, Range(ge=2, le=1000)] = 16) -> None:
-        self.d = d
+    d: Annotated[int, Range(ge=2, le=1000)] = 16
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        rows: list[Row] = [
+        rows = [
             {"norm": norm, "decay": decay, "index": i, "squared": float(v)}
             for norm in NAMES
             for decay in DECAYS
@@ -50,26 +47,17 @@ class Admissible(Analysis):
             f"{NAMES['wn']} {1 / self.d:.4g} to 1, spectral norm always 1",
             f"sum of squares: {NAMES['wn']} always 1, spectral norm 1 to {self.d}",
         ]
-        return Finding(self._draw(), rows, report)
-
-    def _draw(self) -> bytes:
-        colors = {"wn": style.METHOD_COLORS["wn"], "sn": style.METHOD_COLORS["sn"]}
-        with drawing.style():
-            figure = Figure(figsize=(7.6, 3.5), layout="constrained")
-            left, right = drawing.panels(figure, 2, 2)
-            _plane(left, colors)
-            for norm, color in colors.items():
+        with drawing.Picture("Singular values that each normalization admits", 7.6, 3.5) as picture:
+            left, right = picture.panels(2, 2)
+            _plane(left)
+            ranks = range(1, self.d + 1)
+            for norm, color in COLORS.items():
                 for decay in DECAYS:
-                    right.plot(
-                        range(1, self.d + 1), spectrum(norm, self.d, decay), "o-", color=color, lw=1, ms=2.2
-                    )
-            right.set_xlabel("rank")
-            right.set_ylabel("squared singular value")
+                    right.plot(ranks, spectrum(norm, self.d, decay), "o-", color=color, lw=1, ms=2.2)
+            right.set(xlabel="rank", ylabel="squared singular value")
             right.set_title(f"d = {self.d}: spectra ~ rank^-a, a = {', '.join(f'{a:g}' for a in DECAYS)}")
-            handles = [Line2D([], [], color=colors[k], lw=1.6, label=NAMES[k]) for k in NAMES]
-            figure.legend(handles=handles, loc="outside lower center", ncols=2)
-            drawing.set_title(figure, "Singular values that each normalization admits")
-            return drawing.png(figure)
+            picture.legend([Line2D([], [], color=COLORS[k], lw=1.6, label=NAMES[k]) for k in NAMES])
+        return Finding(picture.png, rows, report)
 
 
 def spectrum(norm: str, d: int, decay: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -78,12 +66,12 @@ def spectrum(norm: str, d: int, decay: float) -> np.ndarray[tuple[int], np.dtype
     return values / values.sum() if norm == "wn" else values
 
 
-def _plane(ax: Axes, colors: dict[str, str]) -> None:
+def _plane(ax: Axes) -> None:
     """Draw the admissible sets for d = 2 in the plane of (s_1, s_2), s_1 >= s_2."""
     angle = np.linspace(0, np.pi / 4, 100)
     ax.fill_between([0, 1.15], [0, 1.15], 1.15, color="#f2f2f2", lw=0)
-    ax.plot(np.cos(angle), np.sin(angle), color=colors["wn"], lw=2)
-    ax.plot([1, 1], [0, 1], color=colors["sn"], lw=2)
+    ax.plot(np.cos(angle), np.sin(angle), color=COLORS["wn"], lw=2)
+    ax.plot([1, 1], [0, 1], color=COLORS["sn"], lw=2)
     ax.text(0.32, 0.72, "s1 < s2", color=style.GREY, fontsize=7)
     ax.set(xlim=(0, 1.15), ylim=(0, 1.15), xlabel="largest singular value s1", ylabel="s2", aspect="equal")
     ax.set_title("d = 2")

@@ -1,21 +1,22 @@
-"""Base class of the analyses: options in the constructor, runs in, a figure and tables out."""
+"""Base class of the analyses: keys as annotated attributes, runs in, a figure and tables out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 from ganlab.analysis.subjects import Subject
 from ganlab.config.files import display
+from ganlab.schema import checked
 from ganlab.system.files import disk_error, write_atomic
 from ganlab.tables import to_csv
 from ganlab.types import Kind
 
 MAX_RUNS = 1000
-Row = Mapping[str, object]
+Row = dict[str, Any]
 
 
 @dataclass
@@ -26,11 +27,11 @@ class Finding:
     files: further files by name.
     """
 
-    png: bytes
-    rows: Sequence[Row]
-    report: Sequence[str] = ()
-    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    png: bytes = b""
+    rows: list[Row] = field(default_factory=list)
+    report: list[str] = field(default_factory=list)
+    tables: dict[str, list[Row]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
     def write(self, folder: Path, name: str) -> Path:
         """Write ``NAME.png``, ``NAME.csv`` and ``NAME_SUFFIX.csv`` to ``folder``; return the PNG's path.
@@ -53,8 +54,11 @@ class Finding:
         return picture
 
 
+@dataclass_transform()
 class Analysis(ABC):
-    """One figure computed from runs. The constructor arguments are its keys; all have defaults.
+    """One figure computed from runs. A subclass's annotated attributes are its keys; all have defaults.
+
+    A subclass is a dataclass, and its values are checked against their types (``schema.py``).
 
     runs: minimum and maximum number of runs. kinds: sample kinds it applies to. composes: whether it accepts
     config overrides instead of a run. overrides, config_dirs: the command line's config overrides, set before
@@ -66,6 +70,11 @@ class Analysis(ABC):
     composes: ClassVar[bool] = False
     overrides: Sequence[str] = ()
     config_dirs: Sequence[str] = ()
+
+    def __init_subclass__(cls) -> None:
+        if "__init__" not in cls.__dict__:
+            dataclass(eq=False, repr=False)(cls)
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
     @abstractmethod
     def make(self, runs: Sequence[Subject]) -> Finding:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ganlab.analysis import series, subjects
+from ganlab.analysis import series
 from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
-from ganlab.errors import DataError
-from ganlab.schema import Count, checked
+from ganlab.schema import Count
 
 
 class DSteps(Analysis):
@@ -24,32 +23,11 @@ class DSteps(Analysis):
     """
 
     runs = (2, 1000)
-
-    @checked
-    def __init__(self, updates: Count | None = None, score: str | None = None) -> None:
-        self.updates, self.score = updates, score
+    updates: Count | None = None
+    score: str | None = None
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        score, protocol, measures = series.choose(runs, self.score, "d_steps")
-        step = self.updates or series.commonest_step(measures)
-        at = series.at_step(score, protocol, step)
-        if not any(at(s) is not None for s in runs):
-            steps = ", ".join(map(str, sorted({m.step for m in measures})[-8:]))
-            raise DataError("updates", f"no run has {score} at step {step}", f"available steps: {steps}")
-        counts = {d_steps(s) for s in runs if at(s) is not None}
-        if len(counts) < 2:
-            problem = (
-                f"all runs with {score} at step {step} have the same d_steps: {', '.join(map(str, counts))}"
-            )
-            raise DataError("d_steps", problem, "pass runs with several values, as from grid=sngan_fig11")
-        lines = series.lines(runs, "d_steps", lambda s: {} if (v := at(s)) is None else {d_steps(s): v})
-        title = f"D updates per G update: {subjects.common(runs)}"
-        caption = series.Caption(title, f"after {step:,} generator updates")
-        axis = series.Axis("D updates per G update", lines, ticks=True)
-        return series.finding(lines, "d_steps", [axis], caption, score, protocol)
-
-
-def d_steps(subject: Subject) -> int:
-    """D updates per G update; 1 if the config has no such key."""
-    value = subject.run.config.get("d_steps")
-    return int(value) if isinstance(value, (int, float)) else 1
+        against = series.Against(
+            "d_steps", "d_steps", "D updates per G update", grid="sngan_fig11", number=int
+        )
+        return series.against(runs, against, self.score, self.updates, "D updates per G update")

@@ -12,8 +12,6 @@ from PIL import Image
 
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.runs.checkpoint import Checkpoints
-from ganlab.runs.folder import RunFolder
 
 MIN_FRAMES = 3
 FRAME_MS, LAST_MS = 200, 2000  # the last frame stays longer
@@ -23,8 +21,7 @@ DPI = 100
 
 def steps(subject: Subject) -> list[int]:
     """Steps of the run's checkpoints, ascending. Raises DataError if there are fewer than MIN_FRAMES."""
-    folder = RunFolder(subject.run.folder)
-    steps = Checkpoints(folder.checkpoints, folder.run_id).steps()
+    steps = subject.checkpoints()
     if len(steps) < MIN_FRAMES:
         available = ", ".join(f"{s:,}" for s in steps) or "none"
         problem = f"{subject.run.label} has too few checkpoints (steps {available})"

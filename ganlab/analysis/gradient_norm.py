@@ -10,10 +10,10 @@ from torch import Tensor
 from ganlab import rng
 from ganlab.analysis import histograms
 from ganlab.analysis.base import Analysis, Finding
-from ganlab.analysis.subjects import PIECE, Subject
+from ganlab.analysis.subjects import Subject, in_pieces
 from ganlab.evaluation.generate import evaluating
 from ganlab.methods.penalties import gradient_norms
-from ganlab.schema import Count, Steps, checked
+from ganlab.schema import Count, Steps
 from ganlab.training.gan import GAN
 
 
@@ -31,10 +31,9 @@ class GradientNorm(Analysis):
     """
 
     runs = (1, histograms.MAX_RUNS)
-
-    @checked
-    def __init__(self, checkpoint: str | int = "last", n: Count = 1000, seed: Steps = 0) -> None:
-        self.checkpoint, self.n, self.seed = str(checkpoint), n, seed
+    checkpoint: str | int = "last"
+    n: Count = 1000
+    seed: Steps = 0
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         panels = []
@@ -58,8 +57,4 @@ class GradientNorm(Analysis):
 def norms(gan: GAN, x: Tensor, y: Tensor | None) -> Tensor:
     """Gradient norms (n,) on the CPU, with D in evaluation mode; its mode is restored."""
     with evaluating(gan.discriminator):
-        parts = [
-            gradient_norms(gan.discriminator, x[i : i + PIECE], None if y is None else y[i : i + PIECE])
-            for i in range(0, len(x), PIECE)
-        ]
-    return torch.cat([p.detach() for p in parts]).cpu()
+        return in_pieces(lambda x, y: gradient_norms(gan.discriminator, x, y).detach(), x, y).cpu()

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ganlab import text
-from ganlab.analysis import drawing, subjects
-from ganlab.analysis.base import Finding, Row
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Finding
 from ganlab.analysis.subjects import Subject
 from ganlab.report.draw import style
 
@@ -29,6 +29,7 @@ COLORS = {
     "between": "#009e73",
     "samples": "#d55e00",
 }
+MEAN: Any = {"lw": 1.1, "ls": (0, (4, 2))}
 
 
 class Panel(NamedTuple):
@@ -41,41 +42,33 @@ class Panel(NamedTuple):
 
 def finding(panels: Sequence[Panel], title: str, label: str, column: str, zero: bool = False) -> Finding:
     """Build the figure, one row per image, and a summary per kind. ``zero``: start the axis at 0."""
-    rows: list[Row] = []
-    summary: list[Row] = []
-    report = [f"{label}: mean (standard deviation)"]
+    result = Finding(report=[f"{label}: mean (standard deviation)"], tables={"summary": []})
     for subject, step, kinds in panels:
-        columns = {**subject.columns, "step": step}
         parts = []
         for kind, values in kinds.items():
-            columns = {**columns, "kind": kind}
-            rows += [{**columns, "index": i, column: float(v)} for i, v in enumerate(values)]
-            summary.append({**columns, "n": len(values), **statistics(values)})
+            columns = {**subject.columns, "step": step, "kind": kind}
+            result.rows += [{**columns, "index": i, column: float(v)} for i, v in enumerate(values)]
+            result.tables["summary"].append({**columns, "n": len(values), **statistics(values)})
             parts.append(f"{kind} {values.mean():.4g} ({values.std(correction=0):.2g})")
-        report.append(f"  {subject.label}: {', '.join(parts)}")
-    return Finding(_draw(panels, title, label, zero), rows, report, {"summary": summary})
+        result.report.append(f"  {subject.label}: {', '.join(parts)}")
+    result.png = _draw(panels, title, label, zero)
+    return result
 
 
 def statistics(values: Tensor) -> dict[str, float]:
     """Mean, population standard deviation, and quantiles."""
     exact = values.double().numpy()
-    low, middle, high = np.quantile(exact, (0.05, 0.5, 0.95))
-    return {
-        "mean": float(exact.mean()),
-        "std": float(exact.std()),
-        "q05": float(low),
-        "median": float(middle),
-        "q95": float(high),
-    }
+    low, middle, high = map(float, np.quantile(exact, (0.05, 0.5, 0.95)))
+    spread = {"mean": float(exact.mean()), "std": float(exact.std())}
+    return {**spread, "q05": low, "median": middle, "q95": high}
 
 
 def _draw(panels: Sequence[Panel], title: str, label: str, zero: bool) -> bytes:
     across = min(len(panels), 3 if len(panels) > 4 else 2)
-    down = -(-len(panels) // across)
-    kinds = list(dict.fromkeys(kind for panel in panels for kind in panel.kinds))
-    with drawing.style():
-        figure = Figure(figsize=(max(5.5, 3.4 * across), 2.1 * down + 1.1), layout="constrained")
-        axes = drawing.panels(figure, len(panels), across)
+    kinds = dict.fromkeys(kind for panel in panels for kind in panel.kinds)
+    runs = [p.subject for p in panels]
+    with drawing.grid(title, runs, across, (3.4, 2.1), (0, 1.1), least=5.5) as picture:
+        axes = picture.panels(len(panels), across)
         for ax, (subject, step, values) in zip(axes, panels, strict=True):
             finite = {k: v[v.isfinite()].double().numpy() for k, v in values.items()}
             edges = _edges(np.concatenate(list(finite.values())), zero)
@@ -83,19 +76,17 @@ def _draw(panels: Sequence[Panel], title: str, label: str, zero: bool) -> bytes:
                 options: Any = {"bins": edges, "density": True, "color": COLORS[kind]}
                 ax.hist(numbers, histtype="stepfilled", alpha=0.18, **options)
                 ax.hist(numbers, histtype="step", lw=1.1, **options)
-                ax.axvline(numbers.mean(), color=COLORS[kind], lw=1.1, ls=(0, (4, 2)))
+                ax.axvline(numbers.mean(), color=COLORS[kind], **MEAN)
             ax.set_xlim(edges[0], edges[-1])
+            ax.xaxis.set_major_locator(MaxNLocator(5))
             ax.set_yticks([])
             ax.grid(visible=False)
             ax.spines["left"].set_visible(False)
             ax.set_title(text.plain(f"{subject.label}, step {step:,}", 60))
-        for ax in axes[-across:]:
-            ax.set_xlabel(label)
+        drawing.outer_labels(axes, across, label)
         handles: list[Any] = [Patch(color=COLORS[k], alpha=0.6, label=k) for k in kinds]
-        handles.append(Line2D([], [], color=style.GREY, lw=1.1, ls=(0, (4, 2)), label="mean"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-        drawing.set_title(figure, f"{title}: {subjects.common([p.subject for p in panels])}")
-        return drawing.png(figure)
+        picture.legend([*handles, Line2D([], [], color=style.GREY, label="mean", **MEAN)])
+    return picture.png
 
 
 def _edges(values: Vector, zero: bool) -> Vector:

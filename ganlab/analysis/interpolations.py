@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from ganlab.analysis import sheet, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing, subjects
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject, as_bytes, generate
-from ganlab.report.draw.mosaic import Tile
+from ganlab.report.draw import sheet
 from ganlab.samples.latents import interpolate
-from ganlab.schema import Count, Range, Steps, checked
+from ganlab.schema import Count, Range, Steps
 
 
 class Interpolations(Analysis):
@@ -28,21 +28,16 @@ class Interpolations(Analysis):
 
     kinds = ("images",)
     runs = (1, 12)
-
-    @checked
-    def __init__(
-        self,
-        checkpoint: str | int = "last",
-        pairs: Count | None = None,
-        columns: Annotated[int, Range(ge=2, le=64)] = 10,
-        seed: Steps = 0,
-    ) -> None:
-        self.checkpoint, self.pairs, self.columns, self.seed = str(checkpoint), pairs, columns, seed
+    checkpoint: str | int = "last"
+    pairs: Count | None = None
+    columns: Annotated[int, Range(ge=2, le=64)] = 10
+    seed: Steps = 0
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        cells: dict[tuple[int, int], Tile] = {}
-        rows: list[Row] = []
-        report = ["root mean square pixel change (range 2) per interpolation step: mean, largest"]
+        cells = {}
+        result = Finding(
+            report=["root mean square pixel change (range 2) per interpolation step: mean, largest"]
+        )
         pairs = self.pairs or (6 if len(runs) == 1 else 2)
         for i, subject in enumerate(runs):
             gan, step = subject.restore(self.checkpoint)
@@ -50,15 +45,15 @@ class Interpolations(Analysis):
             latents = interpolate(z[:pairs], z[pairs:], self.columns)
             labels = None if y is None else y[:pairs].repeat_interleave(self.columns)
             x = generate(gan, latents, labels)
-            cells[i, 0] = Tile(sheet.block(as_bytes(x), self.columns), f"step {step:,}")
-            path = x.reshape(pairs, self.columns, -1)
-            changes = path.diff(dim=1).square().mean(2).sqrt()
-            report.append(f"  {subject.label}: {changes.mean():.4f}, {changes.max():.4f}")
-            rows += [
+            cells[i, 0] = sheet.Tile(drawing.block(as_bytes(x), self.columns), f"step {step:,}")
+            changes = x.reshape(pairs, self.columns, -1).diff(dim=1).square().mean(2).sqrt()
+            result.report.append(f"  {subject.label}: {changes.mean():.4f}, {changes.max():.4f}")
+            result.rows += [
                 {**subject.columns, "step": step, "pair": p, "from": c, "to": c + 1, "rms_change": float(v)}
                 for p, steps in enumerate(changes)
                 for c, v in enumerate(steps)
             ]
         names = [s.label for s in runs] if len(runs) > 1 else [""]
         title = f"Interpolations: {runs[0].label + ', ' if len(runs) == 1 else ''}{subjects.common(runs)}"
-        return Finding(sheet.png(title, names, [""], cells), rows, report)
+        result.png = sheet.png(title, names, [""], cells)
+        return result

@@ -7,16 +7,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
-from ganlab.analysis import drawing, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
 from ganlab.methods.modes import evaluating, unfolded
 from ganlab.methods.weights import weighted_layers
-from ganlab.schema import Count, Steps, checked
+from ganlab.schema import Count, Steps
 from ganlab.training.gan import GAN
 
 
@@ -42,47 +41,39 @@ class LayerGradients(Analysis):
         seed: random seed.
     """
 
-    @checked
-    def __init__(self, checkpoint: str | int = "last", n: Count = 256, seed: Steps = 0) -> None:
-        self.checkpoint, self.n, self.seed = str(checkpoint), n, seed
+    checkpoint: str | int = "last"
+    n: Count = 256
+    seed: Steps = 0
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        rows: list[Row] = []
         norms: dict[Subject, list[Norms]] = {}
-        report = ["gradient norm at the first and last layer; mean factor per layer, last to first"]
+        result = Finding(
+            report=["gradient norm at the first and last layer; mean factor per layer, last to first"]
+        )
         for subject in runs:
             gan, step = subject.restore(self.checkpoint)
-            norms[subject] = run_norms = by_layer(gan, *self._samples(subject, gan))
-            rows += [
+            real = subject.real(gan, self.n, self.seed)
+            norms[subject] = own = by_layer(gan, real, subject.fake(gan, len(real.x), self.seed))
+            result.rows += [
                 {**subject.columns, "step": step, "place": i, "layer": layer, "norm": norm}
-                for i, (layer, norm) in enumerate(run_norms, 1)
+                for i, (layer, norm) in enumerate(own, 1)
             ]
-            ends = f"{run_norms[0].norm:.3g}, {run_norms[-1].norm:.3g}"
-            report.append(f"  {subject.label}: {ends}; {factor(run_norms):.3g}")
-        return Finding(self._draw(norms), rows, report)
-
-    def _samples(self, subject: Subject, gan: GAN) -> tuple[Any, Any]:
-        real = subject.real(gan, self.n, self.seed)
-        return real, subject.fake(gan, len(real.x), self.seed)
-
-    def _draw(self, norms: dict[Subject, list[Norms]]) -> bytes:
-        runs = list(norms)
+            ends = f"{own[0].norm:.3g}, {own[-1].norm:.3g}; {factor(own):.3g}"
+            result.report.append(f"  {subject.label}: {ends}")
         styles = drawing.run_styles(runs)
-        with drawing.style():
-            figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-            (ax,) = drawing.panels(figure, 1, 1)
-            for subject, run_norms in norms.items():
-                points = [(i, n.norm) for i, n in enumerate(run_norms, 1) if n.norm > 0]
+        with drawing.Picture("Gradients in D, layer by layer", 6.4, 3.8, runs) as picture:
+            (ax,) = picture.panels()
+            for subject, own in norms.items():
+                points = [(i, n.norm) for i, n in enumerate(own, 1) if n.norm > 0]
                 if points:
                     ax.plot(*zip(*points, strict=True), marker="o", ms=3, lw=1.4, **styles[subject])
             ax.set_yscale("log")
             drawing.set_log_scale(ax.yaxis)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_xlabel("layer of D")
-            ax.set_ylabel("gradient norm of D's loss at the layer's input")
-            drawing.legend(figure, runs, styles)
-            drawing.set_title(figure, f"Gradients in D, layer by layer: {subjects.common(runs)}")
-            return drawing.png(figure)
+            ax.set(xlabel="layer of D", ylabel="gradient norm of D's loss at the layer's input")
+            picture.run_legend(styles)
+        result.png = picture.png
+        return result
 
 
 def factor(norms: Sequence[Norms]) -> float:
@@ -110,15 +101,13 @@ def by_layer(gan: GAN, real: Any, fake: Any) -> list[Norms]:
         gradients = torch.autograd.grad(loss * n, inputs, allow_unused=True)
     sizes = [0.0 if g is None else float(g.double().flatten(1).norm(dim=1).mean()) for g in gradients]
     half = len(real_inputs)
-    return [
-        Norms(name, (a + b) / 2)
-        for (name, _), a, b in zip(real_inputs, sizes[:half], sizes[half:], strict=True)
-    ]
+    pairs = zip(real_inputs, sizes[:half], sizes[half:], strict=True)
+    return [Norms(name, (a + b) / 2) for (name, _), a, b in pairs]
 
 
 @contextmanager
 def _inputs(net: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
-    """Inside, each call of a weighted layer leaves its name and what it was given."""
+    """Inside, each call of a weighted layer appends its name and its input."""
     inputs: list[tuple[str, Tensor]] = []
 
     def recorder(name: str) -> Any:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal
 
-from ganlab.analysis import series, subjects
+from ganlab.analysis import series
 from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.schema import checked
 
 UNITS = (("seconds", 1.0, 120.0), ("minutes", 60.0, 7200.0), ("hours", 3600.0, float("inf")))
 
@@ -28,16 +27,12 @@ class LearningCurves(Analysis):
         x: updates, time, or both (side by side).
     """
 
-    @checked
-    def __init__(self, score: str | None = None, x: Literal["updates", "time", "both"] = "updates") -> None:
-        self.score, self.x = score, x
+    score: str | None = None
+    x: Literal["updates", "time", "both"] = "updates"
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        score, protocol, measures = series.choose(runs, self.score, "learning_curves")
+        score, protocol, _ = series.choose(runs, self.score, "learning_curves", curves=True)
         needs_time = self.x != "updates"
-        if len({m.step for m in measures}) < 2:
-            problem = f"each run has a single {score}, so there is no curve"
-            raise DataError("learning_curves", problem, "train with eval_every=N")
 
         def curve(subject: Subject) -> dict[float, float]:
             own = (m for m in series.measures(subject) if (m.score, m.protocol) == (score, protocol))
@@ -53,9 +48,8 @@ class LearningCurves(Analysis):
         clock = series.lines(runs, "", seconds) if needs_time else None
         axes = [series.Axis("generator updates", lines)] if self.x != "time" else []
         axes += [_over_time(lines, clock)] if clock else []
-        caption = series.Caption(f"Learning curves: {subjects.common(runs)}", "scores during training")
-        optimizers = series.optimizers(runs)
-        return series.finding(lines, "step", axes, caption, score, protocol, clock, optimizers)
+        caption = series.Caption("Learning curves", "scores during training", score, protocol)
+        return series.finding(runs, lines, "step", axes, caption, clock, series.optimizers(runs))
 
 
 def _over_time(lines: series.Lines, clock: series.Lines) -> series.Axis:

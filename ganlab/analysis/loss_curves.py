@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
-from PIL import Image
 from scipy.ndimage import median_filter
 from scipy.stats import spearmanr
 
 from ganlab import text
-from ganlab.analysis import drawing, series, subjects
+from ganlab.analysis import drawing, series
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
-from ganlab.report.draw import style
+from ganlab.report.draw import mosaic, style
 from ganlab.report.read.history import Curve
-from ganlab.samples.base import Picture, sample_kind
-from ganlab.schema import Count, Steps, checked
+from ganlab.schema import Count, Steps
 
 ESTIMATES = ("critic/wasserstein_estimate", "critic/js_estimate")  # a run has at most one
 NAMES = {
@@ -33,11 +28,7 @@ NAMES = {
     "loss/g": "G's loss",
     "loss/d": "D's loss",
 }
-GRID, CORNER, PAD = (
-    8,
-    3,
-    2,
-)  # samples per side of a sample grid and of the corner shown; pixels between samples
+CORNER = 3  # samples per side of the insets
 Values = npt.NDArray[np.float64]
 
 
@@ -69,12 +60,10 @@ class LossCurves(Analysis):
     """
 
     runs = (1, 12)
-
-    @checked
-    def __init__(
-        self, curve: str | None = None, median: Count = 25, pictures: Steps = 4, score: str | None = None
-    ) -> None:
-        self.curve, self.median, self.pictures, self.score = curve, median, pictures, score
+    curve: str | None = None
+    median: Count = 25
+    pictures: Steps = 4
+    score: str | None = None
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         curves = {s: c for s in runs if (c := self._curve(s)) is not None}
@@ -82,56 +71,48 @@ class LossCurves(Analysis):
             curve = self.curve or "a distance estimate (only Wasserstein and standard losses have one)"
             fix = "train with log_every=N, or choose another curve, such as curve=loss/d"
             raise DataError("curve", f"no run has {curve}", fix)
-        rows: list[Row] = [
-            {**s.columns, "curve": c.name, "step": step, "value": float(v), "filtered": float(f)}
-            for s, c in curves.items()
-            for step, v, f in zip(c.steps, c.raw, c.filtered, strict=True)
-        ]
-        summary = [self._facts(s, c) for s, c in curves.items()]
         report = [
             f"filtered over {self.median} log lines: first to last value; rank correlation with the score"
         ]
-        for subject, row in zip(curves, summary, strict=True):
+        result = Finding(self._draw(curves), report=report, tables={"summary": []})
+        for subject, c in curves.items():
+            result.rows += [
+                {**subject.columns, "curve": c.name, "step": step, "value": float(v), "filtered": float(f)}
+                for step, v, f in zip(c.steps, c.raw, c.filtered, strict=True)
+            ]
+            row = self._facts(subject, c)
+            result.tables["summary"].append(row)
             rank = row["correlation"]
-            result = (
-                f"{rank:+.2f} with {row['score']}" if isinstance(rank, float) else "no scores during training"
-            )
-            report.append(f"  {subject.label}: {row['first']:.4g} to {row['last']:.4g}; {result}")
-        return Finding(self._draw(curves), rows, report, {"summary": summary})
+            agreement = "no scores during training" if rank == "" else f"{rank:+.2f} with {row['score']}"
+            report.append(f"  {subject.label}: {row['first']:.4g} to {row['last']:.4g}; {agreement}")
+        return result
 
     def _curve(self, subject: Subject) -> Smoothed | None:
         """The run's curve, or None if it has none."""
         curves = {name: curve for (name, protocol), curve in subject.run.curves.items() if not protocol}
         name = self.curve or next((n for n in ESTIMATES if n in curves), "")
-        finite = name in curves and any(map(math.isfinite, curves[name].values))
+        finite = name in curves and curves[name].finite()
         return smoothed(name, curves[name], self.median) if finite else None
 
-    def _facts(self, subject: Subject, curve: Smoothed) -> dict[str, object]:
-        columns = {**subject.columns, "curve": curve.name, "median": self.median}
-        columns |= {"first": float(curve.filtered[0]), "last": float(curve.filtered[-1])}
-        no_scores: dict[str, object] = {"score": self.score or "", "evaluations": 0, "correlation": ""}
+    def _facts(self, subject: Subject, curve: Smoothed) -> Row:
         try:
             score, _, measures = series.choose([subject], self.score, "loss_curves")
         except DataError:
-            return {**columns, **no_scores}
+            score, measures = self.score or "", []
         at = {m.step: m.value for m in measures if curve.steps[0] <= m.step <= curve.steps[-1]}
         rank = correlation(curve, at) if len(at) > 2 else None
         return {
-            **columns,
-            "score": score,
-            "evaluations": len(at),
-            "correlation": "" if rank is None else rank,
-        }
+            **subject.columns, "curve": curve.name, "median": self.median,
+            "first": float(curve.filtered[0]), "last": float(curve.filtered[-1]),
+            "score": score, "evaluations": len(at), "correlation": "" if rank is None else rank,
+        }  # fmt: skip
 
     def _draw(self, curves: Mapping[Subject, Smoothed]) -> bytes:
-        runs = list(curves)
-        columns = min(2, len(runs))
+        runs, across = list(curves), min(2, len(curves))
         styles = drawing.run_styles(runs)
-        with drawing.style():
-            rows = math.ceil(len(runs) / columns)
-            figure = Figure(figsize=(4.2 * columns + 0.4, 2.9 * rows + 0.6), layout="constrained")
-            axes = drawing.panels(figure, len(runs), columns)
-            for i, (ax, (subject, curve)) in enumerate(zip(axes, curves.items(), strict=True)):
+        with drawing.grid("Losses and samples", runs, across, (4.2, 2.9), (0.4, 0.6)) as picture:
+            axes = picture.panels(len(runs), across)
+            for ax, (subject, curve) in zip(axes, curves.items(), strict=True):
                 color = styles[subject]["color"]
                 ax.plot(curve.steps, curve.raw, color=color, lw=0.5, alpha=0.3)
                 ax.plot(curve.steps, curve.filtered, color=color, lw=1.5)
@@ -139,10 +120,8 @@ class LossCurves(Analysis):
                 ax.set_ylabel(text.plain(NAMES.get(curve.name, curve.name)))
                 self._axis(ax, curve)
                 self._samples(ax, subject)
-                if i >= len(runs) - columns:
-                    ax.set_xlabel("generator updates")
-            drawing.set_title(figure, f"Losses and samples: {subjects.common(runs)}")
-            return drawing.png(figure)
+            drawing.outer_labels(axes, across, "generator updates")
+        return picture.png
 
     def _axis(self, ax: Axes, curve: Smoothed) -> None:
         """Set limits from the filtered curve, with room for the samples above it."""
@@ -154,31 +133,33 @@ class LossCurves(Analysis):
         ax.set_yticks([t for t in ax.get_yticks() if low - 0.08 * size <= t <= high + 0.08 * size])
         if curve.name == ESTIMATES[1]:
             ax.axhline(math.log(2), color=style.GREY, ls=":", lw=1)
+        style.updates_axis(ax, 5)
         ax.set_xlim(0, curve.steps[-1])
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
 
     def _samples(self, ax: Axes, subject: Subject) -> None:
         """Draw corners of the run's sample grids, each above its own step."""
-        pictures = grids(subject)
+        grids = subject.run.samples()
         n, last = self.pictures, ax.get_xlim()[1]
         wide = min(0.24, 0.92 / n) if n else 0
         for i in range(n):
             middle = (i + 0.5) / n
-            steps = [s for s in pictures if i * last / n <= s < (i + 1) * last / n]
-            if steps:
-                step = min(steps, key=lambda s: abs(s - middle * last))
+            steps = [s for s in grids if i * last / n <= s < (i + 1) * last / n]
+            if not steps:
+                continue
+            step = min(steps, key=lambda s: abs(s - middle * last))
+            corner = mosaic.corner(subject.run, grids[step], mosaic.side(subject.run), CORNER)
+            if corner is not None:
                 inset = ax.inset_axes((middle - wide / 2, 0.62, wide, 0.36))
-                inset.imshow(pictures[step], interpolation="nearest")
+                inset.imshow(corner, interpolation="nearest")
                 inset.set_axis_off()
                 inset.set_title(f"{step:,}", fontsize=6, pad=1, color=style.GREY)
 
 
 def smoothed(name: str, curve: Curve, width: int) -> Smoothed:
     """Drop non-finite values and apply a running median of ``width`` values, repeating the end values."""
-    pairs = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if math.isfinite(v)]
-    steps, raw = [s for s, _ in pairs], np.array([v for _, v in pairs], np.float64)
-    return Smoothed(name, steps, raw, median_filter(raw, min(width, len(raw)), mode="nearest"))
+    finite = curve.finite()
+    raw = np.array([*finite.values()], np.float64)
+    return Smoothed(name, [*finite], raw, median_filter(raw, min(width, len(raw)), mode="nearest"))
 
 
 def correlation(curve: Smoothed, scores: Mapping[int, float]) -> float | None:
@@ -187,20 +168,3 @@ def correlation(curve: Smoothed, scores: Mapping[int, float]) -> float | None:
     if np.ptp(values) == 0 or np.ptp(list(scores.values())) == 0:
         return None
     return float(spearmanr(values, list(scores.values())).statistic)
-
-
-def grids(subject: Subject) -> dict[int, Picture]:
-    """The corner of each of the run's image grids, by step; unreadable files are skipped."""
-    if not sample_kind(subject.experiment.shape).is_grid:
-        return {}
-    corners: dict[int, Picture] = {}
-    for path in sorted((subject.run.folder / "samples").glob("step-*.png")):
-        try:
-            with Image.open(path) as image:
-                side = CORNER * ((image.width - PAD) // GRID) + PAD
-                corner = image.convert("RGB").crop((0, 0, side, side))
-        except (OSError, ValueError):
-            continue
-        if match := re.fullmatch(r"step-(\d{9,18})", path.stem):
-            corners[int(match[1])] = np.asarray(corner)
-    return corners

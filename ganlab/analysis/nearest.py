@@ -7,18 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ganlab import rng, text
-from ganlab.analysis import drawing, sheet, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject, as_bytes, generate
 from ganlab.data.base import SampleSet
 from ganlab.errors import DataError
 from ganlab.extractors.base import Extractor, exact_fp32
 from ganlab.report.draw import style
-from ganlab.schema import Count, Steps, checked
+from ganlab.schema import Count, Steps
 
 CHUNK = 500  # real images per extractor call
 
@@ -51,115 +50,84 @@ class Nearest(Analysis):
 
     kinds = ("images",)
     runs = (1, 1)
-
-    @checked
-    def __init__(
-        self,
-        checkpoint: str | int = "last",
-        n: Count = 256,
-        k: Count = 6,
-        rows: Count = 8,
-        n_real: Steps = 50_000,
-        split: str | None = None,
-        seed: Steps = 0,
-    ) -> None:
-        self.checkpoint, self.n, self.k, self.num_rows = str(checkpoint), n, k, rows
-        self.n_real, self.split, self.seed = n_real, split, seed
+    checkpoint: str | int = "last"
+    n: Count = 256
+    k: Count = 6
+    rows: Count = 8
+    n_real: Steps = 50_000
+    split: str | None = None
+    seed: Steps = 0
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        subject = runs[0]
-        e = subject.experiment
-        extractor = e.metric.extractor.to(subject.device)
+        (subject,) = runs
+        extractor = subject.experiment.metric.extractor.to(subject.device)
         extractor.check()
         train = subject.images()
         if len(train) < self.k + 1:
             raise DataError("k", f"cannot take {self.k} neighbors of {len(train)} training images", "lower k")
-        order = torch.randperm(len(train), generator=rng.generator("cpu", self.seed, "analysis", 5))
-        searched = (order[: self.n_real] if self.n_real else order).sort().values
+        searched = self._some(train, self.n_real, 5)
         gan, step = subject.restore(self.checkpoint)
         samples = as_bytes(generate(gan, *subject.draw(gan, self.n, self.seed)))
         split = subject.held_out(self.split)
-        baseline_images = subject.images(split) if split else train
-        baseline_rows = torch.randperm(
-            len(baseline_images), generator=rng.generator("cpu", self.seed, "analysis", 6)
-        )
-        baseline_rows = baseline_rows[: self.n].sort().values
-        query_features = [
-            features(extractor, samples),
-            features(extractor, pixels(baseline_images, baseline_rows)),
-        ]
-        excluded = torch.cat(
-            [torch.full((len(samples),), -1), torch.full_like(baseline_rows, -1) if split else baseline_rows]
-        )
+        images = subject.images(split) if split else train
+        rows = self._some(images, self.n, 6)
+        features_of = torch.cat([features(extractor, x) for x in (samples, pixels(images, rows))])
+        excluded = torch.cat([torch.full((self.n,), -1), torch.full_like(rows, -1) if split else rows])
         print(f"nearest: features of {len(searched):,} training images by the {extractor.name} network ...")
-        neighbors = search(extractor, train, searched, torch.cat(query_features), excluded, self.k)
-        of_samples, of_baseline = (
-            Neighbors(d, i)
-            for d, i in zip(*(t.split([len(samples), len(baseline_rows)]) for t in neighbors), strict=True)
-        )
+        neighbors = search(extractor, train, searched, features_of, excluded, self.k)
+        parts = zip(*(t.split([self.n, len(rows)]) for t in neighbors), strict=True)
+        of_samples, of_baseline = (Neighbors(*part) for part in parts)
         baseline = f"held-out images ({split})" if split else "training images, to the nearest other one"
-        rows: list[Row] = [
-            {**subject.columns, "step": step, "kind": kind, "query": int(q), "rank": r + 1,
-             "train_index": int(neighbors_of.rows[i, r]), "distance": float(neighbors_of.distance[i, r])}
-            for kind, neighbors_of, query_indices in (
-                ("sample", of_samples, range(len(samples))), ("baseline", of_baseline, baseline_rows)
-            )
-            for i, q in enumerate(query_indices)
-            for r in range(self.k)
-        ]  # fmt: skip
+        columns = {**subject.columns, "step": step}
         numbers = compare(of_samples.distance[:, 0], of_baseline.distance[:, 0])
-        summary: list[Row] = [
-            {**subject.columns, "step": step, "extractor": extractor.name, "searched": len(searched),
-             "training_images": len(train), "baseline": split or "leave-one-out", **numbers}
-        ]  # fmt: skip
+        counts = {"extractor": extractor.name, "searched": len(searched), "training_images": len(train)}
+        summary = {**columns, **counts, "baseline": split or "leave-one-out", **numbers}
         report = [
             f"distance to the nearest of {len(searched):,} training images ({extractor.name} features), "
             f"median: samples {numbers['median_sample']:.4g}, {baseline} {numbers['median_baseline']:.4g}",
             f"samples closer than the 5 % quantile of the baseline: {100 * numbers['share_below_q05']:.1f} % "
             "(5 % if G matches the data without memorizing it)",
         ]
+        groups = (("sample", of_samples, range(self.n)), ("baseline", of_baseline, rows))
+        table = [
+            {**columns, "kind": kind, "query": int(q), "rank": r + 1,
+             "train_index": int(near.rows[i, r]), "distance": float(near.distance[i, r])}
+            for kind, near, queries in groups
+            for i, q in enumerate(queries)
+            for r in range(self.k)
+        ]  # fmt: skip
         picture = self._draw(subject, step, samples, train, of_samples, of_baseline, baseline)
-        return Finding(picture, rows, report, {"summary": summary})
+        return Finding(picture, table, report, {"summary": [summary]})
+
+    def _some(self, images: SampleSet, n: int, number: int) -> Tensor:
+        """``n`` rows (0: all) in random choice, ascending."""
+        order = torch.randperm(len(images), generator=rng.generator("cpu", self.seed, "analysis", number))
+        return (order[:n] if n else order).sort().values
 
     def _draw(
-        self,
-        subject: Subject,
-        step: int,
-        samples: Tensor,
-        train: SampleSet,
-        of_samples: Neighbors,
-        of_baseline: Neighbors,
-        name: str,
-    ) -> bytes:
-        closest = of_samples.distance[:, 0].argsort()[: self.num_rows]
-        tiles = torch.stack(
-            [
-                image
-                for i in closest
-                for image in (samples[i], *pixels(train, of_samples.rows[i]))
-            ]
-        )  # fmt: skip
-        picture = np.asarray(sheet.block(tiles, self.k + 1))
-        pitch = (picture.shape[1] + sheet.PADDING) / (self.k + 1)
-        height = 0.62 * len(closest) + 1.2
-        with drawing.style():
-            figure = Figure(figsize=(0.62 * (self.k + 1) + 4.6, max(height, 3.6)), layout="constrained")
-            left, right = figure.subplots(1, 2, width_ratios=[0.62 * (self.k + 1), 3.4])
-            left.imshow(picture, interpolation="nearest")
-            left.axvline(pitch - sheet.PADDING / 2 - 0.5, color=style.ALARM, lw=1.5)
+        self, subject: Subject, step: int, samples: Tensor, train: SampleSet,
+        of_samples: Neighbors, of_baseline: Neighbors, name: str,
+    ) -> bytes:  # fmt: skip
+        closest = of_samples.distance[:, 0].argsort()[: self.rows]
+        rows = [torch.cat([samples[i][None], pixels(train, of_samples.rows[i])]) for i in closest]
+        sheet = np.asarray(drawing.block(torch.cat(rows), self.k + 1))
+        pitch = (sheet.shape[1] + drawing.PADDING) / (self.k + 1)
+        title = f"Nearest training images: {text.plain(subject.label)}, step {step:,}, "
+        size = (0.62 * (self.k + 1) + 4.6, max(0.62 * len(closest) + 1.2, 3.6))
+        with drawing.Picture(title + subject.common, *size) as picture:
+            left, right = picture.figure.subplots(1, 2, width_ratios=[0.62 * (self.k + 1), 3.4])
+            left.imshow(sheet, interpolation="nearest")
+            left.axvline(pitch - drawing.PADDING / 2 - 0.5, color=style.ALARM, lw=1.5)
             at = [(i + 0.5) * pitch for i in range(max(len(closest), self.k + 1))]
             left.set_yticks(at[: len(closest)], [f"{of_samples.distance[i, 0]:.3g}" for i in closest])
             left.set_xticks(at[: self.k + 1], ["sample", *(str(r) for r in range(1, self.k + 1))])
             left.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
             left.set_ylabel("distance to the nearest")
-            for spine in left.spines.values():
-                spine.set_visible(False)
+            left.spines[:].set_visible(False)
             values = torch.cat([of_samples.distance[:, 0], of_baseline.distance[:, 0]])
             edges = np.linspace(0, float(values.max()) * 1.02 or 1.0, 41)
-            for neighbors, color, label in (
-                (of_baseline, "#0072b2", name),
-                (of_samples, "#d55e00", "samples"),
-            ):
+            groups = ((of_baseline, "#0072b2", name), (of_samples, "#d55e00", "samples"))
+            for neighbors, color, label in groups:
                 numbers = neighbors.distance[:, 0].numpy()
                 right.hist(numbers, edges, density=True, color=color, alpha=0.35, label=label)
                 right.axvline(float(np.median(numbers)), color=color, lw=1.2, ls=(0, (4, 2)))
@@ -167,9 +135,7 @@ class Nearest(Analysis):
             right.spines["left"].set_visible(False)
             right.set_xlabel("distance to the nearest training image\n(dashed: median)")
             right.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=7.5)
-            caption = f"{text.plain(subject.label)}, step {step:,}, {subjects.common([subject])}"
-            drawing.set_title(figure, f"Nearest training images: {caption}")
-            return drawing.png(figure)
+        return picture.png
 
 
 def pixels(images: SampleSet, rows: Tensor) -> Tensor:

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ganlab import text
-from ganlab.analysis import drawing, series, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing, series
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
-from ganlab.errors import DataError
 from ganlab.report.draw import style
 from ganlab.runs.metrics_file import read_metrics
-from ganlab.schema import checked
 
 NAMES = ("js1", "js2", "js3", "js4")
-Curves = Mapping[str, Mapping[int, float]]  # score -> step -> divergence in bits
-RunCurves = tuple[Curves, Mapping[str, float]]  # curves, and the scores of held-out real lines
+Curves = dict[str, dict[int, float]]  # score -> step -> divergence in bits
 
 
 class NgramJS(Analysis):
@@ -32,42 +29,32 @@ class NgramJS(Analysis):
     """
 
     kinds = ("text",)
-
-    @checked
-    def __init__(self, log: bool = True) -> None:
-        self.log = log
+    log: bool = True
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        _, protocol, measures = series.choose(runs, NAMES[-1], "ngram_js")
-        if len({m.step for m in measures}) < 2:
-            problem = "each run has a single score, so there is no curve"
-            raise DataError("ngram_js", problem, "train with eval_every=N")
-        rows: list[Row] = []
-        report = [f"divergences in bits under protocol {protocol}: first, last"]
-        run_curves: dict[Subject, RunCurves] = {}
-        for subject in runs:
-            curves, real = curves_of(subject, protocol), floors(subject)
-            run_curves[subject] = curves, real
+        _, protocol, _ = series.choose(runs, NAMES[-1], "ngram_js", curves=True)
+        result = Finding(report=[f"divergences in bits under protocol {protocol}: first, last"])
+        by_run = {subject: (curves_of(subject, protocol), floors(subject)) for subject in runs}
+        for subject, (curves, real) in by_run.items():
             for name, curve in curves.items():
                 columns = {**subject.columns, "n": int(name[2:]), "protocol_id": protocol}
-                rows += [
-                    {**columns, "step": k, "js": v, "real": real.get(name, "")} for k, v in curve.items()
-                ]
+                floor = real.get(name, "")
+                result.rows += [{**columns, "step": k, "js": v, "real": floor} for k, v in curve.items()]
             ends = [f"{name} {_ends(curve)}" for name, curve in curves.items()]
-            report.append(f"  {label(subject, runs)}: {'; '.join(ends)}")
-        real_scores = {tuple(sorted(real.items())) for _, real in run_curves.values() if real}
-        report += [
-            f"  real lines: {'; '.join(f'{k} {v:.3g}' for k, v in real)}" for real in sorted(real_scores)
-        ]
-        return Finding(self._draw(runs, run_curves), rows, report)
+            result.report.append(f"  {label(subject, runs)}: {'; '.join(ends)}")
+        for lines in sorted({tuple(sorted(real.items())) for _, real in by_run.values() if real}):
+            result.report.append(f"  real lines: {'; '.join(f'{k} {v:.3g}' for k, v in lines)}")
+        result.png = self._draw(by_run)
+        return result
 
-    def _draw(self, runs: Sequence[Subject], run_curves: Mapping[Subject, RunCurves]) -> bytes:
+    def _draw(self, by_run: Mapping[Subject, tuple[Curves, dict[str, float]]]) -> bytes:
+        runs = list(by_run)
         styles = drawing.run_styles(runs)
-        with drawing.style():
-            figure = Figure(figsize=(7.2, 4.8), layout="constrained")
-            for name, ax in zip(NAMES, drawing.panels(figure, len(NAMES), 2, sharex=True), strict=True):
+        with drawing.Picture("Character n-grams", 7.2, 4.8, runs) as picture:
+            axes = picture.panels(len(NAMES), 2, sharex=True)
+            for name, ax in zip(NAMES, axes, strict=True):
                 values = []
-                for subject, (curves, real) in run_curves.items():
+                for subject, (curves, real) in by_run.items():
                     if curve := curves.get(name):
                         ax.plot(list(curve), list(curve.values()), lw=1.4, **styles[subject])
                         values += list(curve.values())
@@ -75,27 +62,23 @@ class NgramJS(Analysis):
                         ax.axhline(real[name], color=style.GREY, ls=":", lw=1.2)
                         values.append(real[name])
                 self._axes(ax, name, values)
-            for ax in figure.axes[2:]:
-                ax.set_xlabel("generator updates")
-            for ax in figure.axes[::2]:
-                ax.set_ylabel("JS divergence, bits")
-            _legend(figure, runs, styles)
-            title = f"Character n-grams: {subjects.common(runs)}"
-            figure.align_ylabels()
-            drawing.set_title(figure, title)
-            return drawing.png(figure)
+            drawing.outer_labels(axes, 2, "generator updates", "JS divergence, bits")
+            lines = [Line2D([], [], lw=1.6, label=text.plain(label(s, runs), 60), **styles[s]) for s in runs]
+            lines.append(Line2D([], [], lw=1.2, ls=":", color=style.GREY, label="real lines"))
+            picture.legend(lines, handlelength=2.8)
+            picture.figure.align_ylabels()
+        return picture.png
 
     def _axes(self, ax: Axes, name: str, values: Sequence[float]) -> None:
         ax.set_title(f"n = {name[2:]}", loc="left")
-        ax.set_xlim(left=0)
-        ax.xaxis.set_major_formatter(drawing.thousands)
+        style.updates_axis(ax, 5)
         if self.log and values and min(values) > 0:
             style.log_axis(ax, values)
         else:
             ax.set_ylim(bottom=0)
 
 
-def curves_of(subject: Subject, protocol: str) -> dict[str, dict[int, float]]:
+def curves_of(subject: Subject, protocol: str) -> Curves:
     """A run's divergences by n-gram length and step, n = 1 first."""
     measures = [m for m in series.measures(subject) if m.protocol == protocol]
     steps = {name: {m.step: m.value for m in measures if m.score == name} for name in NAMES}
@@ -113,19 +96,9 @@ def floors(subject: Subject) -> dict[str, float]:
 def label(subject: Subject, runs: Sequence[Subject]) -> str:
     """A run's label, with its loss appended if the runs differ in it."""
     own, losses = subject.run.text("loss"), {s.run.text("loss") for s in runs}
-    loss = text.clean(own, 24)
-    return f"{subject.label}, {loss} loss" if len(losses) > 1 and own else subject.label
+    return f"{subject.label}, {text.clean(own, 24)} loss" if len(losses) > 1 and own else subject.label
 
 
 def _ends(curve: Mapping[int, float]) -> str:
     first, *_, last = [*curve.values()] * 2
     return f"{first:.3g}, {last:.3g}"
-
-
-def _legend(figure: Figure, runs: Sequence[Subject], styles: Mapping[Subject, drawing.Style]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], lw=1.6, label=text.plain(label(s, runs), 60), **styles[s]) for s in runs]
-    handles.append(Line2D([], [], lw=1.2, ls=":", color=style.GREY, label="real lines"))
-    fit = style.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
-    figure.legend(handles=handles, loc="outside lower center", ncols=fit, handlelength=2.8)

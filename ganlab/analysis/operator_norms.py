@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from ganlab import text
-from ganlab.analysis import drawing, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
 from ganlab.methods.operator_norm import LayerNorms, layer_norms
 from ganlab.report.draw import style
-from ganlab.schema import checked
 
 BARS = {
     "reshaped": ("(d_out, d_in k k) matrix", "#bdbdbd"),
     "exact": ("layer, with its stride and padding", "#0072b2"),
     "circular": ("layer, wrap-around padding", "#56b4e9"),
 }
+BOUND: Any = {"ls": "", "marker": "_", "ms": 9, "mew": 1.2, "color": style.ALARM}
 
 
 class OperatorNorms(Analysis):
@@ -38,32 +38,29 @@ class OperatorNorms(Analysis):
     """
 
     runs = (1, 8)
-
-    @checked
-    def __init__(self, checkpoint: str | int = "last") -> None:
-        self.checkpoint = str(checkpoint)
+    checkpoint: str | int = "last"
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         by_run: dict[Subject, list[LayerNorms]] = {}
-        rows: list[Row] = []
-        report = [
+        heading = (
             "exact / reshaped norm, smallest to largest over layers; product over layers: exact, reshaped"
-        ]
+        )
+        result = Finding(report=[heading])
         for subject in runs:
             gan, step = subject.restore(self.checkpoint)
             y = torch.zeros(1, dtype=torch.long, device=subject.device) if gan.num_classes else None
-            norms = layer_norms(gan.discriminator, tuple(gan.shape), y)
-            by_run[subject] = norms
-            rows += [{**subject.columns, "step": step, **_flat(n)} for n in norms]
+            norms = by_run[subject] = layer_norms(gan.discriminator, tuple(gan.shape), y)
+            result.rows += [{**subject.columns, "step": step, **_flat(n)} for n in norms]
             ratios = [n["ratio"] for n in norms if n["kernel"]]
             products = [math.prod(n[k] for n in norms) for k in ("exact", "reshaped")]
-            report.append(
+            result.report.append(
                 f"  {subject.label}: {min(ratios, default=1):.3f} to {max(ratios, default=1):.3f}; "
                 f"{products[0]:.4g}, {products[1]:.4g}"
             )
-        if not rows:
+        if not result.rows:
             raise DataError("operator_norms", "D has no weighted layer", "choose other runs")
-        return Finding(_draw(by_run), rows, report)
+        result.png = _draw(by_run)
+        return result
 
 
 def _flat(norms: LayerNorms) -> dict[str, object]:
@@ -74,28 +71,18 @@ def _flat(norms: LayerNorms) -> dict[str, object]:
 
 def _draw(by_run: dict[Subject, list[LayerNorms]]) -> bytes:
     across = min(len(by_run), 2)
-    down = -(-len(by_run) // across)
     num_layers = max(len(norms) for norms in by_run.values())
     width = max(5.5, min(13.0, across * (0.42 * num_layers + 1.2)))
-    with drawing.style():
-        figure = Figure(figsize=(width, 2.3 * down + 1.1), layout="constrained")
-        panels = drawing.panels(figure, len(by_run), across)
+    size = (width / across, 2.3)
+    with drawing.grid("Operator norms of D's layers", list(by_run), across, size, (0, 1.1)) as picture:
+        panels = picture.panels(len(by_run), across)
         for ax, (subject, norms) in zip(panels, by_run.items(), strict=True):
             at = np.arange(len(norms))
-            for i, (key, (label, color)) in enumerate(BARS.items()):
-                heights = [math.nan if (v := n[key]) is None else v for n in norms]  # type: ignore[literal-required]
-                ax.bar(at + (i - 1) * 0.27, heights, 0.27, color=color, label=label, lw=0)
-            bounds = [math.nan if n["bound"] is None else n["bound"] for n in norms]
-            ax.plot(
-                at,
-                bounds,
-                ls="",
-                marker="_",
-                ms=9,
-                mew=1.2,
-                color=style.ALARM,
-                label="upper bound for the layer",
-            )
+            bars = [
+                ax.bar(at + (i - 1) * 0.27, _heights(norms, key), 0.27, color=color, label=label, lw=0)
+                for i, (key, (label, color)) in enumerate(BARS.items())
+            ]
+            marks = ax.plot(at, _heights(norms, "bound"), label="upper bound for the layer", **BOUND)
             ax.set_xticks(at, [text.plain(_short(n), 28) for n in norms])
             if num_layers > 6:
                 ax.tick_params(axis="x", rotation=45)
@@ -107,13 +94,13 @@ def _draw(by_run: dict[Subject, list[LayerNorms]]) -> bytes:
             if values and max(values) > 20 * min(values):
                 style.log_axis(ax, values)
             ax.set_title(text.plain(subject.label, 60))
-            ax.set_ylabel("norm" if ax in panels[::across] else "")
-        handles, labels = panels[0].get_legend_handles_labels()
-        handles, labels = [*handles[1:], handles[0]], [*labels[1:], labels[0]]  # upper bound last
-        fit = style.columns(labels, width)
-        figure.legend(handles, labels, loc="outside lower center", ncols=fit)
-        drawing.set_title(figure, f"Operator norms of D's layers: {subjects.common(list(by_run))}")
-        return drawing.png(figure)
+        drawing.outer_labels(panels, across, y="norm")
+        picture.legend([*bars, *marks])
+    return picture.png
+
+
+def _heights(norms: Sequence[LayerNorms], key: str) -> list[float]:
+    return [math.nan if (v := n[key]) is None else v for n in norms]  # type: ignore[literal-required]
 
 
 def _short(norms: LayerNorms) -> str:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ganlab import text
-from ganlab.analysis import drawing, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
 from ganlab.report.draw import style
-from ganlab.report.read.history import Curve
-from ganlab.schema import Steps, checked
+from ganlab.schema import Steps
 
-NAMES = {  # curves on training and held-out images; the first pair that a run has is plotted
-    "negative critic loss": ("critic/negative_critic_loss_train", "critic/negative_critic_loss_validation"),
-    "D's loss": ("validation/d_train", "validation/d_held_out"),
+NAMES = {  # curves on training and held-out images, and their sign; the first pair that a run has is plotted
+    "negative critic loss": (
+        1,
+        "critic/negative_critic_loss_train",
+        "critic/negative_critic_loss_validation",
+    ),
+    "minus D's loss": (-1, "validation/d_train", "validation/d_held_out"),
 }
-COLORS = {"train": "#0072b2", "validation": "#d55e00"}
+LINES = (
+    ("train", "training images", "#0072b2", "-"),
+    ("validation", "held-out images", "#d55e00", (0, (5, 1.5))),
+)
 EARLY = 0.25  # fraction of the updates that does not affect the y limits
 
 
@@ -47,10 +50,7 @@ class Overfitting(Analysis):
     """
 
     runs = (1, 12)
-
-    @checked
-    def __init__(self, since: Steps = 0) -> None:
-        self.since = since
+    since: Steps = 0
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         curves: dict[Subject, tuple[str, list[Point]]] = {}
@@ -61,7 +61,7 @@ class Overfitting(Analysis):
         if not curves:
             problem = f"no run has losses on held-out images{' from that step on' if self.since else ''}"
             raise DataError("overfitting", problem, "train with validation=true")
-        rows: list[Row] = [
+        rows = [
             {**subject.columns, "curve": curve, **p._asdict(), "gap": p.train - p.validation}
             for subject, (curve, points) in curves.items()
             for p in points
@@ -74,58 +74,40 @@ class Overfitting(Analysis):
 def _points(subject: Subject) -> tuple[str, list[Point]]:
     """Name of the plotted curve, and the steps at which both curves have values."""
     curves = {name: curve for (name, _), curve in subject.run.curves.items()}
-    for name, (train, validation) in NAMES.items():
-        if train in curves and validation in curves:
-            sign = 1 if name == "negative critic loss" else -1
-            a, b = _finite(curves[train]), _finite(curves[validation])
-            curve_name = name if sign == 1 else f"minus {name}"
-            return curve_name, [
-                Point(step, sign * a[step], sign * b[step]) for step in sorted(a.keys() & b.keys())
-            ]
+    for name, (sign, *pair) in NAMES.items():
+        if curves.keys() >= set(pair):
+            a, b = (curves[p].finite() for p in pair)
+            return name, [Point(step, sign * a[step], sign * b[step]) for step in sorted(a.keys() & b.keys())]
     return "", []
-
-
-def _finite(curve: Curve) -> dict[int, float]:
-    return {s: v for s, v in zip(curve.steps, curve.values, strict=True) if math.isfinite(v)}
 
 
 def _draw(curves: Mapping[Subject, tuple[str, list[Point]]]) -> bytes:
     across = min(3, len(curves))
-    down = math.ceil(len(curves) / across)
-    with drawing.style():
-        figure = Figure(figsize=(max(5.0, 3.4 * across + 0.6), 2.7 * down + 0.9), layout="constrained")
-        axes = drawing.panels(figure, len(curves), across)
+    with drawing.grid("Overfitting of D", list(curves), across, (3.4, 2.7), (0.6, 0.9), least=5.0) as picture:
+        axes = picture.panels(len(curves), across)
         for i, (ax, (subject, (curve, points))) in enumerate(zip(axes, curves.items(), strict=True)):
             _panel(ax, points)
             ax.set_title(style.wrap(text.plain(subject.label, 80), 48, 2))
-            if i % across == 0:
-                ax.set_ylabel(curve)
-            if i >= len(curves) - across:
-                ax.set_xlabel("generator updates")
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=2)
-        drawing.set_title(figure, f"Overfitting of D: {subjects.common(list(curves))}")
-        return drawing.png(figure)
+            ax.set_ylabel(curve if i % across == 0 else "")
+        drawing.outer_labels(axes, across, "generator updates")
+        picture.legend(axes[0].get_legend_handles_labels()[0])
+    return picture.png
 
 
 def _panel(ax: Axes, points: Sequence[Point]) -> None:
     steps = [p.step for p in points]
     dots = "o" if len(points) < 10 else ""
-    for name, dash in (("train", "-"), ("validation", (0, (5, 1.5)))):
+    for name, label, color, dash in LINES:
         values = [getattr(p, name) for p in points]
-        label = {"train": "training images", "validation": "held-out images"}[name]
-        ax.plot(steps, values, color=COLORS[name], ls=dash, lw=1.2, marker=dots, ms=3, label=label)
+        ax.plot(steps, values, color=color, ls=dash, lw=1.2, marker=dots, ms=3, label=label)
     late = [v for p in points if p.step >= EARLY * steps[-1] for v in (p.train, p.validation)]
     low, high = min(late), max(late)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     ax.set_ylim(low - margin, high + margin)
     first = max((p.train, p.step) for p in points)
     if first[0] > high + margin:
-        label, where = f"up to {first[0]:.3g} at step {first[1]:,}", {"transform": ax.transAxes}
-        ax.text(0.98, 0.97, label, ha="right", va="top", fontsize=7, color=style.GREY, **where)  # type: ignore[arg-type]
-    ax.set_xlim(left=0)
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
+        drawing.note(ax, f"up to {first[0]:.3g} at step {first[1]:,}")
+    style.updates_axis(ax, 5)
 
 
 def _summary(subject: Subject, curve: str, points: Sequence[Point]) -> str:

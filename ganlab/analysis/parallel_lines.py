@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ganlab.analysis import drawing
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
-from ganlab.schema import Positive, Range, checked
+from ganlab.schema import Positive, Range
 
 
 class ParallelLines(Analysis):
@@ -28,23 +27,18 @@ class ParallelLines(Analysis):
     """
 
     runs = (0, 1000)
-
-    @checked
-    def __init__(self, reach: Positive = 1.0, places: Annotated[int, Range(ge=3, le=100_001)] = 201) -> None:
-        self.reach, self.places = reach, places
+    reach: Positive = 1.0
+    places: Annotated[int, Range(ge=3, le=100_001)] = 201
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         thetas = [float(t) for t in np.linspace(-self.reach, self.reach, self.places)]
-        rows: list[Row] = [{"theta": t, "wasserstein": abs(t), "js": math.log(2) * (t != 0)} for t in thetas]
-        with drawing.style():
-            figure = Figure(figsize=(7.2, 3.0), layout="constrained")
-            left, right = drawing.panels(figure, 2, 2)
-            left.plot(thetas, [r["wasserstein"] for r in rows], lw=1.6)  # type: ignore[arg-type]
+        rows = [{"theta": t, "wasserstein": abs(t), "js": math.log(2) * (t != 0)} for t in thetas]
+        with drawing.Picture("Distances between two parallel lines", 7.2, 3.0) as picture:
+            left, right = picture.panels(2, 2)
+            left.plot(thetas, [abs(t) for t in thetas], lw=1.6)
             left.set(xlabel="theta", ylabel="Wasserstein-1 distance")
             for side in ([t for t in thetas if t < 0], [t for t in thetas if t > 0]):
                 right.plot(side, [math.log(2)] * len(side), color="C0", lw=1.6)
             right.plot(0, 0, "o", color="C0", ms=4)
             right.set(xlabel="theta", ylabel="Jensen-Shannon divergence (nats)", ylim=(-0.03, 0.75))
-            drawing.set_title(figure, "Distances between two parallel lines")
-            png = drawing.png(figure)
-        return Finding(png, rows, [f"W = |theta|; JS = {math.log(2):.4f}, except 0 at theta = 0"])
+        return Finding(picture.png, rows, [f"W = |theta|; JS = {math.log(2):.4f}, except 0 at theta = 0"])

@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ganlab import text
-from ganlab.analysis import sheet, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing, subjects
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject, as_bytes, generate
 from ganlab.errors import CheckpointError, DataError
 from ganlab.papers import labels
-from ganlab.report.draw.mosaic import Tile
+from ganlab.report.draw import sheet
+from ganlab.report.draw.sheet import Tile
 from ganlab.report.read import grids
 from ganlab.report.read.collect import Run
-from ganlab.schema import Count, Steps, checked
+from ganlab.schema import Count, Steps
 
-UNFINISHED = {"running": "unfinished", "stopped": "unfinished"}
+UNFINISHED = {"finished": "", "running": "unfinished", "stopped": "unfinished"}
 
 
 class Layout(NamedTuple):
@@ -43,25 +44,17 @@ class Samples(Analysis):
     """
 
     kinds = ("images",)
-
-    @checked
-    def __init__(
-        self,
-        checkpoint: str | int = "last",
-        side: Count = 4,
-        seed: Steps = 0,
-        down: str | None = None,
-        across: str | None = None,
-    ) -> None:
-        self.checkpoint, self.side, self.seed = str(checkpoint), side, seed
-        self.down, self.across = down, across
+    checkpoint: str | int = "last"
+    side: Count = 4
+    seed: Steps = 0
+    down: str | None = None
+    across: str | None = None
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        places = _places(runs)
+        places = [place for grid in grids.find([s.run for s in runs], []) for place in grid.cells]
         layout = self._layout(runs, places)
         cells = self._not_started(runs, places)
-        rows: list[Row] = []
-        report = []
+        result = Finding()
         for subject in runs:
             place = layout.place(subject.run)
             if place in cells and cells[place].image is not None:
@@ -69,26 +62,26 @@ class Samples(Analysis):
             try:
                 gan, step = subject.restore(self.checkpoint)
             except CheckpointError as error:
-                report.append(f"  {subject.label}: skipped: {error.mistakes[0].what}")
+                result.report.append(f"  {subject.label}: skipped: {error.mistakes[0].what}")
                 cells[place] = _empty(subject.run)
                 continue
-            z, y = subject.draw(gan, self.side**2, self.seed)
-            image = sheet.block(as_bytes(generate(gan, z, y)), self.side)
-            own = [s for s in subject.run.scores if s.step == step]
-            score = next((s for s in own if s.name.startswith("fid")), own[0] if own else None)
-            caption = [w for w in [_state(subject.run)] if w] + [f"step {step:,}"]
-            if score:
-                caption.append(f"{labels.score_label(score.name)} {labels.number(score.value)}")
-            cells[place] = Tile(image, " · ".join(caption), subject.run.status != "finished")
-            score_text = " ".join(
-                f"{name}={value:.6g}" for name, value in {s.name: s.value for s in own}.items()
+            image = drawing.block(
+                as_bytes(generate(gan, *subject.draw(gan, self.side**2, self.seed))), self.side
             )
-            rows.append({**subject.columns, "step": step, "latents": self.seed, "scores": score_text})
-        if not rows:
+            own = {s.name: s for s in subject.run.scores if s.step == step}
+            score = next(
+                (s for name, s in own.items() if name.startswith("fid")), next(iter(own.values()), None)
+            )
+            caption = sheet.caption(_state(subject.run), step, score)
+            cells[place] = Tile(image, caption, subject.run.status != "finished")
+            scores = " ".join(f"{name}={s.value:.6g}" for name, s in own.items())
+            result.rows.append({**subject.columns, "step": step, "latents": self.seed, "scores": scores})
+        if not result.rows:
             raise CheckpointError("samples", "no run has a checkpoint", "train first, or choose other runs")
-        title = f"Samples: {subjects.common(runs)}"
         note = f"{self.side}×{self.side} samples from the same latents in every cell, uncurated"
-        return Finding(sheet.png(title, layout.rows, layout.columns, cells, note), rows, report)
+        title = f"Samples: {subjects.common(runs)}"
+        result.png = sheet.png(title, layout.rows, layout.columns, cells, note)
+        return result
 
     def _layout(self, runs: Sequence[Subject], places: Sequence[grids.GridCell]) -> Layout:
         """Assign runs to rows and columns. Raises DataError for a key that no run has."""
@@ -96,16 +89,18 @@ class Samples(Analysis):
         down = _labels("down", self.down, runs, places) if self.down else None
         across = _labels("across", self.across, runs, places) if self.across else None
         groups = down or list(dict.fromkeys(row_of(s, runs) for s in runs))
-        settings = list(dict.fromkeys(s.setting for s in sorted(runs, key=_rank)))
+        settings = sorted({s.setting for s in runs}, key=labels.setting_rank)
 
         def place(run: Run) -> tuple[int, int]:
             row = _label(run, self.down, places) if self.down else row_of(by_run[id(run)], runs)
             column = _label(run, self.across, places) if self.across else run.text("setting")
             return groups.index(row), (across or settings).index(column)
 
-        setting_titles = [f"setting {s}" if s else "" for s in settings]
         names = [labels.method_label(g) for g in groups] if down else groups
-        return Layout(names, [labels.method_label(c) for c in across] if across else setting_titles, place)
+        titles = (
+            map(labels.method_label, across) if across else (f"setting {s}" if s else "" for s in settings)
+        )
+        return Layout(names, [*titles], place)
 
     def _not_started(
         self, runs: Sequence[Subject], places: Sequence[grids.GridCell]
@@ -122,11 +117,6 @@ class Samples(Analysis):
                 at = down.index(place.axes[self.down]), across.index(place.axes[self.across])
                 tiles[at] = Tile(None, reason, alarm=started)
         return tiles
-
-
-def _places(runs: Sequence[Subject]) -> list[grids.GridCell]:
-    """All cells of the runs' grids."""
-    return [place for grid in grids.find([s.run for s in runs], []) for place in grid.cells]
 
 
 def _label(run: Run, key: str, places: Sequence[grids.GridCell]) -> str:
@@ -153,26 +143,18 @@ def _labels(option: str, key: str, runs: Sequence[Subject], places: Sequence[gri
 
 
 def _state(run: Run) -> str:
-    return "" if run.status == "finished" else UNFINISHED.get(run.status, run.status)
+    return UNFINISHED.get(run.status, run.status)
 
 
 def _empty(run: Run) -> Tile:
     """An empty tile with the reason why a run has no samples."""
-    reason = f"{_state(run)}: {run.text('error')}" if run.text("error") else _state(run)
-    return Tile(
-        None, f"{reason}; no checkpoint" if reason else "no checkpoint", alarm=run.status != "finished"
-    )
+    reason = ": ".join(part for part in (_state(run), run.text("error")) if part)
+    caption = "; ".join(part for part in (reason, "no checkpoint") if part)
+    return Tile(None, caption, alarm=run.status != "finished")
 
 
 def row_of(subject: Subject, runs: Sequence[Subject]) -> str:
     """Row label of a run: its label without setting and seed."""
-    peers = [
-        s.run
-        for s in runs
-        if (s.setting, s.run.number("seed")) == (subject.setting, subject.run.number("seed"))
-    ]
+    place = (subject.setting, subject.run.number("seed"))
+    peers = [s.run for s in runs if (s.setting, s.run.number("seed")) == place]
     return subjects.labels(peers)[peers.index(subject.run)]
-
-
-def _rank(subject: Subject) -> tuple[int, str]:
-    return labels.setting_rank(subject.setting)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ganlab.analysis import histograms
 from ganlab.analysis.base import Analysis, Finding
-from ganlab.analysis.subjects import PIECE, Subject
+from ganlab.analysis.subjects import Subject, in_pieces
 from ganlab.evaluation.generate import evaluating
-from ganlab.schema import Count, Steps, checked
+from ganlab.schema import Count, Steps
 from ganlab.training.gan import GAN
 
 
@@ -29,12 +29,10 @@ class Scores(Analysis):
     """
 
     runs = (1, histograms.MAX_RUNS)
-
-    @checked
-    def __init__(
-        self, checkpoint: str | int = "last", n: Count = 1000, split: str | None = None, seed: Steps = 0
-    ) -> None:
-        self.checkpoint, self.n, self.split, self.seed = str(checkpoint), n, split, seed
+    checkpoint: str | int = "last"
+    n: Count = 1000
+    split: str | None = None
+    seed: Steps = 0
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         panels = []
@@ -52,10 +50,5 @@ class Scores(Analysis):
 @torch.no_grad()
 def scores(gan: GAN, x: Tensor, y: Tensor | None = None) -> Tensor:
     """Raw scores (n,) on the CPU, with D in evaluation mode; its mode is restored."""
-    d = gan.discriminator
-    with evaluating(d):
-        parts = [
-            d(x[i : i + PIECE], None if y is None else y[i : i + PIECE]).score.float()
-            for i in range(0, len(x), PIECE)
-        ]
-    return torch.cat(parts).cpu()
+    with evaluating(gan.discriminator):
+        return in_pieces(lambda x, y: gan.discriminator(x, y).score.float(), x, y).cpu()

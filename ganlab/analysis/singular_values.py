@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Literal
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ganlab import text
-from ganlab.analysis import drawing, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
 from ganlab.methods import singular_values
-from ganlab.schema import checked
 
 MAX_LAYERS = 40
+MEANS = ("area", "share_of_largest", "effective_rank_share")
 
 
 class SingularValues(Analysis):
@@ -33,24 +32,21 @@ class SingularValues(Analysis):
         layers: convolutions, or all weights of D.
     """
 
-    @checked
-    def __init__(
-        self, checkpoint: str | int = "last", layers: Literal["convolutions", "all"] = "convolutions"
-    ) -> None:
-        self.checkpoint, self.layers = str(checkpoint), layers
+    checkpoint: str | int = "last"
+    layers: Literal["convolutions", "all"] = "convolutions"
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         values: dict[Subject, dict[str, Tensor]] = {}
-        rows: list[Row] = []
-        summary: list[Row] = []
+        heading = "means over layers of: area under the curve; share of the largest; effective rank / values"
+        result = Finding(report=[heading], tables={"layers": []})
         for subject in runs:
             gan, step = subject.restore(self.checkpoint)
             matrices = singular_values.matrices(gan.discriminator, self.layers == "convolutions")
             values[subject] = {name: singular_values.singular_values(m) for name, m in matrices.items()}
             for layer, s in values[subject].items():
                 columns = {**subject.columns, "step": step, "layer": layer}
-                summary.append({**columns, **concentration(s)})
-                rows += [
+                result.tables["layers"].append({**columns, **concentration(s)})
+                result.rows += [
                     {**columns, "index": i, "squared": float(v), "scaled": float(v / s[0].square())}
                     for i, v in enumerate(s.square(), 1)
                 ]
@@ -58,36 +54,33 @@ class SingularValues(Analysis):
         if not 0 < len(layers) <= MAX_LAYERS:
             problem = f"{len(layers)} distinct layers, but the figure fits 1 to {MAX_LAYERS}"
             raise DataError("singular_values", problem, "choose runs of one architecture")
-        return Finding(
-            self._draw(runs, values, layers), rows, list(_report(runs, values)), {"layers": summary}
-        )
+        for subject in runs:
+            facts = [concentration(s) for s in values[subject].values() if len(s) > 1]
+            means = "; ".join(f"{fmean(f[k] for f in facts):.3f}" for k in MEANS)
+            result.report.append(f"  {subject.label}: {means}")
+        result.png = _draw(values, layers)
+        return result
 
-    def _draw(
-        self, runs: Sequence[Subject], values: dict[Subject, dict[str, Tensor]], layers: Sequence[str]
-    ) -> bytes:
-        styles = drawing.run_styles(runs)
-        across = min(4, len(layers))
-        down = -(-len(layers) // across)
-        with drawing.style():
-            figure = Figure(figsize=(2.3 * across + 0.6, 1.75 * down + 1.5), layout="constrained")
-            for i, (ax, layer) in enumerate(
-                zip(drawing.panels(figure, len(layers), across, sharey=True), layers, strict=True)
-            ):
-                for subject in runs:
-                    if (s := values[subject].get(layer)) is not None:
-                        scaled = (s / s[0]).square()
-                        (line,) = ax.plot(range(1, len(s) + 1), scaled, lw=1.2, **styles[subject])
-                        if len(s) == 1:  # a single point has no line
-                            line.set(marker="o", clip_on=False)
-                ax.set_ylim(0, 1.03)
-                ax.set_xlim(1, max(2, ax.get_xlim()[1]))
-                ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-                ax.set_title(text.plain(f"{i + 1}: {layer}", 30))
-            figure.supylabel("squared singular value / largest, by rank", fontsize=8)
-            drawing.legend(figure, runs, styles)
-            title = f"Squared singular values of D: {subjects.common(runs)}"
-            drawing.set_title(figure, title)
-            return drawing.png(figure)
+
+def _draw(values: Mapping[Subject, dict[str, Tensor]], layers: Sequence[str]) -> bytes:
+    styles = drawing.run_styles(values)
+    across, n = min(4, len(layers)), len(layers)
+    title = "Squared singular values of D"
+    with drawing.grid(title, list(values), across, (2.3, 1.75), (0.6, 1.5), n=n) as picture:
+        for i, (ax, layer) in enumerate(zip(picture.panels(n, across, sharey=True), layers, strict=True)):
+            for subject, matrices in values.items():
+                if (s := matrices.get(layer)) is not None:
+                    scaled = (s / s[0]).square()
+                    (line,) = ax.plot(range(1, len(s) + 1), scaled, lw=1.2, **styles[subject])
+                    if len(s) == 1:  # a single point has no line
+                        line.set(marker="o", clip_on=False)
+            ax.set_ylim(0, 1.03)
+            ax.set_xlim(1, max(2, ax.get_xlim()[1]))
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            ax.set_title(text.plain(f"{i + 1}: {layer}", 30))
+        picture.figure.supylabel("squared singular value / largest, by rank", fontsize=8)
+        picture.run_legend(styles)
+    return picture.png
 
 
 def concentration(s: Tensor) -> dict[str, float]:
@@ -106,13 +99,3 @@ def concentration(s: Tensor) -> dict[str, float]:
         "effective_rank": rank,
         "effective_rank_share": rank / len(s),
     }
-
-
-def _report(runs: Sequence[Subject], values: dict[Subject, dict[str, Tensor]]) -> list[str]:
-    """One line per run: means over its layers."""
-    lines = ["means over layers of: area under the curve; share of the largest; effective rank / values"]
-    for subject in runs:
-        layers = [concentration(s) for s in values[subject].values() if len(s) > 1]
-        means = (fmean(f[k] for f in layers) for k in ("area", "share_of_largest", "effective_rank_share"))
-        lines.append(f"  {subject.label}: {'; '.join(f'{v:.3f}' for v in means)}")
-    return lines

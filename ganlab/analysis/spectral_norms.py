@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ganlab import text
-from ganlab.analysis import drawing, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
 from ganlab.errors import DataError
 from ganlab.methods import singular_values
 from ganlab.report.draw import style
-from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
 from ganlab.runs.metrics_file import read_metrics
-from ganlab.schema import Steps, checked
+from ganlab.schema import Steps
 
 PREFIXES = {"effective": "spectral/", "raw": "spectral_raw/"}
+ROWS = {"effective": "applied weight", "raw": "trained weight"}
 
 
 class Point(NamedTuple):
@@ -48,53 +46,43 @@ class SpectralNorms(Analysis):
     """
 
     runs = (1, 6)
-
-    @checked
-    def __init__(self, since: Steps = 0) -> None:
-        self.since = since
+    since: Steps = 0
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         points: dict[Subject, list[Point]] = {}
-        rows: list[Row] = []
-        report = []
+        result = Finding()
         for subject in runs:
-            unsorted = [
-                p for p in {**_checkpoints(subject), **_logged(subject)}.values() if p.step >= self.since
-            ]
-            points[subject] = sorted(unsorted, key=lambda p: (p.kind, p.step))
-            rows += [{**subject.columns, **p._asdict()} for p in points[subject]]
-            report.append(_summary(subject, points[subject]))
-        if not rows:
+            unique = {(p.kind, p.step, p.layer): p for p in (*_checkpoints(subject), *_logged(subject))}
+            recent = [p for p in unique.values() if p.step >= self.since]
+            points[subject] = sorted(recent, key=lambda p: (p.kind, p.step))
+            result.rows += [{**subject.columns, **p._asdict()} for p in points[subject]]
+            result.report.append(_summary(subject, points[subject]))
+        if not result.rows:
             problem = "no recorded norms and no checkpoint"
             raise DataError("spectral_norms", problem, "train with spectral_every=100")
-        return Finding(self._draw(points), rows, report)
+        result.png = _draw(points)
+        return result
 
-    def _draw(self, by_run: dict[Subject, list[Point]]) -> bytes:
-        kinds = [k for k in PREFIXES if any(p.kind == k for points in by_run.values() for p in points)]
-        layers = list(dict.fromkeys(p.layer for points in by_run.values() for p in points))
-        cmap = matplotlib.colormaps["viridis"]
-        colors = {layer: cmap(0.92 * i / max(1, len(layers) - 1)) for i, layer in enumerate(layers)}
-        size = (max(5.5, 3.0 * len(by_run) + 1.2), 2.3 * len(kinds) + 1.1)
-        with drawing.style():
-            figure = Figure(figsize=size, layout="constrained")
-            grid = drawing.panels(figure, len(kinds) * len(by_run), len(by_run))
-            first = {k: next(s for s in by_run if any(p.kind == k for p in by_run[s])) for k in kinds}
-            for i, (ax, (kind, subject)) in enumerate(
-                zip(grid, [(k, s) for k in kinds for s in by_run], strict=True)
-            ):
-                _panel(ax, [p for p in by_run[subject] if p.kind == kind], colors)
-                if i < len(by_run):
-                    ax.set_title(text.plain(subject.label, 60))
-                if subject is first[kind]:
-                    ax.set_ylabel("applied weight" if kind == "effective" else "trained weight")
-                if i >= len(by_run) * (len(kinds) - 1):
-                    ax.set_xlabel("generator updates")
-            handles, names = grid[0].get_legend_handles_labels()
-            fit = style.columns(names, figure.get_figwidth())
-            figure.legend(handles, names, loc="outside lower center", ncols=fit)
-            title = f"Largest singular value of D's weights: {subjects.common(list(by_run))}"
-            drawing.set_title(figure, title)
-            return drawing.png(figure)
+
+def _draw(by_run: Mapping[Subject, list[Point]]) -> bytes:
+    kinds = [k for k in PREFIXES if any(p.kind == k for points in by_run.values() for p in points)]
+    layers = list(dict.fromkeys(p.layer for points in by_run.values() for p in points))
+    cmap = matplotlib.colormaps["viridis"]
+    colors = {layer: cmap(0.92 * i / max(1, len(layers) - 1)) for i, layer in enumerate(layers)}
+    n, across = len(kinds) * len(by_run), len(by_run)
+    title = "Largest singular value of D's weights"
+    with drawing.grid(title, list(by_run), across, (3.0, 2.3), (1.2, 1.1), least=5.5, n=n) as picture:
+        axes = picture.panels(n, across)
+        first = {k: next(s for s in by_run if any(p.kind == k for p in by_run[s])) for k in kinds}
+        for i, (ax, (kind, subject)) in enumerate(
+            zip(axes, [(k, s) for k in kinds for s in by_run], strict=True)
+        ):
+            _panel(ax, [p for p in by_run[subject] if p.kind == kind], colors)
+            ax.set_title(text.plain(subject.label, 60) if i < across else "")
+            ax.set_ylabel(ROWS[kind] if subject is first[kind] else "")
+        drawing.outer_labels(axes, across, "generator updates")
+        picture.legend(axes[0].get_legend_handles_labels()[0])
+    return picture.png
 
 
 def _panel(ax: Axes, points: Sequence[Point], colors: Mapping[str, tuple[float, ...]]) -> None:
@@ -118,47 +106,36 @@ def _panel(ax: Axes, points: Sequence[Point], colors: Mapping[str, tuple[float, 
         margin = 0.05 * (max(late) - min(late))
         ax.set_ylim(min(min(late) - margin, 0.95), max(max(late) + margin, 1.05))
         if max(values) > ax.get_ylim()[1]:  # u is random before training, so sigma is far too small
-            label, where = f"up to {max(values):.3g} at step 0", {"transform": ax.transAxes}
-            ax.text(0.98, 0.97, label, ha="right", va="top", fontsize=7, color=style.GREY, **where)  # type: ignore[arg-type]
-    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(drawing.thousands))
+            drawing.note(ax, f"up to {max(values):.3g} at step 0")
+    style.updates_axis(ax, 4, left=None)
 
 
-def _logged(subject: Subject) -> dict[tuple[str, int, str], Point]:
-    """Norms that ``spectral_every`` recorded in metrics.jsonl, by (kind, step, layer)."""
-    points = {}
+def _logged(subject: Subject) -> Iterator[Point]:
+    """Norms that ``spectral_every`` recorded in metrics.jsonl."""
     for record in read_metrics(RunFolder(subject.run.folder).metrics):
-        if record["kind"] != "spectral":
-            continue
-        for kind, prefix in PREFIXES.items():
+        for kind, prefix in PREFIXES.items() if record["kind"] == "spectral" else ():
             for name, value in record.items():
                 if name.startswith(prefix) and isinstance(value, float):
-                    layer = text.clean(name.removeprefix(prefix), 60)
-                    points[kind, record["step"], layer] = Point(record["step"], layer, value, kind, "log")
-    return points
+                    yield Point(record["step"], text.clean(name.removeprefix(prefix), 60), value, kind, "log")
 
 
-def _checkpoints(subject: Subject) -> dict[tuple[str, int, str], Point]:
-    """Norms computed from every checkpoint of the run, by (kind, step, layer)."""
-    folder = RunFolder(subject.run.folder)
-    points: dict[tuple[str, int, str], Point] = {}
-    for step in Checkpoints(folder.checkpoints, folder.run_id).steps():
-        gan, _ = subject.restore(str(step))
-        d = gan.discriminator
+def _checkpoints(subject: Subject) -> Iterator[Point]:
+    """Norms computed from every checkpoint of the run."""
+    for step in subject.checkpoints():
+        d = subject.restore(step)[0].discriminator
         norms = {"effective": singular_values.spectral_norms(d), "raw": singular_values.raw_spectral_norms(d)}
         for kind, values in norms.items():
-            points |= {(kind, step, k): Point(step, k, v, kind, "checkpoint") for k, v in values.items()}
-    return points
+            yield from (Point(step, layer, v, kind, "checkpoint") for layer, v in values.items())
 
 
 def _summary(subject: Subject, points: Sequence[Point]) -> str:
     """Report line: range of the applied norms over all layers and steps, and at the last step."""
-    acting = [p for p in points if p.kind == "effective"]
-    if not acting:
+    applied = [p for p in points if p.kind == "effective"]
+    if not applied:
         return f"  {subject.label}: no norms"
-    last = max(p.step for p in acting)
-    end = [p.norm for p in acting if p.step == last]
-    trained = [p for p in acting if p.step] or acting  # u is random before training
+    last = max(p.step for p in applied)
+    end = [p.norm for p in applied if p.step == last]
+    trained = [p for p in applied if p.step] or applied  # u is random before training
     norms, steps = [p.norm for p in trained], len({p.step for p in trained})
     return (
         f"  {subject.label}: {min(norms):.3f} to {max(norms):.3f} over {steps} steps, "

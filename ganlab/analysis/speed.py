@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from ganlab.analysis import drawing
 from ganlab.analysis.base import Analysis, Finding
@@ -23,7 +22,7 @@ from ganlab.experiment import Experiment
 from ganlab.papers import labels
 from ganlab.report.draw import style
 from ganlab.runs.folder import RunFolder
-from ganlab.schema import Count, checked
+from ganlab.schema import Count
 from ganlab.sweeps.cost import UpdateTimer, in_turn
 from ganlab.system.hardware import device_name, find_device, set_precision
 from ganlab.training import engine
@@ -48,16 +47,10 @@ class Speed(Analysis):
 
     runs = (0, 1)
     composes = True
-
-    @checked
-    def __init__(
-        self,
-        methods: tuple[str, ...] = ("none", "sn", "wn", "wgan-gp"),
-        d_steps: Count = 5,
-        updates: Count = 4,
-        rounds: Count = 5,
-    ) -> None:
-        self.methods, self.d_steps, self.updates, self.rounds = methods, d_steps, updates, rounds
+    methods: tuple[str, ...] = ("none", "sn", "wn", "wgan-gp")
+    d_steps: Count = 5
+    updates: Count = 4
+    rounds: Count = 5
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         if not self.methods:
@@ -72,8 +65,8 @@ class Speed(Analysis):
         try:
             if e.threads:
                 torch.set_num_threads(e.threads)
-            block_of = {m: self._block(experiment, device) for m, experiment in experiments.items()}
-            times = time_in_turn(block_of, self.rounds)
+            blocks = {m: self._block(experiment, device) for m, experiment in experiments.items()}
+            times = time_in_turn(blocks, self.rounds)
             facts = {
                 "d_steps": self.d_steps,
                 "batch_size": e.batch_size,
@@ -88,33 +81,24 @@ class Speed(Analysis):
         finally:
             torch.set_num_threads(threads)
         base = "none" if "none" in times else self.methods[0]
-        rows, report = (
-            [],
-            [f"seconds per 100 generator updates of {self.d_steps} D updates each; {_describe(facts)}"],
+        machine = _describe(facts)
+        result = Finding(
+            report=[f"seconds per 100 generator updates of {self.d_steps} D updates each; {machine}"]
         )
         for method, seconds in times.items():
             per_100 = [100 / self.updates * s for s in seconds]
             ratios = [s / b for s, b in zip(seconds, times[base], strict=True)]
-            rows.append(
-                {
-                    "method": method,
-                    "seconds_per_100": statistics.median(per_100),
-                    "least": min(per_100),
-                    "most": max(per_100),
-                    "ratio": statistics.median(ratios),
-                    "ratio_least": min(ratios),
-                    "ratio_most": max(ratios),
-                    "ratio_to": base,
-                    "updates": self.updates,
-                    "rounds": self.rounds,
-                    **facts,
-                }
-            )
-            report.append(
-                f"  {label(method)}: {rows[-1]['seconds_per_100']:.4g} s, "
-                f"{rows[-1]['ratio']:.2f} x {label(base)}"
-            )
-        return Finding(_draw(rows, _describe(facts)), rows, report)
+            row = {
+                **{"method": method, "seconds_per_100": statistics.median(per_100)},
+                **{"least": min(per_100), "most": max(per_100), "ratio": statistics.median(ratios)},
+                **{"ratio_least": min(ratios), "ratio_most": max(ratios), "ratio_to": base},
+                **{"updates": self.updates, "rounds": self.rounds, **facts},
+            }
+            result.rows.append(row)
+            median, ratio = f"{row['seconds_per_100']:.4g} s", f"{row['ratio']:.2f} x {label(base)}"
+            result.report.append(f"  {label(method)}: {median}, {ratio}")
+        result.png = _draw(result.rows, machine)
+        return result
 
     def _tree(self, runs: Sequence[Subject]) -> dict[str, Any]:
         """The config of the timed blocks, with the requested ``d_steps``."""
@@ -161,9 +145,8 @@ def with_method(tree: dict[str, Any], method: str, dirs: Sequence[Path]) -> dict
     normalization: dict[str, Any] = {}
     for part in name.split("+"):
         if part not in available or (path := find(f"normalization/{part}", dirs)) is None:
-            raise ConfigError(
-                "methods", f"unknown normalization {part!r}", suggest(part, [*available, *LOSSES])
-            )
+            fix = suggest(part, [*available, *LOSSES])
+            raise ConfigError("methods", f"unknown normalization {part!r}", fix)
         normalization |= read(path)[0]
     changed = {**copy.deepcopy(tree), "normalization": normalization}
     if loss and (path := find(f"loss/{loss}", dirs)) is not None:
@@ -184,9 +167,8 @@ def _describe(facts: dict[str, Any]) -> str:
 
 
 def _draw(rows: Sequence[dict[str, Any]], subtitle: str) -> bytes:
-    with drawing.style():
-        figure = Figure(figsize=(5.6, 0.42 * len(rows) + 1.5), layout="constrained")
-        (ax,) = drawing.panels(figure, 1, 1)
+    with drawing.Picture("Time per update by method", 5.6, 0.42 * len(rows) + 1.5) as picture:
+        (ax,) = picture.panels()
         ax.grid(axis="y", visible=False)
         for i, row in enumerate(rows):
             color = style.METHOD_COLORS.get(row["method"], "#332288")
@@ -194,19 +176,17 @@ def _draw(rows: Sequence[dict[str, Any]], subtitle: str) -> bytes:
             spread = [[value - row["least"]], [row["most"] - value]]
             ax.barh(i, value, 0.68, color=color, alpha=0.85)
             ax.errorbar(value, i, xerr=spread, color=style.GREY, lw=0.9, capsize=2)
-            bar_text = f"{value:.3g} s  ({row['ratio']:.2f} x)"
-            ax.annotate(
-                bar_text, (row["most"], i), (5, 0), textcoords="offset points", va="center", fontsize=7.5
-            )
+            words, at = f"{value:.3g} s  ({row['ratio']:.2f} x)", (row["most"], i)
+            ax.annotate(words, at, (5, 0), textcoords="offset points", va="center", fontsize=7.5)
         ax.set_yticks(range(len(rows)), [label(row["method"]) for row in rows])
         ax.invert_yaxis()
         ax.set_xlim(0, max(row["most"] for row in rows) * 1.3)
-        base = label(rows[0]["ratio_to"])
+        first = rows[0]
         ax.set_xlabel(
-            f"seconds per 100 generator updates, {rows[0]['d_steps']} D updates each (ratio to {base})\n"
-            f"medians and range of {rows[0]['rounds']} interleaved rounds",
+            f"seconds per 100 generator updates, {first['d_steps']} D updates each "
+            f"(ratio to {label(first['ratio_to'])})\n"
+            f"medians and range of {first['rounds']} interleaved rounds",
             fontsize=7.5,
         )
         ax.set_title(style.wrap(subtitle, 95, 2), loc="left", fontsize=7.2, color=style.GREY)
-        drawing.set_title(figure, "Time per update by method")
-        return drawing.png(figure)
+    return picture.png

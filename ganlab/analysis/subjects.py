@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from ganlab.evaluation.generate import evaluating, to_bytes
 from ganlab.experiment import Experiment
 from ganlab.papers import labels as labels_module
 from ganlab.report.read import cells, collect
+from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
 from ganlab.system.hardware import find_device, set_precision
 from ganlab.training.gan import GAN
@@ -78,9 +79,19 @@ class Subject:
         set_precision("fp32", device, False)
         return device
 
-    def restore(self, checkpoint: str = "last") -> tuple[GAN, int]:
+    @property
+    def common(self) -> str:
+        """Dataset, networks, setting and scale of the run."""
+        return common([self])
+
+    def checkpoints(self) -> list[int]:
+        """Steps of the run's checkpoints, ascending."""
+        folder = RunFolder(self.run.folder)
+        return Checkpoints(folder.checkpoints, folder.run_id).steps()
+
+    def restore(self, checkpoint: str | int = "last") -> tuple[GAN, int]:
         """Load G and D from a checkpoint, anew on each call; also its step. Raises CheckpointError."""
-        return saved_run.restore(RunFolder(self.run.folder), self.experiment, checkpoint, self.device)
+        return saved_run.restore(RunFolder(self.run.folder), self.experiment, str(checkpoint), self.device)
 
     def images(self, split: str | None = None) -> SampleSet:
         """The real images of a split; None: the training split. Raises DataError."""
@@ -125,11 +136,13 @@ class Subject:
 def generate(gan: GAN, z: Tensor, y: Tensor | None) -> Tensor:
     """Samples of the scored G, float32 (n, C, H, W) in [-1, 1]; G's mode is restored."""
     with evaluating(gan.ema_or_generator):
-        parts = [
-            gan.ema_or_generator(z[i : i + PIECE], None if y is None else y[i : i + PIECE]).float()
-            for i in range(0, len(z), PIECE)
-        ]
-    return torch.cat(parts)
+        return in_pieces(lambda z, y: gan.ema_or_generator(z, y).float(), z, y)
+
+
+def in_pieces(net: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, y: Tensor | None) -> Tensor:
+    """``net(x, y)`` computed for a few samples at a time, to bound the memory."""
+    labels = [None] * len(x) if y is None else y.split(PIECE)
+    return torch.cat([net(*part) for part in zip(x.split(PIECE), labels, strict=False)])
 
 
 def as_bytes(x: Tensor) -> Tensor:
@@ -147,14 +160,8 @@ def open_runs(
     runs = [run for run in collect.collect(paths) if not run.problem]
     if not runs:
         raise DataError(", ".join(map(str, paths)), "contains no readable run", "pass run folders")
-    runs.sort(
-        key=lambda r: (
-            *labels_module.method_rank(r.text("method")),
-            *labels_module.setting_rank(r.text("setting")),
-            r.number("seed") or 0,
-            r.label,
-        )
-    )
+    rank, setting_rank = labels_module.method_rank, labels_module.setting_rank
+    runs.sort(key=lambda r: (rank(r.text("method")), setting_rank(r.text("setting")), r.by_seed))
     subjects = [Subject(run, overrides, config_dirs) for run in runs]
     for subject, label in zip(subjects, labels(runs), strict=True):
         subject.label = label
@@ -171,14 +178,10 @@ def labels(runs: Sequence[collect.Run]) -> list[str]:
         several = len({f[key] for f in facts}) > 1
         if len(set(finer)) > len(set(parts)) or (several and key == "setting"):
             keys, parts = [*keys, (key, template)], finer
+    methods = [labels_module.method_label(run.text("method") or "unknown") for run in runs]
     names = [
-        ", ".join(
-            [
-                labels_module.method_label(run.text("method") or "unknown"),
-                *(w.format(f[k]) for k, w in keys if f[k]),
-            ]
-        )
-        for run, f in zip(runs, facts, strict=True)
+        ", ".join([method, *(w.format(f[k]) for k, w in keys if f[k])])
+        for method, f in zip(methods, facts, strict=True)
     ]
     return [
         f"{label} ({run.label})" if names.count(label) > 1 else label

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ganlab.analysis import drawing, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing, subjects, value_surface
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.scores import scores
 from ganlab.analysis.subjects import Subject
+from ganlab.analysis.value_surface import Matrix, plain
 from ganlab.config import compose
-from ganlab.errors import DataError
 from ganlab.evaluation.generate import evaluating
 from ganlab.methods.losses import Standard
 from ganlab.metrics.wasserstein1 import distance
-from ganlab.report.draw import style
 from ganlab.runs.naming import run_path
-from ganlab.schema import Count, Positive, Range, Steps, checked
+from ganlab.schema import Count, Positive, Range, Steps
 from ganlab.training import trainer
 from ganlab.training.gan import GAN
 from ganlab.types import Verdict
@@ -35,17 +32,22 @@ TRAINED = (  # trained if no run is given
     ["+experiment=wgan_two_gaussians"],
 )
 REAL, FAKE = "#0072b2", "#009e73"  # blue and green as in the paper, from the Okabe-Ito palette
-Line = npt.NDArray[np.float64]
+MAX_EXACT = 1000  # points of the exact distance
+FLOOR = 1e-12  # lowest gradient drawn
 
 
 class Panel(NamedTuple):
-    """D at a step, at the points of the line: its values, and the derivative of G's loss there."""
+    """D at a step, at the points of the line: its values, and the derivative of G's loss there.
+
+    real, fake: real and generated points (n, 1).
+    """
 
     subject: Subject
-    step: int
-    values: Line
-    slopes: Line
+    values: Matrix
+    slopes: Matrix
     logits: bool
+    real: Matrix
+    fake: Matrix
 
 
 class ValueLine(Analysis):
@@ -72,51 +74,42 @@ class ValueLine(Analysis):
     kinds = ("points",)
     runs = (0, 24)
     composes = True
-
-    @checked
-    def __init__(
-        self,
-        checkpoint: str | int = "last",
-        places: Annotated[int, Range(ge=4, le=100_000)] = 321,
-        reach: Positive = 8.0,
-        points: Count = 10_000,
-        seed: Steps = 0,
-    ) -> None:
-        self.checkpoint, self.places, self.reach = str(checkpoint), places, reach
-        self.points, self.seed = points, seed
+    checkpoint: str | int = "last"
+    places: Annotated[int, Range(ge=4, le=100_000)] = 321
+    reach: Positive = 8.0
+    points: Count = 10_000
+    seed: Steps = 0
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         runs = runs or self._trained()
-        for subject in runs:
-            if (dim := subject.experiment.shape[0]) != 1:
-                problem = f"for points on a line only; {subject.run.label} has {dim} coordinates"
-                raise DataError("value_line", problem, "use analysis=value_surface")
+        value_surface.require_dimensions(runs, 1, "value_line", "value_surface")
         axis = np.linspace(-self.reach, self.reach, self.places)
-        rows: list[Row] = []
-        summary: list[Row] = []
-        report = [
+        heading = (
             "gradient magnitude of G's loss at generated points: median, weakest; gap over slope; exact W1"
-        ]
+        )
+        result = Finding(report=[heading], tables={"summary": []})
         panels = []
         for subject in runs:
             gan, step = subject.restore(self.checkpoint)
+            real, fake = value_surface.draw_points(subject, gan, self.points, self.seed)
+            grid = torch.from_numpy(axis).float().to(gan.device)[:, None]
+            raw, slopes = plain(scores(gan, grid)), gradients(gan, grid)
             logits = isinstance(gan.loss, Standard)
-            raw = scores(gan, _column(axis, gan)).double().numpy()
-            slopes = gradients(gan, _column(axis, gan))
-            panel = Panel(subject, step, 1 / (1 + np.exp(-raw)) if logits else raw, slopes, logits)
-            panels.append(panel)
+            values = 1 / (1 + np.exp(-raw)) if logits else raw
+            panels.append(Panel(subject, values, slopes, logits, plain(real), plain(fake)))
             columns = {**subject.columns, "step": step}
-            rows += [
+            result.rows += [
                 {**columns, "x": float(x), "value": float(v), "gradient": float(s)}
-                for x, v, s in zip(axis, panel.values, slopes, strict=True)
+                for x, v, s in zip(axis, values, slopes, strict=True)
             ]
-            summary.append({**columns, **self._facts(subject, gan, raw, axis)})
-            last = summary[-1]
-            report.append(
-                f"  {subject.label}: {last['median']:.3g}, {last['weakest']:.3g}; "
-                f"{last['gap_over_slope']:.3f}; {last['w1']:.3f}"
+            facts = _facts(gan, raw, axis, real, fake)
+            result.tables["summary"].append({**columns, **facts})
+            result.report.append(
+                f"  {subject.label}: {facts['median']:.3g}, {facts['weakest']:.3g}; "
+                f"{facts['gap_over_slope']:.3f}; {facts['w1']:.3f}"
             )
-        return Finding(self._draw(panels, axis), rows, report, {"summary": summary})
+        result.png = self._draw(panels, axis)
+        return result
 
     def _trained(self) -> list[Subject]:
         """Train the figure's two runs, or continue or reuse them."""
@@ -129,36 +122,13 @@ class ValueLine(Analysis):
             folders.append(Path(e.run_dir or folder))
         return subjects.open_runs(folders, [], self.config_dirs)
 
-    def _facts(self, subject: Subject, gan: GAN, raw: Line, axis: Line) -> dict[str, float | None]:
-        real = subject.real(gan, self.points, self.seed).x
-        fake = subject.fake(gan, len(real), self.seed + 1).x  # a fixed generator perturbs other real points
-        verdicts = [Verdict(scores(gan, x)) for x in (real, fake)]
-        slopes = np.abs(gradients(gan, fake))
-        steepest = float(np.abs(np.gradient(raw, axis)).max())
-        gap = float(verdicts[0].score.mean() - verdicts[1].score.mean())
-        curves = gan.loss.curves(float(gan.loss.discriminator(*verdicts)), 0.0)
-        return {
-            "median": float(np.median(slopes)),
-            "weakest": float(np.quantile(slopes, 0.01)),
-            "gap": gap,
-            "steepest": steepest,
-            "gap_over_slope": gap / steepest if steepest else 0.0,
-            "w1": distance(*(x.cpu().double().numpy()[:1000] for x in (real, fake))),
-            "js_estimate": curves.get("critic/js_estimate"),
-        }
-
-    def _draw(self, panels: Sequence[Panel], axis: Line) -> bytes:
+    def _draw(self, panels: Sequence[Panel], axis: Matrix) -> bytes:
         styles = drawing.run_styles([p.subject for p in panels])
-        with drawing.style():
-            figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-            above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-            first = panels[0].subject
-            gan, _ = first.restore(self.checkpoint)
-            real = first.real(gan, self.points, self.seed).x
-            fake = first.fake(gan, len(real), self.seed + 1).x
+        with drawing.Picture("D on a line", 6.4, 5.6, styles) as picture:
+            above, below = picture.figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
             bins = np.linspace(-self.reach, self.reach, 81).tolist()
-            for x, color in ((real, REAL), (fake, FAKE)):
-                above.hist(x.cpu().numpy()[:, 0], bins, density=True, color=color, alpha=0.35, lw=0)
+            for x, color in ((panels[0].real, REAL), (panels[0].fake, FAKE)):
+                above.hist(x[:, 0], bins, density=True, color=color, alpha=0.35, lw=0)
             other = above.twinx() if len({p.logits for p in panels}) > 1 else above
             for panel in panels:
                 ax = above if panel.logits else other
@@ -168,30 +138,41 @@ class ValueLine(Analysis):
             if any(not p.logits for p in panels):
                 other.set_ylabel("critic value")
             below.set_yscale("log")
+            sizes = np.abs(np.concatenate([p.slopes for p in panels]))
+            below.set_ylim(max(sizes.min() / 2, FLOOR), max(sizes.max(), FLOOR) * 2)
             drawing.set_log_scale(below.yaxis)
             below.set(xlim=(-self.reach, self.reach), xlabel="x", ylabel="gradient magnitude of G's loss")
             for ax in (above, below):
                 ax.grid(color="#e3e3e3", lw=0.5)
             other.grid(visible=False)
-            handles = [
-                Patch(color=REAL, alpha=0.35, label="real points"),
-                Patch(color=FAKE, alpha=0.35, label="generated points"),
-                *(Line2D([], [], label=p.subject.label, **styles[p.subject]) for p in panels),
-            ]
-            columns = style.columns([str(h.get_label()) for h in handles], 6.4)
-            figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-            drawing.set_title(figure, f"D on a line: {subjects.common([p.subject for p in panels])}")
-            return drawing.png(figure)
+            kinds = ((REAL, "real points"), (FAKE, "generated points"))
+            points = [Patch(color=color, alpha=0.35, label=name) for color, name in kinds]
+            lines = [Line2D([], [], label=s.label, **look) for s, look in styles.items()]
+            picture.legend([*points, *lines])
+        return picture.png
 
 
-def gradients(gan: GAN, x: Tensor) -> Line:
+def _facts(gan: GAN, raw: Matrix, axis: Matrix, real: Tensor, fake: Tensor) -> dict[str, Any]:
+    verdicts = [Verdict(scores(gan, x)) for x in (real, fake)]
+    slopes = np.abs(gradients(gan, fake))
+    steepest = float(np.abs(np.gradient(raw, axis)).max())
+    gap = float(verdicts[0].score.mean() - verdicts[1].score.mean())
+    curves = gan.loss.curves(float(gan.loss.discriminator(*verdicts)), 0.0)
+    return {
+        "median": float(np.median(slopes)),
+        "weakest": float(np.quantile(slopes, 0.01)),
+        "gap": gap,
+        "steepest": steepest,
+        "gap_over_slope": gap / steepest if steepest else 0.0,
+        "w1": distance(*(plain(x[:MAX_EXACT]) for x in (real, fake))),
+        "js_estimate": curves.get("critic/js_estimate"),
+    }
+
+
+def gradients(gan: GAN, x: Tensor) -> Matrix:
     """Derivative (n,) of G's loss with respect to each point x (n, 1), with D in evaluation mode."""
     with evaluating(gan.discriminator), torch.enable_grad():
         x = x.detach().requires_grad_(True)
         loss = gan.loss.generator(None, gan.verdict(x)) * len(x)  # undo the mean: each point's own term
         (gradient,) = torch.autograd.grad(loss, x)
-    return gradient[:, 0].cpu().double().numpy()
-
-
-def _column(axis: Line, gan: GAN) -> Tensor:
-    return torch.from_numpy(axis).float().to(gan.device)[:, None]
+    return plain(gradient[:, 0])

@@ -12,9 +12,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from torch import Tensor
 
 from ganlab import text
-from ganlab.analysis import drawing, film, subjects
+from ganlab.analysis import drawing, film
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.scores import scores
 from ganlab.analysis.subjects import Subject
@@ -22,12 +23,17 @@ from ganlab.errors import DataError
 from ganlab.metrics.wasserstein1 import distance
 from ganlab.papers import labels
 from ganlab.report.draw import style
-from ganlab.schema import Count, Positive, Range, Steps, checked
+from ganlab.schema import Count, Positive, Range, Steps
 from ganlab.training.gan import GAN
 
 LEVELS = 20
-MAX_RUNS = 24  # runs in one figure
 REAL, FAKE = "#e69f00", "#009e73"  # orange and green as in the paper, from the Okabe-Ito palette
+DOTS: Any = {"ls": "", "marker": "o", "ms": 4}
+LEGEND = (
+    Line2D([], [], color=REAL, label="real", **DOTS),
+    Line2D([], [], color=FAKE, label="generated", **DOTS),
+    Line2D([], [], color=style.GREY, lw=1, label="D's value, yellow is high"),
+)
 Matrix = npt.NDArray[np.float64]
 
 
@@ -66,60 +72,46 @@ class ValueSurface(Analysis):
     """
 
     kinds = ("points",)
-    runs = (1, MAX_RUNS)
-
-    @checked
-    def __init__(
-        self,
-        checkpoint: str | int = "last",
-        grid: Annotated[int, Range(ge=4, le=2048)] = 128,
-        reach: Positive = 3.0,
-        points: Count = 500,
-        seed: Steps = 0,
-        frames: bool = False,
-    ) -> None:
-        self.checkpoint, self.grid, self.reach = str(checkpoint), grid, reach
-        self.points, self.seed, self.frames = points, seed, frames
+    runs = (1, 24)
+    checkpoint: str | int = "last"
+    grid: Annotated[int, Range(ge=4, le=2048)] = 128
+    reach: Positive = 3.0
+    points: Count = 500
+    seed: Steps = 0
+    frames: bool = False
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         if self.frames and len(runs) > 1:
             raise DataError("frames", f"applies to a single run, got {len(runs)}", "pass one run")
-        for subject in runs:
-            if (dim := subject.experiment.shape[0]) != 2:
-                problem = f"for points in the plane only; {subject.run.label} has {dim} coordinate"
-                raise DataError("value_surface", problem, "use analysis=value_line")
+        require_dimensions(runs, 2, "value_surface", "value_line")
         steps = film.steps(runs[0]) if self.frames else []
         panels = [self.panel(subject, self.checkpoint) for subject in runs]
-        rows: list[Row] = []
-        summary: list[Row] = []
-        report = ["AUC of real against generated points; gap over slope; exact W1"]
+        heading = "AUC of real against generated points; gap over slope; exact W1"
+        result = Finding(self._draw(panels), report=[heading], tables={"summary": []})
         for panel in panels:
-            columns = {
-                **panel.subject.columns,
-                "dataset": panel.subject.run.text("dataset"),
-                "step": panel.step,
-            }
-            rows += self._rows(columns, panel.values)
-            summary.append({**columns, **self._facts(panel)})
-            auc, over, w1 = (summary[-1][k] for k in ("auc", "gap_over_slope", "w1"))
-            report.append(f"  {panel.subject.label}: {auc:.3f}; {over:.3f}; {w1:.3f}")
-            if panel.subject.experiment.ema:
-                report[-1] += " (generated points are from the EMA of G, which D was not trained against)"
-        animation = {}
-        if steps:
-            animation["value_surface.gif"] = film.gif(
-                self._frame(self.panel(runs[0], str(step))) for step in steps
+            run = panel.subject.run
+            columns = {**panel.subject.columns, "dataset": run.text("dataset"), "step": panel.step}
+            facts = self._facts(panel)
+            result.rows += self._rows(columns, panel.values)
+            result.tables["summary"].append({**columns, **facts})
+            numbers = "; ".join(f"{facts[key]:.3f}" for key in ("auc", "gap_over_slope", "w1"))
+            ema = " (generated points are from the EMA of G, which D was not trained against)"
+            result.report.append(
+                f"  {panel.subject.label}: {numbers}{ema * bool(panel.subject.experiment.ema)}"
             )
-            report.append(f"value_surface.gif: {len(steps)} checkpoints, steps {steps[0]:,} to {steps[-1]:,}")
-        return Finding(self._draw(panels), rows, report, {"summary": summary}, animation)
+        if steps:
+            film_of = film.gif(self._frame(self.panel(runs[0], step)) for step in steps)
+            result.files["value_surface.gif"] = film_of
+            span = f"steps {steps[0]:,} to {steps[-1]:,}"
+            result.report.append(f"value_surface.gif: {len(steps)} checkpoints, {span}")
+        return result
 
-    def panel(self, subject: Subject, checkpoint: str) -> Panel:
+    def panel(self, subject: Subject, checkpoint: str | int) -> Panel:
         """Evaluate the critic of a run at a checkpoint."""
         gan, step = subject.restore(checkpoint)
-        real = subject.real(gan, self.points, self.seed).x
-        fake = subject.fake(gan, len(real), self.seed + 1).x  # a fixed generator perturbs other real points
-        point_scores = _plain(scores(gan, real)), _plain(scores(gan, fake))
-        return Panel(subject, step, surface(gan, self.axis()), _plain(real), _plain(fake), point_scores)
+        real, fake = draw_points(subject, gan, self.points, self.seed)
+        values = plain(scores(gan, real)), plain(scores(gan, fake))
+        return Panel(subject, step, surface(gan, self.axis()), plain(real), plain(fake), values)
 
     def axis(self) -> Matrix:
         return np.linspace(-self.reach, self.reach, self.grid)
@@ -146,27 +138,25 @@ class ValueSurface(Analysis):
         }
 
     def _draw(self, panels: Sequence[Panel]) -> bytes:
-        down, across = layout([p.subject for p in panels])
+        runs = [p.subject for p in panels]
+        down, across = layout(runs)
         size = min(2.5, 11 / len(across))
-        with drawing.style():
-            wide = max(4.4, size * len(across) + 0.4)
-            figure = Figure(figsize=(wide, size * len(down) + 1.1), layout="constrained")
-            axes = figure.subplots(len(down), len(across), squeeze=False, sharex=True, sharey=True)
-            for (row, column), panel in zip(places([p.subject for p in panels]), panels, strict=True):
+        steps = {p.step for p in panels}
+        at = f" at step {steps.pop():,}" if len(steps) == 1 and self.checkpoint != "last" else ""
+        width, height = max(4.4, size * len(across) + 0.4), size * len(down) + 1.1
+        with drawing.Picture(f"Value surfaces of critics{at}", width, height, runs) as picture:
+            axes = picture.figure.subplots(len(down), len(across), squeeze=False, sharex=True, sharey=True)
+            for (row, column), panel in zip(places(runs), panels, strict=True):
                 self.plot(axes[down.index(row)][across.index(column)], panel)
             for ax in axes.flat:
                 if not ax.has_data():
                     ax.set_axis_off()
-            for ax, column in zip(axes[0], across, strict=True):
-                ax.set_title(text.plain(column, 40))
+            for line, column in zip(axes.T, across, strict=True):
+                next(ax for ax in line if ax.has_data()).set_title(text.plain(column, 40))
             for line, row in zip(axes, down, strict=True):
                 line[0].set_ylabel(text.plain(row, 40))
-            _legend(figure)
-            steps = {p.step for p in panels}
-            at = f" at step {steps.pop():,}" if len(steps) == 1 and self.checkpoint != "last" else ""
-            caption = subjects.common([p.subject for p in panels])
-            drawing.set_title(figure, f"Value surfaces of critics{at}: {caption}")
-            return drawing.png(figure)
+            picture.legend(LEGEND)
+        return picture.png
 
     def plot(self, ax: Axes, panel: Panel, size: float = 5) -> None:
         """Draw the contours and the points on top."""
@@ -188,15 +178,30 @@ class ValueSurface(Analysis):
             ax = figure.subplots()
             self.plot(ax, panel, 8)
             ax.set_title(text.plain(f"{panel.subject.label}, step {panel.step:,}", 60), pad=8)
-            _legend(figure)
+            style.legend(figure, LEGEND)
         return figure
+
+
+def require_dimensions(runs: Sequence[Subject], n: int, name: str, other: str) -> None:
+    """Raise DataError unless the runs' points have ``n`` coordinates; ``other``: the analysis for those."""
+    for subject in runs:
+        if (dim := subject.experiment.shape[0]) != n:
+            where = {1: "on a line", 2: "in the plane"}[n]
+            problem = f"for points {where} only; {subject.run.label} has {dim} coordinate{'s' * (dim > 1)}"
+            raise DataError(name, problem, f"use analysis={other}")
+
+
+def draw_points(subject: Subject, gan: GAN, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Real and generated points (n, D); a fixed generator perturbs other real points."""
+    real = subject.real(gan, n, seed).x
+    return real, subject.fake(gan, len(real), seed + 1).x
 
 
 def surface(gan: GAN, axis: Matrix) -> Matrix:
     """D's raw scores (n, n) on the grid ``axis`` x ``axis`` (rows: y, columns: x), in evaluation mode."""
     x, y = np.meshgrid(axis, axis)
     points = torch.from_numpy(np.stack([x.ravel(), y.ravel()], 1)).float().to(gan.device)
-    return scores(gan, points).double().numpy().reshape(x.shape)
+    return plain(scores(gan, points)).reshape(x.shape)
 
 
 def steepest(values: Matrix, axis: Matrix) -> float:
@@ -206,8 +211,7 @@ def steepest(values: Matrix, axis: Matrix) -> float:
 
 def auc(real: Matrix, fake: Matrix) -> float:
     """Fraction of all pairs in which a real value (n,) exceeds a generated one (m,); ties count half."""
-    above = (real[:, None] > fake).mean() + (real[:, None] == fake).mean() / 2
-    return float(above)
+    return float((real[:, None] > fake).mean() + (real[:, None] == fake).mean() / 2)
 
 
 def places(runs: Sequence[Subject]) -> list[tuple[str, str]]:
@@ -228,15 +232,5 @@ def layout(runs: Sequence[Subject]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(r for r, _ in cells)), columns
 
 
-def _plain(points: torch.Tensor) -> Matrix:
-    return points.detach().cpu().double().numpy()
-
-
-def _legend(figure: Figure) -> None:
-    options: dict[str, Any] = {"ls": "", "marker": "o", "ms": 4}
-    handles = [
-        Line2D([], [], color=REAL, label="real", **options),
-        Line2D([], [], color=FAKE, label="generated", **options),
-        Line2D([], [], color=style.GREY, lw=1, label="D's value, yellow is high"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+def plain(values: Tensor) -> Matrix:
+    return values.detach().cpu().double().numpy()

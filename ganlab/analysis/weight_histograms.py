@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
 
 from ganlab import text
-from ganlab.analysis import drawing, subjects
-from ganlab.analysis.base import Analysis, Finding, Row
+from ganlab.analysis import drawing
+from ganlab.analysis.base import Analysis, Finding
 from ganlab.analysis.subjects import Subject
 from ganlab.methods.weights import raw_weight, weighted_layers
-from ganlab.schema import Range, checked
+from ganlab.schema import Range
 from ganlab.training.gan import GAN
 
-MAX_RUNS = 12  # runs in one figure
 EDGE = 0.99  # weights above this fraction of the largest magnitude count as at the bound
 Vector = npt.NDArray[np.float64]
 
@@ -36,47 +34,38 @@ class WeightHistograms(Analysis):
         log: plot counts on a logarithmic axis.
     """
 
-    runs = (1, MAX_RUNS)
-
-    @checked
-    def __init__(
-        self,
-        checkpoint: str | int = "last",
-        bins: Annotated[int, Range(ge=2, le=2000)] = 81,
-        log: bool = True,
-    ) -> None:
-        self.checkpoint, self.bins, self.log = str(checkpoint), bins, log
+    runs = (1, 12)
+    checkpoint: str | int = "last"
+    bins: Annotated[int, Range(ge=2, le=2000)] = 81
+    log: bool = True
 
     def make(self, runs: Sequence[Subject]) -> Finding:
-        rows: list[Row] = []
-        summary: list[Row] = []
         histograms: dict[Subject, tuple[Vector, Vector]] = {}
-        report = ["share of the weights within 1 % of the largest magnitude; that magnitude"]
+        heading = "share of the weights within 1 % of the largest magnitude; that magnitude"
+        result = Finding(report=[heading], tables={"summary": []})
         for subject in runs:
             gan, step = subject.restore(self.checkpoint)
             columns = {**subject.columns, "step": step}
             values = weights(gan)
             counts, edges = histograms[subject] = histogram(values, self.bins)
-            rows += [
+            result.rows += [
                 {**columns, "from": float(a), "to": float(b), "count": int(n)}
                 for a, b, n in zip(edges, edges[1:], counts, strict=False)
             ]
             facts = summarize(values)
-            summary.append({**columns, **facts})
-            report.append(f"  {subject.label}: {facts['at_the_edge']:.2%}; {facts['largest']:.4g}")
-        return Finding(self._draw(histograms), rows, report, {"summary": summary})
+            result.tables["summary"].append({**columns, **facts})
+            result.report.append(f"  {subject.label}: {facts['at_the_edge']:.2%}; {facts['largest']:.4g}")
+        result.png = self._draw(histograms)
+        return result
 
-    def _draw(self, histograms: dict[Subject, tuple[Vector, Vector]]) -> bytes:
+    def _draw(self, histograms: Mapping[Subject, tuple[Vector, Vector]]) -> bytes:
         runs = list(histograms)
         across = min(len(runs), 4 if len(runs) > 6 else 2 if len(runs) in (2, 4) else 3)
-        down = -(-len(runs) // across)
         styles = drawing.run_styles(runs)
-        with drawing.style():
-            figure = Figure(figsize=(max(4.5, 2.9 * across), 2.0 * down + 0.8), layout="constrained")
-            for ax, subject in zip(drawing.panels(figure, len(runs), across), runs, strict=True):
+        with drawing.grid("Trained weights of D", runs, across, (2.9, 2.0), (0, 0.8), least=4.5) as picture:
+            for ax, subject in zip(picture.panels(len(runs), across), runs, strict=True):
                 counts, edges = histograms[subject]
-                color = styles[subject]["color"]
-                ax.stairs(counts, edges, fill=True, color=color, alpha=0.75)
+                ax.stairs(counts, edges, fill=True, color=styles[subject]["color"], alpha=0.75)
                 ax.set_xlim(1.02 * edges[0], 1.02 * edges[-1])
                 ax.set_xticks([edges[0], 0, edges[-1]], [f"{edges[0]:.3g}", "0", f"{edges[-1]:.3g}"])
                 if self.log:
@@ -84,10 +73,9 @@ class WeightHistograms(Analysis):
                     drawing.set_log_scale(ax.yaxis)
                     ax.set_ylim(bottom=0.7)
                 ax.set_title(text.plain(subject.label, 60))
-            figure.supxlabel("weight", fontsize=8)
-            figure.supylabel("count", fontsize=8)
-            drawing.set_title(figure, f"Trained weights of D: {subjects.common(runs)}")
-            return drawing.png(figure)
+            picture.figure.supxlabel("weight", fontsize=8)
+            picture.figure.supylabel("count", fontsize=8)
+        return picture.png
 
 
 @torch.no_grad()

@@ -175,7 +175,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_the_surfaces_of_a_grid_of_runs(analysis_runs: Runs, tmp_path: Path) -> None:
-    names = ("points-gp", "points-wc", "points-roll")
+    names = ("points-gp", "points-wc", "points-trained")
     options = ["grid=5", "reach=2", "points=20"]
     analysis.analyze([analysis_runs[n] for n in names], "value_surface", tmp_path, options)
     rows = read(tmp_path / "value_surface.csv")

@@ -1,4 +1,4 @@
-"""docs/extending.md: its five parts work as they stand on the page."""
+"""docs/extending.md: its parts work as they stand on the page."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from ganlab import analysis
+from ganlab.analysis import subjects
 from ganlab.cli import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
-PACKAGES = ("methods", "models", "data", "metrics")
+PACKAGES = ("methods", "models", "data", "metrics", "analysis")
 
 
 def parts(folder: Path) -> list[Path]:
@@ -29,7 +31,7 @@ def parts(folder: Path) -> list[Path]:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the page's configs, whose Python files lie beside ganlab's own."""
-    assert len(parts(tmp_path)) == 10
+    assert len(parts(tmp_path)) == 11
     for name in PACKAGES:
         package = importlib.import_module(f"ganlab.{name}")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / "ganlab" / name)])
@@ -47,3 +49,7 @@ def test_the_parts_of_the_page_train_together(checkout: Path, pixel_features: No
     result = json.loads((checkout / "run" / "result.json").read_text())
     assert result["status"] == "finished"
     assert result["scores"]["last"]["values"]["mean_distance_cifar"] > 0
+    finding = analysis.load("negative_weights")().make(subjects.open_runs([checkout / "run"]))
+    assert all(0 < row["share"] < 1 for row in finding.rows)
+    assert len(finding.report) == 2
+    assert finding.png.startswith(b"\x89PNG")

@@ -327,10 +327,12 @@ def test_paper_beside_ours(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "D", 0, fid=30.0, status="diverged")
     section = one_section(tmp_path)
     key = cells.Key("fid", "last", digest(SNGAN))
-    table = compare.comparison(section, {key: compare.match_published(section, key)})
+    table = compare.table(section, {key: compare.match_published(section, key)})
     assert table is not None
     trained = "1,000 updates, width 0.25; A, C, D"
-    assert table.rows == [("SN", [("29.30", "42.00 ± 2.83 (C, 2 seeds)")], trained)]
+    assert [[f.text for f in row] for row in table.rows] == [
+        ["SN", "29.30", "42.00 ± 2.83 (C, 2 seeds)", trained]
+    ]
     assert "sngan_paper" in table.notes[0]
     note = compare.match_published(section, key).note
     assert note.startswith(
@@ -446,7 +448,7 @@ def test_no_value_of_result_json_can_break_it(tmp_path: Path) -> None:
         assert len(tables.run_rows(section, names)) >= len(section.runs)
         for key in section.score_keys():
             tables.matrix(section, key)
-            compare.comparison(section, {key: compare.match_published(section, key)})
+            compare.table(section, {key: compare.match_published(section, key)})
 
 
 def test_no_config_can_break_or_run_anything(tmp_path: Path) -> None:
@@ -521,13 +523,12 @@ def test_long_curves_are_drawn_as_means() -> None:
 def test_samples_are_cut_between_tiles(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     path = run / "samples" / "step-000001000.png"
-    newest = mosaic.newest(Run(run, "r"), 32, 3)
-    assert newest is not None
-    image, step = newest
-    assert (image.size, step) == ((3 * 34 + 2,) * 2, 1000)
+    image = mosaic.corner(Run(run, "r"), path, 32, 3)
+    assert image is not None
+    assert image.size == (3 * 34 + 2,) * 2
     with Image.open(path) as whole:
         assert image.tobytes() == whole.crop((0, 0, 104, 104)).convert("RGB").tobytes()
-    assert mosaic.newest(Run(run, "r"), 0, 3)[0].size == (274, 274)  # type: ignore[index]
+    assert mosaic.corner(Run(run, "r"), path, 0, 3).size == (274, 274)  # type: ignore[union-attr]
 
 
 def test_unreadable_samples_fall_back_to_older_ones(tmp_path: Path) -> None:
@@ -535,10 +536,10 @@ def test_unreadable_samples_fall_back_to_older_ones(tmp_path: Path) -> None:
     (run / "samples" / "step-000002000.png").write_bytes(b"\x89PNG broken")
     Image.new("1", (20_000, 20_000)).save(run / "samples" / "step-000003000.png")  # a bomb, 50 kB packed
     (run / "samples" / "step-000004000.png").symlink_to("/etc/hostname")
-    read = Run(run, "r")
-    newest = mosaic.newest(read, 32, 3)
-    assert newest is not None
-    assert newest[1] == 1000
+    (read,) = collect([run])
+    tile = mosaic._samples(read, 3, None)
+    assert tile is not None
+    assert tile.caption == "step 1,000"
     assert len(read.notes) == 2
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import os
 import re
 import statistics
 from pathlib import Path
@@ -50,7 +52,7 @@ def test_side_by_side_marks_only_matching_protocols(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "C", fid=40.0, steps=1000, width=0.25, samples=False)
     lines = words(sidebyside.table(one_section(tmp_path)))
     by_who = {(line[1], line[3]): line[-1] for line in lines}
-    assert lines[0][:4] == ["SN", "ours", "6.00 (C)", "40.00 (C)"]
+    assert lines[0][:4] == ["SN", "ours", "6.00 (C, one seed)", "40.00 (C, one seed)"]
     paper = by_who["SNGAN Table 2", "29.30"]
     assert "IS: yes, under sngan_paper (ours: 0.01× its updates; ours: 0.25× the width)" in paper
     assert "not stated: the split of FID's real images" in paper
@@ -359,6 +361,30 @@ def test_a_grid_gives_the_report_its_title_and_what_is_missing(tmp_path: Path) -
     assert "<h1>SNGAN Figures 1 and 2" in (tmp_path / "one" / "report.html").read_text()
 
 
+def test_the_record_of_a_command_line_is_a_grid(tmp_path: Path) -> None:
+    """``ganlab train -m`` records its cells apart from their folders, by numbers, without a grid's name."""
+    record = tmp_path / "outputs" / ".sweeps" / "0123abcd"
+    record.mkdir(parents=True)
+    listed = []
+    for number, (norm, loss) in enumerate(itertools.product(("sn", "wn"), ("hinge", "standard"))):
+        run = tmp_path / "outputs" / "digits" / f"C-s0-{number}"
+        if number < 3:
+            change = {"loss": {"_target_": f"ganlab.methods.losses.{loss.title()}"}}
+            make_run(run.parent, norm, folder=run.name, dataset="digits", loss=loss, overrides=change)
+        axes = {"normalization": norm, "loss": loss}
+        listed.append({"name": f"{number:03d}", "run": os.path.relpath(run, record), "axes": axes})
+    write_grid(record, grid="", title="train -m dataset=digits", cells=listed, scale={})
+    report([record], tmp_path / "out")
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "<h1>Sweep over normalization, loss</h1>" in html
+    assert "4 cells: 3 finished, 1 not started (train -m dataset=digits). Not started: " in html
+    assert "Not started: normalization=wn loss=standard." in html
+    assert "down: normalization; across: loss" in html
+    assert (tmp_path / "out" / "figures" / "samples-grid-0123abcd.png").is_file()
+    assert len({r["run"] for r in rows_of(tmp_path / "out" / "results.csv")}) == 3
+    assert len(collect.collect([record, tmp_path / "outputs"])) == 3  # each run once
+
+
 def test_a_grid_at_full_scale_says_nothing_of_scale(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "C", folder="sn-C", samples=False)
     write_grid(tmp_path, scale={"updates": 1.0, "width": 1})
@@ -390,7 +416,7 @@ def test_no_grid_file_can_break_a_report(tmp_path: Path) -> None:
 
 def test_a_grid_file_without_end_is_not_read(tmp_path: Path) -> None:
     make_run(tmp_path, "sn", "C", folder="sn-C", samples=False)
-    (tmp_path / "grid.json").write_text(json.dumps({"title": "x" * grids.MAX_BYTES}))
+    (tmp_path / "grid.json").write_text(json.dumps({"title": "x" * collect.MAX_FILE}))
     (grid,) = grids.find(collect.collect([tmp_path]), [tmp_path])
     assert "larger than 8 MB" in grid.problem
     assert grid.summary == grid.problem

@@ -13,7 +13,7 @@ from report_runs import make_crossing, make_pairs, make_run
 from ganlab.config import compose
 from ganlab.report import report
 from ganlab.report.compare import compare, full_table
-from ganlab.report.draw import mosaic, sample_grid, style
+from ganlab.report.draw import mosaic, sheet, style
 from ganlab.report.read import cells, collect, grids, history
 
 ROWS = ["dcgan", "constant", "mlp", "no_norm", "gated", "tanh", "resnet101"]
@@ -128,16 +128,16 @@ def test_a_grid_of_two_axes_is_a_picture_with_every_cell_accounted_for(
     }
     make_crossing(tmp_path, ROWS, COLUMNS, **changes)
     drawn = []
-    real = mosaic.compose
+    real = sheet.png
 
-    def note(title: str, *rest: object) -> bytes | None:
+    def record(title: str, *rest: object) -> bytes:
         drawn.append((title, *rest))
         return real(title, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(mosaic, "compose", note)
-    picture = sample_grid.draw(*grid_of(tmp_path), "x")
+    monkeypatch.setattr(sheet, "png", record)
+    picture = mosaic.of_grid(*grid_of(tmp_path), "x")
     assert isinstance(picture, style.Picture)
-    ((title, rows, columns, tiles, _),) = drawn
+    ((title, rows, columns, tiles),) = drawn
     assert title == "Samples: Pairs of nets"
     assert rows == ["DCGAN", *ROWS[1:]]
     assert columns == ["DCGAN", "LSGAN", "WGAN", "WGAN-GP"]
@@ -175,7 +175,7 @@ def test_other_grids_have_no_such_picture(axes: dict[str, str]) -> None:
         )
         for i in range(4)
     ]
-    assert sample_grid.axes(grids.Grid("t", cells=grid_cells)) is None
+    assert mosaic.axes(grids.Grid("t", cells=grid_cells)) is None
 
 
 def test_a_large_random_set_is_counted_and_not_drawn(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ganlab import text
 from ganlab.papers import labels, published
-from ganlab.report.read.cells import Cell, Group, Key, Section, groups
-from ganlab.report.read.collect import Run
+from ganlab.report.compare import sidebyside
+from ganlab.report.read.cells import Group, Key, Section, groups
+from ganlab.report.write.table import Column, Field, Table
 
 
 @dataclass(frozen=True)
@@ -20,26 +21,15 @@ class PublishedMatches:
     note: str  # sources and caveats, as a sentence for the reader
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A table of published and our values: one row per method, a pair of columns per score."""
-
-    scores: list[str]
-    rows: list[tuple[str, list[tuple[str, str]], str]]  # method, (paper, ours) per score, training
-    notes: list[str]
-
-
 def match_published(section: Section, key: Key) -> PublishedMatches:
     """Look up every method of the section; a row matches only if its score is like for like."""
-    dataset, unlike = published.canonical_dataset(section.dataset, section.dataset_path)
+    dataset, unlike = section.published_dataset
     kind, record = labels.split_score(key.score)[0], section.protocol(key)
     rows, reasons = {}, {}
     for group in groups(section.cells_for(key)):
-        run = _first(section, group)
-        loss = published.loss_name(run.text("loss"))
-        method = published.canonical_method(group.method, loss, run.config)
+        run = section.first_run(group)
         candidates = published.lookup(
-            *(dataset, section.net, method, loss, kind, run.scale[0]),
+            *(dataset, section.net, section.published_method(group), section.loss(group), kind, run.scale[0]),
             resolution=section.pixels,
             head=run.head,
             wide=run.wide,
@@ -52,29 +42,21 @@ def match_published(section: Section, key: Key) -> PublishedMatches:
     return PublishedMatches(rows, reasons, _note(section, key, rows, reasons))
 
 
-def _first(section: Section, group: Group) -> Run:
-    return next(cell.runs[0] for (g, _), cell in section.cells.items() if g == group)
-
-
 def _note(
     section: Section,
     key: Key,
     rows: Mapping[Group, published.Published],
     reasons: Mapping[Group, Sequence[str]],
 ) -> str:
-    label = labels.score_label(key.score)
     if not reasons:
         return ""
-    differences = "; ".join(
-        dict.fromkeys(r for group, rs in reasons.items() if group not in rows for r in rs)
-    )
+    unmatched = [group for group in reasons if group not in rows]
+    differences = "; ".join(dict.fromkeys(r for group in unmatched for r in reasons[group]))
     parts = []
     if rows:
         parts.append(f"Published: {'; '.join(dict.fromkeys(_source(p) for p in rows.values()))}.")
-    if not rows:
-        parts.append(f"No comparable published value for {label}: {differences}.")
-    elif differences:
-        names = ", ".join(g.label for g in reasons if g not in rows)
+    if unmatched:
+        names = ", ".join(g.label for g in unmatched) if rows else labels.score_label(key.score)
         parts.append(f"No comparable published value for {names}: {differences}.")
     if unstated := {published.unstated(p) for p in rows.values()} - {""}:
         split = text.clean(section.protocol(key).get("real_split", "not recorded"), 20)
@@ -86,57 +68,35 @@ def _note(
     return " ".join(parts)
 
 
-def comparison(section: Section, matches: Mapping[Key, PublishedMatches]) -> Comparison | None:
-    """Published values and ours (best setting) for all methods with a like-for-like row; None without one."""
-    keys = [key for key, match in matches.items() if match.rows]
-    matched = [
-        g for g in section.groups if any(g in matches[k].rows and _scored(section, g, k) for k in keys)
-    ]
-    if not matched:
-        return None
-    several = len({key.score for key in keys}) < len(keys)
-    columns = [labels.score_label(k.score) + (f" [{k.protocol_id[:8]}]" if several else "") for k in keys]
-    rows = [
-        (group.label, [_pair(section, group, key, matches[key]) for key in keys], _trained(section, group))
-        for group in matched
-    ]
-    notes = []
-    for label, key in zip(columns, keys, strict=True):
-        name = labels.protocol_name(section.protocol(key), key.protocol_id)
-        notes.append(
-            f"{label}: ours is our best setting at the {key.checkpoint} checkpoint, protocol {name}."
-        )
-    return Comparison(columns, rows, notes)
-
-
-def _scored(section: Section, group: Group, key: Key) -> bool:
-    return any(g == group and cell.scores(key) for (g, _), cell in section.cells.items())
-
-
-def _pair(section: Section, group: Group, key: Key, match: PublishedMatches) -> tuple[str, str]:
-    """``("29.30", "31.20 ± 0.40 (C, 2 seeds)")``: the paper's value and our best setting's."""
-    row = match.rows.get(group)
-    cells: dict[str, Cell] = {s: c for (g, s), c in section.cells.items() if g == group}
-    means = {s: m for s, c in cells.items() if (m := c.summary(key).mean) is not None}
-    paper = labels.spread(row.value, row.std) if row else "–"
-    if not means:
-        return paper, "–"
-    finished = {s: m for s, m in means.items() if not cells[s].mark} or means
-    pick = min if labels.better(key.score) == "lower" else max
-    setting = pick(finished, key=lambda s: finished[s])
-    ours = cells[setting].summary(key)
-    about = f"{setting}, {ours.n} seed{'s' if ours.n > 1 else ''}" + (f", {ours.mark}" if ours.mark else "")
-    return paper, f"{labels.spread(ours.mean, ours.std)} ({about})"
-
-
 def _source(row: published.Published) -> str:
     spread = f", ± over {row.std_over}" if row.std is not None and row.std_over else ""
     return f"{row.where} ({row.conditions}{spread})"
 
 
-def _trained(section: Section, group: Group) -> str:
-    """``1,000 updates, width 0.25; settings A, D``."""
-    steps, width = _first(section, group).scale
-    settings = sorted((s for g, s in section.cells if g == group), key=labels.setting_rank)
-    wide = f", width {width:g}" if width not in (None, 1) else ""
-    return f"{labels.count(steps)} updates{wide}; {', '.join(settings)}"
+def table(section: Section, matches: Mapping[Key, PublishedMatches]) -> Table | None:
+    """Published values and ours (best setting) for all methods with a like-for-like row; None without one."""
+    keys = [key for key, match in matches.items() if match.rows]
+    rows = []
+    for group in section.groups:
+        ours = {k: sidebyside.best_value(section, group, k) for k in keys if group in matches[k].rows}
+        if any(ours.values()):
+            row = [Field(group.label)]
+            for key in keys:
+                paper = matches[key].rows.get(group)
+                row.append(Field(labels.spread(paper.value, paper.std) if paper else "–", "paper"))
+                row.append(Field(ours.get(key) or sidebyside.best_value(section, group, key) or "–"))
+            steps, width = section.first_run(group).scale
+            wide = f", width {width:g}" if width not in (None, 1) else ""
+            trained = f"{labels.count(steps)} updates{wide}; {', '.join(section.settings_of(group))}"
+            rows.append([*row, Field(trained)])
+    if not rows:
+        return None
+    several = len({key.score for key in keys}) < len(keys)
+    names = [labels.score_label(k.score) + (f" [{k.protocol_id[:8]}]" if several else "") for k in keys]
+    columns = [Column(f"{name}, {who}", True) for name in names for who in ("paper", "ours")]
+    notes = [
+        f"{name}: ours is our best setting at the {key.checkpoint} checkpoint, protocol "
+        f"{labels.protocol_name(section.protocol(key), key.protocol_id)}."
+        for name, key in zip(names, keys, strict=True)
+    ]
+    return Table("", [Column("method"), *columns, Column("ours: updates; settings")], rows, notes)

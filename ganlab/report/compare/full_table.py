@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ganlab import text
 from ganlab.papers import labels, published
 from ganlab.papers.published import Published
 from ganlab.report.compare import sidebyside
@@ -19,26 +18,18 @@ from ganlab.report.write.table import Column, Field, Table
 
 def tables(section: Section) -> list[Table]:
     """The complete tables that have a row for a method and net of the section."""
-    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
+    place = (section.published_dataset[0], section.net)
     complete = []
     for spec in published.table()["whole"]:
-        mine = [g for g in section.groups if _method(section, g) == spec["method"]]
-        if (dataset, section.net) == (spec["dataset"], spec["architecture"]) and mine:
+        mine = [g for g in section.groups if section.published_method(g) == spec["method"]]
+        if place == (spec["dataset"], spec["architecture"]) and mine:
             complete.append(_table(section, spec, mine))
     return complete
 
 
-def _method(section: Section, group: Group) -> str:
-    run = section.runs_of(group)[0]
-    return published.canonical_method(group.method, run.text("loss"), run.config)
-
-
 def _table(section: Section, spec: Mapping[str, Any], mine: list[Group]) -> Table:
-    rows = [
-        p
-        for p in published.values()
-        if (p.paper, p.table, p.dataset) == (spec["paper"], spec["table"], spec["dataset"])
-    ]
+    place = (spec["paper"], spec["table"], spec["dataset"])
+    rows = [p for p in published.values() if (p.paper, p.table, p.dataset) == place]
     lines: list[list[Field]] = []
     for half, conditional in (("unsupervised", False), ("supervised", True)):
         part = sorted((p for p in rows if p.conditional is conditional), key=lambda p: p.value)
@@ -46,13 +37,8 @@ def _table(section: Section, spec: Mapping[str, Any], mine: list[Group]) -> Tabl
         lines += [[Field(half if i == 0 else ""), *line] for i, line in enumerate(half_rows)]
     paper = str(published.table()["papers"][spec["paper"]]["name"])
     label = labels.score_label(rows[0].score) if rows else ""
-    columns = [
-        Column(""),
-        Column("method"),
-        Column(f"{label}, published", True),
-        Column(f"{label}, ours", True),
-    ]
-    columns += [Column("source"), Column("like for like with ours?")]
+    numbers = [Column(f"{label}, {who}", True) for who in ("published", "ours")]
+    columns = [*map(Column, ("", "method")), *numbers, *map(Column, ("source", "like for like with ours?"))]
     notes = [
         f"Quoted: {paper} took the value from the method's own paper. Published ± is over splits or seeds, "
         "as in the source. Ours: the best setting, last checkpoint."
@@ -70,7 +56,7 @@ def _lines(
     head = [Field(f"{name} {net}".strip()), Field(labels.spread(row.value, row.std), "paper")]
     source = Field("quoted" if row.quoted else "the authors' own")
     ours = (row.method, row.architecture) == (spec["method"], spec["architecture"])
-    groups = [g for g in mine if section.runs_of(g)[0].head == row.head] if ours else []
+    groups = [g for g in mine if section.first_run(g).head == row.head] if ours else []
     scores = [pair for group in groups if (pair := _ours(section, group, row, len(groups) > 1)) is not None]
     yield [*head, scores[0][0] if scores else Field("–"), source, scores[0][1] if scores else Field("")]
     for value, verdict in scores[1:]:
@@ -82,13 +68,7 @@ def _ours(section: Section, group: Group, row: Published, several: bool) -> tupl
     keys = [k for k in section.score_keys("last") if labels.split_score(k.score)[0] == row.score]
     candidates = []
     for key in keys:
-        if best := sidebyside.best_setting(section, group, key):
-            setting, cell = best
-            s = cell.summary(key)
-            name = f"{key.score} " if labels.split_score(key.score)[1] else ""
-            seeds = f"{s.n} seeds" if s.n > 1 else "one seed"
-            mark = f", {s.mark}" if s.mark else ""
-            value = f"{name}{labels.spread(s.mean, s.std)} ({text.clean(setting, 16)}, {seeds}{mark})"
+        if value := sidebyside.best_value(section, group, key, named=True):
             v = sidebyside.verdict(section, group, row, key)
             yes = "yes" + (f" ({v.caveats})" if v.caveats else "")
             answer = f"no: {'; '.join(v.reasons)}" if v.reasons else yes

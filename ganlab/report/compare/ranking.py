@@ -10,6 +10,7 @@ import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from ganlab import text
 from ganlab.papers import labels, published
@@ -72,10 +73,10 @@ def paper_values(section: Section, key: Key) -> dict[str, published.Published]:
 
     Methods that we ran are looked up with their run's loss, others with the loss of the paper's grid.
     """
-    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
+    dataset = section.published_dataset[0]
     kind = labels.split_score(key.score)[0]
     losses = {m: "wasserstein" if m == "wgan-gp" else "standard" for m in labels.METHODS}
-    losses |= {g.method: published.loss_name(section.runs_of(g)[0].text("loss")) for g in section.groups}
+    losses |= {g.method: section.loss(g) for g in section.groups}
     by_method = {}
     for method, loss in losses.items():
         rows = published.lookup(dataset, section.net, method, loss, kind, resolution=section.pixels)
@@ -133,35 +134,24 @@ def _orders(
     columns, ranked = [], []
     for setting in section.settings:
         values = {s.group: s.values[setting] for s in scored if setting in s.values}
-        unfinished = [
-            Field(f"{s.group.label} {s.unfinished[setting]}", "mark")
-            for s in everyone
-            if setting in s.unfinished
-        ]
+        left = [s for s in everyone if setting in s.unfinished]
+        unfinished = [Field(f"{s.group.label} {s.unfinished[setting]}", "mark") for s in left]
         finished = [Field(f"{g.label} {labels.number(values[g])}") for g in order(values, better)]
         columns.append(Column(text.clean(setting, 16)))
         ranked.append(finished + unfinished)
     if len(section.settings) > 1:
-        best = {s.group: s.values[s.best(better)] for s in scored}
-        setting_of = {s.group: s.best(better) for s in scored}
+        at = {s.group: s.best(better) for s in scored}
+        best = {s.group: s.values[at[s.group]] for s in scored}
+        words = [f"{g.label} {labels.number(best[g])} ({at[g]})" for g in order(best, better)]
         columns.append(Column("best setting"))
-        ranked.append(
-            [
-                Field(f"{g.label} {labels.number(best[g])} ({setting_of[g]})", "lead")
-                for g in order(best, better)
-            ]
-        )
+        ranked.append([Field(w, "lead") for w in words])
     if paper:
         theirs = {Group(method, ""): row.value for method, row in paper.items()}
+        words = [f"{g.label} {labels.number(theirs[g])}" for g in order(theirs, better)]
         columns.append(Column("paper, best of A-F"))
-        ranked.append(
-            [Field(f"{g.label} {labels.number(theirs[g])}", "paper") for g in order(theirs, better)]
-        )
-    depth = max(map(len, ranked))
-    rows = [
-        [Field(str(i + 1)), *(column[i] if i < len(column) else Field("") for column in ranked)]
-        for i in range(depth)
-    ]
+        ranked.append([Field(w, "paper") for w in words])
+    lines = zip_longest(*ranked, fillvalue=Field(""))
+    rows = [[Field(str(place)), *line] for place, line in enumerate(lines, 1)]
     title = f"Ranking of methods: {label}, best first"
     return Table(title, [Column("", True), *columns], rows, notes)
 
@@ -180,14 +170,11 @@ def _agreement(
     both = [s for method, s in one_per_method(scored).items() if method in paper]
     common = [row for method, row in paper.items() if any(s.group.method == method for s in both)]
     tables = ", ".join(dict.fromkeys(row.where for row in common or paper.values()))
+    network = f"Our {key.score} uses another network's features, so only rankings can be compared. "
+    reduced_scale = f"Our runs are at reduced scale: {scale}." if scale else ""
     notes = [
         f"Paper: {labels.score_label(kind)} from {tables}, best of A-F for each method. "
-        + (
-            f"Our {key.score} uses another network's features, so only rankings can be compared. "
-            if suffix
-            else ""
-        )
-        + (f"Our runs are at reduced scale: {scale}." if scale else "")
+        f"{network * bool(suffix)}{reduced_scale}"
     ]
     if len(both) < MIN_METHODS:
         few = f"{len(both)} method{'s' * (len(both) != 1)} in common with the paper"
@@ -205,14 +192,12 @@ def _agreement(
     for setting in sorted({x for s in both for x in s.values}, key=labels.setting_rank):
         at_setting = [s for s in both if setting in s.values]
         if len(at_setting) >= MIN_METHODS:
-            tau = correlation(
-                [s.values[setting] for s in at_setting], [paper[s.group.method].value for s in at_setting]
-            )[0]
+            own = [s.values[setting] for s in at_setting]
+            tau = correlation(own, [paper[s.group.method].value for s in at_setting])[0]
             by_setting.append(f"{text.clean(setting, 16)} {tau:+.2f} (n {len(at_setting)})")
     if len(by_setting) > 1:
-        notes.append(
-            f"Kendall tau at each setting, against the paper's best-of-A-F: {', '.join(by_setting)}."
-        )
+        listed = ", ".join(by_setting)
+        notes.append(f"Kendall tau at each setting, against the paper's best-of-A-F: {listed}.")
     return notes
 
 

@@ -24,13 +24,8 @@ def table(section: Section) -> Table | None:
     if not rescored:
         return None
     ordered = _protocols(rescored)
-    columns = [
-        Column("method"),
-        Column("setting"),
-        Column("seed", True),
-        Column("step", True),
-        Column("score"),
-    ]
+    numbers = [Column("seed", True), Column("step", True)]
+    columns = [Column("method"), Column("setting"), *numbers, Column("score")]
     columns += [Column(_name(record, ident), True) for ident, record in ordered.items()]
     columns.append(Column("range", True))
     group_of = {id(r): g.label for (g, _), cell in section.cells.items() for r in cell.runs}
@@ -45,9 +40,8 @@ def table(section: Section) -> Table | None:
             texts = [group_of[id(run)], text.clean(run.text("setting"), 16), labels.count(run.number("seed"))]
             texts += [labels.count(step), labels.score_label(name)]
             texts += [labels.spread(values[i].value, values[i].std) if i in values else "–" for i in ordered]
-            rows.append(
-                [Field(t) for t in texts] + [Field(labels.number(span, like=max(map(abs, sizes))), "lead")]
-            )
+            size = labels.number(span, like=max(map(abs, sizes)))
+            rows.append([*map(Field, texts), Field(size, "lead")])
     if not rows:
         return None
     notes = [f"Every column scores the same weights; only the protocol differs. {_differing(ordered)}"]

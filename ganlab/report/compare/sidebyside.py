@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ganlab import text
 from ganlab.papers import labels, published
 from ganlab.papers.published import Published
-from ganlab.report.read.cells import Cell, Group, Key, Section
+from ganlab.report.read.cells import Group, Key, Section
 from ganlab.report.write.table import Column, Field, Table
 from ganlab.tables import to_csv
 
@@ -39,11 +39,9 @@ class Verdict:
 
 def verdict(section: Section, group: Group, row: Published, key: Key) -> Verdict:
     """Compare ``row`` with the group's scores ``key``."""
-    run = section.runs_of(group)[0]
-    unlike = published.canonical_dataset(section.dataset, section.dataset_path)[1]
+    run, unlike, loss = section.first_run(group), section.published_dataset[1], section.loss(group)
     reasons = published.differences(row, key.score, section.protocol(key), key.checkpoint)
     reasons += [unlike] if unlike else []
-    loss = published.loss_name(run.text("loss"))
     if row.loss and loss and row.loss != loss:
         reasons.append(f"loss: ours {text.clean(loss, 20)}, published {row.loss}")
     if row.wide != run.wide:
@@ -71,11 +69,8 @@ def best_verdict(section: Section, group: Group, row: Published) -> Verdict | No
 
 def rows_of(section: Section, group: Group) -> list[Published]:
     """All rows for the group's method, dataset and net: papers, then other implementations, then recalled."""
-    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
-    run = section.runs_of(group)[0]
-    head = run.head
-    method = published.canonical_method(group.method, run.text("loss"), run.config)
-    candidates = published.of_method(dataset, section.net, method, section.pixels)
+    head, method = section.first_run(group).head, section.published_method(group)
+    candidates = published.of_method(section.published_dataset[0], section.net, method, section.pixels)
     rows = [
         p for p in candidates if p.score in labels.SCORES and (p.head == head if head else not p.conditional)
     ]
@@ -93,11 +88,11 @@ def table(section: Section) -> Table | None:
         published_rows = [
             p for p in rows_of(section, group) if p.score in kinds and p.quoted_from != ITS_PAPER
         ]
-        kind = (group.method, section.runs_of(group)[0].head)
+        kind = (group.method, section.first_run(group).head)
         if not published_rows or kind in done:
             continue  # the variants of a method are listed with its first one
         done.add(kind)
-        variants = [g for g in section.groups if (g.method, section.runs_of(g)[0].head) == kind]
+        variants = [g for g in section.groups if (g.method, section.first_run(g).head) == kind]
         lines = [line for g in variants for line in _ours(section, g, kinds)]
         lines += [_published(section, group, row, kinds) for row in _by_source_row(published_rows)]
         rows += [[Field(group.label if i == 0 else ""), *line] for i, line in enumerate(lines)]
@@ -111,7 +106,7 @@ def table(section: Section) -> Table | None:
         "seeds, as in the source. Like for like: same images, same loss, and a protocol that matches "
         "everything the source states."
     ]
-    if unlike := published.canonical_dataset(section.dataset, section.dataset_path)[1]:
+    if unlike := section.published_dataset[1]:
         notes.append(f"No row is like for like with ours: {unlike}.")
     if any("recalled" in f.text for line in rows for f in line):
         notes.append("Values recalled from memory are not verified.")
@@ -157,7 +152,7 @@ def training(p: Published) -> str:
 
 def _verdict_text(section: Section, verdicts: dict[str, Verdict | None]) -> str:
     """The verdicts on the scores of a row: equal ones once, without the reason that all rows share."""
-    unlike = published.canonical_dataset(section.dataset, section.dataset_path)[1]
+    unlike = section.published_dataset[1]
     phrases: dict[str, list[str]] = {}
     for kind, v in verdicts.items():
         if v is None:
@@ -180,42 +175,34 @@ def _ours(section: Section, group: Group, kinds: Sequence[str]) -> list[list[Fie
     lines = []
     for ident in dict.fromkeys(k.protocol_id for k in keys):
         mine = [k for k in keys if k.protocol_id == ident]
-        scores = [
-            _own(section, group, [k for k in mine if labels.split_score(k.score)[0] == d]) for d in kinds
-        ]
-        if any(s.text != "–" for s in scores):
-            record = section.protocol(mine[0])
+        scores = []
+        for kind in kinds:
+            own = [k for k in mine if labels.split_score(k.score)[0] == kind]
+            scores.append("; ".join(filter(None, (best_value(section, group, k, named=True) for k in own))))
+        if any(scores):
             source = f"ours, {group.variant}" if group.variant else "ours"
-            lines.append(
-                [Field(source, "lead"), *scores, Field(counts(record, ident)), *_training(section, group)]
-            )
+            fields = [Field(s or "–", "lead" if s else "") for s in scores]
+            protocol = Field(counts(section.protocol(mine[0]), ident))
+            lines.append([Field(source, "lead"), *fields, protocol, *_training(section, group)])
     return lines
 
 
-def _own(section: Section, group: Group, keys: Sequence[Key]) -> Field:
-    """``31.20 ± 0.40 (C, 2 seeds)``; a score with another network keeps its own name."""
-    values = []
-    for key in keys:
-        if best := best_setting(section, group, key):
-            setting, cell = best
-            s = cell.summary(key)
-            seeds = f", {s.n} seeds" if s.n > 1 else ""
-            mark = f", {s.mark}" if s.mark else ""
-            name = f"{key.score} " if labels.split_score(key.score)[1] else ""
-            values.append(f"{name}{labels.spread(s.mean, s.std)} ({text.clean(setting, 16)}{seeds}{mark})")
-    return Field("; ".join(values) or "–", "lead" if values else "")
+def best_value(section: Section, group: Group, key: Key, named: bool = False) -> str:
+    """A group's score at its best setting, finished ones first: ``31.20 ± 0.40 (C, 2 seeds)``.
 
-
-def best_setting(section: Section, group: Group, key: Key) -> tuple[str, Cell] | None:
-    """A group's best setting, finished ones first; None without a score or if its direction is unknown."""
+    "" without a score or if its direction is unknown. ``named``: a score with another network keeps its name.
+    """
     cells = {s: c for (g, s), c in section.cells.items() if g == group and c.summary(key).mean is not None}
     finished = {s: c for s, c in cells.items() if not c.mark} or cells
     better = labels.better(key.score)
     if not finished or not better:
-        return None
+        return ""
     sign = 1 if better == "lower" else -1
     setting = min(finished, key=lambda s: sign * (finished[s].summary(key).mean or 0.0))
-    return setting, finished[setting]
+    s = finished[setting].summary(key)
+    name = f"{key.score} " if named and labels.split_score(key.score)[1] else ""
+    details = [text.clean(setting, 16), f"{s.n} seeds" if s.n > 1 else "one seed", s.mark]
+    return f"{name}{labels.spread(s.mean, s.std)} ({', '.join(filter(None, details))})"
 
 
 def counts(record: dict[str, object], ident: str) -> str:
@@ -233,9 +220,8 @@ def counts(record: dict[str, object], ident: str) -> str:
 
 
 def _training(section: Section, group: Group) -> list[Field]:
-    steps, width = section.runs_of(group)[0].scale
-    loss = published.loss_name(section.runs_of(group)[0].text("loss"))
-    settings = sorted((s for g, s in section.cells if g == group), key=labels.setting_rank)
+    (steps, width), loss = section.first_run(group).scale, section.loss(group)
+    settings = section.settings_of(group)
     width_part = f"width {width:g}" if width not in (None, 1) else ""
     names = "A-F" if settings == list("ABCDEF") else ", ".join(text.clean(s, 16) for s in settings[:8])
     best_of = f"best of {names}" if len(settings) > 1 else ""

@@ -20,18 +20,8 @@ from ganlab.tables import to_csv
 
 LEVEL = 0.95
 COLUMNS = (
-    *(
-        "section",
-        "score",
-        "checkpoint",
-        "protocol_id",
-        "setting",
-        "method_a",
-        "method_b",
-        "seeds_a",
-        "seeds_b",
-    ),
-    *("mean_a", "mean_b", "difference", "low", "high", "p", "statement"),
+    *("section", "score", "checkpoint", "protocol_id", "setting", "method_a", "method_b"),
+    *("seeds_a", "seeds_b", "mean_a", "mean_b", "difference", "low", "high", "p", "statement"),
 )
 
 
@@ -159,10 +149,8 @@ def _field(to_best: Mapping[tuple[Group, str], Difference | None], group: Group,
         return Field(f"{difference}, {'one seed' if min(d.seeds) < 2 else 'no spread'}")
     half = (d.interval[1] - d.interval[0]) / 2
     beyond = not d.interval[0] <= 0 <= d.interval[1]
-    return Field(
-        f"{difference} ± {labels.number(half, like=size)} (n {d.seeds[0]}, {d.seeds[1]})",
-        "lead" if beyond else "",
-    )
+    words = f"{difference} ± {labels.number(half, like=size)} (n {d.seeds[0]}, {d.seeds[1]})"
+    return Field(words, "lead" if beyond else "")
 
 
 def csv_of(sections: Sequence[Section]) -> str:

@@ -13,18 +13,8 @@ from ganlab.report.write.table import Column, Field, Table
 from ganlab.tables import to_csv
 
 COLUMNS = (
-    *(
-        "grid",
-        "table",
-        "score",
-        "threshold",
-        "outcome",
-        "ours",
-        "ours_n",
-        "published",
-        "published_n",
-        "paper",
-    ),
+    *("grid", "table", "score", "threshold", "outcome"),
+    *("ours", "ours_n", "published", "published_n", "paper"),
 )
 PAIR_COLUMNS = ("grid", "pair", "chosen", "score", "protocol_id", "side", "value", "succeeds_at_no_threshold")
 
@@ -51,25 +41,21 @@ def _successes(study: Study, thresholds: Sequence[float]) -> tuple[list[Table], 
     names = _outcomes(study)
     paper, n = _published(study, names)
     unlike = _unlike(study)
-    tables, csv = [], list[list[object]]()
-    if thresholds or (study.score and study.score != "is"):
+    tables, csv = list[Table](), list[list[object]]()
+    own_scale = bool(thresholds) or study.score not in ("", "is")  # the paper's thresholds do not apply
+    if own_scale:
         levels = sorted(set(thresholds)) or pairs.deciles(study.scores)
         note = (
             f"Thresholds: the deciles of our {len(study.scores)} scores, because the paper's thresholds are "
             "for another network's score. They separate the two sides but do not measure success in the "
             "paper's sense."
         )
-        tables.append(_table(study, "Successes over thresholds", levels, {}, 0, [] if thresholds else [note]))
-        csv += _lines(study, "", levels, {}, 0)
-        for table, rows in paper.items():
-            title = f"{_paper(study)} {table}, published"
-            tables.append(_table(study, title, list(rows), rows, n, [unlike] if unlike else [], ours=False))
-            csv += _lines(study, table, list(rows), rows, n, ours=False)
-    else:
-        for table, rows in paper.items():
-            title = f"{_paper(study)} {table}, published and ours"
-            tables.append(_table(study, title, list(rows), rows, n, [unlike] if unlike else []))
-            csv += _lines(study, table, list(rows), rows, n)
+        notes = [] if thresholds else [note]
+        tables.append(_table(study, "", "Successes over thresholds", levels, {}, 0, notes, csv))
+    for table, rows in paper.items():
+        title = f"{_paper(study)} {table}, published{'' if own_scale else ' and ours'}"
+        notes = [unlike] if unlike else []
+        tables.append(_table(study, table, title, list(rows), rows, n, notes, csv, ours=not own_scale))
     if tables:
         tables[0] = replace(tables[0], notes=[*tables[0].notes, *_about(study)])
     return tables, csv
@@ -100,28 +86,33 @@ def _published(
 
 def _table(
     study: Study,
+    source: str,
     title: str,
     thresholds: Sequence[float],
     paper: Mapping[float, Mapping[str, float]],
     n: int,
     notes: Sequence[str],
+    csv: list[list[object]],
     ours: bool = True,
 ) -> Table:
-    names = _outcomes(study)
-    label = labels.score_label(study.score or "is") if ours else "IS"
-    columns = [Column(f"{label} above", True)]
+    """A row per threshold; its counts are added to ``csv``. source: the paper's table, of ``n`` networks."""
+    names, of = _outcomes(study), len(study.pairs)
+    score = (study.score or "is") if ours else "is"
+    columns = [Column(f"{labels.score_label(score)} above", True)]
     for outcome in names.values():
         columns += [Column(outcome, True)] if ours else []
         columns += [Column("paper" if ours else outcome, True)] if paper else []
     rows = []
     for threshold in thresholds:
-        counts = pairs.successes(study.pairs, threshold)
         row = [Field(f"{threshold:g}")]
-        for key, count in zip(names, counts, strict=True):
-            row += [Field(_share(count, len(study.pairs)), "lead")] if ours else []
-            row += [Field(_share(paper[threshold].get(key), n), "paper")] if paper else []
+        for key, count in zip(names, pairs.successes(study.pairs, threshold), strict=True):
+            theirs = paper.get(threshold, {}).get(key)
+            row += [Field(_share(count, of), "lead")] if ours else []
+            row += [Field(_share(theirs, n), "paper")] if paper else []
+            head = [pairs.folder_name(study), source, study.score if ours else "is", threshold, key]
+            csv.append([*head, *((count, of) if ours else (None, None)), theirs, n or None, _paper(study)])
         rows.append(row)
-    sizes = [f"ours: {_pairs(len(study.pairs))}"] if ours else []
+    sizes = [f"ours: {_pairs(of)}"] if ours else []
     sizes += [f"the paper's: {n} architectures"] if paper else []
     return Table(f"{title} ({'; '.join(sizes)})", columns, rows, list(notes))
 
@@ -131,25 +122,6 @@ def _share(count: float | None, of: int) -> str:
         return "–"
     share = count / of
     return f"{count:g} ({share:.{int(0 < share < 0.01)}%})"
-
-
-def _lines(
-    study: Study,
-    table: str,
-    thresholds: Sequence[float],
-    paper: Mapping[float, Mapping[str, float]],
-    n: int,
-    ours: bool = True,
-) -> list[list[object]]:
-    lines: list[list[object]] = []
-    for threshold in thresholds:
-        counts = pairs.successes(study.pairs, threshold)
-        for key, count in zip(_outcomes(study), counts, strict=True):
-            theirs = paper.get(threshold, {}).get(key)
-            own = (count, len(study.pairs)) if ours else (None, None)
-            head = [pairs.folder_name(study), table, study.score if ours else "is", threshold, key]
-            lines.append([*head, *own, theirs, n or None, _paper(study)])
-    return lines
 
 
 # ---- wins

@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ganlab import text
-from ganlab.papers import labels
 from ganlab.report.draw import style as style_module
 from ganlab.report.read import cells as cells_of
 from ganlab.report.read.cells import Group, Key, Section, Summary
@@ -60,16 +59,12 @@ def draw(
         ax.set_xticks(range(len(groups)), [style_module.wrap(g.label, 14, 4) for g in groups])
         ax.set_xlim(-0.6, len(groups) - 0.4)
         ax.tick_params(axis="x", length=0)
-        direction = labels.better(key.score)
-        label = text.plain(labels.score_label(key.score))
-        ax.set_ylabel(f"{label} ({direction} is better)" if direction else label)
+        ax.set_ylabel(style_module.score_axis_label(key.score))
         style_module.title(figure, caption.title)
         small: dict[str, Any] = {"fontsize": 7.2, "color": style_module.GREY}
         ax.set_title(style_module.wrap(caption.subtitle, int(width * 17)), loc="left", **small)
-        figure.legend(
-            **_legend(settings, colors, list(cells.values()), bool(published), width),
-            loc="outside lower center",
-        )
+        handles = _legend(settings, colors, list(cells.values()), bool(published))
+        style_module.legend(figure, handles, columnspacing=1.2, handlelength=1.4)
         if caption.note:
             ax.set_xlabel(style_module.wrap(caption.note, int(width * 18)), labelpad=6, **small)
         alt = f"{caption.title}. {caption.subtitle}." + (f" {caption.note}" if caption.note else "")
@@ -128,8 +123,7 @@ def _legend(
     colors: Mapping[str, Any],
     cells: Sequence[Summary],
     published: bool,
-    width: float,
-) -> dict[str, Any]:
+) -> list[Any]:
     handles: list[Any] = [
         Patch(facecolor=colors[s], edgecolor=style_module.INK, lw=0.5, label=f"setting {text.plain(s, 12)}")
         for s in settings
@@ -139,5 +133,4 @@ def _legend(
         handles.append(Patch(hatch="////", label="not all runs finished", **edge))
     if published:
         handles.append(Line2D([], [], color=style_module.PUBLISHED, lw=1.4, label="published value"))
-    ncols = style_module.columns([str(h.get_label()) for h in handles], width)
-    return {"handles": handles, "ncols": ncols, "columnspacing": 1.2, "handlelength": 1.4}
+    return handles

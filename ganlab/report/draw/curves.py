@@ -11,7 +11,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ganlab import text
 from ganlab.papers import labels
@@ -20,10 +19,6 @@ from ganlab.report.read.cells import Group, Section
 from ganlab.report.read.collect import Run
 from ganlab.report.read.history import Curve
 
-DASHES: tuple[Any, ...] = (
-    *("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5))),
-    *((0, (9, 2)), (0, (2, 2, 6, 2))),
-)
 MAX_CELLS_PER_PANEL = 12  # with more cells, each setting gets its own column
 ESTIMATE = "critic/wasserstein_estimate"
 NOT_DRAWN = ("critic/", "validation/")  # except ESTIMATE; ``analysis=overfitting`` draws the rest
@@ -37,7 +32,7 @@ def draw(section: Section, title: str, name: str) -> style_module.Picture | None
     if not rows:
         return None
     styles = style_module.method_style(section.groups)
-    dashes = {s: DASHES[i % len(DASHES)] for i, s in enumerate(section.settings)}
+    dashes = {s: style_module.DASHES[i % len(style_module.DASHES)] for i, s in enumerate(section.settings)}
     by_setting = len(section.cells) > MAX_CELLS_PER_PANEL and len(section.settings) > 1
     columns = section.settings if by_setting else [""]
     across = len(columns) if by_setting else min(2, len(rows))
@@ -61,8 +56,7 @@ def draw(section: Section, title: str, name: str) -> style_module.Picture | None
         for ax in panels[-across:] if by_setting else panels[: len(rows)]:
             ax.set_xlabel("generator updates")
         handles = _handles(section, styles, {} if by_setting or len(dashes) < 2 else dashes)
-        fit = style_module.columns([str(h.get_label()) for h in handles], figure.get_figwidth())
-        figure.legend(handles=handles, loc="outside lower center", ncols=fit, handlelength=2.8)
+        style_module.legend(figure, handles, handlelength=2.8)
         style_module.title(figure, title)
         legend = "" if by_setting else " Color and marker: method; line style: setting."
         caption = f"One line per run.{legend} Losses are averaged over bins of updates."
@@ -125,7 +119,7 @@ def _line(ax: Axes, run: Run, curve: Curve, style: tuple[str, str], dash: Any) -
 
 def _binned(curve: Curve) -> Iterator[tuple[float, float]]:
     """Means over at most ``BINS`` bins; non-finite values are left out."""
-    pairs = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if math.isfinite(v)]
+    pairs = list(curve.finite().items())
     bins = min(BINS, len(pairs))
     for a, b in pairwise(round(i * len(pairs) / bins) for i in range(bins + 1)) if bins else ():
         steps, values = zip(*pairs[a:b], strict=True)
@@ -138,9 +132,7 @@ def _axes(axes: Sequence[Axes], row: tuple[str, str], values: Sequence[float], b
     label = text.plain(labels.score_label(name)) + (f" [{text.plain(protocol[:8])}]" if protocol else "")
     for ax in axes:
         ax.grid(color="#e3e3e3", lw=0.5)
-        ax.set_xlim(left=0)
-        ax.xaxis.set_major_locator(MaxNLocator(3 if by_setting else 5))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1000:g}k" if v >= 1000 else f"{v:g}"))
+        style_module.updates_axis(ax, 3 if by_setting else 5)
         if style_module.is_log(name, values):
             style_module.log_axis(ax, values)
         elif name.startswith(LOSSES) and len(values) > 20:

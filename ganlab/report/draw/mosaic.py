@@ -1,60 +1,119 @@
-"""Figure 6 of the SNGAN paper: samples of every cell, rows = methods, columns = settings."""
+"""Samples of a section (SNGAN, Figure 6), or of a grid: one axis down, one across (WGAN-GP, Figure 2)."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ganlab import text
 from ganlab.papers import labels
-from ganlab.report.draw import style
-from ganlab.report.read.cells import Cell, Key, Section
-from ganlab.report.read.collect import Run
+from ganlab.report.draw import sheet
+from ganlab.report.draw.sheet import Tile
+from ganlab.report.draw.style import Picture
+from ganlab.report.read.cells import Key, Section
+from ganlab.report.read.collect import Run, Score
+from ganlab.report.read.grids import Grid
 from ganlab.system.files import open_regular
-
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
 
 MAX_PIXELS = 40_000_000  # of one sample grid; checked in the header before decoding
 PADDING = 2  # between the tiles of a run's sample grid
-GAP = 10
+MAX_ROWS = 24  # of a grid's picture
 MARKS = {"diverged": "div.", "failed": "failed", "finished": ""}
 
 
-class Tile(NamedTuple):
-    """A cell of a sheet: samples with a caption below, or without an image, a box with the caption inside.
-
-    alarm: the run did not finish.
-    """
-
-    image: Image.Image | None
-    caption: str
-    alarm: bool = False
-
-
-def draw(section: Section, title: str, name: str, key: Key | None) -> style.Picture | None:
+def of_section(section: Section, title: str, name: str, key: Key | None) -> Picture | None:
     """The newest samples of one run per cell, with its step and the score ``key``; None without samples."""
-    resolution, tiles = pixels(section.resolution), (3 if len(section.cells) > 12 else 4)
-    sheet: dict[tuple[int, int], Tile] = {}
+    tiles = 3 if len(section.cells) > 12 else 4
+    sheet_tiles = {}
     for (group, setting), cell in section.cells.items():
-        position = section.groups.index(group), section.settings.index(setting)
-        sheet[position] = Tile(None, "no samples")
+        scores = {id(run): score for run, score in cell.scores(key)} if key else {}
+        place = section.groups.index(group), section.settings.index(setting)
+        sheet_tiles[place] = Tile(None, "no samples")
         for run in lowest_first(cell.runs):
-            if (samples := newest(run, resolution, tiles)) is not None:
-                caption = _caption(cell, run, samples[1], key)
-                sheet[position] = Tile(samples[0], caption, run.status != "finished")
+            if (sample := _samples(run, tiles, scores.get(id(run)))) is not None:
+                sheet_tiles[place] = sample
                 break
-    rows = [group.label for group in section.groups]
     columns = [f"setting {setting}" for setting in section.settings]
-    png = compose(title, rows, columns, sheet, 2 if 0 < resolution <= 64 else 1)
-    samples_text = f"{tiles}×{tiles} samples" if resolution else "samples"
-    caption = f"The newest {samples_text} of one run per cell (lowest seed), not curated."
-    return style.Picture(name, png, b"", f"{title}. {caption}", caption) if png else None
+    rows = [group.label for group in section.groups]
+    samples = f"{tiles}×{tiles} samples" if pixels(section.resolution) else "samples"
+    caption = f"The newest {samples} of one run per cell (lowest seed), not curated."
+    return _picture(title, rows, columns, sheet_tiles, name, caption)
+
+
+def axes(grid: Grid) -> tuple[str, str] | None:
+    """The axes down and across, for a grid with exactly two axes besides the seed; else None.
+
+    None also for a grid of settings, which the section's own picture shows across.
+    """
+    varied = {axis: names for axis, names in grid.axes().items() if axis != "seed" and len(names) > 1}
+    if len(varied) != 2 or "setting" in varied:
+        return None
+    down, across = varied
+    return (down, across) if len(varied[down]) <= MAX_ROWS else None
+
+
+def of_grid(grid: Grid, runs: Iterable[Run], name: str) -> Picture | None:
+    """The newest samples of every cell, or why it has none; None if no cell has samples."""
+    if (pair := axes(grid)) is None:
+        return None
+    down, across = (grid.axes()[axis] for axis in pair)
+    by_folder = {run.folder: run for run in runs}
+    cell_runs: dict[tuple[int, int], list[Run]] = {}
+    for cell in grid.cells:
+        if set(pair) <= cell.axes.keys():
+            place = down.index(cell.axes[pair[0]]), across.index(cell.axes[pair[1]])
+            cell_runs.setdefault(place, []).extend(filter(None, [by_folder.get(cell.folder)]))
+    tiles = {place: _tile(lowest_first(candidates)) for place, candidates in cell_runs.items()}
+    rows, columns = ([labels.method_label(label) for label in names] for names in (down, across))
+    samples = "3×3 samples" if all(side(r) for r in by_folder.values()) else "samples"
+    order = f"down: {pair[0]}; across: {pair[1]}"
+    caption = f"The newest {samples} of every cell (lowest seed), not curated; {order}."
+    return _picture(f"Samples: {grid.heading}", rows, columns, tiles, name, caption)
+
+
+def _picture(
+    title: str,
+    rows: list[str],
+    columns: list[str],
+    tiles: dict[tuple[int, int], Tile],
+    name: str,
+    caption: str,
+) -> Picture | None:
+    if not any(tile.image for tile in tiles.values()):
+        return None
+    png = sheet.png(title, rows, columns, tiles)
+    return Picture(name, png, b"", f"{title}. {caption}", caption)
+
+
+def _tile(runs: list[Run]) -> Tile:
+    """The samples of the first run that has some; else why the first has none."""
+    for run in runs:
+        kinds = (s for kind in ("fid", "is") for s in run.scores if labels.split_score(s.name)[0] == kind)
+        if (tile := _samples(run, 3, next(kinds, None))) is not None:
+            return tile
+    if not runs:
+        return Tile(None, "not started")
+    run = runs[0]
+    unfinished = run.status != "finished"
+    error = f": {run.text('error')}" if unfinished and run.text("error") else ""
+    reason = f"{run.status}{error}" if unfinished else "no samples"
+    return Tile(None, run.problem or reason, alarm=unfinished)
+
+
+def _samples(run: Run, tiles: int, score: Score | None) -> Tile | None:
+    """The newest readable samples of a run, enlarged if they are small; None without any."""
+    resolution = side(run)
+    for step, path in reversed(run.samples().items()):
+        if (image := corner(run, path, resolution, tiles)) is not None:
+            if 0 < resolution <= 64:
+                zoom = max(2, 64 // resolution)
+                image = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.NEAREST)
+            caption = sheet.caption(MARKS.get(run.status, "unf."), step, score)
+            return Tile(image, caption, run.status != "finished")
+    return None
 
 
 def pixels(resolution: str) -> int:
@@ -69,82 +128,23 @@ def side(run: Run) -> int:
 
 def lowest_first(runs: Iterable[Run]) -> list[Run]:
     """Finished runs first, then by seed."""
-    return sorted(runs, key=lambda r: (r.status != "finished", r.number("seed") or 0, r.label))
+    return sorted(runs, key=lambda r: (r.status != "finished", r.by_seed))
 
 
-def compose(
-    title: str,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    tiles: Mapping[tuple[int, int], Tile],
-    zoom: int = 1,
-) -> bytes | None:
-    """A PNG of ``tiles`` by (row, column), their images enlarged ``zoom`` times; None without any image."""
-    images = [tile.image for tile in tiles.values() if tile.image is not None]
-    if not images:
-        return None
-    side = max(max(image.size) for image in images) * zoom
-    font, small = _font(15), _font(12)
-    names = [style.wrap(row, 16, 4) for row in rows]
-    left = GAP * 2 + max(int(font.getlength(w)) for name in names for w in name.split("\n"))
-    wide = left + len(columns) * (side + GAP)
-    bold = _font(16, "-Bold")
-    headline = style.wrap(title, max(24, wide // 11), 3)
-    head, foot, top = 28, 20, 24 + 20 * (headline.count("\n") + 1)
-    size = (wide, top + head + len(rows) * (side + foot + GAP))
-    if size[0] * size[1] > 6 * MAX_PIXELS:
-        return None
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
-    pen.multiline_text((GAP, GAP), headline, "black", bold)
-    for j, column in enumerate(columns):
-        x = left + j * (side + GAP)
-        pen.text((x + side / 2, top + head / 2), text.plain(column, 24), "black", font, "mm")
-        for i, name in enumerate(names):
-            y = top + head + i * (side + foot + GAP)
-            if j == 0:
-                pen.multiline_text((GAP, y + side / 2), name, "black", font, "lm")
-            if (tile := tiles.get((i, j))) is None:
-                continue
-            color = style.ALARM if tile.alarm else style.GREY
-            if tile.image is not None:
-                larger = (tile.image.width * zoom, tile.image.height * zoom)
-                sheet.paste(tile.image.resize(larger, Image.Resampling.NEAREST), (x, y))
-                pen.text((x, y + side + 2), _fit(tile.caption, side + GAP - 4, small), color, small)
-            else:
-                pen.rectangle((x, y, x + side - 1, y + side - 1), outline="#cccccc", fill="#f4f4f4")
-                inside = style.wrap(tile.caption, max(8, side // 8), 6)
-                pen.multiline_text((x + side / 2, y + side / 2), inside, color, small, "mm", align="center")
-    out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
-    return out.getvalue()
+def corner(run: Run, path: Path, resolution: int, tiles: int) -> Image.Image | None:
+    """The top left ``tiles`` x ``tiles`` samples of a grid; None, with a note, if it can't be read.
 
-
-def _fit(caption: str, width: int, in_font: FreeTypeFont) -> str:
-    while in_font.getlength(caption) > width and len(caption) > 4:
-        caption = caption[:-2].rstrip(" ·,") + "…"
-    return caption
-
-
-def newest(run: Run, resolution: int, tiles: int) -> tuple[Image.Image, int] | None:
-    """The top left ``tiles`` x ``tiles`` samples of the newest readable grid, and its step.
-
-    At an unknown resolution the grid is cropped to a square. Unreadable files are noted.
+    At an unknown resolution the grid is cropped to a square.
     """
-    for path in reversed(run.samples):
-        try:
-            with open(path, "rb", opener=open_regular) as file, Image.open(file, formats=["PNG"]) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError("too many pixels")
-                side = _side(image.width, image.height, resolution, tiles)
-                return image.crop((0, 0, *side)).convert("RGB"), _step(path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-            run.notes.append(f"samples/{text.clean(path.name, 40)} can't be read: {text.clean(e, 80)}")
+    try:
+        with open(path, "rb", opener=open_regular) as file, Image.open(file, formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError("too many pixels")
+            size = _side(image.width, image.height, resolution, tiles)
+            return image.crop((0, 0, *size)).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        run.note_unreadable(path, e)
     return None
-
-
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
 
 
 def _side(width: int, height: int, resolution: int, tiles: int) -> tuple[int, int]:
@@ -155,23 +155,3 @@ def _side(width: int, height: int, resolution: int, tiles: int) -> tuple[int, in
             return across * pitch + padding, down * pitch + padding
     square = min(width, height, 512)
     return square, square
-
-
-def _caption(cell: Cell, run: Run, step: int, key: Key | None) -> str:
-    """``step 1,000 · FID 45.20``: of this run, not the cell's mean."""
-    scores = [s.value for r, s in cell.scores(key) if r is run] if key else []
-    mark = MARKS.get(run.status, "unf.")
-    score = (
-        f"{text.plain(labels.score_label(key.score), 16)} {labels.number(scores[0])}"
-        if key and scores
-        else ""
-    )
-    return " · ".join(part for part in (mark, f"step {step:,}", score) if part)
-
-
-def _font(size: int, weight: str = "") -> FreeTypeFont:
-    """DejaVu Sans, which is part of matplotlib."""
-    import matplotlib
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return ImageFont.truetype(folder / f"DejaVuSans{weight}.ttf", size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ganlab import text
 from ganlab.papers import labels as labels_module
@@ -49,6 +49,10 @@ METHOD_COLORS = {
 }
 OTHER_COLORS = ("#332288", "#882255", "#44aa99", "#aa4499", "#117733", "#999933", "#88ccee", "#661100")
 MARKERS = "oXsD^vP*<>hdp"
+DASHES: tuple[Any, ...] = (
+    *("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5))),
+    *((0, (9, 2)), (0, (2, 2, 6, 2))),
+)
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,17 @@ def save(figure: Figure, name: str, alt: str, caption: str = "") -> Picture:
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # lay out once, for both files
-    png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    svg = io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(name, png.getvalue(), svg.getvalue(), alt, caption)
+    return Picture(name, png(figure), svg.getvalue(), alt, caption)
+
+
+def png(figure: Figure) -> bytes:
+    """Render as PNG; the bytes are deterministic."""
+    FigureCanvasAgg(figure)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=200, metadata={"Software": None})
+    return out.getvalue()
 
 
 def title(figure: Figure, title_text: str) -> None:
@@ -111,10 +122,28 @@ def wrap(long: str, width: int, max_lines: int = 5) -> str:
     return "\n".join(lines[:max_lines])
 
 
-def columns(labels: Sequence[str], width: float) -> int:
-    """How many columns a legend may have to fit ``width`` inches."""
-    inches = sum(0.5 + 0.06 * len(label) for label in labels)
-    return math.ceil(len(labels) / math.ceil(inches / width))
+def legend(figure: Figure, handles: Iterable[Any], **options: Any) -> None:
+    """A legend below the panels, in as many columns as fit the figure."""
+    items = list(handles)
+    inches = sum(0.5 + 0.06 * len(str(item.get_label())) for item in items)
+    columns = math.ceil(len(items) / max(1, math.ceil(inches / figure.get_figwidth())))
+    figure.legend(handles=items, loc="outside lower center", ncols=max(1, columns), **options)
+
+
+def updates_axis(ax: Axes, ticks: int | None = None, left: float | None = 0) -> None:
+    """An x axis of updates: 250, 2k; at most ``ticks`` intervals."""
+    if left is not None:
+        ax.set_xlim(left=left)
+    if ticks is not None:
+        ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1000:g}k" if v >= 1000 else f"{v:g}"))
+
+
+def score_axis_label(score: str) -> str:
+    """``FID (lower is better)``."""
+    direction = labels_module.better(score)
+    label = text.plain(labels_module.score_label(score))
+    return f"{label} ({direction} is better)" if direction else label
 
 
 def is_log(score: str, values: Sequence[float]) -> bool:

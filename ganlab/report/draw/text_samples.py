@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import NamedTuple
 
 from ganlab import text
@@ -37,17 +35,12 @@ def read_samples(section: Section) -> list[TextSamples]:
 
 def _newest(run: Run) -> tuple[int, list[str]] | None:
     """Step and lines of the newest readable file; unreadable ones are noted."""
-    matches = ((re.fullmatch(r"step-(\d{1,18})\.txt", p.name), p) for p in run.folder.glob("samples/*.txt"))
-    files = sorted((int(m[1]), p) for m, p in matches if m and not p.is_symlink())
-    for step, path in reversed(files):
+    for step, path in reversed(run.samples("txt").items()):
         try:
-            return step, _read(path)
+            with open(path, "rb", opener=open_regular) as file:
+                content = file.read(MAX_BYTES).decode("utf-8", "replace")
         except OSError as e:
-            run.notes.append(f"samples/{text.clean(path.name, 40)} can't be read: {text.clean(e, 80)}")
+            run.note_unreadable(path, e)
+        else:
+            return step, [text.clean(line, 160) for line in content.split("\n")[:MAX_LINES]]
     return None
-
-
-def _read(path: Path) -> list[str]:
-    with open(path, "rb", opener=open_regular) as file:
-        content = file.read(MAX_BYTES).decode("utf-8", "replace")
-    return [text.clean(line, 160) for line in content.split("\n")[:MAX_LINES]]

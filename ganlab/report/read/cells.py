@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ganlab import text
 from ganlab.config.files import find, read
-from ganlab.papers import labels
+from ganlab.papers import labels, published
 from ganlab.report.read.collect import Run, Score
 
 # Config keys that don't affect a score, or that the section, seed or protocol already cover.
@@ -26,11 +26,7 @@ _IGNORED = (
     *("dataset.path", "name", "validation", "validation_n", "keep_every", "resume"),
 )
 _IGNORED_GROUPS = ("metric.", "hydra.")
-_SETTING = (
-    "setting",
-    "d_steps",
-    "optimizer.",
-)  # what a setting chooses
+_SETTING = ("setting", "d_steps", "optimizer.")  # what a setting chooses
 MAX_GROUPS = 40  # drawn and compared with each other
 _SCALE = ("steps", "architecture.width", "batch_size")  # always named where they differ within a section
 
@@ -156,9 +152,25 @@ class Section:
     def settings(self) -> list[str]:
         return settings(self.cells)
 
-    def runs_of(self, group: Group) -> list[Run]:
-        """The group's runs; at least one."""
-        return [run for (g, _), cell in self.cells.items() if g == group for run in cell.runs]
+    def first_run(self, group: Group) -> Run:
+        """A run of the group, with whose config it is compared."""
+        return next(cell.runs[0] for (g, _), cell in self.cells.items() if g == group)
+
+    def settings_of(self, group: Group) -> list[str]:
+        return sorted((s for g, s in self.cells if g == group), key=labels.setting_rank)
+
+    def loss(self, group: Group) -> str:
+        return published.loss_name(self.first_run(group).text("loss"))
+
+    def published_method(self, group: Group) -> str:
+        """The group's method as in published.csv."""
+        run = self.first_run(group)
+        return published.canonical_method(group.method, run.text("loss"), run.config)
+
+    @property
+    def published_dataset(self) -> tuple[str, str]:
+        """The dataset as in published.csv, and why ours is not the same ("" if it is)."""
+        return published.canonical_dataset(self.dataset, self.dataset_path)
 
     def cells_for(self, key: Key) -> Cells:
         """The cells in a figure of ``key``: those with the score, and those that ended without it."""

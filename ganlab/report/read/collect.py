@@ -25,7 +25,8 @@ from ganlab.report.read import history
 from ganlab.system.files import open_regular
 from ganlab.text import clean
 
-MAX_FILE = 8 << 20  # bytes of a result.json or config.yaml
+MAX_FILE = 8 << 20  # bytes of a result.json, config.yaml or grid.json
+GRID, MAX_CELLS = "grid.json", 5000
 MAX_KEYS = 5000  # of a config
 MAX_SCORES = 40
 MAX_EVALUATIONS = 100
@@ -74,10 +75,15 @@ class Run:
         return self.numbers.get(key)
 
     @property
+    def by_seed(self) -> tuple[float, str]:
+        """Sort key: the seed, then the folder."""
+        return self.number("seed") or 0.0, self.label
+
+    @property
     def scale(self) -> tuple[float | None, float | None]:
         """Configured generator updates, and the width factor."""
-        steps = _number(self.config.get("steps"))
-        width = _number(self.config.get("architecture.width"))
+        steps = number(self.config.get("steps"))
+        width = number(self.config.get("architecture.width"))
         return self.number("steps") if steps is None else steps, width
 
     @property
@@ -91,13 +97,14 @@ class Run:
         """Whether D has 1.5 times the channels of SNGAN's ResNet at 32 px, as in its Tables 7 and 8."""
         return self.config.get("architecture.d_channels") == 192
 
-    @property
-    def samples(self) -> list[Path]:
-        """The sample grids, newest step last."""
-        matches = (
-            (re.fullmatch(r"step-(\d{1,18})\.png", p.name), p) for p in self.folder.glob("samples/*.png")
-        )
-        return [p for _, p in sorted((int(m[1]), p) for m, p in matches if m and not p.is_symlink())]
+    def samples(self, suffix: str = "png") -> dict[int, Path]:
+        """The sample grids (or texts) by step, newest last."""
+        pattern = re.compile(rf"step-(\d{{1,18}})\.{suffix}")
+        matches = ((pattern.fullmatch(p.name), p) for p in self.folder.glob(f"samples/*.{suffix}"))
+        return dict(sorted((int(m[1]), p) for m, p in matches if m and not p.is_symlink()))
+
+    def note_unreadable(self, path: Path, error: Exception) -> None:
+        self.notes.append(f"samples/{clean(path.name, 40)} can't be read: {clean(error, 80)}")
 
 
 def collect(paths: Sequence[Path]) -> list[Run]:
@@ -108,7 +115,7 @@ def collect(paths: Sequence[Path]) -> list[Run]:
     folders: dict[Path, None] = {}
     empty = []
     for path in paths:
-        matches = [path] if _is_run(path) else list(_search(path)) if path.is_dir() else []
+        matches = [path] if _is_run(path) else [*_search(path), *_listed(path)]
         if not matches:
             empty.append(path)
         folders |= dict.fromkeys(f.resolve() for f in matches)
@@ -142,13 +149,31 @@ def _search(top: Path) -> Iterator[Path]:
         names.sort()
 
 
+def _listed(folder: Path) -> list[Path]:
+    """Run folders elsewhere that the folder's ``grid.json`` lists, as ``ganlab train -m`` records them."""
+    try:
+        cells = grid_cells(read_object(folder / GRID))
+    except (OSError, ValueError, RecursionError):
+        return []  # reported by ``grids.read``
+    return [run for cell in cells if _is_run(run := cell_folder(folder, cell))]
+
+
+def grid_cells(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cells of the content of a ``grid.json``."""
+    entries = record.get("cells")
+    return [e for e in entries if isinstance(e, dict)][:MAX_CELLS] if isinstance(entries, list) else []
+
+
+def cell_folder(grid: Path, cell: dict[str, Any]) -> Path:
+    """The run folder of a cell of the grid in the folder ``grid``."""
+    return Path(os.path.normpath(grid.resolve() / str(cell.get("run") or cell.get("name") or "")[:400]))
+
+
 def read(folder: Path, label: str) -> Run:
     """Read one run folder; what can't be read is reported in ``problem`` or ``notes``."""
     run = Run(folder, label)
     try:
-        result = json.loads(_bytes(folder / "result.json"))
-        if not isinstance(result, dict):
-            raise ValueError("not a JSON object")
+        result = read_object(folder / "result.json")
     except FileNotFoundError:
         run.problem = "no result.json: the run ended before writing one"
         return run
@@ -165,11 +190,11 @@ def read(folder: Path, label: str) -> Run:
     run.texts["method"] = run.texts["method"] or run.texts["normalization"] or "unknown"
     run.texts["setting"] = run.texts["setting"] or "–"
     for key in ("seed", "steps", "step", "it_per_s", "wall_s", "eval_share", "peak_memory_mb"):
-        run.numbers[key] = _number(result.get(key))
+        run.numbers[key] = number(result.get(key))
     counts = result.get("parameters")
     counts = counts if isinstance(counts, dict) else {}
     for player in ("generator", "discriminator"):
-        run.numbers[f"parameters_{player}"] = _number(counts.get(player))
+        run.numbers[f"parameters_{player}"] = number(counts.get(player))
     versions = result.get("versions")
     run.texts["torch"] = clean(versions.get("torch", ""), 30) if isinstance(versions, dict) else ""
     status = clean(result.get("status"), 30)
@@ -185,6 +210,14 @@ def read(folder: Path, label: str) -> Run:
     return run
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of bounded size. Raises OSError, ValueError, RecursionError."""
+    content = json.loads(_bytes(path))
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
+
+
 def _bytes(path: Path) -> bytes:
     with open(path, "rb", opener=open_regular) as file:
         data = file.read(MAX_FILE + 1)
@@ -193,7 +226,7 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
     """A finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e300:
         return None
@@ -207,7 +240,7 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
             values = node.get("values") if isinstance(node, dict) else None
             if not isinstance(values, dict):
                 continue
-            step, protocol = _number(node.get("step")), node.get("protocol")
+            step, protocol = number(node.get("step")), node.get("protocol")
             protocol = protocol if isinstance(protocol, dict) else {}
             ident = clean(node.get("protocol_id") or _digest(protocol), 24)
             own_protocols, among_real = _own_protocols(node.get("details")), node.get("among_real")
@@ -215,17 +248,17 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
             for name, value in list(values.items())[:MAX_SCORES]:
                 if labels.spread_of(name):
                     continue
-                if (v := _number(value)) is None:
+                if (v := number(value)) is None:
                     notes.append(
                         f"{clean(name, 40)} of the {clean(checkpoint, 20)} checkpoint is not a finite number"
                     )
                     continue
-                std = next((_number(values[k]) for k in values if labels.spread_of(k) == name), None)
+                std = next((number(values[k]) for k in values if labels.spread_of(k) == name), None)
                 at = None if step is None else int(step)
                 yield Score(
                     *(clean(checkpoint, 20), at, clean(name, 40), v, std),
                     *own_protocols.get(name, (protocol, ident)),
-                    _number(among_real.get(name)),
+                    number(among_real.get(name)),
                 )
 
 
@@ -246,7 +279,7 @@ def _read_evaluations(run: Run) -> None:
     for path in sorted(run.folder.glob("evaluations/*.json"))[:MAX_EVALUATIONS]:
         try:
             record = json.loads(_bytes(path))
-            checkpoint, step = clean(record["checkpoint"], 20), _number(record.get("step"))
+            checkpoint, step = clean(record["checkpoint"], 20), number(record.get("step"))
             if checkpoint not in steps or steps[checkpoint] != step:  # the run has moved on since
                 checkpoint = f"step {step:.0f}"
             scores = list(_scores({checkpoint: record}, run.notes))
@@ -284,10 +317,10 @@ def _leaf(node: object) -> object:
     """A config value of bounded size; a list becomes its text."""
     if isinstance(node, list):
         items = [
-            str(v)[:40] if isinstance(v, (bool, float, str)) or _number(v) is not None else "…"
+            str(v)[:40] if isinstance(v, (bool, float, str)) or number(v) is not None else "…"
             for v in node[:50]
         ]
         return f"[{', '.join(items)}]"
-    if node is None or isinstance(node, (bool, float)) or _number(node) is not None:
+    if node is None or isinstance(node, (bool, float)) or number(node) is not None:
         return node
     return node[:200] if isinstance(node, str) else "…"

@@ -1,4 +1,4 @@
-"""Reads ``grid.json``, in which ``ganlab sweep`` records a grid: its title, scale and cells.
+"""Reads ``grid.json``, in which ``ganlab sweep`` and ``ganlab train -m`` record a grid: title, scale, cells.
 
 The file is optional and untrusted like all of a run folder: its size is bounded, its text cleaned, and a
 mistake in it becomes a note.
@@ -6,21 +6,14 @@ mistake in it becomes a note.
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ganlab.report.read.collect import Run
-from ganlab.system.files import open_regular
+from ganlab.report.read.collect import GRID, Run, cell_folder, grid_cells, number, read_object
 from ganlab.text import clean
 
-NAME = "grid.json"
-MAX_BYTES = 8 << 20
-MAX_CELLS = 5000
 MAX_AXES = 40
 
 
@@ -41,6 +34,7 @@ class Grid:
     num_cells, counts: how many cells it has, and how many runs by status. missing: cells without a run.
     pairs: ``axis`` along which cells are compared in pairs, what to ``count``, and the ``paper`` that
     published such counts. random: ``n`` members of a random set, drawn with ``seed`` out of ``of``.
+    command: that of an unnamed grid.
     """
 
     title: str
@@ -54,6 +48,7 @@ class Grid:
     cells: list[GridCell] = field(default_factory=list)
     pairs: dict[str, str] = field(default_factory=dict)
     random: dict[str, int] = field(default_factory=dict)
+    command: str = ""
 
     def axes(self) -> dict[str, list[str]]:
         """Axis -> its labels, in the order of the cells."""
@@ -84,7 +79,8 @@ class Grid:
             return self.problem
         parts = [f"{n} {status}" for status, n in sorted(self.counts.items())]
         parts += [f"{len(self.missing)} not started"] if self.missing else []
-        return f"{self.num_cells} cell{'s' * (self.num_cells != 1)}: {', '.join(parts)}"
+        command = f" ({self.command})" if self.command else ""
+        return f"{self.num_cells} cell{'s' * (self.num_cells != 1)}: {', '.join(parts)}{command}"
 
 
 def find(runs: Iterable[Run], paths: Sequence[Path]) -> list[Grid]:
@@ -92,39 +88,37 @@ def find(runs: Iterable[Run], paths: Sequence[Path]) -> list[Grid]:
     folders = {up for run in runs for up in (run.folder.parent, run.folder.parent.parent)}
     folders |= {p.resolve() for p in paths}
     by_folder = {run.folder: run for run in runs}
-    return [read(folder, by_folder) for folder in sorted(folders) if (folder / NAME).is_file()]
+    return [read(folder, by_folder) for folder in sorted(folders) if (folder / GRID).is_file()]
 
 
 def read(folder: Path, runs: dict[Path, Run]) -> Grid:
     """Read one ``grid.json``; a damaged one gives the folder's name as title, and a ``problem``."""
     name = clean(folder.name, 80)
     try:
-        with open(folder / NAME, "rb", opener=open_regular) as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES >> 20} MB")
-        record = json.loads(data)
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
+        record = read_object(folder / GRID)
     except (OSError, ValueError, RecursionError) as e:
-        return Grid(name, problem=f"{NAME} can't be read: {clean(e, 120)}")
+        return Grid(name, problem=f"{GRID} can't be read: {clean(e, 120)}")
     scale = record.get("scale")
     scale = scale if isinstance(scale, dict) else {}
-    entries = record.get("cells")
-    entries = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
     counts: Counter[str] = Counter()
     missing, cells = [], []
-    for entry in entries[:MAX_CELLS]:
-        path = str(entry.get("run") or entry.get("name") or "")[:200]
-        run = runs.get(folder / path)  # only runs of this report count, whatever path the file names
-        label = clean(entry.get("name") or path or "unnamed", 60)
-        cells.append(GridCell(label, folder / path, _labels(entry.get("axes")), _labels(entry.get("chosen"))))
+    for entry in grid_cells(record):
+        path, axes = cell_folder(folder, entry), _labels(entry.get("axes"))
+        run = runs.get(path)  # only runs of this report count, whatever path the file names
+        label = clean(entry.get("name") or path.name or "unnamed", 60)
+        if record.get("grid") == "" and axes:  # the cells of an unnamed grid have numbers for names
+            label = clean(" ".join(f"{key}={value}" for key, value in axes.items()), 80)
+        cells.append(GridCell(label, path, axes, _labels(entry.get("chosen"))))
         if run is not None:
             counts["unreadable" if run.problem else run.status] += 1
         else:
             missing.append(label)
-    title = clean(record.get("title") or record.get("grid") or name, 160)
-    updates, width = (_fraction(scale.get(key)) for key in ("updates", "width"))
+    title, command = clean(record.get("title") or record.get("grid") or name, 160), ""
+    swept = dict.fromkeys(axis for cell in cells for axis in cell.axes)
+    if record.get("grid") == "" and swept:
+        title, command = f"Sweep over {', '.join(swept)}", title
+    fractions = [number(scale.get(key)) for key in ("updates", "width")]
+    updates, width = (f if f is not None and 0 < f < 1e9 else None for f in fractions)
     pairs, draw = _labels(record.get("pairs")), record.get("random")
     numbers = {k: v for k, v in draw.items() if type(v) is int} if isinstance(draw, dict) else {}
     random = {key: numbers[key] for key in ("n", "seed", "of") if key in numbers}
@@ -134,6 +128,7 @@ def read(folder: Path, runs: dict[Path, Run]) -> Grid:
         cells=cells,
         pairs=pairs,
         random=random,
+        command=command,
     )
 
 
@@ -141,10 +136,3 @@ def _labels(node: object) -> dict[str, str]:
     """A mapping of names to labels, as clean text."""
     pairs = list(node.items())[:MAX_AXES] if isinstance(node, dict) else []
     return {clean(key, 60): clean(value, 60) for key, value in pairs}
-
-
-def _fraction(value: Any) -> float | None:
-    """A positive finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-        return None
-    return float(value) if math.isfinite(value) else None

@@ -33,6 +33,11 @@ class Curve:
             self.steps.append(step)
             self.values.append(value)
 
+    def finite(self) -> dict[int, float]:
+        """Step -> value, without those that are not finite."""
+        pairs = zip(self.steps, self.values, strict=True)
+        return {step: value for step, value in pairs if math.isfinite(value)}
+
 
 Curves = dict[tuple[str, str], Curve]  # (loss or score, protocol id or "")
 

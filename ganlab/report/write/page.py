@@ -18,7 +18,7 @@ from ganlab.errors import EnvError
 from ganlab.papers import labels, published
 from ganlab.report.compare import compare, full_table, ranking, rescored, sidebyside, significance
 from ganlab.report.compare.successes import SuccessTables
-from ganlab.report.draw import bars, curves, mosaic, sample_grid, text_samples
+from ganlab.report.draw import bars, curves, mosaic, text_samples
 from ganlab.report.draw.style import Picture
 from ganlab.report.read.cells import Key, Section
 from ganlab.report.read.collect import Run
@@ -41,8 +41,8 @@ class View:
     warnings: list[str]
     pictures: list[Picture]
     notes: list[str]
-    matrices: list[tables.Matrix]
-    comparison: compare.Comparison | None
+    matrices: list[Table]
+    comparison: Table | None
     side_by_side: Table | None
     parts: list[tuple[str, list[Table]]]
     score_names: list[str]
@@ -68,11 +68,10 @@ def view(section: Section, number: int, stem: str) -> View:
         published_lines = {g: bars.Line(p.value, p.std) for g, p in match.rows.items()}
         caption = bars.Caption(title, _subtitle(section, key), match.note)
         pictures.append(bars.draw(section, key, caption, published_lines, name))
-    notes = list(dict.fromkeys(m.note for m in matches.values() if m.note))
-    if not notes:
-        dataset = labels.DATASETS.get(section.dataset, section.dataset) or "this dataset"
-        notes = [f"ganlab knows no published scores of these methods on {dataset}."]
-    fid = next((k for k in keys if labels.split_score(k.score)[0] == "fid"), keys[0] if keys else None)
+    dataset = labels.DATASETS.get(section.dataset, section.dataset) or "this dataset"
+    unknown = f"ganlab knows no published scores of these methods on {dataset}."
+    notes = list(dict.fromkeys(m.note for m in matches.values() if m.note)) or [unknown]
+    fid = next((k for k in keys if _kind(k) == "fid"), keys[0] if keys else None)
     if section.crowded:
         notes = [
             f"{len(section.groups)} methods and variants are too many for figures and pairwise comparisons; "
@@ -81,7 +80,7 @@ def view(section: Section, number: int, stem: str) -> View:
     else:
         more = (
             curves.draw(section, f"Learning curves: {section.title}{scale}", labels.slug("curves", stem)),
-            mosaic.draw(section, f"Samples: {section.title}{scale}", labels.slug("samples", stem), fid),
+            mosaic.of_section(section, f"Samples: {section.title}{scale}", labels.slug("samples", stem), fid),
         )
         pictures += [p for p in more if p is not None]
     names = tables.score_names(section)
@@ -93,7 +92,7 @@ def view(section: Section, number: int, stem: str) -> View:
         pictures,
         notes,
         [tables.matrix(section, key) for key in section.score_keys()[:48]],
-        compare.comparison(section, matches),
+        compare.table(section, matches),
         None if section.crowded else sidebyside.table(section),
         [] if section.crowded else _parts(section),
         [labels.score_label(n) for n in names],
@@ -120,8 +119,7 @@ def _kind(key: Key) -> str:
 
 def _reduced(section: Section) -> str:
     steps, widths = section.scales()
-    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
-    return published.reduced_scale(dataset, section.net, steps, widths)
+    return published.reduced_scale(section.published_dataset[0], section.net, steps, widths)
 
 
 def _scale(section: Section) -> str:
@@ -157,7 +155,12 @@ def write(
 
     csv_files: name -> content of additional CSV files.
     """
-    _prepare(out)
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise _unwritable(out, e.strerror or str(e)) from e
+    if not os.access(out / "figures", os.W_OK | os.X_OK):  # before minutes of drawing
+        raise _unwritable(out, "no permission")
     stems: dict[str, int] = {}
     views = []
     for number, section in enumerate(sections, 1):
@@ -209,7 +212,7 @@ def write(
         for name, data in files.items():
             write_atomic(out / name, data)
     except OSError as e:
-        raise _unwritable(out, e) from e
+        raise _unwritable(out, e.strerror or str(e)) from e
     except EnvError as e:
         raise EnvError(e.mistakes[0].where, e.mistakes[0].what, "choose another out=") from e
     return out / "report.html"
@@ -218,34 +221,21 @@ def write(
 def _crossings(grids: Sequence[Grid], runs: Sequence[Run]) -> list[Picture]:
     """The grids' sample pictures, one axis down and one across."""
     names = [labels.slug("samples", "grid", grid.folder.name) for grid in grids]
-    pictures = [sample_grid.draw(grid, runs, name) for grid, name in zip(grids, names, strict=True)]
+    pictures = [mosaic.of_grid(grid, runs, name) for grid, name in zip(grids, names, strict=True)]
     return [picture for picture in pictures if picture is not None]
 
 
-def _prepare(out: Path) -> None:
-    """Create the folder; check before drawing that it is writable."""
-    try:
-        (out / "figures").mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise _unwritable(out, e) from e
-    if not os.access(out / "figures", os.W_OK | os.X_OK):
-        raise EnvError(str(out), "can't write the report (no permission)", "choose another out=")
-
-
-def _unwritable(out: Path, error: OSError) -> EnvError:
-    return EnvError(str(out), f"can't write the report ({error.strerror or error})", "choose another out=")
+def _unwritable(out: Path, why: str) -> EnvError:
+    return EnvError(str(out), f"can't write the report ({why})", "choose another out=")
 
 
 def _sources(views: Iterable[View]) -> list[str]:
     """The papers whose values are shown."""
-    sentences = " ".join(note for v in views if v.comparison for note in v.notes)
-    sentences += " ".join(
-        field.text for v in views if v.side_by_side for row in v.side_by_side.rows for field in row
-    )
-    papers = published.table()["papers"].values()
-    return [
-        f"{p['name']}: arXiv {p['arxiv']}" for p in papers if "arxiv" in p and f"{p['name']} " in sentences
-    ]
+    texts = [note for v in views if v.comparison for note in v.notes]
+    texts += [field.text for v in views if v.side_by_side for row in v.side_by_side.rows for field in row]
+    sentences = " ".join(texts)
+    papers = [p for p in published.table()["papers"].values() if "arxiv" in p]
+    return [f"{p['name']}: arXiv {p['arxiv']}" for p in papers if f"{p['name']} " in sentences]
 
 
 def _environment(html: bool) -> jinja2.Environment:
@@ -257,12 +247,7 @@ def _environment(html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters |= {
-        "md": labels.md,
-        "number": labels.number,
-        "count": labels.count,
-        "duration": labels.duration,
-    }
+    env.filters |= {name: getattr(labels, name) for name in ("md", "number", "count", "duration")}
     env.filters |= {"data_uri": data_uri, "percent": lambda v: "–" if v is None else f"{v:.0%}"}
     return env
 

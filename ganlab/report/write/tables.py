@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from ganlab import text
 from ganlab.evaluation.scores import SUSPICIOUS, is_better
@@ -13,26 +13,7 @@ from ganlab.papers import labels, published
 from ganlab.report.read import cells
 from ganlab.report.read.cells import Key, Section
 from ganlab.report.read.collect import Run, Score
-
-
-class Entry(NamedTuple):
-    """One cell of a matrix: score, mark of unfinished runs, number of runs, whether it is the best."""
-
-    value: str
-    mark: str
-    n: int
-    leads: bool
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """The numbers behind a figure of bars."""
-
-    label: str
-    protocol: str
-    checkpoint: str
-    settings: list[str]
-    rows: list[tuple[str, list[Entry | None]]]
+from ganlab.report.write.table import Column, Field, Table
 
 
 @dataclass(frozen=True)
@@ -50,24 +31,27 @@ class RunRow:
     values: list[str] = field(default_factory=list)
 
 
-def matrix(section: Section, key: Key) -> Matrix:
+def matrix(section: Section, key: Key) -> Table:
     """Mean ± std of every cell; the best finished cell leads."""
     drawn = section.cells_for(key)
-    columns = cells.settings(drawn)
     summaries = {place: cell.summary(key) for place, cell in drawn.items()}
     means = [s.mean for s in summaries.values() if s.mean is not None and not s.mark]
     direction = labels.better(key.score)
     best = (min(means) if direction == "lower" else max(means)) if means and direction else None
+    settings = cells.settings(drawn)
     rows = []
     for group in cells.groups(drawn):
-        row: list[Entry | None] = []
-        for setting in columns:
-            s = summaries.get((group, setting))
-            leads = s is not None and s.mean is not None and s.mean == best and not s.mark
-            row.append(s and Entry(labels.spread(s.mean, s.std), s.mark, s.n, leads))
-        rows.append((group.label, row))
+        entries = [summaries.get((group, setting)) for setting in settings]
+        fields = [
+            Field("") if s is None
+            else Field(f"{labels.spread(s.mean, s.std)} {s.mark}", "mark") if s.mark
+            else Field(labels.spread(s.mean, s.std), "lead" if s.mean is not None and s.mean == best else "")
+            for s in entries
+        ]  # fmt: skip
+        rows.append([Field(group.label), *fields])
     name = labels.protocol_name(section.protocol(key), key.protocol_id)
-    return Matrix(labels.score_label(key.score), name, key.checkpoint, columns, rows)
+    title = f"{labels.score_label(key.score)}, {key.checkpoint} checkpoint, {name}"
+    return Table(title, [Column("method"), *(Column(s, True) for s in settings)], rows)
 
 
 def score_names(section: Section) -> list[str]:
@@ -79,7 +63,7 @@ def run_rows(section: Section, names: Sequence[str]) -> list[RunRow]:
     rows = []
     order = {group: i for i, group in enumerate(section.groups)}
     listing = [(group, run) for (group, _), cell in section.cells.items() for run in cell.runs]
-    listing.sort(key=lambda p: (order[p[0]], labels.setting_rank(p[1].text("setting")), _by_seed(p[1])))
+    listing.sort(key=lambda p: (order[p[0]], labels.setting_rank(p[1].text("setting")), p[1].by_seed))
     for group, run in listing:
         nodes: dict[tuple[str, int | None, str], dict[str, Score]] = {}
         for s in run.scores:
@@ -88,25 +72,11 @@ def run_rows(section: Section, names: Sequence[str]) -> list[RunRow]:
         for i, ((checkpoint, step, ident), scores) in enumerate(ordered):
             name = labels.protocol_name(next(iter(scores.values())).protocol, ident).split(" [")[0]
             values = [labels.spread(scores[n].value, scores[n].std) if n in scores else "–" for n in names]
-            row = (
-                run,
-                group.label,
-                i == 0,
-                len(ordered),
-                checkpoint,
-                labels.count(step),
-                name,
-                ident,
-                values,
-            )
-            rows.append(RunRow(*row))
+            where = (checkpoint, labels.count(step), name, ident)
+            rows.append(RunRow(run, group.label, i == 0, len(ordered), *where, values))
         if not ordered:
             rows.append(RunRow(run, group.label, True, 1, "–", "–", "–", "–", ["–"] * len(names)))
     return rows
-
-
-def _by_seed(run: Run) -> tuple[float, str]:
-    return run.number("seed") or 0.0, run.label
 
 
 def facts(section: Section) -> list[str]:
@@ -117,8 +87,7 @@ def facts(section: Section) -> list[str]:
     seeds = {r.number("seed") for r in runs} - {None}
     statuses = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
     lines = [f"{len(runs)} run{'s' * (len(runs) > 1)}: {statuses}"]
-    dataset = published.canonical_dataset(section.dataset, section.dataset_path)[0]
-    if scale := published.reduced_scale(dataset, section.architecture, steps, widths):
+    if scale := published.reduced_scale(section.published_dataset[0], section.architecture, steps, widths):
         lines.append(f"reduced scale: {scale}")
     for label, values in (
         ("updates", [labels.count(s) for s in steps]),
