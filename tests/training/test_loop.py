@@ -46,8 +46,8 @@ NORMALIZATIONS: dict[str, Callable[[], dict[str, Any]]] = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def go(e: Experiment, config: dict[str, Any] | None = None) -> int:
-    return trainer.train(e, config or {"steps": e.steps, "seed": e.seed}, CHOICES, [])
+def go(e: Experiment, config: dict[str, Any] | None = None) -> None:
+    trainer.train(e, config or {"steps": e.steps, "seed": e.seed}, CHOICES, [])
 
 
 def state(run: str | Path, step: int) -> str:
@@ -205,7 +205,7 @@ def test_a_finished_run_its_result_and_the_same_command_again(
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     monkeypatch.setattr(engine, "update", lambda *_: pytest.fail("trained again"))
     capsys.readouterr()
-    assert go(tiny(), config) == 0
+    go(tiny(), config)
     assert "finished at step 12" in capsys.readouterr().out
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     with pytest.raises(ConfigError) as caught:
