@@ -81,7 +81,7 @@ def test_a_run_tells_them_in_its_files_and_not_on_the_console(
     tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = {"gp": GradientPenalty(), "snr": SpectralNormRegularization()}
-    assert go(wgan_gp(tiny, normalization=parts)) == 0
+    go(wgan_gp(tiny, normalization=parts))
     for line in logged(tmp_path / "run"):
         estimate = line["loss/d_real"] - line["loss/d_fake"]
         assert line["critic/wasserstein_estimate"] == pytest.approx(estimate, abs=1e-5)
@@ -106,7 +106,7 @@ NORMALIZATIONS: dict[str, Callable[[], dict[str, Method]]] = {
 def test_looking_changes_nothing(name: str, tiny: Make, tmp_path: Path) -> None:
     def run(folder: str, **more: Any) -> str:
         more |= {"normalization": NORMALIZATIONS[name](), "dequantize": True, "flip": True, "ema": 0.9}
-        assert go(wgan_gp(tiny, steps=4, eval_every=2, run_dir=str(tmp_path / folder), **more)) == 0
+        go(wgan_gp(tiny, steps=4, eval_every=2, run_dir=str(tmp_path / folder), **more))
         return state(tmp_path / folder, 4)
 
     assert run("plain") == run("looked", validation=True) == run("often", validation="test", log_every=1)
@@ -189,7 +189,7 @@ def test_it_goes_on_after_a_stop_as_if_there_had_been_none(
     def make(**changes: Any) -> Experiment:
         return wgan_gp(tiny, validation=True, **changes)
 
-    assert go(make(run_dir=str(tmp_path / "whole"))) == 0
+    go(make(run_dir=str(tmp_path / "whole")))
     interrupted(make, monkeypatch, tmp_path / "parts", 5)
     assert state(tmp_path / "whole", 12) == state(tmp_path / "parts", 12)
     assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
@@ -201,8 +201,8 @@ def test_it_may_be_turned_on_in_a_run_that_goes_on(
     def config(value: Any) -> dict[str, Any]:
         return {"_target_": "ganlab.experiment.Experiment", "validation": value}
 
-    assert go(wgan_gp(tiny, steps=4), config(None)) == 0
-    assert go(wgan_gp(tiny, steps=8, validation=True), config(True)) == 0
+    go(wgan_gp(tiny, steps=4), config(None))
+    go(wgan_gp(tiny, steps=8, validation=True), config(True))
     values = logged(tmp_path / "run")
     assert ["validation/d_train" in line for line in values] == [False, False, True, True]
 

@@ -112,7 +112,7 @@ def test_resume_about_a_warmup_is_bitwise(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = {**WARM, "flip": True, "dequantize": True, "steps": 6, "eval_every": 0, "sample_every": 0}
-    assert go(tiny(run_dir=str(tmp_path / "whole"), **more)) == 0
+    go(tiny(run_dir=str(tmp_path / "whole"), **more))
     for polls in (1, 5):
         interrupted(tiny, monkeypatch, tmp_path / f"parts{polls}", polls, **more)
         assert state(tmp_path / "whole", 6) == state(tmp_path / f"parts{polls}", 6)
@@ -216,11 +216,11 @@ def test_another_d_optimizer_on_resume_is_refused_and_allowed_by_name(tiny: Make
     def config(**changes: Any) -> dict[str, Any]:
         return {"_target_": "ganlab.experiment.Experiment", "d_optimizer": None, **changes}
 
-    assert go(tiny(steps=4), config()) == 0
+    go(tiny(steps=4), config())
     with pytest.raises(ConfigError, match=r"d_optimizer: this run folder was made with .*resume_allow"):
         go(tiny(steps=8, d_optimizer={"lr": 4e-4}), config(d_optimizer={"lr": 4e-4}))
     allowed = tiny(steps=8, d_optimizer={"lr": 4e-4}, resume_allow=["d_optimizer"])
-    assert go(allowed, config(d_optimizer={"lr": 4e-4})) == 0
+    go(allowed, config(d_optimizer={"lr": 4e-4}))
     folder = RunFolder(Path(str(allowed.run_dir)))
     _, _, kept = Checkpoints(folder.checkpoints, folder.run_id).load()
     assert kept["game"]["d_optimizer"]["param_groups"][0]["lr"] == 4e-4
