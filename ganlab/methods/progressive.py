@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import bisect
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from ganlab.methods.timetable import Round, Timetable
-from ganlab.schema import MAX_COUNT, Count, Positive, Steps, checked
+from ganlab.schema import MAX_COUNT, Count, Positive, Range, Steps, checked
 
 
 class Phase(NamedTuple):
@@ -31,7 +31,8 @@ class Progressive(Timetable):
             million for CelebA-HQ, LSUN and the ablation, 800,000 for CIFAR-10.
         fade: real images during which a resolution fades in; half of ``phase`` there.
         batch: real images of an update by resolution, where it is not ``batch_size``: the paper has
-            {256: 14, 512: 6, 1024: 3}.
+            {"256": 14, "512": 6, "1024": 3}.
+        first: the resolution to begin with; that of the data: no growth.
         rate: factor of the learning rates by resolution, where it is not 1.
 
     Raises ValueError for a fade longer than its phase.
@@ -42,34 +43,34 @@ class Progressive(Timetable):
         self,
         phase: Count = 1_200_000,
         fade: Steps = 600_000,
-        batch: dict[int, Count] | None = None,
-        rate: dict[int, Positive] | None = None,
+        first: Annotated[int, Range(ge=4, le=1024)] = 4,
+        batch: dict[str, Count] | None = None,
+        rate: dict[str, Positive] | None = None,
     ) -> None:
         if fade >= phase:
             raise ValueError(f"fade: {fade} images are not less than the {phase} of a phase; lower it")
-        self.stable, self.fade, self.batch, self.rate = (
-            phase - fade,
-            fade,
-            dict(batch or {}),
-            dict(rate or {}),
-        )
+        self.stable, self.fade, self.start = phase - fade, fade, first
+        self.batch, self.rate = dict(batch or {}), dict(rate or {})
         self.phases: list[Phase] = []
 
     def prepare(self, e: Any) -> None:
         if not e.architecture.grows:
             raise ValueError("timetable: this architecture does not grow; use architecture=progan")
-        self.phases, update, sample, levels = [], 0, 0, e.shape[-1].bit_length() - 2
-        self.d_steps, self.extra, self.last = e.d_steps, e.extra_batches, levels - 1
-        for level in range(levels):
-            size = self.batch.get(4 << level, e.batch_size)
-            for fades, images in ((True, self.fade if level else 0), (False, self.stable)):
+        first, self.last = self.start.bit_length() - 3, e.shape[-1].bit_length() - 3
+        if self.start & (self.start - 1) or first > self.last:
+            what = f"{self.start} is no power of two up to the images' {e.shape[-1]} pixels"
+            raise ValueError(f"timetable.first: {what}; set it to 4")
+        self.phases, self.d_steps, self.extra, update, sample = [], e.d_steps, e.extra_batches, 0, 0
+        for level in range(first, self.last + 1):
+            size = self.batch.get(str(4 << level), e.batch_size)
+            for fades, images in ((True, 0 if level == first else self.fade), (False, self.stable)):
                 endless = level == self.last and not fades
                 count = MAX_COUNT if endless else -(-images // (size * self.d_steps))
                 if count:
                     self.phases.append(Phase(level, fades, size, count, update, sample))
                 update, sample = update + count, sample + count * size * (self.d_steps + self.extra)
         if self.rate:
-            e.schedules["optimizer.lr"] = lambda step: self.rate.get(4 << self._phase(step).level, 1.0)
+            e.schedules["optimizer.lr"] = lambda step: self.rate.get(str(4 << self._phase(step).level), 1.0)
 
     def _phase(self, step: int) -> Phase:
         return self.phases[bisect.bisect([p.first_update for p in self.phases], step) - 1]

@@ -43,7 +43,7 @@ def test_phases() -> None:
 
 
 def test_batches_and_rates_by_resolution() -> None:
-    e = small("timetable.batch={8: 2}", "timetable.rate={16: 1.5}")
+    e = small("timetable.batch={'8': 2}", "timetable.rate={'16': 1.5}")
     rounds = [e.timetable.round(step) for step in range(12)]
     assert [r.batch for r in rounds] == [4, 4, *[2] * 8, 4, 4]
     assert [r.first_sample for r in rounds] == [0, 4, *range(8, 24, 2), 24, 28]
@@ -138,6 +138,7 @@ def test_recorded_updates_are_the_eager_ones() -> None:
     ("words", "message"),
     [
         (["dataset.resolution=24"], "can't be grown from 4x4 by doubling; set dataset.resolution=32"),
+        (["timetable.first=32"], "32 is no power of two up to the images' 16 pixels"),
         (["timetable.fade=16"], "16 images are not less than the 16 of a phase"),
     ],
 )
