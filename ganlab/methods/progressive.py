@@ -44,13 +44,13 @@ class Progressive(Timetable):
         phase: Count = 1_200_000,
         fade: Steps = 600_000,
         first: Annotated[int, Range(ge=4, le=1024)] = 4,
-        batch: dict[str, Count] | None = None,
-        rate: dict[str, Positive] | None = None,
+        batch: dict[str | int, Count] | None = None,
+        rate: dict[str | int, Positive] | None = None,
     ) -> None:
         if fade >= phase:
             raise ValueError(f"fade: {fade} images are not less than the {phase} of a phase; lower it")
         self.stable, self.fade, self.start = phase - fade, fade, first
-        self.batch, self.rate = dict(batch or {}), dict(rate or {})
+        self.batch, self.rate = ({str(k): v for k, v in (part or {}).items()} for part in (batch, rate))
         self.phases: list[Phase] = []
 
     def prepare(self, e: Any) -> None:

@@ -43,7 +43,7 @@ def test_phases() -> None:
 
 
 def test_batches_and_rates_by_resolution() -> None:
-    e = small("timetable.batch={'8': 2}", "timetable.rate={'16': 1.5}")
+    e = small("timetable.batch={8: 2}", "timetable.rate={16: 1.5}")
     rounds = [e.timetable.round(step) for step in range(12)]
     assert [r.batch for r in rounds] == [4, 4, *[2] * 8, 4, 4]
     assert [r.first_sample for r in rounds] == [0, 4, *range(8, 24, 2), 24, 28]
