@@ -3,7 +3,7 @@
 #   make test       sets up .venv, then lints, type-checks and tests
 # And a third: make bench measures how fast this machine is (make bench ARGS=--quick: does it work at all?).
 # make reliability runs the slow tests, injects every fault there is (an hour on two cores), writes RELIABILITY.md.
-# Tests run on two processes: make test WORKERS=8, or 0 for none.
+# Tests run on two processes: make test WORKERS=8, or 0 for none. make test-slow runs those that take minutes.
 # ARGS passes on: make train ARGS="+experiment=sngan_cifar setting=B"
 # An older CUDA driver: make train TORCH='"torch<2.11" "torchvision<0.26"'
 PYTHON ?= python3
@@ -14,7 +14,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup train test lint bench reliability
+.PHONY: setup train test test-slow lint bench reliability
 setup: $(READY)
 
 train: $(READY)
@@ -33,6 +33,9 @@ lint: $(READY)
 
 test: lint
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)  # tests fork; a forked child has no thread pool
+
+test-slow: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n $(WORKERS) $(ARGS)
 
 $(READY): pyproject.toml $(wildcard $(CONSTRAINTS)) Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
