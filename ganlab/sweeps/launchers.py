@@ -232,7 +232,7 @@ def _catch_signals(is_worker: bool) -> Iterator[list[int]]:
     handlers = {n: signal.getsignal(n) for n in SIGNALS if is_worker}
     for number in handlers:
         if number == signal.SIGINT:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, lambda *_: None)  # not SIG_IGN, which the cell would inherit
         elif handlers[number] is not signal.SIG_IGN:
             signal.signal(number, lambda signum, _: signals.append(signum))
     try:
