@@ -14,7 +14,7 @@ from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.subjects import Subject
 from ganlab.methods.base import Scene
 from ganlab.methods.historical_averaging import HistoricalAveraging
-from ganlab.schema import Count, NonNegative, Positive, checked
+from ganlab.schema import Count, NonNegative, Positive
 
 GAMES = {"xy": "V = xy", "f": "V = (f(x) - 1)(y - 1)"}
 EQUILIBRIA = {"xy": (0.0, 0.0), "f": (1.0, 1.0)}
@@ -41,11 +41,10 @@ class ToyGames(Analysis):
 
     runs = (0, 1000)
 
-    @checked
-    def __init__(
-        self, weight: NonNegative = 0.1, lr: Positive = 0.05, steps: Count = 1500, distance: Positive = 0.5
-    ) -> None:
-        self.weight, self.lr, self.steps, self.distance = weight, lr, steps, distance
+    weight: NonNegative = 0.1
+    lr: Positive = 0.05
+    steps: Count = 1500
+    distance: Positive = 0.5
 
     def make(self, runs: Sequence[Subject]) -> Finding:
         paths = {

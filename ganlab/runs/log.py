@@ -204,6 +204,8 @@ class Log:
     def _board(self, action: Callable[[Any], object]) -> None:
         def act() -> None:
             if self._writer is None:
+                if not self.metrics.here():  # it would write into a stranger's folder
+                    raise folder_gone_error(self.folder)
                 from torch.utils.tensorboard import SummaryWriter
 
                 # TensorBoard hides what earlier attempts wrote from purge_step on.

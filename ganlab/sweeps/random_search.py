@@ -174,7 +174,9 @@ def _by_label(content: Any, axes: Mapping[str, Mapping[str, list[str]]], where: 
 def overrides(content: Any, where: str) -> list[str]:
     """``key=value`` overrides of a grid file. Raises ConfigError."""
     words = [content] if isinstance(content, str) else content
-    if not isinstance(words, list) or not all(isinstance(w, str) and "=" in w for w in words):
+    if not isinstance(words, list) or not all(
+        isinstance(w, str) and ("=" in w or w[:1] == "~") for w in words
+    ):
         raise ConfigError(where, "must be a list of key=value overrides", "write [key=value, ...]")
     if any(w.lstrip("+").startswith("run_dir=") for w in words):
         raise ConfigError(where, "sets run_dir", "leave it out: each cell of a grid has its own folder")

@@ -156,4 +156,4 @@ def test_a_penalty_beside_batch_norm_is_warned_of_once(
     go(e)
     said = (tmp_path / "run" / "log.txt").read_text()
     assert said.count("normalization.gp: the penalty is defined per sample") == int(warned)
-    assert ("use normalization=ln" in said) is warned
+    assert ("normalization=ln" in said) is warned

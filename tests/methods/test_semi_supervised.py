@@ -53,7 +53,7 @@ def count(net: nn.Module) -> int:
 
 def test_parameter_counts_of_the_code() -> None:
     shape = ImageShape(3, 32, 32)
-    net = ImprovedConv()
+    net = ImprovedConv(head="k_plus_1")
     assert count(net.generator(shape, 0)) == 4_933_382
     assert count(net.discriminator(shape, 0, None)) == 1_406_804
     e = compose.build(compose.compose(["+experiment=improved_cifar", "architecture.head=k_plus_1"]))

@@ -44,7 +44,7 @@ def options(group: str) -> list[str]:
 def recorded() -> dict[str, list[str]]:
     """Configs whose updates are to be recorded, by name: every normalization, loss, architecture, head."""
     configs = {f"normalization={n}": [*CNN, f"normalization=[{n}]"] for n in options("normalization")}
-    configs |= {f"loss={n}": [*CNN, f"loss={n}"] for n in options("loss")}
+    configs |= {f"loss={n}": [*CNN, f"loss={n}"] for n in options("loss") if n != "k_plus_1"}
     for name in options("architecture"):
         size = [
             "dataset=digits",
@@ -57,7 +57,7 @@ def recorded() -> dict[str, list[str]]:
     resnet = ["+experiment=sngan_cifar_resnet", *NARROW]
     configs |= {f"head={head}": [*resnet, f"architecture.head={head}"] for head in ("concat", "projection")}
     ac = [*resnet, "architecture.head=ac"]
-    configs |= {f"class_loss={n}": [*ac, f"class_loss={n}"] for n in options("class_loss")}
+    configs |= {f"class_loss={n}": [*ac, f"class_loss={n}"] for n in options("class_loss") if n != "labelled"}
     configs["normalization=sn, svd"] = [*CNN, "normalization=[sn]", "normalization.sn.method=svd"]
     configs["everything"] = [
         *("+experiment=sngan_cifar", "normalization=[sn,gp,orthonormal]", "loss=wasserstein", *NARROW),

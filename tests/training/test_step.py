@@ -238,7 +238,7 @@ def test_micro_batches_are_never_whole(tiny: Make) -> None:
         ),
         (
             {"architecture": ResNet(head="ac")},
-            "class_loss: architecture.head=ac has a classifier, but no loss is set for it; set",
+            "class_loss: architecture.head=ac has a classifier, but no loss is set; set",
         ),
         ({"class_loss": ClassLoss()}, "class_loss: D has no classifier; set architecture.head=ac"),
     ],

@@ -124,7 +124,7 @@ def test_resume_about_a_warmup_is_bitwise(
         (["d_warmup_steps=100"], ["d_warmup_steps: 100 updates of D, but no update of G uses them; set"]),
         (
             ["d_warmup_updates=25", "d_warmup_every=500"],
-            [f"d_warmup_{key}: has no effect with d_warmup_steps=0; set" for key in ("updates", "every")],
+            ["d_warmup_updates: has no effect with d_warmup_steps=0; set"],
         ),
         (["d_steps=5", "d_warmup_steps=3", "d_warmup_every=9"], ["d_warmup_steps: 3 is less than d_steps=5"]),
         (
