@@ -151,7 +151,7 @@ def start_from_data(gan: GAN, data: SampleSet | None, seed: int) -> None:
             x, y = data.batches("cpu", seed).batch(0, min(STARTING, len(data)))
             x = data.to_model_input(x)
             y = y if gan.num_classes else None
-            with torch.no_grad():
+            with torch.no_grad(), collectives.use_ranks(collectives.Ranks()):  # each rank sees all of them
                 net(x if net is gan.discriminator else gan.prior(len(x), gan.z_dim, torch.device("cpu")), y)
         for hook in hooks:
             hook.remove()
