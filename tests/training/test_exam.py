@@ -119,7 +119,7 @@ def test_two_ranks_are_one_process(part: str, tmp_path: Path) -> None:
         trust()
         in_float64()
 
-    # G's biases before batch norm have no gradient but rounding; averaging moves them on, and Adam magnifies it
+    # G's biases before batch norm have rounding for a gradient; averaging moves them on, Adam magnifies it
     more = {"growing": ["steps=8"], "techniques": ["technique.historical_averaging.g=0"]}.get(part, [])
     assert equal([*(PARTS | TECHNIQUES)[part], *more], 2, tmp_path, before)["difference"] <= 1e-6
 
