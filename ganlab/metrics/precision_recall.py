@@ -47,6 +47,7 @@ class PrecisionRecall(Metric[Reference]):
     names = ("precision", "recall")
     better = "higher"
     needs = frozenset({"features", "real"})
+    score = staticmethod(precision_recall)
 
     @checked
     def __init__(self, neighbours: Count = 3, n: Count = 10_000) -> None:
@@ -64,7 +65,7 @@ class PrecisionRecall(Metric[Reference]):
         def score(pool: Tensor) -> dict[str, float]:
             n = min(len(real.pool), self.n)
             rows = torch.arange(n) * len(real.pool) // n  # reference sets are often sorted by class
-            precision, recall = precision_recall(real.pool[rows].to(pool.device), pool, self.neighbours)
-            return {"precision": precision, "recall": recall}
+            values = self.score(real.pool[rows].to(pool.device), pool, self.neighbours)
+            return dict(zip(self.names, values, strict=True))
 
         return Collected("pool", self.n_fake(protocol), score)

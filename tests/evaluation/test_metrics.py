@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from ganlab.metrics.base import Fakes, Metric, MetricError, Moments, Real, Reference, moments, square_root
+from ganlab.metrics.density_coverage import density_coverage
 from ganlab.metrics.fid import FID, frechet_distance
 from ganlab.metrics.inception_score import InceptionScore, inception_score
 from ganlab.metrics.intra_fid import IntraFID
@@ -196,6 +197,19 @@ def test_precision_recall_by_hand() -> None:
     # k = 1: real balls reach 1, 1, 1, 8 -> 0.5 and 1.5 inside; fake balls reach 1, 1, 1, 1 -> 0, 1, 2 inside
     assert precision_recall(real, fake, 1) == pytest.approx((0.5, 0.75))
     assert share_inside(fake, real, torch.zeros(4, dtype=torch.float32)) == 0
+
+
+def test_density_coverage_by_hand() -> None:
+    """Neighborhoods of 0, 1 and 10 with one neighbor: open balls of radius 1, 1 and 9."""
+    real, fake = torch.tensor([[0.0], [1.0], [10.0]]), torch.tensor([[0.5], [5.0], [30.0], [-1.0]])
+    assert density_coverage(real, fake, 1) == pytest.approx((3 / 4, 1))
+    assert density_coverage(real, fake[2:], 1) == (0, 0)
+    same = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    density, coverage = density_coverage(same[:200], same[200:], 5)
+    assert density == pytest.approx(1, abs=0.15)
+    assert coverage > 0.9
+    with pytest.raises(MetricError, match="5 neighbours need at least 6 images, not 3"):
+        density_coverage(real, fake, 5)
 
 
 def test_precision_recall_equals_torch_fidelity() -> None:
