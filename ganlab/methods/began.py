@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -49,6 +49,10 @@ class BEGAN(Loss):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("best", torch.tensor(torch.finfo(torch.float32).max))
         self.register_buffer("factor", torch.ones(()))
+
+    def mistakes(self, e: Any, data: Any = None) -> Iterator[str]:
+        if not e.architecture.auto_encodes:
+            yield "D is no auto-encoder; use architecture=began"
 
     def discriminator(self, real: Verdict, fake: Verdict) -> Tensor:
         return self.k * fake.score.mean() - real.score.mean()

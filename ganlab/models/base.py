@@ -22,7 +22,8 @@ class Architecture(ABC):
     z. ``g(z, y)`` returns x (B, ...), images (B, C, H, W) in [-1, 1]; ``d(x, y)`` returns a ``Verdict``.
     ``conditional``: whether both use labels y (B,), int64; otherwise y is None. ``classifies``: whether D's
     verdict has class logits. ``grows``: whether both networks have ``set_progress`` (0 to 1), and D ``real``:
-    real samples as it sees them at its stage of growth.
+    real samples as it sees them at its stage of growth. ``auto_encodes``: whether D's score is minus the
+    error of its ``reconstruct``.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("images",)
@@ -30,6 +31,7 @@ class Architecture(ABC):
     conditional: bool = False
     classifies: bool = False
     grows: bool = False
+    auto_encodes: bool = False
 
     @abstractmethod
     def check(self, shape: Any) -> None:

@@ -30,6 +30,8 @@ class AutoEncoderGAN(Architecture):
     def __init__(self, width: Positive = 1.0, z_dim: Count = 64, power: Literal[1, 2] = 1) -> None:
         self.width, self.z_dim, self.power = width, z_dim, power
 
+    auto_encodes = True
+
     def check(self, shape: ImageShape) -> None:
         pyramid(shape, "BEGAN's networks", 4)
 

@@ -239,11 +239,15 @@ def everything() -> dict[str, tuple[str, ...]]:
     def options(group: str) -> list[str]:
         return sorted(p.stem for p in (ROOT / "configs" / group).glob("*.yaml"))
 
-    parts: dict[str, tuple[str, ...]] = {f"loss={n}": (f"loss={n}",) for n in options("loss")}
+    parts: dict[str, tuple[str, ...]] = {
+        f"loss={n}": (f"loss={n}",) for n in options("loss") if n not in ("began", "k_plus_1")
+    }
+    parts["loss=began"] = ("architecture=began", "loss=began", "normalization=none", WIDE)
     parts |= {f"normalization={n}": (f"normalization=[{n}]", "ema=0.9") for n in options("normalization")}
     parts |= {f"architecture={n}": (f"architecture={n}", WIDE, *RICH) for n in options("architecture")}
     for head in get_args(Head):
-        for loss in options("class_loss") if head == "ac" else [""] if head != "none" else []:
+        losses = [n for n in options("class_loss") if n != "labelled"]
+        for loss in losses if head == "ac" else [""] if head not in ("none", "k_plus_1") else []:
             words = ("architecture=resnet", f"architecture.head={head}", WIDE)
             labels = (f"class_loss={loss}", "fake_labels=uniform") if loss else ("fake_labels=data",)
             parts[f"head={head} {loss}".strip()] = (*words, *labels)

@@ -97,5 +97,7 @@ def test_both_players_are_updated_from_the_same_weights_and_latents(
 def test_bad_settings(tiny: Make) -> None:
     with pytest.raises(ValueError, match="gamma"):
         BEGAN(gamma=1.5)
+    with pytest.raises(ValueError, match="loss: D is no auto-encoder; use architecture=began"):
+        tiny(loss=BEGAN())
     with pytest.raises(ValueError, match="order: both players"):
         players(tiny, order="together", d_steps=2)

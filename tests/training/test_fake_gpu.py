@@ -44,7 +44,9 @@ def options(group: str) -> list[str]:
 def recorded() -> dict[str, list[str]]:
     """Configs whose updates are to be recorded, by name: every normalization, loss, architecture, head."""
     configs = {f"normalization={n}": [*CNN, f"normalization=[{n}]"] for n in options("normalization")}
-    configs |= {f"loss={n}": [*CNN, f"loss={n}"] for n in options("loss") if n != "k_plus_1"}
+    configs |= {f"loss={n}": [*CNN, f"loss={n}"] for n in options("loss") if n not in ("k_plus_1", "began")}
+    images = ["dataset=digits", "dataset.resolution=32", "dataset.channels=3"]
+    configs["loss=began"] = [*images, "architecture=began", "loss=began", "normalization=none", *NARROW]
     for name in options("architecture"):
         size = [
             "dataset=digits",
