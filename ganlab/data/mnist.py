@@ -18,7 +18,7 @@ from ganlab.data.fingerprint import Labels, Pixels
 from ganlab.data.formats.files import progress
 from ganlab.data.formats.images import Resample, resize
 from ganlab.data.packing.download import Remote, remotes
-from ganlab.data.packing.originals import Original, OriginalDataset, find
+from ganlab.data.packing.originals import Original, SeparateFiles
 from ganlab.data.packing.writer import Recipe, Writer
 from ganlab.errors import DataError
 from ganlab.schema import Count, Range, Seed, checked
@@ -45,7 +45,7 @@ def _spellings(name: str) -> list[str]:
     return [spelling + end for spelling in (name, name.replace("-idx", ".idx")) for end in (".gz", "")]
 
 
-class Mnist(OriginalDataset):
+class Mnist(SeparateFiles):
     """MNIST from ``path``: a folder with the original files, gzipped or not, or by Kaggle's names of them.
 
     path: None looks in the cache and downloads there what is needed of the four files (11.6 MB, by checksum).
@@ -152,15 +152,6 @@ class Mnist(OriginalDataset):
         if labels.max() >= len(CLASSES):
             raise original.file_error(label_name, f"label {labels.max()} in a set of {len(CLASSES)} classes")
         return images, labels.astype(np.int64)
-
-    def _find(self, split: str) -> Original | None:
-        """Where the files of ``split`` are; None if they are not all there and are to be downloaded."""
-        if self.path is not None:
-            return super()._find(split)
-        parts = self._remotes(split)
-        if not all(p.path.is_file() and p.path.stat().st_size == p.size for p in parts):
-            return None
-        return find(self.name, str(parts[0].path.parent), self.file_names, self.folder_names)
 
     def _remotes(self, split: str) -> list[Remote]:
         names = FILES[split if split in FILES else self.split]

@@ -15,7 +15,7 @@ import numpy as np
 from ganlab.data.fingerprint import Labels, Pixels
 from ganlab.data.formats.images import Resample
 from ganlab.data.packing.download import Remote, remotes
-from ganlab.data.packing.originals import Original, OriginalDataset, find
+from ganlab.data.packing.originals import Original, SeparateFiles
 from ganlab.data.packing.writer import Writer
 from ganlab.schema import Range, checked
 
@@ -31,7 +31,7 @@ LIMIT = 1 << 31  # bytes of a file, packed and unpacked; the largest of the orig
 BLOCK = 1000  # images resized at a time
 
 
-class Svhn(OriginalDataset):
+class Svhn(SeparateFiles):
     """SVHN's cropped digits from ``path``: a folder with the original files, ``train_32x32.mat`` and so on.
 
     path: None looks in the cache and downloads there what the split needs (182 MB, 64 MB; extra: 1.3 GB; by
@@ -77,14 +77,6 @@ class Svhn(OriginalDataset):
             blocks = (images[start : start + BLOCK] for start in range(0, len(images), BLOCK))
             self.add(writer, blocks, len(images), name)
             writer.add_labels(labels)
-
-    def _find(self, split: str) -> Original | None:
-        if self.path is not None:
-            return super()._find(split)
-        parts = self._remotes(split)
-        if not all(p.path.is_file() and p.path.stat().st_size == p.size for p in parts):
-            return None
-        return find(self.name, str(parts[0].path.parent), self.file_names, self.folder_names)
 
     def _remotes(self, split: str) -> list[Remote]:
         names = {f"{part}_32x32.mat" for part in PARTS[split]}

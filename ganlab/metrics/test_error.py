@@ -36,10 +36,10 @@ class TestError(Metric[None]):
 
     def of_classifier(self, classify: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> dict[str, float]:
         """The value for stored images x (N, C, H, W) with labels y (N,); ``classify(x)``: logits (B, K)."""
-        wrong = 0
+        errors = 0
         for images, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
             logits = classify(images)
             if not bool(torch.isfinite(logits).all()):
                 raise MetricError("class logits are not finite")
-            wrong += int((logits.argmax(1).cpu() != labels).sum())
-        return {"test_error": 100 * wrong / len(y)}
+            errors += int((logits.argmax(1).cpu() != labels).sum())
+        return {"test_error": 100 * errors / len(y)}

@@ -166,6 +166,23 @@ class OriginalDataset(Dataset):
         return Recipe(self.name, split, (self.channels, self.resolution, self.resolution), source, transform)
 
 
+class SeparateFiles(OriginalDataset):
+    """Base class of datasets that are downloaded file by file, those that a split needs (``_remotes``)."""
+
+    @abstractmethod
+    def _remotes(self, split: str) -> list[Remote]:
+        """What to download for ``split``."""
+
+    def _find(self, split: str) -> Original | None:
+        """Where the files of ``split`` are; None if they are not all there and are to be downloaded."""
+        if self.path is not None:
+            return super()._find(split)
+        parts = self._remotes(split)
+        if not all(p.path.is_file() and p.path.stat().st_size == p.size for p in parts):
+            return None
+        return find(self.name, str(parts[0].path.parent), self.file_names, self.folder_names)
+
+
 def find(dataset: str, path: str | None, names: Collection[str], folders: Collection[str]) -> Original | None:
     """Locate ``dataset`` at ``path``: its archive, its unpacked folder, or a folder containing either.
 
