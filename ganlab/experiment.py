@@ -140,9 +140,10 @@ class Experiment:
         dequantize: real pixels as x / 128 - 1 + U(0, 1/128) (SNGAN's code), not x / 127.5 - 1.
         flip: mirror real images left-right with probability 1/2.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
-        engine: how updates run. ``eager``; ``graph``: recorded once as a CUDA graph and replayed;
-            ``compile``: by torch.compile, which takes a minute or more at first; ``auto``: ``graph`` on a GPU
-            if everything can be recorded, else ``eager``. log.txt and result.json record which was used.
+        engine: how updates run. ``eager``; ``graph``: recorded once and replayed, on a GPU as a CUDA graph,
+            on a CPU if the network is small; ``compile``: by torch.compile, which takes a minute or more at
+            first; ``auto``: ``graph`` if everything can be recorded, else ``eager``. log.txt and result.json
+            record which was used.
         precision: ``fp32``; ``tf32``: fp32 whose convolutions may use TensorFloat-32 on a GPU; ``bf16``:
             networks under bfloat16 autocast, with norms, penalties and losses in fp32. Scores are always
             computed in fp32. ``auto``: ``bf16`` if the processor supports it, else ``tf32``.

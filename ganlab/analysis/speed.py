@@ -25,7 +25,6 @@ from ganlab.runs.folder import RunFolder
 from ganlab.schema import Count
 from ganlab.sweeps.cost import UpdateTimer, in_turn
 from ganlab.system.hardware import device_name, find_device, set_precision
-from ganlab.training import engine
 
 LOSSES = {"wgan-gp": ("gp", "wasserstein"), "gan-gp": ("gp", "")}  # method -> normalization, loss
 
@@ -114,9 +113,7 @@ class Speed(Analysis):
     def _block(self, e: Experiment, device: torch.device) -> Callable[[], None]:
         """Return a function that trains for ``updates`` updates, as a run would, on fixed images."""
         timer = UpdateTimer(e, device)
-        warm = engine.WARM + 1 if device.type == "cuda" else 0
-        for _ in range(warm):  # until CUDA graphs are recorded
-            timer.update()
+        timer.warm_up()
 
         def block() -> None:
             for _ in range(self.updates):

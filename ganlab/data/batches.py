@@ -48,11 +48,6 @@ class Sampler:
         return len(self.image_set)
 
     @property
-    def obstacle(self) -> str:
-        """Why a CUDA graph cannot draw from this sampler; applies while ``on_device`` is None."""
-        return "the images do not lie on the device (data_memory_gb)"
-
-    @property
     def on_device(self) -> Tensor | None:
         """All images, uint8 (N, C, H, W), if a GPU holds the whole set; otherwise None.
 

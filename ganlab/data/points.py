@@ -75,10 +75,6 @@ class Fresh(Sampler):
         self.shard, self._draw = None, image_set.draw
 
     @property
-    def obstacle(self) -> str:
-        return "its points are drawn on the host, anew for each batch"
-
-    @property
     def on_device(self) -> Tensor | None:
         return None
 

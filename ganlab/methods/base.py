@@ -84,7 +84,7 @@ class Method(nn.Module):
         samples pass D separately. Modules of D may have ``needs`` too.
         ``joint_batch``: both players see D's verdicts on a joint batch of real and generated samples.
     replaces_g_loss: ``g_term`` takes the place of the adversarial loss's.
-    graph_safe: no hook reads a value on the host, so updates may be recorded as CUDA graphs.
+    graph_safe: no hook reads or changes a value on the host, so updates may be recorded.
     schedulable: numbers that hooks read in each update, which ``schedules`` may move: 0-dim tensors then.
     normalizes_weights: at most one such method per run, prepared last.
     """

@@ -66,7 +66,7 @@ def scoring_pass(e: Experiment, game: GAN, device: torch.device, images: int) ->
 
 
 MAX_KINDS = 24  # kinds of cells that are timed; in a random set, each cell may be a kind of its own
-TIMES, WARM = 3, 1  # timed updates, and warm-up updates on a CPU
+TIMES, WARM = 3, 1  # timed calls, and calls before them
 ENOUGH = 2.0  # seconds of timing after which no further update is timed
 KIND = (
     *("architecture", "normalization", "loss", "batch_size", "g_batch_size", "accumulate"),
@@ -144,6 +144,7 @@ def _mean(costs: Sequence[Cost]) -> Cost:
 def measure(e: Experiment, device: torch.device) -> Cost:
     """Time updates of a new GAN on random images. Raises EnvError or ConfigError as building it does."""
     timer = UpdateTimer(e, device)
+    timer.warm_up()
     return Cost(_median(timer.update, device), scoring_seconds(e, timer.game, device))
 
 
@@ -166,17 +167,16 @@ def scored_images(e: Experiment) -> int:
 
 
 def _median(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call of ``work``: the median of a few, after a warm-up (on a GPU, the recording)."""
+    """Seconds of one call of ``work``: the median of a few, after a warm-up."""
     seconds: list[float] = []
-    warm = engine.WARM + 2 if device.type == "cuda" else WARM
-    for turn in range(warm + TIMES):
+    for turn in range(WARM + TIMES):
         if sum(seconds) > ENOUGH:
             break
         began = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if turn >= warm:
+        if turn >= WARM:
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 
@@ -213,6 +213,11 @@ class UpdateTimer:
         batches = images.batches(device, e.seed, e.data_memory_gb)
         feed = Feed(batches, e)
         self.engine = engine.make(e, self.game, feed)
+
+    def warm_up(self) -> None:
+        """Do the updates before the engine has recorded or compiled one."""
+        while not self.engine.is_warm:
+            self.update()
 
     def update(self) -> None:
         """Do one update; on a GPU, only launch it."""

@@ -23,18 +23,14 @@ from ganlab.types import Batch
 class Feed:
     """Batches of real images as a function of the step, float32 (B, C, H, W) in [-1, 1], channels last.
 
-    Each rank gets its share of every micro batch. graph_safe: the images are on the device; then ``place``
-    writes the update's indices into a buffer, one per number of them, from which its batches are gathered.
+    ``place`` writes the update's images into a buffer, one per number of them, so that a recorded update
+    reads them from the same place each time. Each rank gets its share of every micro batch.
     """
 
     def __init__(self, batches: Sampler, e: Experiment) -> None:
         self.batches, self.e = batches, e
-        self.images, self.labels = batches.on_device, batches.labels
-        self.graph_safe = self.images is not None
-        self.first, self.turn = 0, 0
-        self.batch, self.size = e.batch_size, 0  # over all ranks, on this one
-        self.indices: dict[int, Tensor] = {}  # by the update's number of images on this rank
-        self.gathered: tuple[Tensor, Tensor | None] | None = None  # of the update, in the stored dtype
+        self.batch, self.size, self.turn = e.batch_size, 0, 0  # over all ranks, on this one; batches taken
+        self.buffers: dict[int, Batch] = {}  # by the update's number of images on this rank, as stored
         team = collectives.current()
         self.draw = partial(team.rand_shard, parts=e.accumulate) if team.size > 1 else torch.rand
         if team.size > 1:
@@ -44,15 +40,19 @@ class Feed:
     def place(self, step: int) -> Round:
         """On the host: move to the batches of update number ``step``, counted from 0; returns its round."""
         now = self.e.timetable.round(step)
-        self.first, self.turn, self.batch = now.first_sample, 0, now.batch
-        self.size = now.batch // collectives.current().size
+        self.turn, self.batch, self.size = 0, now.batch, now.batch // collectives.current().size
         if self.labelled is not None:
             self.labelled.place(now, self.e.extra_batches)
-        if self.images is not None:
-            n = (now.d_steps + self.e.extra_batches) * now.batch
-            shares = self._shares(self.batches.indices(self.first, n))
-            self.index = self.indices.setdefault(len(shares), torch.empty_like(shares))
-            self.index.copy_(shares, non_blocking=True)
+        turns = now.d_steps + self.e.extra_batches
+        for i in range(turns):
+            x, y = self.batches.batch(now.first_sample + i * now.batch, now.batch)
+            if (n := turns * len(x)) not in self.buffers:
+                like = x.new_empty((n, *x.shape[1:]))
+                self.buffers[n] = Batch(channels_last(like), None if y is None else y.new_empty(n))
+            self.current, rows = self.buffers[n], slice(i * len(x), (i + 1) * len(x))
+            self.current.x[rows].copy_(x)
+            if y is not None and self.current.y is not None:
+                self.current.y[rows].copy_(y)
         return now
 
     def _shares(self, rows: Tensor) -> Tensor:
@@ -61,23 +61,11 @@ class Feed:
 
     def __call__(self) -> Batch:
         """The next batch of the update."""
-        e, start = self.e, self.turn * self.size
+        e, rows = self.e, slice(self.turn * self.size, (self.turn + 1) * self.size)
         self.turn += 1
-        if self.images is None:
-            x, y = self.batches.batch(self.first + (self.turn - 1) * self.batch, self.batch)
-        else:
-            if self.gathered is None or not start:
-                images = channels_last(self.images[self.index])
-                self.gathered = images, None if self.labels is None else self.labels[self.index]
-            images, labels = self.gathered
-            x, y = (
-                images[start : start + self.size],
-                None if labels is None else labels[start : start + self.size],
-            )
-            if start + self.size >= len(self.index):
-                self.gathered = None
-        x = self.batches.image_set.to_model_input(x, e.dequantize, e.flip, draw=self.draw)
-        return Batch(channels_last(x), y)
+        x, y = self.current
+        x = self.batches.image_set.to_model_input(x[rows], e.dequantize, e.flip, draw=self.draw)
+        return Batch(channels_last(x), None if y is None else y[rows])
 
 
 class LabelledStream:

@@ -1,10 +1,11 @@
-"""Run updates eagerly, through torch.compile, as a recorded CUDA graph that is replayed, or both.
+"""Run updates eagerly, through torch.compile, recorded once and replayed, or both.
 
 The update itself is always ``step.update``. With batches of 64 a GPU finishes an operation in a few
-microseconds, and the host needs about as long to launch the next; a graph launches all operations of an
-update at once. The first updates run eagerly and count as training; then one is recorded, which computes
-nothing, and replayed from then on. Before each update the host seeds the generator by (seed, step) and writes
-the indices of the real images and, where it changes, the learning rate.
+microseconds, and the host needs about as long to launch the next; a CUDA graph launches all operations of an
+update at once. On a CPU small networks spend most of their time between the kernels too (``recording.py``).
+The first updates run eagerly and count as training; then one is recorded, and replayed from then on. Before
+each update the host seeds the generator by (seed, step), writes the real images into their buffer and, where
+it changes, the learning rate.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import gc
 import os
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -27,9 +28,10 @@ from ganlab.training.build import pack_gan, reset_optimizers, unpack_gan
 from ganlab.training.gan import GAN
 from ganlab.training.loss_buffer import LossBuffer
 from ganlab.training.optimizers import is_graph_safe
+from ganlab.training.recording import Recording
 from ganlab.training.step import d_terms, g_terms, update
 
-WARM = 3  # eager updates before recording, in which libraries choose their kernels
+WARM = {"cuda": 3, "cpu": 1}  # eager updates before recording, in which libraries choose their kernels
 MAX_BUFFERED = 1000  # updates between two reads of the losses
 CACHE_CHOSEN = "TORCHINDUCTOR_CACHE_DIR" in os.environ  # by the user: the cache of compiled code
 if not CACHE_CHOSEN:  # torch's default is a predictable folder in /tmp, where others could plant code
@@ -76,6 +78,11 @@ class Engine:
             "joint_fakes": self.e.joint_fakes,
             "fold": self.e.fold,
         }
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether updates run as they will from now on: recorded or compiled, if that is possible."""
+        return True
 
     def settle(self) -> None:
         """Make the caller's stream wait for all updates so far."""
@@ -131,6 +138,10 @@ class Compiled(Engine):
             "g": torch.compile(_copy_function(g_terms), **options),
         }
 
+    @property
+    def is_warm(self) -> bool:
+        return self.compiled_once or not self.gan.compiled
+
     def _run_update(self, step: int) -> None:
         if self.compiled_once or not self.gan.compiled:
             super()._run_update(step)
@@ -159,10 +170,15 @@ class Graphed(Engine):
         self.inner, self.loss_buffer, self.stream = inner, inner.loss_buffer, inner.stream
         self.used = "compile+graph" if inner.used == "compile" else "graph"
         self.graph: Any = None
+        self.recording: Recording | None = None  # on a CPU: what may become the graph
         self.sizes: tuple[int, int] | None = None  # batch sizes of the updates that are recorded
         self.warmed = 0
         # its own state: replays of several runs on several streams must not share one
         self.random = rng.default_of(self.gan.device).clone_state() if self.cuda else None
+
+    @property
+    def is_warm(self) -> bool:
+        return self.graph is not None or self.used == self.inner.used
 
     def update(self, step: int) -> None:
         with self._own_generator():
@@ -177,7 +193,7 @@ class Graphed(Engine):
             self.inner._run_update(step)
             return
         if self.sizes != (sizes := (self.gan.d_batch_size, self.gan.g_batch_size)):
-            self.sizes, self.graph, self.warmed = sizes, None, 0
+            self.sizes, self.graph, self.recording, self.warmed = sizes, None, None, 0
         if self.graph is not None:
             self.graph.replay()
         elif self.used != self.inner.used:
@@ -186,11 +202,14 @@ class Graphed(Engine):
             self.inner._run_update(step)
 
     def _warm_or_record(self, step: int) -> None:
-        if self.warmed < WARM:
+        if self.warmed < WARM[self.gan.device.type]:
             self.warmed += 1
             self.inner._run_update(step)
             if self.inner.why != self.why:  # compilation failed
                 self.used, self.why = "graph", self.inner.why
+            return
+        if not self.cuda:
+            self._record_on_cpu(step)
             return
         why = _failure(self._record)
         if not why:
@@ -203,10 +222,30 @@ class Graphed(Engine):
         self._prepare(step)
         self.inner._run_update(step)
 
+    def _record_on_cpu(self, step: int) -> None:
+        """Record this update, which computes it; the next one runs eagerly and as a replay, to compare."""
+        if self.recording is None:
+            self.recording = Recording(lambda: self.inner._run_update(step))
+            why = self.recording.obstacle
+        else:
+            state = [*pack_gan(self.gan)[0].values(), self.loss_buffer.rows, self.loss_buffer.cursor]
+            before = [t.clone() for t in state]
+            self.inner._run_update(step)
+            eager = [t.clone() for t in state]
+            _copy(before, state)
+            self._prepare(step)
+            self.recording.replay()
+            why = "" if all(map(torch.equal, state, eager)) else "something in it changes on the host"
+            if why:
+                _copy(eager, state)
+            else:
+                self.graph = self.recording
+        if why:
+            self.used, self.recording = self.inner.used, None
+            self.why = f"an update can't be recorded: {why}" if self.e.engine == "graph" else ""
+
     def _record(self) -> None:
-        self.graph = self._capture(
-            lambda: self.loss_buffer.add(update(self.gan, self.feed, self.feed.labelled))
-        )
+        self.graph = self._capture(lambda: self.inner._run_update(0))
 
     def _capture(self, work: Callable[[], None]) -> Any:
         """Capture ``work`` as a graph to ``replay``, without computing it. Raises the errors of ``work``."""
@@ -244,21 +283,17 @@ def make(e: Experiment, gan: GAN, feed: Feed) -> Engine:
     if collectives.current().size > 1:
         requested = e.engine in ("graph", "compile") or (e.engine == "auto" and gan.device.type == "cuda")
         return Engine(e, gan, feed, "updates of several ranks are not recorded" if requested else "")
-    obstacle = cannot_record(gan, feed)
+    obstacle, cuda = cannot_record(gan), gan.device.type == "cuda"
     if e.engine == "compile":
         inner: Engine = Compiled(e, gan, feed)
-        return inner if obstacle else Graphed(inner)
-    why = obstacle if e.engine == "graph" or (e.engine == "auto" and gan.device.type == "cuda") else ""
+        return inner if obstacle or not cuda else Graphed(inner)
+    why = obstacle if e.engine == "graph" or (e.engine == "auto" and cuda) else ""
     plain = Engine(e, gan, feed, why)
     return plain if obstacle or e.engine == "eager" else Graphed(plain)
 
 
-def cannot_record(gan: GAN, feed: Feed) -> str:
-    """The reason why updates of this GAN can't be recorded as a CUDA graph; "" if they can."""
-    if gan.device.type != "cuda":
-        return "only a CUDA device records graphs"
-    if not feed.graph_safe:
-        return feed.batches.obstacle
+def cannot_record(gan: GAN) -> str:
+    """The reason why updates of this GAN can't be recorded; "" if nothing is known to prevent it."""
     if not all(map(is_graph_safe, (gan.g_optimizer, gan.d_optimizer))):
         return f"{type(gan.d_optimizer).__name__} can't be recorded"
     for name, method in gan.methods.items():
@@ -274,6 +309,12 @@ def _copy_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """A copy with its own code object: the compiler limits recompilations per code object."""
     code: types.CodeType = function.__code__
     return types.FunctionType(code.replace(), function.__globals__, function.__name__)
+
+
+def _copy(values: Sequence[torch.Tensor], into: Sequence[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for value, tensor in zip(values, into, strict=True):
+            tensor.copy_(value)
 
 
 def _failure(work: Callable[[], object]) -> str:

@@ -58,11 +58,16 @@ class RMSpropTF(Optimizer):
         return loss
 
 
+# On a CPU these take a rate that is a tensor.
+RATE_TENSORS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, RMSpropTF)
+
+
 def use_fused_kernels(optimizer: Optimizer, device: torch.device) -> Optimizer:
     """``optimizer`` with one fused kernel, or multi-tensor ones, for all its parameters.
 
-    Settings of the config (``fused``, ``foreach``) are kept. On a GPU the learning rate and step count of an
-    optimizer that can be recorded are on the device. Each group keeps its initial rate as ``initial_lr``.
+    Settings of the config (``fused``, ``foreach``) are kept. The learning rate of an optimizer that can be
+    recorded is a tensor; on a GPU its step counts are there too. Each group keeps its initial rate as
+    ``initial_lr``.
     """
     has_state = bool(optimizer.state)  # Adagrad creates it early, on a device that fused kernels reject
     for group in optimizer.param_groups:
@@ -75,6 +80,8 @@ def use_fused_kernels(optimizer: Optimizer, device: torch.device) -> Optimizer:
         if device.type == "cuda" and "capturable" in group:
             group["lr"] = torch.tensor(group["initial_lr"], device=device)
             group["capturable"] = True
+        elif device.type == "cpu" and isinstance(optimizer, RATE_TENSORS) and group.get("foreach") is None:
+            group["lr"] = torch.tensor(group["initial_lr"], dtype=torch.float64)
     return optimizer
 
 
@@ -90,8 +97,8 @@ def require_usable(make: Callable[..., Optimizer], device: torch.device, key: st
 
 
 def is_graph_safe(optimizer: Optimizer) -> bool:
-    """Whether a step can be recorded in a CUDA graph."""
-    return all(group.get("capturable", False) for group in optimizer.param_groups)
+    """Whether a step can be recorded: a rate on the host would be a constant of the record."""
+    return all(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
 
 
 class OptimizerState:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from faults.ranks import at, equal, in_float64, resumed, send
-from test_engine import Traced, everything, start
+from test_engine import everything, start
 
 from ganlab.config import compose, targets
 from ganlab.experiment import Experiment
 from ganlab.training.build import pack_gan, unpack_gan
-from ganlab.training.engine import Engine
+from ganlab.training.engine import Engine, Graphed
 
 EXAM = Path(__file__).parents[1] / "exam"
 PARTS = {
@@ -88,10 +88,10 @@ def test_recorded_updates_are_the_eager_ones(part: str, made: Callable[[list[str
     """Where a phase begins at step 6 recording begins anew, after three eager updates."""
     words = (PARTS | TECHNIQUES).get(part, SCHEDULED)
     eager, plain = (Engine(e, *start(e)) for e in (made(words), made(words)))
-    traced = Traced(plain)
+    traced = Graphed(plain)
     first = everything(eager.gan)
     graphs = set()
-    steps = 11 if part == "growing" else 5
+    steps = 11 if part == "growing" else 7
     for step in range(steps):
         eager.update(step)
         traced.update(step)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from test_engine import Traced, everything, start
+from test_engine import everything, start
 
 from ganlab.cli.main import main
 from ganlab.config import compose
@@ -19,7 +19,7 @@ from ganlab.experiment import Experiment
 from ganlab.methods.progressive import Progressive
 from ganlab.models.progan import ProGAN, Stddev
 from ganlab.training.build import build_gan
-from ganlab.training.engine import Engine
+from ganlab.training.engine import Engine, Graphed
 from ganlab.types import ImageShape
 
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ def test_resume_in_the_middle_of_a_fade_is_bitwise(tmp_path: Path) -> None:
 def test_recorded_updates_are_the_eager_ones() -> None:
     """Recorded anew for each phase; a fade's weight is read from a buffer."""
     eager, recorded = start(small("ema=0.9")), start(small("ema=0.9"))
-    engines = [Engine(small("ema=0.9"), *eager), Traced(Engine(small("ema=0.9"), *recorded))]
+    engines = [Engine(small("ema=0.9"), *eager), Graphed(Engine(small("ema=0.9"), *recorded))]
     for step in range(10):
         for engine in engines:
             engine.update(step)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine import Traced, played, small, start
+from test_engine import played, small, start
 from test_loop import go, interrupted, state
 from test_ranks import one_of
 
@@ -29,7 +29,7 @@ from ganlab.runs.folder import RunFolder
 from ganlab.sweeps.cost import UpdateTimer
 from ganlab.training import step
 from ganlab.training.build import build_gan
-from ganlab.training.engine import Engine
+from ganlab.training.engine import Engine, Graphed
 from ganlab.training.gan import GAN
 from ganlab.types import Batch
 
@@ -55,11 +55,10 @@ def test_what_came_before_an_update_in_closed_form(first: int, every: int, tiny:
         assert e.timetable.round(at).first_sample == counted * e.batch_size, at
 
 
-@pytest.mark.parametrize("on_device", [True, False])
-def test_every_image_of_the_run_comes_once_and_in_order(on_device: bool, tiny: Make) -> None:
+def test_every_image_of_the_run_comes_once_and_in_order(tiny: Make) -> None:
     e = tiny(**WARM)
-    _, feed = start(e, on_device)
-    _, plain = start(tiny(), on_device)
+    _, feed = start(e)
+    _, plain = start(tiny())
     batches = []
     for at in range(8):
         feed.place(at)
@@ -95,15 +94,15 @@ def test_warm_updates_among_recorded_ones(tiny: Make) -> None:
         return small(tiny, **WARM, ema=0.9, normalization=norms, loss=Wasserstein())
 
     e = fresh()
-    eager, losses = played(Engine(e, *start(e)), 10)
+    eager, losses = played(Engine(e, *start(e)), 12)
     e = fresh()
-    traced = Traced(Engine(e, *start(e)))
+    traced = Graphed(Engine(e, *start(e)))
     warm: list[int] = []
     inner = traced.inner._run_update
     traced.inner._run_update = lambda at: (warm.append(at), inner(at))[1]  # type: ignore[method-assign]
-    replayed, losses_too = played(traced, 10)
+    replayed, losses_too = played(traced, 12)
     assert traced.graph is not None, traced.why
-    assert warm == [0, 1, 2, 3, 4, 5, 8], "updates 2, 3 and 5 run eagerly before one is recorded"
+    assert warm == [0, 1, 2, 3, 4, 5, 8], "2 runs eagerly, 3 is recorded, 5 compared; the others warm D up"
     assert [k for k in eager if not torch.equal(eager[k], replayed[k])] == []
     assert losses == losses_too
 
@@ -163,9 +162,9 @@ def test_the_shares_of_ranks_make_up_a_warm_update(tiny: Make) -> None:
         with collectives.use_ranks(one_of(rank, 2)):
             _, feed = start(e)
             feed.place(4)
-            shares.append(feed.index[: 5 * 4].view(5, 4))
+            shares.append(feed.current.x.unflatten(0, (-1, 4)))
     whole.place(4)
-    assert torch.equal(torch.cat(shares, 1), whole.index[: 5 * 8].view(5, 8))
+    assert torch.equal(torch.cat(shares, 1), whole.current.x.unflatten(0, (-1, 8)))
 
 
 def test_what_is_timed_for_an_estimate_is_a_usual_update(tiny: Make) -> None:
@@ -231,9 +230,9 @@ def test_options_that_do_not_go_together_are_ds_mistake(tiny: Make) -> None:
         go(tiny(d_optimizer={"fused": True, "foreach": True}))
 
 
-def test_indices_have_a_buffer_that_stays_for_each_number_of_them(tiny: Make) -> None:
+def test_images_have_a_buffer_that_stays_for_each_number_of_them(tiny: Make) -> None:
     """A recorded update reads one; what warm-ups between its replays write lies in another."""
     _, feed = start(tiny(**WARM))
-    seen = [(feed.place(at).d_steps, feed.index.data_ptr()) for at in range(6)]
+    seen = [(feed.place(at).d_steps, feed.current.x.data_ptr()) for at in range(6)]
     assert [n for n, _ in seen] == [5, 5, 2, 2, 5, 2]
     assert len({*seen}) == 2
