@@ -35,6 +35,7 @@ LAYERS = [
     "sweeps",
     "report",
     "analysis",
+    "api",
     "cli",
     "__main__",
 ]

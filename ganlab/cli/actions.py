@@ -170,6 +170,16 @@ def evaluate(args: Args) -> int:
     return 0
 
 
+def score(args: Args) -> int:
+    """Score images."""
+    if len(args.names) != 1:
+        raise ConfigError("score", "requires exactly one source of images", "give a folder, zip, tar or npz")
+    from ganlab.cli.score import score_images
+
+    score_images(args.names[0], [*args.overrides], args.options.on("--json"))
+    return 0
+
+
 def sample(args: Args) -> int:
     """Draw samples."""
     keys = args.keys

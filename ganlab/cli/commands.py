@@ -115,6 +115,21 @@ _TABLE = (
         ),
     ),
     Command(
+        name="score",
+        summary="score any images against a dataset, without a run",
+        usage="FOLDER|ZIP|TAR|NPZ dataset=NAME [metric overrides] [device=...] [--json]",
+        about="Scores image files, or an .npz file with an array uint8 (N, H, W, C), of the size of the "
+        "dataset's images. They are taken in an order shuffled by the protocol's seed. Prints the scores "
+        "and the id of the protocol.",
+        run=actions.score,
+        json=True,
+        sections=help.scoring,
+        examples=(
+            "score samples.zip dataset=cifar10 metric.protocol=ttur50k",
+            "score samples/ dataset=folder dataset.path=photos.zip metric.protocol=smoke",
+        ),
+    ),
+    Command(
         name="sample",
         summary="draw samples from a run: a grid, single images, interpolations",
         usage="RUN [n=64] [out=DIR] [key=value ...]",

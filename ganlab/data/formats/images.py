@@ -20,7 +20,7 @@ from ganlab.errors import GanlabError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Fit = Literal["crop", "resize"]
+Fit = Literal["crop", "resize", "none"]
 Resample = Literal["box", "bilinear", "bicubic", "lanczos"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # no other decoder ever sees a file
@@ -59,7 +59,8 @@ class TooSmallError(BadImageError):
 class Rule:
     """Conversion of an image to uint8 (channels, resolution, resolution).
 
-    fit: ``crop`` takes the largest centered square, ``resize`` the whole image, changing its aspect ratio.
+    fit: ``crop`` takes the largest centered square, ``resize`` the whole image, changing its aspect ratio;
+    ``none`` refuses images of another size.
     resample: Pillow's filter, antialiased when downsampling. max_pixels: larger images are not decoded.
     """
 
@@ -79,6 +80,8 @@ class Rule:
         """Check the size from an image's header. Raises BadImageError."""
         if width * height > self.max_pixels:
             raise BadImageError(f"{width}x{height} pixels, over max_pixels={self.max_pixels}")
+        if self.fit == "none" and (width, height) != (self.resolution, self.resolution):
+            raise BadImageError(f"{width}x{height} pixels, not {self.resolution}x{self.resolution}")
 
     def apply(self, image: Image, note: Callable[[str], None]) -> Pixels:
         """Convert a decoded image to uint8 (C, H, W); ``note`` is called for each conversion."""
