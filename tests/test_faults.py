@@ -10,9 +10,13 @@ from faults.base import figures, inside
 CHOSEN = {  # figure -> its cases that are cheap, and that no other test covers
     "commands": ["SIGTERM in sample, moment 2"],
     "config": ["misspelt 1-60"],
+    "corruption": ["swapped, missing and linked files"],
     "controls": ["another seed differs", "the next step differs", "format-1"],
-    "disks": ["full at byte 4096, once", "metrics.jsonl has no room for ever", "EIO in rename for good"],
-    "escapes": ["checkpoints -> victim, train", "a token of the environment"],
+    "disks": [
+        *("full at byte 4096, once", "EIO in rename for good"),
+        *("metrics.jsonl has no room for ever", "metrics.jsonl for a while, ENOSPC"),
+    ],
+    "escapes": ["checkpoints -> victim, train", "another user's link", "a token of the environment"],
     "folders": ["run folder replaced", "clock jumps: an hour back", "no rename over a file"],
     "hostile": ["torch zip: as weights, checkpoint, data", "configs that were sent"],
     "kill9": ["sn+ema 0"],

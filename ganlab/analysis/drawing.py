@@ -51,12 +51,18 @@ class Picture:
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
-            set_title(self.figure, self.title)
+            style_module.title(self.figure, self.title)
             self.png = png(self.figure)
         self.context.__exit__(*error)
 
     def panels(self, n: int = 1, across: int = 1, **shared: Any) -> list[Axes]:
-        return panels(self.figure, n, across, **shared)
+        """Create ``n`` axes in rows of ``across``; unused ones in the last row are hidden."""
+        axes = list(self.figure.subplots(math.ceil(n / across), across, squeeze=False, **shared).flat)
+        for unused in axes[n:]:
+            unused.set_axis_off()
+        for ax in axes[:n]:
+            ax.grid(color="#e3e3e3", lw=0.5)
+        return axes[:n]
 
     def legend(self, handles: Sequence[Any], **options: Any) -> None:
         style_module.legend(self.figure, handles, **options)
@@ -75,25 +81,6 @@ def grid(
     width, height = panel
     down = math.ceil((n or len(runs)) / across)
     return Picture(title, max(least, width * across + margin[0]), height * down + margin[1], runs)
-
-
-def set_title(figure: Figure, title: str, subtitle: str = "") -> None:
-    """Add a bold left-aligned title, and a small gray subtitle at the bottom."""
-    style_module.title(figure, title)
-    if subtitle:
-        # a figure-level label gets its own row of the layout and stays clear of the axes
-        lines = style_module.wrap(subtitle, int(figure.get_figwidth() * 17), 3)
-        figure.supxlabel(lines, x=0.008, ha="left", fontsize=7.2, color=style_module.GREY)
-
-
-def panels(figure: Figure, n: int, across: int, **shared: Any) -> list[Axes]:
-    """Create ``n`` axes in rows of ``across``; unused ones in the last row are hidden."""
-    axes = list(figure.subplots(math.ceil(n / across), across, squeeze=False, **shared).flat)
-    for unused in axes[n:]:
-        unused.set_axis_off()
-    for ax in axes[:n]:
-        ax.grid(color="#e3e3e3", lw=0.5)
-    return axes[:n]
 
 
 def outer_labels(axes: Sequence[Axes], across: int, x: str = "", y: str = "") -> None:

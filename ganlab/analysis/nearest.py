@@ -12,7 +12,7 @@ from torch import Tensor
 from ganlab import rng, text
 from ganlab.analysis import drawing
 from ganlab.analysis.base import Analysis, Finding
-from ganlab.analysis.subjects import Subject, as_bytes, generate
+from ganlab.analysis.subjects import Subject, as_bytes, common, generate
 from ganlab.data.base import SampleSet
 from ganlab.errors import DataError
 from ganlab.extractors.base import Extractor, exact_fp32
@@ -114,7 +114,7 @@ class Nearest(Analysis):
         pitch = (sheet.shape[1] + drawing.PADDING) / (self.k + 1)
         title = f"Nearest training images: {text.plain(subject.label)}, step {step:,}, "
         size = (0.62 * (self.k + 1) + 4.6, max(0.62 * len(closest) + 1.2, 3.6))
-        with drawing.Picture(title + subject.common, *size) as picture:
+        with drawing.Picture(title + common([subject]), *size) as picture:
             left, right = picture.figure.subplots(1, 2, width_ratios=[0.62 * (self.k + 1), 3.4])
             left.imshow(sheet, interpolation="nearest")
             left.axvline(pitch - drawing.PADDING / 2 - 0.5, color=style.ALARM, lw=1.5)

@@ -14,12 +14,13 @@ from ganlab import rng, text
 from ganlab.config import saved_run
 from ganlab.data.base import SampleSet
 from ganlab.errors import DataError
-from ganlab.evaluation.generate import evaluating, to_bytes
+from ganlab.evaluation.generate import evaluating
 from ganlab.experiment import Experiment
 from ganlab.papers import labels as labels_module
 from ganlab.report.read import cells, collect
 from ganlab.runs.checkpoint import Checkpoints
 from ganlab.runs.folder import RunFolder
+from ganlab.samples.images import quantize
 from ganlab.system.hardware import find_device, set_precision
 from ganlab.training.gan import GAN
 from ganlab.training.validation import held_out
@@ -78,11 +79,6 @@ class Subject:
         device = find_device(self.experiment.device)
         set_precision("fp32", device, False)
         return device
-
-    @property
-    def common(self) -> str:
-        """Dataset, networks, setting and scale of the run."""
-        return common([self])
 
     def checkpoints(self) -> list[int]:
         """Steps of the run's checkpoints, ascending."""
@@ -147,7 +143,7 @@ def in_pieces(net: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, y: Tens
 
 def as_bytes(x: Tensor) -> Tensor:
     """Convert images in [-1, 1] to uint8 (n, C, H, W) on the CPU; non-finite pixels become gray."""
-    return to_bytes(x.nan_to_num(0.0)).cpu()
+    return quantize(x.nan_to_num(0.0)).cpu()
 
 
 def open_runs(

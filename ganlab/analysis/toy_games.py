@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ganlab.analysis import drawing
@@ -68,9 +67,8 @@ class ToyGames(Analysis):
         return Finding(self._draw(paths), rows, report)
 
     def _draw(self, paths: dict[tuple[str, int], Tensor]) -> bytes:
-        with drawing.style():
-            figure = Figure(figsize=(7.6, 6.2), layout="constrained")
-            panels = figure.subplots(2, 2)
+        with drawing.Picture("Historical averaging in two toy games", 7.6, 6.2) as picture:
+            panels = picture.figure.subplots(2, 2)
             for (game, averaged), path in paths.items():
                 plane, curve = panels[0, list(GAMES).index(game)], panels[1, list(GAMES).index(game)]
                 label = f"historical averaging, weight {self.weight:g}" if averaged else "gradient descent"
@@ -83,9 +81,8 @@ class ToyGames(Analysis):
                 curve.yaxis.set_major_formatter("{x:g}")
                 curve.set(xlabel="step", ylabel="distance to the equilibrium")
             handles, labels = panels[0, 0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=4)
-            drawing.set_title(figure, "Historical averaging in two toy games")
-            return drawing.png(figure)
+            picture.figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        return picture.png
 
 
 def value(game: str, x: Tensor, y: Tensor) -> Tensor:

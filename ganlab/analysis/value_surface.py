@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 from torch import Tensor
 
 from ganlab import text
-from ganlab.analysis import drawing, film
+from ganlab.analysis import drawing
 from ganlab.analysis.base import Analysis, Finding, Row
 from ganlab.analysis.scores import scores
 from ganlab.analysis.subjects import Subject
@@ -27,6 +30,8 @@ from ganlab.schema import Count, Positive, Range, Steps
 from ganlab.training.gan import GAN
 
 LEVELS = 20
+MIN_FRAMES = 3
+FRAME_MS, LAST_MS = 200, 2000  # the last frame of a film stays longer
 REAL, FAKE = "#e69f00", "#009e73"  # orange and green as in the paper, from the Okabe-Ito palette
 DOTS: Any = {"ls": "", "marker": "o", "ms": 4}
 LEGEND = (
@@ -84,7 +89,7 @@ class ValueSurface(Analysis):
         if self.frames and len(runs) > 1:
             raise DataError("frames", f"applies to a single run, got {len(runs)}", "pass one run")
         require_dimensions(runs, 2, "value_surface", "value_line")
-        steps = film.steps(runs[0]) if self.frames else []
+        steps = filmed_steps(runs[0]) if self.frames else []
         panels = [self.panel(subject, self.checkpoint) for subject in runs]
         heading = "AUC of real against generated points; gap over slope; exact W1"
         result = Finding(self._draw(panels), report=[heading], tables={"summary": []})
@@ -100,8 +105,8 @@ class ValueSurface(Analysis):
                 f"  {panel.subject.label}: {numbers}{ema * bool(panel.subject.experiment.ema)}"
             )
         if steps:
-            film_of = film.gif(self._frame(self.panel(runs[0], step)) for step in steps)
-            result.files["value_surface.gif"] = film_of
+            frames = (self._frame(self.panel(runs[0], step)) for step in steps)
+            result.files["value_surface.gif"] = gif(frames)
             span = f"steps {steps[0]:,} to {steps[-1]:,}"
             result.report.append(f"value_surface.gif: {len(steps)} checkpoints, {span}")
         return result
@@ -234,3 +239,33 @@ def layout(runs: Sequence[Subject]) -> tuple[list[str], list[str]]:
 
 def plain(values: Tensor) -> Matrix:
     return values.detach().cpu().double().numpy()
+
+
+def filmed_steps(subject: Subject) -> list[int]:
+    """Steps of the run's checkpoints, ascending. Raises DataError if there are fewer than MIN_FRAMES."""
+    steps = subject.checkpoints()
+    if len(steps) < MIN_FRAMES:
+        available = ", ".join(f"{s:,}" for s in steps) or "none"
+        problem = f"{subject.run.label} has too few checkpoints (steps {available})"
+        fix = f"a film needs at least {MIN_FRAMES}; train with keep_every=N, a multiple of save_every"
+        raise DataError("frames", problem, fix)
+    return steps
+
+
+def gif(frames: Iterable[Figure]) -> bytes:
+    """Encode figures of one size as a looping GIF; the bytes are deterministic."""
+    pictures = [_picture(figure) for figure in frames]
+    # one palette for all frames, from the last one, so that colors do not flicker
+    palette = pictures[-1].quantize(64, dither=Image.Dither.NONE)
+    first, *rest = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+    times = [FRAME_MS] * len(rest) + [LAST_MS]
+    out = io.BytesIO()
+    first.save(out, "gif", save_all=True, append_images=rest, duration=times, loop=0, optimize=True)
+    return out.getvalue()
+
+
+def _picture(figure: Figure) -> Image.Image:
+    figure.set_dpi(100)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

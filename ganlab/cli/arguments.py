@@ -66,13 +66,6 @@ def parse(
     return parsed
 
 
-def require_one_run(parsed: ParsedArgs, command: str) -> None:
-    """Raise ConfigError unless there is exactly one bare argument."""
-    if len(parsed.names) != 1:
-        what = f"requires one run folder, got {len(parsed.names) or 'none'}"
-        raise ConfigError(command, what, f"write ganlab {command} RUN")
-
-
 def own_keys(
     overrides: Sequence[str], own: Mapping[str, tuple[Any, str]]
 ) -> tuple[dict[str, Any], list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ganlab.cli.arguments import ParsedArgs, own_keys, parse, require_one_run
+from ganlab.cli.arguments import ParsedArgs, own_keys, parse
 from ganlab.cli.help.page import plain, table, wrap
 from ganlab.errors import ConfigError, suggest
 
@@ -67,8 +67,9 @@ class Command:
         if parsed.on("--help"):
             print(self.page(self, parsed) if self.page else self.help_page(parsed))
             return 0
-        if self.one_run:
-            require_one_run(parsed, self.name)
+        if self.one_run and len(parsed.names) != 1:
+            what = f"requires one run folder, got {len(parsed.names) or 'none'}"
+            raise ConfigError(self.name, what, f"write ganlab {self.name} RUN")
         keys, others = own_keys(parsed.overrides, self.keys)
         unknown = [*(others if self.strict else ()), *(() if self.takes_names else parsed.names)]
         if unknown:
@@ -81,15 +82,12 @@ class Command:
         """The page of ``ganlab COMMAND --help``."""
         rows = [*((f"{k}={plain(default)}", text) for k, (default, text) in self.keys.items()), *self.rows]
         options = [*([JSON] if self.json else []), *([CONFIG_DIR] if self.config_dir else []), HELP]
-        parts = [
-            self.head() + wrap(self.about),
-            self.sections(parsed) if self.sections else [],
-            ["keys", *table(rows)] if rows else [],
-            ["options", *table(options)],
-            ["examples", *(f"  ganlab {example}" for example in self.examples)] if self.examples else [],
-        ]
-        return "\n\n".join("\n".join(part) for part in parts if part)
+        sections = [self.sections(parsed)] if self.sections else []
+        return self.laid_out(*sections, ["keys", *table(rows)] if rows else [], ["options", *table(options)])
 
-    def head(self) -> list[str]:
-        """The first lines of the help page."""
-        return [f"ganlab {self.name}: {self.summary}", "", f"usage: ganlab {self.name} {self.usage}", ""]
+    def laid_out(self, *parts: Sequence[str]) -> str:
+        """A page of parts: what the command is for, lists of lines, its examples."""
+        head = [f"ganlab {self.name}: {self.summary}", "", f"usage: ganlab {self.name} {self.usage}", ""]
+        examples = ["examples", *(f"  ganlab {example}" for example in self.examples)]
+        pages = [[*head, *wrap(self.about)], *parts, examples if self.examples else []]
+        return "\n\n".join("\n".join(part) for part in pages if part)

@@ -66,7 +66,8 @@ def info(name: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = 
     damaged = []
     for split, manifest in summary["packs"].items():
         if manifest is None:
-            print(f"  {split}: {_missing_line(dataset, split)}")
+            missing = f"not prepared; 'ganlab data prepare {dataset.name} split={split}'"
+            print(f"  {split}: {missing if dataset.pack_folder(split) else dataset.origin}")
         elif "absent" in manifest:
             print(f"  {split}: source not available ({manifest['absent']})")
         elif "begun" in manifest:
@@ -189,12 +190,6 @@ def _print_loaded(dataset: Dataset, manifest: Mapping[str, Any]) -> None:
         print(
             f"  {len(vocabulary)} characters, the unknown one first: {''.join(vocabulary[: MAX_LINES * 5])!r}"
         )
-
-
-def _missing_line(dataset: Dataset, split: str) -> str:
-    if dataset.pack_folder(split) is None:
-        return dataset.origin
-    return f"not prepared; 'ganlab data prepare {dataset.name} split={split}'"
 
 
 def _counts(manifest: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:

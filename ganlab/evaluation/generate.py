@@ -157,13 +157,6 @@ def stored_samples(
     return torch.cat(parts).cpu()
 
 
-def to_bytes(x: Tensor, how: Quantize = "round") -> Tensor:
-    """[-1, 1] to 0..255, uint8, as ``Protocol.quantize`` says. Raises MetricError if ``x`` is not finite."""
-    if not bool(torch.isfinite(x).all()):
-        raise MetricError(NOT_FINITE)
-    return quantize(x, how)
-
-
 @contextlib.contextmanager
 def evaluating(net: nn.Module, bn: Literal["running", "batch"] = "running") -> Iterator[None]:
     """Inside: ``net`` in evaluation mode; ``batch``: batch norm with the batch's own statistics.

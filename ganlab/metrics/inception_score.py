@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganlab.metrics.base import BLOCK, Accumulator, Fakes, Metric, MetricError, Protocol, require_count
+from ganlab.metrics.base import Accumulator, Fakes, Metric, MetricError, Protocol, require_count
 
 
 class RunningScore(Accumulator):
@@ -56,20 +56,6 @@ class RunningScore(Accumulator):
             raise MetricError("features are not finite")
         mean = sum(values) / len(values)
         return {"is": mean, "is_std": math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))}
-
-
-def inception_score(logits: Tensor, splits: int) -> tuple[float, float]:
-    """Mean and population standard deviation of the score over ``splits`` consecutive parts of (N, K).
-
-    Raises MetricError if N < splits.
-    """
-    if len(logits) < splits:
-        raise MetricError(f"{splits} splits need at least {splits} images, there are {len(logits)}")
-    running = RunningScore(len(logits), splits)
-    for rows in logits.split(BLOCK):
-        running.add(Fakes(logits=rows))
-    values = running.value()
-    return values["is"], values["is_std"]
 
 
 class InceptionScore(Metric[None]):

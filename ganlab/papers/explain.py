@@ -89,7 +89,7 @@ def saved_config(run: str) -> tuple[dict[str, Any], str]:
 def explain_tree(name: str, tree: Mapping[str, Any], match: Match) -> Explanation:
     """Sort every key of a run's config tree and its recipe into the parts of an Explanation."""
     mine, theirs = _comparable(tree), _comparable(match.tree)
-    _merge_by_name(mine, theirs, "metric", "protocol")
+    _merge_protocols(mine, theirs)
     changed = [d for d in differences(theirs, mine) if not recipes.is_irrelevant(d.key)]
     differing = []
     for d in changed:
@@ -121,14 +121,11 @@ def _comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     return normalized
 
 
-def _merge_by_name(mine: dict[str, Any], theirs: dict[str, Any], *path: str) -> None:
-    """Replace objects with different names by their names: one difference instead of ten."""
-    parents = [recipes.value_at(t, ".".join(path[:-1])) for t in (mine, theirs)]
-    nodes = [p.get(path[-1]) if isinstance(p, dict) else None for p in parents]
-    names = [n.get("name") if isinstance(n, dict) else None for n in nodes]
+def _merge_protocols(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Replace protocols with different names by their names: one difference instead of ten."""
+    names = [recipes.value_at(tree, "metric.protocol.name") for tree in (mine, theirs)]
     if None not in names and names[0] != names[1]:
-        for parent, name in zip(parents, names, strict=True):
-            parent[path[-1]] = name
+        mine["metric"]["protocol"], theirs["metric"]["protocol"] = names
 
 
 def _split(key: str, recipe: Any, here: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -164,8 +161,8 @@ def _line(key: str, here: Any, recipe: Any, origin: Origin | None) -> Line:
         recipe=format_value(recipe, key),
         source=origin.source,
         where=origin.where,
-        paper=_or_empty(origin.paper),
-        code=_or_empty(origin.code),
+        paper="" if origin.paper is None else format_value(origin.paper),
+        code="" if origin.code is None else format_value(origin.code),
         note=origin.note,
     )
 
@@ -174,10 +171,6 @@ def _matches(value: Any, expected: Any) -> bool:
     """Whether a config value equals that of recipes.yaml, which has an object's name or class."""
     node = value.get("name", value.get("_target_")) if isinstance(value, dict) else value
     return bool(node == expected)
-
-
-def _or_empty(value: Any) -> str:
-    return "" if value is None else format_value(value)
 
 
 def format_value(value: Any, key: str = "") -> str:
@@ -243,18 +236,16 @@ def format_explanation(explanation: Explanation) -> str:
         lines += ["", "nothing differs from the recipe"]
     if explanation.open:
         lines += ["", "same as the recipe, where paper and code disagree or the paper is silent"]
-        sources = [
-            (x.paper or _value_from(x, "paper"), x.code or _value_from(x, "code")) for x in explanation.open
+        rows = [
+            (x.key, x.here, x.paper or _value_from(x, "paper"), x.code or _value_from(x, "code"), x.note)
+            for x in explanation.open
         ]
-        rows = [(x.key, x.here, *values, x.note) for x, values in zip(explanation.open, sources, strict=True)]
         lines += _columns(("key", "here", "paper", "code", "note"), rows)
     if explanation.own:
         choices = ", ".join(f"{x.key} {x.here}" for x in explanation.own)
         lines += ["", f"same as the recipe, chosen by ganlab: {choices}"]
-    lines += [
-        "",
-        f"{explanation.same} other keys match the recipe; keys that don't affect results are omitted",
-    ]
+    rest = f"{explanation.same} other keys match the recipe; keys that don't affect results are omitted"
+    lines += ["", rest]
     return "\n".join(lines)
 
 

@@ -205,3 +205,8 @@ def better(name: str) -> str:
     """``higher`` for IS and coverage, ``lower`` for other known scores, "" for unknown ones."""
     kind = split_score(name)[0]
     return "" if kind not in SCORES else "higher" if kind in HIGHER else "lower"
+
+
+def sign(name: str) -> int:
+    """1 for scores of which lower is better, else -1: a score times its sign is better if smaller."""
+    return 1 if better(name) == "lower" else -1

@@ -61,10 +61,6 @@ class Checkpoints:
         steps = {int(m[1]) for name in self._names() if (m := STEP_FOLDER.fullmatch(name))}
         return [s for s in sorted(steps) if self.path(s).is_dir() and not self.path(s).is_symlink()]
 
-    def latest(self) -> int | None:
-        """The highest step with a valid manifest of this run. Files are not hashed: ``load`` does that."""
-        return next((s for s in reversed(self.all_steps()) if self._is_ours(s)), None)
-
     def has_any(self) -> bool:
         """Whether anything was ever saved, damaged and quarantined ones included.
 
@@ -146,9 +142,9 @@ class Checkpoints:
         Raises CheckpointError with each step's reason if there is none, or if a newer ganlab wrote it.
         ``finite=False``: accept NaNs in a given step.
         """
-        if step is None:
-            return collectives.current().on_rank_zero(lambda: self._load_newest(quarantine))
-        return collectives.current().on_rank_zero(lambda: self._load(step, finite))
+        return collectives.current().on_rank_zero(
+            lambda: self._load_newest(quarantine) if step is None else self._load(step, finite)
+        )
 
     def read(self, folder: Path) -> Loaded:
         """A checkpoint of this run that lies in any ``folder``. Raises CheckpointError."""
@@ -159,10 +155,6 @@ class Checkpoints:
             return manifest.read_checkpoint(folder, self.run_id)
 
         return collectives.current().on_rank_zero(read)
-
-    def verify(self, step: int) -> None:
-        """Raises CheckpointError unless ``load(step)`` would succeed."""
-        self._load(step)
 
     def _load_newest(self, quarantine: bool) -> Loaded:
         failures: list[tuple[int, CheckpointError]] = []

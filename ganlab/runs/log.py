@@ -49,7 +49,8 @@ class Log:
         self._bar: Any = None
         self._drawn = self._it_per_s = 0.0
         self._losses = self._scores = ""
-        self._handler = _Handler(self)
+        self._handler = logging.Handler(logging.WARNING)  # for the warnings of ganlab's modules
+        self._handler.emit = lambda record: self.warn(record.getMessage())  # type: ignore[method-assign]
         if silent:
             return
         self.metrics = Metrics(self.folder / "metrics.jsonl")
@@ -276,17 +277,6 @@ class Log:
             minutes, seconds = divmod(round(max(self.total_steps - self._step, 0) / rate), 60)
             eta = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
         return f"{rate:.3g} it/s  ETA {eta}"
-
-
-class _Handler(logging.Handler):
-    """Forwards the warnings of ganlab's modules to the run's log."""
-
-    def __init__(self, log: Log) -> None:
-        super().__init__(logging.WARNING)
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._log.warn(record.getMessage())
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

@@ -73,9 +73,6 @@ class Metrics:
         """Drop all lines beyond ``step`` (-1: every line), atomically; return their number."""
         return self._open(step)
 
-    def read(self) -> list[dict[str, Any]]:
-        return read_metrics(self.path)
-
     def sync(self) -> None:
         """fsync, before each checkpoint, so that the file is never behind it.
 

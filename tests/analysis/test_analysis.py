@@ -29,19 +29,8 @@ QUICK = [
     *("n=12", "n_real=40", "rows=2", "side=2", "pairs=2", "columns=3"),
     *("rounds=1", "updates=1", "methods=none,sn"),
 ]
-OWN_RUNS = {  # for analyses that do not apply to a run with spectral norm and one with weight norm
-    "d_steps": ["sn", "sn-s1", "sn-d2", "wn"],
-    "feature_dim": ["sn", "sn-s1", "sn-f2"],
-    "nearest": ["sn"],
-    "overfitting": ["gp-held", "sn"],
-    "speed": ["sn"],
-    "value_surface": ["points-gp", "points-wc", "points-trained"],
-}
-DRAWS = ["gradient_norm", "interpolations", "samples", "scores"]  # samples, on these two runs
-
-
-def keys_of(name: str) -> list[str]:
-    return [w for w in QUICK if w.partition("=")[0] in parameters(analysis.load(name))]
+OWN_RUNS = {"d_steps", "feature_dim", "nearest", "overfitting", "speed", "value_surface"}  # of other sets
+DRAWS = ["samples", "scores"]  # on these two runs, again
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -106,12 +95,6 @@ def test_all_makes_what_fits_and_says_why_the_rest_does_not(
     again = content(tmp_path / "b")
     assert again.items() <= content(tmp_path / "a").items()
     assert {f"{name}.png" for name in DRAWS} <= again.keys()
-
-
-@pytest.mark.parametrize("name", sorted(OWN_RUNS))
-def test_analyses_of_other_sets_of_runs(name: str, analysis_runs: Runs, tmp_path: Path) -> None:
-    analysis.analyze([analysis_runs[n] for n in OWN_RUNS[name]], name, tmp_path, keys_of(name))
-    check(tmp_path, name)
 
 
 def test_one_run_gets_a_folder_of_its_own_and_nothing_else(analysis_runs: Runs, tmp_path: Path) -> None:
@@ -198,8 +181,8 @@ def test_conditional_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))
     run = maker.train(tmp_path, "cond", maker.CONDITIONAL)
     names = "gradient_norm,scores,samples,interpolations,nearest,operator_norms"
-    options = {w for name in names.split(",") for w in keys_of(name)}
-    pictures = analysis.analyze([run], names, tmp_path / "out", sorted(options))
+    options = [w for w in QUICK if not w.startswith(("rounds", "updates", "methods"))]
+    pictures = analysis.analyze([run], names, tmp_path / "out", options)
     assert len(pictures) == 6
     gan, _ = subjects.open_runs([run])[0].restore()
     assert gan.num_classes == 10
@@ -261,9 +244,3 @@ def test_samples_down_and_across_any_axis_or_key(
     assert (rows, columns) == (["Adam"], ["s0"])
     with pytest.raises(DataError, match="no run has 'par'; the grid has pair, method, seed; or use a key"):
         analysis.analyze([root], "samples", tmp_path / "o", ["down=par"])
-
-
-def test_those_of_other_samples_refuse_images(analysis_runs: Runs) -> None:
-    for name in OTHERS:
-        with pytest.raises(GanlabError, match=f"{name}: for runs on (text|points) only; sn has images"):
-            analysis.analyze([analysis_runs["sn"]], name, None, [])

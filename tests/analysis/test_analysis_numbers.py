@@ -6,10 +6,10 @@ import csv
 import json
 import math
 import re
-import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -22,7 +22,6 @@ from ganlab.analysis import nearest, series, speed, subjects
 from ganlab.analysis.subjects import as_bytes, generate
 from ganlab.config.files import user_dirs
 from ganlab.data.base import SampleSet
-from ganlab.errors import DataError
 from ganlab.evaluation.generate import evaluating
 from ganlab.extractors.base import Extractor
 from ganlab.methods import singular_values
@@ -205,16 +204,6 @@ def test_learning_curves_over_the_training_s_own_time(made: Make, analysis_runs:
     assert float(own[-1]["train_s"]) < walls[-1]  # scoring is in that one
 
 
-def test_no_time_is_known_without_speeds(analysis_runs: Runs, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(analysis_runs["sn"], tmp_path / "run"))
-    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (run / "metrics.jsonl").write_text("".join(line for line in lines if '"train"' not in line))
-    with pytest.raises(
-        DataError, match="have no recorded speeds, so their time is unknown; train with log_every=N"
-    ):
-        analysis.analyze([run], "learning_curves", tmp_path / "o", ["x=time"])
-
-
 def test_lines_are_told_apart_by_their_optimizer() -> None:
     """WGAN-GP's Figure 3: two settings of one method, called by the optimizer where that tells all apart."""
     gp, bn = Group("wgan-gp", ""), Group("bn", "")
@@ -277,22 +266,9 @@ def test_samples_show_the_scored_g_at_its_place(made: Make, analysis_runs: Runs,
     assert any((sheet[y : y + 64, x : x + 64] == tile).all() for y, x in places)
 
 
-class Pixels(Extractor):
-    """The pixels themselves."""
-
-    name, suffix, feature_dim, num_classes = "pixels", "_pixels", 48, 1
-
-    def identity(self) -> dict[str, str | int | float]:
-        return {}
-
-    def check(self) -> None:
-        pass
-
-    def to(self, device: torch.device | str) -> Pixels:
-        return self
-
-    def __call__(self, images: torch.Tensor) -> Features:
-        return Features(images.float().flatten(1), images.float().flatten(1)[:, :1])
+def pixels(images: torch.Tensor) -> Features:
+    """Features that are the pixels themselves."""
+    return Features(images.float().flatten(1), images.float().flatten(1)[:, :1])
 
 
 def test_nearest_finds_copies_and_passes_an_image_itself_over() -> None:
@@ -306,19 +282,17 @@ def test_nearest_finds_copies_and_passes_an_image_itself_over() -> None:
     full = np.linalg.norm(queries.reshape(5, 1, -1).astype(float) - flat, axis=2)
     rows = torch.arange(1203)
     own = torch.tensor([-1, 3, -1, -1, -1])
-    features = nearest.features(Pixels(), torch.from_numpy(queries))
-    neighbors = nearest.search(Pixels(), train, rows, features, own, 3)
+    extractor = cast(Extractor, pixels)
+    features = nearest.features(extractor, torch.from_numpy(queries))
+    neighbors = nearest.search(extractor, train, rows, features, own, 3)
     assert int(neighbors.rows[0, 0]) == 777
     assert float(neighbors.distance[0, 0]) < 1e-3
     full[1, 3] = np.inf
     np.testing.assert_array_equal(neighbors.rows.numpy(), full.argsort(1, kind="stable")[:, :3])
     np.testing.assert_allclose(neighbors.distance[1:].numpy(), np.sort(full, 1)[1:, :3], rtol=1e-6)
     numbers = nearest.compare(torch.tensor([0.5, 3.0]).double(), torch.arange(1, 101).double())
-    assert (numbers["median_baseline"], numbers["share_below_q05"], numbers["least_sample"]) == (
-        50.0,
-        1.0,
-        0.5,
-    )
+    by_hand = {"median_baseline": 50.0, "share_below_q05": 1.0, "least_sample": 0.5}
+    assert numbers | by_hand == numbers
 
 
 def test_nearest_of_a_run(made: Make, analysis_runs: Runs) -> None:
@@ -326,11 +300,8 @@ def test_nearest_of_a_run(made: Make, analysis_runs: Runs) -> None:
     assert [r["kind"] for r in rows] == ["sample"] * 12 + ["baseline"] * 12
     assert all(r["query"] != r["train_index"] for r in rows if r["kind"] == "baseline")
     (summary,) = made("nearest", ["sn"], "n=6", "k=2", "rows=2", "n_real=300", more="_summary")
-    assert (summary["searched"], summary["training_images"], summary["baseline"]) == (
-        "300",
-        "1797",
-        "leave-one-out",
-    )
+    counts = {"searched": "300", "training_images": "1797", "baseline": "leave-one-out"}
+    assert summary | counts == summary
     firsts = sorted(float(r["distance"]) for r in rows if (r["kind"], r["rank"]) == ("sample", "1"))
     assert close(summary["least_sample"], firsts[0])
 

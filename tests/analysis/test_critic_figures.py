@@ -165,11 +165,6 @@ def test_the_line_between_two_gaussians_is_trained_once_and_drawn(
     assert capsys.readouterr().out.count("finished at step 60") == 2
 
 
-def test_a_line_is_not_drawn_through_the_plane(analysis_runs: Runs, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="use analysis=value_surface"):
-        analysis.analyze([analysis_runs["points-gp"]], "value_line", tmp_path)
-
-
 def read(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
 

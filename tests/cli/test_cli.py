@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import pytest
 
 from ganlab.cli import arguments, commands, doctor, main
 from ganlab.config.files import groups, read
-from ganlab.errors import ConfigError, Diverged, GanlabError, Mistake, RunInUse, Stopped, SweepFailed
+from ganlab.errors import ConfigError, Diverged, GanlabError, Mistake, RunInUse, Stopped
 from ganlab.sweeps import process
 from ganlab.system import failures
 
@@ -299,6 +297,7 @@ def test_data_prepare_packs_a_folder(say: Any, tmp_path: Path, monkeypatch: pyte
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(3):
             Image.new("RGB", (20, 20), (i * 40, 10, 200)).save(tmp_path / "images" / name / f"{i}.png")
+    assert say("data", "info", "digits", "resolution=16")[1].startswith("digits: 16x16, 1 channel")
     words = ("folder", f"path={tmp_path / 'images'}", "resolution=16")
     assert "not prepared" in say("data", "info", *words)[1]
     code, out, _ = say("data", "prepare", *words)
@@ -360,113 +359,46 @@ def test_doctor_survives_a_section_that_fails(say: Any, monkeypatch: pytest.Monk
     assert "torn" in out
 
 
-# ---- sweeps, with a stand-in for `ganlab train`
+# ---- sweeps of a command line, with a stand-in for `ganlab train`; tests/sweeps has the rest
 
 STAND_IN = """
-import json, os, signal, sys, time
+import json, os, sys
 from pathlib import Path
 said = dict(w.lstrip("+").split("=", 1) for w in sys.argv[1:])
-print("words", *sys.argv[1:], flush=True)
-seed = int(said.get("seed", 0))
-run = Path("outputs/x") / (said["setting"] + "-s" + str(seed))
-run.mkdir(parents=True, exist_ok=True)
-def stop(signum, frame):
-    print("ganlab: error: SIGINT: saved at step 1", file=sys.stderr, flush=True)
-    sys.exit(128 + signum)
-for one in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(one, stop)
-(run / "pid").write_text(str(os.getpid()))
-(run / "env").write_text(os.environ.get("GANLAB_CONFIGS", ""))
-if said.get("steps") == "77":
-    time.sleep(600)
-code = {5: 5, 6: 6}.get(seed, 0)
-if code:
-    print("ganlab: error: device: is not there; use another", file=sys.stderr)
-if seed == 9:
-    os.kill(os.getpid(), signal.SIGKILL)
-state = {0: "finished", 6: "diverged"}.get(code, "failed")
-scores = {"last": {"values": {"fid_cifar": 12.5 + seed}}}
+run = Path("outputs/x") / (said["setting"] + "-s" + said["seed"])
 saved = run / "checkpoints" / ("step-%09d" % 10**9)
-saved.mkdir(parents=True, exist_ok=True)
+saved.mkdir(parents=True)
 (saved / "MANIFEST.json").touch()
-(run / "result.json").write_text(json.dumps({"status": state, "step": 10**9, "scores": scores}))
-sys.exit(code)
+(run / "about").write_text(str(os.getpid()) + " " + os.environ["GANLAB_CONFIGS"])
+scores = {"last": {"values": {"fid_cifar": 12.5 + int(said["seed"])}}}
+(run / "result.json").write_text(json.dumps({"status": "finished", "step": 10**9, "scores": scores}))
 """
-RUN_DIR = "run_dir=outputs/x/${setting}-s${seed}"
 
 
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """``python -m ganlab train`` is a small script, for this test."""
-    script = tmp_path / "stand_in.py"
-    script.write_text(STAND_IN)
-    monkeypatch.setattr(process, "COMMAND", [sys.executable, "-S", str(script)])
-    return tmp_path
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    import csv
-
-    (path,) = (folder / "outputs" / ".sweeps").glob("*/cells.csv")
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.mark.usefixtures("stand_in")
-def test_a_sweep_runs_each_combination_in_its_own_process(say: Any, tmp_path: Path) -> None:
-    code, out, err = say("train", "-m", "setting=A,B", "seed=range(0,2)", RUN_DIR)
+def test_a_sweep_runs_each_combination_in_its_own_process(
+    say: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a user's folder of configs, which goes along."""
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    monkeypatch.setattr(process, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
+    own = tmp_path / "own"
+    (own / "setting").mkdir(parents=True)
+    text = (ROOT / "configs" / "setting" / "A.yaml").read_text()
+    (own / "setting" / "Z1.yaml").write_text(text.replace("setting: A", "setting: Z1"))
+    words = ["--config-dir", str(own), "setting=A,Z1", "seed=range(0,2)"]
+    code, out, err = say("train", "-m", *words, "run_dir=outputs/x/${setting}-s${seed}")
     assert code == 0, err
-    assert [r["overrides"] for r in rows(tmp_path)] == [
-        "setting=A seed=0",
-        "setting=A seed=1",
-        "setting=B seed=0",
-        "setting=B seed=1",
-    ]
-    assert {r["state"] for r in rows(tmp_path)} == {"finished"}
-    assert rows(tmp_path)[1]["last scores"] == "fid_cifar 13.5"
-    assert len({p.read_text() for p in tmp_path.glob("outputs/x/*/pid")}) == 4
-    for word in ("setting=B", "finished", "outputs/x/B-s1", "13.5"):
+    (table,) = (tmp_path / "outputs" / ".sweeps").glob("*/cells.csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    names = [f"setting={s} seed={n}" for s in ("A", "Z1") for n in (0, 1)]
+    assert [(r["overrides"], r["state"]) for r in rows] == [(name, "finished") for name in names]
+    assert rows[1]["last scores"] == "fid_cifar 13.5"
+    about = [p.read_text().split() for p in tmp_path.glob("outputs/x/*/about")]
+    assert len({pid for pid, _ in about}) == 4
+    assert {configs for _, configs in about} == {str(own)}
+    for word in ("setting=Z1", "finished", "outputs/x/Z1-s1", "13.5"):
         assert word in out
-    words = Path(rows(tmp_path)[3]["log"]).read_text()
-    assert f"++run_dir='{RUN_DIR.removeprefix('run_dir=')}'" in words
-    left = {
-        str(p.relative_to(tmp_path))
-        for p in tmp_path.rglob("*")
-        if "hydra" in p.name or p.name == "multirun.yaml"
-    }
-    assert all(name.startswith("outputs/.sweeps/") for name in left), left
-
-
-@pytest.mark.usefixtures("stand_in")
-def test_failures_stay_alone_and_are_listed_and_divergence_is_a_result(say: Any, tmp_path: Path) -> None:
-    code, _, err = say("train", "-m", "setting=A", "seed=5,0,6,9,1", RUN_DIR)
-    assert code == SweepFailed.code
-    assert [(r["state"], r["exit"]) for r in rows(tmp_path)] == [
-        ("failed", "5"),
-        ("finished", "0"),
-        ("diverged", "6"),
-        ("failed", "137"),
-        ("finished", "0"),
-    ]
-    assert rows(tmp_path)[0]["error"] == "device: is not there; use another"
-    assert "2 of 5 cells failed: 000, 003" in err[-1]
-
-
-@pytest.mark.usefixtures("stand_in")
-def test_a_diverged_run_alone_does_not_fail_a_sweep(say: Any) -> None:
-    code, _, err = say("train", "-m", "setting=A", "seed=0,6", RUN_DIR)
-    assert code == 0
-    assert "1 of 2 cells diverged (a result, not a failure)" in err[-1]
-
-
-@pytest.mark.usefixtures("stand_in")
-def test_nothing_starts_if_one_combination_has_a_mistake(say: Any, tmp_path: Path) -> None:
-    code, _, err = say("train", "-m", "setting=A,B", "seed=0,-1", "stepz=3", RUN_DIR)
-    assert code == 2
-    assert any("seed: -1 is not" in line and "(with setting=A seed=-1)" in line for line in err)
-    assert sum("stepz" in line for line in err) == 1
-    assert not list(tmp_path.glob("outputs/**/pid"))
-    assert not list(tmp_path.glob("outputs/.sweeps/*"))
+    assert not [p for p in tmp_path.rglob("*") if p.name == "multirun.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -478,98 +410,11 @@ def test_nothing_starts_if_one_combination_has_a_mistake(say: Any, tmp_path: Pat
         (["seed=range(0,5000)"], "5000 combinations; must be 1 to 1000"),
         (["setting=A,B", "hydra/sweeper=basic"], "cannot be set"),
         (["setting=A,B", "hydra/launcher=locla2"], "hydra/launcher"),
+        (["setting=A,B", "seed=0,-1", "stepz=3"], "(with setting=A seed=-1); the default is 0"),
     ],
 )
-@pytest.mark.usefixtures("stand_in")
-def test_a_sweep_that_can_not_be(say: Any, words: list[str], says: str) -> None:
+def test_a_sweep_that_can_not_be(say: Any, words: list[str], says: str, tmp_path: Path) -> None:
     code, _, err = say("train", "-m", *words)
     assert code == 2
     assert says in "\n".join(err)
-
-
-@pytest.mark.usefixtures("stand_in")
-def test_a_users_folder_goes_along_behind_a_launcher(say: Any, tmp_path: Path) -> None:
-    own = tmp_path / "own" / "setting"
-    own.mkdir(parents=True)
-    (own / "Z1.yaml").write_text((ROOT / "configs" / "setting" / "A.yaml").read_text())
-    words = [
-        "--config-dir",
-        str(tmp_path / "own"),
-        "setting=glob(Z*)",
-        "seed=0,1",
-        "run_dir=outputs/x/Z1-s${seed}",
-    ]
-    code, _, err = say("train", "-m", *words, "hydra/launcher=local2")
-    assert code == 0, err
-    assert [r["overrides"] for r in rows(tmp_path)] == ["setting=Z1 seed=0", "setting=Z1 seed=1"]
-    (env,) = {p.read_text() for p in tmp_path.glob("outputs/x/Z1-*/env")}
-    assert env == str(tmp_path / "own")
-
-
-@pytest.mark.usefixtures("stand_in")
-def test_a_signal_is_passed_on_by_a_launcher_and_the_rest_stays_pending(say: Any, tmp_path: Path) -> None:
-    done = threading.Event()
-
-    def interrupt() -> None:
-        until = time.monotonic() + 300
-        while not list(tmp_path.glob("outputs/x/*/pid")) and time.monotonic() < until:
-            time.sleep(0.05)
-        time.sleep(0.5)
-        if not done.is_set():
-            os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    before = signal.getsignal(signal.SIGINT)
-    code, _, err = say("train", "-m", "setting=A,B,C,D", "steps=77", RUN_DIR, "hydra/launcher=local2")
-    done.set()
-    thread.join()
-    assert code == 130, err
-    assert signal.getsignal(signal.SIGINT) is before
-    states = [r["state"] for r in rows(tmp_path)]
-    assert states[0] == "stopped"
-    assert states[3] == "pending"
-    (place,) = tmp_path.glob("outputs/.sweeps/*")  # a reused worker of joblib's still prints where it did
-    assert "SIGINT: saved at step 1" in (place / "000.log").read_text()
-    assert "the same command continues" in err[-1]
-    for path in tmp_path.glob("outputs/x/*/pid"):
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(path.read_text()), 0)
-
-
-def test_hostile_hydra_settings_do_not_reach_a_sweep(say: Any, stand_in: Path) -> None:
-    own = stand_in / "own" / "experiment"
-    own.mkdir(parents=True)
-    for text in (
-        "hydra: {callbacks: {x: {_target_: os.system, command: touch canary}}}",
-        "hydra: {launcher: {x: {_target_: os.system, command: touch canary}}}",
-        "hydra: {job_logging: {handlers: {x: {'()': os.system, command: touch canary}}}}",
-    ):
-        (own / "evil.yaml").write_text(f"# @package _global_\n{text}\n")
-        code, _, err = say(
-            "train", "-m", "--config-dir", str(stand_in / "own"), "+experiment=evil", "seed=0,1"
-        )
-        assert code == 2, text
-        assert err
-        assert not (stand_in / "canary").exists()
-        assert not list(stand_in.glob("outputs/x/*"))
-
-
-def test_the_arguments_of_sample_are_those_of_the_tool() -> None:
-    import inspect
-
-    from ganlab.cli import sample
-
-    known = inspect.signature(sample.sample_run).parameters
-    for key, (default, _) in commands.COMMANDS["sample"].keys.items():
-        assert known[key].default == default
-
-
-def test_data_info_tells_of_a_dataset_in_memory(say: Any) -> None:
-    code, out, _ = say("data", "info", "digits", "resolution=16")
-    assert code == 0
-    assert out.startswith("digits: 16x16, 1 channel")
-
-
-def test_what_the_stand_in_stands_for() -> None:
-    assert [sys.executable, "-P", "-m", "ganlab", "train"] == process.COMMAND
+    assert not list(tmp_path.glob("outputs/**/*.json")), "nothing started"

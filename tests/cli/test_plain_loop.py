@@ -93,10 +93,8 @@ def both(
 CASES = [
     ("cnn", "sn", "standard"),
     ("resnet", "sn", "hinge"),
-    ("cnn", "gp", "wasserstein"),
     ("resnet", "gp", "wasserstein"),
     ("cnn", "wn", "standard"),
-    ("cnn", "none", "hinge"),
 ]
 
 
@@ -129,10 +127,3 @@ def test_it_is_plain() -> None:
     }
     for word in ("channels_last", "fused=True", "foreach=True", "CUDAGraph", "compile("):
         assert word not in source
-
-
-def test_it_refuses_weights_of_another_net(tiny: Make) -> None:
-    loop = plain_loop.Loop("cnn", "sn", torch.zeros(4, 3, 32, 32, dtype=torch.uint8), width=0.05)
-    gan = build_gan(tiny(), CPU)
-    with pytest.raises(RuntimeError, match=r"conv|size mismatch"):
-        plain_loop.load(loop.discriminator, gan.discriminator.state_dict())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import random
 import re
 import sys
 from pathlib import Path
@@ -13,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from ganlab import errors
-from ganlab.config import check, compose, targets
+from ganlab.config import compose, targets
 from ganlab.config.files import read
 from ganlab.errors import ConfigError, DataError, EnvError, Mistake
 from ganlab.schema import Count, Positive, checked
@@ -177,38 +174,6 @@ def test_show_prints_the_config_or_a_part_of_it() -> None:
 # ---- mistakes
 
 
-def misspelt(word: str) -> list[str]:
-    """A letter dropped, doubled, swapped with the next one."""
-    at = len(word) // 2
-    swapped = word[: at - 1] + word[at] + word[at - 1] + word[at + 1 :]
-    return [word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], swapped]
-
-
-def test_misspelt_keys_are_refused_with_the_right_suggestion() -> None:
-    """Every key of the shipped tree; each letter of them: ``make reliability``."""
-    keys = list(dict.fromkeys(check.all_keys(SHIPPED.tree)))
-    total, missed = 0, []
-    for i, key in enumerate(keys):
-        parent, _, last = key.rpartition(".")
-        for word in misspelt(last)[i % 3 : i % 3 + 1]:
-            typo = ".".join(p for p in (parent, word) if p)
-            if not word or typo in keys:
-                continue
-            broken = check.mistakes(_with(SHIPPED.tree, typo), also=SHIPPED.also)
-            mistakes = [m for m in broken if m.where == typo]
-            assert mistakes
-            if parent not in ("normalization", "metric.scores"):  # there a new name is legal, its value not
-                total += 1
-                missed += [] if mistakes[0].fix == f"did you mean {key!r}?" else [(key, typo)]
-    assert len(missed) <= 0.05 * total, missed
-
-
-def _with(node: dict[str, Any], key: str) -> dict[str, Any]:
-    """A tree with one more key, copied no further than needed."""
-    head, _, rest = key.partition(".")
-    return {**node, head: _with(node.get(head, {}), rest) if rest else 1}
-
-
 @pytest.mark.parametrize("sign", ["", "+"])
 def test_a_misspelt_key_is_refused_with_and_without_a_plus(sign: str) -> None:
     meant = {"stepz": "steps", "loss.margn": "loss.margin", "lr": "optimizer.lr"}
@@ -250,25 +215,19 @@ WORDS = batches(
         ("normalization=[sn,qp]", "normalization: there is no 'qp'; did you mean 'gp'?"),
         ("normalization=[sn,none]", "'none' cannot be combined with others"),
         ("loss=[hinge,standard]", "a run has exactly one loss"),
-        ("loss=null", "there is no null"),
         ("loss=../loss/hinge", "there is no"),
         ("setting=A,B", "add -m"),
-        ("seed=range(0,3)", "add -m"),
         ("sngan_cifar", "write +experiment=sngan_cifar"),
         ("steps", "write steps=VALUE"),
         ("=3", "is not a valid key"),
-        ("a b=3", "is not a valid key"),
         ("x=a(b", "cannot parse the value"),
         ("dataset@x=digits", "omit @"),
         ("~foo", "foo: cannot be removed"),
         ("~loss", "loss: missing"),
         ("protocol=demo", "write metric.protocol=demo"),
         ("metric.protocol=ttur5k", "did you mean 'ttur50k'?"),
-        ("metric.protocol=../protocol/demo", "there is no"),
-        ("metric.protocol=5", "metric.protocol: there is no 5"),
         ("metric.extractor=incepton", "did you mean 'inception'?"),
         ("hydra.run.dir=x", "add -m"),
-        ("hydra/launcher=joblib", "add -m"),
         ("hydra.searchpath=[pkg://os]", "--config-dir"),
         ("steps=${sed}", "Interpolation key 'sed' not found"),
         ("steps=${steps}", "refers to itself"),
@@ -281,28 +240,18 @@ VALUES = batches(
     [
         ("steps=abc", "'abc' is not an integer >= 0"),
         ("steps=1e3", "1000.0 is not an integer"),
-        ("steps=", "'' is not an integer"),
-        ("steps=null", "None is not an integer"),
-        ("steps=true", "True is not an integer"),
         ("steps=-1", "-1 is not an integer >= 0"),
-        ("steps={a:1}", "{'a': 1} is not an integer"),
-        ("steps=[1]", "[1] is not an integer"),
         ("ema=1.0", "1.0 is not a number >= 0 and < 1"),
-        ("ema=nan", "nan is not a number"),
         ("flip=yes", "'yes' is not true or false"),
         ("precision=bf17", "did you mean 'bf16'?"),
         ("device=gpu", "device: 'gpu'"),
-        ("optimizer.lr=abc", "optimizer.lr: 'abc' is not a number"),
         ("optimizer.lr=-1", "optimizer.lr: -1 is not a number >= 0"),
-        ("optimizer.lr=inf", "optimizer.lr: inf is not"),
         ("optimizer.betas=[0.5,1.5]", "optimizer.betas: 1.5 is not"),
         ("optimizer.betas=[0.5]", "optimizer.betas: [0.5] is not a list of 2"),
         ("optimizer.foo=1", "optimizer.foo: torch.optim.adam.Adam has no 'foo'"),
         ("normalization.sn=3", "normalization.sn: 3 is not a Method"),
-        ("normalization=3", "there is no 3"),
         ("+normalization.gp.weight=3", "normalization.gp: {'weight': 3} has no _target_"),
         ("optimizer._target_=ganlab.methods.losses.Hinge", "ganlab.methods.losses.Hinge has no 'lr'"),
-        ("dataset.resolution=33", "dataset.resolution: 33"),
     ]
 )
 
@@ -339,17 +288,14 @@ def test_missing_values_are_named(tmp_path: Path) -> None:
     [
         ("a: 1\n\tb: 2\n", "mine.yaml:2:1: found a tab"),
         ("a: 1\na: 2\n", "mine.yaml:2:1: duplicate key 'a'"),
-        ("a: [1\n", "mine.yaml:2:1"),
         ("- 1\n", "contains a list"),
         ("", "is empty"),
         ("a: 010\n", "YAML reads 010 as 8"),
-        ("a: 1:30\n", "YAML reads 1:30 as 90"),
         ("a: !!python/object/apply:os.system [ls]\n", "mine.yaml:1:4: could not determine a constructor"),
         ("a: &a [" + "0, " * 2000 + "]\nb: [*a, *a, *a, *a, *a]\n", "more than 10,000 values"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [" + "*b, " * 30 + "]\n", "too many aliases"),
         ("a: " + "[" * 1000 + "]" * 1000, "nests more than"),
         ("a: " + "x" * 1_100_000, "has more than 1,000,000 bytes"),
-        ("a: \x00\n", "is not YAML"),
         ("# @package one two\na: 1\n", "cannot parse '# @package one two'"),
     ],
 )
@@ -381,7 +327,6 @@ def test_yaml_without_surprises(tmp_path: Path) -> None:
         ("# @package _global_\ndefaults: [{override /datset: cifar10}]\n", "did you mean 'dataset'?"),
         ("# @package _global_\ndefaults: [{/dataset: cifar10}]\n", "write 'override /dataset: ...'"),
         ("# @package _global_\ndefaults: [/nothing/here]\n", "there is no config"),
-        ("# @package _global_\ndefaults: [{a: b, c: d}]\n", "own"),
         ("# @package _global_\nsteps: ${sed}\n", "steps: Interpolation key 'sed' not found"),
         ("# @package _global_\n1: 2\n", "the key '1' is not a string; put it in quotes"),
     ],
@@ -415,42 +360,12 @@ class Canary:
 
 
 HOSTILE = [
-    "os.system",
-    "builtins.exec",
-    "builtins.eval",
-    "subprocess.Popen",
-    "torch.load",
-    "torch.hub.load",
-    "torch.optim.sys.exit",
-    "torch.optim.lr_scheduler.types.FunctionType",
-    "torch.optim.lr_scheduler.LambdaLR",
-    "torch.optim.Adam.__init__",
-    "torch.optimizers.Adam",
-    "logging.os.system",
-    "ganlab.cli.main.os.system",
-    "ganlab.cli.main.os",
-    "ganlab.cli.main.main",
-    "ganlab.cli.main.Path",
-    "ganlab.config.compose.build",
-    "ganlab.config.hydra_compose.OmegaConf",
-    "ganlab.config.hydra_compose.Hydra",
-    "ganlab.errors.Mistake.__class__",
-    "ganlab.errors.__builtins__",
-    "ganlab.schema.Range.__init__.__globals__",
-    "ganlab.__main__",
-    "ganlab.__main__.main",
-    "ganlab..os.system",
-    "ganlab.",
-    "ganlab",
-    "ganlabx.losses.Hinge",
-    " ganlab.methods.losses.Hinge",
-    "ganlab.methods.losses.Hinge ",
-    "ganlab.methods.losses.F",
-    "ganlab.methods.losses.nn.Module",
-    "hydra.utils.instantiate",
-    "test_config.Canary",
-    "tests.test_config.Canary",
-    "",
+    *("os.system", "builtins.exec", "subprocess.Popen", "torch.load", "torch.optim.sys.exit"),
+    *("torch.optim.lr_scheduler.LambdaLR", "torch.optim.Adam.__init__", "ganlab.cli.main.os.system"),
+    *("ganlab.cli.main.os", "ganlab.cli.main.Path", "ganlab.config.compose.build"),
+    *("ganlab.schema.Range.__init__.__globals__", "ganlab.__main__", "ganlab..os.system", "ganlab", ""),
+    *("ganlabx.losses.Hinge", " ganlab.methods.losses.Hinge", "ganlab.methods.losses.nn.Module"),
+    *("ganlab.config.hydra_compose.OmegaConf", "test_config.Canary", "tests.test_config.Canary"),
 ]
 
 
@@ -480,36 +395,6 @@ def test_foreign_targets_are_refused_and_nothing_runs(
 def _put(node: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     head, _, rest = key.partition(".")
     return {**node, head: _put(node[head], rest, value) if rest else value}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "hydra: {callbacks: {x: {_target_: os.system, command: ls}}}",
-        "hydra: {job: {env_set: {LD_PRELOAD: /tmp/x.so}}}",
-        "hydra: {run: {dir: /tmp/elsewhere}}",
-        "hydra: {searchpath: [file:///tmp]}",
-    ],
-)
-def test_a_file_can_not_set_hydra(tmp_path: Path, text: str) -> None:
-    dirs = mine(tmp_path, experiment__own=f"# @package _global_\n{text}\n")
-    assert "hydra" in "\n".join(map(str, refused("+experiment=own", dirs=dirs)))
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        "hydra.callbacks.x._target_=os.system",
-        "hydra/job_logging=x",
-        "hydra.sweeper._target_=x",
-        "hydra.mode=RUN",
-    ],
-)
-def test_the_command_line_can_set_little_of_hydra(word: str) -> None:
-    from ganlab.config.overrides import command_line
-
-    (mistake,) = command_line([word], multirun=True).mistakes
-    assert mistake.where == word.partition("=")[0]
 
 
 def test_nesting_without_end_is_refused() -> None:
@@ -598,17 +483,12 @@ def test_an_error_with_its_own_exit_code_comes_through_unless_the_config_is_wron
         ({"part": whole()}, "part: Whole is not a Part"),
         ({"part": {"size": 1}}, "part: {'size': 1} has no _target_"),
         ({"parts": part()}, "parts: Part is not"),
-        ({"parts": {"a": 3}}, "parts.a: 3 is not a Part"),
         ({"row": [3]}, "row.0: 3 is not a Part"),
         ({"row": [part(sise=3)]}, "did you mean 'row.0.size'?"),
         ({"part": {"_target_": f"{__name__}.Part"}}, "part.size: missing"),
         ({"part": part(_partial_=True)}, "part: functools.partial"),
         ({"part": part(_partial_="yes")}, "part._partial_"),
-        ({"part": part(_convert_="all")}, "part._convert_"),
         ({"part": part(_args_=[1])}, "part._args_"),
-        ({"rate": 0}, "rate: 0 is not a number > 0"),
-        ({"pair": [1]}, "pair: [1] is not a list of 2"),
-        ({"part": part(size=b"x")}, "part.size"),
     ],
 )
 def test_what_does_not_fit_its_place(changes: dict[str, Any], says: str) -> None:
@@ -638,32 +518,6 @@ def test_an_optimizer_stays_partial() -> None:
     assert optimizer.defaults["lr"] == SHIPPED.tree["optimizer"]["lr"]
 
 
-def test_random_words_never_raise_anything_else() -> None:
-    """Mutations of command lines: composed or refused, never another exception."""
-    draw = random.Random(0)
-    words = [
-        "+experiment=digits",
-        "setting=B",
-        "normalization=[sn,gp]",
-        "optimizer.betas=[0.5,0.9]",
-        "loss=hinge",
-    ]
-    signs = [*"=[]{}(),.:'\"\\$~+@/ *&%|\t\n", "${", "}", "é", "null", "_target_"]
-    from ganlab.config.overrides import command_line
-
-    for _ in range(100):
-        text = list(draw.choice(words))
-        for _ in range(draw.randint(1, 3)):
-            text.insert(draw.randrange(len(text) + 1), draw.choice(signs))
-        line = command_line(["".join(text)])
-        assert line.overrides or line.mistakes
-    for _ in range(4):
-        text = list(draw.choice(words))
-        text.insert(draw.randrange(len(text) + 1), draw.choice(signs))
-        with contextlib.suppress(ConfigError):
-            compose.compose(["".join(text)])
-
-
 def test_composing_leaves_hydras_global_state_alone() -> None:
     from hydra.core.global_hydra import GlobalHydra
 
@@ -671,10 +525,3 @@ def test_composing_leaves_hydras_global_state_alone() -> None:
     with pytest.raises(ConfigError):
         compose.compose(["setting=Z"])
     assert not GlobalHydra.instance().is_initialized()
-
-
-def test_nearest_prefers_the_fewest_edits() -> None:
-    assert errors.nearest("stpes", ["steps", "stops", "d_steps"]) == "steps"
-    assert errors.nearest("r", ["lr", "ema"]) == "lr"
-    assert errors.nearest("zzzzz", ["steps"]) is None
-    assert errors.nearest("", ["steps"]) is None

@@ -161,24 +161,18 @@ def test_scores_of_classes_want_a_conditional_architecture() -> None:
     assert set(e.metric.scores) == set(of_images())
 
 
-@pytest.mark.parametrize("option", options("class_loss"))
-def test_every_class_loss_plays_a_round(option: str) -> None:
-    head = ["architecture=resnet", "architecture.head=ac"]
-    if option == "labelled":
-        head = K_PLUS_1
-    losses = play(composed(*head, f"class_loss={option}", *SMALL))
-    assert {"d_class"} | ({"g_class"} if option != "labelled" else set()) <= set(losses)
+HEADS = {"concat": [], "projection": [], "k_plus_1": ["class_loss=labelled", "loss=k_plus_1"]}
 
 
-@pytest.mark.parametrize("head", ["concat", "projection", "ac", "k_plus_1"])
-def test_every_head_plays_a_round(head: str) -> None:
-    words = [
-        "architecture=resnet",
-        f"architecture.head={head}",
-        *(["class_loss=acgan"] if head == "ac" else []),
-        *(["class_loss=labelled", "loss=k_plus_1"] if head == "k_plus_1" else []),
-    ]
-    assert {"d", "g"} <= set(play(composed(*words, *SMALL)))
+@pytest.mark.parametrize("option", [*options("class_loss"), *HEADS])
+def test_every_class_loss_and_head_plays_a_round(option: str) -> None:
+    if option in HEADS:
+        words, terms = [f"architecture.head={option}", *HEADS[option]], {"d", "g"}
+    elif option == "labelled":
+        words, terms = [*K_PLUS_1, "class_loss=labelled"], {"d_class"}
+    else:
+        words, terms = ["architecture.head=ac", f"class_loss={option}"], {"d_class", "g_class"}
+    assert terms <= set(play(composed("architecture=resnet", *words, *SMALL)))
 
 
 def test_normalizations_combine() -> None:
@@ -209,10 +203,9 @@ def test_the_resnet_row_is_the_papers() -> None:
     assert (e.d_steps, e.batch_size, e.g_batch_size, e.dequantize, e.lr_decay) == (5, 64, 128, True, "linear")
 
 
-@pytest.mark.parametrize("option", ["wgan_gp_cifar_resnet", "wgan_gp_cifar_resnet_acgan"])
-def test_wgan_gps_resnet_has_its_codes_batch_norm_and_decoding(option: str) -> None:
+def test_wgan_gps_resnet_has_its_codes_batch_norm_and_decoding() -> None:
     """gan_cifar_resnet.py halves each batch: G's norms see 32 images in a critic update, 64 in G's."""
-    e = composed(f"+experiment={option}", "architecture.width=0.02", "device=cpu")
+    e = composed("+experiment=wgan_gp_cifar_resnet_acgan", "architecture.width=0.02", "device=cpu")
     gan = build_gan(e, torch.device("cpu"), 10)
     norms = [m for m in gan.generator.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert (len(norms), {m.eps for m in norms}) == (7, {1e-5})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -135,13 +134,3 @@ def test_what_was_read_is_found_however_a_message_spells_it(monkeypatch: pytest.
     environment.register("SHORT")
     assert environment.redact("step 3 of 30") == "step 3 of 30"
     assert environment.redact({"a": [value, 3]}) == {"a": ["${oc.env:LONG}", 3]}
-
-
-def test_closed_streams_are_open_to_the_command() -> None:
-    """The rest is in faults/surroundings.py."""
-    before = sys.stdout
-    try:
-        sys.stdout = None  # type: ignore[assignment]
-        assert main.main(["--version"]) == 0
-    finally:
-        sys.stdout = before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ def features(n: int, seed: int) -> Tensor:
     return (torch.randn(n, 24, generator=torch.Generator().manual_seed(seed)) @ mix).relu()
 
 
-@pytest.mark.parametrize(("n_real", "n_fake"), [(1000, 1000), (1000, 100), (300, 2000)])
+@pytest.mark.parametrize(("n_real", "n_fake"), [(1000, 100), (300, 2000)])
 def test_fid_among_real_images_is_what_a_perfect_generator_has(n_real: int, n_fake: int) -> None:
     """Parts of one set, brought to the protocol's counts, against real draws of just as many."""
     protocol = Protocol(name="t", is_n_fake=10, fid_n_fake=n_fake)
@@ -65,16 +64,6 @@ def test_a_generator_that_knows_its_data_by_heart_is_suspected(
     assert evaluator(tmp_path).score(generate).among_real == {"fid_tiny": bound}
     monkeypatch.undo()
     assert evaluator(tmp_path, fid_n_fake=150).score(generate).among_real["fid_tiny"] > bound
-
-
-def test_a_failure_on_the_way_costs_the_bound_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> dict[str, float]:
-        raise RuntimeError("no")
-
-    monkeypatch.setattr(FID, "among_real", broken)
-    scores = evaluator(tmp_path).score(generate)
-    assert scores.among_real == {}
-    assert scores.values["fid_tiny"] is not None
 
 
 def test_points_that_are_copies_are_suspected_and_new_ones_are_not() -> None:

@@ -24,7 +24,7 @@ from ganlab.data.digits import Digits
 from ganlab.data.fingerprint import fingerprint
 from ganlab.errors import DataError, Stopped
 from ganlab.evaluation.evaluator import Evaluator, Scores
-from ganlab.evaluation.generate import CHUNK, Generate, SampleGenerator, generators
+from ganlab.evaluation.generate import CHUNK, SampleGenerator, generators
 from ganlab.evaluation.per_class import labels_of
 from ganlab.experiment import Experiment, Scoring
 from ganlab.metrics.base import Fakes, Metric, MetricError, Moments, Real, moments, square_root
@@ -126,7 +126,7 @@ def by_the_script(x: Tensor, y: Tensor) -> float:
     return float(value)
 
 
-@pytest.mark.parametrize("side", [16, 28, 48, 97])
+@pytest.mark.parametrize("side", [16, 97])
 def test_ms_ssim_of_small_images_is_the_scripts_whose_window_shrinks(side: int) -> None:
     x, y = pairs(side)
     assert ms_ssim(x, y).tolist() == pytest.approx(
@@ -334,17 +334,6 @@ def test_scores_of_classes_have_a_protocol_of_their_own(tmp_path: Path) -> None:
     assert e.better == {"intra_ms_ssim": "lower", "fid_tiny": "lower"}
 
 
-def test_pictures_need_no_feature_network(tmp_path: Path) -> None:
-    e = Evaluator(Tiny("missing"), {"ms_ssim": MSSSIM(5)}, protocol(), Animals(side=16), "cpu", tmp_path)
-    e.check()
-    made: Generate = lambda n, s, r: torch.randint(0, 255, (n, 3, 16, 16), generator=r, dtype=torch.uint8)  # noqa: E731
-    scores = e.score(made, strict=True)
-    assert scores.details["ms_ssim"]["protocol"]["extractor"] is None
-    assert isinstance(e.extractor, Tiny)
-    assert e.extractor.seen == 0
-    assert list(scores.values) == ["ms_ssim"]
-
-
 def test_some_classes_are_drawn_by_the_seed() -> None:
     drawn = labels_of(protocol(intra_classes=10), 1000)
     assert len(set(drawn)) == 10
@@ -443,8 +432,6 @@ def test_an_unconditional_generator_has_no_value(tmp_path: Path) -> None:
     assert scores.warnings == [
         "intra_fid: no value, class 'apple': needs class labels, and this generator is unconditional"
     ]
-    assert "no class labels" not in (warning := e.score(SampleGenerator(net, unlabelled, p)).warnings[0])
-    assert warning == "intra_fid: no value, needs class labels, and there are none"
 
 
 def test_one_class_without_a_value_leaves_no_mean(tmp_path: Path) -> None:
@@ -460,35 +447,20 @@ def test_one_class_without_a_value_leaves_no_mean(tmp_path: Path) -> None:
         scored(tmp_path, Broken())
 
 
-def test_large_images_are_made_a_few_at_a_time(tmp_path: Path) -> None:
+def test_large_images_are_made_a_few_at_a_time() -> None:
     sizes: list[int] = []
 
-    def g(z: Tensor, y: Tensor | None) -> Tensor:
-        sizes.append(len(z))
-        return Painter()(z, y)
+    class Noted(Painter):
+        def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
+            sizes.append(len(z))
+            return super().forward(z, y)
 
-    p = protocol()
-    for side, most in ((64, CHUNK), (128, 125), (2048, 1)):
-        every, of_class = generators(Called(g), draw_labelled, p, ImageShape(3, side, side))
+    for side, most, bn in ((64, CHUNK, "running"), (128, 125, "running"), (128, CHUNK, "batch")):
+        every, of_class = generators(Noted(), draw_labelled, protocol(bn=bn), ImageShape(3, side, side))
         for generate in (every, of_class(2)):
             sizes.clear()
             assert len(generate(CHUNK, 0, torch.Generator())) == CHUNK
             assert max(sizes) == most
-    every, _ = generators(Called(g), draw_labelled, protocol(bn="batch"), ImageShape(3, 128, 128))
-    sizes.clear()
-    every(CHUNK, 0, torch.Generator())
-    assert sizes == [CHUNK], "the statistics are the chunk's"
-
-
-class Called(nn.Module):
-    """A function in the place of G."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor | None], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
-        return self.function(z, y)
 
 
 # --- in a run
@@ -535,24 +507,3 @@ def test_a_conditional_run_is_scored_by_class_evaluated_again_and_reported(
     monkeypatch.setattr(evaluate, "open_run", lambda run, *_: (RunFolder(run), make(dataset=Fewer())))
     with pytest.raises(DataError, match=r"^dataset: digits has 9 classes, the run was made with 10; use"):
         evaluate.evaluate_run(str(tmp_path / "run"), [])
-
-
-def test_the_order_of_the_classes_does_not_matter(tmp_path: Path) -> None:
-    one = scored(tmp_path / "a", intra_n_fake=5000).details["intra_fid_tiny"]
-    other = scored(
-        tmp_path / "b", Painter(order=(2, 0, 1)), dataset=Animals(order=(2, 0, 1)), intra_n_fake=5000
-    ).details["intra_fid_tiny"]
-    assert one["per_class"].keys() == other["per_class"].keys()
-    for name, value in one["per_class"].items():  # other noise for another label: equal but for the sampling
-        assert value == pytest.approx(other["per_class"][name], rel=0.1)
-
-
-def test_a_signal_is_heard_where_no_features_are_wanted(tmp_path: Path) -> None:
-    heard = iter(range(2))
-
-    def poll() -> None:
-        if next(heard, None) is None:
-            raise Stopped(15)
-
-    with pytest.raises(Stopped):
-        scored(tmp_path, Tall(), {"p": IntraMSSSIM(5)}, Animals(side=16), poll=poll)

@@ -17,15 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ganlab import rng
 from ganlab.evaluation import passes
 from ganlab.evaluation.generate import CHUNK, SampleGenerator
-from ganlab.evaluation.passes import FeaturePass, prefetch
+from ganlab.evaluation.passes import FeaturePass
 from ganlab.extractors.base import Extractor
 from ganlab.extractors.cifar import CifarExtractor
 from ganlab.metrics import base
-from ganlab.metrics.base import BLOCK, Accumulator, Collected, Fakes, Metric, MetricError, Reference
+from ganlab.metrics.base import BLOCK, Fakes, MetricError
 from ganlab.metrics.fid import FID
 from ganlab.metrics.inception_score import InceptionScore
-from ganlab.metrics.protocol import Protocol, digest
-from ganlab.papers import published
+from ganlab.metrics.protocol import digest
 from ganlab.types import Features
 
 COUNTS = {"is_n_fake": 2 * BLOCK + 1300, "fid_n_fake": BLOCK + 700, "is_splits": 7}
@@ -68,25 +67,6 @@ def test_a_split_of_the_score_may_span_blocks_and_blocks_splits() -> None:
     logits[7000, 2] = math.nan
     with pytest.raises(MetricError, match="features are not finite"):
         InceptionScore()(None, Fakes(logits=logits), p)
-
-
-def test_one_metric_that_fails_leaves_the_others_their_values(tmp_path: Path) -> None:
-    class Full(Accumulator):
-        def add(self, fakes: Fakes) -> None:
-            raise torch.OutOfMemoryError("no room for sums")
-
-        def value(self) -> dict[str, float]:
-            raise AssertionError
-
-    class Fails(FID):
-        def start(self, real: Reference, protocol: Protocol) -> Accumulator:
-            return Full()
-
-    metrics: dict[str, Metric[Any]] = {"fid": Fails(), "is": InceptionScore()}
-    scores = evaluator(tmp_path, metrics=metrics).score(generate)
-    assert scores.values["fid_tiny"] is None
-    assert scores.warnings == ["fid: no value, no room for sums"]
-    assert scores.values["is_tiny"] == evaluator(tmp_path).score(generate).values["is_tiny"]
 
 
 # --- bounded memory
@@ -164,14 +144,6 @@ def test_only_what_is_asked_for_is_kept() -> None:
     assert torch.allclose(fakes.pool, extractor(fakes.samples[:600]).pool)
 
 
-def test_collected_rows_are_the_first_ones() -> None:
-    rows = torch.arange(10.0).view(5, 2)
-    collected = Collected("pool", 3, lambda pool: {"sum": float(pool.sum())})
-    for part in rows.split(2):
-        collected.add(Fakes(pool=part))
-    assert collected.value() == {"sum": 15.0}
-
-
 # --- what the host waits for
 
 
@@ -211,17 +183,6 @@ def test_images_that_are_not_finite_end_the_pass(late: bool) -> None:
             pass
     assert calls == (20 if late else 5)  # of 100 images each: the whole pass, or its first chunk
     made.settle()  # told once
-
-
-def test_chunks_come_in_order_and_one_at_a_time_on_a_cpu() -> None:
-    log: list[str] = []
-
-    def make(start: int) -> Tensor:
-        log.append(f"make {start}")
-        return torch.tensor(start)
-
-    log.extend(f"use {int(images)}" for images in prefetch(make, range(3), torch.device("cpu")))
-    assert log == [f"{what} {i}" for i in range(3) for what in ("make", "use")]
 
 
 @pytest.mark.gpu
@@ -276,11 +237,3 @@ def test_bf16_features_are_near_and_never_called_the_same(
     near = scores[0].values["fid_cifar"]
     assert near is not None
     assert scores[1].values["fid_cifar_bf16"] == pytest.approx(near, rel=0.05)
-
-
-def test_bf16_scores_stand_beside_no_published_one() -> None:
-    row = next(r for r in published.values() if r.score == "fid" and r.protocol == "sngan_paper_eval")
-    record = {"extractor": {"name": "inception", "weights_official": True, "precision": "bf16"}}
-    (why,) = published.differences(row, "fid_bf16", record)
-    ours, theirs = "the inception (bf16) network", "the 2015 Inception network"
-    assert why == f"features: ours from {ours}, published from {theirs}"

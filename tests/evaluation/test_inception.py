@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from test_evaluate import Noise
 from torch import Tensor
 
-from ganlab.data.base import Dataset, SampleSet
+from ganlab.data.base import SampleSet
 from ganlab.data.fingerprint import fingerprint
 from ganlab.errors import EnvError, GanlabError
 from ganlab.evaluation import evaluator, generate, passes
@@ -96,16 +97,12 @@ class Plain(torch.utils.data.Dataset[Tensor]):
         return self.images[i]
 
 
-class Fixed(Dataset):
+class Fixed(Noise):
     """A dataset of given images."""
 
-    name, split, resolution, channels = "fixed", "train", 32, 3
-
     def __init__(self, images: Tensor) -> None:
+        super().__init__()
         self.images = images.numpy()
-
-    def splits(self) -> tuple[str, ...]:
-        return ("train",)
 
     def load(self, *, split: str | None = None) -> SampleSet:
         return SampleSet(self.images, None, [], fingerprint(self.images, None), self.name, "train")
@@ -166,15 +163,6 @@ def test_the_resize_is_torch_fidelitys_bit_for_bit(size: tuple[int, int]) -> Non
     ours = inception.resized(x)
     assert torch.equal(ours, theirs)
     assert ours.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_bf16_features_carry_their_own_name(weights: Path) -> None:
-    exact, rough = own(weights), own(weights, precision="bf16")
-    one, other = (e(pictures(1, 2)) for e in (exact, rough))
-    assert other.pool.dtype == other.logits.dtype == torch.float32
-    assert 1e-3 < off(other.pool, one.pool) < 0.3  # random weights amplify rounding
-    assert (exact.suffix, rough.suffix, Inception.suffix) == ("", "_bf16", "")
-    assert rough.identity() == exact.identity() | {"precision": "bf16"}
 
 
 @pytest.mark.slow
@@ -303,19 +291,3 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(
     with pytest.raises(EnvError, match="is not here, GANLAB_OFFLINE is set; put it into"):
         Inception().check()
     assert not (tmp_path / "cache").exists()
-
-
-def test_the_hub_folder_comes_first_and_is_verified(weights: Path, official: str, tmp_path: Path) -> None:
-    hub, cached = inception.places()
-    for path in (hub, cached):
-        path.parent.mkdir(parents=True)
-    shutil.copy(weights, cached)
-    quiet = Inception(download=False)
-    quiet.check()
-    assert quiet.identity()["weights"] == official
-    assert quiet.identity()["weights_official"] is True
-    hub.write_bytes(b"an interrupted download")
-    with pytest.raises(EnvError) as e:
-        Inception(download=False).check()
-    assert line(e).startswith(f"{hub}: damaged or another file: sha256 ")
-    assert official[:8] in line(e)

@@ -12,7 +12,7 @@ import torch
 from ganlab.data.text import Text
 from ganlab.metrics import ngram_js
 from ganlab.metrics.base import Fakes, MetricError, Real
-from ganlab.metrics.ngram_js import Grams, NgramJS, divergence, grams
+from ganlab.metrics.ngram_js import NgramJS, divergence, grams
 from ganlab.metrics.protocol import Protocol
 
 PROTOCOL = Protocol(name="t", is_n_fake=64, fid_n_fake=64)
@@ -84,23 +84,6 @@ def test_the_metric_and_its_floor() -> None:
     assert metric.among_real(real(rows[:19]), PROTOCOL) == {}  # too few others
     with pytest.raises(MetricError, match=r"needs lines of 4 symbols, and dataset\.length is 3"):
         metric.check(PROTOCOL, real(rows[:, :3]))
-
-
-def test_real_counts_are_kept_by_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, calls, metric = np.random.RandomState(2).randint(1, 5, (20, 5)), [], NgramJS(n=5)
-
-    def counted(x: np.ndarray, k: int, bits: int) -> Grams:
-        calls.append(len(x))
-        return grams(x, k, bits)
-
-    monkeypatch.setattr(ngram_js, "grams", counted)
-    fake = torch.from_numpy(rows[:5].astype(np.int16))
-    first = metric(real(rows), Fakes(samples=fake), PROTOCOL)
-    assert metric(real(rows), Fakes(samples=fake), PROTOCOL) == first
-    assert calls.count(20) == 4
-    assert calls.count(5) == 8
-    metric(real(rows[::-1], name="b"), Fakes(samples=fake), PROTOCOL)
-    assert calls.count(20) == 8
 
 
 def test_vocabularies_that_are_large_fit(tmp_path: object) -> None:

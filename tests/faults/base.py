@@ -287,7 +287,7 @@ def nothing_lost(run: Path) -> None:
     if folder.checkpoints.is_dir():
         kept = Checkpoints(folder.checkpoints, folder.run_id)
         for step in kept.steps():
-            kept.verify(step)
+            kept.load(step)
     if folder.metrics.is_file():
         last: dict[str, int] = {}
         for line in folder.metrics.read_text("utf-8").splitlines():

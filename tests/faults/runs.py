@@ -177,7 +177,7 @@ def committed(run: Path) -> list[int]:
     folder = RunFolder(run)
     kept = Checkpoints(folder.checkpoints, folder.run_id)
     for step in kept.steps():
-        kept.verify(step)
+        kept.load(step)
     return kept.steps()
 
 

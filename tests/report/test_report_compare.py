@@ -35,9 +35,8 @@ def words(table: Table | None) -> list[list[str]]:
     return [[field.text for field in row] for row in table.rows]
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
 
 
 def seeds(root: Path, method: str, values: list[float], setting: str = "C", **changes: Any) -> None:
@@ -63,19 +62,6 @@ def test_side_by_side_marks_only_matching_protocols(tmp_path: Path) -> None:
     assert not any(
         "yes" in answer for (who, _), answer in by_who.items() if "SNGAN" not in who and who != "ours"
     )
-
-
-def test_a_matching_protocol_of_another_implementation_is_found(tmp_path: Path) -> None:
-    make_run(
-        *(tmp_path, "sn", "C"),
-        protocol=TTUR,
-        samples=False,
-        loss="hinge",
-        overrides={"loss": {"_target_": "ganlab.methods.losses.Hinge"}},
-    )
-    lines = words(sidebyside.table(one_section(tmp_path)))
-    answers = {line[1]: line[-1] for line in lines if line[1] != "SNGAN Table 2"}
-    assert "yes, under ttur50k (not stated: rounding" in answers["pytorch-gan-collections README"]
 
 
 def test_scores_of_another_network_and_other_images_are_never_like_for_like(tmp_path: Path) -> None:
@@ -131,15 +117,14 @@ def test_appendix_e_meets_its_own_rows(method: str, tmp_path: Path) -> None:
 def test_recalled_values_are_marked_everywhere(tmp_path: Path) -> None:
     net = {"architecture": {"width": 1.0, "head": "ac"}}
     change: dict[str, Any] = {"architecture": "resnet", "loss": "hinge", "overrides": net, "samples": False}
-    make_run(tmp_path / "runs", "sn", "resnet", fid=20.0, **change)
-    report([tmp_path / "runs"], tmp_path / "out")
-    for name in ("report.html", "report.md"):
-        content = (tmp_path / "out" / name).read_text()
-        assert "Projection Table 3, recalled from memory: not verified" in content
-        assert "Values recalled from memory are not verified." in content
-    listed = rows_of(tmp_path / "out" / "published.csv")
+    make_run(tmp_path, "sn", "resnet", fid=20.0, **change)
+    section = one_section(tmp_path)
+    table = sidebyside.table(section)
+    assert "Projection Table 3, recalled from memory: not verified" in [line[1] for line in words(table)]
+    assert table is not None
+    assert "Values recalled from memory are not verified." in table.notes
+    listed = rows_of(sidebyside.csv_of([section]))
     assert {r["recalled"] for r in listed if r["source"] == "recalled, not read"} == {"True"}
-    assert listed
 
 
 def test_variants_of_a_method_share_its_published_lines(tmp_path: Path) -> None:
@@ -150,19 +135,13 @@ def test_variants_of_a_method_share_its_published_lines(tmp_path: Path) -> None:
     assert sum(line[1] == "chainer-gan-lib README" for line in lines) == 1
 
 
-def test_a_dataset_without_published_values_has_no_such_table(tmp_path: Path) -> None:
-    make_run(tmp_path, "sn", "C", dataset="digits", samples=False)
-    assert sidebyside.table(one_section(tmp_path)) is None
-
-
 def test_every_published_line_can_be_judged(tmp_path: Path) -> None:
     """No row of the shipped table breaks the verdict, whatever its protocol."""
     make_run(tmp_path, "sn", "C", samples=False)
     section = one_section(tmp_path)
     for row in published.values():
         if row.score in ("is", "fid", "kid"):
-            verdict = sidebyside.verdict(section, section.groups[0], row, FID._replace(score=row.score))
-            assert verdict.answer in ("yes", "no")
+            assert sidebyside.verdict(section, section.groups[0], row, FID._replace(score=row.score)).ours
             assert sidebyside.training(row)
 
 
@@ -173,9 +152,7 @@ def test_every_published_line_can_be_judged(tmp_path: Path) -> None:
     ("a", "b"),
     [
         ([40.0, 44.0], [50.0, 51.0]),
-        ([40.0, 44.0, 41.0], [43.0, 45.0]),
         ([1.0, 1.0], [2.0, 2.5]),
-        ([30.0, 31.0, 29.5, 30.2], [33.0, 33.4, 32.9]),
     ],
 )
 def test_noise_is_welchs_interval(a: list[float], b: list[float]) -> None:
@@ -201,7 +178,6 @@ def test_noise_is_welchs_interval(a: list[float], b: list[float]) -> None:
     [
         ([40.0], [50.0], "one seed each: no statement"),
         ([40.0], [50.0, 51.0], "one seed of SN: no statement"),
-        ([40.0, 41.0], [50.0], "one seed of WN: no statement"),
         ([40.0, 40.0], [50.0, 50.0], "no spread between the seeds: no statement"),
     ],
 )
@@ -237,15 +213,15 @@ def test_noise_of_one_seed_each_is_no_statement(tmp_path: Path) -> None:
 
 
 def test_noise_and_ranks_go_into_csv(tmp_path: Path) -> None:
-    seeds(tmp_path / "runs", "sn", [40.0, 44.0])
-    seeds(tmp_path / "runs", "wn", [60.0, 61.0])
-    make_run(tmp_path / "runs", "bn", "C", fid=70.0, status="diverged", samples=False)
-    report([tmp_path / "runs"], tmp_path / "out")
-    pairs = [r for r in rows_of(tmp_path / "out" / "differences.csv") if r["score"] == "fid"]
+    seeds(tmp_path, "sn", [40.0, 44.0])
+    seeds(tmp_path, "wn", [60.0, 61.0])
+    make_run(tmp_path, "bn", "C", fid=70.0, status="diverged", samples=False)
+    sections = [one_section(tmp_path)]
+    pairs = [r for r in rows_of(significance.csv_of(sections)) if r["score"] == "fid"]
     assert [(r["method_a"], r["method_b"], r["seeds_a"]) for r in pairs] == [("WN", "SN", "2")]
     assert float(pairs[0]["difference"]) == 18.5
     assert float(pairs[0]["low"]) < 18.5 < float(pairs[0]["high"])
-    places = {r["method"]: r for r in rows_of(tmp_path / "out" / "ranking.csv") if r["score"] == "fid"}
+    places = {r["method"]: r for r in rows_of(ranking.csv_of(sections)) if r["score"] == "fid"}
     assert (places["SN"]["rank"], places["WN"]["rank"], places["SN"]["of"]) == ("1", "2", "2")
     assert (places["BN"]["rank"], places["BN"]["status"]) == ("", "div.")
 
@@ -381,16 +357,8 @@ def test_the_record_of_a_command_line_is_a_grid(tmp_path: Path) -> None:
     assert "Not started: normalization=wn loss=standard." in html
     assert "down: normalization; across: loss" in html
     assert (tmp_path / "out" / "figures" / "samples-grid-0123abcd.png").is_file()
-    assert len({r["run"] for r in rows_of(tmp_path / "out" / "results.csv")}) == 3
+    assert len({r["run"] for r in rows_of((tmp_path / "out" / "results.csv").read_text())}) == 3
     assert len(collect.collect([record, tmp_path / "outputs"])) == 3  # each run once
-
-
-def test_a_grid_at_full_scale_says_nothing_of_scale(tmp_path: Path) -> None:
-    make_run(tmp_path, "sn", "C", folder="sn-C", samples=False)
-    write_grid(tmp_path, scale={"updates": 1.0, "width": 1})
-    (grid,) = grids.find(collect.collect([tmp_path]), [tmp_path])
-    assert grid.heading == "SNGAN Figures 1 and 2"
-    assert grid.summary == "1 cell: 1 finished"
 
 
 def test_no_grid_file_can_break_a_report(tmp_path: Path) -> None:
@@ -398,7 +366,10 @@ def test_no_grid_file_can_break_a_report(tmp_path: Path) -> None:
         *("", "{", "[1]", "null", '{"cells": 5, "scale": []}', '{"scale": {"updates": "x", "width": NaN}}'),
         *('{"cells": [1, {"run": 5}, {"run": "../../etc"}, {"name": null}]}', '{"title": 7, "grid": [1]}'),
         json.dumps({"title": NASTY, "cells": [{"name": NASTY, "run": NASTY}], "scale": {"width": 1e400}}),
+        *('{"pairs": 3, "random": "x"}', '{"pairs": {"axis": "nothing"}}'),
+        json.dumps({"cells": [{"axes": [1], "name": "x", "chosen": 7}], "random": {"n": "<script>"}}),
         "[" * 100_000,
+        json.dumps({"title": "x" * collect.MAX_FILE}),
     )
     roots = [tmp_path / f"grid{i}" for i in range(len(contents))]
     for root, content in zip(roots, contents, strict=True):
@@ -412,14 +383,6 @@ def test_no_grid_file_can_break_a_report(tmp_path: Path) -> None:
         assert "<script" not in page
         assert "\x1b" not in page
         assert not re.search(r"(?<!\\)\]\(javascript", page) or name == "report.html"
-
-
-def test_a_grid_file_without_end_is_not_read(tmp_path: Path) -> None:
-    make_run(tmp_path, "sn", "C", folder="sn-C", samples=False)
-    (tmp_path / "grid.json").write_text(json.dumps({"title": "x" * collect.MAX_FILE}))
-    (grid,) = grids.find(collect.collect([tmp_path]), [tmp_path])
-    assert "larger than 8 MB" in grid.problem
-    assert grid.summary == grid.problem
 
 
 # ---- several protocols
@@ -449,11 +412,6 @@ def test_one_checkpoint_under_several_protocols(tmp_path: Path) -> None:
     assert "fid_n_fake 5000 | 50000; fid_n_real 10000 | 50000; real_split test | train" in note
 
 
-def test_no_second_protocol_no_table(tmp_path: Path) -> None:
-    make_run(tmp_path, "sn", "C", samples=False)
-    assert rescored.table(one_section(tmp_path)) is None
-
-
 def test_a_report_shows_every_part(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     paper_grid(root)
@@ -474,26 +432,6 @@ def test_a_report_shows_every_part(tmp_path: Path) -> None:
     assert len(tables) >= 8
     for head, line in re.findall(r"^(\|.*\|)\n\|(?:---:?\|)+\n(\|.*\|)$", md, re.MULTILINE):
         assert len(re.findall(r"(?<!\\)\|", head)) == len(re.findall(r"(?<!\\)\|", line))
-
-
-def test_hostile_names_stay_words_in_every_part(tmp_path: Path) -> None:
-    root = tmp_path / "runs"
-    for seed in (0, 1):
-        run = make_run(root, "sn", "C", seed, samples=False)
-        evaluated(run, TTUR | {"protocol": NASTY}, {"fid": 25.0 + seed})
-        other = make_run(root, "wn", "C", seed, samples=False)
-        for place, method in ((run, "sn"), (other, "wn" + NASTY)):
-            result = json.loads((place / "result.json").read_text())
-            (place / "result.json").write_text(json.dumps(result | {"setting": NASTY, "method": method}))
-    report([root], tmp_path / "out")
-    html, md = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
-    assert "<script" not in html + md
-    assert not re.search(r"(?<!\\)\]\(javascript", md)
-    assert "&lt;script&gt;alert" in html
-    for name in ("ranking.csv", "differences.csv", "published.csv"):
-        for row in rows_of(tmp_path / "out" / name):
-            assert not any(v[:1] in ("=", "+", "@", "|") for v in row.values() if v), row
-            assert "\x1b" not in "".join(row.values())
 
 
 def test_a_part_that_only_some_runs_have_is_named_by_its_place() -> None:

@@ -11,7 +11,6 @@ from report_runs import SMALL, make_pairs
 
 from ganlab.cli import main
 from ganlab.papers import published
-from ganlab.report import report
 from ganlab.report.compare import pairs, successes
 from ganlab.report.compare.pairs import FAILED, Pair
 from ganlab.report.read import collect, grids
@@ -197,19 +196,3 @@ def test_thresholds_are_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert main.main(["report", str(tmp_path), f"thresholds={text}"]) == 2
         message = f"thresholds: '{text}' is not a list of numbers; write thresholds=1,2.5,3"
         assert capsys.readouterr().err == f"ganlab: error: {message}\n"
-
-
-def test_a_strange_grid_json_breaks_no_report(tmp_path: Path) -> None:
-    strange: tuple[dict[str, object], ...] = (
-        {"pairs": {"axis": "nothing"}},
-        {"pairs": 3, "random": "x"},
-        {"pairs": {"axis": "method", "count": "successes", "paper": "<script>"}, "random": {"n": "<b>"}},
-        {"cells": [{"axes": [1], "name": "x", "chosen": 7}]},
-    )
-    for i, changes in enumerate(strange):
-        make_pairs(tmp_path / f"{i}", {"a000": (4.0, 6.0)}, samples=False)
-        path = tmp_path / f"{i}" / "grid.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    page = report([tmp_path / f"{i}" for i in range(len(strange))], tmp_path / "r").read_text()
-    assert "<script>" not in page
-    assert "<b>" not in page

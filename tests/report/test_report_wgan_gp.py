@@ -63,13 +63,8 @@ def test_the_row_whose_protocol_is_ours_stands_beside(tmp_path: Path) -> None:
     for name in ("wgan_gp_paper", "sngan_paper"):
         words = ["+experiment=wgan_gp_cifar_resnet", f"metric.protocol={name}"]
         protocol = compose.build(compose.compose(words)).metric.protocol.record()
-        resnet(
-            tmp_path / name,
-            "none",
-            0,
-            7.7,
-            protocol=protocol | {"extractor": "inception", "generator": "raw"},
-        )
+        protocol |= {"extractor": "inception", "generator": "raw"}
+        resnet(tmp_path / name, "none", 0, 7.7, protocol=protocol)
         (section,) = cells.sections(collect.collect([tmp_path / name]))
         for key in section.score_keys("last"):
             (row,) = compare.match_published(section, key).rows.values() or (None,)
@@ -87,23 +82,6 @@ def test_table_3_tells_variants_and_what_did_not_finish(tmp_path: Path) -> None:
     assert [row[3] for row in rows] == ["7.70 (resnet, one seed)", "6.00 (resnet, one seed, unf.)"]
     assert [row[5].partition(":")[0] for row in rows] == ["1,000 updates", "500 updates"]
     assert table_3(tmp_path)[-2][3] == "–"  # supervised: none of ours
-
-
-def test_table_3_is_not_shown_beside_other_nets(tmp_path: Path) -> None:
-    make_run(tmp_path, "wgan-gp", architecture="dcgan")
-    make_run(tmp_path, "sn", architecture="resnet")
-    assert [full_table.tables(section) for section in cells.sections(collect.collect([tmp_path]))] == [[], []]
-
-
-def test_rows_of_both_heads_stand_beside_ours(tmp_path: Path) -> None:
-    """Unsupervised and AC-GAN runs of one method share a section: each has the published rows of its own."""
-    resnet(tmp_path, "none", 0, 7.7)
-    resnet(tmp_path, "ac", 0, 8.2)
-    page = report([tmp_path], tmp_path / "r").read_text()
-    beside = page[page.index("Papers, other implementations and ours") : page.index("Table 3, complete")]
-    assert "7.86 ± 0.07" in beside
-    assert "8.42 ± 0.10" in beside
-    assert "Table 3, complete" in (tmp_path / "r" / "report.md").read_text()
 
 
 # ---- cells down and across
@@ -157,14 +135,6 @@ def test_a_grid_of_two_axes_is_a_picture_with_every_cell_accounted_for(
         assert image.height > image.width
 
 
-def test_the_picture_is_in_the_report(tmp_path: Path) -> None:
-    make_crossing(tmp_path / "fig2", ["dcgan", "mlp"], ["wgan", "wgan-gp"])
-    page = report([tmp_path / "fig2"], tmp_path / "r").read_text()
-    assert "down: pair; across: method" in page
-    assert (tmp_path / "r" / "figures" / "samples-grid-fig2.png").is_file()
-    assert "figures/samples-grid-fig2.png" in (tmp_path / "r" / "report.md").read_text()
-
-
 @pytest.mark.parametrize(
     "axes", [{"method": "x"}, {"method": "xy", "setting": "AB"}, {"a": "xy", "b": "xy", "c": "xy"}]
 )
@@ -203,21 +173,13 @@ def test_the_seconds_of_the_updates_leave_evaluations_out(tmp_path: Path) -> Non
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     summary = history.read(path, notes := [])
     assert not notes
-    assert [summary.seconds(step) for step in (0, 5, 10, 15, 20, 30, 40, 41)] == [
-        0,
-        1,
-        2,
-        4.5,
-        7,
-        9.5,
-        12,
-        None,
-    ]
+    seconds = {0: 0, 5: 1, 10: 2, 15: 4.5, 20: 7, 30: 9.5, 40: 12, 41: None}
+    assert {step: summary.seconds(step) for step in seconds} == seconds
     path.write_text(json.dumps(lines[1]) + "\n")
     assert [history.read(path, []).seconds(step) for step in (0, 10)] == [None, None]
 
 
-@pytest.mark.parametrize("rate", [0, -1, None, "fast", float("inf"), float("nan")])
+@pytest.mark.parametrize("rate", [0, "fast", float("inf"), float("nan")])
 def test_a_strange_speed_is_left_out(tmp_path: Path, rate: object) -> None:
     line = {"step": 10, "kind": "train", "loss/d": 1.0, "it_per_s": rate}
     (tmp_path / "m").write_text(

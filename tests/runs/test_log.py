@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_checkpoint import in_child
 
 from ganlab.errors import EnvError, Stopped
 from ganlab.runs.log import Log
@@ -189,36 +190,24 @@ def test_a_tensorboard_that_fails_warns_once_and_training_goes_on(
 def test_a_disk_that_fills_up_kills_tensorboards_thread_but_not_the_run(tmp_path: Path) -> None:
     import torch.utils.tensorboard  # noqa: F401  before the fork
 
-    sys.stdout.flush()
-    stderr = tmp_path / "stderr"
-    run = tmp_path / "run"
+    stderr, run = tmp_path / "stderr", tmp_path / "run"
     run.mkdir()
-    if (pid := os.fork()) == 0:
-        code = 1
-        try:
-            fd = os.open(stderr, os.O_WRONLY | os.O_CREAT)
-            os.dup2(fd, 2)
-            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-            grid = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)  # 12 kB as PNG
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-            with Log(run, 10) as log:
-                for step in range(1, 6):
-                    log.image(step, grid)
-                    log.train(step, {"loss/d": 1.0}, 1.0)
-                    log.flush()
-            code = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    deadline = time.monotonic() + 30
-    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if ended == (0, 0):
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-        pytest.fail("it hangs")
-    output = stderr.read_text()
-    assert ended[1] == 0, output
+
+    def work() -> None:
+        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        grid = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)  # 12 kB as PNG
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        with Log(run, 10) as log:
+            for step in range(1, 6):
+                log.image(step, grid)
+                log.train(step, {"loss/d": 1.0}, 1.0)
+                log.flush()
+        sys.stderr.flush()
+
+    sys.stdout.flush()
+    code, output = in_child(work), stderr.read_text()
+    assert code == 0, output
     assert "Traceback" not in output
     assert output.count("TensorBoard failed") == 1
     assert len(output.splitlines()) == 1

@@ -7,7 +7,6 @@ import fcntl
 import math
 import os
 import re
-import resource
 import signal
 import socket
 import threading
@@ -122,54 +121,18 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_owner(tmp_path: Pa
     assert names.issuperset(kept)
 
 
-@pytest.mark.parametrize("case", ["below a file", "a file", "no such device", "too long", "read-only"])
-def test_a_folder_that_cannot_be_written_is_one_line_with_the_way_out(
-    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    paths = {
-        "below a file": tmp_path / "file" / "run",
-        "a file": tmp_path / "file",
-        "no such device": Path("/proc/ganlab/run"),
-        "too long": tmp_path / ("x" * 300),
-        "read-only": tmp_path / "run",
-    }
-    if case == "read-only":
-
-        def refuse(*_: object) -> int:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-        monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(EnvError) as caught:
-        RunFolder(paths[case]).lock()
-    monkeypatch.undo()
-    assert caught.value.code == 5
-    assert str(paths[case]) in str(caught.value)
-    assert "run_dir=" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_planted_links_are_refused(tmp_path: Path) -> None:
-    for name, target in ((".lock", "victim"), ("checkpoints", "theirs"), ("analysis", "theirs")):
-        place = tmp_path / f"run of {name}"
-        place.mkdir()
-        (place / "victim").write_text("precious")
-        (place / name).symlink_to(target)
-        with pytest.raises(EnvError):
-            RunFolder(place).lock()
-        assert (place / "victim").read_text() == "precious"
-    (tmp_path / "theirs").mkdir()
-    link = tmp_path / "run"
-    link.symlink_to("theirs")
-    with RunFolder(link).lock():  # one's own link is fine
-        pass
-    os.chown(link, 12345, 12345, follow_symlinks=False)
-    with RunFolder(link).lock():  # as is a link to one's own folder
-        pass
-    os.chown(tmp_path / "theirs", 12345, 12345)
-    with pytest.raises(EnvError, match="link that belongs to another user"):
-        RunFolder(link).lock()
+    for path in (
+        tmp_path / "file" / "run",
+        tmp_path / "file",
+        Path("/proc/ganlab/run"),
+        tmp_path / ("x" * 300),
+    ):
+        with pytest.raises(EnvError) as caught:
+            RunFolder(path).lock()
+        assert caught.value.code == 5
+        assert re.search(rf"{path}.*run_dir=", str(caught.value))
 
 
 # ---- one owner ---------------------------------------------------------------------------------------
@@ -317,22 +280,6 @@ def test_an_owner_touches_its_lock_until_it_is_released(
     assert not [t for t in threading.enumerate() if t.name == "ganlab-lock"]
 
 
-def test_a_folder_that_was_moved_deleted_or_replaced_is_noticed(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.require_here()  # nobody's yet
-    with folder.lock():
-        folder.require_here()
-        folder.path.rename(tmp_path / "elsewhere")
-        for again in (False, True):
-            if again:
-                folder.path.mkdir()
-            with pytest.raises(EnvError, match=r"run: was deleted or moved during the run; put it back"):
-                folder.require_here()
-        folder.path.rmdir()
-        (tmp_path / "elsewhere").rename(folder.path)
-        folder.require_here()
-
-
 # ---- config ------------------------------------------------------------------------------------------
 
 
@@ -437,7 +384,7 @@ def test_metrics_are_strict_json_lines_with_increasing_steps(tmp_path: Path) -> 
     metrics.sync()
     text = (tmp_path / "metrics.jsonl").read_text()
     assert text.splitlines()[0] == '{"step": 0, "kind": "eval", "scores": {"fid": null}}'
-    assert metrics.read() == [
+    assert read_metrics(metrics.path) == [
         line(0, "eval", scores={"fid": None}),
         line(10, loss=0.1, gone=None),
         line(10, "eval", scores={}),
@@ -462,7 +409,7 @@ def test_truncation_keeps_earlier_lines_byte_for_byte_and_in_order(tmp_path: Pat
     assert metrics.truncate_after(4) == 3
     assert path.read_bytes() == b"".join(before[:6])
     assert metrics.append(line(5, loss=0.5))
-    assert [r["step"] for r in metrics.read()] == [1, 2, 2, 3, 4, 4, 5]
+    assert [r["step"] for r in read_metrics(metrics.path)] == [1, 2, 2, 3, 4, 4, 5]
     assert metrics.truncate_after(-1) == 7
     assert path.read_bytes() == b""
     metrics.append(line(1))
@@ -488,8 +435,8 @@ def test_nul_bytes_cost_no_record_and_a_lost_one_is_told(tmp_path: Path) -> None
         Metrics(path).close()
         assert path.read_bytes() == lines[0] + lines[1]
     path.write_bytes(lines[0] + lines[1][:9] + bytes(8) + lines[1][17:] + lines[2][:-3])
-    with Log(tmp_path, 4, 3) as log:
-        assert [r["step"] for r in log.metrics.read()] == [1]
+    with Log(tmp_path, 4, 3):
+        assert [r["step"] for r in read_metrics(path)] == [1]
     assert "metrics.jsonl: 1 damaged line dropped" in (tmp_path / "log.txt").read_text()
 
 
@@ -510,52 +457,6 @@ def test_a_line_torn_at_any_byte_is_dropped_and_nothing_else(tmp_path: Path) -> 
         torn.append(line(3, loss=0.125, text="é"))
         torn.close()
         assert path.read_bytes() == whole
-
-
-def test_on_a_full_disk_lines_wait_and_the_file_keeps_whole_ones(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-
-    def work() -> None:
-        metrics = Metrics(path)
-        metrics.append(line(1, text="x" * 50))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-        assert metrics.append(line(2, text="x" * 50))
-        assert str(metrics.failing).startswith("disk full writing")
-        assert not metrics.append(line(2)), "a line that waits is not told twice"
-        assert metrics.append(line(3))
-        assert path.read_bytes().splitlines() == [path.read_bytes().rstrip()]
-        with pytest.raises(EnvError, match="disk full writing"):
-            metrics.sync()  # so that no checkpoint is made
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        assert metrics.append(line(4))
-        assert metrics.failing is None
-        metrics.sync()
-
-    assert in_child(work) == 0
-    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3, 4]
-    assert path.read_bytes().endswith(b"\n")
-
-
-@pytest.mark.parametrize("call", ["write", "fsync"])
-def test_metrics_endure_a_brief_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    path, real, left = tmp_path / "metrics.jsonl", getattr(os, call), [1]
-    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0, 0.0))
-    metrics = Metrics(path)
-    metrics.append(line(1))
-
-    def fails_once(*args: Any) -> Any:
-        if left.pop() if left else 0:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(*args)
-
-    monkeypatch.setattr(os, call, fails_once)
-    assert metrics.append(line(2))
-    metrics.sync()
-    assert metrics.append(line(3))
-    assert not left
-    metrics.close()
-    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3]
-    assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
 
 def test_room_is_taken_at_its_word_only_where_it_cannot_be_tried(

@@ -45,14 +45,12 @@ def page(command: Command, parsed: ParsedArgs) -> str:
     topic = parsed.names[0] if parsed.names else ""
     known = {g: options for g, options in groups(dirs).items() if "/" not in g}
     if not topic:
-        lines = everyday(command, root)
-    elif topic == "all":
-        lines = everything(command, root, dirs)
-    elif topic in known:
-        lines = group(topic, known[topic], root, dirs)
-    else:
+        return everyday(command, root)
+    if topic == "all":
+        return everything(command, root, dirs)
+    if topic not in known:
         raise ConfigError(topic, "is not a group", suggest(topic, [*known, "all"]))
-    return "\n".join(lines)
+    return "\n".join(group(topic, known[topic], root, dirs))
 
 
 def defaults_of(root: dict[str, Any]) -> dict[str, Any]:
@@ -61,27 +59,14 @@ def defaults_of(root: dict[str, Any]) -> dict[str, Any]:
     return {key.split()[-1]: value for entry in entries for key, value in entry.items()}
 
 
-def everyday(command: Command, root: dict[str, Any]) -> list[str]:
+def everyday(command: Command, root: dict[str, Any]) -> str:
     """The keys that most runs set."""
     keys, defaults = arguments("Experiment"), defaults_of(root)
     rows = [(f"{g}={plain(defaults[g])}" if g in defaults else f"+{g}=NAME", t) for g, t in GROUPS.items()]
     rows += [("optimizer.lr=(by setting)", "learning rate of both players")]
-    return [
-        *command.head(),
-        *wrap(command.about),
-        "",
-        "everyday keys: key=default",
-        *table(rows),
-        *table((f"{k}={default_of(root, k)}", keys[k]) for k in EVERYDAY),
-        "",
-        "options",
-        *table(OPTIONS),
-        "",
-        "more",
-        *table(MORE),
-        "",
-        *_examples(command),
-    ]
+    rows += [(f"{k}={default_of(root, k)}", keys[k]) for k in EVERYDAY]
+    everyday_keys = ["everyday keys: key=default", *table(rows)]
+    return command.laid_out(everyday_keys, ["options", *table(OPTIONS)], ["more", *table(MORE)])
 
 
 def group(name: str, options: Sequence[str], root: dict[str, Any], dirs: Sequence[Path]) -> list[str]:
@@ -118,7 +103,7 @@ def _is_nested(content: dict[str, Any]) -> bool:
     return len(values) == 1 and isinstance(values[0], dict) and "_target_" in values[0]
 
 
-def everything(command: Command, root: dict[str, Any], dirs: Sequence[Path]) -> list[str]:
+def everything(command: Command, root: dict[str, Any], dirs: Sequence[Path]) -> str:
     """All groups with their options, and all top-level keys with default and description."""
     defaults, known = defaults_of(root), groups(dirs)
     keys, scoring = arguments("Experiment"), arguments("Scoring")
@@ -126,34 +111,29 @@ def everything(command: Command, root: dict[str, Any], dirs: Sequence[Path]) -> 
     metric = {k: v for k, v in (root.get("metric") or {}).items() if k in scoring}
     launchers = "|".join(["basic", "joblib", *(n for n in known.get("hydra/launcher", []) if n != "ray")])
     slurm = "sweeps: on SLURM, or locally in its manner; pip install 'ganlab[slurm]'"
-    return [
-        *command.head(),
-        *wrap(command.about),
-        "",
-        "experiments: +experiment=NAME",
-        *table((name, title(f"experiment/{name}", dirs)) for name in known.get("experiment", [])),
-        "",
-        "groups: group=option (* is the default; several as normalization=[sn,gp])",
-        *table((g, marked(known[g], defaults.get(g))) for g in names if g in known and "/" not in g),
-        "",
-        "keys: key=default",
-        *table((f"{k}={default_of(root, k)}", keys[k]) for k in keys if k not in {*known, "optimizer"}),
-        *table((f"metric.{k}={plain(v)}", scoring[k]) for k, v in metric.items()),
-        *wrap(
-            "Options have keys of their own, such as optimizer.lr, dataset.path and architecture.width; "
-            "see 'ganlab train --help GROUP', or 'ganlab train --cfg job [overrides]' for their values."
-        ),
-        "",
-        "options",
-        *table(OPTIONS),
-        *table([(f"hydra/launcher={launchers}", "sweeps: one run at a time, or several in parallel")]),
-        *table([("hydra/launcher=submitit_slurm|submitit_local", slurm)]),
-        *table([("hydra/launcher=ray", "sweeps: on Ray; pip install 'ganlab[ray]'")]),
-        *table((f"{k}={plain(default)}", f"with -m: {text}") for k, (default, text) in SWEEP_KEYS.items()),
-        "",
-        *_examples(command),
+    options = [
+        (f"hydra/launcher={launchers}", "sweeps: one run at a time, or several in parallel"),
+        ("hydra/launcher=submitit_slurm|submitit_local", slurm),
+        ("hydra/launcher=ray", "sweeps: on Ray; pip install 'ganlab[ray]'"),
+        *((f"{k}={plain(default)}", f"with -m: {text}") for k, (default, text) in SWEEP_KEYS.items()),
     ]
-
-
-def _examples(command: Command) -> list[str]:
-    return ["examples", *(f"  ganlab {example}" for example in command.examples)]
+    return command.laid_out(
+        [
+            "experiments: +experiment=NAME",
+            *table((name, title(f"experiment/{name}", dirs)) for name in known.get("experiment", [])),
+        ],
+        [
+            "groups: group=option (* is the default; several as normalization=[sn,gp])",
+            *table((g, marked(known[g], defaults.get(g))) for g in names if g in known and "/" not in g),
+        ],
+        [
+            "keys: key=default",
+            *table((f"{k}={default_of(root, k)}", keys[k]) for k in keys if k not in {*known, "optimizer"}),
+            *table((f"metric.{k}={plain(v)}", scoring[k]) for k, v in metric.items()),
+            *wrap(
+                "Options have keys of their own, such as optimizer.lr, dataset.path and architecture.width; "
+                "see 'ganlab train --help GROUP', or 'ganlab train --cfg job [overrides]' for their values."
+            ),
+        ],
+        ["options", *table([*OPTIONS, *options])],
+    )

@@ -25,23 +25,6 @@ FAILED = -math.inf  # stands for a missing score: below every threshold
 ENDED = ("finished", "diverged", "failed")
 
 
-class Counts(NamedTuple):
-    """How many pairs have only the first, only the second, both, neither score above a threshold."""
-
-    only_first: int
-    only_second: int
-    both: int
-    neither: int
-
-
-class Wins(NamedTuple):
-    """How many pairs have a higher first score, a higher second score, equal scores (or two failures)."""
-
-    first: int
-    second: int
-    ties: int
-
-
 class Pair(NamedTuple):
     """The scores of two runs, higher is better; ``FAILED`` for a run without one."""
 
@@ -51,16 +34,16 @@ class Pair(NamedTuple):
     choices: Mapping[str, str]
 
 
-def successes(pairs: Iterable[Pair], threshold: float) -> Counts:
-    """Count the pairs' successes; a success is a score strictly above the threshold."""
+def successes(pairs: Iterable[Pair], threshold: float) -> tuple[int, int, int, int]:
+    """How many pairs have only the first, only the second, both, neither score strictly above a threshold."""
     counts = Counter((pair.first > threshold, pair.second > threshold) for pair in pairs)
-    return Counts(counts[True, False], counts[False, True], counts[True, True], counts[False, False])
+    return counts[True, False], counts[False, True], counts[True, True], counts[False, False]
 
 
-def wins(pairs: Iterable[Pair]) -> Wins:
-    """Count which run of each pair has the higher score."""
+def wins(pairs: Iterable[Pair]) -> tuple[int, int, int]:
+    """How many pairs have a higher first score, a higher second score, equal scores (or two failures)."""
     counts = Counter((pair.first > pair.second) - (pair.first < pair.second) for pair in pairs)
-    return Wins(counts[1], counts[-1], counts[0])
+    return counts[1], counts[-1], counts[0]
 
 
 def sign_test(first: int, second: int) -> float:

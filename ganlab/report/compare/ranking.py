@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from ganlab import text
 from ganlab.papers import labels, published
-from ganlab.report.read.cells import Cell, Group, Key, Section
+from ganlab.report.read.cells import Cell, Group, Key, Section, ranked_keys
 from ganlab.report.write.table import Column, Field, Table
 from ganlab.tables import to_csv
 
@@ -32,12 +32,12 @@ class Standing:
     values: Mapping[str, float]
     unfinished: Mapping[str, str]
 
-    def best(self, better: str) -> str:
-        """The setting with the best value."""
-        return (min if better == "lower" else max)(self.values, key=lambda s: self.values[s])
+    def best(self, sign: int) -> str:
+        """The setting with the best value. ``sign``: see ``labels.sign``."""
+        return min(self.values, key=lambda s: sign * self.values[s])
 
-    def worst(self, better: str) -> str:
-        return (max if better == "lower" else min)(self.values, key=lambda s: self.values[s])
+    def worst(self, sign: int) -> str:
+        return max(self.values, key=lambda s: sign * self.values[s])
 
 
 def standings(section: Section, key: Key) -> list[Standing]:
@@ -63,9 +63,14 @@ def finished_mean(cell: Cell, key: Key) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def order(values: Mapping[Group, float], better: str) -> list[Group]:
+def order(values: Mapping[Group, float], sign: int) -> list[Group]:
     """The methods, best first."""
-    return sorted(values, key=lambda g: values[g] if better == "lower" else -values[g])
+    return sorted(values, key=lambda g: sign * values[g])
+
+
+def at_setting(standings: Iterable[Standing], setting: str) -> dict[Group, float]:
+    """The values of the methods that have one at a setting."""
+    return {s.group: s.values[setting] for s in standings if setting in s.values}
 
 
 def paper_values(section: Section, key: Key) -> dict[str, published.Published]:
@@ -109,13 +114,12 @@ def tables(section: Section, key: Key, scale: str = "") -> list[Table]:
 
     ``scale``: how the runs are smaller than the paper's, "" at full scale.
     """
-    better = labels.better(key.score)
     everyone = standings(section, key)
     scored = [s for s in everyone if s.values]
-    if not better or len(scored) < 2:
+    if not labels.better(key.score) or len(scored) < 2:
         return []
     paper = paper_values(section, key)
-    notes = _agreement(scored, paper, key, better, scale)
+    notes = _agreement(scored, paper, key, scale)
     result = [_orders(section, scored, everyone, paper, key, notes)]
     if len(section.settings) > 1:
         result.append(_robustness(section, everyone, key, paper))
@@ -130,24 +134,24 @@ def _orders(
     key: Key,
     notes: Sequence[str],
 ) -> Table:
-    better, label = labels.better(key.score), labels.score_label(key.score)
+    sign, label = labels.sign(key.score), labels.score_label(key.score)
     columns, ranked = [], []
     for setting in section.settings:
-        values = {s.group: s.values[setting] for s in scored if setting in s.values}
+        values = at_setting(scored, setting)
         left = [s for s in everyone if setting in s.unfinished]
         unfinished = [Field(f"{s.group.label} {s.unfinished[setting]}", "mark") for s in left]
-        finished = [Field(f"{g.label} {labels.number(values[g])}") for g in order(values, better)]
+        finished = [Field(f"{g.label} {labels.number(values[g])}") for g in order(values, sign)]
         columns.append(Column(text.clean(setting, 16)))
         ranked.append(finished + unfinished)
     if len(section.settings) > 1:
-        at = {s.group: s.best(better) for s in scored}
+        at = {s.group: s.best(sign) for s in scored}
         best = {s.group: s.values[at[s.group]] for s in scored}
-        words = [f"{g.label} {labels.number(best[g])} ({at[g]})" for g in order(best, better)]
+        words = [f"{g.label} {labels.number(best[g])} ({at[g]})" for g in order(best, sign)]
         columns.append(Column("best setting"))
         ranked.append([Field(w, "lead") for w in words])
     if paper:
         theirs = {Group(method, ""): row.value for method, row in paper.items()}
-        words = [f"{g.label} {labels.number(theirs[g])}" for g in order(theirs, better)]
+        words = [f"{g.label} {labels.number(theirs[g])}" for g in order(theirs, sign)]
         columns.append(Column("paper, best of A-F"))
         ranked.append([Field(w, "paper") for w in words])
     lines = zip_longest(*ranked, fillvalue=Field(""))
@@ -160,7 +164,6 @@ def _agreement(
     scored: Sequence[Standing],
     paper: Mapping[str, published.Published],
     key: Key,
-    better: str,
     scale: str,
 ) -> list[str]:
     """Notes on agreement with the paper's ranking: rank correlations and their caveats."""
@@ -180,7 +183,7 @@ def _agreement(
         few = f"{len(both)} method{'s' * (len(both) != 1)} in common with the paper"
         return [*notes, f"{few}; a rank correlation needs at least {MIN_METHODS}."]
     theirs = [paper[s.group.method].value for s in both]
-    ours = [s.values[s.best(better)] for s in both]
+    ours = [s.values[s.best(labels.sign(key.score))] for s in both]
     tau, tau_p, rho, rho_p = correlation(ours, theirs)
     reduced = " (reduced scale)" if scale else ""
     notes.append(
@@ -208,24 +211,24 @@ def _robustness(
     paper: Mapping[str, published.Published],
 ) -> Table:
     """Best, median and worst over settings, and how many settings finished."""
-    better, label = labels.better(key.score), labels.score_label(key.score)
+    sign, label = labels.sign(key.score), labels.score_label(key.score)
     scored = [s for s in everyone if s.values]
-    by_worst = sorted(scored, key=lambda s: (len(s.unfinished), _toward(s.values[s.worst(better)], better)))
+    by_worst = sorted(scored, key=lambda s: (len(s.unfinished), sign * s.values[s.worst(sign)]))
     firsts = {s.group: 0 for s in everyone}
     for setting in section.settings:
-        values = {s.group: s.values[setting] for s in scored if setting in s.values}
+        values = at_setting(scored, setting)
         if len(values) > 1:
-            firsts[order(values, better)[0]] += 1
+            firsts[order(values, sign)[0]] += 1
     both = {m: s for m, s in one_per_method(scored).items() if m in paper}
-    ours = order({s.group: s.values[s.best(better)] for s in both.values()}, better)
-    theirs = order({s.group: paper[m].value for m, s in both.items()}, better)
+    ours = order({s.group: s.values[s.best(sign)] for s in both.values()}, sign)
+    theirs = order({s.group: paper[m].value for m, s in both.items()}, sign)
     rows = []
     for s in [*by_worst, *(s for s in everyone if not s.values)]:
         finished = f"{len(s.values)} of {len(s.values) + len(s.unfinished)}"
         unfinished = ", ".join(f"{text.clean(k, 16)} {mark}" for k, mark in s.unfinished.items())
         spread = ["–"] * 4
         if s.values:
-            best, worst = s.best(better), s.worst(better)
+            best, worst = s.best(sign), s.worst(sign)
             median = statistics.median(s.values.values())
             high, low = s.values[best], s.values[worst]
             ratio = max(high, low) / min(high, low) if min(high, low) > 0 else None
@@ -238,16 +241,8 @@ def _robustness(
         rank = f"{ours.index(s.group) + 1} / {theirs.index(s.group) + 1}" if s.group in ours else "–"
         texts = [s.group.label, *spread, str(firsts[s.group]), rank, finished]
         rows.append([*map(Field, texts), Field(unfinished, "mark")])
-    heads = (
-        "best (setting)",
-        "median",
-        "worst (setting)",
-        "spread",
-        "first at",
-        "rank / paper's",
-        "finished",
-    )
-    columns = [Column("method"), *(Column(h, True) for h in heads), Column("not finished")]
+    heads = ("best (setting)", "median", "worst (setting)", "spread", "first at", "rank / paper's")
+    columns = [Column("method"), *(Column(h, True) for h in (*heads, "finished")), Column("not finished")]
     notes = [
         "Sorted by the number of unfinished settings, then by the worst score: a robust method is near the "
         "top and has a small spread (the ratio between best and worst, 1 if equal). first at: number of "
@@ -257,28 +252,18 @@ def _robustness(
     return Table(f"Robustness over settings: {label}", columns, rows, notes)
 
 
-def _toward(value: float, better: str) -> float:
-    return value if better == "lower" else -value
-
-
 def csv_of(sections: Sequence[Section]) -> str:
     """``ranking.csv``: each method's rank at each setting, for scores with a known direction."""
     rows: list[list[object]] = []
-    for section in sections:
-        for key in section.score_keys("last"):
-            better = labels.better(key.score)
-            if not better:
-                continue
-            everyone = standings(section, key)
-            for setting in section.settings:
-                values = {s.group: s.values[setting] for s in everyone if setting in s.values}
-                ranks = {g: i for i, g in enumerate(order(values, better), 1)}
-                for s in everyone:
-                    if setting in s.values:
-                        place: list[object] = [values[s.group], ranks[s.group], len(ranks), "finished"]
-                    elif setting in s.unfinished:
-                        place = [None, None, len(ranks), s.unfinished[setting]]
-                    else:
-                        continue
-                    rows.append([section.title, *key, s.group.label, setting, *place])
+    for section, key in ranked_keys(sections):
+        everyone = standings(section, key)
+        for setting in section.settings:
+            values = at_setting(everyone, setting)
+            ranks = {g: i for i, g in enumerate(order(values, labels.sign(key.score)), 1)}
+            for s in everyone:
+                head = [section.title, *key, s.group.label, setting]
+                if setting in s.values:
+                    rows.append([*head, values[s.group], ranks[s.group], len(ranks), "finished"])
+                elif setting in s.unfinished:
+                    rows.append([*head, None, None, len(ranks), s.unfinished[setting]])
     return to_csv(COLUMNS, rows)

@@ -32,10 +32,6 @@ class Verdict:
     caveats: str = ""
     ours: str = ""  # our matching protocol
 
-    @property
-    def answer(self) -> str:
-        return "no" if self.reasons else "yes"
-
 
 def verdict(section: Section, group: Group, row: Published, key: Key) -> Verdict:
     """Compare ``row`` with the group's scores ``key``."""
@@ -125,21 +121,13 @@ def _by_source_row(rows: Sequence[Published]) -> list[list[Published]]:
 def _published(section: Section, group: Group, row: Sequence[Published], kinds: Sequence[str]) -> list[Field]:
     by_kind = {p.score: p for p in row}
     first = row[0]
-    scores = []
-    for kind in kinds:
-        p = by_kind.get(kind)
-        prefix = "≈ " if p and p.approximate else ""
-        scores.append(
-            Field("–" if p is None else prefix + labels.spread(p.value, p.std), "paper" if p else "")
-        )
-    protocol = str(published.table()["protocols"][first.protocol]["label"])
-    return [
-        Field(first.where),
-        *scores,
-        Field(protocol),
-        Field(training(first)),
-        Field(_verdict_text(section, {kind: best_verdict(section, group, p) for kind, p in by_kind.items()})),
+    scores = [
+        Field(f"{'≈ ' * p.approximate}{labels.spread(p.value, p.std)}", "paper") if p else Field("–")
+        for p in map(by_kind.get, kinds)
     ]
+    verdicts = {kind: best_verdict(section, group, p) for kind, p in by_kind.items()}
+    words = [published.table()["protocols"][first.protocol]["label"], training(first)]
+    return [Field(first.where), *scores, *map(Field, [*words, _verdict_text(section, verdicts)])]
 
 
 def training(p: Published) -> str:
@@ -194,10 +182,9 @@ def best_value(section: Section, group: Group, key: Key, named: bool = False) ->
     """
     cells = {s: c for (g, s), c in section.cells.items() if g == group and c.summary(key).mean is not None}
     finished = {s: c for s, c in cells.items() if not c.mark} or cells
-    better = labels.better(key.score)
-    if not finished or not better:
+    if not finished or not labels.better(key.score):
         return ""
-    sign = 1 if better == "lower" else -1
+    sign = labels.sign(key.score)
     setting = min(finished, key=lambda s: sign * (finished[s].summary(key).mean or 0.0))
     s = finished[setting].summary(key)
     name = f"{key.score} " if named and labels.split_score(key.score)[1] else ""
@@ -241,7 +228,7 @@ def csv_of(sections: Sequence[Section]) -> str:
                 label = published.table()["protocols"][p.protocol]["label"]
                 head = [section.title, group.label, p.where, kind, p.score, p.value, p.std, p.std_over, label]
                 why_not = "we have no such score" if v is None else "; ".join(v.reasons)
-                answer = ["no" if v is None else v.answer, why_not, p.recalled, p.provenance]
+                answer = ["no" if v is None or v.reasons else "yes", why_not, p.recalled, p.provenance]
                 rows.append(
                     [*head, training(p), *answer, published.table()["sources"][p.source], p.note, p.id]
                 )

@@ -14,7 +14,7 @@ from itertools import combinations
 
 from ganlab import text
 from ganlab.papers import labels
-from ganlab.report.read.cells import Cell, Group, Key, Section
+from ganlab.report.read.cells import Cell, Group, Key, Section, ranked_keys
 from ganlab.report.write.table import Column, Field, Table
 from ganlab.tables import to_csv
 
@@ -101,8 +101,7 @@ def table(section: Section, key: Key) -> Table | None:
         scored = _scored(section, key, setting)
         if len(scored) < 2:
             continue
-        sign = 1 if labels.better(key.score) == "lower" else -1
-        leader = min(scored, key=lambda g: sign * statistics.fmean(scored[g]))
+        leader = min(scored, key=lambda g: labels.sign(key.score) * statistics.fmean(scored[g]))
         for g, values in scored.items():
             pair = ((g.label, values), (leader.label, scored[leader]))
             to_best[g, setting] = None if g == leader else compare(setting, *pair)
@@ -156,12 +155,9 @@ def _field(to_best: Mapping[tuple[Group, str], Difference | None], group: Group,
 def csv_of(sections: Sequence[Section]) -> str:
     """``differences.csv``: every pair at every setting, for scores with a known direction."""
     rows: list[list[object]] = []
-    for section in sections:
-        for key in section.score_keys("last"):
-            if not labels.better(key.score):
-                continue
-            for d in differences(section, key):
-                low, high = d.interval or (None, None)
-                values: list[object] = [d.setting, d.a, d.b, *d.seeds, *d.means, d.value, low, high, d.p]
-                rows.append([section.title, *key, *values, d.statement])
+    for section, key in ranked_keys(sections):
+        for d in differences(section, key):
+            low, high = d.interval or (None, None)
+            values: list[object] = [d.setting, d.a, d.b, *d.seeds, *d.means, d.value, low, high, d.p]
+            rows.append([section.title, *key, *values, d.statement])
     return to_csv(COLUMNS, rows)

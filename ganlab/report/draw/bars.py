@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -12,30 +12,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ganlab import text
+from ganlab.papers.published import Published
 from ganlab.report.draw import style as style_module
 from ganlab.report.read import cells as cells_of
 from ganlab.report.read.cells import Group, Key, Section, Summary
 
 
-class Line(NamedTuple):
-    """A published value and its spread, drawn across the bars of a method."""
-
-    value: float
-    std: float | None
-
-
-class Caption(NamedTuple):
-    """A figure's text: title; checkpoint, protocol and seeds; note on published values."""
-
-    title: str
-    subtitle: str
-    note: str = ""
-
-
 def draw(
-    section: Section, key: Key, caption: Caption, published: Mapping[Group, Line], name: str
+    section: Section, key: Key, texts: tuple[str, str, str], published: Mapping[Group, Published], name: str
 ) -> style_module.Picture:
-    """The figure of one score under one protocol; FID on a log axis. Needs a cell with the score."""
+    """The figure of one score under one protocol; FID on a log axis. Needs a cell with the score.
+
+    texts: title; checkpoint, protocol and seeds; note on the published values.
+    """
+    title, subtitle, note = texts
     drawn = section.cells_for(key)
     groups, settings = cells_of.groups(drawn), cells_of.settings(drawn)
     cells = {place: cell.summary(key) for place, cell in drawn.items()}
@@ -60,18 +50,18 @@ def draw(
         ax.set_xlim(-0.6, len(groups) - 0.4)
         ax.tick_params(axis="x", length=0)
         ax.set_ylabel(style_module.score_axis_label(key.score))
-        style_module.title(figure, caption.title)
+        style_module.title(figure, title)
         small: dict[str, Any] = {"fontsize": 7.2, "color": style_module.GREY}
-        ax.set_title(style_module.wrap(caption.subtitle, int(width * 17)), loc="left", **small)
+        ax.set_title(style_module.wrap(subtitle, int(width * 17)), loc="left", **small)
         handles = _legend(settings, colors, list(cells.values()), bool(published))
         style_module.legend(figure, handles, columnspacing=1.2, handlelength=1.4)
-        if caption.note:
-            ax.set_xlabel(style_module.wrap(caption.note, int(width * 18)), labelpad=6, **small)
-        alt = f"{caption.title}. {caption.subtitle}." + (f" {caption.note}" if caption.note else "")
+        if note:
+            ax.set_xlabel(style_module.wrap(note, int(width * 18)), labelpad=6, **small)
+        alt = f"{title}. {subtitle}.{note and f' {note}'}"
         return style_module.save(figure, name, alt)
 
 
-def _value_axis(ax: Axes, score: str, cells: Sequence[Summary], published: Sequence[Line]) -> float:
+def _value_axis(ax: Axes, score: str, cells: Sequence[Summary], published: Sequence[Published]) -> float:
     """Set up the value axis with room for marks above the bars; returns where the bars start."""
     values = [c.mean for c in cells if c.mean is not None] + [p.value for p in published]
     low: float = min(values)
@@ -110,7 +100,7 @@ def _bar(
         ax.annotate(mark, (x, top), (0, 3), textcoords="offset points", color=style_module.ALARM, **style)
 
 
-def _line(ax: Axes, group: int, half: float, line: Line) -> None:
+def _line(ax: Axes, group: int, half: float, line: Published) -> None:
     ends = (group - half, group + half)
     if line.std:
         band = (line.value - line.std, line.value + line.std)

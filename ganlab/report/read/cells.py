@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -214,6 +214,12 @@ def sections(runs: Iterable[Run]) -> list[Section]:
             group = Group(run.text("method"), variant)
             section.cells.setdefault((group, run.text("setting")), Cell()).runs.append(run)
     return [by_key[key] for key in sorted(by_key)]
+
+
+def ranked_keys(sections: Iterable[Section]) -> Iterator[tuple[Section, Key]]:
+    """The scores of last checkpoints that have a good direction, by section."""
+    for section in sections:
+        yield from ((section, key) for key in section.score_keys("last") if labels.better(key.score))
 
 
 def _variants(runs: Sequence[Run]) -> list[tuple[Run, str]]:

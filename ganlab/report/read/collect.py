@@ -22,6 +22,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from ganlab.errors import DataError
 from ganlab.papers import labels
 from ganlab.report.read import history
+from ganlab.report.read.history import mapping
 from ganlab.system.files import open_regular
 from ganlab.text import clean
 
@@ -191,12 +192,9 @@ def read(folder: Path, label: str) -> Run:
     run.texts["setting"] = run.texts["setting"] or "–"
     for key in ("seed", "steps", "step", "it_per_s", "wall_s", "eval_share", "peak_memory_mb"):
         run.numbers[key] = number(result.get(key))
-    counts = result.get("parameters")
-    counts = counts if isinstance(counts, dict) else {}
     for player in ("generator", "discriminator"):
-        run.numbers[f"parameters_{player}"] = number(counts.get(player))
-    versions = result.get("versions")
-    run.texts["torch"] = clean(versions.get("torch", ""), 30) if isinstance(versions, dict) else ""
+        run.numbers[f"parameters_{player}"] = number(mapping(result.get("parameters")).get(player))
+    run.texts["torch"] = clean(mapping(result.get("versions")).get("torch", ""), 30)
     status = clean(result.get("status"), 30)
     run.status = status if status in STATUSES else "failed"
     if status not in STATUSES:
@@ -235,16 +233,13 @@ def number(value: object) -> float | None:
 
 def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
     """Parse ``{last: {step, values, protocol, protocol_id}, best: {...}}``; each value may also be a list."""
-    for checkpoint, nodes in tree.items() if isinstance(tree, dict) else ():
-        for node in nodes if isinstance(nodes, list) else [nodes]:
-            values = node.get("values") if isinstance(node, dict) else None
-            if not isinstance(values, dict):
-                continue
-            step, protocol = number(node.get("step")), node.get("protocol")
-            protocol = protocol if isinstance(protocol, dict) else {}
+    for checkpoint, nodes in mapping(tree).items():
+        for node in map(mapping, nodes if isinstance(nodes, list) else [nodes]):
+            values, protocol = mapping(node.get("values")), mapping(node.get("protocol"))
             ident = clean(node.get("protocol_id") or _digest(protocol), 24)
-            own_protocols, among_real = _own_protocols(node.get("details")), node.get("among_real")
-            among_real = among_real if isinstance(among_real, dict) else {}
+            own_protocols, among_real = _own_protocols(node.get("details")), mapping(node.get("among_real"))
+            step = number(node.get("step"))
+            at = None if step is None else int(step)
             for name, value in list(values.items())[:MAX_SCORES]:
                 if labels.spread_of(name):
                     continue
@@ -254,7 +249,6 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
                     )
                     continue
                 std = next((number(values[k]) for k in values if labels.spread_of(k) == name), None)
-                at = None if step is None else int(step)
                 yield Score(
                     *(clean(checkpoint, 20), at, clean(name, 40), v, std),
                     *own_protocols.get(name, (protocol, ident)),
@@ -265,9 +259,8 @@ def _scores(tree: object, notes: list[str]) -> Iterator[Score]:
 def _own_protocols(details: object) -> dict[str, tuple[dict[str, Any], str]]:
     """Score -> protocol record and id, for the scores (those of classes) that have their own protocol."""
     protocols = {}
-    for name, node in details.items() if isinstance(details, dict) else ():
-        record = node.get("protocol") if isinstance(node, dict) else None
-        if isinstance(record, dict):
+    for name, node in mapping(details).items():
+        if isinstance(record := mapping(node).get("protocol"), dict):
             protocols[name] = (record, clean(node.get("protocol_id") or _digest(record), 24))
     return protocols
 

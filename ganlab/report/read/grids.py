@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ganlab.report.read.collect import GRID, Run, cell_folder, grid_cells, number, read_object
+from ganlab.report.read.history import mapping
 from ganlab.text import clean
 
 MAX_AXES = 40
@@ -31,7 +32,7 @@ class GridCell:
 class Grid:
     """A grid. updates, width: fractions of the paper's, None if not recorded.
 
-    num_cells, counts: how many cells it has, and how many runs by status. missing: cells without a run.
+    counts: how many runs by status. missing: cells without a run.
     pairs: ``axis`` along which cells are compared in pairs, what to ``count``, and the ``paper`` that
     published such counts. random: ``n`` members of a random set, drawn with ``seed`` out of ``of``.
     command: that of an unnamed grid.
@@ -40,7 +41,6 @@ class Grid:
     title: str
     updates: float | None = None
     width: float | None = None
-    num_cells: int = 0
     missing: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     problem: str = ""
@@ -80,7 +80,7 @@ class Grid:
         parts = [f"{n} {status}" for status, n in sorted(self.counts.items())]
         parts += [f"{len(self.missing)} not started"] if self.missing else []
         command = f" ({self.command})" if self.command else ""
-        return f"{self.num_cells} cell{'s' * (self.num_cells != 1)}: {', '.join(parts)}{command}"
+        return f"{len(self.cells)} cell{'s' * (len(self.cells) != 1)}: {', '.join(parts)}{command}"
 
 
 def find(runs: Iterable[Run], paths: Sequence[Path]) -> list[Grid]:
@@ -98,8 +98,7 @@ def read(folder: Path, runs: dict[Path, Run]) -> Grid:
         record = read_object(folder / GRID)
     except (OSError, ValueError, RecursionError) as e:
         return Grid(name, problem=f"{GRID} can't be read: {clean(e, 120)}")
-    scale = record.get("scale")
-    scale = scale if isinstance(scale, dict) else {}
+    scale = mapping(record.get("scale"))
     counts: Counter[str] = Counter()
     missing, cells = [], []
     for entry in grid_cells(record):
@@ -119,20 +118,11 @@ def read(folder: Path, runs: dict[Path, Run]) -> Grid:
         title, command = f"Sweep over {', '.join(swept)}", title
     fractions = [number(scale.get(key)) for key in ("updates", "width")]
     updates, width = (f if f is not None and 0 < f < 1e9 else None for f in fractions)
-    pairs, draw = _labels(record.get("pairs")), record.get("random")
-    numbers = {k: v for k, v in draw.items() if type(v) is int} if isinstance(draw, dict) else {}
-    random = {key: numbers[key] for key in ("n", "seed", "of") if key in numbers}
-    return Grid(
-        *(title, updates, width, len(cells), missing, dict(counts)),
-        folder=folder,
-        cells=cells,
-        pairs=pairs,
-        random=random,
-        command=command,
-    )
+    pairs, draw = _labels(record.get("pairs")), mapping(record.get("random"))
+    random = {key: draw[key] for key in ("n", "seed", "of") if type(draw.get(key)) is int}
+    return Grid(title, updates, width, missing, dict(counts), "", folder, cells, pairs, random, command)
 
 
 def _labels(node: object) -> dict[str, str]:
     """A mapping of names to labels, as clean text."""
-    pairs = list(node.items())[:MAX_AXES] if isinstance(node, dict) else []
-    return {clean(key, 60): clean(value, 60) for key, value in pairs}
+    return {clean(key, 60): clean(value, 60) for key, value in list(mapping(node).items())[:MAX_AXES]}

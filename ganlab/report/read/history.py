@@ -91,6 +91,11 @@ def read(path: Path, notes: list[str]) -> Summary:
     return summary
 
 
+def mapping(node: object) -> dict[str, Any]:
+    """A node of an untrusted file if it is a mapping, else an empty one."""
+    return node if isinstance(node, dict) else {}
+
+
 def _add_seconds(train_s: Curve, step: int, row: dict[str, Any]) -> None:
     """Add the duration of the updates since the previous training line."""
     rate = row.get("it_per_s")
@@ -102,8 +107,7 @@ def _add_seconds(train_s: Curve, step: int, row: dict[str, Any]) -> None:
 def _add(curves: Curves, step: int, row: dict[str, Any]) -> None:
     if "scores" in row:
         ident = text.clean(row.get("protocol_id") or "", 24)
-        own_ids = row.get("own_ids")
-        own_ids = own_ids if isinstance(own_ids, dict) else {}
+        own_ids = mapping(row.get("own_ids"))
         entries = {
             (k, text.clean(own_ids.get(k) or ident, 24)): v
             for k, v in row["scores"].items()

@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +30,8 @@ MAX_INLINE_SVG = 1_500_000  # bytes; a larger drawing is embedded as PNG
 _GENERATED = re.compile(r"(bars|curves|samples)-[a-z0-9_-]+\.(png|svg)")
 
 
-@dataclass(frozen=True)
-class View:
-    """A section as the templates need it."""
-
-    title: str
-    anchor: str
-    facts: list[str]
-    warnings: list[str]
-    pictures: list[Picture]
-    notes: list[str]
-    matrices: list[Table]
-    comparison: Table | None
-    side_by_side: Table | None
-    parts: list[tuple[str, list[Table]]]
-    score_names: list[str]
-    runs: list[tables.RunRow]
-    text_samples: list[text_samples.TextSamples]
-
-
-def view(section: Section, number: int, stem: str) -> View:
-    """Draw a section's figures and fill its tables. Figures show the last checkpoint of every run.
+def view(section: Section, number: int, stem: str) -> dict[str, Any]:
+    """What the templates need of a section: its figures, of the last checkpoint of every run, and its tables.
 
     ``stem``: common part of its figures' file names.
     """
@@ -65,9 +45,8 @@ def view(section: Section, number: int, stem: str) -> View:
         match = matches[key] = compare.match_published(section, key)
         name = labels.slug("bars", stem, key.score, *([key.protocol_id] if key.score in ambiguous else []))
         title = f"{labels.score_label(key.score)}: {section.title}{scale}"
-        published_lines = {g: bars.Line(p.value, p.std) for g, p in match.rows.items()}
-        caption = bars.Caption(title, _subtitle(section, key), match.note)
-        pictures.append(bars.draw(section, key, caption, published_lines, name))
+        texts = (title, _subtitle(section, key), match.note)
+        pictures.append(bars.draw(section, key, texts, match.rows, name))
     dataset = labels.DATASETS.get(section.dataset, section.dataset) or "this dataset"
     unknown = f"ganlab knows no published scores of these methods on {dataset}."
     notes = list(dict.fromkeys(m.note for m in matches.values() if m.note)) or [unknown]
@@ -84,21 +63,21 @@ def view(section: Section, number: int, stem: str) -> View:
         )
         pictures += [p for p in more if p is not None]
     names = tables.score_names(section)
-    return View(
-        section.title,
-        f"section-{number}",
-        tables.facts(section),
-        tables.warnings(section),
-        pictures,
-        notes,
-        [tables.matrix(section, key) for key in section.score_keys()[:48]],
-        compare.table(section, matches),
-        None if section.crowded else sidebyside.table(section),
-        [] if section.crowded else _parts(section),
-        [labels.score_label(n) for n in names],
-        tables.run_rows(section, names),
-        text_samples.read_samples(section),
-    )
+    return {
+        "title": section.title,
+        "anchor": f"section-{number}",
+        "facts": tables.facts(section),
+        "warnings": tables.warnings(section),
+        "pictures": pictures,
+        "notes": notes,
+        "matrices": [tables.matrix(section, key) for key in section.score_keys()[:48]],
+        "comparison": compare.table(section, matches),
+        "side_by_side": None if section.crowded else sidebyside.table(section),
+        "parts": [] if section.crowded else _parts(section),
+        "score_names": [labels.score_label(n) for n in names],
+        "runs": tables.run_rows(section, names),
+        "text_samples": text_samples.read_samples(section),
+    }
 
 
 def _parts(section: Section) -> list[tuple[str, list[Table]]]:
@@ -185,7 +164,7 @@ def write(
         "protocols": protocols,
         "sources": _sources(views),
     }
-    pictures = {p.name: p for v in views for p in v.pictures} | {p.name: p for p in context["crossings"]}
+    pictures = {p.name: p for v in views for p in v["pictures"]} | {p.name: p for p in context["crossings"]}
     compared = [section for section in sections if not section.crowded]
     files = {
         f"figures/{p.name}.{kind}": data
@@ -193,15 +172,16 @@ def write(
         for kind, data in (("png", p.png), ("svg", p.svg))
         if data
     }
-    files |= {
-        "results.csv": results_csv.to_csv(sections, runs).encode("utf-8", "replace"),
-        "published.csv": sidebyside.csv_of(sections).encode("utf-8", "replace"),
-        "ranking.csv": ranking.csv_of(compared).encode("utf-8", "replace"),
-        "differences.csv": significance.csv_of(compared).encode("utf-8", "replace"),
-        "report.md": _environment(html=False).get_template("page.md.j2").render(context).encode(),
-        "report.html": to_html(context).encode(),
+    texts = {
+        "results.csv": results_csv.to_csv(sections, runs),
+        "published.csv": sidebyside.csv_of(sections),
+        "ranking.csv": ranking.csv_of(compared),
+        "differences.csv": significance.csv_of(compared),
+        "report.md": _environment(html=False).get_template("page.md.j2").render(context),
+        "report.html": to_html(context),
+        **(csv_files or {}),
     }
-    files |= {name: content.encode("utf-8", "replace") for name, content in (csv_files or {}).items()}
+    files |= {name: content.encode("utf-8", "replace") for name, content in texts.items()}
     try:
         for old in (out / "figures").iterdir():
             if _GENERATED.fullmatch(old.name) and f"figures/{old.name}" not in files and not old.is_symlink():
@@ -229,10 +209,11 @@ def _unwritable(out: Path, why: str) -> EnvError:
     return EnvError(str(out), f"can't write the report ({why})", "choose another out=")
 
 
-def _sources(views: Iterable[View]) -> list[str]:
+def _sources(views: Iterable[Mapping[str, Any]]) -> list[str]:
     """The papers whose values are shown."""
-    texts = [note for v in views if v.comparison for note in v.notes]
-    texts += [field.text for v in views if v.side_by_side for row in v.side_by_side.rows for field in row]
+    texts = [note for v in views if v["comparison"] for note in v["notes"]]
+    shown = [table for v in views if (table := v["side_by_side"])]
+    texts += [field.text for table in shown for row in table.rows for field in row]
     sentences = " ".join(texts)
     papers = [p for p in published.table()["papers"].values() if "arxiv" in p]
     return [f"{p['name']}: arXiv {p['arxiv']}" for p in papers if f"{p['name']} " in sentences]
