@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ganlab.data.batches import Sampler
     from ganlab.data.packing.check import Originals, PublishedFiles
     from ganlab.data.packing.writer import Recipe
     from ganlab.types import Shape
-from ganlab.data.batches import Sampler
 from ganlab.data.fingerprint import Labels
 
 
@@ -75,6 +75,8 @@ class SampleSet:
 
     def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Sampler:
         """Create the sampler of a run with this seed."""
+        from ganlab.data.batches import Sampler
+
         return Sampler(self, device, seed, data_memory_gb)
 
     def __len__(self) -> int:

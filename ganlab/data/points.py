@@ -9,20 +9,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from ganlab.data.base import Dataset, SampleSet, memory_manifest
 from ganlab.data.batches import Sampler
 from ganlab.data.fingerprint import fingerprint
+from ganlab.rng import fold
 from ganlab.schema import Count, Positive, Range, Seed, checked
 from ganlab.types import Batch, PointShape
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 Plane = npt.NDArray[np.float32]  # points (n, 2), or (n, 1) on a line
 Draw = Callable[[int, np.random.RandomState], Plane]
@@ -59,38 +58,20 @@ class InOrder(Sampler):
     """
 
     def _order(self, epoch: int) -> Tensor:
-        import torch
-
         return torch.arange(len(self), device=None if self.on_device is None else self.device)
 
 
 class Fresh(Sampler):
     """Points drawn anew for each batch: a pure function of (seed, start), so resume needs no state."""
 
-    def __init__(self, image_set: PointSet, device: torch.device | str, seed: int) -> None:
-        import torch
+    obstacle = "its points are drawn on the host, anew for each batch"
 
+    def __init__(self, image_set: PointSet, device: torch.device | str, seed: int) -> None:
         assert image_set.draw is not None
         self.image_set, self.device, self.seed = image_set, torch.device(device), seed
         self.shard, self._draw = None, image_set.draw
 
-    @property
-    def obstacle(self) -> str:
-        return "its points are drawn on the host, anew for each batch"
-
-    @property
-    def on_device(self) -> Tensor | None:
-        return None
-
-    @property
-    def labels(self) -> Tensor | None:
-        return None
-
     def batch(self, start: int, size: int) -> Batch:
-        import torch
-
-        from ganlab.rng import fold
-
         random = np.random.RandomState(fold(self.seed, "order", start) % 2**32)
         points = torch.from_numpy(self._draw(size, random))
         return Batch((points if self.shard is None else self.shard(points)).to(self.device))
@@ -129,8 +110,6 @@ class Points(Dataset):
         return None
 
     def load(self, *, split: str | None = None) -> PointSet:
-        from ganlab.rng import fold
-
         split = self.resolve_split(split)
         random = np.random.RandomState(fold(self.data_seed, "order", SPLITS.index(split)) % 2**32)
         points = self.draw(self.n, random)

@@ -24,7 +24,6 @@ from ganlab.errors import EnvError, RunInUse
 from ganlab.runs.metrics_file import parse_line
 from ganlab.sweeps import process
 from ganlab.sweeps.plan import Job, final_status
-from ganlab.sweeps.watch import Liveness
 from ganlab.system.files import NO_FOLLOW, disk_error, sync_folder, to_strict_json, write_json
 from ganlab.system.lock import Lock, owner_of
 
@@ -73,9 +72,9 @@ class Ledger:
         """Path of the output of its tries."""
         return self.folder / f"{name}.log"
 
-    def liveness(self, name: str) -> Liveness:
-        """Its heartbeat file and stall limit."""
-        return Liveness(self.folder / f"{name}.beat", self.stall_s)
+    def heartbeat(self, name: str) -> Path:
+        """Path of the file that it touches while it makes progress."""
+        return self.folder / f"{name}.beat"
 
     def last_try(self, name: str) -> dict[str, Any]:
         """How its last try ended (``state``, ``code``, ``error``, ``tries``, ...); empty before the first."""
@@ -104,15 +103,9 @@ class Ledger:
 
     def idle_seconds(self, cell: Job) -> float:
         """Seconds since this process last saw another sweep's cell make progress."""
-        marks = tuple(
-            _stamp(path)
-            for path in (
-                self.log(cell.name),
-                self.folder / f"{cell.name}.beat",
-                cell.folder / "result.json",
-                cell.folder / "metrics.jsonl",
-            )
-        )
+        signs = [self.log(cell.name), self.heartbeat(cell.name)]
+        signs += [cell.folder / "result.json", cell.folder / "metrics.jsonl"]
+        marks = [process.stamp(path) for path in signs]
         if cell.name not in self._last_progress or self._last_progress[cell.name][0] != marks:
             self._last_progress[cell.name] = (marks, time.monotonic())
         return time.monotonic() - self._last_progress[cell.name][1]
@@ -203,10 +196,3 @@ def _origin() -> dict[str, str]:
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        return status.st_mtime_ns, status.st_size
-    return 0, 0

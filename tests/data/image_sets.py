@@ -10,7 +10,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from ganlab.data.packing import check, decoding, resizing
+from ganlab.data.packing import worker
 from ganlab.data.packing.worker import Worker, WorkerPool
 
 Files = dict[str, bytes]
@@ -38,8 +38,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def kept_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """For modules that import this: decoders outlive a test; readers of LMDB, with open files, do not."""
-    for module in (check, decoding, resizing):
-        monkeypatch.setattr(module, "WorkerPool", KeptPool)
+    monkeypatch.setattr(worker, "WorkerPool", KeptPool)
 
 
 def as_folder(path: Path, files: Files) -> Path:

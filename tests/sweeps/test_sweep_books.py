@@ -19,10 +19,9 @@ import pytest
 
 from ganlab.cli import main
 from ganlab.errors import ConfigError, SweepFailed
-from ganlab.sweeps import ledger, placement, scheduler, status, watch
+from ganlab.sweeps import ledger, placement, scheduler, status
 from ganlab.sweeps import process as process_module
 from ganlab.sweeps.plan import Job
-from ganlab.sweeps.watch import Liveness
 from ganlab.system.lock import Lock
 from ganlab.system.signals import VARIABLE
 
@@ -77,8 +76,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(process_module, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
     monkeypatch.setattr(process_module, "POLL", 0.02)
     monkeypatch.setattr(scheduler, "WAIT", 0.02)
-    monkeypatch.setattr(watch, "GRACE", 0.3)
-    monkeypatch.setattr(watch, "LAST_GRACE", 0.3)
+    monkeypatch.setattr(process_module, "GRACE", 0.3)
+    monkeypatch.setattr(process_module, "LAST_GRACE", 0.3)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -218,12 +217,12 @@ def test_books_survive_a_torn_line_and_damaged_notes(tmp_path: Path) -> None:
 
 def test_a_frozen_machine_is_no_hanging_cell(tmp_path: Path, monkeypatch: Any) -> None:
     clock = [0.0]
-    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(process_module.time, "monotonic", lambda: clock[0])
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", "import time; time.sleep(60)"], start_new_session=True
     )
     try:
-        watchdog = watch.Watchdog(process, tmp_path / "log", Liveness(tmp_path / "beat", 60.0))
+        watchdog = process_module.Watchdog(process, tmp_path / "log", tmp_path / "beat", 60.0)
         for _ in range(5):
             clock[0] += 3600
             assert not watchdog.poll([])

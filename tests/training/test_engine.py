@@ -78,8 +78,7 @@ def start(e: Experiment, on_device: bool = True) -> tuple[GAN, Feed]:
     gan.labels = torch.from_numpy(samples.labels)
     batches = Sampler(samples, CPU, e.seed)
     if on_device:
-        batches._storage = copy.copy(batches._storage)
-        batches._storage.on_device = torch.from_numpy(samples.images)
+        batches.on_device = torch.from_numpy(samples.images)
         for group in (*gan.g_optimizer.param_groups, *gan.d_optimizer.param_groups):
             group["lr"] = torch.tensor(group["lr"])
     return gan, Feed(batches, e)
