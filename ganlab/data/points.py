@@ -90,9 +90,12 @@ class Points(Dataset):
     origin = "is sampled when a run starts"
     dim = 2  # coordinates of a point
     fresh = True  # whether training draws its own points
-    n: int
-    split: str
-    data_seed: int
+
+    @checked
+    def __init__(
+        self, n: Count = 10_000, data_seed: Seed = 0, split: Literal["train", "test"] = "train"
+    ) -> None:
+        self.n, self.data_seed, self.split = n, data_seed, split
 
     @property
     def shape(self) -> PointShape:
@@ -127,12 +130,6 @@ class EightGaussians(Points):
 
     name = "8gaussians"
 
-    @checked
-    def __init__(
-        self, n: Count = 10_000, data_seed: Seed = 0, split: Literal["train", "test"] = "train"
-    ) -> None:
-        self.n, self.data_seed, self.split = n, data_seed, split
-
     def modes(self) -> tuple[Plane, float]:
         diagonal = 1 / np.sqrt(2)
         around = [(1, 0), (-1, 0), (0, 1), (0, -1)]
@@ -155,12 +152,9 @@ class TwentyFiveGaussians(Points):
 
     @checked
     def __init__(
-        self,
-        per_mode: Count = 4000,
-        data_seed: Seed = 0,
-        split: Literal["train", "test"] = "train",
+        self, per_mode: Count = 4000, data_seed: Seed = 0, split: Literal["train", "test"] = "train"
     ) -> None:
-        self.n, self.data_seed, self.split = 25 * per_mode, data_seed, split
+        super().__init__(25 * per_mode, data_seed, split)
 
     def modes(self) -> tuple[Plane, float]:
         grid = [(2 * i, 2 * j) for i in range(-2, 3) for j in range(-2, 3)]
@@ -177,12 +171,6 @@ class SwissRoll(Points):
     """scikit-learn's Swiss roll, noise 0.25, its first and third coordinate divided by 7.5; on the fly."""
 
     name = "swissroll"
-
-    @checked
-    def __init__(
-        self, n: Count = 10_000, data_seed: Seed = 0, split: Literal["train", "test"] = "train"
-    ) -> None:
-        self.n, self.data_seed, self.split = n, data_seed, split
 
     def draw(self, n: int, random: np.random.RandomState) -> Plane:
         from sklearn.datasets import make_swiss_roll
@@ -208,7 +196,8 @@ class Gaussian(Points):
         data_seed: Seed = 0,
         split: Literal["train", "test"] = "train",
     ) -> None:
-        self.mean, self.std, self.n, self.data_seed, self.split = mean, std, n, data_seed, split
+        super().__init__(n, data_seed, split)
+        self.mean, self.std = mean, std
 
     def modes(self) -> tuple[Plane, float]:
         return np.array([[self.mean]], np.float32), self.std

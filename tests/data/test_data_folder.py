@@ -81,29 +81,6 @@ def test_splits_are_top_folders(tmp_path: Path, shape: Callable[..., Path]) -> N
             folder(path, split=name).load()
 
 
-@pytest.mark.parametrize(
-    ("files", "split", "classes"),
-    [
-        ({f"photos/{k}": v for k, v in tree().items()}, None, ["cat", "dog"]),  # one folder around everything
-        ({f"a/b/{k}": v for k, v in tree("train", "test").items()}, "train", ["cat", "dog"]),
-        (tree("train"), "train", ["cat", "dog"]),
-        (tree("fold1", "fold2"), None, ["cat", "dog"]),  # same classes inside: splits by another name
-        ({f"{c}/1.png": png(1) for c in ("cats/lion", "cats/lynx", "dogs/wolf")}, None, ["cats", "dogs"]),
-        ({f"train/{c}/images/{i}.png": png(i) for c in "ab" for i in range(2)}, "train", ["a", "b"]),
-        ({f"{i}.png": png(i) for i in range(3)}, None, []),  # no folders: no labels
-        ({f"test/{i}.png": png(i) for i in range(3)} | tree("train"), "test", []),
-        ({"cat/1.png": png(1)}, None, ["cat"]),
-        ({"猫/1.png": png(1), "a b=c,d/1.png": png(2)}, None, ["a b=c,d", "猫"]),
-    ],
-)  # fmt: skip
-def test_layouts(tmp_path: Path, files: dict[str, bytes], split: str | None, classes: list[str]) -> None:
-    for shape in SHAPES:
-        data = folder(shape(tmp_path / shape.__name__, files), split=split).load()
-        assert data.classes == classes, shape.__name__
-        assert (data.labels is None) == (classes == [])
-    assert data.warnings == (() if len(classes) != 1 else ("all images are of one class, 'cat'",))
-
-
 def test_labels_can_be_left_out(tmp_path: Path) -> None:
     files = tree() | {"loose.png": png(1)}
     with pytest.raises(
