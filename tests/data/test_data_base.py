@@ -58,13 +58,6 @@ def test_labels_follow_their_images() -> None:
     assert Sampler(numbered(labels=False), "cpu", 0).batch(0, 4).y is None
 
 
-def test_batch_is_a_copy() -> None:
-    data = numbered()
-    batches = Sampler(data, "cpu", 0)
-    batches.batch(0, 10).x.zero_()
-    assert sorted(drawn(batches, 0, 10)) == list(range(10))
-
-
 def test_batch_larger_than_the_data() -> None:
     with pytest.raises(
         DataError, match=r"^batch_size: 11 is more than the 10 images of numbers train; use at"
@@ -250,12 +243,3 @@ def test_digits_resemble_their_source() -> None:
 
     small = Digits(resolution=10).load().images[:, 0, 1:-1, 1:-1]  # 8x8 and the margin: no resampling
     assert np.array_equal(small, np.rint(load_digits().images * 255 / 16).astype(np.uint8))
-
-
-def test_misspelt_split_is_answered() -> None:
-    with pytest.raises(
-        DataError, match=r"^dataset.split: digits has no split 'trian'; did you mean 'train'\?"
-    ):
-        Digits().load(split="trian")
-    with pytest.raises(ValueError, match="split: 'test' is not one of train"):
-        Digits(split="test")  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -13,7 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_sets import as_folder, as_lmdb, as_tar, as_zip, kept_workers, own_cache, tar_of_tars  # noqa: F401
+from image_sets import (  # noqa: F401
+    as_folder,
+    as_lmdb,
+    as_tar,
+    as_zip,
+    encoded,
+    kept_workers,
+    own_cache,
+    tar_of_tars,
+)
 from PIL import Image
 
 from ganlab.cli import main
@@ -26,11 +34,8 @@ from ganlab.errors import DataError, EnvError
 
 
 def image(value: int, kind: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (20, 20)) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(value).integers(0, 256, (*size, 3), np.uint8)).convert(mode).save(
-        out, kind
-    )
-    return out.getvalue()
+    pixels = np.random.default_rng(value).integers(0, 256, (*size, 3), np.uint8)
+    return encoded(Image.fromarray(pixels).convert(mode), kind)
 
 
 FILES = {f"n{c:08d}/{i:02d}.JPEG": image(10 * c + i) for c in (1, 2) for i in range(6)}

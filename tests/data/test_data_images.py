@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_sets import kept_workers  # noqa: F401
+from image_sets import encoded, kept_workers  # noqa: F401
 from PIL import Image
 
 from ganlab.data.formats.images import BadImageError, Rule, decode
@@ -21,12 +21,6 @@ from ganlab.data.packing.worker import num_cores
 from ganlab.errors import Stopped
 
 RNG = np.random.default_rng(0)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def picture(size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import lmdb
 import numpy as np
 import pytest
-from image_sets import Files, as_lmdb, kept_workers, own_cache  # noqa: F401
+from image_sets import Files, as_lmdb, encoded, kept_workers, own_cache  # noqa: F401
 from PIL import Image
 
 from ganlab.data.formats.images import Rule, decode
@@ -24,9 +23,7 @@ RNG = np.random.default_rng(0)
 
 
 def picture(value: int, kind: str = "WEBP", size: tuple[int, int] = (90, 64)) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, (value % 256, value % 7, value % 11)).save(out, kind)
-    return out.getvalue()
+    return encoded(Image.new("RGB", size, (value % 256, value % 7, value % 11)), kind)
 
 
 def key(number: int) -> str:
