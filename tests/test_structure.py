@@ -70,7 +70,6 @@ ALLOWED = {  # what only these modules may import
         "data/packing/worker.py",  # decoders, in a process that may crash
         "runs/provenance.py",  # git's commit
         "sweeps/process.py",  # cells
-        "sweeps/watch.py",
     },
     "http": {"system/download.py"},
     "hydra._internal": {"config/hydra_compose.py"},

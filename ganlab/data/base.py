@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ganlab.data.batches import Sampler
     from ganlab.data.packing.check import Originals, PublishedFiles
     from ganlab.data.packing.writer import Recipe
     from ganlab.types import Shape
-from ganlab.data.batches import Sampler
 from ganlab.data.fingerprint import Labels
 
 
@@ -60,21 +59,16 @@ class SampleSet:
         """Whether training draws fresh samples instead of iterating over ``images``."""
         return False
 
-    def to_model_input(
-        self,
-        x: Tensor,
-        dequantize: bool = False,
-        flip: bool = False,
-        generator: torch.Generator | None = None,
-        draw: Callable[..., Tensor] | None = None,
-    ) -> Tensor:
-        """Convert stored samples ``x`` to float32 model input on the same device, by their kind."""
+    def to_model_input(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Convert stored samples ``x`` to float32 model input; options: ``samples.images.to_float``."""
         from ganlab.samples.base import sample_kind
 
-        return sample_kind(self.shape).to_model_input(x, dequantize, flip, generator, draw)
+        return sample_kind(self.shape).to_model_input(x, *args, **kwargs)
 
     def batches(self, device: torch.device | str, seed: int, data_memory_gb: float | None = None) -> Sampler:
         """Create the sampler of a run with this seed."""
+        from ganlab.data.batches import Sampler
+
         return Sampler(self, device, seed, data_memory_gb)
 
     def __len__(self) -> int:

@@ -1,7 +1,6 @@
-"""Lines of text files as rows of symbols, in blocks of numpy arrays: 100 MB take seconds, memory is bounded.
+"""Lines of text files as rows of code points, in blocks of numpy arrays: 100 MB take seconds.
 
-Symbols are ids of code points in the order in which they are met (``Symbols``); ``text.py`` makes the
-vocabulary of them.
+``text.py`` makes the vocabulary of them.
 """
 
 from __future__ import annotations
@@ -20,38 +19,13 @@ from ganlab.data.formats.files import kind_of, megabytes, open_file
 from ganlab.errors import DataError
 
 Long = Literal["cut", "split", "fail"]
-Rows = npt.NDArray[np.uint16]
+Rows = npt.NDArray[np.uint32]
 PAD = "`"  # as in WGAN-GP's code (language_helpers.py)
 BLOCK = 1 << 24  # bytes read at a time
 LONGEST = 1 << 28  # bytes of a line, with what stands before it in its block
 PIECE = 1 << 22  # symbols that are handled at a time
 UNKNOWN = "\ufffd"  # Unicode's replacement character: what on_bad=replace makes of bytes that are no UTF-8
 LONE_RETURN = re.compile(rb"\r(?!\n)")
-
-
-class Symbols:
-    """Ids 1, 2, ... of code points in the order in which they are met; 0 for what is unknown.
-
-    The padding is the first. After 65,535 of them every new one is unknown too: no language has as many.
-    """
-
-    most = (1 << 16) - 1
-
-    def __init__(self) -> None:
-        self.codes = [ord(PAD)]  # code point of id 1, 2, ...
-        self._ids = np.zeros(0x110000, np.uint16)
-        self._ids[ord(PAD)] = 1
-
-    def ids(self, codes: npt.NDArray[np.uint32]) -> Rows:
-        """Of code points (n,)."""
-        ids = self._ids[codes]
-        new = np.unique(codes[ids == 0])
-        new = new[new != ord(UNKNOWN)][: self.most - len(self.codes)]
-        if not len(new):
-            return ids
-        self._ids[new] = np.arange(len(self.codes), len(self.codes) + len(new)) + 1
-        self.codes += new.tolist()
-        return self._ids[codes]
 
 
 class Counts(NamedTuple):
@@ -65,15 +39,13 @@ class Counts(NamedTuple):
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def read(
-    files: list[Path], length: int, most: int, long_lines: Long, replace: bool, symbols: Symbols
-) -> tuple[Rows, Counts]:
+def read(files: list[Path], length: int, most: int, long_lines: Long, replace: bool) -> tuple[Rows, Counts]:
     """Up to ``most`` rows (n, ``length``) of the files' lines, in order, padded; empty lines are left out.
 
     Raises DataError naming the file for what is missing, damaged or no text, and with ``long_lines=fail``
     for a line that is longer.
     """
-    parts, left, counts = [np.empty((0, length), np.uint16)], most, Counts()
+    parts, left, counts = [np.empty((0, length), np.uint32)], most, Counts()
     for file in files:
         number = 1  # of a block's first line
         for lines in _blocks(file, replace):
@@ -90,8 +62,8 @@ def read(
             lines = [line[:length].ljust(length, PAD) for line in lines if line][:left]
             at = max(1, PIECE // length)
             for i in range(0, len(lines), at):
-                codes = np.frombuffer("".join(lines[i : i + at]).encode("utf-32-le"), np.uint32)
-                parts.append(symbols.ids(codes).reshape(-1, length))
+                codes = np.frombuffer("".join(lines[i : i + at]).encode("utf-32-le"), "<u4")
+                parts.append(codes.reshape(-1, length))
             left -= len(lines)
             if not left:
                 return np.concatenate(parts), counts

@@ -27,7 +27,7 @@ from ganlab.data.packing.stream import MAX_BAD, EncodedDataset, MaxBad, OnBad
 from ganlab.data.packing.writer import Recipe
 from ganlab.errors import DataError, printable_name
 from ganlab.schema import Range, checked
-from ganlab.system.files import open_regular
+from ganlab.system.files import read_regular
 from ganlab.system.paths import expanded
 
 if TYPE_CHECKING:
@@ -116,8 +116,7 @@ class ImageNet(EncodedDataset):
             return None
         listing = printable_name(self.wanted)
         try:
-            with open(expanded(self.wanted), "rb", opener=open_regular) as file:
-                lines = file.read(1 << 24).decode("utf-8-sig", "replace").splitlines()
+            lines = read_regular(expanded(self.wanted), 1 << 24).decode("utf-8-sig", "replace").splitlines()
         except OSError as error:
             raise _bad_classes(f"{listing} cannot be read ({error.strerror})") from None
         wnids = {line.split()[0] for line in lines if line.strip()}

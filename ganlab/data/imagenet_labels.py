@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ganlab.data.formats.tar import headers, open_tar
 from ganlab.errors import DataError, GanlabError, printable_name
-from ganlab.system.files import open_regular
+from ganlab.system.files import read_regular
 
 WNID = re.compile(r"n\d{8}")
 VAL_NAME = "ILSVRC2012_val_{:08d}.JPEG"
@@ -111,7 +111,6 @@ def _kit_files(kit: Path) -> tuple[bytes, bytes]:
 
 def _read(file: Path) -> bytes:
     try:
-        with open(file, "rb", opener=open_regular) as opened:
-            return opened.read(MAX_FILE)
+        return read_regular(file, MAX_FILE)
     except OSError as error:
         raise DataError(file, f"cannot be read ({error.strerror})", "check the path") from None

@@ -11,6 +11,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 
@@ -29,12 +30,15 @@ Listing = list[tuple[str, bytes | Piece | BadImageError]]
 class Layout(ABC):
     """Images by class. ``path`` is the folder or archive; classes are WordNet ids such as n01440764."""
 
+    kind: str
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._source: Source = TarSource(path) if path.is_file() else FolderSource(path)
 
-    @abstractmethod
     def identity(self) -> dict[str, object]:
         """What tells this set from another or a changed one, by names, sizes and times."""
+        return {**self._source.identity(), "kind": self.kind}
 
     @abstractmethod
     def classes(self) -> list[str]:
@@ -52,15 +56,10 @@ class Layout(ABC):
 class ClassFolders(Layout):
     """``path/n01440764/*.JPEG``."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._source = FolderSource(path)
-
-    def identity(self) -> dict[str, object]:
-        return {**self._source.identity(), "kind": "class folders"}
+    kind = "class folders"
 
     def classes(self) -> list[str]:
-        folders = self._source.top()[1]
+        folders = FolderSource(self.path).top()[1]
         others = [name for name in folders if not WNID.fullmatch(name)]
         if others or not folders:
             names = printable_name(", ".join(others[:5])) or "no folder"
@@ -75,26 +74,23 @@ class ClassFolders(Layout):
 class TarOfTars(Layout):
     """``ILSVRC2012_img_train.tar``: one tar per class, ``n01440764.tar``, read where they lie."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._source = TarSource(path)
-        self._classes: dict[str, Piece] = {}
+    kind = "tar of tars"
 
-    def identity(self) -> dict[str, object]:
-        return {**self._source.identity(), "kind": "tar of tars"}
+    @cached_property
+    def _classes(self) -> dict[str, Piece]:
+        classes = {}
+        for member in self._source.members():
+            stem, ending = os.path.splitext(member.name.rpartition("/")[2])
+            if WNID.fullmatch(stem) and ending == ".tar" and member.piece:
+                classes[stem] = member.piece
+        if not classes:
+            raise DataError(self.path, "contains no class tar such as n01440764.tar", FIX)
+        return classes
 
     def classes(self) -> list[str]:
-        if not self._classes:
-            for member in self._source.members():
-                stem, ending = os.path.splitext(member.name.rpartition("/")[2])
-                if WNID.fullmatch(stem) and ending == ".tar" and member.piece:
-                    self._classes[stem] = member.piece
-        if not self._classes:
-            raise DataError(self.path, "contains no class tar such as n01440764.tar", FIX)
         return sorted(self._classes)
 
     def images(self, wnid: str) -> Listing:
-        self.classes()
         return _listed(TarSource(self.path, self._classes[wnid]))
 
     def count(self, classes: list[str]) -> int:
@@ -107,29 +103,33 @@ class TarOfTars(Layout):
 class FlatVal(Layout):
     """Validation images side by side in a folder or the official tar. labels: file name -> class."""
 
-    def __init__(self, path: Path, labels: dict[str, str]) -> None:
+    kind = "flat validation set"
+
+    def __init__(self, path: Path, annotations: Annotations) -> None:
         super().__init__(path)
-        self.labels = labels
-        self._source = TarSource(path) if path.is_file() else FolderSource(path)
-        self._images: dict[str, Listing] = {}
+        self.labels = annotations.val
+        if not self.labels:
+            fix = f"put Kaggle's {KAGGLE} or {DEVKIT} (folder or .tar.gz) beside it"
+            raise DataError(path, "the labels of the validation images are missing", fix)
 
     def identity(self) -> dict[str, object]:
         text = "".join(f"{name} {wnid}\n" for name, wnid in sorted(self.labels.items()))
-        labels = hashlib.sha256(text.encode()).hexdigest()
-        return {**self._source.identity(), "kind": "flat validation set", "labels_sha256": labels}
+        return {**super().identity(), "labels_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
     def classes(self) -> list[str]:
         return sorted(set(self.labels.values()))
 
+    @cached_property
+    def _images(self) -> dict[str, Listing]:
+        images: dict[str, Listing] = defaultdict(list)
+        for name, content in _listed(self._source):
+            if (its := self.labels.get(name.rpartition("/")[2])) is None:
+                what = f"{printable_name(name)} has no label"
+                raise DataError(self.path, what, "check the file of labels")
+            images[its].append((name, content))
+        return images
+
     def images(self, wnid: str) -> Listing:
-        if not self._images:
-            by_class: dict[str, Listing] = defaultdict(list)
-            for name, content in _listed(self._source):
-                if (its := self.labels.get(name.rpartition("/")[2])) is None:
-                    what = f"{printable_name(name)} has no label"
-                    raise DataError(self.path, what, "check the file of labels")
-                by_class[its].append((name, content))
-            self._images = by_class
         return self._images.get(wnid, [])
 
 
@@ -151,7 +151,7 @@ def find(root: Path, split: str) -> tuple[Layout, dict[str, str]]:
         if path_exists(folder := root / inside / split) and folder.is_dir():
             annotations = read_annotations((root, folder, folder.parent), split == "val")
             if split == "val" and any(is_image_name(name) for name in FolderSource(folder).top()[0]):
-                return FlatVal(folder, _needed(folder, annotations)), annotations.names
+                return FlatVal(folder, annotations), annotations.names
             return ClassFolders(folder), annotations.names
     if path_exists(root / official):
         return _tar_layout(root / official, split)
@@ -166,14 +166,7 @@ def _tar_layout(tar: Path, split: str) -> tuple[Layout, dict[str, str]]:
     annotations = read_annotations((tar.parent,), split == "val")
     if split == "train":
         return TarOfTars(tar), annotations.names
-    return FlatVal(tar, _needed(tar, annotations)), annotations.names
-
-
-def _needed(path: Path, annotations: Annotations) -> dict[str, str]:
-    if not annotations.val:
-        fix = f"put Kaggle's {KAGGLE} or {DEVKIT} (folder or .tar.gz) beside it"
-        raise DataError(path, "the labels of the validation images are missing", fix)
-    return annotations.val
+    return FlatVal(tar, annotations), annotations.names
 
 
 def _listed(source: Source) -> Listing:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,7 +64,7 @@ class Lsun(EncodedDataset):
         return ("train", "val")
 
     def _images(self, split: str, sources: list[_Source], after: list[Any] | None) -> Originals:
-        counts = [min(source.count(), self.limit or source.count()) for source in sources]
+        counts = [min(n, self.limit or n) for n in (source.count() for source in sources)]
         several = len(sources) > 1
         root = sources[0].path.parent if several else sources[0].path
         files = self._files(sources, counts, after or [0, 0, None])
@@ -108,52 +107,39 @@ class Lsun(EncodedDataset):
         return Recipe(name, split, shape, {"kind": "lsun", "categories": identities}, transform)
 
 
-class _Source(ABC):
-    """The images of one category."""
+class _Database:
+    """An LMDB database of one category."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @abstractmethod
-    def identity(self) -> dict[str, Any]: ...
-
-    @abstractmethod
-    def count(self) -> int: ...
-
-    @abstractmethod
-    def images(self, done: int, last: str | None) -> Iterator[tuple[str, bytes | Piece | BadImageError]]:
-        """(name, content) in order, but for the first ``done``, of which ``last`` is the last one's name."""
-
-
-class _Database(_Source):
     def identity(self) -> dict[str, Any]:
-        entries, info = count_entries(self.path), os.stat(data_file(self.path))
-        return {"kind": "lmdb", "path": str(self.path), "entries": entries, "bytes": info.st_size,
+        info = os.stat(data_file(self.path))
+        return {"kind": "lmdb", "path": str(self.path), "entries": self.count(), "bytes": info.st_size,
                 "mtime_ns": info.st_mtime_ns}  # fmt: skip
 
     def count(self) -> int:
         return count_entries(self.path)
 
     def images(self, done: int, last: str | None) -> Iterator[tuple[str, bytes | Piece | BadImageError]]:
+        """(name, content) in order, but for the first ``done``, of which ``last`` is the last one's name."""
         for key, value in read_entries(self.path, None if last is None else last.encode("latin1")):
             yield key.decode("latin1"), value  # the keys are hashes in ASCII; any bytes come back whole
 
 
-class _Folder(_Source):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._source = FolderSource(path)
-
-    def identity(self) -> dict[str, Any]:
-        return self._source.identity()
+class _Folder(FolderSource):
+    """A folder of images of one category."""
 
     def count(self) -> int:
-        return sum(is_image_name(member.name) for member in self._source.members())
+        return sum(is_image_name(member.name) for member in self.members())
 
     def images(self, done: int, last: str | None) -> Iterator[tuple[str, bytes | Piece | BadImageError]]:
-        images = (m for m in self._source.members() if is_image_name(m.name))
+        images = (m for m in self.members() if is_image_name(m.name))
         for member in itertools.islice(images, done, None):
             yield member.name, member.content()
+
+
+_Source = _Database | _Folder
 
 
 def _matching(path: Path, category: str, split: str) -> Path:

@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from ganlab.data.fingerprint import Labels, Pixels
-from ganlab.data.formats.files import progress
-from ganlab.data.formats.images import Resample, resize
+from ganlab.data.formats.images import Resample
 from ganlab.data.packing.download import Remote, remotes
 from ganlab.data.packing.originals import Original, SeparateFiles
 from ganlab.data.packing.writer import Recipe, Writer
@@ -61,7 +60,7 @@ class Mnist(SeparateFiles):
     file_names = tuple(other for name in SUMS for other in _spellings(name))
     sums = SUMS
     folder_names = ("MNIST/raw", "mnist")
-    side = SIDE
+    side, padded = SIDE, 32
 
     @checked
     def __init__(
@@ -85,13 +84,7 @@ class Mnist(SeparateFiles):
         if self.limit and split in (self.split, "rest"):
             rows = self._rows(len(images), split)
             images, labels = images[rows], labels[rows]
-        writer.expect(len(images))
-        if self.resolution > SIDE and self.resolution != 32:
-            writer.count("enlarged", len(images))
-        with progress(f"packing {self.name} {split}", len(images)) as advance:
-            for block in np.array_split(images, -(-len(images) // BLOCK)):
-                writer.add(self._sized(block)[:, None])
-                advance(len(block))
+        self.add(writer, np.array_split(images[:, None], -(-len(images) // BLOCK)), len(images), split)
         writer.classes = CLASSES
         writer.add_labels(labels)
 
@@ -109,17 +102,10 @@ class Mnist(SeparateFiles):
         order = torch.randperm(count, generator=generator("cpu", self.limit_seed, "order")).numpy()
         return order[self.limit :] if split == "rest" else order[: self.limit]
 
-    def _sized(self, images: Pixels) -> Pixels:
-        """uint8 (n, 28, 28) at the resolution."""
-        from PIL import Image
-
-        if self.resolution == SIDE:
-            return images
-        if self.resolution == 32:
-            return np.pad(images, ((0, 0), (2, 2), (2, 2)))
-        side = self.resolution
-        sized = [resize(Image.fromarray(i), side, "resize", self.resample) for i in images]
-        return np.stack([np.asarray(picture) for picture in sized])
+    def sized(self, images: Pixels) -> Pixels:
+        if self.resolution == self.padded:
+            return np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
+        return super().sized(images)
 
     def _read(self, original: Original, split: str) -> tuple[Pixels, Labels]:
         """Images (n, 28, 28) and labels (n,) of the two files of ``split``. Raises DataError."""

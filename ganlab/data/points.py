@@ -9,20 +9,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from ganlab.data.base import Dataset, SampleSet, memory_manifest
 from ganlab.data.batches import Sampler
 from ganlab.data.fingerprint import fingerprint
+from ganlab.rng import fold
 from ganlab.schema import Count, Positive, Range, Seed, checked
 from ganlab.types import Batch, PointShape
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 Plane = npt.NDArray[np.float32]  # points (n, 2), or (n, 1) on a line
 Draw = Callable[[int, np.random.RandomState], Plane]
@@ -59,8 +58,6 @@ class InOrder(Sampler):
     """
 
     def _order(self, epoch: int) -> Tensor:
-        import torch
-
         return torch.arange(len(self), device=None if self.on_device is None else self.device)
 
 
@@ -68,25 +65,11 @@ class Fresh(Sampler):
     """Points drawn anew for each batch: a pure function of (seed, start), so resume needs no state."""
 
     def __init__(self, image_set: PointSet, device: torch.device | str, seed: int) -> None:
-        import torch
-
         assert image_set.draw is not None
         self.image_set, self.device, self.seed = image_set, torch.device(device), seed
         self.shard, self._draw = None, image_set.draw
 
-    @property
-    def on_device(self) -> Tensor | None:
-        return None
-
-    @property
-    def labels(self) -> Tensor | None:
-        return None
-
     def batch(self, start: int, size: int) -> Batch:
-        import torch
-
-        from ganlab.rng import fold
-
         random = np.random.RandomState(fold(self.seed, "order", start) % 2**32)
         points = torch.from_numpy(self._draw(size, random))
         return Batch((points if self.shard is None else self.shard(points)).to(self.device))
@@ -105,9 +88,12 @@ class Points(Dataset):
     origin = "is sampled when a run starts"
     dim = 2  # coordinates of a point
     fresh = True  # whether training draws its own points
-    n: int
-    split: str
-    data_seed: int
+
+    @checked
+    def __init__(
+        self, n: Count = 10_000, data_seed: Seed = 0, split: Literal["train", "test"] = "train"
+    ) -> None:
+        self.n, self.data_seed, self.split = n, data_seed, split
 
     @property
     def shape(self) -> PointShape:
@@ -125,8 +111,6 @@ class Points(Dataset):
         return None
 
     def load(self, *, split: str | None = None) -> PointSet:
-        from ganlab.rng import fold
-
         split = self.resolve_split(split)
         random = np.random.RandomState(fold(self.data_seed, "order", SPLITS.index(split)) % 2**32)
         points = self.draw(self.n, random)
@@ -143,12 +127,6 @@ class EightGaussians(Points):
     """Eight modes on a circle of radius 2, deviation 0.02, everything divided by 1.414; drawn on the fly."""
 
     name = "8gaussians"
-
-    @checked
-    def __init__(
-        self, n: Count = 10_000, data_seed: Seed = 0, split: Literal["train", "test"] = "train"
-    ) -> None:
-        self.n, self.data_seed, self.split = n, data_seed, split
 
     def modes(self) -> tuple[Plane, float]:
         diagonal = 1 / np.sqrt(2)
@@ -172,12 +150,9 @@ class TwentyFiveGaussians(Points):
 
     @checked
     def __init__(
-        self,
-        per_mode: Count = 4000,
-        data_seed: Seed = 0,
-        split: Literal["train", "test"] = "train",
+        self, per_mode: Count = 4000, data_seed: Seed = 0, split: Literal["train", "test"] = "train"
     ) -> None:
-        self.n, self.data_seed, self.split = 25 * per_mode, data_seed, split
+        super().__init__(25 * per_mode, data_seed, split)
 
     def modes(self) -> tuple[Plane, float]:
         grid = [(2 * i, 2 * j) for i in range(-2, 3) for j in range(-2, 3)]
@@ -194,12 +169,6 @@ class SwissRoll(Points):
     """scikit-learn's Swiss roll, noise 0.25, its first and third coordinate divided by 7.5; on the fly."""
 
     name = "swissroll"
-
-    @checked
-    def __init__(
-        self, n: Count = 10_000, data_seed: Seed = 0, split: Literal["train", "test"] = "train"
-    ) -> None:
-        self.n, self.data_seed, self.split = n, data_seed, split
 
     def draw(self, n: int, random: np.random.RandomState) -> Plane:
         from sklearn.datasets import make_swiss_roll
@@ -225,7 +194,8 @@ class Gaussian(Points):
         data_seed: Seed = 0,
         split: Literal["train", "test"] = "train",
     ) -> None:
-        self.mean, self.std, self.n, self.data_seed, self.split = mean, std, n, data_seed, split
+        super().__init__(n, data_seed, split)
+        self.mean, self.std = mean, std
 
     def modes(self) -> tuple[Plane, float]:
         return np.array([[self.mean]], np.float32), self.std

@@ -11,13 +11,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ganlab.data.base import Dataset, SampleSet, memory_manifest
-from ganlab.data.corpus import PAD, PIECE, Counts, Long, Rows, Symbols, read
+from ganlab.data.corpus import PAD, PIECE, UNKNOWN, Counts, Long, Rows, read
 from ganlab.data.fingerprint import HASH_BLOCK, finish_fingerprint
 from ganlab.data.formats.files import log
 from ganlab.data.formats.source import FolderSource
@@ -26,12 +26,9 @@ from ganlab.schema import Count, Range, Seed, Unit, checked
 from ganlab.system.paths import expanded
 from ganlab.types import TextShape
 
-if TYPE_CHECKING:
-    pass
-
 Ids = npt.NDArray[np.int16]
 SPLITS = ("train", "test")
-UNKNOWN = "\ufffd"  # how symbol 0 is written
+CODES = 0x110000  # of Unicode
 
 
 @dataclass(frozen=True)
@@ -107,30 +104,29 @@ class Text(Dataset):
         """Both splits, or the one there is."""
         from ganlab.rng import fold
 
-        root, symbols = self._root(), Symbols()
+        root = self._root()
         train, held = files_of(root)
-        rows, counts = self._read(root, train, symbols)
+        rows, counts = self._read(root, train)
         order = np.random.RandomState(fold(self.data_seed, "order") % 2**32).permutation(len(rows))
         if self.held_out and len(rows) < 2:
             raise DataError(root, "has one line, and dataset.held_out wants some", "leave it out")
         first = min(max(round(self.held_out * len(rows)), self.held_out > 0), len(rows) - 1)
         orders = {"train": order[first:], "test": order[:first]}
-        vocabulary, table = self._vocabulary(root, rows, orders["train"], symbols)
+        vocabulary, table = self._vocabulary(root, rows, orders["train"])
         parts = {"train": (rows, orders["train"], counts, len(train))}
         if self.held_out:
             parts["test"] = (rows, orders["test"], Counts(), len(train))
         elif held:
-            held_rows, held_counts = self._read(root, held, symbols)
-            table = np.pad(table, (0, len(symbols.codes) + 1 - len(table)))
+            held_rows, held_counts = self._read(root, held)
             parts["test"] = (held_rows, np.arange(len(held_rows)), held_counts, len(held))
         return {
             split: self._set(split, _looked_up(*part[:2], table), vocabulary, *part[2:])
             for split, part in parts.items()
         }
 
-    def _read(self, root: Path, files: list[Path], symbols: Symbols) -> tuple[Rows, Counts]:
-        how = (self.length, self.max_lines, self.long_lines, self.on_bad == "replace")
-        rows, counts = read(files, *how, symbols)
+    def _read(self, root: Path, files: list[Path]) -> tuple[Rows, Counts]:
+        replace = self.on_bad == "replace"
+        rows, counts = read(files, self.length, self.max_lines, self.long_lines, replace)
         if not len(rows):
             what = f"all its {counts.empty:,} lines are empty" if counts.empty else "it contains no text"
             raise DataError(root, what, "give a text file, or a folder of them")
@@ -139,21 +135,19 @@ class Text(Dataset):
             log.warning("%s: %s; dataset.long_lines=split keeps all of them", printable_name(root), what)
         return rows, counts
 
-    def _vocabulary(
-        self, root: Path, rows: Rows, order: npt.NDArray[np.int64], symbols: Symbols
-    ) -> tuple[list[str], Ids]:
-        """The symbols, and the number of each id among them. Raises DataError where there is one only."""
-        counts = np.zeros(len(symbols.codes) + 1, np.int64)
+    def _vocabulary(self, root: Path, rows: Rows, order: npt.NDArray[np.int64]) -> tuple[list[str], Ids]:
+        """The symbols, and the number of each code point. Raises DataError where there is one only."""
+        counts = np.zeros(CODES, np.int64)
         for part in _pieces(order, self.length):
-            counts += np.bincount(rows[part].reshape(-1), minlength=len(counts))
-        if (counts[2:] > 0).sum() + bool(counts[0]) < 2:
+            counts += np.bincount(rows[part].reshape(-1), minlength=CODES)
+        if np.count_nonzero(counts) - bool(counts[ord(PAD)]) < 2:
             raise DataError(root, "has only one symbol: nothing to learn", "give another text")
-        codes = np.array([-1, *symbols.codes])
-        best = np.lexsort((codes, -counts))
-        best = best[(best > 0) & (counts[best] > 0)][: self.max_vocabulary - 1]
-        table = np.zeros(len(codes), np.int16)
+        counts[ord(UNKNOWN)] = 0
+        codes = np.flatnonzero(counts)
+        best = codes[np.lexsort((codes, -counts[codes]))][: self.max_vocabulary - 1]
+        table = np.zeros(CODES, np.int16)
         table[best] = np.arange(len(best)) + 1
-        return [UNKNOWN, *(chr(c) for c in codes[best])], table
+        return [UNKNOWN, *map(chr, best)], table
 
     def _set(self, split: str, ids: Ids, vocabulary: list[str], counts: Counts, files: int) -> TextSet:
         unknown = sum(int((part == 0).sum()) for part in np.array_split(ids, 1 + ids.size // PIECE))

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from ganlab.schema import Quantize
@@ -97,15 +96,8 @@ class SampleKind(ABC):
     def describe(self) -> str:
         """The shape in words."""
 
-    def to_model_input(
-        self,
-        x: Tensor,
-        dequantize: bool = False,
-        flip: bool = False,
-        generator: torch.Generator | None = None,
-        draw: Callable[..., Tensor] | None = None,
-    ) -> Tensor:
-        """Stored samples (B, ...) as float32 model input, on the same device."""
+    def to_model_input(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Stored samples (B, ...) as float32 model input, on the same device. Options: ``to_float``."""
         return x
 
     @abstractmethod

@@ -29,15 +29,8 @@ class Images(SampleKind):
     def describe(self) -> str:
         return f"{self.shape.height}x{self.shape.width}, {self.shape.channels} channels"
 
-    def to_model_input(
-        self,
-        x: Tensor,
-        dequantize: bool = False,
-        flip: bool = False,
-        generator: torch.Generator | None = None,
-        draw: Callable[..., Tensor] | None = None,
-    ) -> Tensor:
-        return to_float(x, dequantize, flip, generator, draw)
+    def to_model_input(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return to_float(x, *args, **kwargs)
 
     def to_stored(self, x: Tensor, how: Quantize = "round") -> Tensor:
         return quantize(x, how)

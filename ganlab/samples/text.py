@@ -31,7 +31,7 @@ class Text(SampleKind):
     def describe(self) -> str:
         return f"lines of {self.shape.length} characters, a vocabulary of at most {self.shape.vocabulary}"
 
-    def to_model_input(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def to_model_input(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         hot = torch.zeros(x.shape[0], self.shape.vocabulary, x.shape[1], device=x.device)
         return hot.scatter_(1, x.long().unsqueeze(1), 1.0)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ganlab.config.files import GRIDS, display, find, options_of, read
 from ganlab.errors import ConfigError, Mistake, suggest
 from ganlab.sweeps.placement import MAX_CELLS
-from ganlab.sweeps.random_search import DRAW, LABEL, RandomSet, collecting
+from ganlab.sweeps.random_search import DRAW, LABEL, RandomSet, collecting, read_labels
 from ganlab.sweeps.random_search import overrides as _overrides
 from ganlab.sweeps.random_search import read as _read_random
 
@@ -170,15 +170,7 @@ def _read_block(block: Any, where: str) -> Block:
 
 def _read_axis(axis: str, values: Any, where: str) -> dict[str, list[str]]:
     """Label -> overrides of an axis. In a list, the entries are values of the key named like the axis."""
-    if isinstance(values, dict) and values:
-        labels = {str(label): _overrides(words, f"{where}.{label}") for label, words in values.items()}
-    elif isinstance(values, list) and values and all(isinstance(v, str | int | float) for v in values):
-        labels = {_label(axis, value): [f"{axis}={value}"] for value in values}
-        if len(labels) < len(values):
-            raise ConfigError(where, "repeats a value", "keep one")
-    else:
-        what = "must be a list of values, or a mapping from labels to overrides"
-        raise ConfigError(where, what, "write [A, B]")
+    labels = read_labels(values, where, lambda v: (_label(axis, v), [f"{axis}={v}"]), _overrides)
     for label in labels:
         if not LABEL.fullmatch(label):
             raise ConfigError(where, f"{label!r} can't name a folder", "use letters, digits, . _ + -")

@@ -1,9 +1,9 @@
-"""A sweep's ledger: its cells, which process runs each, and how each try ended. Safe to share.
+"""A sweep's ledger: which process runs each cell, and how each try ended. Safe to share.
 
-``sweep.jsonl`` is append-only: every cell with its identity and overrides, on disk before the first starts,
-then a line for each start and end of a try. Beside it, for each cell: ``CELL.lock``, held by the process that
-runs it; ``CELL.json``, how its last try ended; ``CELL.log``, the output of all tries; ``CELL.beat``, touched
-while it makes progress. Several sweeps of one folder, on one machine or many, share one ledger.
+``sweep.jsonl`` is append-only: a line for each start and end of a try (``grid.json`` has the cells). Beside
+it, for each cell: ``CELL.lock``, held by the process that runs it; ``CELL.json``, how its last try ended;
+``CELL.log``, the output of all tries; ``CELL.beat``, touched while it makes progress. Several sweeps of one
+folder, on one machine or many, share one ledger.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ganlab.errors import EnvError, RunInUse
 from ganlab.runs.metrics_file import parse_line
 from ganlab.sweeps import process
 from ganlab.sweeps.plan import Job, final_status
-from ganlab.sweeps.watch import Liveness
 from ganlab.system.files import NO_FOLLOW, disk_error, sync_folder, to_strict_json, write_json
 from ganlab.system.lock import Lock, owner_of
 
@@ -48,24 +47,9 @@ class Ledger:
             raise EnvError(str(folder), f"can't be created ({error.strerror})", fix) from error
         self._last_progress: dict[str, tuple[object, float]] = {}
 
-    def record_sweep(self, cells: Sequence[Job]) -> None:
-        """Record the cells that are new, and remember each cell's last try before this sweep."""
+    def begin(self, cells: Sequence[Job]) -> None:
+        """Remember each cell's last try before this sweep."""
         self.previous_ids = {cell.name: self.last_try(cell.name).get("id") for cell in cells}
-        recorded = {(row.get("cell"), row.get("identity")) for row in read_records(self.folder)}
-        new = [
-            {
-                "event": "cell",
-                "cell": cell.name,
-                "identity": cell.identity,
-                "config": cell.config,
-                "overrides": cell.overrides,
-                "run": str(cell.folder),
-                "steps": cell.steps,
-            }
-            for cell in cells
-            if (cell.name, cell.identity) not in recorded
-        ]
-        self._append([*new, {"event": "sweep", "cells": len(cells), **_origin()}])
 
     # ---- one cell
 
@@ -73,9 +57,9 @@ class Ledger:
         """Path of the output of its tries."""
         return self.folder / f"{name}.log"
 
-    def liveness(self, name: str) -> Liveness:
-        """Its heartbeat file and stall limit."""
-        return Liveness(self.folder / f"{name}.beat", self.stall_s)
+    def heartbeat(self, name: str) -> Path:
+        """Path of the file that it touches while it makes progress."""
+        return self.folder / f"{name}.beat"
 
     def last_try(self, name: str) -> dict[str, Any]:
         """How its last try ended (``state``, ``code``, ``error``, ``tries``, ...); empty before the first."""
@@ -104,15 +88,9 @@ class Ledger:
 
     def idle_seconds(self, cell: Job) -> float:
         """Seconds since this process last saw another sweep's cell make progress."""
-        marks = tuple(
-            _stamp(path)
-            for path in (
-                self.log(cell.name),
-                self.folder / f"{cell.name}.beat",
-                cell.folder / "result.json",
-                cell.folder / "metrics.jsonl",
-            )
-        )
+        signs = [self.log(cell.name), self.heartbeat(cell.name)]
+        signs += [cell.folder / "result.json", cell.folder / "metrics.jsonl"]
+        marks = [process.stamp(path) for path in signs]
         if cell.name not in self._last_progress or self._last_progress[cell.name][0] != marks:
             self._last_progress[cell.name] = (marks, time.monotonic())
         return time.monotonic() - self._last_progress[cell.name][1]
@@ -123,7 +101,7 @@ class Ledger:
         with contextlib.suppress(OSError), open(self.log(name), "a", encoding="utf-8") as log:
             if log.tell():
                 log.write(f"---- try {tries}, {_now()}\n")
-        self._append([{"event": "started", "cell": name, **_origin()}])
+        self._append({"event": "started", "cell": name, **_origin()})
 
     def record_end(self, cell: Job, end: process.ProcessResult, stopping: bool) -> str:
         """Record that a try ended; returns the state, "failed" if the result contradicts the exit code.
@@ -141,7 +119,7 @@ class Ledger:
         tries, log = self.failed_tries(cell.name) + 1, str(self.log(cell.name))
         last = {"id": os.urandom(8).hex(), **outcome, "tries": tries, "log": log, **_origin()}
         write_json(self.folder / f"{cell.name}.json", last)
-        self._append([{"event": "ended", "cell": cell.name, **outcome, **_origin()}])
+        self._append({"event": "ended", "cell": cell.name, **outcome, **_origin()})
         return state
 
     def row(self, cell: Job, state: str) -> dict[str, Any]:
@@ -165,10 +143,9 @@ class Ledger:
             "log": str(self.log(cell.name)) if self.log(cell.name).exists() else "",
         }
 
-    def _append(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append records in one write, and fsync. Raises EnvError."""
-        path = self.folder / TABLE
-        text = "".join(json.dumps(to_strict_json(r), ensure_ascii=True) + "\n" for r in records)
+    def _append(self, record: Mapping[str, Any]) -> None:
+        """Append a record in one write, and fsync. Raises EnvError."""
+        path, text = self.folder / TABLE, json.dumps(to_strict_json(record)) + "\n"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o666)
             try:
@@ -203,10 +180,3 @@ def _origin() -> dict[str, str]:
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        return status.st_mtime_ns, status.st_size
-    return 0, 0

@@ -1,6 +1,7 @@
-"""Subprocesses of a sweep: start them, forward signals, report how they ended; tables of the results.
+"""Subprocesses of a sweep: start them, forward signals, end those that hang, report how they ended.
 
-A crash, a leak or a divergence stays in its process. Imports no Hydra and no torch.
+A crash, a leak or a divergence stays in its process. Signs of progress are the run's heartbeat file
+(``system/signals.py``) and its growing log. Imports no Hydra and no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ganlab.errors import Diverged, RunInUse
-from ganlab.sweeps.watch import NO_LIVENESS, Liveness, Watchdog
 from ganlab.system.files import read_regular
 from ganlab.system.paths import python_path
 from ganlab.system.signals import SIGNALS, VARIABLE
@@ -26,6 +26,9 @@ from ganlab.text import clean
 # -P: a yaml.py in the working folder must not shadow the library
 COMMAND = [sys.executable, "-P", "-m", "ganlab", "train"]
 POLL = 0.2  # seconds between polls of a running process
+GRACE = 60.0  # seconds from SIGTERM of a hanging process to SIGABRT, which writes its traceback
+LAST_GRACE = 10.0  # and from there to SIGKILL
+MAX_INTERVAL = 5.0  # seconds that one poll may count for: a suspended machine is not a hanging cell
 FINAL = frozenset({2, 3, 4})  # exit codes of config, data and checkpoint errors, which a retry can't mend
 
 
@@ -44,15 +47,20 @@ def run(
     cwd: str | Path,
     env: Mapping[str, str],
     signals: Callable[[], Sequence[int]],
-    liveness: Liveness = NO_LIVENESS,
+    heartbeat: Path | None = None,
+    stall_s: float = 0.0,
     pass_fds: Sequence[int] = (),
 ) -> ProcessResult:
     """Run ``command``, append its output to ``log``, and return how it ended.
 
-    ``signals()``: all signals so far; two are forwarded, the third kills the process. ``pass_fds``: file
-    descriptors to inherit. Raises OSError if the process can't start.
+    ``signals()``: all signals so far; two are forwarded, the third kills the process. ``heartbeat``,
+    ``stall_s``: see ``Watchdog``. ``pass_fds``: file descriptors to inherit. Raises OSError if the process
+    can't start.
     """
     began = time.monotonic()
+    own = {"PYTHONFAULTHANDLER": "1", **env, "PYTHONPATH": python_path(env)}  # tracebacks of crashes in C
+    if heartbeat is not None:
+        own[VARIABLE] = str(heartbeat.absolute())
     with open(log, "ab") as file:
         start = os.fstat(file.fileno()).st_size
         process = subprocess.Popen(
@@ -61,21 +69,92 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=_env(env, liveness),
+            env=own,
             pass_fds=[*pass_fds],
             start_new_session=True,  # a terminal's Ctrl-C must not reach it twice
         )
-    watchdog = Watchdog(process, log, liveness)
+    watchdog = Watchdog(process, log, heartbeat, stall_s)
     while not watchdog.poll(signals()):
         time.sleep(POLL)
     reason = watchdog.stall_reason or failure_reason(watchdog.code, log, start)
     return ProcessResult(watchdog.code, time.monotonic() - began, reason)
 
 
-def _env(env: Mapping[str, str], liveness: Liveness) -> dict[str, str]:
-    """``env`` with ganlab's PYTHONPATH, the heartbeat file, and tracebacks of crashes in C."""
-    own = {"PYTHONFAULTHANDLER": "1", **env, "PYTHONPATH": python_path(env)}
-    return own | ({VARIABLE: str(liveness.heartbeat.absolute())} if liveness.heartbeat else {})
+class Watchdog:
+    """Watches one process: its heartbeat file and log may stall for ``stall_s`` seconds (0: no limit).
+
+    ``stall_reason``: why it was terminated, or an empty string.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Path, heartbeat: Path | None = None, stall_s: float = 0.0
+    ) -> None:
+        self.process, self.stall_s, self.stall_reason = process, stall_s, ""
+        self._signs = [path for path in (heartbeat, log) if path]
+        self._marks: list[tuple[int, int]] = []
+        self._polled, self._idle_s = time.monotonic(), 0.0
+        self._num_forwarded = 0
+        self._num_kills = 0  # signals sent because the process hangs
+        if heartbeat is not None:
+            with contextlib.suppress(OSError):
+                heartbeat.touch()
+
+    def poll(self, signals: Sequence[int]) -> bool:
+        """Forward new signals, the third as SIGKILL; terminate a hanging process. True: it has ended.
+
+        Once it has, the rest of its session (data workers) is killed.
+        """
+        if self._has_ended():
+            self._kill()  # before its process group's number can be reused
+            self.process.wait()
+            return True
+        for signum in signals[self._num_forwarded :]:
+            self._num_forwarded += 1
+            if self._num_forwarded > 2:
+                self._kill()
+            else:
+                self.process.send_signal(signum)
+        if self.stall_s:
+            self._end_if_stalled()
+        return False
+
+    @property
+    def code(self) -> int:
+        """The exit code; 128 + N if signal N killed it."""
+        code = self.process.returncode
+        return 128 - code if code < 0 else code
+
+    def _has_ended(self) -> bool:
+        if self.process.returncode is None and hasattr(os, "waitid"):
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT  # without reaping it
+            return os.waitid(os.P_PID, self.process.pid, options) is not None
+        return self.process.poll() is not None
+
+    def _end_if_stalled(self) -> None:
+        now, marks = time.monotonic(), [stamp(path) for path in self._signs]
+        idle = marks == self._marks or self._num_kills > 0
+        self._idle_s = self._idle_s + min(now - self._polled, MAX_INTERVAL) if idle else 0.0
+        self._polled, self._marks = now, marks
+        limits = (self.stall_s, self.stall_s + GRACE, self.stall_s + GRACE + LAST_GRACE)
+        if self._num_kills < len(limits) and self._idle_s >= limits[self._num_kills]:
+            self.stall_reason = f"no progress for {self.stall_s / 60:g} minutes"
+            if self._num_kills == 2:
+                self._kill()
+            else:
+                self.process.send_signal((signal.SIGTERM, signal.SIGABRT)[self._num_kills])
+            self._num_kills += 1
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Time and size of a file, which change as it grows or is touched; zeros without one."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_mtime_ns, status.st_size
+    return 0, 0
 
 
 def will_be_requeued() -> bool:

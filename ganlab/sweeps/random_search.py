@@ -21,9 +21,9 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ganlab.errors import ConfigError, Mistake, suggest
 
@@ -31,6 +31,7 @@ DRAW = "draw"  # the axis whose labels are the members: a000, a001, ...
 KEYS = ("n", "seed", "choices")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _NUMBER = re.compile(r"\d{1,9}")
+T = TypeVar("T")
 ByLabel = dict[str, list[str]]  # label of an axis -> overrides; "": for all cells
 
 
@@ -144,19 +145,27 @@ def _read_labels(
     key: str, values: Any, axes: Mapping[str, Mapping[str, list[str]]], where: str
 ) -> dict[str, ByLabel]:
     """Label -> overrides of one key."""
+
+    def of_value(value: object) -> tuple[str, ByLabel]:
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        return text, {"": [f"{key}={text}"]}
+
+    return read_labels(values, where, of_value, lambda words, at: _by_label(words, axes, at))
+
+
+def read_labels(
+    values: Any, where: str, of_value: Callable[[Any], tuple[str, T]], of_words: Callable[[Any, str], T]
+) -> dict[str, T]:
+    """Label -> overrides, from a list of values or a mapping from labels. Raises ConfigError."""
     if isinstance(values, list) and values and all(isinstance(v, str | int | float) for v in values):
-        labels = {_to_text(v): {"": [f"{key}={_to_text(v)}"]} for v in values}
+        labels = dict(map(of_value, values))
         if len(labels) < len(values):
             raise ConfigError(where, "repeats a value", "keep one")
         return labels
     if isinstance(values, dict) and values:
-        return {str(label): _by_label(words, axes, f"{where}.{label}") for label, words in values.items()}
+        return {str(label): of_words(words, f"{where}.{label}") for label, words in values.items()}
     what = "must be a list of values, or a mapping from labels to overrides"
     raise ConfigError(where, what, "write [a, b]")
-
-
-def _to_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _by_label(content: Any, axes: Mapping[str, Mapping[str, list[str]]], where: str) -> ByLabel:

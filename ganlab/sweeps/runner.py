@@ -41,7 +41,7 @@ def sweep(
     """
     launcher = launchers.choose(launcher_overrides, plan, config_dirs)
     ledger = Ledger(plan.ledger, rules.stall_s)
-    ledger.record_sweep(plan.jobs)
+    ledger.begin(plan.jobs)
     signals: list[int] = []
     scheduler = Scheduler(
         plan.jobs,

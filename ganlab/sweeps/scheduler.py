@@ -144,7 +144,8 @@ class Scheduler:
                     cwd=self.cwd,
                     env=self._env(job, slot),
                     signals=self.signals,
-                    liveness=self.ledger.liveness(job.name),
+                    heartbeat=self.ledger.heartbeat(job.name),
+                    stall_s=self.ledger.stall_s,
                     pass_fds=[self.claims[job.name].fileno()],
                 )
             except OSError as error:

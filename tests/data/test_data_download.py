@@ -13,8 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from ganlab.data.packing import pack
-from ganlab.data.packing.download import REMOTES, Remote, fetch, remotes
+from ganlab.data.packing.download import Remote, fetch
 from ganlab.errors import EnvError
 from ganlab.system import download
 
@@ -170,12 +169,6 @@ def test_more_than_there_is_starts_anew(remote: Remote) -> None:
     assert Handler.requests == ["0"]
 
 
-def test_no_server(remote: Remote) -> None:
-    nowhere = Remote("toy", "toy.tar.gz", "http://127.0.0.1:9/toy", remote.size, remote.md5, remote.sha256)
-    with pytest.raises(EnvError, match=r"download failed \(.*Connection refused\)"):
-        fetch(nowhere)
-
-
 def test_a_wrong_file_by_hand(remote: Remote) -> None:
     remote.path.parent.mkdir(parents=True)
     remote.path.write_bytes(b"half")
@@ -190,19 +183,3 @@ def test_one_of_many_downloads(remote: Remote) -> None:
     for thread in threads:
         thread.join(30)
     assert Handler.requests == ["0"]
-
-
-def test_no_room(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganlab.data.formats.files.free_bytes", lambda folder: 10)
-    with pytest.raises(EnvError, match=r"0\.5 MB needed"):
-        fetch(remote)
-    assert Handler.requests == []
-
-
-def test_what_is_known() -> None:
-    assert pack.REMOTES is REMOTES
-    assert [r.file for r in remotes("cifar10")] == ["cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"]
-    for remote in REMOTES:
-        assert remote.url.startswith("https://") or remote.dataset == "svhn"  # whose server has no https
-        assert (len(remote.sha256), len(remote.md5)) == (64, 32)
-        assert remote.size > (1e3 if remote.part else 1e8)

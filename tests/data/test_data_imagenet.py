@@ -98,6 +98,8 @@ def test_every_layout_makes_the_same_pack(tmp_path: Path) -> None:
         assert sets[1].classes == ["n01440764 tench", "n01443537 goldfish", "n02105855 Shetland sheepdog"]
     direct = small(roots[0] / "train").load()
     assert direct.fingerprint == small(roots[0]).load().fingerprint
+    expected = [decode(TRAIN[n], ImageNetRule(32, preprocess="plain")) for n in sorted(TRAIN)]
+    assert np.array_equal(direct.images, np.stack(expected))
     by_tar = small(roots[2] / "ILSVRC2012_img_train.tar").load()
     assert by_tar.fingerprint == direct.fingerprint
 
@@ -112,15 +114,6 @@ def bomb() -> bytes:
     return gzip.compress(info.tobuf() + bytes(10240))
 
 
-def test_hidden_files_and_pipes_among_flat_images_are_passed_over(tmp_path: Path) -> None:
-    root = as_folder(
-        tmp_path / "in", {f"val/{n}": d for n, d in VAL.items()} | {"LOC_val_solution.csv": CSV.encode()}
-    )
-    as_folder(root, {"val/._ILSVRC2012_val_00000001.JPEG": b"macOS"})
-    os.mkfifo(root / "val" / "pipe.JPEG")
-    assert len(small(root, split="val").load()) == len(VAL)
-
-
 def test_a_thin_strip_is_refused_before_it_is_enlarged() -> None:
     """Its shorter side brought to 256, 1x100000 pixels would be 26 GB."""
     strip = io.BytesIO()
@@ -128,13 +121,6 @@ def test_a_thin_strip_is_refused_before_it_is_enlarged() -> None:
     with pytest.raises(BadImageError, match="1x100000 pixels, too long to be enlarged"):
         decode(strip.getvalue(), ImageNetRule(32))
     assert decode(strip.getvalue(), ImageNetRule(32, preprocess="plain")).shape == (3, 32, 32)
-
-
-def test_the_order_is_by_class_and_name(tmp_path: Path) -> None:
-    root = as_folder(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()})
-    data = small(root).load()
-    expected = [decode(TRAIN[n], ImageNetRule(32, preprocess="plain")) for n in sorted(TRAIN)]
-    assert np.array_equal(data.images, np.stack(expected))
 
 
 def test_the_papers_preprocessing(tmp_path: Path) -> None:
@@ -265,52 +251,6 @@ def test_a_subset_of_the_classes(tmp_path: Path) -> None:
         small(root, classes=str(tmp_path / "nothing")).load()
 
 
-def test_links_on_a_shared_disk_are_followed(tmp_path: Path) -> None:
-    real = as_folder(tmp_path / "real", TRAIN)
-    (tmp_path / "in" / "train").mkdir(parents=True)
-    for wnid in WNIDS:
-        (tmp_path / "in" / "train" / wnid).symlink_to(real / wnid)
-    assert len(small(tmp_path / "in").load()) == 9
-
-
-def test_a_class_that_leads_nowhere_is_named(tmp_path: Path) -> None:
-    root = as_folder(
-        tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()} | {"train/lost+found/x": b""}
-    )
-    assert small(root).splits() == ("train", "val")
-    (root / "train" / "n02105856").symlink_to("gone")
-    with pytest.raises(DataError, match=r"train/n02105856: is a broken link"):
-        small(root).load()
-    (root / "train" / "n02105856").unlink()
-    (root / "train" / "n01440764" / "x.JPEG").symlink_to("gone")
-    assert small(root).load().manifest["counts"] == {"skipped": 1}  # as any broken image
-
-
-def test_links_in_the_tar_of_tars(tmp_path: Path) -> None:
-    """A hard link to an image, a symbolic one, and a class that is another's."""
-    inner, outer = io.BytesIO(), io.BytesIO()
-    with tarfile.open(fileobj=inner, mode="w") as file:
-        add(file, "./n01440764_1.JPEG", jpeg())
-        add(file, "./n01440764_2.JPEG", b"./n01440764_1.JPEG", tarfile.LNKTYPE)
-        add(file, "./n01440764_3.JPEG", b"n01440764_2.JPEG", tarfile.SYMTYPE)
-    with tarfile.open(fileobj=outer, mode="w") as file:
-        add(file, "./n01440764.tar", inner.getvalue())
-        add(file, "./n01443537.tar", b"n01440764.tar", tarfile.SYMTYPE)
-    data = small(as_folder(tmp_path, {"ILSVRC2012_img_train.tar": outer.getvalue()})).load()
-    assert data.manifest["class_counts"] == [3, 3]
-
-
-def add(file: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> None:
-    """A file, or a link to the name ``data``."""
-    info = tarfile.TarInfo(name)
-    info.type = kind
-    if kind == tarfile.REGTYPE:
-        info.size = len(data)
-    else:
-        info.linkname = data.decode()
-    file.addfile(info, io.BytesIO(data))
-
-
 def test_files_replaced_in_place_are_another_pack(tmp_path: Path) -> None:
     flat = {f"val/{n}": d for n, d in VAL.items()} | {"LOC_val_solution.csv": CSV.encode()}
     root = as_folder(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()} | flat)
@@ -324,14 +264,6 @@ def test_files_replaced_in_place_are_another_pack(tmp_path: Path) -> None:
         assert pack.outdated(new) == [old.folder]
         os.utime(file, ns=(1, 1))
         assert len({old.key, new.key, small(root).recipe(split).key}) == 3
-
-
-def test_a_changed_tree_is_another_pack(tmp_path: Path) -> None:
-    root = as_folder(tmp_path / "in", {f"train/{n}": d for n, d in TRAIN.items()})
-    before = small(root).pack_folder("train")
-    assert small(root).pack_folder("train") == before
-    (root / "train" / "n01440764" / "new.JPEG").write_bytes(jpeg())
-    assert small(root).pack_folder("train") != before
 
 
 def test_unknown_layouts_say_what_was_looked_for(tmp_path: Path, cache: Path) -> None:
@@ -351,11 +283,6 @@ def test_unknown_layouts_say_what_was_looked_for(tmp_path: Path, cache: Path) ->
         small(root).load()
     with pytest.raises(DataError, match=r"no val split of ImageNet; looked for val/, .*img_val\.tar"):
         small(root, split="val").load()
-    mixed = as_folder(
-        tmp_path / "mixed", {f"train/{n}": d for n, d in TRAIN.items()} | {"train/extra/1.JPEG": b""}
-    )
-    with pytest.raises(DataError, match="but it contains extra;"):
-        small(mixed).load()
     flat = as_folder(tmp_path / "flat", {f"val/{n}": d for n, d in VAL.items()})
     with pytest.raises(
         DataError, match=r"val: the labels of the validation images are missing; put Kaggle's LOC_val"
@@ -405,11 +332,7 @@ def test_damaged_tars(tmp_path: Path) -> None:
     path = tmp_path / "ILSVRC2012_img_train.tar"
     for data, says in (
         (whole[: len(whole) // 2], r"damaged archive \("),
-        (whole[:700], r"damaged archive \("),
-        (b"", "damaged archive"),
-        (b"<html>404</html>" * 100, r"damaged archive \("),
         (tar_bytes({"readme.txt": b"x"}), "contains no class tar such as n01440764.tar"),
-        (tar_bytes({"n01440764.tar": b"x" * 5000}), r"damaged archive \("),
         (tar_bytes({"n01440764.tar": backwards()}), r"damaged archive \('x.JPEG' has a negative size"),
         (backwards(), r"damaged archive \('x.JPEG' has a negative size"),
     ):
@@ -418,12 +341,3 @@ def test_damaged_tars(tmp_path: Path) -> None:
             small(path).load()
     with pytest.raises(DataError, match=r"is not ILSVRC2012_img_val\.tar"):
         small(path, split="val").load()
-
-
-def test_a_broken_image_inside_a_tar_is_counted(tmp_path: Path) -> None:
-    train = TRAIN | {"n01440764/n01440764_18.JPEG": b"not an image"}
-    path = as_folder(tmp_path, {"ILSVRC2012_img_train.tar": tar_of_tars(train)})
-    data = small(path).load()
-    assert len(data) == 8
-    assert data.manifest["counts"] == {"skipped": 1}
-    assert "n01440764/n01440764_18.JPEG: not an image in a format" in data.manifest["examples"][0]

@@ -8,25 +8,19 @@ import struct
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from image_sets import kept_workers  # noqa: F401
+from image_sets import encoded, kept_workers  # noqa: F401
 from PIL import Image
 
 from ganlab.data.formats.images import BadImageError, Rule, decode
 from ganlab.data.packing.decoding import Encoded, decode_all
-from ganlab.errors import Stopped, printable_name
+from ganlab.data.packing.worker import num_cores
+from ganlab.errors import Stopped
 
 RNG = np.random.default_rng(0)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def picture(size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Image.Image:
@@ -181,8 +175,6 @@ def test_max_pixels_goes_beyond_pillows_limit() -> None:
 LARGE = zlib.compress(b"a" * 3_000_000)
 METADATA = {
     "color profile": chunk(b"iCCP", b"icc\0\0" + LARGE),
-    "compressed text": chunk(b"zTXt", b"prompt\0\0" + LARGE),
-    "international text": chunk(b"iTXt", b"workflow\0\0\0\0\0" + b"a" * 3_000_000),
     "compressed international text": chunk(b"iTXt", b"workflow\0\1\0\0\0" + LARGE),
     "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"a" * 3_000_000),
     "70 MB of texts": chunk(b"tEXt", b"c\0" + b"a" * 700_000) * 100,
@@ -209,25 +201,20 @@ def test_small_xmp_still_tells_which_way_is_up() -> None:
     assert np.array_equal(pixels, decoded(encoded(image.rotate(180)))[0])
 
 
-BAD: dict[str, Callable[[], bytes]] = {
-    "empty": lambda: b"",
-    "text": lambda: b"I am a text file renamed to .png\n" * 10,
-    "html": lambda: b"<!DOCTYPE html><html>404</html>",
-    "heic": lambda: b"\0\0\0\x18ftypheic" + bytes(100),
-    "tiff": lambda: encoded(picture(), "TIFF"),
-    "svg": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "gif": lambda: encoded(picture(), "GIF"),
-    "ppm": lambda: encoded(picture(), "PPM"),
-    "png without its end": lambda: encoded(picture())[:-12],
-    "signature only": lambda: b"\x89PNG\r\n\x1a\n",
-    "wrong crc": lambda: encoded(picture())[:20] + b"\xff" + encoded(picture())[21:],
-}
-
-
 def test_what_is_no_image_says_so() -> None:
-    for make in BAD.values():
-        with pytest.raises(BadImageError, match=r"not an image in a format|broken image"):
-            decoded(make())
+    png = encoded(picture())
+    for data, says in (
+        (b"I am a text file renamed to .png\n" * 10, r"\(JPEG, PNG, WEBP, BMP\), but text$"),
+        (b"\0\0\0\x18ftypheic" + bytes(100), "but a HEIC or AVIF image$"),
+        (encoded(picture(), "TIFF"), "but a TIFF image$"),
+        (encoded(picture(), "GIF"), "but a GIF image$"),
+        (encoded(picture(), "PPM"), "but a PPM image$"),
+        (png[:-12], "broken image"),
+        (b"\x89PNG\r\n\x1a\n", "not an image in a format"),
+        (png[:20] + b"\xff" + png[21:], "broken image"),
+    ):
+        with pytest.raises(BadImageError, match=says):
+            decoded(data)
 
 
 @pytest.mark.parametrize("where", ["load", "getexif"])
@@ -242,12 +229,6 @@ def test_a_signal_while_one_is_decoded_is_not_its_damage(where: str, monkeypatch
     monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile." + where, interrupted)
     with pytest.raises(Stopped):
         decode(file.getvalue(), Rule(8, channels=3))
-
-
-def test_other_formats_are_named() -> None:
-    for kind, name in (("gif", "a GIF image"), ("heic", "a HEIC or AVIF image"), ("tiff", "a TIFF image")):
-        with pytest.raises(BadImageError, match=rf"\(JPEG, PNG, WEBP, BMP\), but {name}$"):
-            decoded(BAD[kind]())
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
@@ -272,15 +253,14 @@ def test_flipped_bits_never_escape_as_another_error() -> None:
                     assert decoded(bytes(rotten))[0].shape == (3, 8, 8)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_stays_in_order(workers: int | None) -> None:
+def test_a_stream_stays_in_order() -> None:
     files = []
     for i in range(300):
         grey = Image.new("L", (8, 8), i % 251)
         data = encoded(grey) if i % 100 != 7 else b"no image"
         files.append(Encoded(f"{i}.png", i, data))
     files.append(Encoded("gone\x1b[31m.png", 300, BadImageError("cannot be read")))
-    blocks = list(decode_all(iter(files), Rule(8, channels=1), workers))
+    blocks = list(decode_all(iter(files), Rule(8, channels=1)))
     labels = np.concatenate([b.labels for b in blocks]).tolist()
     assert labels == [i for i in range(300) if i % 100 != 7]
     pixels = np.concatenate([b.images for b in blocks])[:, 0, 0, 0].tolist()
@@ -299,12 +279,7 @@ def test_a_stream_is_read_no_further_than_needed() -> None:
             read += 1
             yield Encoded(str(i), 0, data)
 
-    blocks = decode_all(files(), Rule(8), workers=1)
+    blocks = decode_all(files(), Rule(8))
     next(blocks)
-    assert read < 600
+    assert read < 400 * num_cores()
     blocks.close()
-
-
-def test_names_are_fit_for_messages() -> None:
-    assert printable_name("a\x1b[31mb\n\udcff.png") == "a?[31mb??.png"
-    assert printable_name("Größe 猫.png") == "Größe 猫.png"

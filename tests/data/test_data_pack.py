@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +17,11 @@ import numpy as np
 import pytest
 
 from ganlab.data.fingerprint import fingerprint
-from ganlab.data.formats import files
 from ganlab.data.formats.files import progress
 from ganlab.data.packing import pack as packs
 from ganlab.data.packing.pack import open_pack, pack, verify_pack
 from ganlab.data.packing.writer import Recipe, Writer
 from ganlab.errors import DataError, EnvError
-from ganlab.system import signals
-from ganlab.system.lock import Lock
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
@@ -80,27 +76,9 @@ def test_what_goes_in_comes_out(cache: Path) -> None:
     verify_pack(folder)
 
 
-def test_without_labels() -> None:
-    def only_images(writer: Writer) -> None:
-        writer.add(IMAGES)
-
-    made = pack(recipe(), only_images)
-    assert made.labels is None
-    assert made.fingerprint == fingerprint(IMAGES, None)
-    assert not (recipe().folder / "labels.i64").exists()
-
-
 def test_the_key_follows_source_and_transform() -> None:
-    changes: list[dict[str, Any]] = [
-        {},
-        {"source": {"path": "y"}},
-        {"transform": {"fit": "crop"}},
-        {"split": "test"},
-        {"shape": (1, 4, 4)},
-    ]
-    keys = {recipe(**change).key for change in changes}
-    assert len(keys) == 5
-    assert recipe().key == recipe().key
+    changes: list[dict[str, Any]] = [{}, {"source": {"path": "y"}}, {"transform": {"fit": "crop"}}]
+    assert len({recipe(**change).key for change in changes}) == 3
     odd = recipe(name="a/b ../\n", split="train+unlabeled").folder
     assert odd.parent == recipe().folder.parent
     assert odd.name.startswith("a-b-..--train+unlabeled-4-") or "/" not in odd.name
@@ -111,10 +89,8 @@ def test_a_failure_leaves_nothing(cache: Path) -> None:
         writer.add(IMAGES)
         raise DataError("x", "broken")
 
-    for failure in (fails, lambda writer: None):
-        with pytest.raises(DataError):
-            pack(recipe(), failure)
-        assert leftovers(cache) == []
+    with pytest.raises(DataError):
+        pack(recipe(), fails)
     with pytest.raises(ValueError, match="expected uint8"):
         pack(recipe(), lambda writer: writer.add(IMAGES[:, :1]))
     assert leftovers(cache) == []
@@ -123,11 +99,6 @@ def test_a_failure_leaves_nothing(cache: Path) -> None:
 
 def shorten(folder: Path) -> None:
     os.truncate(folder / "images.u8", 100)
-
-
-def lengthen(folder: Path) -> None:
-    with (folder / "images.u8").open("ab") as file:
-        file.write(b"x")
 
 
 def rewrite(name: str, data: bytes) -> Callable[[Path], None]:
@@ -144,19 +115,13 @@ def edit(key: str, value: object) -> Callable[[Path], None]:
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "images cut": shorten,
-    "images too long": lengthen,
     "images gone": lambda folder: (folder / "images.u8").unlink(),
-    "labels gone": lambda folder: (folder / "labels.i64").unlink(),
     "labels changed": rewrite("labels.i64", bytes(160)),
-    "manifest gone": lambda folder: (folder / "manifest.json").unlink(),
-    "manifest empty": rewrite("manifest.json", b""),
     "manifest not JSON": rewrite("manifest.json", b"{"),
     "manifest a list": rewrite("manifest.json", b"[]"),
     "manifest of the future": edit("format", 99),
     "shape of another": edit("shape", [21, 3, 4, 4]),
-    "shape with a zero": edit("shape", [0, 3, 4, 4]),
     "shape negative": edit("shape", [-20, -3, 4, 4]),
-    "shape huge": edit("shape", [1 << 62, 3, 4, 4]),
     "shape a word": edit("shape", "many"),
     "classes missing": edit("classes", None),
 }
@@ -188,25 +153,6 @@ def test_flipped_pixels_are_found_by_verify() -> None:
     open_pack(folder)  # sizes are right
     with pytest.raises(DataError, match="its sha256 does not match the manifest"):
         verify_pack(folder)
-
-
-def test_a_rebuild_that_fails_keeps_no_half(cache: Path) -> None:
-    pack(recipe(), fill)
-    shorten(recipe().folder)
-
-    def gone(writer: Writer) -> None:
-        raise DataError("dataset.path", "does not exist")
-
-    with pytest.raises(DataError, match="does not exist"):
-        pack(recipe(), gone)
-    assert leftovers(cache) == [recipe().folder.name]
-
-
-def test_an_open_map_survives_a_rebuild() -> None:
-    first = pack(recipe(), fill)
-    (recipe().folder / "labels.i64").unlink()
-    pack(recipe(), fill)
-    assert np.array_equal(first.images, IMAGES)
 
 
 CHILD = """
@@ -292,21 +238,6 @@ def test_a_prepared_cache_may_be_read_only(cache: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(packs, "locked", never)  # nothing is locked, so nothing is written
     monkeypatch.setattr(packs, "writing", never)
     pack(recipe(), never)
-
-
-def test_to_wait_for_anothers_pack_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "beat"
-    path.touch()
-    os.utime(path, (0, 0))
-    monkeypatch.setenv(signals.VARIABLE, str(path))
-    monkeypatch.setattr(signals, "_last", -1e9)
-    other = Lock(tmp_path / "lock")
-    later = threading.Timer(0.3, other.release)
-    later.start()
-    with files.locked(tmp_path / "lock", "packing"):
-        pass
-    later.join()
-    assert path.stat().st_mtime > 0
 
 
 def test_permissions_follow_the_umask() -> None:

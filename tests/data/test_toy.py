@@ -31,12 +31,11 @@ from ganlab.metrics.modes import Modes, coverage
 from ganlab.metrics.protocol import Protocol
 from ganlab.metrics.wasserstein1 import Wasserstein1, distance
 from ganlab.models.mlp import MLP
-from ganlab.papers import labels
 from ganlab.report.read import collect
 from ganlab.training import trainer
 from ganlab.training.build import build_gan
 from ganlab.training.step import update
-from ganlab.types import Batch, ImageShape, PointShape
+from ganlab.types import Batch, PointShape
 
 CPU = torch.device("cpu")
 PROTOCOL = Protocol(name="toy", is_n_fake=300, fid_n_fake=300)
@@ -169,15 +168,6 @@ def test_networks_have_the_released_size_and_start() -> None:
     assert all(not layer.bias.any() for layer in d.layers)
 
 
-def test_a_deep_mlp_of_images_ends_in_tanh() -> None:
-    nets = MLP(width=0.03, depth=12, z_dim=3)
-    g = nets.generator(ImageShape(1, 4, 4), 0)
-    assert len(g.layers) == 12
-    x = g(100 * torch.randn(6, 3))
-    assert x.shape == (6, 1, 4, 4)
-    assert float(x.detach().abs().max()) <= 1
-
-
 # ---- scores ----------------------------------------------------------------------------------------------
 
 
@@ -220,11 +210,6 @@ def test_a_run_is_scored_and_a_set_without_modes_has_w1_alone(tmp_path: Path) ->
         train(experiment(dataset=data, run_dir=str(run), steps=2, eval_every=0))
         (run_info,) = collect.collect([run])
         assert {s.name for s in run_info.scores if s.checkpoint == "last"} == names
-        assert sorted(p.name for p in (run / "samples").iterdir())[-1] == "step-000000002.png"
-
-
-def test_the_good_direction_of_each_score_is_known() -> None:
-    assert [labels.better(name) for name in ("w1", "modes", "high_quality")] == ["lower", "higher", "higher"]
 
 
 # ---- runs ------------------------------------------------------------------------------------------------
@@ -239,7 +224,6 @@ def train(e: Experiment) -> None:
 
 RUNS: dict[str, Callable[[], dict[str, Any]]] = {
     "fresh": dict,
-    "in-order": lambda: {"dataset": TwentyFiveGaussians(per_mode=5), "ema": 0.9},
     "fixed": lambda: {"fixed_generator": 1.0},  # G's optimizer never steps
 }
 
@@ -285,18 +269,6 @@ def test_a_fixed_generator_is_real_points_moved_and_stays(
     assert all(torch.equal(a, b) for a, b in zip(before, game.generator.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(d_before, game.discriminator.parameters(), strict=True))
     assert {"d", "gp", "d_real", "d_fake"} <= set(values)
-
-
-def test_a_shift_alone_fixes_the_generator(tmp_path: Path) -> None:
-    made = {"dataset": Gaussian(n=300), "fixed_shift": 4.0}
-    run = tmp_path / "run"
-    train(experiment(run_dir=str(run), steps=2, sample_every=1, **made))
-    subject = Subject(*collect.collect([run]))
-    subject.__dict__["experiment"] = experiment(**made)
-    game, _ = subject.restore()
-    assert torch.equal(subject.fake(game, 300, 0).x, subject.real(game, 300, 0).x + 4)
-    assert (run / "samples" / "step-000000002.png").exists()
-    assert not subject.run.scores
 
 
 def test_a_fixed_generator_has_no_scores_and_its_fakes_are_shown(tmp_path: Path) -> None:

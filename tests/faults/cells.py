@@ -23,7 +23,7 @@ import sklearn.datasets  # noqa: F401 - slow, and once is enough
 import torch._inductor  # noqa: F401
 
 from ganlab.cli import main
-from ganlab.sweeps import process, scheduler, watch
+from ganlab.sweeps import process, scheduler
 
 AT = "step-000000004"
 WAYS = ("raise", "exit", "abort", "segfault", "kill", "memory", "hang")
@@ -104,7 +104,7 @@ def fork_cells(sabotaged: bool = False) -> None:
     process.subprocess = SimpleNamespace(Popen=popen, **names)  # type: ignore[attr-defined]
     process.POLL, scheduler.WAIT = 0.02, 0.05
     scheduler.IN_USE_RETRY_S = 0.5  # type: ignore[attr-defined]
-    watch.GRACE, watch.LAST_GRACE = 0.5, 0.5
+    process.GRACE, process.LAST_GRACE = 0.5, 0.5
 
 
 def sabotage(words: Sequence[str]) -> None:

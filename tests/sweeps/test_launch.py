@@ -68,7 +68,7 @@ def test_both_commands_give_their_cells_to_a_launcher(command: str, place: Path,
 def make(folder: Path, *names: str, **rules: Any) -> tuple[scheduler.Scheduler, ledger.Ledger]:
     jobs = [Job(n, {}, ["seed=0", f"run_dir={folder / 'out' / n}"], folder / "out" / n, 4) for n in names]
     books = ledger.Ledger(folder / "ledger")
-    books.record_sweep(jobs)
+    books.begin(jobs)
     return scheduler.Scheduler(jobs, books, Rules(**rules)), books
 
 
@@ -108,27 +108,6 @@ def test_a_launcher_that_starts_nothing_is_not_asked_again(place: Path) -> None:
 
     assert sweep.launch(launcher) is error
     assert sweep.states == {"a": "pending"}
-
-
-def test_a_launched_cell_that_others_run_is_waited_for_then_launched(place: Path) -> None:
-    sweep, _ = make(place, "a")
-    sweep.jobs[0].folder.mkdir(parents=True)
-    lock, launches = Lock(sweep.jobs[0].folder / ".lock"), list[str]()
-
-    def busy(job: Job) -> bool:
-        lock.release()  # it died meanwhile
-        return sweep.states[job.name] == "elsewhere"
-
-    def launcher(jobs: list[Job]) -> dict[str, str]:
-        launches.extend(job.name for job in jobs)
-        for job in jobs:
-            finish(job)
-        return {}
-
-    sweep._is_busy = busy  # type: ignore[method-assign]
-    assert sweep.launch(launcher) is None
-    assert launches == ["a"]
-    assert sweep.states == {"a": "finished"}
 
 
 def test_a_cell_that_ends_while_it_is_claimed_does_not_run_again(place: Path, monkeypatch: Any) -> None:

@@ -12,7 +12,6 @@ from conftest import MeanExtractor
 
 from ganlab.evaluation.generate import CHUNK
 from ganlab.experiment import Experiment, Scoring
-from ganlab.extractors.inception import Inception
 from ganlab.metrics.fid import FID
 from ganlab.metrics.protocol import Protocol
 from ganlab.sweeps import cost
@@ -24,7 +23,7 @@ from ganlab.types import Features
 CPU = torch.device("cpu")
 
 
-def scored(extractor: MeanExtractor | Inception, batch_size: int | None = None) -> Scoring:
+def scored(extractor: MeanExtractor, batch_size: int | None = None) -> Scoring:
     return Scoring(extractor, Protocol("t", 10, 10, batch_size=batch_size), {"fid": FID()})
 
 
@@ -50,16 +49,6 @@ def test_a_timed_pass_is_an_evaluations_and_leaves_the_game_as_it_is(tiny: Calla
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(v, before[k]) for k, v in pack_gan(game)[0].items())
     assert torch.is_grad_enabled()
-
-
-def test_without_weights_there_is_no_speed_and_no_download(
-    tiny: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr("ganlab.extractors.inception.fetch", lambda *_: pytest.fail("a download"))
-    e = tiny(metric=scored(Inception()))
-    game = build_gan(e, CPU)
-    assert cost.scoring_seconds(e, game, CPU) is None
 
 
 def test_a_run_tells_what_evaluation_costs(

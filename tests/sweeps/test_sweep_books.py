@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,10 +18,9 @@ import pytest
 
 from ganlab.cli import main
 from ganlab.errors import ConfigError, SweepFailed
-from ganlab.sweeps import ledger, placement, scheduler, status, watch
+from ganlab.sweeps import ledger, placement, scheduler
 from ganlab.sweeps import process as process_module
 from ganlab.sweeps.plan import Job
-from ganlab.sweeps.watch import Liveness
 from ganlab.system.lock import Lock
 from ganlab.system.signals import VARIABLE
 
@@ -77,8 +75,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(process_module, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
     monkeypatch.setattr(process_module, "POLL", 0.02)
     monkeypatch.setattr(scheduler, "WAIT", 0.02)
-    monkeypatch.setattr(watch, "GRACE", 0.3)
-    monkeypatch.setattr(watch, "LAST_GRACE", 0.3)
+    monkeypatch.setattr(process_module, "GRACE", 0.3)
+    monkeypatch.setattr(process_module, "LAST_GRACE", 0.3)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -111,13 +109,11 @@ def test_the_table_is_on_the_disk_before_anything_starts(place: Path, monkeypatc
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(scheduler.Scheduler, "run_locally", never)
     assert multirun("0,7") == 130
-    (path,) = place.glob("outputs/.sweeps/*/sweep.jsonl")
-    assert str(path) in synced
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(t["cell"], t["run"]) for t in records[:2]] == [("000", "outputs/x/s0"), ("001", "outputs/x/s7")]
-    assert records[0]["overrides"] == ["+experiment=digits", "++seed=0", "++run_dir='outputs/x/s${seed}'"]
-    assert records[0]["identity"] != records[1]["identity"]
-    assert len(records[0]["identity"]) == 12
+    (path,) = place.glob("outputs/.sweeps/*/grid.json")
+    assert any(Path(name).parent == path.parent and ".grid.json" in name for name in synced)
+    cells = json.loads(path.read_text())["cells"]
+    assert [(c["name"], c["run"]) for c in cells] == [("000", "../../x/s0"), ("001", "../../x/s7")]
+    assert cells[0]["overrides"] == ["+experiment=digits", "++seed=0", "++run_dir='outputs/x/s${seed}'"]
 
 
 def test_a_hanging_cell_is_ended_and_tried_again_and_a_slow_one_is_not(place: Path, capsys: Any) -> None:
@@ -157,7 +153,6 @@ def test_what_failed_is_told_with_its_own_line_and_left_alone_if_asked(place: Pa
     ("words", "says"),
     [
         (["sweep.max_jobs=2"], "sweep: 3 combinations; must be 1 to 2; sweep over fewer values"),
-        (["sweep.retry=always"], "retry: 'always' is not one of failed, never"),
         (["sweep.stall_minutes=-1"], "stall_minutes: '-1' is not a number of at least 0"),
         (["sweep.retri=never"], "sweep.retri: unknown key of a sweep; did you mean 'retry'?"),
         (["batch_size=range(1,10000000000)"], "sweep: 29999999997 combinations"),
@@ -197,9 +192,10 @@ def test_books_survive_a_torn_line_and_damaged_notes(tmp_path: Path) -> None:
     (tmp_path / "sweep.jsonl").write_bytes(b'{"event": "cell", "ce')
     (tmp_path / "a.json").write_bytes(b"\xff{")
     sweep_ledger = ledger.Ledger(tmp_path)
-    sweep_ledger.record_sweep([cell])
-    sweep_ledger.record_sweep([cell])
-    assert [r["event"] for r in ledger.read_records(tmp_path)] == ["cell", "sweep", "sweep"]
+    sweep_ledger.begin([cell])
+    sweep_ledger.record_start("a")
+    sweep_ledger.record_start("a")
+    assert [r["event"] for r in ledger.read_records(tmp_path)] == ["started", "started"]
     assert sweep_ledger.failed_tries("a") == 0
     assert (
         sweep_ledger.record_end(cell, process_module.ProcessResult(137, 1.0, "died"), stopping=False)
@@ -212,18 +208,18 @@ def test_books_survive_a_torn_line_and_damaged_notes(tmp_path: Path) -> None:
     assert sweep_ledger.failed_tries("a") == ledger.MAX_TRIES
     assert sweep_ledger.record_end(cell, process_module.ProcessResult(143, 1.0), stopping=True) == "stopped"
     later = ledger.Ledger(tmp_path)
-    later.record_sweep([cell])
+    later.begin([cell])
     assert later.failed_tries("a") == 0
 
 
 def test_a_frozen_machine_is_no_hanging_cell(tmp_path: Path, monkeypatch: Any) -> None:
     clock = [0.0]
-    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(process_module.time, "monotonic", lambda: clock[0])
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", "import time; time.sleep(60)"], start_new_session=True
     )
     try:
-        watchdog = watch.Watchdog(process, tmp_path / "log", Liveness(tmp_path / "beat", 60.0))
+        watchdog = process_module.Watchdog(process, tmp_path / "log", tmp_path / "beat", 60.0)
         for _ in range(5):
             clock[0] += 3600
             assert not watchdog.poll([])
@@ -281,16 +277,6 @@ def test_cells_import_nothing_from_the_working_folder(tmp_path: Path) -> None:
     said = (tmp_path / "log").read_text()
     assert "ganlab: error: steps" in said
     assert not (tmp_path / "canary").exists()
-
-
-def test_a_dead_owner_whose_number_another_process_has_now_holds_nothing(place: Path) -> None:
-    run = place / "outputs/x/s0"
-    run.mkdir(parents=True)
-    (run / ".lock").write_text(f"{os.getpid()}@{socket.gethostname()}\n")  # alive, and no ganlab
-    (run / "result.json").write_text('{"status": "running", "step": 2}')
-    assert [row["state"] for row in status.rows(place / "outputs")] == ["killed"]
-    assert multirun("0") == 0
-    assert starts(place) == {"s0": 1}
 
 
 def test_a_heartbeat_is_a_touched_file(tmp_path: Path, monkeypatch: Any) -> None:

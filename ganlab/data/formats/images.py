@@ -158,15 +158,17 @@ def resize(image: Image, resolution: int, fit: Fit, resample: Resample) -> Image
 
 
 def resize_block(images: Pixels, resolution: int, resample: Resample) -> Pixels:
-    """Resize uint8 (n, 3, S, S) to (n, 3, resolution, resolution), image by image, with ``resize``."""
+    """Resize uint8 (n, 1 or 3, S, S) to (n, C, resolution, resolution), image by image, with ``resize``."""
     from PIL import Image
 
     if images.shape[-1] == resolution:
         return images
     out = np.empty((*images.shape[:2], resolution, resolution), np.uint8)
     for source, target in zip(images, out, strict=True):
-        picture = Image.fromarray(np.ascontiguousarray(source.transpose(1, 2, 0)))
-        target[:] = np.asarray(resize(picture, resolution, "resize", resample)).transpose(2, 0, 1)
+        planes = source[0] if len(source) == 1 else source.transpose(1, 2, 0)
+        picture = Image.fromarray(np.ascontiguousarray(planes))
+        sized = np.asarray(resize(picture, resolution, "resize", resample))
+        target[:] = sized if sized.ndim == 2 else sized.transpose(2, 0, 1)
     return out
 
 

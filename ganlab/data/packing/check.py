@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ganlab.data.formats.files import open_file, progress
+from ganlab.data.formats.files import progress
 from ganlab.data.formats.images import FORMATS, BadImageError, Rule, TooSmallError, bare, decode
 from ganlab.data.formats.source import Member
 from ganlab.data.packing.decoding import Encoded, chunks, content
-from ganlab.data.packing.worker import WorkerPool, num_cores
+from ganlab.data.packing.worker import run_chunks
 from ganlab.errors import DataError, EnvError, printable_name
-from ganlab.system.files import write_atomic
+from ganlab.system.files import read_regular, write_atomic
 
 MAX_MANIFEST = 1 << 32  # bytes of a manifest: 30 million lines
 LINE = re.compile(rb"(\\?)([0-9a-f]{64}) [ *](.+)", re.DOTALL)
@@ -150,12 +150,13 @@ def check(source: Originals | PublishedFiles, manifest: Path | None = None, writ
 
 
 def _check_images(source: Originals) -> Generator[FileReport, None, None]:
-    with progress("checking", source.total) as advance, WorkerPool() as pool:
-        work = partial(pool.run_chunk, check_chunk, rule=source.rule)
-        for parts in pool.map(work, chunks(source.files, source.rule), num_cores()):
-            for reports in parts:
-                advance(len(reports))
-                yield from reports
+    with (
+        progress("checking", source.total) as advance,
+        closing(run_chunks(check_chunk, chunks(source.files, source.rule), source.rule)) as parts,
+    ):
+        for reports in itertools.chain.from_iterable(parts):
+            advance(len(reports))
+            yield from reports
 
 
 def _check_published(source: PublishedFiles) -> Generator[FileReport, None, None]:
@@ -233,8 +234,7 @@ def read_manifest(path: Path) -> dict[str, str]:
     """Read a manifest as name -> sha256. Raises DataError if it is missing or invalid."""
     where = printable_name(path)
     try:
-        with open_file(path) as file:
-            data = file.read(MAX_MANIFEST)
+        data = read_regular(path, MAX_MANIFEST)
     except FileNotFoundError:
         raise DataError(where, "does not exist", "write one with hash=write") from None
     except OSError as error:

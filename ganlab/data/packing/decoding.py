@@ -11,7 +11,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from ganlab.data.fingerprint import Labels, Pixels
 from ganlab.data.formats.images import MAX_FILE, BadImageError, Rule, TooSmallError, decode
-from ganlab.data.packing.worker import WorkerPool, num_cores
+from ganlab.data.packing.worker import run_chunks
 from ganlab.errors import DataError, printable_name
 from ganlab.system.files import open_regular
 
@@ -80,32 +80,22 @@ class Decoded(NamedTuple):
     mark: Any
 
 
-def decode_all(
-    files: Iterable[Encoded], rule: Rule, workers: int | None = None
-) -> Generator[Decoded, None, None]:
-    """Decode a stream of files in order, holding at most ``2 * workers`` chunks of some 128 files or 1 MB.
+def decode_all(files: Iterable[Encoded], rule: Rule) -> Generator[Decoded, None, None]:
+    """Decode a stream of files in order, a process per core, two chunks each of some 128 files or 1 MB held.
 
-    workers: processes; None is one per core, 0 decodes in this process. Raises DataError if a file cannot be
-    read (a disk failure), EnvError if workers die.
+    Raises DataError if a file cannot be read (a disk failure), EnvError if workers die.
     """
     try:
-        if workers == 0:
-            yield from (decode_chunk(chunk, rule) for chunk in chunks(files, rule))
-            return
-        with WorkerPool() as pool:
-            work = partial(pool.run_chunk, decode_chunk, rule=rule)
-            for blocks in pool.map(work, chunks(files, rule), workers or num_cores()):
-                yield (
-                    blocks[0]
-                    if len(blocks) == 1
-                    else Decoded(
-                        np.concatenate([b.images for b in blocks]),
-                        np.concatenate([b.labels for b in blocks]),
-                        sum((b.notes for b in blocks), Counter()),
-                        [bad for b in blocks for bad in b.bad],
-                        len(blocks),
-                        blocks[-1].mark,
-                    )
+        with closing(run_chunks(decode_chunk, chunks(files, rule), rule)) as parts:
+            for blocks in parts:  # several, of a file each, where one crashed the decoder
+                images, labels, notes, bad, number, _ = zip(*blocks, strict=True)
+                yield Decoded(
+                    np.concatenate(images),
+                    np.concatenate(labels),
+                    sum(notes, Counter()),
+                    [one for some in bad for one in some],
+                    sum(number),
+                    blocks[-1].mark,
                 )
     except OSError as error:
         if error.filename is None:

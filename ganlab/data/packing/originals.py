@@ -10,21 +10,22 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ganlab.data.base import Dataset, SampleSet
+import numpy as np
+
 from ganlab.data.fingerprint import Pixels
 from ganlab.data.formats.archive import open_source
 from ganlab.data.formats.files import open_file, progress
-from ganlab.data.formats.images import BadImageError, Resample
+from ganlab.data.formats.images import BadImageError, Resample, resize_block
 from ganlab.data.formats.source import FolderSource, Member, Source, path_exists
 from ganlab.data.packing.check import PublishedFiles
 from ganlab.data.packing.download import Remote, fetch, remotes
-from ganlab.data.packing.pack import pack
-from ganlab.data.packing.resizing import resize_all
+from ganlab.data.packing.pack import PackedDataset
+from ganlab.data.packing.worker import num_cores
 from ganlab.data.packing.writer import Recipe, Writer
 from ganlab.errors import DataError, printable_name
 from ganlab.system.paths import expanded
@@ -86,11 +87,12 @@ class Original:
         return DataError(self.source.path / name, what, fix)
 
 
-class OriginalDataset(Dataset):
+class OriginalDataset(PackedDataset):
     """Base class of datasets read from their authors' archives.
 
     Class attributes: ``file_names``, names of all files; ``folder_names``, names of the folders that
-    unpacking gives; ``sums``, known md5 or sha256 of some files; ``side``, the images' own size in pixels.
+    unpacking gives; ``sums``, known md5 or sha256 of some files; ``side``, the images' own size in pixels;
+    ``padded``, a size that a border gives, not resampling.
     """
 
     channels = 3
@@ -98,6 +100,7 @@ class OriginalDataset(Dataset):
     folder_names: Collection[str]
     sums: Mapping[str, str]
     side: int
+    padded = 0
 
     def __init__(
         self, path: str | None, split: str, resolution: int, resample: Resample, verify: bool
@@ -110,19 +113,14 @@ class OriginalDataset(Dataset):
     def fill(self, writer: Writer, split: str, original: Original) -> None:
         """Read the files of ``split`` from ``original`` and ``add`` their images."""
 
-    def recipe(self, split: str) -> Recipe:
-        return self._recipe(split, self._find(split))
-
-    def load(self, *, split: str | None = None) -> SampleSet:
-        split = self.resolve_split(split)
-        original = self._find(split)
-
-        def fill(writer: Writer) -> None:
-            source = original or self._fetched(split)
-            writer.source["read_from"] = str(source.source.path)
-            self.fill(writer, split, source)
-
-        return pack(self._recipe(split, original), fill)
+    def _pack(self, writer: Writer, split: str, source: Original | None) -> None:
+        if source is None:
+            for remote in self._remotes(split):
+                fetch(remote)
+            source = self._find(split)
+        assert source is not None, "it was just fetched"
+        writer.source["read_from"] = str(source.source.path)
+        self.fill(writer, split, source)
 
     def originals(self, split: str) -> PublishedFiles:
         original = self._find(split)
@@ -134,13 +132,22 @@ class OriginalDataset(Dataset):
     def add(self, writer: Writer, blocks: Iterable[Pixels], count: int, title: str) -> None:
         """Resize ``count`` images, in uint8 blocks (n, 3, side, side), and write them."""
         writer.expect(count)
-        if self.resolution > self.side:
+        if self.side < self.resolution != self.padded:
             writer.count("enlarged", count)
-        sized = resize_all(blocks, count, self.resolution, self.resample)
-        with progress(f"packing {self.name} {title}", count) as advance, closing(sized):
-            for block in sized:
-                writer.add(block)
+        cores = num_cores()
+        with (
+            progress(f"packing {self.name} {title}", count) as advance,
+            ThreadPoolExecutor(cores) as threads,  # Pillow resamples outside the interpreter lock
+        ):
+            for block in blocks:
+                parts = np.array_split(block, cores) if self.resolution != self.side else [block]
+                for sized in threads.map(self.sized, parts):
+                    writer.add(sized)
                 advance(len(block))
+
+    def sized(self, images: Pixels) -> Pixels:
+        """uint8 (n, C, side, side) at the resolution."""
+        return resize_block(images, self.resolution, self.resample)
 
     def _find(self, split: str) -> Original | None:
         """Locate the files of ``split``, or return None. By default one archive has every split."""
@@ -150,20 +157,17 @@ class OriginalDataset(Dataset):
         """What to download for ``split``. By default one archive, with every split."""
         return remotes(self.name)[:1]
 
-    def _fetched(self, split: str) -> Original:
-        for remote in self._remotes(split):
-            fetch(remote)
-        original = self._find(split)
-        assert original is not None, "it was just fetched"
-        return original
-
-    def _recipe(self, split: str, original: Original | None) -> Recipe:
-        known = self.path is None and self.verify
-        source = official(self.name) if known or original is None else original.identity()
+    def _recipe(self, split: str, source: Original | None) -> Recipe:
+        if source is None or (self.path is None and self.verify):  # of any archive format and path
+            identity = {"kind": "original", "sha256": [remote.sha256 for remote in remotes(self.name)]}
+        else:
+            identity = source.identity()
         transform: dict[str, Any] = {"resolution": self.resolution, "verify": self.verify}
         if self.resolution != self.side:
             transform["resample"] = self.resample
-        return Recipe(self.name, split, (self.channels, self.resolution, self.resolution), source, transform)
+        return Recipe(
+            self.name, split, (self.channels, self.resolution, self.resolution), identity, transform
+        )
 
 
 class SeparateFiles(OriginalDataset):
@@ -222,11 +226,6 @@ def _place(folder: Path, name: str) -> str | None:
         if path_exists(folder / place) and os.path.isfile(folder / place):
             return place
     return None
-
-
-def official(dataset: str) -> dict[str, Any]:
-    """Identity of the verified original, independent of its archive format and path."""
-    return {"kind": "original", "sha256": [remote.sha256 for remote in remotes(dataset)]}
 
 
 def _is_complete(remote: Remote) -> bool:

@@ -19,8 +19,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,33 @@ import numpy as np
 from ganlab.data.base import Dataset, SampleSet
 from ganlab.data.fingerprint import HASH_BLOCK, finish_fingerprint
 from ganlab.data.formats.files import locked, log, megabytes, writing
-from ganlab.data.packing.download import REMOTES as REMOTES
-from ganlab.data.packing.journal import NAME as JOURNAL
-from ganlab.data.packing.writer import FORMAT, Recipe, Writer
+from ganlab.data.packing.writer import FORMAT, JOURNAL, Recipe, Writer
 from ganlab.errors import DataError, GanlabError
 from ganlab.system.files import sync_folder
 from ganlab.system.paths import cache_dir
+
+
+class PackedDataset(Dataset):
+    """Base class of datasets that are packed: where a split lies, what identifies it, how it is read."""
+
+    @abstractmethod
+    def _find(self, split: str) -> Any:
+        """Where ``split`` lies. Raises DataError."""
+
+    @abstractmethod
+    def _recipe(self, split: str, source: Any) -> Recipe: ...
+
+    @abstractmethod
+    def _pack(self, writer: Writer, split: str, source: Any) -> None:
+        """Write the images of ``split``."""
+
+    def recipe(self, split: str) -> Recipe:
+        return self._recipe(split, self._find(split))
+
+    def load(self, *, split: str | None = None) -> SampleSet:
+        split = self.resolve_split(split)
+        source = self._find(split)
+        return pack(self._recipe(split, source), lambda writer: self._pack(writer, split, source))
 
 
 def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> SampleSet:
@@ -47,19 +69,23 @@ def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> SampleSet:
     folder = recipe.folder
     if (packed := _usable(folder)) is not None:
         return packed
-    parent = folder.parent
-    with ExitStack() as stack:
-        stack.enter_context(writing(parent))
-        stack.enter_context(locked(parent / ".locks" / folder.name, f"packing {recipe.name} {recipe.split}"))
+    parent, partial = folder.parent, partial_folder(folder)
+    pixels, journal = partial / "images.u8", partial / JOURNAL
+    with (
+        writing(parent),
+        locked(parent / ".locks" / folder.name, f"packing {recipe.name} {recipe.split}"),
+    ):
         _remove_leftovers(folder)  # under the lock, no live process owns these
         if (packed := _usable(folder)) is not None:
             return packed
-        if folder.exists() or folder.is_symlink():
+        if damaged := folder.exists() or folder.is_symlink():
             log.warning("%s: the packed dataset is damaged; packing it again", folder)
-        with _temporary_folder(folder) as temporary:
-            if not _finished(temporary):
-                _log_verification(temporary)
-                writer = Writer(temporary, recipe.shape)
+        partial.mkdir(exist_ok=True)
+        try:
+            if journal.exists() or _usable(partial) is None:  # else all was done but the rename
+                if journal.exists() and pixels.exists() and (size := pixels.stat().st_size) > 1e9:
+                    log.warning("%s: verifying the %s already packed", partial, megabytes(size))
+                writer = Writer(partial, recipe.shape)
                 try:
                     if writer.position is not None:
                         log.warning("%s: resuming after the first %s images", folder, f"{writer.images:,}")
@@ -67,14 +93,13 @@ def pack(recipe: Recipe, fill: Callable[[Writer], None]) -> SampleSet:
                     writer.finish(recipe)
                 finally:
                     writer.close()
-            if folder.exists() or folder.is_symlink():
-                folder.rename(temporary.with_name(f".tmp-{folder.name}-old"))
-            try:
-                temporary.rename(folder)
-            except OSError:  # without locks another process may have been first
-                if _usable(folder) is None:
-                    raise
+            if damaged:
+                folder.rename(partial.with_name(f".tmp-{folder.name}-old"))
+            partial.rename(folder)
             sync_folder(parent)
+        finally:
+            if not journal.exists():
+                shutil.rmtree(partial, ignore_errors=True)
         _remove_leftovers(folder)
     return open_pack(folder)
 
@@ -245,27 +270,3 @@ def _remove_leftovers(folder: Path) -> None:
     for stale in folder.parent.glob(f".tmp-{folder.name}-*"):
         if stale != partial_folder(folder):
             shutil.rmtree(stale, ignore_errors=True)
-
-
-def _finished(temporary: Path) -> bool:
-    """Whether an earlier attempt completed everything but the rename."""
-    return not (temporary / JOURNAL).exists() and _usable(temporary) is not None
-
-
-def _log_verification(temporary: Path) -> None:
-    """Announce the verification of an earlier attempt's data, which takes a minute per 50 GB."""
-    pixels = temporary / "images.u8"
-    if (temporary / JOURNAL).exists() and pixels.exists() and pixels.stat().st_size > 1e9:
-        log.warning("%s: verifying the %s already packed", temporary, megabytes(pixels.stat().st_size))
-
-
-@contextmanager
-def _temporary_folder(folder: Path) -> Iterator[Path]:
-    """Create and yield the temporary folder of a pack; keep it on exit only if it can be resumed."""
-    temporary = partial_folder(folder)
-    temporary.mkdir(exist_ok=True)
-    try:
-        yield temporary
-    finally:
-        if not (temporary / JOURNAL).exists():
-            shutil.rmtree(temporary, ignore_errors=True)

@@ -28,7 +28,6 @@ from ganlab.system.paths import python_path
 
 P = ParamSpec("P")
 T = TypeVar("T")
-U = TypeVar("U")
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 AGAIN = "rerun the same command to resume; if it happens again, check the machine's memory and limits"
 TIMEOUT_S = 120.0  # without an answer; ``GANLAB_DATA_TIMEOUT`` sets another
@@ -180,6 +179,12 @@ class WorkerPool:
         self._idle.append(worker)
         return result
 
+    def stop(self) -> None:
+        """Kill the busy workers; their results are no longer needed."""
+        self._stopped = True
+        for worker in list(self._busy):
+            worker.kill()
+
     def run_chunk(self, function: Callable[..., T], chunk: Sequence[Any], rule: Any) -> list[T]:
         """``function(chunk, rule)`` in a worker, alone in the list.
 
@@ -193,28 +198,23 @@ class WorkerPool:
                 return [function([chunk[0]._replace(data=reason)], rule)]
         return [result for file in chunk for result in self.run_chunk(function, [file], rule)]
 
-    def stop(self) -> None:
-        """Kill the busy workers; their results are no longer needed."""
-        self._stopped = True
-        for worker in list(self._busy):
-            worker.kill()
 
-    def map(self, work: Callable[[T], U], items: Iterable[T], workers: int) -> Generator[U, None, None]:
-        """``map`` in order, with at most ``2 * workers`` pending results; ``work`` should call ``run``.
+def run_chunks(
+    function: Callable[..., T], chunks: Iterable[Sequence[Any]], rule: Any
+) -> Generator[list[T], None, None]:
+    """``WorkerPool.run_chunk`` of each chunk, in order, on all cores, with at most two results each pending.
 
-        Whatever ends it early, an error or the caller, stops the pool and abandons pending work.
-        """
-        waiting: list[Future[U]] = []
-        with ThreadPoolExecutor(workers, thread_name_prefix="ganlab-worker") as threads:
-            try:
-                for item in items:
-                    waiting.append(threads.submit(work, item))
-                    if len(waiting) > 2 * workers:
-                        yield waiting.pop(0).result()
-                while waiting:
+    Whatever ends it early, an error or the caller, ends the workers and abandons pending work.
+    """
+    cores, waiting = num_cores(), list[Future[list[T]]]()
+    with WorkerPool() as pool, ThreadPoolExecutor(cores, thread_name_prefix="ganlab-worker") as threads:
+        try:
+            for chunk in chunks:
+                waiting.append(threads.submit(pool.run_chunk, function, chunk, rule))
+                if len(waiting) > 2 * cores:
                     yield waiting.pop(0).result()
-            except BaseException:
-                self.stop()
-                raise
-            finally:
-                threads.shutdown(wait=True, cancel_futures=True)
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            pool.stop()
+            threads.shutdown(wait=True, cancel_futures=True)

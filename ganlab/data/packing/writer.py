@@ -1,12 +1,20 @@
 """Recipe of a packed set, and the writer that streams its images, labels and manifest to disk.
 
-``commit`` marks a position from which an interrupted preparation resumes (``journal.py``).
+``commit`` adds a line to a journal, from which an interrupted preparation resumes:
+
+    journal.jsonl   a header, then a line per block: images so far, sha256 of their bytes, labels, counts,
+    position
+
+A line is written after its pixels. On resuming, the pixels are compared with the checksums of the lines, and
+whatever a power failure tore is truncated and redone, so the finished pack is identical byte for byte.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -16,16 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from ganlab.data.fingerprint import Labels, Pixels, finish_fingerprint
+from ganlab.data.fingerprint import HASH_BLOCK, Labels, Pixels, finish_fingerprint
 from ganlab.data.formats.files import check_room
-from ganlab.data.packing.journal import NAME as JOURNAL
-from ganlab.data.packing.journal import Entry, Journal
 from ganlab.errors import DataError
 from ganlab.system.files import sync_folder, write_new
 from ganlab.system.paths import cache_dir
 
 FORMAT = 1
 EXAMPLES = 20  # names of left-out images that a manifest keeps
+JOURNAL = "journal.jsonl"
 
 
 @dataclass(frozen=True)
@@ -76,34 +83,69 @@ class Writer:
         from ganlab import __version__
         from ganlab.data.packing.decoding import decoder_versions
 
-        self._digest = hashlib.sha256()
-        self._labels: list[Labels] = []
-        self._committed = (0, 0)  # lengths of ``_labels`` and ``examples``
-        self._journal = Journal(self.folder, {"ganlab": __version__, **decoder_versions()})
+        made_with = {"journal": 1, "ganlab": __version__, **decoder_versions()}  # the pixels depend on it
+        self._head = f"{json.dumps(made_with, sort_keys=True)}\n".encode()
+        self._digest, self._labels = hashlib.sha256(), list[Labels]()
+        self._journal: io.FileIO | None = None
         pixels = self.folder / "images.u8"
-        entries, digest = self._journal.recover(pixels, int(np.prod(self.shape)))
-        for name in ("manifest.json", "labels.i64", *(() if entries else ("images.u8", JOURNAL))):
+        resumes = self._recover(pixels)
+        for name in ("manifest.json", "labels.i64", *(() if resumes else ("images.u8", JOURNAL))):
             (self.folder / name).unlink(missing_ok=True)
-        for entry in entries:
-            self._labels += [np.array(entry.labels, np.int64)] if entry.labels else []
-            self.examples += entry.examples
-        if entries:
-            self._digest, self.images, self.position = digest, entries[-1].images, entries[-1].position
-            self.counts.update(entries[-1].counts)
-            self._committed = (len(self._labels), len(self.examples))
+        self._committed = (len(self._labels), len(self.examples))
         self._file = open(pixels, "ab")  # noqa: SIM115  # closed by ``finish`` or ``close``
+
+    def _recover(self, pixels: Path) -> bool:
+        """Take over the journal's blocks with intact pixels, and truncate the rest; False if there are none.
+
+        None are of other versions of ganlab or its decoders.
+        """
+        path, size = self.folder / JOURNAL, math.prod(self.shape)
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        if lines[:1] != [self._head] or not pixels.is_file():
+            return False
+        end = len(self._head)
+        with open(pixels, "rb") as file:
+            for line in lines[1:]:
+                try:
+                    entry, ahead = json.loads(line), self._digest.copy()
+                    left = (entry["images"] - self.images) * size
+                    while left > 0 and (block := file.read(min(left, HASH_BLOCK))):
+                        ahead.update(block)
+                        left -= len(block)
+                    if left or not line.endswith(b"\n") or ahead.hexdigest() != entry["sha256"]:
+                        break
+                    self._labels += [np.array(entry["labels"], np.int64)] if entry["labels"] else []
+                except (KeyError, TypeError, ValueError, RecursionError):
+                    break
+                self._digest, self.images, self.position = ahead, entry["images"], entry["position"]
+                self.counts = Counter(entry["counts"])
+                self.examples += entry["examples"]
+                end += len(line)
+        if resumes := end > len(self._head):
+            os.truncate(pixels, self.images * size)
+            os.truncate(path, end)
+        return resumes
 
     def expect(self, images: int) -> None:
         """Announce the total number of images. Raises EnvError if the rest does not fit on the disk."""
-        check_room(self.folder, (images - self.images) * int(np.prod(self.shape)))
+        check_room(self.folder, (images - self.images) * math.prod(self.shape))
 
     def commit(self, position: Any) -> None:
         """Record all images so far in the journal; ``position`` (JSON) is where to resume."""
         self._file.flush()
-        labels = [int(label) for part in self._labels[self._committed[0] :] for label in part]
-        examples = self.examples[self._committed[1] :]
-        sha256, counts = self._digest.hexdigest(), dict(sorted(self.counts.items()))
-        self._journal.append(Entry(self.images, sha256, labels, counts, examples, position))
+        if self._journal is None:
+            self._journal = open(self.folder / JOURNAL, "ab", buffering=0)  # noqa: SIM115  # as ``_file``
+            if not self._journal.tell():
+                self._journal.write(self._head)
+        entry = {
+            "images": self.images,
+            "sha256": self._digest.hexdigest(),
+            "labels": [int(label) for part in self._labels[self._committed[0] :] for label in part],
+            "counts": dict(sorted(self.counts.items())),
+            "examples": self.examples[self._committed[1] :],
+            "position": position,
+        }
+        self._journal.write(f"{json.dumps(entry)}\n".encode())
         self._committed = (len(self._labels), len(self.examples))
 
     def add(self, images: Pixels) -> None:
@@ -133,7 +175,6 @@ class Writer:
             raise DataError("dataset.path", "no images are left to pack", "see dataset.on_bad")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
         labels = np.concatenate(self._labels) if self._labels else None
         per_class: list[int] | None = None
         if labels is not None:
@@ -150,7 +191,7 @@ class Writer:
             "key": recipe.key,
             "count": self.images,
             "shape": list(shape),
-            "bytes": int(np.prod(shape)),
+            "bytes": math.prod(shape),
             "classes": self.classes,
             "class_counts": per_class,
             "counts": dict(sorted(self.counts.items())),
@@ -165,10 +206,10 @@ class Writer:
         }
         write_new(self.folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
         sync_folder(self.folder)
-        self._journal.close()
         (self.folder / JOURNAL).unlink(missing_ok=True)  # last: with a manifest and no journal it is whole
         return manifest
 
     def close(self) -> None:
         self._file.close()
-        self._journal.close()
+        if self._journal is not None:
+            self._journal.close()
