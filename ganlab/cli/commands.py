@@ -157,7 +157,7 @@ _TABLE = (
         summary="compare runs: HTML, Markdown, CSV and figures",
         usage="RUN... [out=outputs/report] [thresholds=a,b,...]",
         about="Reads run folders, or folders that contain some, and writes report.html (self-contained), "
-        "report.md, CSV files and figures: bars by method and setting, curves and samples; our scores "
+        "report.md, CSV files and figures: scores by method and setting, curves and samples; our scores "
         "beside the published ones and other implementations', each with its protocol and whether it "
         "is comparable; the ranking and robustness of methods beside the paper's; whether differences "
         "exceed seed noise; one checkpoint under several protocols. For a grid of paired cells "

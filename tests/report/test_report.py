@@ -383,9 +383,9 @@ def test_markdown_links_lead_to_figures(written: Path) -> None:
     assert len(links) == len(set(links)) >= 7
     assert all((written / link).is_file() for link in links)
     svg = sorted(p.name for p in (written / "figures").glob("*.svg"))
-    assert "bars-cifar10-32-cnn-fid_cifar.svg" in svg
+    assert "scores-cifar10-32-cnn-fid_cifar.svg" in svg
     assert "curves-cifar10-32-cnn.svg" in svg
-    bars = [s for s in svg if re.fullmatch(r"bars-cifar10-32-cnn-fid-[0-9a-f]{12}\.svg", s)]
+    bars = [s for s in svg if re.fullmatch(r"scores-cifar10-32-cnn-fid-[0-9a-f]{12}\.svg", s)]
     assert len(bars) == 2  # one figure per protocol
     assert b"<dc:date>" not in (written / "figures" / svg[0]).read_bytes()
 
@@ -394,7 +394,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "sn", "A")
     make_run(tmp_path / "runs", "wn", "D", status="diverged")
     (tmp_path / "two" / "figures").mkdir(parents=True)
-    (tmp_path / "two" / "figures" / "bars-old.png").write_text("of an earlier report")
+    (tmp_path / "two" / "figures" / "scores-old.png").write_text("of an earlier report")
     (tmp_path / "two" / "figures" / "mine.png").write_text("not ours to delete")
     report([tmp_path / "runs"], tmp_path / "one")
     report([tmp_path / "runs"], tmp_path / "two")
@@ -514,7 +514,7 @@ def test_text_is_made_safe() -> None:
     assert text.csv_cell("＝1") == "'＝1"
     assert [text.csv_cell(v) for v in (None, -1.5, -2, "a,b")] == ["", "-1.5", -2, "a,b"]
     assert labels.md("a|b_c *d* <e> _f_") == r"a\|b_c \*d\* &lt;e&gt; \_f\_"
-    assert labels.slug("bars", "cifar10", "fid_cifar") == "bars-cifar10-fid_cifar"
+    assert labels.slug("scores", "cifar10", "fid_cifar") == "scores-cifar10-fid_cifar"
     assert labels.slug("../a") != labels.slug("..-a")
     assert re.fullmatch(r"[a-z0-9_-]+", labels.slug("../../etc/passwd\x00", "x" * 500))
     assert len(labels.slug("x" * 500)) < 60

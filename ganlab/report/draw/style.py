@@ -147,8 +147,10 @@ def score_axis_label(score: str) -> str:
 
 
 def is_log(score: str, values: Sequence[float]) -> bool:
-    """Whether the axis is logarithmic: for FID, as in the paper, if all values are positive."""
-    return labels_module.split_score(score)[0] == "fid" and bool(values) and min(values) > 0
+    """Whether the axis is logarithmic: FID's, as in the paper, and those of distances far apart."""
+    if not values or min(values) <= 0 or labels_module.better(score) != "lower":
+        return False
+    return labels_module.split_score(score)[0] == "fid" or max(values) > 20 * min(values)
 
 
 def log_axis(ax: Axes, values: Sequence[float]) -> None:

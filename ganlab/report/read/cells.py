@@ -85,7 +85,7 @@ class Cell:
 
 
 class Group(NamedTuple):
-    """One group of bars: a method, and its variant where the section has several."""
+    """One group of a figure: a method, and its variant where the section has several."""
 
     method: str
     variant: str

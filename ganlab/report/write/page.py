@@ -17,7 +17,7 @@ from ganlab.errors import EnvError
 from ganlab.papers import labels, published
 from ganlab.report.compare import compare, full_table, ranking, rescored, sidebyside, significance
 from ganlab.report.compare.successes import SuccessTables
-from ganlab.report.draw import bars, curves, mosaic, text_samples
+from ganlab.report.draw import curves, dots, mosaic, text_samples
 from ganlab.report.draw.style import Picture
 from ganlab.report.read.cells import Key, Section
 from ganlab.report.read.collect import Run
@@ -27,7 +27,7 @@ from ganlab.report.write.table import Table
 from ganlab.system.files import write_atomic
 
 MAX_INLINE_SVG = 1_500_000  # bytes; a larger drawing is embedded as PNG
-_GENERATED = re.compile(r"(bars|curves|samples)-[a-z0-9_-]+\.(png|svg)")
+_GENERATED = re.compile(r"(bars|scores|curves|samples)-[a-z0-9_-]+\.(png|svg)")
 
 
 def view(section: Section, number: int, stem: str) -> dict[str, Any]:
@@ -43,10 +43,10 @@ def view(section: Section, number: int, stem: str) -> dict[str, Any]:
     matches: dict[Key, compare.PublishedMatches] = {}
     for key in drawn_keys:
         match = matches[key] = compare.match_published(section, key)
-        name = labels.slug("bars", stem, key.score, *([key.protocol_id] if key.score in ambiguous else []))
+        name = labels.slug("scores", stem, key.score, *([key.protocol_id] if key.score in ambiguous else []))
         title = f"{labels.score_label(key.score)}: {section.title}{scale}"
         texts = (title, _subtitle(section, key), match.note)
-        pictures.append(bars.draw(section, key, texts, match.rows, name))
+        pictures.append(dots.draw(section, key, texts, match.rows, name))
     dataset = labels.DATASETS.get(section.dataset, section.dataset) or "this dataset"
     unknown = f"ganlab knows no published scores of these methods on {dataset}."
     notes = list(dict.fromkeys(m.note for m in matches.values() if m.note)) or [unknown]
