@@ -3,7 +3,7 @@
 #   make test       sets up .venv, then lints, type-checks and tests
 # And a third: make bench measures how fast this machine is (make bench ARGS=--quick: does it work at all?).
 # make reliability runs the slow tests, injects every fault there is (an hour on two cores), writes RELIABILITY.md.
-# Tests run on two processes: make test WORKERS=8, or 0 for none. make test-slow runs those that take minutes.
+# Tests run on two processes: make test WORKERS=8, or 0 for none. make test-slow runs those that take more than ten seconds each.
 # ARGS passes on: make train ARGS="+experiment=sngan_cifar setting=B"
 # An older CUDA driver: make train TORCH='"torch<2.11" "torchvision<0.26"'
 PYTHON ?= python3

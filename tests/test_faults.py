@@ -31,6 +31,7 @@ CHOSEN = {  # figure -> its cases that are cheap, and that no other test covers
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "name"), [(key, name) for key, names in CHOSEN.items() for name in names])
 def test_fault(key: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANLAB_CACHE", str(tmp_path / "cache"))

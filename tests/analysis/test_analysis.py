@@ -66,6 +66,7 @@ def test_every_analysis_is_found_and_documents_its_keys() -> None:
             assert f"\n{key}: " in doc, f"{name} does not say what {key} is"
 
 
+@pytest.mark.slow
 def test_all_makes_what_fits_and_says_why_the_rest_does_not(
     analysis_runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

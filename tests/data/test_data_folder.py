@@ -181,6 +181,7 @@ def test_prepare_and_info(tmp_path: Path) -> None:
     assert "error" not in summary["packs"]["train"]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_cifar10(cifar_archive: Path) -> None:
     """The 10,000 test images of the shared archive; 50,000 more pass by as a stream."""

@@ -71,7 +71,7 @@ def diverges(source: str, step: int, value: float) -> Callable[[Path], None]:
     """Exit code 6 with the term and the update; the checkpoints there are finite, and stay."""
 
     def check(place: Path) -> None:
-        words = tiny(f"steps={STEPS}", "save_every=2", "normalization=gp")
+        words = tiny(f"steps={STEPS}", "save_every=2", "normalization=gp", "engine=eager")  # as it is patched
         done = Forked(*words, cwd=place, before=poisoned(source, step, value)).wait()
         term = {"d": "loss d", "g": "loss g", "penalty": "loss gp", "gradient": "loss|/"}[source]
         one_line(done, 6, term, "step")
@@ -94,7 +94,7 @@ def runs_away(key: str) -> Callable[[Path], None]:
 
     def check(place: Path) -> None:
         words = {
-            "loss": [f"steps={STEPS}", "loss=wasserstein", "normalization=none"],
+            "loss": [f"steps={STEPS}", "loss=wasserstein", "normalization=none", "engine=eager"],
             "lr": [f"steps={STEPS}", "loss=wasserstein", "normalization=none", "optimizer.lr=1e4"],
             "images": [f"steps={STEPS}", "sample_every=2"],
         }[key]
@@ -132,7 +132,9 @@ def scored(patch: Callable[[], None], lost: set[str], why: str) -> Callable[[Pat
     """A run whose scores ``lost`` have no value: it ends, they are null, a warning says ``why``."""
 
     def check(place: Path) -> None:
-        words = tiny(f"steps={STEPS}", "eval_every=4", "metric=[is,fid,kid]", "sample_every=4")
+        words = tiny(
+            "engine=eager", f"steps={STEPS}", "eval_every=4", "metric=[is,fid,kid]", "sample_every=4"
+        )
         done = Forked(*words, cwd=place, before=patch).wait()
         assert done.code == 0, done.err
         assert "Traceback" not in done.err
@@ -245,7 +247,9 @@ def memory(where: str, calls: int) -> Callable[[Path], None]:
     """Scoring goes on in smaller batches with the same numbers; training says which key to lower."""
 
     def check(place: Path) -> None:
-        words = tiny(f"steps={STEPS}", "eval_every=4", "sample_every=4", "metric=[fid]", "save_every=2")
+        words = tiny(
+            "engine=eager", f"steps={STEPS}", "eval_every=4", "sample_every=4", "metric=[fid]", "save_every=2"
+        )
         done = Forked(*words, cwd=place, before=out_of_memory(where, calls)).wait()
         run = place / "run"
         nothing_lost(run)

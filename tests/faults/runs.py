@@ -106,18 +106,16 @@ def stop_at(place: Path, step: int, *more: str) -> None:
     """Begin or continue a run, and stop it by a SIGTERM as ``step`` updates are done."""
 
     def before() -> None:
-        from ganlab.training.engine import Engine, Graphed
+        from ganlab.training.engine import Engine
 
-        for kind in (Engine, Graphed):
-            real = kind.update
+        real = Engine.update
 
-            def update(self: Any, number: int, real: Callable[[Any, int], None] = real) -> None:
-                real(self, number)
-                if number + 1 == step:
-                    os.kill(os.getpid(), signal.SIGTERM)
+        def update(self: Any, number: int) -> None:
+            real(self, number)
+            if number + 1 == step:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-            if "update" in vars(kind):
-                kind.update = update  # type: ignore[method-assign]
+        Engine.update = update  # type: ignore[method-assign]
 
     done = begin(place, *more, before=before).wait(120)
     assert done.code == 128 + signal.SIGTERM, f"exit code {done.code}: {done.err[-500:]}"

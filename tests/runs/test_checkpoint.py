@@ -528,6 +528,7 @@ def killed_everywhere(
         k += 2
 
 
+@pytest.mark.slow
 def test_a_kill_between_file_operations_of_save_and_prune_loses_nothing(quick: Path) -> None:
     template = made(quick / "template", 1, 2)
     newest = []

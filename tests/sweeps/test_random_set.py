@@ -179,6 +179,7 @@ def test_dry_run_times_some_kinds_and_takes_the_rest_for_their_mean(
     assert output.err.count("measuring") == 2
 
 
+@pytest.mark.slow
 def test_a_random_grid_runs_and_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -269,6 +269,7 @@ def test_a_signal_stops_the_cells_and_the_same_command_continues(place: Path, ca
     assert starts(place) == {"sn-A-s3": 2, "sn-A-s0": 1}
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_one_folder_share_the_work(place: Path) -> None:
     code = "import sys; from ganlab.cli import main; from ganlab.sweeps import process;"
     code += "process.COMMAND = [sys.executable, '-S', 'stand_in.py'];"

@@ -265,6 +265,7 @@ def test_a_cell_that_others_hold_without_progress_is_not_waited_for(place: Path,
     assert multirun("0,7") == 0
 
 
+@pytest.mark.slow
 def test_cells_import_nothing_from_the_working_folder(tmp_path: Path) -> None:
     for name in ("yaml", "ganlab"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")

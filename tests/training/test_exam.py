@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,11 @@ def test_recorded_updates_are_the_eager_ones(part: str, made: Callable[[list[str
     assert eager.loss_buffer.means(steps) == traced.loss_buffer.means(steps)
 
 
-@pytest.mark.parametrize("part", [*PARTS, *TECHNIQUES])
+def but_one_slow(parts: Iterable[str], quick: str) -> list[Any]:
+    return [part if part == quick else pytest.param(part, marks=pytest.mark.slow) for part in parts]
+
+
+@pytest.mark.parametrize("part", but_one_slow([*PARTS, *TECHNIQUES], "began"))
 def test_a_stopped_run_resumes_to_the_bit(part: str, tmp_path: Path) -> None:
     def stopped(rank: int) -> None:
         trust()
@@ -113,7 +118,7 @@ def test_a_stopped_run_resumes_to_the_bit(part: str, tmp_path: Path) -> None:
     resumed([*(PARTS | TECHNIQUES)[part], FEW], stopped, 143, tmp_path, 1, trust)
 
 
-@pytest.mark.parametrize("part", [*PARTS, "techniques", "joint batch"])
+@pytest.mark.parametrize("part", but_one_slow([*PARTS, "techniques", "joint batch"], "began"))
 def test_two_ranks_are_one_process(part: str, tmp_path: Path) -> None:
     def before(rank: int) -> None:
         trust()

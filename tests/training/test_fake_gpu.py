@@ -109,6 +109,7 @@ def of(results: dict[str, Any], name: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_updates_are_recorded_whole_within_their_budgets(place: Path) -> None:
     """Counts are exact: a budget that is no longer reached is lowered (``count_nodes.py`` prints them)."""
     corpus = place / "corpus.txt"
@@ -144,6 +145,7 @@ def test_updates_are_recorded_whole_within_their_budgets(place: Path) -> None:
     assert result["unjoined"][0]
 
 
+@pytest.mark.slow
 def test_commands_on_the_device(place: Path) -> None:
     """Each where nothing has initialised CUDA before; the first does all that a run does, on device 1."""
     whole = ["steps=8", "eval_every=4", "sample_every=4", "spectral_every=4", "ema=0.9", "run_dir=run"]

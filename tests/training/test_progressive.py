@@ -104,6 +104,7 @@ def test_equalized_rates_keep_the_weights_and_equalize_the_steps(scale: str) -> 
     assert torch.allclose(weight - layer.weight, torch.tensor(c * 1e-3), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_resume_in_the_middle_of_a_fade_is_bitwise(tmp_path: Path) -> None:
     def trained(name: str, *steps: int) -> dict[str, torch.Tensor]:
         words = [
