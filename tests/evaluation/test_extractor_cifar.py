@@ -126,13 +126,10 @@ def test_shrinking_is_antialiased() -> None:
     assert torch.allclose(pixels, torch.full((3,), 127.5), atol=1.0)
 
 
-def test_autocast_grad_mode_and_flags_do_not_matter_and_stay(
-    extractor: CifarExtractor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_autocast_grad_mode_and_flags_do_not_matter_and_stay(extractor: CifarExtractor) -> None:
     images = noise(4, 3, 32, 32)
     plain = extractor(images)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True  # conftest resets both
     with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
         inside = extractor(images)
         with exact_fp32():

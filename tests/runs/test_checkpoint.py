@@ -513,7 +513,7 @@ def in_child(work: Callable[[], object]) -> int:
 def killed_everywhere(
     template: Path, place: Path, work: Callable[[Checkpoints], None]
 ) -> Iterator[Checkpoints]:
-    """A copy of ``template`` after each second death of ``work``, and last after none.
+    """A copy of ``template`` after each death of ``work``, and last after none.
 
     All deaths: "fileops" of ``make reliability``.
     """
@@ -525,7 +525,7 @@ def killed_everywhere(
         killed = in_child(lambda: (die_at(k, str(run)), work(kept))) == -signal.SIGKILL  # noqa: B023
         yield kept
         shutil.rmtree(run)
-        k += 2
+        k += 1
 
 
 @pytest.mark.slow
@@ -573,7 +573,7 @@ def test_a_kill_between_file_operations_of_load_and_quarantine_loses_nothing(qui
         names = ["step-000000001", "step-000000002.corrupt", "step-000000003.corrupt"]
         assert sorted(os.listdir(kept.folder)) == names
         deaths += 1
-    assert deaths > 5
+    assert deaths > 3
 
 
 @pytest.mark.parametrize(
