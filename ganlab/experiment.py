@@ -150,7 +150,8 @@ class Experiment:
         eval_start: evaluate the untrained G too.
         save_every: steps between checkpoints; 0: only at each new best evaluation, and at the end.
         log_every: steps between log lines; 0: never.
-        sample_every: steps between sample grids; 0: only at the end.
+        sample_every: steps between sample grids; 0: only at the end. Else also at the end of each phase of a
+            timetable, and in the middle of each fade.
         validation: log D's loss on held-out and on training images with every log line. The value is a split
             of the dataset; true: its test or validation split, or what ``limit`` left out; null: off.
             Training is the same with it.

@@ -84,3 +84,12 @@ class Progressive(Timetable):
 
     def boundary(self, step: int) -> bool:
         return step > 0 and self._phase(step).first_update == step
+
+    def pictured(self, step: int) -> bool:
+        """Whether a phase ends with ``step`` updates, or a fade is half done."""
+        phase = self._phase(step)
+        return self.boundary(step) or (phase.fades and step == phase.first_update + phase.updates // 2)
+
+    def stretches(self, steps: int) -> list[tuple[int, float]]:
+        begun = [p for p in self.phases if p.first_update < steps]
+        return [(p.first_update, min(p.updates, steps - p.first_update)) for p in begun]

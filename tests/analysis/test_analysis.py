@@ -31,9 +31,11 @@ QUICK = [
 ]
 OWN_RUNS = {  # for analyses that do not apply to a run with spectral norm and one with weight norm
     "d_steps": ["sn", "sn-s1", "sn-d2", "wn"],
+    "equilibrium": ["began"],
     "feature_dim": ["sn", "sn-s1", "sn-f2"],
     "nearest": ["sn"],
     "overfitting": ["gp-held", "sn"],
+    "reconstructions": ["began"],
     "speed": ["sn"],
     "value_surface": ["points-gp", "points-wc", "points-trained"],
 }
@@ -98,6 +100,8 @@ def test_all_makes_what_fits_and_says_why_the_rest_does_not(
     assert "have the same d_steps: 1" in reasons["d_steps"]
     assert "have the same architecture.last_factor: 1" in reasons["feature_dim"]
     assert "takes at most 1 run, got 2" in reasons["nearest"]
+    assert "wn has no log of BEGAN's k" in reasons["equilibrium"]
+    assert "wn has no auto-encoder for D" in reasons["reconstructions"]
     assert "no run has losses on held-out images" in reasons["overfitting"]
     assert "for runs on points only; wn has images" in reasons["value_surface"]
     analysis.analyze(
