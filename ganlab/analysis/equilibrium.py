@@ -38,7 +38,7 @@ class Equilibrium(Analysis):
 
 
 def _gamma(subject: Subject) -> float:
-    return float(subject.run.config["loss.gamma"])  # type: ignore[arg-type]
+    return float(subject.run.config["loss.gamma"])
 
 
 def _rows(subject: Subject) -> list[Row]:

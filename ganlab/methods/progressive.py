@@ -35,7 +35,7 @@ class Progressive(Timetable):
         first: the resolution to begin with; that of the data: no growth.
         rate: factor of the learning rates by resolution, where it is not 1.
 
-    Raises ValueError for a fade longer than its phase.
+    Raises ValueError for a fade longer than its phase, and for unknown resolutions.
     """
 
     @checked
@@ -49,6 +49,9 @@ class Progressive(Timetable):
     ) -> None:
         if fade >= phase:
             raise ValueError(f"fade: {fade} images are not less than the {phase} of a phase; lower it")
+        for key, part in (("batch", batch), ("rate", rate)):
+            if unknown := {str(k) for k in part or ()} - {str(4 << level) for level in range(9)}:
+                raise ValueError(f"{key}: {min(unknown)!r} is no resolution; use 4, 8, 16, ..., 1024")
         self.stable, self.fade, self.start = phase - fade, fade, first
         self.batch, self.rate = ({str(k): v for k, v in (part or {}).items()} for part in (batch, rate))
         self.phases: list[Phase] = []
