@@ -151,7 +151,8 @@ class Experiment:
         eval_start: evaluate the untrained G too.
         save_every: steps between checkpoints; 0: only at each new best evaluation, and at the end.
         log_every: steps between log lines; 0: never.
-        sample_every: steps between sample grids; 0: only at the end.
+        sample_every: steps between sample grids; 0: only at the end. Else also at the end of each phase of a
+            timetable, and in the middle of each fade.
         validation: log D's loss on held-out and on training images with every log line. The value is a split
             of the dataset; true: its test or validation split, or what ``limit`` left out; null: off.
             Training is the same with it.
@@ -289,10 +290,13 @@ class Experiment:
             what = "both players are updated from the same latents, once"
             fix = "set d_steps=1 g_batch_size=null joint_fakes=false d_warmup_steps=0, or order=d_first"
             mistakes.append(f"order: {what}; {fix}")
-        for key, size in (("batch_size", self.batch_size), ("g_batch_size", self.g_batch_size)):
+        for size, key in self.batch_sizes().items():
             if size % accumulate or size // accumulate < 2:
                 what = f"{key}={size} does not split into {accumulate} micro batches of at least 2"
                 mistakes.append(f"accumulate: {what}; choose a divisor of {key}")
+            elif size // accumulate % architecture.group:
+                what = f"{size // accumulate} images of a pass are no groups of {architecture.group}"
+                mistakes.append(f"{key}: {what}; choose a multiple")
         if joint_fakes and fake_labels == "data" and architecture.conditional:
             mistakes.append(
                 "joint_fakes: fake_labels=data needs the labels of each real batch; set it to false"
@@ -360,6 +364,12 @@ class Experiment:
         named = {f"{group}.{name}": m for group, ms in of_d.items() for name, m in ms.items()}
         classes = {} if self.class_loss is None else {"class_loss": self.class_loss}
         return {"loss": self.loss, **classes, **named}
+
+    def batch_sizes(self) -> dict[int, str]:
+        """The run's batches over all ranks, and the first key that sets each."""
+        sizes = {self.g_batch_size: "g_batch_size", self.batch_size: "batch_size"}
+        phases = (self.timetable.round(step).batch for step, _ in self.timetable.stretches(self.steps))
+        return dict.fromkeys(phases, "timetable.batch") | sizes
 
     @property
     def shape(self) -> Shape:

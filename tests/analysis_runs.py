@@ -33,6 +33,7 @@ RUNS = {
     "sn-d2": ["normalization=sn", "d_steps=2"],
     "sn-f2": ["normalization=sn", "architecture.last_factor=2"],
     "none-A": ["normalization=none", "setting=A"],
+    "began": ["architecture=began", "architecture.width=0.04", "loss=began", "normalization=none"],
     "gp-held": ["normalization=gp", "loss=wasserstein", "validation=true", "dataset=mnist"],
 }
 POINTS = [  # for runs on points, instead of COMMON

@@ -38,8 +38,8 @@ class Ranks:
     """Rank ``rank`` of the ``size`` processes of a run; ``local``: its number on its machine.
 
     A run of one process has size 1, and each method returns its own input. Else all ranks must call each
-    method in the same order, except ``shard`` and ``rand_shard``, which do not communicate; EnvError if
-    another rank is lost. ``store``: torch.distributed's, where a failing rank leaves its error.
+    method in the same order, except ``shard``, ``rand_shard`` and ``drawn_like``, which do not communicate;
+    EnvError if another rank is lost. ``store``: torch.distributed's, where a failing rank leaves its error.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0, store: Any = None) -> None:
@@ -47,6 +47,7 @@ class Ranks:
         self.control: Any = None if store is None else dist.group.WORLD  # gloo, for errors and objects
         self.data: Any = self.control
         self.backend = "gloo" if size > 1 else ""
+        self.parts = 1  # batches that the pass of a network under way sees as one
 
     @property
     def is_rank_zero(self) -> bool:
@@ -75,6 +76,10 @@ class Ranks:
     def rand_shard(self, *shape: int, parts: int = 1, **options: Any) -> Tensor:
         """``torch.rand`` of ``shape``: this rank's share of what a single process would draw."""
         return self.shard(torch.rand(shape[0] * self.size, *shape[1:], **options), parts)
+
+    def drawn_like(self, x: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        """``draw(x)`` for a layer's input: this rank's share of what a single process would draw."""
+        return draw(x) if self.size == 1 else self.shard(draw(torch.cat([x] * self.size)), self.parts)
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum over the ranks, in place, on the training device; bit-identical on all ranks."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ganlab.methods.losses import Loss
-from ganlab.schema import Count, NonNegative, Steps, Unit, checked
+from ganlab.schema import Count, NonNegative, Range, Steps, checked
 from ganlab.types import Verdict
 
 
@@ -42,7 +42,11 @@ class BEGAN(Loss):
 
     @checked
     def __init__(
-        self, gamma: Unit = 0.5, rate: NonNegative = 0.001, window: Count = 1000, patience: Steps = 0
+        self,
+        gamma: Annotated[float, Range(ge=0, le=1)] = 0.5,
+        rate: NonNegative = 0.001,
+        window: Count = 1000,
+        patience: Steps = 0,
     ) -> None:
         self.gamma, self.rate, self.window, self.patience = gamma, rate, window, patience
         for name in ("k", "m", "average", "stalled", "rounds"):

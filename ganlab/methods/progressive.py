@@ -35,7 +35,7 @@ class Progressive(Timetable):
         first: the resolution to begin with; that of the data: no growth.
         rate: factor of the learning rates by resolution, where it is not 1.
 
-    Raises ValueError for a fade longer than its phase.
+    Raises ValueError for a fade longer than its phase, and for unknown resolutions.
     """
 
     @checked
@@ -49,6 +49,9 @@ class Progressive(Timetable):
     ) -> None:
         if fade >= phase:
             raise ValueError(f"fade: {fade} images are not less than the {phase} of a phase; lower it")
+        for key, part in (("batch", batch), ("rate", rate)):
+            if unknown := {str(k) for k in part or ()} - {str(4 << level) for level in range(9)}:
+                raise ValueError(f"{key}: {min(unknown)!r} is no resolution; use 4, 8, 16, ..., 1024")
         self.stable, self.fade, self.start = phase - fade, fade, first
         self.batch, self.rate = ({str(k): v for k, v in (part or {}).items()} for part in (batch, rate))
         self.phases: list[Phase] = []
@@ -84,3 +87,12 @@ class Progressive(Timetable):
 
     def boundary(self, step: int) -> bool:
         return step > 0 and self._phase(step).first_update == step
+
+    def pictured(self, step: int) -> bool:
+        """Whether a phase ends with ``step`` updates, or a fade is half done."""
+        phase = self._phase(step)
+        return self.boundary(step) or (phase.fades and step == phase.first_update + phase.updates // 2)
+
+    def stretches(self, steps: int) -> list[tuple[int, float]]:
+        begun = [p for p in self.phases if p.first_update < steps]
+        return [(p.first_update, min(p.updates, steps - p.first_update)) for p in begun]

@@ -35,6 +35,15 @@ class Timetable:
         """Whether a phase begins with ``step``: optimizers start anew, updates are recorded anew."""
         return False
 
+    def pictured(self, step: int) -> bool:
+        """Whether samples are drawn after ``step`` updates, beside every ``sample_every``."""
+        return self.boundary(step)
+
+    def stretches(self, steps: int) -> list[tuple[int, float]]:
+        """The first ``steps`` updates by what they cost: steps to time, warm-ups of D apart, and how many
+        updates each stands for."""
+        return [(0, steps)]
+
 
 class Steady(Timetable):
     """``d_steps`` in every round; ``warmup`` in the first ``updates`` and in every ``every``-th.
@@ -55,6 +64,11 @@ class Steady(Timetable):
         warming = step < self.updates or (every and step % every == 0)
         d_steps = self.warmup if warming else self.d_steps
         return Round(d_steps, self.batch, self.g_batch, batches * self.batch)
+
+    def stretches(self, steps: int) -> list[tuple[int, float]]:
+        batches = self.round(steps).first_sample / self.batch
+        extra = batches - steps * (self.d_steps + self.extra)  # D's updates beyond d_steps: warm-ups
+        return [(0, steps + extra / (self.d_steps + 1))]  # a G step counts as a D step
 
 
 class Schedule:

@@ -23,7 +23,7 @@ class Architecture(ABC):
     ``conditional``: whether both use labels y (B,), int64; otherwise y is None. ``classifies``: whether D's
     verdict has class logits. ``grows``: whether both networks have ``set_progress`` (0 to 1), and D ``real``:
     real samples as it sees them at its stage of growth. ``auto_encodes``: whether D's score is minus the
-    error of its ``reconstruct``.
+    error of its ``reconstruct``. ``group``: D compares so many images; a pass must have a multiple of it.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("images",)
@@ -32,6 +32,7 @@ class Architecture(ABC):
     classifies: bool = False
     grows: bool = False
     auto_encodes: bool = False
+    group: int = 1
 
     @abstractmethod
     def check(self, shape: Any) -> None:

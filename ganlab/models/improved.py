@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ganlab.methods.feature_norms import OffsetBatchNorm
 from ganlab.models.base import Architecture, Norm, flat, scaled, square
 from ganlab.models.heads import k_plus_1
-from ganlab.models.weight_normed import GaussianNoise, WNConv, WNDeconv, WNLinear
+from ganlab.models.weight_normed import Dropout, GaussianNoise, WNConv, WNDeconv, WNLinear
 from ganlab.schema import Count, Positive, checked
 from ganlab.types import ImageShape, Verdict
 
@@ -184,10 +184,10 @@ class ConvDiscriminator(nn.Module):
         super().__init__()
         self.k_plus_1 = k_plus_1
         leaky = nn.LeakyReLU(0.2)
-        layers: list[nn.Module] = [nn.Dropout(0.2)]
+        layers: list[nn.Module] = [Dropout(0.2)]
         for c_in, c_out in ((shape.channels, a), (a, b)):
             layers += [WNConv(c_in, c_out, 3, 1, 1), leaky, WNConv(c_out, c_out, 3, 1, 1), leaky]
-            layers += [WNConv(c_out, c_out, 3, 2, 1), leaky, nn.Dropout(0.5)]
+            layers += [WNConv(c_out, c_out, 3, 2, 1), leaky, Dropout(0.5)]
         layers += [WNConv(b, b, 3), leaky, WNConv(b, b, 1), leaky, WNConv(b, b, 1), leaky]
         self.body = nn.Sequential(*layers)
         self.dense = WNLinear(b, outputs, start_std=0.1, trained=True)

@@ -59,6 +59,7 @@ class ProGAN(Architecture):
         self.width, self.channels, self.max_channels, self.z_dim = width, channels, max_channels, z_dim
         self.normalize_latents, self.g_norm, self.stddev = normalize_latents, g_norm, stddev
         self.slope, self.output = slope, output
+        self.group = stddev if isinstance(stddev, int) else 1
 
     def check(self, shape: ImageShape) -> None:
         side = shape.height
@@ -120,10 +121,6 @@ class Stddev(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n = self.group
-        if n and len(x) % n:
-            raise ValueError(
-                f"architecture.stddev: {len(x)} images are no groups of {n}; choose another batch_size"
-            )
         groups = x.float().unflatten(0, (-1, n)) if n else stack_ranks(x.float()).flatten(0, 1)[None]
         deviation = (groups.var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
         each = deviation.repeat_interleave(n) if n else deviation.expand(len(x))

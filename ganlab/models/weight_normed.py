@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganlab.distributed import collectives
 from ganlab.methods.base import StartsFromData
 
 EPS = 1e-6  # under the root, as in the code of arXiv:1606.03498 (nn.py)
@@ -105,4 +106,15 @@ class GaussianNoise(nn.Module):
         self.std = std
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.std * torch.randn_like(x) if self.training else x
+        if not self.training:
+            return x
+        return x + self.std * collectives.current().drawn_like(x, torch.randn_like)
+
+
+class Dropout(nn.Dropout):
+    """``nn.Dropout`` whose ranks drop what one process would."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or collectives.current().size == 1:
+            return super().forward(x)
+        return x * collectives.current().drawn_like(x, lambda like: F.dropout(torch.ones_like(like), self.p))

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
@@ -32,14 +32,21 @@ class Log:
     """Output of a run in ``folder``, from ``start_step`` to ``total_steps``; also of ganlab's own warnings.
 
     Records of earlier attempts beyond ``start_step`` are dropped; at 0 all of them, as step 0 is repeated.
-    silent: no output at all, for all ranks but the first. wall_s: the run's seconds before this process. Use
+    silent: no output at all, for all ranks but the first. wall_s: the run's seconds before this process.
+    phases: steps at which updates begin to cost more or less; the time left is told up to the next one. Use
     it as a context manager, or call `close`. Raises EnvError if metrics.jsonl can't be written.
     """
 
     def __init__(
-        self, folder: Path, total_steps: int, start_step: int = 0, wall_s: float = 0.0, silent: bool = False
+        self,
+        folder: Path,
+        total_steps: int,
+        start_step: int = 0,
+        wall_s: float = 0.0,
+        silent: bool = False,
+        phases: Sequence[int] = (),
     ) -> None:
-        self.folder, self.total_steps, self.silent = Path(folder), total_steps, silent
+        self.folder, self.total_steps, self.silent, self.phases = Path(folder), total_steps, silent, phases
         self._start_step = self._step = start_step
         self._opened = time.monotonic()
         self._began = self._opened - wall_s
@@ -270,13 +277,14 @@ class Log:
         self._try("the progress line", draw)
 
     def _speed(self) -> str:
-        """Updates per second and the time left."""
+        """Updates per second and the time left, of the run or of its phase."""
         elapsed = time.monotonic() - self._opened
+        end = next((step for step in self.phases if step > self._step), self.total_steps)
         rate, eta = self._it_per_s or (self._step - self._start_step) / max(elapsed, 1e-9), "-"
         if rate > 0 and math.isfinite(rate):
-            minutes, seconds = divmod(round(max(self.total_steps - self._step, 0) / rate), 60)
+            minutes, seconds = divmod(round(max(end - self._step, 0) / rate), 60)
             eta = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-        return f"{rate:.3g} it/s  ETA {eta}"
+        return f"{rate:.3g} it/s  ETA {eta}{'' if end == self.total_steps else f' to step {end}'}"
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

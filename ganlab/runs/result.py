@@ -157,6 +157,7 @@ class RunRecord:
             "seed": e.seed,
             "steps": e.steps,
             "step": step,
+            **({"phases": phases} if (phases := [s for s, _ in e.timetable.stretches(e.steps)[1:]]) else {}),
             "scores": {},
             "parameters": dict(parameters),
             "precision": e.precision,

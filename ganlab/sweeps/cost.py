@@ -70,12 +70,13 @@ TIMES, WARM = 3, 1  # timed calls, and calls before them
 ENOUGH = 2.0  # seconds of timing after which no further update is timed
 KIND = (
     *("architecture", "normalization", "loss", "batch_size", "g_batch_size", "accumulate"),
-    *("precision", "d_pass", "joint_fakes", "fold", "d_steps", "engine"),
+    *("precision", "d_pass", "joint_fakes", "fold", "d_steps", "engine", "timetable"),
 )
 
 
 class Cost(NamedTuple):
-    """Seconds of one G update with its D updates, and of scoring one image (None: not measured)."""
+    """Seconds of a G update with its D updates, a mean over phases, and of scoring one image (None: not
+    measured)."""
 
     update: float
     score: float | None
@@ -91,12 +92,14 @@ def print_cost(plan: Plan, placement: Placement = ONE_PROCESS) -> None:
         e: Experiment = compose.build(job.tree)
         device = find_device(e.device)
         optimizer = (job.tree.get("optimizer") or {}).get("_target_")  # learning rates do not matter
-        kind = [*(job.tree.get(k) for k in KIND), optimizer, list(e.shape), str(device)]
+        stretches = e.timetable.stretches(job.steps)
+        phases = stretches if len(stretches) > 1 else None
+        kind = [*(job.tree.get(k) for k in KIND), optimizer, list(e.shape), str(device), phases]
         key = json.dumps(kind, default=str)
         is_timed = key in costs or len(costs) < MAX_KINDS
         if key not in costs and is_timed:
             print_status(f"measuring {job.name} on {device_name(device)}")
-            costs[key] = measure(e, device)
+            costs[key] = measure(e, device, stretches)
             by_d_steps.setdefault((e.d_steps, str(device)), []).append(costs[key])
         similar = by_d_steps.get((e.d_steps, str(device))) or list(costs.values())
         cost = costs[key] if is_timed else _mean(similar)
@@ -104,10 +107,7 @@ def print_cost(plan: Plan, placement: Placement = ONE_PROCESS) -> None:
         images = scored_images(e)
         scored = images * cost.score if cost.score is not None else 0.0
         unscored |= cost.score is None and images > 0
-        batches = e.timetable.round(job.steps).first_sample / e.batch_size
-        extra = batches - job.steps * (e.d_steps + e.extra_batches)  # D's updates beyond d_steps: warm-ups
-        warm_up = extra / (e.d_steps + 1)  # in updates; a G step counts as a D step
-        seconds = (job.steps + warm_up) * cost.update
+        seconds = sum(updates for _, updates in stretches) * cost.update
         training, scoring = training + seconds, scoring + scored
         rows.append(
             {
@@ -141,11 +141,18 @@ def _mean(costs: Sequence[Cost]) -> Cost:
     return Cost(statistics.fmean(c.update for c in costs), statistics.fmean(scores) if scores else None)
 
 
-def measure(e: Experiment, device: torch.device) -> Cost:
-    """Time updates of a new GAN on random images. Raises EnvError or ConfigError as building it does."""
-    timer = UpdateTimer(e, device)
-    timer.warm_up()
-    return Cost(_median(timer.update, device), scoring_seconds(e, timer.game, device))
+def measure(e: Experiment, device: torch.device, stretches: Sequence[tuple[int, float]]) -> Cost:
+    """Time updates of a new GAN on random images: the mean over the ``stretches`` of a timetable.
+
+    Raises EnvError or ConfigError as building it does.
+    """
+    timer, seconds = UpdateTimer(e, device), 0.0
+    for step, updates in stretches:
+        timer.start(step)
+        timer.warm_up()
+        seconds += updates * _median(timer.update, device)
+    mean = seconds / sum(updates for _, updates in stretches)
+    return Cost(mean, scoring_seconds(e, timer.game, device))
 
 
 def scoring_seconds(e: Experiment, game: GAN, device: torch.device) -> float | None:
@@ -204,8 +211,6 @@ class UpdateTimer:
         if e.threads:
             torch.set_num_threads(e.threads)
         self.e, self.device = e, device
-        # steps that do not warm D up
-        self.steps = (s for s in itertools.count() if e.timetable.round(s).d_steps == e.d_steps)
         images = images or random_samples(e)
         self.game = build_gan(e, device, CLASSES, images.shape)
         if self.game.num_classes and images.labels is not None:
@@ -213,6 +218,13 @@ class UpdateTimer:
         batches = images.batches(device, e.seed, e.data_memory_gb)
         feed = Feed(batches, e)
         self.engine = engine.make(e, self.game, feed)
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Go on from ``step``, but for steps that warm D up."""
+        e = self.e
+        self.engine.begin_phase()
+        self.steps = (s for s in itertools.count(step) if e.timetable.round(s).d_steps == e.d_steps)
 
     def warm_up(self) -> None:
         """Do the updates before the engine has recorded or compiled one."""

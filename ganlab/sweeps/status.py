@@ -129,7 +129,9 @@ def _row(folder: Path) -> dict[str, Any]:
         speed = (step - result.get("step", 0)) / seconds if seconds > 1 else 0.0
         rate = round(speed, 2) if speed > 0 else rate
         if isinstance(rate, int | float) and rate > 0 and isinstance(steps, int):
-            left = _format_time((steps - step) / rate)
+            phases = result["phases"] if isinstance(result.get("phases"), list) else []
+            end = next((p for p in phases if isinstance(p, int) and p > step), steps)
+            left = _format_time((end - step) / rate) + ("" if end == steps else f" to step {end}")
     scores = process.format_scores(folder)
     values = (str(folder), state, step, steps, rate, left, scores)
     return dict(zip(HEADS, values, strict=True))

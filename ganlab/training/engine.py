@@ -101,14 +101,14 @@ class Engine:
     def _prepare(self, step: int) -> None:
         rng.seed_default(self.gan.device, self.e.seed, "train", 0, step)
         if self.e.timetable.boundary(step):
-            self._begin_phase()
+            self.begin_phase()
         self.gan.begin(self.feed.place(step))
         for key, schedule in self.e.schedules.items():
             if (factor := schedule(step)) != self.factors.get(key):
                 self.gan.schedule(key, factor)
                 self.factors[key] = factor
 
-    def _begin_phase(self) -> None:
+    def begin_phase(self) -> None:
         """Start the optimizers anew."""
         reset_optimizers(self.e, self.gan)
 
@@ -184,8 +184,8 @@ class Graphed(Engine):
         with self._own_generator():
             super().update(step)
 
-    def _begin_phase(self) -> None:
-        super()._begin_phase()
+    def begin_phase(self) -> None:
+        super().begin_phase()
         self.sizes = None
 
     def _run_update(self, step: int) -> None:

@@ -213,7 +213,9 @@ class GAN:
         for module in self.joint_modules:
             module.n_real = len(real.x)  # type: ignore[assignment]
         n, y = len(real.x), None if real.y is None or fake.y is None else torch.cat([real.y, fake.y])
+        collectives.current().parts = 2
         verdict = self._judge(torch.cat([self._augment(real.x), self._augment(fake.x)]), y)
+        collectives.current().parts = 1
         for module in self.joint_modules:
             module.n_real = None  # type: ignore[assignment]
         halves = [(None, None) if t is None else t.split([n, len(t) - n]) for t in verdict]

@@ -60,15 +60,16 @@ def require_possible(e: Experiment) -> None:
 
 def require_divisible(e: Experiment) -> None:
     """Raise ConfigError unless each rank gets the same share of every micro batch."""
-    size, mistakes = collectives.current().size, []
-    parts, least = size * e.accumulate, 1 if e.sync_bn else 2
-    for key, batch in (("batch_size", e.batch_size), ("g_batch_size", e.g_batch_size)):
+    size, mistakes, group = collectives.current().size, [], e.architecture.group
+    parts, least = size * e.accumulate * group, 1 if e.sync_bn else 2
+    for batch, key in e.batch_sizes().items():
         if size > 1 and (batch % parts or batch // parts < least):
             of = f" x accumulate={e.accumulate}" if e.accumulate > 1 else ""
+            of += f" in groups of {group}" if group > 1 else ""
             what = f"{batch} can't be split over {size} ranks{of}, at least {least} images each"
             mistakes.append(Mistake(key, what, f"choose a multiple of {parts}, at least {least * parts}"))
     if mistakes:
-        raise ConfigError(mistakes[:1] if e.batch_size == e.g_batch_size else mistakes)
+        raise ConfigError(mistakes)
 
 
 def _prepare_locally(e: Experiment) -> Inputs:
@@ -105,8 +106,9 @@ def _prepare_locally(e: Experiment) -> Inputs:
     if texts := [f"{key}: {text}" for key, m in e.methods.items() for text in m.mistakes(e, images)]:
         raise ConfigError(Mistake(*re.split(": |; ", text, maxsplit=2)) for text in texts)
     require_labels(images, e)
-    if len(images) < e.batch_size and not images.is_stream:
+    batch, key = max((size, key) for size, key in e.batch_sizes().items() if key != "g_batch_size")
+    if len(images) < batch and not images.is_stream:
         noun = sample_kind(images.shape).noun
-        what = f"{e.batch_size} is more than the {len(images)} {noun} of {images.name} {images.split}"
-        raise ConfigError("batch_size", what, f"use at most {len(images)}")
+        what = f"{batch} is more than the {len(images)} {noun} of {images.name} {images.split}"
+        raise ConfigError(key, what, f"use at most {len(images)}")
     return Inputs(device, images, held_out, evaluators)

@@ -168,7 +168,8 @@ class Run:
             }
             self.record.identify(e, self.gan.num_classes, parameters, choices, images, self.step)
         silent = not collectives.current().is_rank_zero
-        self.log = Log(folder.path, e.steps, self.step, wall_s=self.record.begun_s, silent=silent)
+        began, phases = self.record.begun_s, [step for step, _ in e.timetable.stretches(e.steps)]
+        self.log = Log(folder.path, e.steps, self.step, began, silent, phases)
         slow = slow_bf16(e.precision, device)
         for text in [
             *buffer.messages,
@@ -255,13 +256,14 @@ class Run:
                 self.log.train(self.step, self.monitor.log_values(means), rate)
                 mark = (self.step, p["train_s"])
             self._warn_of_runaway_losses(runaway(means or {}))
-            if last or any(map(self._due, (e.spectral_every, e.sample_every, e.eval_every, e.save_every))):
+            pictured = self._due(e.sample_every) or (e.sample_every and e.timetable.pictured(self.step))
+            if last or pictured or any(map(self._due, (e.spectral_every, e.eval_every, e.save_every))):
                 self.engine.settle()
             if self._due(e.spectral_every):
                 self.monitor.spectra(self.step)
             if last:
                 return  # ``_finish`` logs, saves and scores the last step
-            if self._due(e.sample_every):
+            if pictured:
                 self.monitor.samples(self.step)
             if self._due(e.eval_every):
                 self.evaluate()

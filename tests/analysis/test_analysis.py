@@ -29,7 +29,10 @@ QUICK = [
     *("n=12", "n_real=40", "rows=2", "side=2", "pairs=2", "columns=3"),
     *("rounds=1", "updates=1", "methods=none,sn"),
 ]
-OWN_RUNS = {"d_steps", "feature_dim", "nearest", "overfitting", "speed", "value_surface"}  # of other sets
+OWN_RUNS = {  # of other sets
+    *("d_steps", "equilibrium", "feature_dim", "nearest", "overfitting", "reconstructions", "speed"),
+    "value_surface",
+}
 DRAWS = ["samples", "scores"]  # on these two runs, again
 
 
@@ -88,6 +91,8 @@ def test_all_makes_what_fits_and_says_why_the_rest_does_not(
     assert "have the same d_steps: 1" in reasons["d_steps"]
     assert "have the same architecture.last_factor: 1" in reasons["feature_dim"]
     assert "takes at most 1 run, got 2" in reasons["nearest"]
+    assert "wn has no log of BEGAN's k" in reasons["equilibrium"]
+    assert "wn has no auto-encoder for D" in reasons["reconstructions"]
     assert "no run has losses on held-out images" in reasons["overfitting"]
     assert "for runs on points only; wn has images" in reasons["value_surface"]
     analysis.analyze(

@@ -237,6 +237,29 @@ def test_overfitting_is_the_log_of_runs_that_look(
     assert [int(r["step"]) for r in made("overfitting", ["gp-held"], "since=2")] == [2, 3]
 
 
+def test_equilibrium_is_the_log_of_began(made: Make, analysis_runs: Runs) -> None:
+    rows = made("equilibrium", ["began"])
+    log = [json.loads(x) for x in (analysis_runs["began"] / "metrics.jsonl").read_text().splitlines()]
+    log = [r for r in log if r["kind"] == "train"]
+    assert [[float(row[k]) for k in ("real", "fake", "ratio", "k", "m_global")] for row in rows] == [
+        [-r["loss/d_real"], r["loss/g"], r["loss/g"] / -r["loss/d_real"], r["began/k"], r["began/m_global"]]
+        for r in log
+    ]
+
+
+def test_reconstructions_are_of_real_mirrored_and_generated_images(made: Make, analysis_runs: Runs) -> None:
+    rows = made("reconstructions", ["began"], "columns=3")
+    subject = opened(analysis_runs, "began")
+    gan, _ = subject.restore()
+    real = subject.real(gan, 3, 0).x
+    for kind, x in (("real", real), ("mirrored", real.flip(3)), ("generated", subject.fake(gan, 3, 0).x)):
+        with torch.no_grad():
+            errors = (x - gan.discriminator.reconstruct(x)).abs().mean((1, 2, 3))  # type: ignore[operator]
+        assert [float(r["error"]) for r in rows if r["kind"] == kind] == pytest.approx(
+            errors.tolist(), rel=1e-4
+        )
+
+
 def test_interpolations_begin_and_end_at_the_latents(made: Make, analysis_runs: Runs) -> None:
     rows = made("interpolations", ["sn"], "pairs=2", "columns=4")
     subject = opened(analysis_runs, "sn")

@@ -63,7 +63,7 @@ def points(folder: Path, tag: str) -> list[tuple[int, float]]:
 def test_the_record_and_the_plain_lines(
     tmp_path: Path, no_board: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Log(tmp_path, 1000, wall_s=100.0) as log:
+    with Log(tmp_path, 1000, wall_s=100.0, phases=[50, 200]) as log:
         log.train(100, {"loss/d": 1.25, "loss/g": math.nan}, 12.5)
         log.scores(100, {"fid_cifar": 33.333333, "is_cifar": None}, "abc123")
         log.say("saved step 100")
@@ -78,7 +78,7 @@ def test_the_record_and_the_plain_lines(
     assert scores == {"step": 100, "kind": "eval", "scores": values, "protocol_id": "abc123"}
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "step 100/1000  loss/d 1.25  loss/g nan  12.5 it/s  ETA 0:01:12",
+        "step 100/1000  loss/d 1.25  loss/g nan  12.5 it/s  ETA 0:00:08 to step 200",
         "step 100/1000  fid_cifar 33.33  is_cifar -",
         "saved step 100",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ganlab.errors import ConfigError
 from ganlab.experiment import Experiment
 from ganlab.methods.progressive import Progressive
 from ganlab.models.progan import ProGAN, Stddev
+from ganlab.sweeps import cost
 from ganlab.training.build import build_gan
 from ganlab.training.engine import Engine, Graphed
 from ganlab.types import ImageShape
@@ -40,6 +42,35 @@ def test_phases() -> None:
     assert [r.first_sample for r in rounds] == [4 * step for step in range(12)]
     assert [r.progress for r in rounds] == [0, 0, 0.25, 0.5, 0.5, 0.5, 0.75, 1, 1, 1, 1, 1]
     assert [step for step in range(12) if e.timetable.boundary(step)] == [2, 4, 6, 8]
+
+
+def test_pictures_at_the_ends_of_phases_and_half_through_fades(tmp_path: Path) -> None:
+    words = ["+experiment=progan_cifar", "dataset=digits", *SMALL, "steps=10", "sample_every=100"]
+    assert main(["train", *words, f"run_dir={tmp_path}"]) == 0
+    steps = [int(path.stem.removeprefix("step-")) for path in sorted((tmp_path / "samples").iterdir())]
+    assert steps == [0, 2, 3, 4, 6, 7, 8, 10], "a phase and a fade have two updates here"
+    assert json.loads((tmp_path / "result.json").read_text())["phases"] == [2, 4, 6, 8]
+
+
+def test_the_cost_of_a_run_is_weighed_by_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phase costs as many seconds here as it has pixels on a side; 4 px have 2 updates, 8 px have 4."""
+    e = small()
+    assert e.timetable.stretches(5) == [(0, 2), (2, 2), (4, 1)]
+    assert sum(updates for _, updates in e.timetable.stretches(100)) == 100
+    timed: list[float] = []
+
+    def seconds(update: Callable[[], object], _: object) -> float:
+        update()
+        game: Any = update.__self__.game  # type: ignore[attr-defined]
+        timed.append(float(4 << game.generator.level))
+        return timed[-1]
+
+    monkeypatch.setattr(cost, "_median", seconds)
+    monkeypatch.setattr(cost, "scoring_seconds", lambda *_: None)
+    assert cost.measure(e, CPU, e.timetable.stretches(10)).update == pytest.approx(
+        (2 * 4 + 4 * 8 + 4 * 16) / 10
+    )
+    assert timed == [4, 8, 8, 16, 16]
 
 
 def test_batches_and_rates_by_resolution() -> None:
@@ -84,8 +115,6 @@ def test_deviation_by_hand() -> None:
     x = torch.tensor([0.0, 2.0, 1.0, 1.0]).view(4, 1, 1, 1).expand(4, 2, 3, 3)
     assert Stddev(2)(x)[:, -1, 0, 0].tolist() == pytest.approx([1, 1, 1e-4, 1e-4])
     assert Stddev(0)(x)[:, -1, 0, 0].tolist() == pytest.approx([0.5**0.5] * 4)
-    with pytest.raises(ValueError, match="groups of 3"):
-        Stddev(3)(x)
 
 
 @pytest.mark.parametrize("scale", ["he", "rms"])
@@ -140,6 +169,9 @@ def test_recorded_updates_are_the_eager_ones() -> None:
     [
         (["dataset.resolution=24"], "can't be grown from 4x4 by doubling; set dataset.resolution=32"),
         (["timetable.first=32"], "32 is no power of two up to the images' 16 pixels"),
+        (["architecture.stddev=3"], "batch_size: 4 images of a pass are no groups of 3"),
+        (["timetable.batch={8: 9}", "accumulate=2"], "accumulate: timetable.batch=9 does not split into 2"),
+        (["timetable.batch={12: 8}"], "timetable.batch: '12' is no resolution; use 4, 8, 16, ..., 1024"),
         (["timetable.fade=16"], "16 images are not less than the 16 of a phase"),
     ],
 )

@@ -21,7 +21,7 @@ from ganlab.report.read.history import Curve
 
 MAX_CELLS_PER_PANEL = 12  # with more cells, each setting gets its own column
 ESTIMATE = "critic/wasserstein_estimate"
-NOT_DRAWN = ("critic/", "validation/")  # except ESTIMATE; ``analysis=overfitting`` draws the rest
+NOT_DRAWN = ("critic/", "validation/", "began/")  # except ESTIMATE; analyses draw the rest
 LOSSES = ("loss/", "critic/")
 BINS = 50  # maximal number of points of a line
 

@@ -17,7 +17,7 @@ from ganlab.system.files import open_regular
 
 MAX_BYTES = 512 << 20
 MAX_CURVES = 160
-LOGGED = ("loss/", "critic/", "validation/")
+LOGGED = ("loss/", "critic/", "validation/", "began/")
 
 
 @dataclass
