@@ -67,6 +67,7 @@ ARCHITECTURES = {
 SCORES = {
     "is": "IS",
     "fid": "FID",
+    "fid_infinity": "FID-infinity",
     "kid": "KID",
     "intra_fid": "Intra-FID",
     "intra_ms_ssim": "Intra-class MS-SSIM",
@@ -178,7 +179,7 @@ def setting_rank(setting: str) -> tuple[int, str]:
 
 def split_score(name: str) -> tuple[str, str]:
     """A score's kind and the suffix of its extractor: ``fid_cifar`` -> (``fid``, ``_cifar``)."""
-    for kind in SCORES:
+    for kind in sorted(SCORES, key=len, reverse=True):  # fid_infinity before fid
         if name == kind or name.startswith(kind + "_"):
             return kind, name[len(kind) :]
     return name, ""
