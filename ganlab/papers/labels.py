@@ -45,6 +45,8 @@ DATASETS = {
     "stl10": "STL-10",
     "digits": "Digits",
     "mnist": "MNIST",
+    "svhn": "SVHN",
+    "stacked_mnist": "Stacked MNIST",
     "imagenet": "ImageNet",
     "lsun": "LSUN",
     "8gaussians": "8 Gaussians",
@@ -61,6 +63,8 @@ ARCHITECTURES = {
     "bedrooms": "Bedrooms",
     "dcgan_family": "DCGAN family",
     "mlp": "MLP",
+    "improved_mlp": "Improved Techniques' MLP",
+    "improved_conv": "Improved Techniques' CNN",
     "charlm": "character language model",
 }
 
@@ -75,6 +79,7 @@ SCORES = {
     "w1": "W1",
     "modes": "Modes",
     "high_quality": "High quality",
+    "kl": "Reverse KL",
     "test_error": "Test error, %",
     "js1": "JS of 1-grams",
     "js2": "JS of 2-grams",
