@@ -1,7 +1,7 @@
 """The built-in classifier of digits, for stacked MNIST: trained by ``scripts/train_digit_net.py``.
 
-Trained on 8,000 of MNIST's 10,000 test digits (the only ones at hand), it names 99.1 % of the other 2,000 with
-a border of 2 pixels, and 99.3 % enlarged from 28 px (``assets/mnist_digits.json``).
+Trained on 8,000 of MNIST's 10,000 test digits (the only ones at hand), it names 99.1 % of the other 2,000
+with a border of 2 pixels, and 99.3 % enlarged from 28 px (``assets/mnist_digits.json``).
 """
 
 from __future__ import annotations
