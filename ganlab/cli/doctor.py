@@ -181,14 +181,18 @@ def prepared() -> Iterator[Finding]:
 
 
 def weights() -> Iterator[Finding]:
-    from ganlab.extractors import cifar, inception
+    from ganlab.extractors import inception
+    from ganlab.extractors.cifar import CifarExtractor
+    from ganlab.extractors.mnist import MnistExtractor
     from ganlab.system.download import sha256
 
-    if cifar.WEIGHTS.is_file():
-        yield Finding("weights", "cifar", "ok", f"included, {cifar.WEIGHTS.stat().st_size / 1e6:.1f} MB")
-    else:
-        fix = "reinstall ganlab, or run scripts/train_feature_net.py"
-        yield Finding("weights", "cifar", "broken", f"{cifar.WEIGHTS.relative_to(PACKAGE)} is missing", fix)
+    for kind in (CifarExtractor, MnistExtractor):
+        file = kind.packaged_weights
+        if file.is_file():
+            yield Finding("weights", kind.name, "ok", f"included, {file.stat().st_size / 1e6:.1f} MB")
+        else:
+            fix = f"reinstall ganlab, or run {kind.script}"
+            yield Finding("weights", kind.name, "broken", f"{file.relative_to(PACKAGE)} is missing", fix)
     if place := next((place for place in inception.places() if place.is_file()), None):
         checksum = sha256(place)
         matches = checksum == inception.SHA256

@@ -153,7 +153,7 @@ class Evaluator:
     def better(self) -> dict[str, Literal["lower", "higher"]]:
         """The better direction of every score (standard deviations excluded), by full name."""
         return {
-            self._full(metric, name): metric.better
+            self._full(metric, name): "lower" if name in metric.lower else metric.better
             for metric in self.metrics.values()
             for name in metric.names
             if not name.endswith("_std")

@@ -131,11 +131,13 @@ class CifarExtractor(NetworkExtractor):
     suffix = "_cifar"
     feature_dim = WIDTHS[-1]
     num_classes = 10
+    views = "mirrored"
+    width, packaged_weights, script = WIDTHS[-1], WEIGHTS, "scripts/train_feature_net.py"
 
     @checked
     def __init__(self, weights: str | None = None, precision: Precision = "fp32") -> None:
         super().__init__(precision)
-        self.path = WEIGHTS if weights is None else expanded(weights)
+        self.path = self.packaged_weights if weights is None else expanded(weights)
         self.packaged = weights is None
 
     def identity(self) -> dict[str, str | int | float]:
@@ -145,7 +147,7 @@ class CifarExtractor(NetworkExtractor):
             "name": self.name,
             "weights": self._sha256,
             "layer": "mean",
-            "views": "mirrored",
+            "views": self.views,
             "resize": resize,
             **self.precision_record,
         }
@@ -156,11 +158,11 @@ class CifarExtractor(NetworkExtractor):
         with exact_fp32(self._device.type):
             images = images.to(self._device, non_blocking=True)
             parts = images.split(CPU_BATCH) if self._device.type == "cpu" else (images,)
-            pools, logits = zip(
-                *(both_views(net, normalized(p), self.conv_autocast(self._device)) for p in parts),
-                strict=True,
-            )
+            pools, logits = zip(*(self._features(net, part) for part in parts), strict=True)
             return Features(torch.cat(pools), torch.cat(logits))
+
+    def _features(self, net: FeatureNet, images: Tensor) -> Features:
+        return both_views(net, normalized(images), self.conv_autocast(self._device))
 
     def _read(self) -> tuple[nn.Module, str]:
         content, sha256 = self._verified()
@@ -169,9 +171,10 @@ class CifarExtractor(NetworkExtractor):
             net = FeatureNet(widths_of(state))
             net.load_state_dict(state)
         except (SafetensorError, RuntimeError, KeyError, ValueError) as e:
-            raise EnvError(str(self.path), "not weights of the cifar feature network", self._fix()) from e
-        if net.head.in_features != self.feature_dim:
-            what = f"has {net.head.in_features} features, expected {self.feature_dim}"
+            what = f"not weights of the {self.name} feature network"
+            raise EnvError(str(self.path), what, self._fix()) from e
+        if net.head.in_features != self.width:
+            what = f"has {net.head.in_features} features, expected {self.width}"
             raise EnvError(str(self.path), what, self._fix())
         return net.eval().requires_grad_(False), sha256
 
@@ -193,5 +196,5 @@ class CifarExtractor(NetworkExtractor):
 
     def _fix(self) -> str:
         if self.packaged:
-            return "reinstall ganlab, or write the file with scripts/train_feature_net.py"
-        return "give metric.weights a file of scripts/train_feature_net.py, or null for the packaged one"
+            return f"reinstall ganlab, or write the file with {self.script}"
+        return f"give metric.weights a file of {self.script}, or null for the packaged one"

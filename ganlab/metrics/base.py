@@ -125,7 +125,8 @@ RealT = TypeVar("RealT")
 class Metric(ABC, Generic[RealT]):
     """A score of generated samples. Computed in float64, on the device of the features.
 
-    names: of its values, the score itself first. better: the good direction. kinds: of samples it can score.
+    names: of its values, the score itself first. better: the good direction; ``lower``: names for which it is
+    lower nevertheless. kinds: of samples it can score.
 
     needs: "features" or "logits" of the extractor, whose suffix is then added to the names; generated
     "samples" as stored; class "labels": a conditional generator and a labelled dataset; "real" samples:
@@ -142,6 +143,7 @@ class Metric(ABC, Generic[RealT]):
 
     names: ClassVar[tuple[str, ...]]
     better: ClassVar[Literal["lower", "higher"]]
+    lower: ClassVar[frozenset[str]] = frozenset()
     kinds: ClassVar[tuple[Kind, ...]] = ("images",)
     needs: ClassVar[frozenset[Need]]
     per_class: ClassVar[bool] = False

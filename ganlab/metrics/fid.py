@@ -6,6 +6,7 @@ Source: Heusel et al. 2017, arXiv:1706.08500, equation 6.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,6 +49,12 @@ def distance(gap: Tensor, traces: Tensor, product: Tensor) -> float:
     return max(value, 0.0)  # a squared distance; rounding leaves about -1e-9 between equal sets
 
 
+def to_reference(real: Reference, mean: Tensor, cov: Tensor) -> float:
+    """``frechet_distance`` from the real images to a Gaussian, on the device of ``cov``."""
+    ours, real_cov, root = (t.to(cov.device) for t in (real.mean, real.cov, real.root))
+    return frechet_distance(ours, real_cov, root, mean, cov)
+
+
 class RunningFID(Accumulator):
     """``distance(mean, cov)`` of the Gaussian fitted to the features of the first ``n`` images."""
 
@@ -77,11 +84,7 @@ class FID(Metric[Reference]):
             raise MetricError(f"a covariance needs at least 2 reference images, there are {real.n}")
 
     def start(self, real: Reference, protocol: Protocol) -> Accumulator:
-        def of_real(mean: Tensor, cov: Tensor) -> float:
-            real_mean, real_cov, root = (t.to(cov.device) for t in (real.mean, real.cov, real.root))
-            return frechet_distance(real_mean, real_cov, root, mean, cov)
-
-        return RunningFID("fid", protocol.fid_n_fake, of_real)
+        return RunningFID("fid", protocol.fid_n_fake, partial(to_reference, real))
 
     def among_real(self, real: Reference, protocol: Protocol) -> dict[str, float]:
         """FID of two disjoint parts of the kept reference images, drawn by the protocol's seed.

@@ -45,6 +45,8 @@ DATASETS = {
     "stl10": "STL-10",
     "digits": "Digits",
     "mnist": "MNIST",
+    "svhn": "SVHN",
+    "stacked_mnist": "Stacked MNIST",
     "imagenet": "ImageNet",
     "lsun": "LSUN",
     "8gaussians": "8 Gaussians",
@@ -61,12 +63,15 @@ ARCHITECTURES = {
     "bedrooms": "Bedrooms",
     "dcgan_family": "DCGAN family",
     "mlp": "MLP",
+    "improved_mlp": "Improved Techniques' MLP",
+    "improved_conv": "Improved Techniques' CNN",
     "charlm": "character language model",
 }
 
 SCORES = {
     "is": "IS",
     "fid": "FID",
+    "fid_infinity": "FID-infinity",
     "kid": "KID",
     "intra_fid": "Intra-FID",
     "intra_ms_ssim": "Intra-class MS-SSIM",
@@ -74,6 +79,7 @@ SCORES = {
     "w1": "W1",
     "modes": "Modes",
     "high_quality": "High quality",
+    "kl": "Reverse KL",
     "test_error": "Test error, %",
     "js1": "JS of 1-grams",
     "js2": "JS of 2-grams",
@@ -178,7 +184,7 @@ def setting_rank(setting: str) -> tuple[int, str]:
 
 def split_score(name: str) -> tuple[str, str]:
     """A score's kind and the suffix of its extractor: ``fid_cifar`` -> (``fid``, ``_cifar``)."""
-    for kind in SCORES:
+    for kind in sorted(SCORES, key=len, reverse=True):  # fid_infinity before fid
         if name == kind or name.startswith(kind + "_"):
             return kind, name[len(kind) :]
     return name, ""

@@ -35,6 +35,7 @@ _KEYS = {
     "quantize": "rounding to 8 bits",
     "bn": "batch norm statistics of G",
     "generator": "weights of G",
+    "options.test_error.split": "split",
 }
 
 
@@ -87,6 +88,11 @@ class Published:
     def wide(self) -> bool:
         """Whether D is 1.5 times as wide."""
         return "d_width 1.5" in self.details
+
+    @property
+    def labels(self) -> int | None:
+        """Labelled images, of a semi-supervised run."""
+        return int(self.details.removeprefix("labels ")) if self.details.startswith("labels ") else None
 
     @property
     def where(self) -> str:
@@ -185,12 +191,13 @@ def lookup(
     resolution: int | None = None,
     head: str = "",
     wide: bool = False,
+    labels: int | None = None,
 ) -> list[Published]:
     """The papers' values of a method's score (``is``, ``fid``), best match first.
 
     Sorted by: own values before quoted ones, read before recalled, equal ``updates`` first, file order.
     ``head``: D's conditional head, "" for none. ``wide``: D is 1.5 times as wide as the
-    paper's (SNGAN's Tables 7 and 8).
+    paper's (SNGAN's Tables 7 and 8). ``labels``: labelled images of a semi-supervised run.
     """
     matches = [
         p
@@ -199,7 +206,7 @@ def lookup(
         and p.by_its_authors
         and (p.head == head if head else not p.conditional)
         and (not p.loss or not loss or p.loss == loss)
-        and p.wide == wide
+        and (p.wide, p.labels) == (wide, labels)
     ]
     return sorted(
         matches,
@@ -256,7 +263,9 @@ def differences(row: Published, score: str, record: Mapping[str, Any], checkpoin
         return [f"the source describes no protocol for {score}"]
     reasons = []
     for key, want in {**protocol[kind], **(row.counts if kind == "fid" else {})}.items():
-        have = record.get(key)
+        have: Any = record
+        for part in key.split("."):
+            have = have.get(part) if isinstance(have, Mapping) else None
         if key == "fid_n_real" and have == 0:
             have = SPLITS.get((row.dataset, str(record.get("real_split"))), "all")
         if have != want:

@@ -14,6 +14,7 @@ import yaml
 from ganlab.metrics.base import Fakes, Metric, MetricError, Moments, Real, Reference, moments, square_root
 from ganlab.metrics.density_coverage import density_coverage
 from ganlab.metrics.fid import FID, frechet_distance
+from ganlab.metrics.fid_infinity import FIDInfinity, intercept
 from ganlab.metrics.inception_score import InceptionScore
 from ganlab.metrics.kid import KID, cubic_mmd2, kernel_distance
 from ganlab.metrics.precision_recall import PrecisionRecall, precision_recall, share_inside
@@ -115,6 +116,24 @@ def test_fid_of_covariances_that_do_not_commute() -> None:
     cross = math.sqrt(float((c @ c2).trace()) + 2 * math.sqrt(float(c.det() * c2.det())))
     m = torch.zeros(2, dtype=torch.float64)
     assert frechet_distance(m, c, square_root(c), m, c2) == pytest.approx(3 + 4 - 2 * cross, rel=1e-12)
+
+
+def test_fid_infinity_is_without_the_bias_of_the_number_of_generated_images() -> None:
+    """Of N samples of a Gaussian in D dimensions: FID = |dm|^2 + D / N + D (D + 1) / (4 N) + O(N^-2)."""
+    assert intercept([100, 200, 400], [0.3 + 7 / n for n in (100, 200, 400)]) == pytest.approx(0.3)
+    d, n, fids, extrapolated = 16, 1000, [], []
+    one = torch.eye(d, dtype=torch.float64)
+    real = Reference(10**6, one[0] * 0.5, one, one, torch.empty(0))
+    for seed in range(20):
+        fakes = Fakes(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)))
+        p = small(fid_n_fake=n, seed=seed)
+        fids.append(FID()(real, fakes, p)["fid"])
+        extrapolated.append(FIDInfinity()(real, fakes, p)["fid_infinity"])
+    bias = d / n + d * (d + 1) / (4 * n)  # 0.084; a mean of 20 deviates by 0.007 to 0.008
+    assert np.mean(fids) == pytest.approx(0.25 + bias, abs=0.02)
+    assert np.mean(extrapolated) == pytest.approx(0.25, abs=0.025)
+    with pytest.raises(MetricError, match="16 features need at least 170 generated images"):
+        FIDInfinity().start(real, small(fid_n_fake=169))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from ganlab.errors import DataError, EnvError
 from ganlab.metrics.protocol import Protocol
 from ganlab.papers import labels, published
 from ganlab.report import report
-from ganlab.report.compare import compare
+from ganlab.report.compare import compare, sidebyside
 from ganlab.report.draw import mosaic
 from ganlab.report.draw.curves import BINS, _binned
 from ganlab.report.read import cells
@@ -209,6 +209,53 @@ def test_only_like_for_like_stands_beside(
     ours = SNGAN | {"fid_n_fake": 10_000, "bn": "batch"}
     assert published.differences(best, "fid", ours, "best") == []
     assert published.differences(best, "fid", ours, "last") == ["checkpoint: ours last, published best"]
+
+
+def test_a_mean_over_label_seeds_stands_beside_the_published_test_error(tmp_path: Path) -> None:
+    """Of semi-supervised runs with as many labels, tested on the test split; D's other loss is apart."""
+    for folder, label_seed, weight, error, split in (
+        ("a", 0, 1.0, 1.0, "test"),
+        ("b", 1, 1.0, 2.0, "test"),
+        ("c", 0, 0.0, 20.0, "test"),
+        ("d", 1, 0.0, 22.0, "test"),
+        ("e", 0, 2.0, 3.0, "rest"),
+    ):
+        record = {"protocol": "demo", "extractor": None, "options": {"test_error": {"split": split}}}
+        scored = {"step": 1000, "values": {"test_error": error}, "protocol": record, "protocol_id": split}
+        make_run(
+            tmp_path,
+            "feature_matching",
+            folder=folder,
+            dataset="mnist",
+            samples=False,
+            architecture="improved_mlp",
+            loss="k_plus_1",
+            scores={"last": scored},
+            overrides={
+                "labelled_per_class": 10,
+                "label_seed": label_seed,
+                "architecture": {"head": "k_plus_1", "classes": 10},
+                "loss": {"_target_": "ganlab.methods.semi_supervised.KPlusOne", "weight": weight},
+            },
+        )
+    (section,) = cells.sections(collect([tmp_path]))
+    assert not [line for line in tables.warnings(section) if "several runs" in line]
+    means = {
+        g.variant: c.summary(cells.Key("test_error", "last", "test")).mean
+        for (g, _), c in section.cells.items()
+    }
+    assert means == {"weight 1": 1.5, "weight 0": 21, "weight 2": None}
+    (key,) = [k for k in section.score_keys() if k.protocol_id == "test"]
+    match = compare.match_published(section, key)
+    row = match.rows[cells.Group("feature_matching", "weight 1")]
+    assert (row.value, row.std, row.labels, row.where) == (0.93, 0.065, 100, "Improved Techniques Table 1")
+    (rest,) = [k for k in section.score_keys() if k.protocol_id == "rest"]
+    assert compare.match_published(section, rest).rows == {}
+    assert "split: ours rest, published test" in compare.match_published(section, rest).note
+    others = {(p.value, p.labels) for p in sidebyside.rows_of(section, section.groups[0])}
+    assert others == {(16.77, 20), (2.21, 50), (0.93, 100), (0.9, 200)}
+    verdict = sidebyside.csv_of([section])
+    assert "labels: ours 100, published 50" in verdict
 
 
 def test_published_lookup_prefers_own_rows_and_equal_updates() -> None:

@@ -33,6 +33,7 @@ def match_published(section: Section, key: Key) -> PublishedMatches:
             resolution=section.pixels,
             head=run.head,
             wide=run.wide,
+            labels=run.labels,
         )
         if candidates:  # the first that is like for like, else the first
             row = min(candidates, key=lambda p: bool(published.differences(p, key.score, record)))

@@ -42,6 +42,8 @@ def verdict(section: Section, group: Group, row: Published, key: Key) -> Verdict
         reasons.append(f"loss: ours {text.clean(loss, 20)}, published {row.loss}")
     if row.wide != run.wide:
         reasons.append(f"the published D {'is 1.5 times as wide' if row.wide else 'has the usual width'}")
+    if row.labels != run.labels:
+        reasons.append(f"labels: ours {run.labels}, published {row.labels}")
     caveats = []
     if unstated := published.unstated(row):
         caveats.append(f"not stated: {unstated}")

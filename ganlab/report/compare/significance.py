@@ -48,7 +48,7 @@ def by_seed(cell: Cell, key: Key) -> list[float]:
     scores: dict[object, list[float]] = {}
     for run, score in cell.scores(key):
         if run.status == "finished":
-            scores.setdefault(run.number("seed"), []).append(score.value)
+            scores.setdefault(run.seeds, []).append(score.value)
     return [statistics.fmean(values) for values in scores.values()]
 
 

@@ -21,9 +21,9 @@ from ganlab.report.read.collect import Run, Score
 
 # Config keys that don't affect a score, or that the section, seed or protocol already cover.
 _IGNORED = (
-    *("seed", "run_dir", "device", "threads", "deterministic", "keep_checkpoints", "data_memory_gb"),
+    *("seed", "label_seed", "run_dir", "device", "threads", "deterministic", "keep_checkpoints", "resume"),
     *("save_every", "log_every", "sample_every", "spectral_every", "eval_every", "eval_start"),
-    *("dataset.path", "name", "validation", "validation_n", "keep_every", "resume"),
+    *("dataset.path", "name", "validation", "validation_n", "keep_every", "data_memory_gb"),
 )
 _IGNORED_GROUPS = ("metric.", "hydra.")
 _SETTING = ("setting", "d_steps", "optimizer.")  # what a setting chooses
@@ -268,7 +268,7 @@ def _differing(recipes: Sequence[dict[str, Any]], of_setting: bool) -> set[str]:
 
 def _variant_name(recipe: dict[str, Any], keys: set[str]) -> str:
     """``1,000 updates, hinge, d_steps 5``: the values of at most three keys, and a digest of the rest."""
-    if any(k.startswith("loss.") for k in keys):
+    if "loss._target_" in keys:
         keys = {k for k in keys if not k.startswith("loss.")} | {"loss._target_"}
     keys = keys - {k.removesuffix("._target_") for k in keys if k.endswith("._target_")}  # null, or an object
     ordered = sorted(keys, key=lambda k: (_SCALE.index(k) if k in _SCALE else len(_SCALE), k))

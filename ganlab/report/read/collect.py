@@ -81,6 +81,11 @@ class Run:
         return self.number("seed") or 0.0, self.label
 
     @property
+    def seeds(self) -> tuple[float | None, float | None]:
+        """Its seed, and that of its labels where they have their own: what runs are averaged over."""
+        return self.number("seed"), number(self.config.get("label_seed"))
+
+    @property
     def scale(self) -> tuple[float | None, float | None]:
         """Configured generator updates, and the width factor."""
         steps = number(self.config.get("steps"))
@@ -97,6 +102,13 @@ class Run:
     def wide(self) -> bool:
         """Whether D has 1.5 times the channels of SNGAN's ResNet at 32 px, as in its Tables 7 and 8."""
         return self.config.get("architecture.d_channels") == 192
+
+    @property
+    def labels(self) -> int | None:
+        """Labelled images of a semi-supervised run; None of another."""
+        per_class = number(self.config.get("labelled_per_class"))
+        classes = number(self.config.get("architecture.classes"))
+        return int(per_class * classes) if per_class and classes else None
 
     def samples(self, suffix: str = "png") -> dict[int, Path]:
         """The sample grids (or texts) by step, newest last."""

@@ -131,8 +131,8 @@ def warnings(section: Section) -> list[str]:
         mixed_scores = f"{', '.join(scores)}: measured under {len(names)} protocols ({first})."
         lines.append(f"{mixed_scores} Each has its own figure and table; do not compare across protocols.")
     for (group, setting), cell in section.cells.items():
-        seeds = Counter(r.number("seed") for r in cell.runs)
-        if repeated := [labels.count(s) for s, n in seeds.items() if n > 1]:
+        seeds = Counter(r.seeds for r in cell.runs)
+        if repeated := [labels.count(s) for (s, _), n in seeds.items() if n > 1]:
             repeats = f"several runs with seed {', '.join(repeated)}; the mean includes all of them"
             lines.append(f"{group.label}, setting {setting}: {repeats}.")
     return lines
