@@ -53,11 +53,11 @@ def test_pictures_at_the_ends_of_phases_and_half_through_fades(tmp_path: Path) -
 
 
 def test_the_cost_of_a_run_is_weighed_by_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A phase costs as many seconds here as it has pixels on a side; 4 px have 2 updates, 8 px have 4."""
+    """A phase costs as many seconds here as it has pixels on a side; 4 px have 16 updates, 8 px have 32."""
     e = small()
     assert e.timetable.stretches(5) == [(0, 2), (2, 2), (4, 1)]
     assert sum(updates for _, updates in e.timetable.stretches(100)) == 100
-    timed: list[float] = []
+    longer, timed = small("timetable.phase=128", "timetable.fade=64"), list[float]()
 
     def seconds(update: Callable[[], object], _: object) -> float:
         update()
@@ -67,9 +67,8 @@ def test_the_cost_of_a_run_is_weighed_by_phase(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(cost, "_median", seconds)
     monkeypatch.setattr(cost, "scoring_seconds", lambda *_: None)
-    assert cost.measure(e, CPU, e.timetable.stretches(10)).update == pytest.approx(
-        (2 * 4 + 4 * 8 + 4 * 16) / 10
-    )
+    mean = (16 * 4 + 32 * 8 + 32 * 16) / 80
+    assert cost.measure(longer, CPU, longer.timetable.stretches(80)).update == pytest.approx(mean)
     assert timed == [4, 8, 8, 16, 16]
 
 
