@@ -68,7 +68,8 @@ def _draw(tables: dict[Subject, list[Row]]) -> bytes:
                     label, color = (LINES | OTHERS)[name]
                     ax.plot(steps, [row[name] for row in rows], color=color, lw=1.0, label=label)
             ratio.axhline(_gamma(subject), color=style.GREY, ls=":", lw=1, label="gamma")
-            losses.set_title(style.wrap(text.plain(subject.label, 80), 48, 2))
+            run = [text.plain(subject.label, 60)] if n > 1 else []
+            losses.set_title(style.wrap(", ".join([*run, f"gamma = {_gamma(subject):g}"]), 48, 2))
             losses.set_ylim(bottom=0)
             ratio.set_ylim(bottom=0)
             k.set_ylim(-0.02, 1.02)
