@@ -36,7 +36,7 @@ LIMIT = 3600  # seconds per case
 INTRODUCTION = """\
 Faults are injected into real processes (kills, signals, full disks, damaged and hostile files), and the
 outcome is compared with that of an undisturbed run. `make reliability` runs all cases (`tests/faults/`) and
-writes this page; `ARGS="kill9 disks"` runs two rows. `make test` runs about thirty of the cases."""
+writes this page; `ARGS="kill9 disks"` runs two rows. `make test-slow` runs about thirty of the cases."""
 NOT_TRIED = """\
 Not tried: anything on a GPU (resume with recorded graphs, real out-of-memory; `pytest -m gpu`), soaks of
 hours, known vulnerabilities of the dependencies. The ordinary tests try failing archives, images, data sets,
