@@ -15,7 +15,7 @@ from ganlab.cli.main import main
 from ganlab.data.digits import Digits
 from ganlab.errors import ConfigError, DataError
 
-SCORING = ["metric.protocol=smoke", "metric.extractor=cifar", "threads=1"]
+SCORING = ["metric=[fid]", "metric.protocol=smoke", "metric.extractor=cifar", "threads=1"]
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,11 @@ def test_a_folder_a_zip_and_an_array_of_the_same_images_score_the_same(
     images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["dataset=digits", *SCORING]
-    records = [ganlab.score(images / name, words) for name in ("folder", "all.zip", "all.npz")]
-    assert main(["score", str(images / "folder"), *words, "--json"]) == 0
+    records = [ganlab.score(images / name, words) for name in ("folder", "all.npz")]
+    assert main(["score", str(images / "all.zip"), *words, "--json"]) == 0
     records.append(json.loads(capsys.readouterr().out))
     assert all(r["values"] == records[0]["values"] for r in records)
     assert len({r["protocol_id"] for r in records}) == 1
-    mirrored = np.load(images / "all.npz")["arr_0"][:, ::-1]
-    assert ganlab.score(mirrored, words)["values"]["fid_cifar"] > 2 * records[0]["values"]["fid_cifar"]
 
 
 def test_what_cannot_be_scored(images: Path, tmp_path: Path) -> None:

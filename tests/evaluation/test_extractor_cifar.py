@@ -189,7 +189,7 @@ def test_damaged_packaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     copy = tmp_path / cifar.WEIGHTS.name
     shutil.copy(cifar.WEIGHTS, copy)
     shutil.copy(cifar.WEIGHTS.with_suffix(".json"), tmp_path)
-    monkeypatch.setattr(cifar, "WEIGHTS", copy)
+    monkeypatch.setattr(cifar.CifarExtractor, "packaged_weights", copy)
     CifarExtractor().check()
     content = bytearray(copy.read_bytes())
     content[-1] ^= 1
