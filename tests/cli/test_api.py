@@ -33,6 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_folder_a_zip_and_an_array_of_the_same_images_score_the_same(
     images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

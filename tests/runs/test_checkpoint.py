@@ -442,6 +442,7 @@ def test_a_checkpoint_that_is_not_this_one_is_refused_by_reason(tmp_path: Path, 
     assert kept.path(2).is_dir() == (name in ("newer", "other run"))
 
 
+@pytest.mark.slow
 def test_crafted_checkpoints_are_refused(tmp_path: Path) -> None:
     """Signed so that the hashes fit."""
     run = RunFolder(tmp_path)

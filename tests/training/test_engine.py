@@ -381,7 +381,7 @@ def test_result_and_log_tell_the_engine(tiny: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("backend", "name"),
     [
-        ("aot_eager", "sn"),
+        pytest.param("aot_eager", "sn", marks=pytest.mark.slow),
         ("aot_eager", "gp"),
         pytest.param("inductor", "sn", marks=[pytest.mark.slow, needs_compiler]),
         pytest.param("inductor", "gp", marks=[pytest.mark.slow, needs_compiler]),

@@ -38,6 +38,7 @@ def test_what_an_update_writes_lies_on_the_device(tiny: Make) -> None:
     assert [name for name, t in tensors.items() if t.device != meta] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["per_forward", "per_update"])
 def test_the_losses_of_d_and_of_g_are_a_graph_each_for_a_compiler(how: Any, tiny: Make) -> None:
     """It neither stops halfway nor begins anew when weights have moved. Traced only: no C++ compiler."""
