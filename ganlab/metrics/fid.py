@@ -51,7 +51,8 @@ def distance(gap: Tensor, traces: Tensor, product: Tensor) -> float:
 
 def to_reference(real: Reference, mean: Tensor, cov: Tensor) -> float:
     """``frechet_distance`` from the real images to a Gaussian, on the device of ``cov``."""
-    return frechet_distance(*(t.to(cov.device) for t in (real.mean, real.cov, real.root)), mean, cov)
+    real_mean, real_cov, root = (t.to(cov.device) for t in (real.mean, real.cov, real.root))
+    return frechet_distance(real_mean, real_cov, root, mean, cov)
 
 
 class RunningFID(Accumulator):
