@@ -33,7 +33,7 @@ OWN_RUNS = {  # of other sets
     *("d_steps", "equilibrium", "feature_dim", "nearest", "overfitting", "reconstructions", "speed"),
     "value_surface",
 }
-DRAWS = ["samples", "scores"]  # on these two runs, again
+DRAWS = ["interpolations", "samples", "scores"]  # on these two runs, again
 
 
 def table(path: Path) -> list[dict[str, str]]:

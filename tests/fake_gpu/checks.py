@@ -38,7 +38,7 @@ def reserved(words: list[str]) -> dict[str, Any]:
         trial.engine.settle()
         once()
         seen.append(device.used())
-    return {"reserved": [seen[engine.WARM + 1], seen[-1]], "complaints": device.complaints()}
+    return {"reserved": [seen[engine.WARM["cuda"] + 1], seen[-1]], "complaints": device.complaints()}
 
 
 def out_of_memory(words: list[str]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def out_of_memory(words: list[str]) -> dict[str, Any]:
             device.limit()
 
     trial.engine._capture = short  # type: ignore[method-assign]
-    for _ in range(engine.WARM + 3):
+    for _ in range(engine.WARM["cuda"] + 3):
         trial.update()
     return {"engine": trial.engine.summary}
 

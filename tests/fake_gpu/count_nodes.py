@@ -32,14 +32,13 @@ def counted(words: list[str]) -> dict[str, Any]:
     from ganlab.config import compose
     from ganlab.sweeps.cost import UpdateTimer
     from ganlab.system import hardware
-    from ganlab.training import engine
 
     e = compose.build(compose.compose([*words, "device=cuda"]))
     before = device.graphs()
     device.complaints()
     trial = UpdateTimer(e, hardware.find_device(e.device))
-    for _ in range(engine.WARM + 2):
-        trial.update()
+    trial.warm_up()
+    trial.update()
     nodes = device.nodes() if device.graphs() > before else {}
     return {"engine": trial.engine.summary, "nodes": nodes, "complaints": device.complaints()}
 
