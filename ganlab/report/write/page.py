@@ -118,7 +118,7 @@ def _subtitle(section: Section, key: Key) -> str:
     counts = sorted({s.n for s in summaries if s.n})
     name = labels.protocol_name(section.protocol(key), key.protocol_id)
     runs = labels.span(str(counts[0]), str(counts[-1]))
-    seeds = f"mean ± sample std over {runs} seeds per cell" if counts[-1] > 1 else "one seed per cell"
+    seeds = f"dashes: means over {runs} seeds per cell" if counts[-1] > 1 else "one seed per cell"
     return f"{key.checkpoint} checkpoint, protocol {name}, {seeds}"
 
 
