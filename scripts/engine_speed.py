@@ -36,9 +36,7 @@ def main(overrides: list[str]) -> int:
     a, b = (pack_gan(t.game)[0] for t in timers.values())
     equal = all(torch.equal(a[name], b[name]) for name in a)
     how = timers["graph"].engine
-    print(
-        f"eager {eager:.1f} ms, {how.used} {graph:.1f} ms, ratio {eager / graph:.2f}, equal: {equal} {how.why}"
-    )
+    print(f"eager {eager:.1f} ms, {how.used} {graph:.1f} ms: {eager / graph:.2f}, equal: {equal} {how.why}")
     return not equal
 
 

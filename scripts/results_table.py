@@ -19,10 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
-HEADLINE = "sngan_fig1_cifar_cpu"  # the benchmark that README shows
+HEADLINE = "sngan_fig1_mini"  # the benchmark that README shows
 BEGIN = "<!-- results: made by scripts/results_table.py from the runs' own records; do not edit -->"
 END = "<!-- end of results -->"
-SCORES = ("is", "fid", "is_cifar", "fid_cifar")  # in columns, if the benchmark has them
+SCORES = ("w1", "is", "fid", "is_cifar", "fid_cifar")  # in columns, if the benchmark has them
 CELL_KEYS = ("method", "dataset", "architecture", "width", "loss", "setting", "steps", "protocol")
 MIN_GRID_SETTINGS = 4  # a benchmark with as many settings is a grid
 Row = dict[str, str]
@@ -72,23 +72,24 @@ def table(name: str, rows: list[Row]) -> list[str]:
 
 
 def grid(last: list[Row], score: str) -> list[str]:
-    """One score of a grid: methods down, settings across, the best of each column bold."""
+    """One score of a grid: methods down, by their worst setting; settings across, the best of each bold."""
     cells: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in last:
         if row["score"] == score:
             cells[row["method"], row["setting"]].append(float(row["value"]))
     methods, settings = (sorted({key[i] for key in cells}) for i in (0, 1))
-    pick = max if any(r["better"] == "higher" for r in last if r["score"] == score) else min
+    higher = any(r["better"] == "higher" for r in last if r["score"] == score)
     means = {key: statistics.fmean(values) for key, values in cells.items()}
-    best = {s: pick(m for (_, at), m in means.items() if at == s) for s in settings}
-    lines = ["| " + " | ".join([score, *settings]) + " |", "|" + "---|" * (len(settings) + 1)]
-    for method in methods:
+    best = {s: (max if higher else min)(m for (_, at), m in means.items() if at == s) for s in settings}
+    worst = {m: (min if higher else max)(v for (of, _), v in means.items() if of == m) for m in methods}
+    lines = ["| " + " | ".join([score, *settings, "worst"]) + " |", "|" + "---|" * (len(settings) + 2)]
+    for method in sorted(methods, key=lambda m: worst[m], reverse=higher):
         entries = [mean_std(cells[method, s]) if (method, s) in cells else "-" for s in settings]
         bold = [
             f"**{v}**" if means.get((method, s)) == best[s] else v
             for v, s in zip(entries, settings, strict=True)
         ]
-        lines.append("| " + " | ".join([method, *bold]) + " |")
+        lines.append("| " + " | ".join([method, *bold, mean_std([worst[method]])]) + " |")
     scale = {key: sorted({row[key] for row in last}) for key in ("steps", "width", "protocol")}
     training = f"{' and '.join(scale['steps'])} updates, width {' and '.join(scale['width'])}"
     return [
