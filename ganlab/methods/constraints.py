@@ -35,6 +35,10 @@ class WeightClip(Method):
         layers = [layer for _, layer in weighted_layers(d)]
         return [raw_weight(m) for m in layers if self.scope == "weights" or isinstance(m, CONVOLUTIONS)]
 
+    def change_networks(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        if not self.clipped(discriminator):
+            raise ValueError("D has no convolutions, so nothing would be clipped; set scope=weights or all")
+
     @torch.no_grad()
     def after_update(self, gan: Any, player: Player) -> None:
         for p in self.clipped(gan.discriminator) if player == "d" else ():

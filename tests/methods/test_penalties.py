@@ -267,6 +267,11 @@ def test_weight_clip_all_takes_norms_and_biases_too() -> None:
         assert sum(bool((p == -0.01).all()) for p in d.parameters()) == clipped
 
 
+def test_clipping_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no convolutions, so nothing would be clipped; set scope=weights"):
+        WeightClip().change_networks(nn.Linear(2, 2), nn.Linear(2, 1))
+
+
 def test_clip_under_spectral_norm_acts_on_the_trained_weight() -> None:
     d = nn.Sequential(nn.Linear(4, 4))
     SpectralNorm().prepare(players(d))
