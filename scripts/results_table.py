@@ -1,7 +1,7 @@
 """Write the tables of results from all ``benchmarks/*/results.csv``.
 
-    python scripts/results_table.py            rewrite docs/results.md and README's table
-    python scripts/results_table.py --check    exit 1 if one of them is out of date
+    python scripts/results_table.py            rewrite docs/results.md
+    python scripts/results_table.py --check    exit 1 if it is out of date
 
 A row is a method at a setting: mean and spread over seeds of the last checkpoint's scores, and the published
 value if ``ganlab report`` has a comparable one. A grid of many settings has a row per method, a column per
@@ -18,10 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
-HEADLINE = "sngan_fig1_mini"  # the benchmark that README shows
-BEGIN = "<!-- results: made by scripts/results_table.py from the runs' own records; do not edit -->"
-END = "<!-- end of results -->"
+RESULTS = ROOT / "docs" / "results.md"
 SCORES = ("w1", "is", "fid", "is_cifar", "fid_cifar")  # in columns, if the benchmark has them
 CELL_KEYS = ("method", "dataset", "architecture", "width", "loss", "setting", "steps", "protocol")
 MIN_GRID_SETTINGS = 4  # a benchmark with as many settings is a grid
@@ -114,33 +111,21 @@ def results() -> str:
     return "\n".join([note, "", *parts]).rstrip() + "\n"
 
 
-def headline() -> str:
-    """README's table: one benchmark, without its title."""
-    with (ROOT / "benchmarks" / HEADLINE / "results.csv").open(newline="") as source:
-        return "\n".join(table(HEADLINE, list(csv.DictReader(source)))[2:]).rstrip()
-
-
 def main() -> int:
-    """Rewrite or check README.md; returns the exit code."""
+    """Rewrite or check the page; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is out of date")
     args = parser.parse_args()
-    text = README.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        print(f"{README.name}: the marks {BEGIN!r} and {END!r} are missing", file=sys.stderr)
+    content = results()
+    if RESULTS.exists() and RESULTS.read_text() == content:
+        return 0
+    if args.check:
+        print(f"{RESULTS.name} is out of date; run scripts/results_table.py", file=sys.stderr)
         return 1
-    pages = {README: f"{before}{BEGIN}\n{headline()}\n{END}{after}", RESULTS: results()}
-    outdated = [page for page, content in pages.items() if not page.exists() or page.read_text() != content]
-    for page in outdated:
-        if args.check:
-            print(f"{page.name} is out of date; run scripts/results_table.py", file=sys.stderr)
-        else:
-            page.write_text(pages[page])
-    return int(args.check and bool(outdated))
+    RESULTS.write_text(content)
+    return 0
 
 
 if __name__ == "__main__":
