@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -131,7 +131,7 @@ def stored_images(images: str | Path | Pixels | Tensor, shape: Shape) -> tuple[P
         array = read_npz(Path(images)) if isinstance(images, (str, Path)) else np.asarray(images)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(
-            name, f"no array of images can be read from it ({error})", "see 'ganlab score'"
+            name, f"no array of images can be read from it ({error})", "save uint8 images by numpy.savez"
         ) from None
     if array.dtype != np.uint8 or array.shape[1:] not in ((h, w, c), (c, h, w)):
         fix = f"give uint8 of shape (N, {h}, {w}, {c}) or (N, {c}, {h}, {w}), the size of the dataset's"
@@ -141,7 +141,11 @@ def stored_images(images: str | Path | Pixels | Tensor, shape: Shape) -> tuple[P
 
 def read_npz(path: Path) -> Pixels:
     """The images of an .npz file: its array ``arr_0``, ``images``, ``samples`` or ``x``, or its only one."""
+    if path.is_file() and not is_zipfile(path):
+        raise ValueError("it is no zip file")
     with np.load(path, allow_pickle=False) as file:
+        if not file.files:
+            raise ValueError("it is empty")
         names = [n for n in ("arr_0", "images", "samples", "x") if n in file.files] or file.files[:1]
         array: Pixels = file[names[0]]
         return array

@@ -57,8 +57,11 @@ def test_what_cannot_be_scored(images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is float32 of shape .*give uint8 of shape \(N, 32, 32, 1\)"):
         ganlab.score(tmp_path / "float.npz", ["dataset=digits", *SCORING])
     np.savez(tmp_path / "pickled.npz", np.array([{}], dtype=object))
-    with pytest.raises(DataError, match="no array of images can be read"):
-        ganlab.score(tmp_path / "pickled.npz", ["dataset=digits", *SCORING])
+    np.savez(tmp_path / "empty.npz")
+    (tmp_path / "text.npz").write_text("not an archive")
+    for name in ("pickled", "empty", "text", "missing"):
+        with pytest.raises(DataError, match="no array of images can be read"):
+            ganlab.score(tmp_path / f"{name}.npz", ["dataset=digits", *SCORING])
 
 
 def test_train_load_and_sample(tmp_path: Path) -> None:
