@@ -11,24 +11,19 @@ the weights, which are rounded to fp16, and the accuracy measured in that form.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor
-from train_feature_net import LOGIT_SCALE, batch_norm, fold_batch_norm
+from train_feature_net import LOGIT_SCALE, batch_norm, fold_batch_norm, write
 
 from ganlab.data.mnist import Mnist
 from ganlab.extractors.cifar import FeatureNet, normalized
 from ganlab.extractors.mnist import WIDTHS, MnistExtractor
 from ganlab.rng import generator, seed_default
-from ganlab.system.files import write_atomic
 
 BATCH, RATE, SHIFT = 100, 3e-3, 2
 
@@ -97,24 +92,19 @@ def main() -> None:
     sets = {side: Mnist(args.data, args.split, side, limit=args.limit) for side in (32, 28)}
     images, labels = read(sets[32], args.split)
     state = fold_batch_norm(train(images, labels, args.epochs, args.seed))
-    found = {f"test_accuracy_{side}": accuracy(state, *read(data, held_out)) for side, data in sets.items()}
-    content = save(state)
+    accuracies = {
+        f"test_accuracy_{side}": accuracy(state, *read(data, held_out)) for side, data in sets.items()
+    }
     about = {
-        **found,
+        **accuracies,
         "test_images": len(read(sets[32], held_out)[1]),
         "train_images": len(images),
         "data": f"MNIST, {args.split}"
         + (f", {args.limit} digits; the rest of it to test" if args.limit else ""),
         "epochs": args.epochs,
         "seed": args.seed,
-        "torch": torch.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
     }
-    write_atomic(args.out, content)
-    write_atomic(args.out.with_suffix(".json"), (json.dumps(about, indent=2) + "\n").encode())
-    print(f"{args.out}: {len(content)} bytes, {found}")
+    write(args.out, state, about, str(accuracies))
 
 
 if __name__ == "__main__":

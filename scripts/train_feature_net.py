@@ -23,7 +23,7 @@ import json
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -298,6 +298,21 @@ def train(args: argparse.Namespace, data: dict[str, Split], widths: tuple[int, .
     return mean_of(ends, net, mixed[: 500 * BN_BATCHES])
 
 
+def write(path: Path, state: dict[str, Tensor], about: Mapping[str, Any], note: str) -> None:
+    """Write a network and, beside it, what its extractor checks and a reader asks."""
+    content = save(state)
+    about = {
+        **about,
+        "torch": torch.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+    }
+    write_atomic(path, content)
+    write_atomic(path.with_suffix(".json"), (json.dumps(about, indent=2) + "\n").encode())
+    print(f"{path}: {len(content)} bytes, {note}")
+
+
 def main() -> None:
     """Train, test and export the network."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -330,7 +345,6 @@ def main() -> None:
             f"test accuracy {test_accuracy:.4f} is below {MIN_ACCURACY}: nothing written; "
             "train longer, or use --force"
         )
-    content = save(state)
     sha256 = hashlib.sha256(args.data.read_bytes()).hexdigest() if args.data.is_file() else None
     metadata = {
         "test_accuracy": test_accuracy,
@@ -345,14 +359,8 @@ def main() -> None:
         "std": STD,
         "seed": args.seed,
         "epochs": args.epochs,
-        "torch": torch.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
     }
-    write_atomic(args.out, content)
-    write_atomic(args.out.with_suffix(".json"), (json.dumps(metadata, indent=2) + "\n").encode())
-    print(f"{args.out}: {len(content)} bytes, test accuracy {test_accuracy:.4f}")
+    write(args.out, state, metadata, f"test accuracy {test_accuracy:.4f}")
 
 
 if __name__ == "__main__":

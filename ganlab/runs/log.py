@@ -33,7 +33,7 @@ class Log:
 
     Records of earlier attempts beyond ``start_step`` are dropped; at 0 all of them, as step 0 is repeated.
     silent: no output at all, for all ranks but the first. wall_s: the run's seconds before this process.
-    phases: steps at which updates begin to cost more or less; the time left is told up to the next one. Use
+    phases: steps at which updates begin to cost more or less; the time left is that to the next one. Use
     it as a context manager, or call `close`. Raises EnvError if metrics.jsonl can't be written.
     """
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import os
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -232,12 +232,12 @@ class Graphed(Engine):
             before = [t.clone() for t in state]
             self.inner._run_update(step)
             eager = [t.clone() for t in state]
-            _copy(before, state)
+            torch._foreach_copy_(state, before)
             self._prepare(step)
             self.recording.replay()
             why = "" if all(map(torch.equal, state, eager)) else "something in it changes on the host"
             if why:
-                _copy(eager, state)
+                torch._foreach_copy_(state, eager)
             else:
                 self.graph = self.recording
         if why:
@@ -309,12 +309,6 @@ def _copy_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """A copy with its own code object: the compiler limits recompilations per code object."""
     code: types.CodeType = function.__code__
     return types.FunctionType(code.replace(), function.__globals__, function.__name__)
-
-
-def _copy(values: Sequence[torch.Tensor], into: Sequence[torch.Tensor]) -> None:
-    with torch.no_grad():
-        for value, tensor in zip(values, into, strict=True):
-            tensor.copy_(value)
 
 
 def _failure(work: Callable[[], object]) -> str:

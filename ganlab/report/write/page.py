@@ -212,8 +212,8 @@ def _unwritable(out: Path, why: str) -> EnvError:
 def _sources(views: Iterable[Mapping[str, Any]]) -> list[str]:
     """The papers whose values are shown."""
     texts = [note for v in views if v["comparison"] for note in v["notes"]]
-    shown = [table for v in views if (table := v["side_by_side"])]
-    texts += [field.text for table in shown for row in table.rows for field in row]
+    compared = [table for v in views if (table := v["side_by_side"])]
+    texts += [field.text for table in compared for row in table.rows for field in row]
     sentences = " ".join(texts)
     papers = [p for p in published.table()["papers"].values() if "arxiv" in p]
     return [f"{p['name']}: arXiv {p['arxiv']}" for p in papers if f"{p['name']} " in sentences]
